@@ -1,0 +1,34 @@
+# Everything starts from a bare checkout with Python 3.11 and make; the .venv is made when it is missing or the lock changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint unit live bench lock clean
+
+demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, start to end
+	$(BIN)/shardcrawl demo
+
+test: $(VENV)/ready lint  ## what CI runs: lint, types, contracts, unit and live tests
+	$(BIN)/pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/ready  ## the figures of the README, measured here (needs Debian's nginx-light)
+	$(BIN)/python -m ops.bench.first_light
+
+lock:  ## write requirements.lock anew: versions and hashes, no index address
+	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --all-extras \
+		--python-version 3.11 pyproject.toml -o requirements.lock --upgrade
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .shardcrawl build *.egg-info

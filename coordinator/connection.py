@@ -1,0 +1,94 @@
+"""The door to Redis: connect, check that it keeps what it is told, translate its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import redis.exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from coordinator.errors import RedisRefused, RedisUnavailable
+
+OLDEST = (6, 2)
+
+
+def connect(url: str, *, timeout: float = 5.0) -> Redis:
+    """A client for `url` (redis://, rediss://, unix://) that never repeats a command by itself.
+
+    redis-py's own retries have carried out an XADD twice; here every repeat is the caller's decision.
+    Raises RedisRefused when the URL is malformed.
+    """
+    try:
+        return Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_timeout=False,
+            max_connections=1000,
+        )
+    except ValueError as error:
+        raise RedisRefused(f"Redis address {redacted(url)}: {error}; give it as redis://HOST:PORT/0") from None
+
+
+def redacted(url: str) -> str:
+    """An address without its user and password."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+@contextmanager
+def translated(where: str = "") -> Iterator[None]:
+    """Turn redis-py's exceptions into ours; `where` names the server in the message."""
+    at = f" at {where}" if where else ""
+    try:
+        yield
+    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise RedisRefused(f"Redis{at} refuses the password or its rights: {first_line(error)}") from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+        raise RedisUnavailable(f"Redis{at} does not answer: {first_line(error)}; is it running?") from error
+    except redis.exceptions.ResponseError as error:
+        text = first_line(error)
+        if text.startswith(("OOM", "MISCONF", "LOADING", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")):
+            raise RedisUnavailable(f"Redis{at} takes no writes now: {text}") from error
+        raise RedisRefused(f"Redis{at} refuses a command: {text}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's first line of text, or its class when it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+async def check_server(client: Redis, url: str) -> list[str]:
+    """Check that the server is new enough and evicts nothing; returns warnings in the user's words.
+
+    Raises RedisUnavailable or RedisRefused.
+    """
+    where = redacted(url)
+    warnings: list[str] = []
+    with translated(where):
+        server = await client.info("server")
+        version = str(server["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            raise RedisRefused(f"Redis at {where} is version {version}; shardcrawl needs 6.2 or newer")
+        memory = await client.info("memory")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise RedisRefused(
+                f"Redis at {where} evicts keys (maxmemory-policy {policy}): finished work could vanish; "
+                "set maxmemory-policy noeviction"
+            )
+        persistence = await client.info("persistence")
+        if not persistence.get("aof_enabled") and persistence.get("rdb_last_save_time") is not None:
+            try:
+                saves = (await client.config_get("save")).get("save", "")
+            except redis.exceptions.ResponseError:
+                saves = "unknown"  # managed Redis hides CONFIG; its operator decides on persistence
+            if not saves:
+                warnings.append(f"Redis at {where} keeps nothing on disk: a restart loses the queue (appendonly yes)")
+    return warnings

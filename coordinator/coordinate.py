@@ -1,0 +1,95 @@
+"""A coordinator: leads one run, or stands by; planner and janitor work while it leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+
+from coordinator.connection import translated
+from coordinator.done import DoneSet
+from coordinator.errors import RedisUnavailable
+from coordinator.janitor import Janitor
+from coordinator.keys import RunKeys
+from coordinator.leader import Leadership
+from coordinator.model import RunState
+from coordinator.patience import patiently
+from coordinator.planner import Planner
+from coordinator.runs import RunRecord, Runs
+from coordinator.settings import Job
+from coordinator.source import Cursor, Source
+from coordinator.status import counts
+from coordinator.streams import Streams
+from coordinator.together import until_first
+
+logger = logging.getLogger(__name__)
+
+STATE_POLL = 0.2
+
+
+class Coordinator:
+    """The coordinator of one run in this process. `open_corpus` opens the source behind a cursor."""
+
+    def __init__(
+        self, client: Redis, record: RunRecord, job: Job, name: str, open_corpus: Callable[[Job, Cursor], Source]
+    ) -> None:
+        self._client = client
+        self._record = record
+        self._job = job
+        self._name = name
+        self._open_corpus = open_corpus
+        self._keys = RunKeys(record.name)
+        self._streams = Streams(client, self._keys, record.layout, record.epoch)
+        self._done = DoneSet(client, self._keys, record.layout, record.epoch)
+        self._leadership = Leadership(client, self._keys, name)
+
+    async def run(self) -> None:
+        """Return when the run is complete. Raises SourceError, EpochLost."""
+        try:
+            await until_first(self._lead(), self._complete())
+        finally:
+            try:
+                await self._leadership.leave()
+            except RedisUnavailable:
+                pass  # the lease ends by itself
+
+    async def _lead(self) -> None:
+        """Gain the lead, plan and tidy; start over where Redis says the cursor is after whatever came between."""
+        while True:
+            await patiently(self._leadership.gain, "coordinator")
+            try:
+                await until_first(self._leadership.keep(), self._plan_and_tidy())
+            except RedisUnavailable as error:
+                logger.warning("coordinator waits: %s", error)
+                await asyncio.sleep(1.0)
+
+    async def _plan_and_tidy(self) -> None:
+        with translated():
+            cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
+        if exhausted != b"1" and not await self._plan(cursor.decode()):
+            return
+        await Janitor(self._client, self._keys, self._record.epoch).watch()
+        await asyncio.Event().wait()  # workers take the final counts; `_complete` notices
+
+    async def _plan(self, cursor: str) -> bool:
+        source = await asyncio.to_thread(self._open_corpus, self._job, Cursor.parse(cursor))
+        try:
+            return await Planner(
+                name=self._name,
+                source=source,
+                cursor=cursor,
+                streams=self._streams,
+                done=self._done,
+                layout=self._record.layout,
+                counts=lambda: counts(self._client, self._record),
+                high_water=self._job.run.high_water,
+            ).plan()
+        finally:
+            source.close()
+
+    async def _complete(self) -> None:
+        runs = Runs(self._client)
+        while await patiently(lambda: runs.state(self._record.name), "coordinator") != RunState.COMPLETE:
+            await asyncio.sleep(STATE_POLL)

@@ -1,0 +1,70 @@
+"""The done set: digests of keys whose outcome is committed in Postgres, as intsets of 64-bit integers.
+
+8.3 bytes a key were measured, against 68 for a set of digests and 116 for a set of URLs. Two keys of which
+only one is done share their 64 bits once in 1.8e19 / keys tries: at a billion keys, 3 % for a single one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import groupby
+
+from redis.asyncio import Redis
+
+from coordinator.connection import translated
+from coordinator.errors import EpochLost
+from coordinator.keys import RunKeys
+from coordinator.model import Epoch, Outcome
+from coordinator.scripts import Argument, Script
+from coordinator.sharding import Layout, member
+
+# One SMISMEMBER or SADD takes its members from Lua's stack, which ends near 8,000.
+MOST_AT_ONCE = 4000
+
+
+class DoneSet:
+    """The done set of one run."""
+
+    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
+        self._keys = keys
+        self._layout = layout
+        self._epoch = epoch
+        self._check = Script(client, "check")
+        self._remember = Script(client, "remember")
+
+    async def finished(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of the digests (sorted, for speed) that are done."""
+        found: set[bytes] = set()
+        for start in range(0, len(digests), MOST_AT_ONCE):
+            part = digests[start : start + MOST_AT_ONCE]
+            keys, arguments = self._by_bucket(part)
+            with translated():
+                hits = await self._check(keys, arguments)
+            found.update(digest for digest, hit in zip(part, hits, strict=True) if hit == 49)
+        return found
+
+    async def remember(self, outcome: Outcome, digests: Iterable[bytes]) -> None:
+        """Add digests that Postgres says are finished. Raises EpochLost."""
+        ordered = sorted(digests)
+        for start in range(0, len(ordered), MOST_AT_ONCE):
+            keys, arguments = self._by_bucket(ordered[start : start + MOST_AT_ONCE])
+            with translated():
+                answer = await self._remember([self._keys.state, *keys], [self._epoch, outcome, *arguments])
+            if answer[0] == b"epoch":
+                raise EpochLost(f"run {self._keys.run} was made anew in Redis while its done set was rebuilt")
+
+    async def rebuild(self, rows: AsyncIterator[Mapping[Outcome, Sequence[bytes]]]) -> None:
+        """Fill the done set from batches of Postgres' own rows, as {outcome: digests}."""
+        async for batch in rows:
+            for outcome, digests in batch.items():
+                await self.remember(outcome, digests)
+
+    def _by_bucket(self, digests: Sequence[bytes]) -> tuple[list[str], list[Argument]]:
+        keys: list[str] = []
+        arguments: list[Argument] = []
+        for bucket, group in groupby(digests, self._layout.bucket):
+            members = [member(digest) for digest in group]
+            keys.append(self._keys.done(bucket))
+            arguments.append(len(members))
+            arguments.extend(members)
+        return keys, arguments

@@ -1,0 +1,82 @@
+"""The exception tree of both packages.
+
+    ShardcrawlError               one line for the user; exit code 1
+    ├── UsageError                the command or the job file is wrong; exit code 2
+    │   └── NotYet                a documented feature that this version does not have
+    ├── SourceError               the corpus cannot be read
+    ├── Unavailable               a service does not answer now; waiting may heal it
+    │   ├── RedisUnavailable
+    │   └── PostgresUnavailable
+    ├── RedisRefused              Redis answers, but cannot be used (version, policy, password)
+    ├── PostgresRefused           Postgres answers, but cannot be used (version, rights, password)
+    ├── DataInUse                 another run holds this --data folder
+    ├── EpochLost                 Redis and Postgres disagree about which run this is
+    ├── LeaseLost                 this worker's lease ended; it may write no queue state
+    └── FetchError                an HTTP try brought no response (see crawler.fetch)
+
+Every message says what, where and what to do, in one line and without a secret.
+"""
+
+from __future__ import annotations
+
+
+class ShardcrawlError(Exception):
+    """The root: an error whose message is meant for the user."""
+
+    exit_code = 1
+
+
+class UsageError(ShardcrawlError):
+    """The command line or the job file is wrong."""
+
+    exit_code = 2
+
+
+class NotYet(UsageError):
+    """The job asks for a documented feature that this version does not have."""
+
+
+class SourceError(ShardcrawlError):
+    """The corpus cannot be read."""
+
+
+class Unavailable(ShardcrawlError):
+    """A service does not answer now; waiting may heal it."""
+
+
+class RedisUnavailable(Unavailable):
+    """Redis does not answer."""
+
+
+class PostgresUnavailable(Unavailable):
+    """Postgres does not answer."""
+
+
+class RedisRefused(ShardcrawlError):
+    """Redis answers, but this run cannot use it."""
+
+
+class PostgresRefused(ShardcrawlError):
+    """Postgres answers, but this run cannot use it."""
+
+
+class DataInUse(ShardcrawlError):
+    """Another run holds this data folder."""
+
+
+class EpochLost(ShardcrawlError):
+    """Redis and Postgres disagree about the run: one of them was wiped, rolled back or replaced."""
+
+
+class LeaseLost(ShardcrawlError):
+    """This worker's lease ended: it may write no queue state."""
+
+
+class FetchError(ShardcrawlError):
+    """An HTTP try brought no response; `sent` tells whether the upstream may have seen it."""
+
+    def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+        self.detail = detail
+        self.sent = sent

@@ -1,0 +1,47 @@
+"""ROLE janitor: notices that every key of the run has its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from redis.asyncio import Redis
+
+from coordinator.connection import translated
+from coordinator.errors import EpochLost, RedisUnavailable
+from coordinator.keys import RunKeys
+from coordinator.model import Epoch, RunState
+from coordinator.scripts import Script
+
+logger = logging.getLogger(__name__)
+
+ROUND = 0.2
+
+
+class Janitor:
+    """Keeps one run tidy until it is resolved."""
+
+    def __init__(self, client: Redis, keys: RunKeys, epoch: Epoch) -> None:
+        self._keys = keys
+        self._epoch = epoch
+        self._settle = Script(client, "settle")
+
+    async def watch(self) -> None:
+        """Return when the source is exhausted and every published key is resolved. Raises EpochLost."""
+        while True:
+            try:
+                if await self._settled():
+                    return
+            except RedisUnavailable as error:
+                logger.warning("janitor waits: %s", error)
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(ROUND)
+
+    async def _settled(self) -> bool:
+        with translated():
+            answer = (await self._settle([self._keys.state], [self._epoch])).decode()
+        if answer == "epoch":
+            raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
+        if answer == RunState.RESOLVED:
+            logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
+        return answer != RunState.RUNNING

@@ -1,0 +1,89 @@
+"""Every Redis key: its name, type, lifetime and writer.
+
+All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only the list of runs stands outside.
+
+    name               type     lifetime                  written by
+    shardcrawl:runs    set      as long as Redis          opening (run made)
+    …:spec             string   as long as the run        opening: the job document and the layout, as JSON
+    …:state            hash     as long as the run        opening, planner (cursor, published), workers (outcomes)
+    …:done:N           intset   as long as the run        workers, in `complete`
+    …:stream:N         stream   until the run is complete planner (publish), workers (ack and delete)
+    …:ready            zset     until the run is complete publish and claim: shard -> blocks nobody has claimed
+    …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
+    …:claims           hash     until the run is complete workers: "shard worker" -> 1
+    …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
+    …:leader           string   its lease                 planner
+    …:slots:UPSTREAM   string   a minute                  limiter: the next free slot, µs of Redis TIME
+    …:pauses           hash     a day                     limiter: upstream -> end of pause, µs of Redis TIME
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+RUNS = "shardcrawl:runs"
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """The key names of one run."""
+
+    run: str
+
+    def _name(self, tail: str) -> str:
+        return f"shardcrawl:{{{self.run}}}:{tail}"
+
+    @property
+    def spec(self) -> str:
+        return self._name("spec")
+
+    @property
+    def state(self) -> str:
+        return self._name("state")
+
+    @property
+    def ready(self) -> str:
+        return self._name("ready")
+
+    @property
+    def workers(self) -> str:
+        return self._name("workers")
+
+    @property
+    def claims(self) -> str:
+        return self._name("claims")
+
+    @property
+    def receipts(self) -> str:
+        return self._name("receipts")
+
+    @property
+    def leader(self) -> str:
+        return self._name("leader")
+
+    @property
+    def pauses(self) -> str:
+        return self._name("pauses")
+
+    def stream(self, shard: int) -> str:
+        return self._name(f"stream:{shard}")
+
+    def done(self, bucket: int) -> str:
+        return self._name(f"done:{bucket}")
+
+    def slots(self, upstream: str) -> str:
+        return self._name(f"slots:{upstream}")
+
+    def queue(self, shards: int) -> Iterable[str]:
+        """What only an unfinished run needs."""
+        yield from (self.ready, self.workers, self.claims, self.receipts)
+        for shard in range(shards):
+            yield self.stream(shard)
+
+    def all(self, shards: int, buckets: int) -> Iterable[str]:
+        """Everything of the run that has no lifetime of its own."""
+        yield from (self.spec, self.state, self.leader, self.pauses)
+        yield from self.queue(shards)
+        for bucket in range(buckets):
+            yield self.done(bucket)

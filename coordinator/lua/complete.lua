@@ -1,0 +1,48 @@
+-- Purpose: after the commit in Postgres: digests into the done set, outcomes counted, finished blocks acked and deleted.
+-- Counts follow what SADD and XACK say is new, so a repeated call counts nothing twice; requests and bytes are
+-- guarded by the worker's receipt.
+-- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts   KEYS[4..] done buckets and streams, as ARGV points to them
+-- ARGV[1] epoch   ARGV[2] worker   ARGV[3] sequence number   ARGV[4] requests   ARGV[5] bytes received
+-- ARGV[6] number of groups, then for each: index into KEYS of the bucket, outcome, number of members, the members
+-- then number of blocks, then for each: index into KEYS of the stream, entry id, keys in the block
+-- Returns {"ok", keys newly done} | {"lost"} | {"epoch"}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+  return {'epoch'}
+end
+local ends = redis.call('ZSCORE', KEYS[2], ARGV[2])
+if not ends or tonumber(ends) <= now then
+  return {'lost'}
+end
+local at = 7
+local new = {}
+local fresh = 0
+for _ = 1, tonumber(ARGV[6]) do
+  local bucket, outcome, count = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local added = redis.call('SADD', bucket, unpack(ARGV, at + 3, at + 2 + count))
+  new[outcome] = (new[outcome] or 0) + added
+  fresh = fresh + added
+  at = at + 3 + count
+end
+for outcome, count in pairs(new) do
+  if count > 0 then redis.call('HINCRBY', KEYS[1], outcome, count) end
+end
+local blocks = tonumber(ARGV[at])
+at = at + 1
+local resolved = 0
+for _ = 1, blocks do
+  local stream, entry = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
+  if redis.call('XACK', stream, 'workers', entry) == 1 then
+    redis.call('XDEL', stream, entry)
+    resolved = resolved + tonumber(ARGV[at + 2])
+  end
+  at = at + 3
+end
+if resolved > 0 then redis.call('HINCRBY', KEYS[1], 'resolved', resolved) end
+if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then
+  redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
+  redis.call('HINCRBY', KEYS[1], 'requests', ARGV[4])
+  redis.call('HINCRBY', KEYS[1], 'received', ARGV[5])
+end
+return {'ok', fresh}

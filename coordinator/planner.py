@@ -1,0 +1,82 @@
+"""ROLE planner: source -> not yet done -> blocks -> streams, never more than the high-water mark ahead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from itertools import chain
+
+from coordinator.done import DoneSet
+from coordinator.model import Block, Counts
+from coordinator.sharding import Layout, blocks, by_shard
+from coordinator.source import Chunk, Source
+from coordinator.streams import Streams
+
+logger = logging.getLogger(__name__)
+
+# One chunk is read, published and forgotten before the next: it bounds the planner's memory whatever the corpus.
+CHUNK_KEYS = 65_536
+# A slow source hands over what it has after this many seconds, so that workers do not wait for a full chunk.
+CHUNK_SECONDS = 1.0
+ROOM_POLL = 0.05
+
+
+class Planner:
+    """Feeds one run from its source. A chunk and the cursor behind it reach Redis together or not at all."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: Source,
+        cursor: str,
+        streams: Streams,
+        done: DoneSet,
+        layout: Layout,
+        counts: Callable[[], Awaitable[Counts]],
+        high_water: int,
+    ) -> None:
+        self._name = name
+        self._source = source
+        self._cursor = cursor
+        self._streams = streams
+        self._done = done
+        self._layout = layout
+        self._counts = counts
+        self._high_water = high_water
+
+    async def plan(self) -> bool:
+        """Publish the whole source; False when another planner leads now. Raises SourceError."""
+        while True:
+            chunk = await asyncio.to_thread(self._source.read, CHUNK_KEYS, CHUNK_SECONDS)
+            planned = await self._unfinished(chunk)
+            await self._room(sum(len(block.keys) for block in planned))
+            published = await self._streams.publish(
+                self._name, planned, cursor=self._cursor, next_cursor=str(chunk.end), exhausted=chunk.exhausted
+            )
+            if not published:
+                return False
+            self._cursor = str(chunk.end)
+            if chunk.exhausted:
+                logger.info("planner reached the end of the source at line %s", chunk.end.line)
+                return True
+
+    async def _unfinished(self, chunk: Chunk) -> list[Block]:
+        """The chunk's blocks without the keys that are done."""
+        refusals = {line.key: line.reason for line in chunk.refused}
+        planned: list[Block] = []
+        for shard, keys in sorted(by_shard(chain(chunk.keys, refusals), self._layout).items()):
+            for finished in await self._done.finished(sorted(keys)):
+                del keys[finished]
+            reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}
+            planned += blocks(shard, keys, reasons)
+        return planned
+
+    async def _room(self, keys: int) -> None:
+        """Wait until `keys` more stay below the high-water mark, or nothing is queued at all."""
+        while True:
+            queued = (await self._counts()).queued
+            if queued == 0 or queued + keys <= self._high_water:
+                return
+            await asyncio.sleep(ROOM_POLL)

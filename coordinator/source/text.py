@@ -1,0 +1,219 @@
+"""A corpus of lines: plain, gzip or zstd, a file or a pipe."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from hashlib import blake2b
+from io import FileIO
+from pathlib import Path
+
+from coordinator.errors import SourceError
+from coordinator.source.chunk import Chunk, Cursor, Refused
+from coordinator.source.pieces import DAMAGED, Raw, after_lines, pieces
+from coordinator.source.rule import MAX_KEY, KeyRule, refuse
+
+STANDARD_INPUT = "-"
+
+# What is kept of a line without end: enough to see, with a carriage return at its end, that it is too long.
+_HEAD = MAX_KEY + 2
+_BOM = b"\xef\xbb\xbf"
+_MARK = 64 * 1024
+_SAMPLE = 16 * 1024 * 1024
+
+
+class TextSource:
+    """Reads keys from lines; memory holds one piece of the text at a time, however long the text or a line is.
+
+    Keys are kept byte for byte but for the line end (LF or CRLF). Blank lines and lines whose first non-blank character
+    is `#` are skipped, and so is a byte order mark at the start.
+    """
+
+    def __init__(self, path: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path) -> None:
+        """Open the file, relative to `folder`, or standard input for "-"; raises SourceError when that fails."""
+        self._path = path
+        self._folder = folder
+        self._rule = key_rule
+        self._cursor = cursor
+        self._raw = self._open()
+        self._lock = threading.Lock()
+        self._stream: Iterator[bytes] | None = None
+        self._rest = b""  # read, but not yet cut into lines
+        self._dropped = 0  # bytes of the unfinished line that are gone from _rest
+        self._ended = False
+        self._failure: SourceError | None = None
+        self._lines: list[str] = []  # cut, but not yet taken: those from _next on
+        self._next = 0
+        self._returns = False  # a carriage return is somewhere in _lines
+        self._offset = cursor.offset
+        self._end = cursor.offset  # the offset after _lines
+        self._line = cursor.line
+
+    def read(self, limit: int, seconds: float) -> Chunk:
+        """See Source.read."""
+        keys: list[str] = []
+        refused: list[Refused] = []
+        until: float | None = None
+        with self._lock:
+            while (room := limit - len(keys) - len(refused)) > 0:
+                if until is not None and time.monotonic() >= until:
+                    break
+                if not self._lines and not self._refill(until):
+                    # What is whole before the damage counts; the next read raises.
+                    if self._failure and room == limit:
+                        raise self._failure
+                    break
+                if until is None:
+                    until = time.monotonic() + seconds
+                self._take(room, keys, refused)
+            return Chunk(keys, refused, Cursor(self._offset, self._line), self._ended and not self._lines)
+
+    def estimate(self) -> int | None:
+        """See Source.estimate; exact for plain text, and scaled up from the first 16 MB of compressed data."""
+        if not self._raw.is_file:
+            return None
+        raw = self._open()
+        count, last = 0, b"\n"
+        try:
+            compressed = raw.form() is not None
+            for piece in pieces(raw):
+                count += piece.count(b"\n")
+                last = piece[-1:] or last
+                if compressed and raw.taken > _SAMPLE:
+                    return count * raw.size // raw.taken
+        except (SourceError, *DAMAGED):
+            return None
+        finally:
+            raw.close()
+        return count + (last != b"\n")
+
+    def fingerprint(self) -> str:
+        """See Source.fingerprint: the size and a digest of the first and last 64 KB as they are on disk."""
+        if not self._raw.is_file:
+            return ""
+        mark = blake2b(digest_size=16)
+        try:
+            with FileIO(self._folder / self._path) as file:
+                size = file.seek(0, 2)
+                for start in (0, max(0, size - _MARK)):
+                    file.seek(start)
+                    mark.update(file.read(_MARK))
+        except OSError as error:
+            raise self._failed(error) from error
+        return f"{size}:{mark.hexdigest()}"
+
+    def close(self) -> None:
+        """See Source.close."""
+        self._raw.closed = True
+        with self._lock:
+            self._raw.close()
+
+    def _open(self) -> Raw:
+        try:
+            if self._path == STANDARD_INPUT:
+                return Raw(FileIO(0, closefd=False), "standard input", one_way=True)
+            return Raw(FileIO(self._folder / self._path), str(self._folder / self._path))
+        except FileNotFoundError as error:
+            raise SourceError(f"{self._folder / self._path} does not exist; check the source's path") from error
+        except IsADirectoryError as error:
+            raise SourceError(f"{self._folder / self._path} is a folder; name the file of keys in it") from error
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> SourceError:
+        why = error.strerror or type(error).__name__
+        return SourceError(f"{self._folder / self._path} cannot be read: {why}; check the file and its rights")
+
+    def _refill(self, until: float | None) -> bool:
+        """Cut more lines, waiting for them until the deadline; False when there are none, or none any more."""
+        self._raw.deadline = until
+        try:
+            if self._stream is None:
+                self._stream = self._begin()
+            while not (self._ended or self._failure or self._cut()):
+                piece = next(self._stream, None)
+                if piece is None:
+                    self._cut_last()
+                elif piece:
+                    self._rest += piece
+                else:
+                    break
+        except DAMAGED as error:
+            why = str(error) or type(error).__name__
+            self._failure = SourceError(f"{self._raw.name} cannot be read beyond line {self._line}: {why}")
+            self._failure.__cause__ = error
+        return bool(self._lines)
+
+    def _begin(self) -> Iterator[bytes]:
+        if self._raw.is_file:
+            return pieces(self._raw, self._cursor.offset)
+        return after_lines(pieces(self._raw), self._cursor.line)
+
+    def _cut(self) -> bool:
+        """Cut the whole lines off the rest."""
+        end = self._rest.rfind(b"\n")
+        if end < 0:
+            self._dropped += max(0, len(self._rest) - _HEAD)
+            self._rest = self._rest[:_HEAD]
+            return False
+        self._load(self._rest[:end], 1)
+        self._rest = self._rest[end + 1 :]
+        return True
+
+    def _cut_last(self) -> None:
+        """Cut the last line, which has no line end."""
+        self._ended = True
+        if self._rest:
+            self._load(self._rest, 0)
+            self._rest = b""
+
+    def _load(self, text: bytes, line_end: int) -> None:
+        # A caller takes lines as soon as they are loaded, so no cursor is ever asked for inside the first line.
+        start = self._offset + self._dropped
+        self._end = start + len(text) + line_end
+        self._dropped = 0
+        if self._offset == 0 and text.startswith(_BOM):
+            text = text[len(_BOM) :]
+            start += len(_BOM)
+        self._offset = start
+        self._lines = text.decode("utf-8", "surrogateescape").split("\n")
+        self._next = 0
+        self._returns = b"\r" in text
+
+    def _take(self, room: int, keys: list[str], refused: list[Refused]) -> None:
+        """Judge the next lines, at most `room` of them."""
+        lines = self._lines[self._next : self._next + room]
+        self._next += len(lines)
+        if self._next == len(self._lines):
+            self._lines = []
+            self._offset = self._end
+        else:
+            self._offset += len("\n".join(lines).encode("utf-8", "surrogateescape")) + 1
+        first = self._line + 1
+        self._line += len(lines)
+        if self._returns:
+            lines = [line.removesuffix("\r") for line in lines]
+        quick = self._rule.quick
+        good = list(filter(quick, lines))
+        if len(good) == len(lines):
+            keys += good
+            return
+        for number, line in enumerate(lines, first):
+            if quick(line):
+                keys.append(line)
+            else:
+                self._judge(line, number, keys, refused)
+
+    def _judge(self, line: str, number: int, keys: list[str], refused: list[Refused]) -> None:
+        whole = line.encode("utf-8", "surrogateescape")
+        if len(whole) > MAX_KEY:
+            # A line that came in one piece must look like one that was dropped on the way.
+            line = whole[:_HEAD].decode("utf-8", "surrogateescape")
+        begin = line[:MAX_KEY].lstrip(" \t")[:1]
+        if begin == "#" or (not begin and len(whole) <= MAX_KEY):
+            return
+        if reason := self._rule.reason(line):
+            refused.append(refuse(line, number, reason))
+        else:
+            keys.append(line)

@@ -1,0 +1,175 @@
+"""Publish, claim, renew, complete, release: both ends of the wire between planner and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+
+import msgpack
+from redis.asyncio import Redis
+
+from coordinator.connection import translated
+from coordinator.errors import EpochLost, LeaseLost
+from coordinator.keys import RunKeys
+from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
+from coordinator.scripts import Argument, Script
+from coordinator.sharding import BLOCK_KEYS, Layout, member
+
+LEASE = 10.0
+WIRE = 1
+# 500 keys of 8 KB each, and room for reasons: what is larger was not written by us.
+MOST_BYTES = 5 * 1024 * 1024
+
+
+def encode(block: Block) -> bytes:
+    """A block as msgpack: [version, keys, refusals]."""
+    packed: bytes = msgpack.packb([WIRE, block.keys, block.refusals])
+    return packed
+
+
+def decode(shard: ShardId, payload: bytes) -> Block:
+    """A block from msgpack; bounded before it is unpacked. Raises ValueError when it is not one of ours."""
+    if len(payload) > MOST_BYTES:
+        raise ValueError(f"a block of {len(payload)} bytes")
+    try:
+        version, keys, refusals = msgpack.unpackb(
+            payload, max_array_len=BLOCK_KEYS, max_map_len=BLOCK_KEYS, strict_map_key=False, use_list=False
+        )
+    except (msgpack.UnpackException, TypeError) as error:
+        raise ValueError(f"not a block: {error}") from error
+    if version != WIRE or not all(isinstance(key, str) for key in keys):
+        raise ValueError(f"a block of wire version {version!r}")
+    return Block(shard=shard, keys=keys, refusals=refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A block whose last key has its outcome committed."""
+
+    shard: ShardId
+    entry: EntryId
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What one committed batch means for the queue: (digest, outcome) of its keys, and blocks that it finished."""
+
+    outcomes: Sequence[tuple[bytes, Outcome]]
+    finished: Sequence[Finished] = field(default=())
+    requests: int = 0
+    received: int = 0
+
+
+class Streams:
+    """The queue of one run, seen by planner and workers.
+
+    Every method raises RedisUnavailable when Redis does not answer, EpochLost when the run in Redis is another one,
+    and, where a worker writes, LeaseLost when its lease has ended.
+    """
+
+    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
+        self._client = client
+        self._keys = keys
+        self._layout = layout
+        self._epoch = epoch
+        self._publish = Script(client, "publish")
+        self._renew = Script(client, "renew")
+        self._seek = Script(client, "seek")
+        self._claim = Script(client, "claim")
+        self._complete = Script(client, "complete")
+        self._release = Script(client, "release")
+
+    async def publish(
+        self, planner: str, blocks: Iterable[Block], *, cursor: str, next_cursor: str, exhausted: bool
+    ) -> bool:
+        """Append blocks and move the cursor, all or nothing; False when another planner moved it first."""
+        keys = [self._keys.state, self._keys.ready, self._keys.leader]
+        arguments: list[Argument] = [self._epoch, planner, cursor, next_cursor, int(exhausted)]
+        for shard, group in groupby(blocks, lambda block: block.shard):
+            packed = [(len(block.keys), encode(block)) for block in group]
+            keys.append(self._keys.stream(shard))
+            arguments += [shard, len(packed)]
+            for count, payload in packed:
+                arguments += [count, payload]
+        with translated():
+            answer = await self._publish(keys, arguments)
+        return self._word(answer) == "ok"
+
+    async def join(self, worker: WorkerId, lease: float = LEASE) -> Presence:
+        """Take a lease for a new worker."""
+        return await self._heartbeat(worker, lease, "join")
+
+    async def renew(self, worker: WorkerId, lease: float = LEASE) -> Presence:
+        """Prolong a worker's lease."""
+        return await self._heartbeat(worker, lease, "renew")
+
+    async def _heartbeat(self, worker: WorkerId, lease: float, verb: str) -> Presence:
+        with translated():
+            answer = await self._renew(
+                [self._keys.workers, self._keys.state], [worker, int(lease * 1000), self._epoch, verb]
+            )
+        self._word(answer)
+        return Presence(rank=answer[1], size=answer[2], state=RunState(answer[3].decode()))
+
+    async def seek(self, worker: WorkerId) -> ShardId | None:
+        """The shard that this worker should drain next, now claimed by it; None when none has work."""
+        with translated():
+            shard = await self._seek([self._keys.workers, self._keys.claims, self._keys.ready], [worker])
+        return None if shard < 0 else ShardId(shard)
+
+    async def claim(self, worker: WorkerId, shard: ShardId) -> Claim | None:
+        """The shard's next block: a dead worker's first; None when the shard is drained. Raises ValueError on a
+        payload that is not a block."""
+        keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
+        with translated():
+            answer = await self._claim(keys, [worker, shard, self._epoch])
+        if self._word(answer) == "empty":
+            return None
+        return Claim(
+            shard=shard, entry=EntryId(answer[1].decode()), deliveries=answer[2], block=decode(shard, answer[3])
+        )
+
+    async def complete(self, worker: WorkerId, sequence: int, done: Completion) -> int:
+        """Record a committed batch; repeating a call with its sequence number changes nothing.
+
+        Returns how many of the keys were not done before.
+        """
+        keys = [self._keys.state, self._keys.workers, self._keys.receipts]
+        arguments: list[Argument] = [self._epoch, worker, sequence, done.requests, done.received]
+        groups = sorted(
+            (self._layout.bucket(digest), outcome.value, member(digest)) for digest, outcome in done.outcomes
+        )
+        by_group = [(name, [entry[2] for entry in group]) for name, group in groupby(groups, itemgetter(0, 1))]
+        arguments.append(len(by_group))
+        for (bucket, outcome), members in by_group:
+            keys.append(self._keys.done(bucket))
+            arguments += [len(keys), outcome, len(members), *members]
+        arguments.append(len(done.finished))
+        for block in done.finished:
+            keys.append(self._keys.stream(block.shard))
+            arguments += [len(keys), block.entry, block.keys]
+        with translated():
+            answer = await self._complete(keys, arguments)
+        self._word(answer)
+        return int(answer[1])
+
+    async def release(self, worker: WorkerId) -> None:
+        """End a worker's lease, so that what it has pending is claimed at once."""
+        with translated():
+            await self._release([self._keys.workers, self._keys.receipts], [worker])
+
+    def _word(self, answer: Sequence[bytes]) -> str:
+        word = answer[0].decode()
+        if word == "epoch":
+            raise EpochLost(f"run {self._keys.run} in Redis is not the one this process joined; start it again")
+        if word == "lost":
+            raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
+        return word
+
+
+def outcomes_of(state: Mapping[bytes, bytes]) -> dict[Outcome, int]:
+    """The outcome counts in a run's state hash."""
+    return {outcome: int(state.get(outcome.value.encode(), 0)) for outcome in Outcome}

@@ -1,0 +1,40 @@
+"""Coroutines that live and end together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine
+from typing import Any
+
+CANCEL_AGAIN = 0.2
+
+
+async def until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run all; when the first returns or raises, cancel the others, wait for them, and raise what it raised.
+
+    When several ended at once, the first in the order of the arguments that raised counts.
+    """
+    tasks = [asyncio.create_task(coroutine, name=coroutine.__qualname__) for coroutine in coroutines]
+    ended: list[asyncio.Task[Any]] = []
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in tasks if task.done()]
+    finally:
+        await cancelled(tasks)
+    for task in ended:
+        task.result()
+
+
+async def cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks and return when all have ended, however they ended.
+
+    A cancellation is repeated: redis-py was seen to swallow one that reached it while a connection was opening.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it as forgotten

@@ -1,0 +1,322 @@
+"""The door: click commands; they build objects and hold no logic."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import orjson
+import uvloop
+from rich.console import Console
+
+from coordinator.errors import ShardcrawlError, UsageError
+from crawler import commands, logs, screen
+from crawler.local import Place, RunEnd, run
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+JOB_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Options that beat the job file; None where the user gave none."""
+
+    name: str | None = None
+    workers: int | None = None
+    concurrency: int | None = None
+    rate: str | None = None
+    batch_rows: int | None = None
+
+    def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The job document with these options in it."""
+        changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
+        for section, key, value in (
+            ("run", "name", self.name),
+            ("run", "workers", self.workers),
+            ("run", "concurrency", self.concurrency),
+            ("store", "batch_rows", self.batch_rows),
+        ):
+            if value is not None:
+                changed.setdefault(section, {})[key] = value
+        if self.rate is not None:
+            limits = {name: {**limit, "rate": self.rate} for name, limit in changed.get("limits", {}).items()}
+            changed["limits"] = {**limits, "*": {**limits.get("*", {}), "rate": self.rate}}
+        return changed
+
+
+def _place(redis: str | None, database: str | None, data: Path) -> Place:
+    return Place(redis=redis, database=database, data=data)
+
+
+def placed(command: Command) -> Command:
+    """Options that say where Redis and Postgres are."""
+    for option in reversed(
+        (
+            click.option("--redis", envvar="REDIS_URL", metavar="URL", help="Redis; embedded in --data without it."),
+            click.option(
+                "--database", envvar="DATABASE_URL", metavar="URL", help="Postgres; embedded in --data without it."
+            ),
+            click.option(
+                "--data",
+                type=click.Path(path_type=Path),
+                default=Path(".shardcrawl"),
+                show_default=True,
+                help="Folder of the embedded Redis and Postgres.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def tuned(command: Command) -> Command:
+    """Options that beat the job file."""
+    for option in reversed(
+        (
+            click.option("--name", help="Name of the run; a run of the same name is resumed."),
+            click.option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores)."),
+            click.option("--concurrency", type=click.IntRange(1, 100_000), help="Requests in flight a worker."),
+            click.option("--rate", help='Requests a second of the whole fleet: 50, "50/s", "5000/h", "none".'),
+            click.option("--batch-rows", type=click.IntRange(1, 100_000), help="Rows a commit, at most."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and an exit code; a traceback only with --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ShardcrawlError as error:
+            if ctx.params.get("debug") or os.environ.get("SHARDCRAWL_DEBUG"):
+                raise
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            ctx.exit(130)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={
+        "auto_envvar_prefix": "SHARDCRAWL",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+)
+@click.version_option(package_name="shardcrawl")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug log lines.")
+@click.option("--log-level", default="INFO", show_default=True, help="Least level of log lines.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool, log_level: str) -> None:
+    """Refresh a corpus of keys from a rate-limited upstream into Postgres, exactly once."""
+    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise UsageError(f"--log-level is {log_level!r}; known are debug, info, warning and error")
+    level = "DEBUG" if debug else log_level.upper()
+    logs.configure("shardcrawl", level)
+    ctx.obj = {"level": level, "debug": debug}
+
+
+@main.command("run")
+@click.argument("job", metavar="JOB|SOURCE")
+@placed
+@tuned
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def run_command(ctx: click.Context, job: str, as_json: bool, **options: Any) -> None:
+    """Run a job file (.toml), or a file of URLs ("-": standard input), on this machine until it is complete.
+
+    A run of the same name is resumed: finished keys are skipped. Example: shardcrawl run urls.txt --rate 50
+    """
+    place, overrides = _split(options)
+    document, folder = load_document(job, overrides)
+    console = Console(stderr=True)
+    end = _await(run(place, document, folder, console, level=ctx.obj["level"], debug=ctx.obj["debug"]))
+    again = f"shardcrawl run {job}" + (f" --name {overrides.name}" if overrides.name else "")
+    _finish(end, as_json, again)
+
+
+@main.command()
+@placed
+@click.option(
+    "--keys", default=20_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Size of the corpus."
+)
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+@click.option("--port", default=0, help="Port of the sample upstream (default: any free one).")
+@click.pass_context
+def demo(ctx: click.Context, keys: int, workers: int, port: int, **options: Any) -> None:
+    """Crawl a sample corpus from a bundled local upstream, start to end. Example: shardcrawl demo --keys 5000"""
+    place, _ = _split(options)
+    console = Console(stderr=True)
+    end = _await(
+        commands.demo(
+            place, console, keys=keys, workers=workers, port=port, level=ctx.obj["level"], debug=ctx.obj["debug"]
+        )
+    )
+    ctx.exit(_exit_code(end))
+
+
+@main.command()
+@click.argument("job", metavar="JOB")
+@placed
+@tuned
+@click.pass_context
+def coordinate(ctx: click.Context, job: str, **options: Any) -> None:
+    """Plan and tidy one run for the workers of other machines; a second one stands by and takes over.
+
+    Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl coordinate job.toml
+    """
+    place, overrides = _split(options)
+    document, folder = load_document(job, overrides)
+    console = Console(stderr=True)
+    end = _await(commands.coordinate(place, document, folder, console, level=ctx.obj["level"], debug=ctx.obj["debug"]))
+    _finish(end, False, f"shardcrawl coordinate {job}")
+
+
+@main.command()
+@placed
+@click.option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores).")
+@click.option("--grace", default=25.0, show_default=True, help="Seconds that a drain may take.")
+@click.pass_context
+def work(ctx: click.Context, workers: int | None, grace: float, **options: Any) -> None:
+    """Work on every active run of this Redis until stopped.
+
+    Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl work --workers 8
+    """
+    place, _ = _split(options)
+    console = Console(stderr=True)
+    _await(
+        commands.work(
+            place,
+            console,
+            workers=workers or os.cpu_count() or 1,
+            grace=grace,
+            level=ctx.obj["level"],
+            debug=ctx.obj["debug"],
+        )
+    )
+
+
+@main.command()
+@click.argument("name", metavar="RUN", required=False)
+@placed
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(name: str | None, as_json: bool, **options: Any) -> None:
+    """Show where a run stands, or every run that is not complete. Example: shardcrawl status my-run --json"""
+    place, _ = _split(options)
+    found = _await(commands.status(place, name))
+    if as_json:
+        listed = [screen.snapshot_json(snapshot) for snapshot in found]
+        _print_json(listed[0] if name else listed)
+        return
+    console = Console()
+    if not found:
+        console.print("no run is under way; `shardcrawl runs` lists the complete ones", highlight=False)
+    for snapshot in found:
+        screen.snapshot_text(snapshot, console)
+
+
+@main.command()
+@placed
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def runs(as_json: bool, **options: Any) -> None:
+    """List every run, with its counts. Example: shardcrawl runs --json"""
+    place, _ = _split(options)
+    columns, records = _await(commands.runs(place))
+    _print_rows(columns, records, as_json=as_json, as_csv=False)
+
+
+@main.command()
+@click.argument("query")
+@placed
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
+    """Query the results; reads only. Example: shardcrawl sql "select outcome, count(*) from pages group by 1" """
+    place, _ = _split(options)
+    columns, records = _await(commands.sql(place, query))
+    _print_rows(columns, records, as_json=as_json, as_csv=as_csv)
+
+
+@main.command()
+@click.argument("job", metavar="JOB|SOURCE")
+@placed
+@tuned
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check(ctx: click.Context, job: str, as_json: bool, **options: Any) -> None:
+    """Validate job, parser, source and services; sends no request. Example: shardcrawl check job.toml"""
+    place, overrides = _split(options)
+    document, folder = load_document(job, overrides)
+    given = {
+        name: source.name.lower()
+        for name in options
+        if (source := ctx.get_parameter_source(name)) is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+    }
+    lines = _await(commands.check(place, document, folder, given, os.environ))
+    if as_json:
+        _print_json([{"what": what, "value": value, "from": origin} for what, value, origin in lines])
+        return
+    _print_rows(["what", "value", "from"], lines, as_json=False, as_csv=False)
+    click.echo("the job is fine; nothing was sent")
+
+
+def load_document(job: str, overrides: Overrides) -> tuple[dict[str, Any], str]:
+    """The job document of a job file, or of a bare source, and the folder of its relative paths. Raises UsageError."""
+    from crawler import jobfile
+
+    if job.endswith(JOB_SUFFIX):
+        path = Path(job)
+        return overrides.apply(jobfile.load(path)), str(path.resolve().parent)
+    stem = (
+        "stdin" if job == "-" else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(job).name.split(".")[0]).strip("-.") or "run"
+    )
+    return overrides.apply({"run": {"name": stem}, "source": {"path": job}}), str(Path.cwd())
+
+
+def _split(options: Mapping[str, Any]) -> tuple[Place, Overrides]:
+    rest = dict(options)
+    place = _place(rest.pop("redis"), rest.pop("database"), rest.pop("data"))
+    return place, Overrides(**rest)
+
+
+def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return uvloop.run(coroutine)
+
+
+def _finish(end: RunEnd, as_json: bool, again: str) -> None:
+    if as_json:
+        _print_json(screen.end_json(end))
+    else:
+        screen.summary(end, Console(), again)
+    sys.exit(_exit_code(end))
+
+
+def _exit_code(end: RunEnd) -> int:
+    if end.stored is None:
+        return 130
+    return 3 if end.too_many_failed else 0
+
+
+def _print_json(value: Any) -> None:
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def _print_rows(columns: list[str], records: list[Any], *, as_json: bool, as_csv: bool) -> None:
+    if as_json:
+        click.echo(screen.rows_json(columns, records))
+    elif as_csv:
+        click.echo(screen.rows_csv(columns, records), nl=False)
+    else:
+        screen.rows(columns, records, Console())

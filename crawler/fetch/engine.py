@@ -1,0 +1,52 @@
+"""The narrow protocol behind which HTTP engines stand: (method, url, headers) -> (status, headers, bytes)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds on one HTTP try: seconds to connect, between reads and in total; bytes of decoded body."""
+
+    connect: float = 10.0
+    read: float = 20.0
+    total: float = 30.0
+    body: int = 16 * 1024 * 1024
+
+
+class Headers(Protocol):
+    """A response's headers, looked up by name in any case."""
+
+    def get(self, name: str) -> str | None:
+        """The first value of the header, or None."""
+        ...
+
+    def items(self) -> list[tuple[str, str]]:
+        """Every header in the order it came, names in lower case."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response: the body is decoded from its content encoding and within the cap."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Engine(Protocol):
+    """One engine serves one worker process for the whole run; it pools connections by host."""
+
+    async def fetch(self, method: str, url: str, headers: tuple[tuple[str, str], ...]) -> Answer:
+        """Send one request and read its whole response; no redirect is followed.
+
+        Raises FetchError with `kind` one of: dns, address, connect, tls, timeout, reset, protocol, too-large, decode, url.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...

@@ -1,0 +1,265 @@
+"""The fast engine: pyreqwest (Rust), used only behind a guard.
+
+Never its `.bytes()`, `.text()`, `.json()` or `.send()`: they trust Content-Length and allocate it, which can abort the
+process. Bodies are streamed up to a cap, names are resolved by us and pinned, and native timeouts bound everything,
+because a cancelled request keeps running in Rust until one of them ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+
+import certifi
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import BuilderError, RequestError
+from pyreqwest.http import Url
+from pyreqwest.request import RequestBuilder
+from pyreqwest.response import Response, ResponseBodyReader
+
+from coordinator.errors import FetchError
+from crawler.fetch.engine import Answer, Caps
+from crawler.fetch.resolve import Resolver
+
+IDLE_SECONDS = 20.0
+READ_BYTES = 64 * 1024
+GATHER_SECONDS = 0.01
+REBUILD_SECONDS = 0.05  # building a client takes 3 to 6 ms: at most 20 a second, however many new hosts come
+MAX_PINS = 4096
+
+IDEMPOTENT = frozenset({"GET", "HEAD"})
+SCHEMES = frozenset({"http", "https"})
+
+# What hyper, rustls and tokio say; pinned by tests against the real library.
+CONNECTING = "client error (Connect)"
+SENDING = "client error (SendRequest)"
+READING_BODY = "error reading a body from connection"
+DECODING_BODY = "error decoding response body"
+TIMED_OUT = frozenset({"operation timed out", "deadline has elapsed"})
+CLOSED = "Client was closed"
+ENDED_EARLY = frozenset(
+    {
+        CLOSED,
+        "connection closed before message completed",
+        "end of file before message length reached",
+        "unexpected EOF during chunk size line",
+    }
+)
+
+
+class PyreqwestEngine:
+    """Engine on one pyreqwest client at a time, HTTP/1.1 or, with `http2`, HTTP/2 where the server offers it in TLS.
+
+    `concurrency` is the most requests the caller has in flight to one host: so many idle connections are kept.
+    `headers` and `user_agent` go with every request unless the request brings its own.
+    Create it in the process that uses it: a client does not survive a fork.
+    """
+
+    def __init__(
+        self,
+        caps: Caps,
+        *,
+        concurrency: int,
+        resolver: Resolver,
+        http2: bool = False,
+        headers: tuple[tuple[str, str], ...] = (),
+        user_agent: str = "shardcrawl",
+    ) -> None:
+        self._caps = caps
+        self._concurrency = concurrency
+        self._resolver = resolver
+        self._http2 = http2
+        self._headers = headers
+        self._user_agent = user_agent
+        self._pins: dict[str, str] = {}  # host -> address, as the current client has them
+        self._wanted: dict[str, str] = {}  # the same, for the next client
+        self._renewal: asyncio.Task[None] | None = None
+        self._client: Client | None = self._build()
+        self._built_at = monotonic()
+
+    async def fetch(self, method: str, url: str, headers: tuple[tuple[str, str], ...]) -> Answer:
+        """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
+        target, host = _target(url)
+        address = await self._resolver.address(host)
+        client = self._client if self._pins.get(host) == address else await self._pin(host, address)
+        if client is None:
+            raise FetchError("reset", CLOSED, sent=False)
+        started = monotonic()
+        try:
+            return await self._send(client.request(method, target), headers)
+        except RequestError as error:
+            failure, raced = _failure(error)
+            left = self._caps.total - (monotonic() - started)
+            if not raced or method not in IDEMPOTENT or left <= 0:
+                raise failure from error
+        # The server closed a kept connection while this request was under way: not the request's fault.
+        try:
+            return await self._send(client.request(method, target).timeout(timedelta(seconds=left)), headers)
+        except RequestError as error:
+            raise _failure(error)[0] from error
+
+    async def close(self) -> None:
+        """Close every connection; requests in flight end with FetchError."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()  # and its idle connections close as this last reference to it goes
+
+    async def _send(self, request: RequestBuilder, headers: tuple[tuple[str, str], ...]) -> Answer:
+        try:
+            if headers:
+                request = request.headers(headers)
+            async with request.streamed_read_buffer_limit(READ_BYTES).build_streamed() as response:
+                reader = response.body_reader
+                # Fills up to the amount: fewer bytes mean that the body has ended.
+                first = await reader.read(READ_BYTES)
+                body = b"" if first is None else first.to_bytes()
+                if len(body) == READ_BYTES:
+                    body = await self._read_on(body, response, reader)
+                if len(body) > self._caps.body:
+                    raise self._too_large()
+        except ValueError as error:  # its text may quote a header, and so a secret
+            raise FetchError("protocol", "the request is not valid HTTP", sent=False) from error
+        except BaseException as error:
+            # A panic in Rust is a BaseException whose class pyo3 does not export.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise FetchError("protocol", "the HTTP library panicked on this response") from error
+        answer = _Headers(response)
+        if body and (encoding := answer.get("content-encoding")) is not None and encoding != "identity":
+            raise FetchError("decode", "the body has a content encoding that was not asked for")
+        return Answer(response.status, answer, body)
+
+    async def _read_on(self, first: bytes, response: Response, reader: ResponseBodyReader) -> bytes:
+        """The body from its first bytes on; what exceeds the cap by more than a chunk is left unread."""
+        announced = response.get_header("content-length") or ""
+        if announced.isdecimal() and int(announced) > self._caps.body:
+            raise self._too_large()
+        chunks, size = [first], len(first)
+        while size <= self._caps.body and (chunk := await reader.read_chunk()) is not None:
+            chunks.append(chunk.to_bytes())
+            size += len(chunk)
+        return b"".join(chunks)
+
+    def _too_large(self) -> FetchError:
+        return FetchError("too-large", f"the body exceeds {self._caps.body} bytes")
+
+    async def _pin(self, host: str, address: str) -> Client | None:
+        """The client that connects to this address for this host; hosts that appear together share its making."""
+        if host.strip("[]") == address:
+            return self._client  # an address needs no pin: nothing is looked up
+        while self._pins.get(host) != address:
+            self._wanted[host] = address
+            if self._renewal is None:
+                self._renewal = asyncio.create_task(self._renew())
+            await asyncio.shield(self._renewal)
+        return self._client
+
+    async def _renew(self) -> None:
+        """Replace the client by one that has the wanted pins too.
+
+        The old one is let go, not closed: requests in flight hold it, and its connections close with the last of them.
+        """
+        try:
+            await asyncio.sleep(max(GATHER_SECONDS, self._built_at + REBUILD_SECONDS - monotonic()))
+            kept = self._pins if len(self._pins) < MAX_PINS else {}
+            self._pins, self._wanted = {**kept, **self._wanted}, {}
+            if self._client is not None:
+                self._client = self._build()
+            self._built_at = monotonic()
+        finally:
+            self._renewal = None
+
+    def _build(self) -> Client:
+        try:
+            return self._builder().build()
+        except BuilderError:
+            # No certificate store on this system: bring one, or not even plain http would work.
+            return self._builder().add_root_certificate_pem(Path(certifi.where()).read_bytes()).build()
+
+    def _builder(self) -> ClientBuilder:
+        caps = self._caps
+        # A connect timeout as long as the read timeout would be reported, or missed, as a read that stalled.
+        connect = min(caps.connect, caps.read * 0.9)
+        builder = (
+            ClientBuilder()
+            .no_proxy()
+            .follow_redirects(False)
+            .referer(False)
+            .connect_timeout(timedelta(seconds=connect))
+            .read_timeout(timedelta(seconds=caps.read))
+            .timeout(timedelta(seconds=caps.total))
+            .pool_max_idle_per_host(self._concurrency)
+            .pool_idle_timeout(timedelta(seconds=IDLE_SECONDS))
+            .user_agent(self._user_agent)
+            .default_headers(self._headers)
+            .http2(self._http2)
+        )
+        if self._http2:
+            # Bodies share the connection's window, so one that is read slowly would hold up the others.
+            builder = builder.http2_initial_stream_window_size(2**20).http2_initial_connection_window_size(2**24)
+        for host, address in self._pins.items():
+            builder = builder.resolve(host, address, 0)
+        return builder
+
+
+class _Headers:
+    """Headers read from the native response on demand; it stays valid after its body was read and closed."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    def get(self, name: str) -> str | None:
+        try:
+            return self._response.get_header(name)
+        except ValueError:  # a byte that is not ASCII; the library gives no way to read it
+            return None
+
+    def items(self) -> list[tuple[str, str]]:
+        headers = self._response.headers
+        readable: list[tuple[str, str]] = []
+        for name in dict.fromkeys(headers.keys()):
+            try:
+                readable.extend((name, value) for value in headers.getall(name))
+            except ValueError:
+                continue
+        return readable
+
+
+def _target(url: str) -> tuple[Url, str]:
+    try:
+        target = Url(url)
+    except ValueError as error:
+        raise FetchError("url", str(error), sent=False) from error
+    host = target.host_str
+    if host is None or target.scheme not in SCHEMES:
+        raise FetchError("url", f"{target.scheme}: only http and https can be fetched", sent=False)
+    return target, host
+
+
+def _failure(error: RequestError) -> tuple[FetchError, bool]:
+    """The error in our words, and whether it may be a race with the closing of a kept connection."""
+    causes = [cause["message"] for cause in error.details["causes"] or [{"message": error.message}]]
+    kind = classify(causes)
+    # Only the innermost cause is told: the outer ones quote the URL, which may hold a secret.
+    return FetchError(kind, causes[-1], sent=CONNECTING not in causes), kind == "reset" and SENDING in causes
+
+
+def classify(causes: Sequence[str]) -> str:
+    """The kind of a failed request by the messages of its causes, outermost first; classes are not reliable here."""
+    last = causes[-1]
+    if last in TIMED_OUT:
+        return "timeout"
+    if CONNECTING in causes:
+        if "dns error" in causes:
+            return "dns"
+        return "connect" if "(os error " in last else "tls"
+    if "(os error " in last or last in ENDED_EARLY:
+        return "reset"
+    if DECODING_BODY in causes and READING_BODY not in causes:
+        return "decode"
+    return "protocol"

@@ -1,0 +1,196 @@
+"""Everything on this machine: services, the run, its coordinator and workers, and what the user sees of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from redis.asyncio import Redis
+from rich.console import Console
+
+from coordinator.connection import check_server, connect
+from coordinator.errors import UsageError
+from coordinator.model import Counts, Outcome
+from coordinator.runs import RunRecord
+from coordinator.settings import Job
+from coordinator.source import STANDARD_INPUT
+from coordinator.status import counts, snapshot
+from coordinator.together import until_first
+from crawler import embedded, progress
+from crawler.opening import OpenedRun, open_run
+from crawler.process import INTERRUPTED, Assignment
+from crawler.store import postgres
+from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.supervisor import ChildPlan, Supervisor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where Redis and Postgres are: at the user's addresses, or embedded in `data` where there is none."""
+
+    redis: str | None
+    database: str | None
+    data: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Both services' addresses, and the embedded ones' keeper when this process owns any."""
+
+    redis: str
+    database: str
+    keeper: embedded.Embedded | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run stands when its command ends. `stored` is its row in Postgres once it is complete."""
+
+    job: Job
+    counts: Counts
+    stored: StoredRun | None
+    seconds: float
+    was_complete: bool = False
+
+    @property
+    def too_many_failed(self) -> bool:
+        """Whether more keys failed than the job allows."""
+        outcomes = self.stored.counts if self.stored else self.counts.outcomes
+        return outcomes.get(Outcome.FAILED, 0) > self.job.run.max_failed * sum(outcomes.values())
+
+
+@asynccontextmanager
+async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addresses]:
+    """Both services, started here where no address is given; `share` uses those that a running command has started.
+
+    Raises DataInUse, RedisUnavailable, RedisRefused, PostgresUnavailable, PostgresRefused.
+    """
+    if place.redis and place.database:
+        yield Addresses(place.redis, place.database)
+        return
+    running = embedded.running(place.data) if share else None
+    if running is not None and (place.redis or running.redis_url) and (place.database or running.database_url):
+        yield Addresses(place.redis or str(running.redis_url), place.database or str(running.database_url))
+        return
+    async with embedded.Embedded(place.data, redis=not place.redis, postgres=not place.database) as keeper:
+        started = keeper.services
+        yield Addresses(
+            place.redis or str(started.redis_url), place.database or str(started.database_url), keeper=keeper
+        )
+
+
+async def run(
+    place: Place, document: Mapping[str, Any], folder: str, console: Console, *, level: str, debug: bool
+) -> RunEnd:
+    """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name."""
+    async with services(place) as addresses:
+        return await run_at(addresses, document, folder, console, level=level, debug=debug)
+
+
+async def run_at(
+    addresses: Addresses, document: Mapping[str, Any], folder: str, console: Console, *, level: str, debug: bool
+) -> RunEnd:
+    """The same with services that are there already."""
+    began = monotonic()
+    client = connect(addresses.redis)
+    try:
+        for warning in await check_server(client, addresses.redis):
+            logger.warning("%s", warning)
+        opened = await open_run(client, addresses.database, document, folder)
+        job = opened.job
+        if opened.complete is not None:
+            final = Counts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
+            return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
+        assert opened.record is not None
+        say_how_it_begins(opened, await counts(client, opened.record), console)
+        await _work(addresses, client, opened.record, job, console, level=level, debug=debug)
+        return await end_of(addresses, client, opened.record, job, monotonic() - began)
+    finally:
+        await client.aclose()
+
+
+async def _work(
+    addresses: Addresses, client: Redis, record: RunRecord, job: Job, console: Console, *, level: str, debug: bool
+) -> None:
+    plans = [coordinator_plan(addresses, job, level=level, debug=debug)]
+    for number in range(job.run.workers or os.cpu_count() or 1):
+        who = f"worker-{number + 1}"
+        plans.append(
+            ChildPlan(
+                Assignment("worker", who, addresses.redis, addresses.database, job.run.name, level=level, debug=debug)
+            )
+        )
+    supervisor = Supervisor(plans, printer(console))
+    keeping = [addresses.keeper.watch()] if addresses.keeper else []
+    with_signals(supervisor, console)
+    await until_first(
+        supervisor.run(), progress.show(lambda: snapshot(client, record), console, job.run.name), *keeping
+    )
+
+
+def coordinator_plan(addresses: Addresses, job: Job, *, level: str, debug: bool) -> ChildPlan:
+    """The coordinator of a job as a child. What it read of a pipe is gone with it: then it is not started again."""
+    piped = job.source.path == STANDARD_INPUT
+    assignment = Assignment(
+        "coordinator", "coordinator", addresses.redis, addresses.database, job.run.name, level=level, debug=debug
+    )
+    return ChildPlan(assignment, restart=not piped, reads_input=piped)
+
+
+def with_signals(supervisor: Supervisor, console: Console) -> None:
+    """The first Ctrl-C (or SIGTERM) drains, the second leaves at once."""
+    loop = asyncio.get_running_loop()
+    told = False
+
+    def on_signal() -> None:
+        nonlocal told
+        if told:
+            supervisor.kill()
+            # The embedded servers are ours alone and survive a crash: nothing is lost by not waiting for them.
+            os._exit(INTERRUPTED)
+        told = True
+        console.print("finishing what is in flight; Ctrl-C again leaves at once", highlight=False)
+        supervisor.drain()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+
+
+def printer(console: Console) -> Callable[[str], None]:
+    """Shows a child's log line above the progress bar."""
+
+    def show(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return show
+
+
+def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
+    """Tell whether the run is new or goes on, and with how much left."""
+    name = opened.job.run.name
+    if not opened.resumed:
+        about = f", about {now.total:,} keys" if now.total is not None else ""
+        console.print(f"run {name} begins{about}", highlight=False)
+        return
+    console.print(f"run {name} goes on: {now.done:,} keys are done", highlight=False)
+
+
+async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
+    connection = await postgres.connect(addresses.database)
+    try:
+        stored = await Catalogue(connection).find(job.run.name)
+    finally:
+        await connection.close()
+    if stored is None:
+        raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
+    return RunEnd(job, await counts(client, record), stored if stored.complete else None, seconds)

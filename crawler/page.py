@@ -1,0 +1,63 @@
+"""A key on its way through a worker, and the page that it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator.model import EntryId, Outcome, ShardId
+
+
+@dataclass(slots=True)
+class OpenBlock:
+    """A claimed block of which `left` keys have no committed outcome yet."""
+
+    shard: ShardId
+    entry: EntryId
+    keys: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One key of an open block."""
+
+    key: str
+    digest: bytes
+    block: OpenBlock
+
+
+@dataclass(slots=True)
+class Page:
+    """The row of one key in the fetch log, and the records that the parser made for it.
+
+    `body` is JSON text as it goes into jsonb; `records` are (index of the table, values in column order);
+    `fetched_at` is seconds since 1970, UTC.
+    """
+
+    item: Item
+    url: str | None
+    outcome: Outcome
+    reason: str | None = None
+    status: int | None = None
+    attempts: int = 0
+    fetched_at: float = 0.0
+    etag: str | None = None
+    last_modified: str | None = None
+    body_digest: bytes | None = None
+    body: bytes | None = None
+    records: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
+
+    def fail(self, reason: str) -> None:
+        """Turn the page into a failed one: what it carried is dropped, the reason is kept."""
+        self.outcome = Outcome.FAILED
+        self.reason = reason
+        self.body = None
+        self.etag = None
+        self.last_modified = None
+        self.records = []
+
+    @property
+    def weight(self) -> int:
+        """Bytes that the page holds in memory, nearly."""
+        return 512 + len(self.body or b"") + 256 * len(self.records)

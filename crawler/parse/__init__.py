@@ -1,0 +1,1 @@
+"""Bytes in, records out; orjson lives here."""

@@ -1,0 +1,43 @@
+"""Pure: a response's body as the JSON text that goes into pages.body."""
+
+from __future__ import annotations
+
+import orjson
+
+_OPENERS = (b"{", b"[")
+
+
+def json_text(content_type: str | None, body: bytes) -> bytes:
+    """A JSON body as it came, without a round trip through Python; any other text as one JSON string.
+
+    What says that it is JSON is left to Postgres to judge. Raises ValueError when the body is not text.
+    """
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind.endswith(("/json", "+json")):
+        if not body.strip():
+            raise ValueError("body is not JSON: it is empty")
+        return body
+    if not kind and body.lstrip()[:1] in _OPENERS:
+        try:
+            orjson.loads(body)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            return body
+    return orjson.dumps(decoded(content_type, body))
+
+
+def decoded(content_type: str | None, body: bytes) -> str:
+    """The body as text, by the charset that Content-Type names, else UTF-8. Raises ValueError when it is neither."""
+    charset = "utf-8"
+    for parameter in (content_type or "").split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = value.strip().strip('"') or charset
+    try:
+        text = body.decode(charset)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise ValueError(f"body is not text ({content_type or 'no content type'}): {error}") from error
+    if "\0" in text:
+        raise ValueError(f"body is not text ({content_type or 'no content type'}): it has a NUL character")
+    return text

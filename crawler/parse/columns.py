@@ -1,0 +1,203 @@
+"""Pure: a value from a parser into what its column takes, exactly or not at all.
+
+asyncpg would accept 1.7 for an integer, True for 1 and a naive datetime in the machine's own time zone; here each
+of these is an error with the column's name, and the key fails instead of being changed silently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import orjson
+
+from coordinator.settings import TableSettings
+
+Convert: TypeAlias = Callable[[Any], Any]
+
+
+class Table:
+    """One table of records: turns a record (mapping by column, or values in order) into a row."""
+
+    def __init__(self, settings: TableSettings) -> None:
+        self.name = settings.name
+        self._columns = tuple(name for name, _ in settings.columns)
+        self._known = frozenset(self._columns)
+        self._converts = tuple(_conversion(kind) for _, kind in settings.columns)
+
+    def row(self, record: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, ...]:
+        """The record's values in column order; a column that a mapping leaves out is null. Raises ValueError."""
+        if isinstance(record, Mapping):
+            if not record.keys() <= self._known:
+                unknown = ", ".join(sorted(str(name) for name in record.keys() - self._known))
+                raise ValueError(f"{self.name} has no column {unknown}")
+            values: Sequence[Any] = [record.get(name) for name in self._columns]
+        else:
+            values = record
+            if isinstance(record, str | bytes) or len(values) != len(self._columns):
+                raise ValueError(f"{self.name}: a record is a mapping or {len(self._columns)} values in column order")
+        try:
+            return tuple(
+                None if value is None else convert(value) for value, convert in zip(values, self._converts, strict=True)
+            )
+        except (ValueError, TypeError, OverflowError):
+            return self._row_by_name(values)
+
+    def _row_by_name(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """The slow way, which knows the name of the column that fails."""
+        row = []
+        for name, value, convert in zip(self._columns, values, self._converts, strict=True):
+            try:
+                row.append(None if value is None else convert(value))
+            except (ValueError, TypeError, OverflowError) as error:
+                raise ValueError(f"{self.name}.{name}: {error}") from error
+        return tuple(row)
+
+
+def _conversion(kind: str) -> Convert:
+    kind = kind.strip().lower()
+    if kind.endswith("[]"):
+        one = _conversion(kind[:-2])
+        return lambda values: [None if value is None else one(value) for value in _list(values)]
+    return _CONVERSIONS.get(kind.partition("(")[0].strip(), lambda value: value)
+
+
+def _list(values: Any) -> Sequence[Any]:
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{_shown(values)} is no list")
+    return values
+
+
+def _integer(bits: int) -> Convert:
+    lowest, highest = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+    def convert(value: Any) -> int:
+        if type(value) is not int:
+            raise ValueError(f"{_shown(value)} is no whole number")
+        if not lowest <= value <= highest:
+            raise ValueError(f"{value} does not fit into {bits} bits")
+        return value
+
+    return convert
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{_shown(value)} is no text")
+    if "\0" in value:
+        raise ValueError("text with a NUL character")
+    value.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
+    return value
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{_shown(value)} is no number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    if isinstance(value, int) and int(float(value)) != value:
+        raise ValueError(f"{value} would be rounded")
+    return float(value)
+
+
+def _numeric(value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError(f"{_shown(value)} is no number")
+    try:
+        number = Decimal(repr(value) if isinstance(value, float) else value)
+    except InvalidOperation:
+        raise ValueError(f"{_shown(value)} is no number") from None
+    if not number.is_finite():
+        raise ValueError(f"{value} is not finite")
+    return number
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{_shown(value)} is neither true nor false")
+    return value
+
+
+def _moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(moment, datetime):
+        raise ValueError(f"{_shown(value)} is no time (ISO 8601)")
+    if moment.tzinfo is None:
+        raise ValueError(f"{_shown(value)} has no time zone")
+    return moment
+
+
+def _naive_moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(moment, datetime) or moment.tzinfo is not None:
+        raise ValueError(f"{_shown(value)} is no time without a zone")
+    return moment
+
+
+def _date(value: Any) -> date:
+    day = date.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(day, date) or isinstance(day, datetime):
+        raise ValueError(f"{_shown(value)} is no date (ISO 8601)")
+    return day
+
+
+def _time(value: Any) -> time:
+    moment = time.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(moment, time):
+        raise ValueError(f"{_shown(value)} is no time of day")
+    return moment
+
+
+def _interval(value: Any) -> timedelta:
+    if not isinstance(value, timedelta):
+        raise ValueError(f"{_shown(value)} is no timedelta")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise ValueError(f"{_shown(value)} is no bytes")
+    return bytes(value)
+
+
+def _json(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    if "\\u0000" in text:
+        raise ValueError("JSON with a NUL character")
+    return text
+
+
+def _uuid(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(str(value))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_CONVERSIONS: Mapping[str, Convert] = {
+    "smallint": _integer(16),
+    "integer": _integer(32),
+    "bigint": _integer(64),
+    "text": _text,
+    "varchar": _text,
+    "char": _text,
+    "boolean": _boolean,
+    "real": _real,
+    "double precision": _real,
+    "numeric": _numeric,
+    "timestamptz": _moment,
+    "timestamp": _naive_moment,
+    "date": _date,
+    "time": _time,
+    "interval": _interval,
+    "bytea": _bytes,
+    "json": _json,
+    "jsonb": _json,
+    "uuid": _uuid,
+}

@@ -1,0 +1,167 @@
+"""What commands print: tables, summaries and the next command to try."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.model import Counts, Outcome
+from coordinator.status import Snapshot
+from crawler.local import RunEnd
+from crawler.progress import clock, outcome_words, size, upstream_words
+
+CELL = 60
+
+
+def summary(end: RunEnd, console: Console, again: str) -> None:
+    """How a run stands: outcomes, time, bytes, and what to do next; `again` is the command that goes on with it."""
+    name = end.job.run.name
+    outcomes = end.stored.counts if end.stored else end.counts.outcomes
+    done = sum(outcomes.values())
+    if end.was_complete:
+        console.print(f"run {name} is complete already: {done:,} keys, nothing fetched", highlight=False)
+    elif end.stored is None:
+        of = f" of {end.counts.total:,}" if end.counts.total is not None else ""
+        console.print(f"run {name} is interrupted: {done:,}{of} keys are done, and stay done", highlight=False)
+    else:
+        console.print(f"run {name} is complete: {done:,} keys", highlight=False)
+    table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
+    table.add_column("outcome")
+    table.add_column("keys", justify="right")
+    for outcome in Outcome:
+        if outcomes.get(outcome) or outcome in (Outcome.STORED, Outcome.FAILED):
+            table.add_row(outcome.value, f"{outcomes.get(outcome, 0):,}")
+    console.print(table)
+    if not end.was_complete:
+        console.print(
+            f"{clock(end.seconds)} in this session, {end.counts.requests:,} requests and "
+            f"{size(end.counts.received)} of bodies in the whole run",
+            highlight=False,
+        )
+    if end.stored is None:
+        console.print(f"go on with: {again}", highlight=False, soft_wrap=True)
+        return
+    where = f"run_id = {end.stored.run_id}"
+    if outcomes.get(Outcome.FAILED):
+        console.print(
+            f'see why keys failed: shardcrawl sql "select reason, count(*) from pages where {where} and '
+            "outcome = 'failed' group by 1 order by 2 desc limit 10\"",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            f'look at the rows: shardcrawl sql "select key, status, body from pages where {where} limit 5"',
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def rows(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console) -> None:
+    """A query's result as a table; long values are cut."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="ellipsis", no_wrap=True)
+    for record in records:
+        table.add_row(*(_cell(value) for value in record))
+    console.print(table, markup=False)
+    console.print(f"{len(records):,} row{'' if len(records) == 1 else 's'}", highlight=False)
+
+
+def rows_json(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
+    """A query's result as a JSON list of objects."""
+    listed = [dict(zip(columns, record, strict=True)) for record in records]
+    return orjson.dumps(listed, default=_plain, option=orjson.OPT_INDENT_2).decode()
+
+
+def rows_csv(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
+    """A query's result as CSV; what a spreadsheet would take for a formula gets a quote before it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for record in records:
+        writer.writerow("" if value is None else _harmless(str(_plain_or(value))) for value in record)
+    return out.getvalue()
+
+
+def snapshot_text(snapshot: Snapshot, console: Console) -> None:
+    """One run's snapshot."""
+    counts = snapshot.counts
+    of = f" of {counts.total:,}" if counts.total is not None else ""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("run", snapshot.name)
+    table.add_row("state", snapshot.state.value)
+    table.add_row("keys", f"{counts.done:,}{of} done, {counts.queued:,} queued")
+    table.add_row("outcomes", outcome_words(counts))
+    table.add_row("requests", f"{counts.requests:,}, {size(counts.received)} of bodies")
+    table.add_row("workers", str(snapshot.workers))
+    table.add_row("coordinator", snapshot.leader or "none")
+    table.add_row("upstreams", upstream_words(snapshot) or "none paused")
+    console.print(table)
+
+
+def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
+    """One run's snapshot as plain values."""
+    counts = snapshot.counts
+    return {
+        "run": snapshot.name,
+        "state": snapshot.state.value,
+        "total": counts.total,
+        "done": counts.done,
+        "queued": counts.queued,
+        "outcomes": counts_json(counts),
+        "requests": counts.requests,
+        "received_bytes": counts.received,
+        "workers": snapshot.workers,
+        "coordinator": snapshot.leader,
+        "paused": snapshot.pauses,
+    }
+
+
+def counts_json(counts: Counts) -> Mapping[str, int]:
+    """Keys by outcome, every outcome named."""
+    return {outcome.value: counts.outcomes.get(outcome, 0) for outcome in Outcome}
+
+
+def end_json(end: RunEnd) -> Mapping[str, Any]:
+    """How a run ended as plain values."""
+    outcomes = end.stored.counts if end.stored else end.counts.outcomes
+    return {
+        "run": end.job.run.name,
+        "state": "complete" if end.stored else "interrupted",
+        "outcomes": {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome},
+        "requests": 0 if end.was_complete else end.counts.requests,
+        "received_bytes": 0 if end.was_complete else end.counts.received,
+        "seconds": round(end.seconds, 3),
+    }
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(_plain_or(value))
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+
+
+def _plain_or(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def _harmless(text: str) -> str:
+    number = text.removeprefix("-").replace(".", "", 1).isdigit()
+    return f"'{text}" if text[:1] in "=+-@\t\r" and text and not number else text

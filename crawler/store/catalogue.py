@@ -1,0 +1,161 @@
+"""The runs as Postgres knows them: schema, partitions, final counts, and publishing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import orjson
+
+from coordinator.errors import PostgresRefused
+from coordinator.model import Epoch, Outcome
+from coordinator.settings import TableSettings
+from crawler.store import tables as names
+from crawler.store.postgres import Connection, translated
+from crawler.store.queries import query, schema
+
+FETCH_ROWS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A row of `runs`."""
+
+    run_id: int
+    name: str
+    document: Mapping[str, Any]
+    epoch: Epoch
+    complete: bool
+    counts: Mapping[Outcome, int]
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> StoredRun:
+        """The run in a row of `find-run` or `list-runs`."""
+        counts = orjson.loads(row["counts"]) if row["counts"] else {}
+        return cls(
+            run_id=row["run_id"],
+            name=row["name"],
+            document=orjson.loads(row["spec"]),
+            epoch=Epoch(row["epoch"]),
+            complete=row["state"] == "complete",
+            counts={Outcome(outcome): keys for outcome, keys in counts.items()},
+            created_at=row["created_at"],
+            finished_at=row["finished_at"],
+        )
+
+
+class Catalogue:
+    """The runs in one Postgres. Every method raises PostgresUnavailable or PostgresRefused."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def prepare(self) -> None:
+        """Make the schema where it is missing."""
+        with translated():
+            async with self._connection.transaction():
+                await self._connection.execute(query("lock-schema"))
+                await self._connection.execute("SET LOCAL client_min_messages = warning")
+                try:
+                    await self._connection.execute(schema())
+                except (asyncpg.WrongObjectTypeError, asyncpg.UndefinedColumnError) as error:
+                    raise PostgresRefused(
+                        f"Postgres: this database has other tables named runs or pages ({error}); use another database"
+                    ) from error
+
+    async def find(self, name: str) -> StoredRun | None:
+        """The run of that name, None when there is none."""
+        with translated():
+            row = await self._connection.fetchrow(query("find-run"), name)
+        return None if row is None else StoredRun.of(row)
+
+    async def all(self) -> list[StoredRun]:
+        """Every run, oldest first."""
+        with translated():
+            return [StoredRun.of(row) for row in await self._connection.fetch(query("list-runs"))]
+
+    async def make(self, name: str, document: Mapping[str, Any], epoch: Epoch, tables: Sequence[TableSettings]) -> int:
+        """Add a run with the tables into which it loads; returns its run_id. Raises PostgresRefused when a table
+        of records exists with other columns."""
+        with translated():
+            async with self._connection.transaction():
+                await self._connection.execute(query("lock-schema"))
+                await self._connection.execute("SET LOCAL client_min_messages = warning")
+                run_id: int = await self._connection.fetchval(
+                    query("make-run"), name, orjson.dumps(document).decode(), epoch
+                )
+                part = names.quoted(names.part("pages", run_id))
+                await self._connection.execute(query("make-pages-part", part=part, run_id=run_id))
+                for table in tables:
+                    await self._make_table(table, run_id)
+        return run_id
+
+    async def change_epoch(self, run_id: int, epoch: Epoch) -> None:
+        """Bind the run to a new beginning in Redis."""
+        with translated():
+            await self._connection.execute(query("change-epoch"), run_id, epoch)
+
+    async def epoch(self, run_id: int) -> Epoch | None:
+        """The run's epoch, None when the run is not there."""
+        with translated():
+            return await self._connection.fetchval(query("epoch"), run_id)
+
+    async def finish(self, run_id: int, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
+        """Take the final counts, mark the run complete and publish it, whole, in one transaction.
+
+        A run that is complete already keeps its counts. Returns keys by outcome.
+        """
+        with translated():
+            async with self._connection.transaction():
+                await self._connection.execute(query("lock-run"), run_id)
+                taken = await self._connection.fetchval(query("final-counts"), run_id)
+                if taken is not None:
+                    return {Outcome(outcome): keys for outcome, keys in orjson.loads(taken).items()}
+                part = names.quoted(names.part("pages", run_id))
+                rows = await self._connection.fetch(query("count-outcomes", part=part))
+                counts = {Outcome(row["outcome"]): int(row["keys"]) for row in rows}
+                await self._connection.execute(
+                    query("finish-run"),
+                    run_id,
+                    orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode(),
+                )
+                for table in ["pages", *names.names(tables)]:
+                    part = names.quoted(names.part(table, run_id))
+                    await self._connection.execute(query("attach", table=names.quoted(table), part=part, run_id=run_id))
+        return counts
+
+    async def digests(self, run_id: int) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
+        """The digests of every key that has an outcome, in batches, as {outcome: digests}."""
+        part = names.quoted(names.part("pages", run_id))
+        with translated():
+            async with self._connection.transaction(readonly=True):
+                cursor = await self._connection.cursor(query("digests", part=part))
+                while rows := await cursor.fetch(FETCH_ROWS):
+                    batch: dict[Outcome, list[bytes]] = {}
+                    for outcome, digest in rows:
+                        batch.setdefault(Outcome(outcome), []).append(digest)
+                    yield batch
+
+    async def _make_table(self, table: TableSettings, run_id: int) -> None:
+        quoted = names.quoted(table.name)
+        await self._connection.execute(query("make-table", table=quoted, columns=names.column_list(table.columns)))
+        rows = await self._connection.fetch(query("columns-of"), quoted)
+        found = [(row["name"], row["type"]) for row in rows]
+        wanted = [("run_id", "integer"), ("digest", "bytea")]
+        for name, kind in table.columns:
+            wanted.append((name, await self._connection.fetchval(query("type-of"), kind)))
+        if found != wanted:
+            shown = ", ".join(f"{name} {kind}" for name, kind in found[2:])
+            raise PostgresRefused(
+                f"table {table.name} exists with other columns ({shown}); make the job's columns equal, "
+                "or give the table another name"
+            )
+        part = names.quoted(names.part(table.name, run_id))
+        await self._connection.execute(query("make-table-part", part=part, table=quoted, run_id=run_id))
+        view = names.quoted(f"{table.name}_current")
+        await self._connection.execute(query("make-view", view=view, table=quoted))

@@ -1,0 +1,70 @@
+"""Pure: pages as Postgres' binary COPY format, body bytes as they came.
+
+The format is described in Postgres' manual under COPY, "Binary Format": a signature, then for each row the number
+of fields and for each field its length (-1: null) and bytes; jsonb is a version byte, 1, and the JSON text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+
+from crawler.page import Page
+
+COLUMNS = (
+    "run_id",
+    "digest",
+    "key",
+    "url",
+    "outcome",
+    "reason",
+    "status",
+    "attempts",
+    "fetched_at",
+    "etag",
+    "last_modified",
+    "body_digest",
+    "body",
+)
+SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+# Postgres counts microseconds from 2000-01-01.
+POSTGRES_EPOCH = 946_684_800
+_HEAD = Struct(">hiii16s")
+_LENGTH = Struct(">i").pack
+_SHORT = Struct(">ih").pack
+_TIMES = Struct(">ihiq").pack
+_JSONB = Struct(">ib").pack
+_NULL = _LENGTH(-1)
+
+
+def rows(pages: Sequence[Page], run_id: int) -> list[bytes]:
+    """The COPY stream of these pages as pieces to be joined, in the pages' order."""
+    pieces: list[bytes] = [SIGNATURE]
+    put = pieces.append
+    for page in pages:
+        put(_HEAD.pack(len(COLUMNS), 4, run_id, 16, page.item.digest))
+        put(_text(page.item.key))
+        put(_text(page.url))
+        put(_text(page.outcome.value))
+        put(_text(page.reason))
+        put(_NULL if page.status is None else _SHORT(2, page.status))
+        put(_TIMES(2, page.attempts, 8, int((page.fetched_at - POSTGRES_EPOCH) * 1_000_000)))
+        put(_text(page.etag))
+        put(_text(page.last_modified))
+        put(_NULL if page.body_digest is None else _LENGTH(len(page.body_digest)) + page.body_digest)
+        if page.body is None:
+            put(_NULL)
+        else:
+            put(_JSONB(len(page.body) + 1, 1))
+            put(page.body)
+    put(TRAILER)
+    return pieces
+
+
+def _text(text: str | None) -> bytes:
+    if text is None:
+        return _NULL
+    # Keys were checked by the source; a reason may quote what Postgres' text cannot hold.
+    encoded = text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
+    return _LENGTH(len(encoded)) + encoded

@@ -1,0 +1,76 @@
+"""The door to Postgres: connect, check its version, translate its errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from coordinator.connection import first_line, redacted
+from coordinator.errors import PostgresRefused, PostgresUnavailable
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+OLDEST = 14
+# Errors that waiting heals: the server starts, stops, restarts, is full or has too many clients.
+PASSING = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+    OSError,
+    asyncio.TimeoutError,
+)
+
+
+async def connect(url: str) -> Connection:
+    """One connection that also works behind pgbouncer in transaction mode.
+
+    Raises PostgresUnavailable, or PostgresRefused for a wrong password, database, address or version.
+    """
+    where = redacted(url)
+    with translated(where):
+        try:
+            connection = await asyncpg.connect(url, statement_cache_size=0, timeout=10, command_timeout=None)
+        except (ValueError, asyncpg.InterfaceError) as error:
+            if not isinstance(error, asyncpg.PostgresError) and urlsplit(url).scheme not in ("postgresql", "postgres"):
+                raise PostgresRefused(f"Postgres address {where}: give it as postgresql://USER@HOST/DATABASE") from None
+            raise PostgresRefused(f"Postgres address {where}: {first_line(error)}") from None
+    version = connection.get_server_version()
+    if version.major < OLDEST:
+        await connection.close()
+        raise PostgresRefused(
+            f"Postgres at {where} is version {version.major}.{version.minor}; shardcrawl needs 14 or newer"
+        )
+    return connection
+
+
+@contextmanager
+def translated(where: str = "") -> Iterator[None]:
+    """Turn asyncpg's exceptions into ours, but for errors of one row (asyncpg.DataError, UniqueViolationError)."""
+    at = f" at {where}" if where else ""
+    try:
+        yield
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise PostgresRefused(f"Postgres{at} refuses the user or password: {first_line(error)}") from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise PostgresRefused(f"Postgres{at}: {first_line(error)}; create the database first") from error
+    except PASSING as error:
+        raise PostgresUnavailable(f"Postgres{at} does not answer: {first_line(error)}; is it running?") from error
+    except asyncpg.InterfaceError as error:
+        if "closed" not in str(error) and "connection" not in str(error):
+            raise
+        raise PostgresUnavailable(f"Postgres{at} closed the connection: {first_line(error)}") from error
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError) as error:
+        raise PostgresRefused(f"Postgres{at}: {first_line(error)}; grant the rights or use another user") from error
+    except (asyncpg.UndefinedObjectError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+        raise PostgresRefused(f"Postgres{at}: {first_line(error)}; was the schema changed during the run?") from error

@@ -1,0 +1,34 @@
+-- One row a run. `state` is 'running' or 'complete'; `published_at` is set when readers see the run.
+CREATE TABLE IF NOT EXISTS runs (
+    run_id       integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name         text NOT NULL UNIQUE,
+    spec         jsonb NOT NULL,
+    epoch        text NOT NULL,
+    state        text NOT NULL DEFAULT 'running',
+    counts       jsonb,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    finished_at  timestamptz,
+    published_at timestamptz
+);
+
+-- The fetch log: one row a key and run. A run loads into a table of its own, which becomes a partition when it is published.
+CREATE TABLE IF NOT EXISTS pages (
+    run_id        integer NOT NULL,
+    digest        bytea NOT NULL,
+    key           text NOT NULL,
+    url           text,
+    outcome       text NOT NULL,
+    reason        text,
+    status        smallint,
+    attempts      smallint NOT NULL,
+    fetched_at    timestamptz NOT NULL,
+    etag          text,
+    last_modified text,
+    body_digest   bytea,
+    body          jsonb,
+    PRIMARY KEY (run_id, digest)
+) PARTITION BY LIST (run_id);
+
+CREATE OR REPLACE VIEW pages_current AS
+    SELECT * FROM pages
+    WHERE run_id = (SELECT run_id FROM runs WHERE published_at IS NOT NULL ORDER BY published_at DESC LIMIT 1);

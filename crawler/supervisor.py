@@ -1,0 +1,166 @@
+"""Starts child processes, starts again what dies, and passes on the wish to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+
+from coordinator.errors import ShardcrawlError, UsageError
+from coordinator.together import cancelled
+from crawler.process import ERROR, INTERRUPTED, Assignment
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT = 0.1
+LONGEST_WAIT = 5.0
+# A child that lived this long did not fail at its start: its successor is started without a wait.
+SETTLED = 5.0
+# So many errors at the start, one after the other, are a fault that no new start will heal. Kills do not count.
+MOST_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlan:
+    """One child: what it does, whether it may be started again, and whether it reads the user's standard input."""
+
+    assignment: Assignment
+    restart: bool = True
+    reads_input: bool = False
+
+
+@dataclass(slots=True)
+class _Child:
+    plan: ChildPlan
+    process: asyncio.subprocess.Process | None = None
+    last_error: str | None = None
+    last_line: str = ""
+    waits: float = FIRST_WAIT
+    failures: int = 0
+
+
+class Supervisor:
+    """The parent of one machine's workers and coordinator; `show` gets each log line of theirs."""
+
+    def __init__(self, plans: Sequence[ChildPlan], show: Callable[[str], None]) -> None:
+        self._children = [_Child(plan) for plan in plans]
+        self._show = show
+        self._draining = False
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The children that live, by name."""
+        return {
+            child.plan.assignment.who: child.process.pid
+            for child in self._children
+            if child.process is not None and child.process.returncode is None
+        }
+
+    async def run(self) -> None:
+        """Return when every child has ended its work. Raises ShardcrawlError with the words of a child that cannot
+        do its work."""
+        tasks = [asyncio.create_task(self._keep(child), name=child.plan.assignment.who) for child in self._children]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await cancelled(tasks)
+
+    def drain(self) -> None:
+        """Ask every child to finish what is in flight and leave; none is started again."""
+        self._draining = True
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End every child at once."""
+        self._draining = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for child in self._children:
+            if child.process is not None and child.process.returncode is None:
+                child.process.send_signal(number)
+
+    async def _keep(self, child: _Child) -> None:
+        who = child.plan.assignment.who
+        while not self._draining:
+            began = monotonic()
+            code = await self._live(child)
+            if code == 0 or self._draining:
+                return
+            if code in (1, 2) and child.last_error is not None:
+                kind = UsageError if code == 2 else ShardcrawlError
+                raise kind(child.last_error)
+            if not child.plan.restart:
+                raise ShardcrawlError(f"{who} {_ending(code)} while it read standard input; run the same command again")
+            child.failures = child.failures + 1 if code > 0 and monotonic() - began < SETTLED else 0
+            if child.failures >= MOST_FAILURES:
+                raise ShardcrawlError(f"{who} {_ending(code)} {MOST_FAILURES} times at its start: {child.last_line}")
+            child.waits = FIRST_WAIT if monotonic() - began > SETTLED else min(child.waits * 2, LONGEST_WAIT)
+            logger.warning("%s %s; starts again", who, _ending(code))
+            await asyncio.sleep(child.waits)
+
+    async def _live(self, child: _Child) -> int:
+        """One life of a child; returns its exit code, negative for a signal."""
+        child.last_error = None
+        read_end, write_end = os.pipe()
+        try:
+            child.process = process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "crawler.process",
+                str(read_end),
+                pass_fds=(read_end,),
+                stdin=None if child.plan.reads_input else asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # the terminal's Ctrl-C reaches this process alone, which asks for a drain
+            )
+        except BaseException:
+            os.close(write_end)
+            raise
+        finally:
+            os.close(read_end)
+        try:
+            with suppress(BrokenPipeError):  # it died before it read; its exit code says the rest
+                os.write(write_end, child.plan.assignment.packed())
+            if self._draining:
+                process.terminate()
+            await self._relay(child, process)
+            return await process.wait()
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+        finally:
+            os.close(write_end)
+
+    async def _relay(self, child: _Child, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while True:
+            try:
+                line = (await process.stderr.readline()).decode(errors="replace").rstrip("\n")
+            except ValueError:
+                continue  # a line longer than the reader's buffer was dropped
+            if not line and process.stderr.at_eof():
+                return
+            if line.startswith(ERROR):
+                child.last_error = line.removeprefix(ERROR)
+            else:
+                child.last_line = line.strip() or child.last_line
+                self._show(line)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return "gave up its drain" if code == INTERRUPTED else f"ended with exit code {code}"

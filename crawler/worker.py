@@ -1,0 +1,152 @@
+"""ROLE worker, and the page to read first: claim -> fetch -> parse -> store -> complete.
+
+A worker drains one shard after another, block by block. What it fetched waits in a batch; a batch is committed in
+Postgres first and recorded in Redis after that: commit, then done, then ack. A crash between any two repeats work that
+the primary key and the done set make harmless; it never loses any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coordinator.model import Presence, RunState, WorkerId
+from coordinator.patience import patiently
+from coordinator.streams import LEASE, Completion, Finished, Streams
+from coordinator.together import cancelled, until_first
+from crawler.batch import Batch, Load
+from crawler.fetch.fetcher import Drained, Fetcher, Lane, Meter
+from crawler.intake import Intake, Request
+from crawler.pages import Pages
+from crawler.store.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT = LEASE / 10
+
+
+class Worker:
+    """One lease on one run. When the lease ends early the worker is over, and a new one may begin."""
+
+    def __init__(
+        self,
+        name: WorkerId,
+        *,
+        streams: Streams,
+        intake: Intake,
+        fetcher: Fetcher,
+        pages: Pages,
+        batch: Batch,
+        writer: Writer,
+        meter: Meter,
+        concurrency: int,
+    ) -> None:
+        self.name = name
+        self._streams = streams
+        self._intake = intake
+        self._fetcher = fetcher
+        self._pages = pages
+        self._batch = batch
+        self._writer = writer
+        self._meter = meter
+        self._lanes = [Lane() for _ in range(concurrency)]
+        self.state = RunState.RUNNING
+        self._sequence = 0
+        self._drain = asyncio.Event()
+
+    async def run(self) -> RunState:
+        """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
+        self._take(await patiently(lambda: self._streams.join(self.name), "worker"))
+        logger.info("worker %s joined", self.name)
+        await until_first(self._heartbeat(), self._work())
+        await patiently(lambda: self._streams.release(self.name), "worker")
+        logger.info("worker %s left", self.name)
+        return self.state
+
+    def drain(self) -> None:
+        """Finish what is in flight, claim nothing more, commit, leave."""
+        self._drain.set()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            self._take(await patiently(lambda: self._streams.renew(self.name), "worker"))
+
+    def _take(self, presence: Presence) -> None:
+        self.state = presence.state
+        self._fetcher.resize(presence.rank, presence.size)
+        if presence.state is not RunState.RUNNING:
+            self._drain.set()
+
+    async def _work(self) -> None:
+        """Fetch and flush until drained; then let what is in flight end, and flush the rest."""
+        flushing = asyncio.create_task(self._flush(), name="flush")
+        try:
+            await until_first(self._fetch(), _failure_of(flushing))
+            self._batch.close()
+            await flushing
+        finally:
+            await cancelled([flushing])
+
+    async def _fetch(self) -> None:
+        lanes = {asyncio.create_task(self._serve(lane)): lane for lane in self._lanes}
+        try:
+            await until_first(self._intake.feed(), self._drain.wait(), _failure_of(*lanes))
+            self._fetcher.draining = True
+            await cancelled([task for task, lane in lanes.items() if not lane.sending])
+            await asyncio.gather(*lanes, return_exceptions=True)
+        finally:
+            await cancelled(lanes)
+
+    async def _serve(self, lane: Lane) -> None:
+        """One lane: request after request, one at a time."""
+        while not self._drain.is_set():
+            if self._batch.full:
+                await self._batch.room()
+            request = await self._intake.next()
+            await self._handle(request, lane)
+
+    async def _handle(self, request: Request, lane: Lane) -> None:
+        try:
+            reply = await self._fetcher.fetch(request.url, lane)
+        except Drained:
+            return
+        for page in self._pages.made(request, reply):
+            self._batch.add(page)
+
+    async def _flush(self) -> None:
+        """Commit load after load, in this order: Postgres, then done and ack in one script."""
+        while (load := await self._batch.due()) is not None:
+            if load.pages:
+                await patiently(lambda: self._writer.write(load.pages), "worker")  # noqa: B023 - awaited at once
+            await self._complete(load)
+            self._batch.flushed()
+
+    async def _complete(self, load: Load) -> None:
+        self._sequence += 1
+        requests, received = self._meter.read()
+        completion = Completion(
+            outcomes=[(page.item.digest, page.outcome) for page in load.pages],
+            finished=_finished(load),
+            requests=requests,
+            received=received,
+        )
+        await patiently(lambda: self._streams.complete(self.name, self._sequence, completion), "worker")
+
+
+def _finished(load: Load) -> list[Finished]:
+    """The blocks that have nothing left now that these pages are committed."""
+    blocks = list(load.idle_blocks)
+    for page in load.pages:
+        block = page.item.block
+        block.left -= 1
+        if not block.left:
+            blocks.append(block)
+    return [Finished(block.shard, block.entry, block.keys) for block in blocks]
+
+
+async def _failure_of(*tasks: asyncio.Task[None]) -> None:
+    """Return when one of the tasks ended; raise what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

@@ -1,0 +1,142 @@
+"""What a worker process does: joins a run with one lease after another, and takes the final counts at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+from redis.asyncio import Redis
+
+from coordinator.done import DoneSet
+from coordinator.errors import LeaseLost, UsageError
+from coordinator.keys import RunKeys
+from coordinator.limiter import Limiter
+from coordinator.model import RunState, WorkerId
+from coordinator.patience import patiently
+from coordinator.runs import RunRecord, Runs
+from coordinator.settings import Job
+from coordinator.streams import Streams
+from coordinator.together import until_first
+from crawler import jobfile
+from crawler.batch import Batch
+from crawler.fetch.engines import open_engine
+from crawler.fetch.fetcher import Fetcher, Meter
+from crawler.fetch.template import Template
+from crawler.intake import Intake
+from crawler.pages import Pages
+from crawler.parse import hook
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import connect
+from crawler.store.writer import Writer
+from crawler.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+RUNS_POLL = 1.0
+
+
+class Workforce:
+    """This process' part in the runs of one Redis; `environ` is where secrets in job files are looked up."""
+
+    def __init__(self, client: Redis, database: str, environ: Mapping[str, str]) -> None:
+        self._client = client
+        self._runs = Runs(client)
+        self._database = database
+        self._environ = environ
+        self._working: set[Worker] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Finish what is in flight in every run, commit, leave."""
+        self._draining = True
+        for worker in self._working:
+            worker.drain()
+
+    async def serve_all(self) -> None:
+        """Work on every run that is not complete, as they come, until drained."""
+        serving: dict[str, asyncio.Task[None]] = {}
+        while not self._draining:
+            for name in await patiently(self._runs.names, "worker"):
+                task = serving.get(name)
+                if task is not None and task.done():
+                    task.result()
+                if task is None and await patiently(lambda: self._runs.state(name), "worker") is not RunState.COMPLETE:  # noqa: B023 - awaited at once
+                    serving[name] = asyncio.create_task(self.serve(name), name=f"serve {name}")
+            await asyncio.sleep(RUNS_POLL)
+        await asyncio.gather(*serving.values())
+
+    async def serve(self, name: str) -> None:
+        """Work on one run until it is complete or this process drains. Raises UsageError, EpochLost, PostgresRefused."""
+        while not self._draining:
+            record = await patiently(lambda: self._runs.find(name), "worker")
+            if record is None:
+                raise UsageError(f"Redis has no run {name}; `shardcrawl coordinate JOB` makes it")
+            job = jobfile.read(record.document, record.folder)
+            try:
+                state = await self._lease(record, job)
+            except LeaseLost as error:
+                logger.warning("%s; joining again", error)
+                continue
+            if state is RunState.RESOLVED:
+                await patiently(lambda: self._finish(record, job), "worker")  # noqa: B023 - awaited at once
+            if state is not RunState.RUNNING:
+                return
+
+    async def _lease(self, record: RunRecord, job: Job) -> RunState:
+        """One worker's life, from its lease to its end; returns the run's state."""
+        keys = RunKeys(record.name)
+        worker_id = WorkerId(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+        streams = Streams(self._client, keys, record.layout, record.epoch)
+        limiter = Limiter(self._client, keys)
+        template = Template(job.request)
+        batch = Batch(job.store)
+        meter = Meter()
+        headers = jobfile.with_secrets(job.request.headers, self._environ)
+        async with AsyncExitStack() as stack:
+            writer = Writer(self._database, record.run_id, record.epoch, job.tables)
+            stack.push_async_callback(writer.close)
+            engine = open_engine(job.request, headers, concurrency=job.run.concurrency)
+            stack.push_async_callback(engine.close)
+            fetcher = Fetcher(engine, limiter, job, meter)
+            intake = Intake(
+                streams=streams,
+                done=DoneSet(self._client, keys, record.layout, record.epoch),
+                worker=worker_id,
+                batch=batch,
+                template=template,
+                keys_per_request=job.request.keys_per_request,
+                at_hand=job.run.concurrency,
+            )
+            worker = Worker(
+                worker_id,
+                streams=streams,
+                intake=intake,
+                fetcher=fetcher,
+                pages=Pages(template, hook.load(job)),
+                batch=batch,
+                writer=writer,
+                meter=meter,
+                concurrency=job.run.concurrency,
+            )
+            await patiently(writer.open, "worker")
+            self._working.add(worker)
+            try:
+                await until_first(worker.run(), limiter.watch())
+            finally:
+                self._working.discard(worker)
+        return worker.state
+
+    async def _finish(self, record: RunRecord, job: Job) -> None:
+        """Take the final counts from Postgres and publish the run there; then Redis may call it complete."""
+        connection = await connect(self._database)
+        try:
+            counts = await Catalogue(connection).finish(record.run_id, job.tables)
+        finally:
+            await connection.close()
+        await self._runs.finish(record, counts)
+        logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))

@@ -1,0 +1,1 @@
+"""What runs around shardcrawl: local upstreams, deployment, benchmarks."""

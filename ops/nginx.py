@@ -1,0 +1,189 @@
+"""Debian's nginx as a local upstream that is faster than any client, for benchmarks and counting."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+from coordinator.errors import ShardcrawlError
+
+_PATIENCE = 10.0
+"""Seconds that nginx gets to start, and again to stop."""
+
+# A parameter of nginx's configuration ends at 4096 bytes, so a body is put together from copies of one padding.
+_PADDING = 512
+
+
+class NginxMissing(ShardcrawlError):  # noqa: N818 (named as the tree in coordinator.errors names)
+    """There is no nginx on this machine."""
+
+
+class NginxFailed(ShardcrawlError):  # noqa: N818
+    """nginx did not start."""
+
+
+class Nginx:
+    """`with Nginx(folder) as nginx` serves at `nginx.url` on loopback, as our child, from files in `folder`.
+
+    GET /item/ID answers JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a backslash
+    makes broken JSON: nginx escapes nothing); GET /batch?ids=… answers {"query": the query string as it was sent}.
+    With `limit`, (requests a second, burst), GET /limited/ID answers 429 and Retry-After beyond it, else the item.
+    With `log`, `folder`/access.log gets a line "seconds-since-epoch path" for each request.
+    Raises NginxMissing or NginxFailed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int = 4096,
+        workers: int = 1,
+        log: bool = False,
+        limit: tuple[int, int] | None = None,
+    ) -> None:
+        self.url = ""
+        self._folder = folder.resolve()
+        self._size = size
+        self._workers = workers
+        self._log = log
+        self._limit = limit
+
+    @property
+    def pid(self) -> int:
+        """The process id of nginx's master."""
+        return self._process.pid
+
+    def requests(self) -> list[tuple[float, str]]:
+        """Time since the epoch and path of every request so far; empty without `log`."""
+        try:
+            lines = (self._folder / "access.log").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [(float(at), path) for at, _, path in (line.partition(" ") for line in lines)]
+
+    def __enter__(self) -> Self:
+        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise NginxMissing("nginx is not on this machine; install Debian's nginx-light")
+        (self._folder / "temporary").mkdir(parents=True, exist_ok=True)
+        for _ in range(5):
+            # Between finding a free port and nginx binding it, another process can take it; then try again.
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            if self._start(program, port):
+                self.url = f"http://127.0.0.1:{port}"
+                return self
+        raise NginxFailed(f"nginx found no free port; see {self._folder / 'error.log'}")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _start(self, program: str, port: int) -> bool:
+        """Start it and wait until it listens; False when the port is taken."""
+        config, errors = self._folder / "nginx.conf", self._folder / "error.log"
+        config.write_text(configuration(self._folder, port, self._size, self._workers, self._log, self._limit))
+        errors.write_text("")
+        pid = self._folder / "nginx.pid"
+        pid.unlink(missing_ok=True)
+        self._process = subprocess.Popen(
+            [program, "-p", str(self._folder), "-e", str(errors), "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                said = errors.read_text()
+                if "Address already in use" in said:
+                    return False
+                raise NginxFailed(f"nginx stopped at once: {' '.join(said.split())[-300:] or 'it said nothing'}")
+            if pid.exists():  # which it writes once it listens
+                return True
+            time.sleep(0.01)
+        self.__exit__()
+        raise NginxFailed(f"nginx did not listen within {_PATIENCE:.0f} s; see {errors}")
+
+
+def configuration(
+    folder: Path, port: int, size: int, workers: int, log: bool, limit: tuple[int, int] | None = None
+) -> str:
+    """The nginx.conf; pure but for asking which user this is."""
+    empty = len('{"id": "00000000", "padding": ""}')
+    copies, rest = divmod(max(0, size - empty), _PADDING)
+    padding = "${padding}" * copies + "x" * rest
+    item = f'return 200 \'{{"id": "$id", "padding": "{padding}"}}\';'
+    limited, zone = "", ""
+    if limit:
+        rate, burst = limit
+        bucket = f"limit_req zone=limited burst={burst} nodelay;" if burst else "limit_req zone=limited;"
+        zone = f"limit_req_zone $server_name zone=limited:1m rate={rate}r/s;"
+        # `return` would answer before the limit is looked at, so the item waits behind a file that is not there.
+        limited = f"""
+        location ~ ^/limited/(?<id>.*)$ {{
+            {bucket}
+            limit_req_status 429;
+            limit_req_log_level info;
+            add_header Retry-After 1 always;
+            try_files /nothing @item;
+        }}
+        location @item {{ {item} }}"""
+    user = ""
+    if os.geteuid() == 0:
+        # The workers keep our user, so that they may read and write in a folder of ours.
+        user = f"user {pwd.getpwuid(0).pw_name} {grp.getgrgid(os.getegid()).gr_name};"
+    access = f"access_log {_quoted(folder / 'access.log')} asked;" if log else "access_log off;"
+    temporary = "\n    ".join(
+        f"{kind}_temp_path {_quoted(folder / 'temporary' / kind)};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return f"""\
+daemon off;
+{user}
+worker_processes {workers};
+pid {_quoted(folder / "nginx.pid")};
+error_log {_quoted(folder / "error.log")} warn;
+events {{ worker_connections 8192; multi_accept on; }}
+http {{
+    {temporary}
+    log_format asked "$msec $request_uri";
+    {access}
+    default_type application/json;
+    merge_slashes off;
+    tcp_nodelay on;
+    keepalive_requests 1000000000;
+    keepalive_timeout 3600s;
+    {zone}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        server_name upstream;
+        root {_quoted(folder / "temporary")};
+        set $padding "{"x" * _PADDING}";
+        location ~ ^/item/(?<id>.*)$ {{ {item} }}
+        location = /batch {{ return 200 '{{"query": "$args"}}'; }}
+        location / {{ return 404 '{{"error": "not found"}}'; }}{limited}
+    }}
+}}
+"""
+
+
+def _quoted(path: Path) -> str:
+    if re.search(r'["$\\\n]', str(path)):
+        raise NginxFailed(f"nginx cannot work in {path!s:.200}; use a folder without quotes and dollar signs")
+    return f'"{path}"'

@@ -1,0 +1,77 @@
+"""Both engines, the misbehaving server, and names that exist only here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from crawler.fetch.engine import Caps, Engine
+from crawler.fetch.httpx_engine import HttpxEngine
+from crawler.fetch.pyreqwest_engine import PyreqwestEngine
+from crawler.fetch.resolve import Resolver
+
+from .misbehaving import Misbehaving, misbehaving
+
+PATIENT = Caps(connect=5.0, read=8.0, total=10.0, body=400_000)
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Misbehaving]:
+    async with misbehaving() as server:
+        yield server
+
+
+@pytest.fixture(params=[PyreqwestEngine, HttpxEngine])
+def kind_of_engine(request: pytest.FixtureRequest) -> type[PyreqwestEngine | HttpxEngine]:
+    kind: type[PyreqwestEngine | HttpxEngine] = request.param
+    return kind
+
+
+@pytest.fixture
+async def make_engine(kind_of_engine: type[PyreqwestEngine | HttpxEngine]) -> AsyncIterator[MakeEngine]:
+    """Makes engines with short words for their parameters and closes them when the test is over."""
+    async with AsyncExitStack() as engines:
+
+        def make(caps: Caps = PATIENT, resolver: Resolver | None = None, **parameters: Any) -> Engine:
+            engine = kind_of_engine(caps, concurrency=16, resolver=resolver or Resolver(), **parameters)
+            engines.push_async_callback(engine.close)
+            return engine
+
+        yield make
+
+
+class Names:
+    """A name service for the tests: `addresses` by host, and every host asked for in order."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, list[str]] = {}
+        self.asked: list[str] = []
+        self.asking = asyncio.Event()
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def getaddrinfo(self, host: str, port: int | None, **_: Any) -> list[tuple[Any, ...]]:
+        self.asked.append(host)
+        self.asking.set()
+        await self.hold.wait()
+        if host not in self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses[host]]
+
+
+@pytest.fixture
+async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    names = Names()
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names.getaddrinfo)
+    return names

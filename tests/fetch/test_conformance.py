@@ -1,0 +1,335 @@
+"""What every engine does with good servers and bad ones; each failure's kind is part of the contract."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from coordinator.errors import FetchError
+from crawler.fetch.engine import Caps
+from crawler.fetch.resolve import Resolver
+
+from .conftest import PATIENT, MakeEngine, Names
+from .misbehaving import BODY, Misbehaving
+
+pytestmark = pytest.mark.anyio
+
+HASTY = Caps(connect=0.4, read=0.6, total=1.0, body=400_000)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections, kept so that nobody else can listen on it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.fixture
+def stuck_port() -> Iterator[int]:
+    """A port whose queue of connections is full: further ones hang."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        queue = [socket.socket() for _ in range(3)]
+        for waiting in queue:
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for waiting in queue:
+            waiting.close()
+
+
+@pytest.mark.parametrize("http2", [False, True])
+@pytest.mark.parametrize(
+    "path", ["/sized", "/chunked", "/until-close", "/two-packets", "/gzip", "/deflate", "/cookie", "/latin"]
+)
+async def test_a_body_arrives_whole_and_decoded(
+    make_engine: MakeEngine, server: Misbehaving, path: str, http2: bool
+) -> None:
+    answer = await make_engine(http2=http2).fetch("GET", server.url(path), ())
+    assert (answer.status, answer.body) == (200, BODY)
+
+
+async def test_a_body_of_many_reads_arrives_whole(make_engine: MakeEngine, server: Misbehaving) -> None:
+    answer = await make_engine().fetch("GET", server.url("/large"), ())
+    assert answer.body == bytes(300_000)
+
+
+@pytest.mark.parametrize("path", ["/204", "/304", "/304-gzip", "/plenty-204", "/plenty-304"])
+async def test_an_answer_without_a_body_is_empty_whatever_its_headers_say(
+    make_engine: MakeEngine, server: Misbehaving, path: str
+) -> None:
+    answer = await make_engine().fetch("GET", server.url(path), ())
+    assert (answer.status, answer.body) == (int(path[-3:]) if path[-3:].isdigit() else 304, b"")
+
+
+@pytest.mark.parametrize("path", ["/sized", "/gzip", "/gzip-twice", "/bomb", "/plenty", "/large", "/short"])
+async def test_head_brings_no_body(make_engine: MakeEngine, server: Misbehaving, path: str) -> None:
+    answer = await make_engine(Caps(body=1000)).fetch("HEAD", server.url(path), ())
+    assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/short", "reset"),
+        ("/plenty", "reset"),
+        ("/chunked-cut", "reset"),
+        ("/closed", "reset"),
+        ("/reset", "reset"),
+        ("/malformed", "protocol"),
+        ("/headers", "protocol"),
+        ("/chunk-malformed", "protocol"),
+        ("/gzip-cut", "decode"),
+        ("/gzip-not", "decode"),
+        ("/gzip-twice", "decode"),
+        ("/endless", "too-large"),
+        ("/silent", "timeout"),
+        ("/drip", "timeout"),
+    ],
+)
+async def test_a_bad_answer_fails_with_its_kind_and_counts_as_sent(
+    make_engine: MakeEngine, server: Misbehaving, path: str, kind: str
+) -> None:
+    engine = make_engine(HASTY if kind == "timeout" else PATIENT)
+    with pytest.raises(FetchError) as failure:
+        await engine.fetch("GET", server.url(path), ())
+    assert (failure.value.kind, failure.value.sent) == (kind, True)
+    assert "\n" not in str(failure.value)
+    assert str(server.port) not in str(failure.value)
+
+
+@pytest.mark.parametrize(("path", "cap"), [("/sized", 1399), ("/gzip", 1399), ("/large", 299_999), ("/large", 5)])
+async def test_a_body_over_the_cap_is_too_large(
+    make_engine: MakeEngine, server: Misbehaving, path: str, cap: int
+) -> None:
+    engine = make_engine(Caps(body=cap))
+    with pytest.raises(FetchError) as failure:
+        await engine.fetch("GET", server.url(path), ())
+    assert failure.value.kind == "too-large"
+
+
+async def test_an_endless_body_is_hung_up_on(make_engine: MakeEngine, server: Misbehaving) -> None:
+    with pytest.raises(FetchError):
+        await make_engine().fetch("GET", server.url("/endless"), ())
+    await server.wait_until(lambda seen: seen.open == 0)
+
+
+@pytest.mark.parametrize(("path", "cap"), [("/sized", 1400), ("/gzip", 1400), ("/large", 300_000)])
+async def test_a_body_of_exactly_the_cap_is_taken(
+    make_engine: MakeEngine, server: Misbehaving, path: str, cap: int
+) -> None:
+    answer = await make_engine(Caps(body=cap)).fetch("GET", server.url(path), ())
+    assert len(answer.body) == cap
+
+
+async def test_a_gzip_bomb_is_refused_in_bounded_memory(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine(Caps(body=16 * 1024 * 1024))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FetchError) as failure:
+        await engine.fetch("GET", server.url("/bomb"), ())
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert failure.value.kind == "too-large"
+    assert grown_kib < 100 * 1024
+
+
+async def test_a_request_that_never_left_is_told_apart(
+    make_engine: MakeEngine, server: Misbehaving, closed_port: int, stuck_port: int
+) -> None:
+    engine = make_engine(HASTY)
+    plain_as_tls = server.url("/", scheme="https")
+    for url, kind in [
+        (f"http://127.0.0.1:{closed_port}/", "connect"),
+        (f"http://127.0.0.1:{stuck_port}/", "timeout"),
+        (f"https://127.0.0.1:{stuck_port}/", "timeout"),
+        (plain_as_tls, "timeout"),
+        ("http://unresolvable.invalid/", "dns"),
+        ("http://127.0.0.1:99999/", "url"),
+        ("ftp://127.0.0.1/", "url"),
+        ("file:///etc/passwd", "url"),
+        ("http:///", "url"),
+        ("/relative", "url"),
+        ("", "url"),
+    ]:
+        with pytest.raises(FetchError) as failure:
+            await engine.fetch("GET", url, ())
+        assert (url, failure.value.kind, failure.value.sent) == (url, kind, False)
+
+
+async def test_a_server_that_speaks_no_tls_fails_as_tls(make_engine: MakeEngine) -> None:
+    async def answer_in_plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    plain = await asyncio.start_server(answer_in_plain, "127.0.0.1", 0)
+    async with plain:
+        with pytest.raises(FetchError) as failure:
+            await make_engine().fetch("GET", f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}/", ())
+    assert (failure.value.kind, failure.value.sent) == ("tls", False)
+
+
+async def test_an_idempotent_request_survives_the_closing_of_a_kept_connection(
+    make_engine: MakeEngine, server: Misbehaving
+) -> None:
+    engine = make_engine()
+    for _ in range(3):
+        answer = await engine.fetch("GET", server.url("/closed-when-reused"), ())
+        assert answer.body == BODY
+    assert len(server.reached) == 3
+    assert server.asked["/closed-when-reused"] == 5
+
+
+async def test_a_post_is_never_sent_again(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine()
+    await engine.fetch("POST", server.url("/closed-when-reused"), ())
+    with pytest.raises(FetchError) as failure:
+        await engine.fetch("POST", server.url("/closed-when-reused"), ())
+    assert (failure.value.kind, failure.value.sent) == ("reset", True)
+    assert server.asked["/closed-when-reused"] == 2
+
+
+@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("HEAD", 2), ("POST", 1)])
+async def test_a_server_that_always_closes_is_asked_once_more_at_most(
+    make_engine: MakeEngine, server: Misbehaving, method: str, times: int
+) -> None:
+    with pytest.raises(FetchError):
+        await make_engine().fetch(method, server.url("/closed"), ())
+    assert server.asked["/closed"] == times
+
+
+async def test_both_sendings_together_keep_to_the_total_timeout(make_engine: MakeEngine, server: Misbehaving) -> None:
+    with pytest.raises(FetchError) as failure:
+        await make_engine(Caps(connect=0.5, read=5.0, total=1.0)).fetch("GET", server.url("/closed-late"), ())
+    assert failure.value.kind == "timeout"
+    assert server.asked["/closed-late"] == 2
+
+
+async def test_a_redirect_is_told_and_not_followed(make_engine: MakeEngine, server: Misbehaving) -> None:
+    answer = await make_engine().fetch("GET", server.url("/redirect"), ())
+    assert (answer.status, answer.headers.get("location")) == (302, "/sized")
+    assert server.asked["/sized"] == 0
+
+
+async def test_headers_are_found_in_any_case_and_listed_in_order(make_engine: MakeEngine, server: Misbehaving) -> None:
+    headers = (await make_engine().fetch("GET", server.url("/sized"), ())).headers
+    assert headers.get("CONTENT-type") == "application/json"
+    assert headers.get("x-twice") == "one"
+    assert headers.get("x-missing") is None
+    assert headers.items() == [
+        ("content-length", "1400"),
+        ("content-type", "application/json"),
+        ("x-twice", "one"),
+        ("x-twice", "two"),
+    ]
+
+
+async def test_a_header_byte_that_is_not_ascii_spoils_no_other_header(
+    make_engine: MakeEngine, server: Misbehaving
+) -> None:
+    headers = (await make_engine().fetch("GET", server.url("/latin"), ())).headers
+    assert headers.get("location") in (None, "/caf\xe9")
+    assert headers.get("x-plain") == "yes"
+    assert ("x-plain", "yes") in headers.items()
+
+
+async def test_requests_carry_the_headers_of_engine_and_request_and_nothing_remembered(
+    make_engine: MakeEngine, server: Misbehaving
+) -> None:
+    engine = make_engine(user_agent="tests/1", headers=(("X-Engine", "yes"), ("X-Both", "engine")))
+    await engine.fetch("GET", server.url("/cookie"), (("X-Both", "request"),))
+    await engine.fetch("GET", server.url("/cookie"), (("User-Agent", "other"),))
+    first, second = (set(head.decode().lower().split("\r\n")) for head in server.heads)
+    assert {"user-agent: tests/1", "x-engine: yes", "x-both: request"} <= first
+    assert {"user-agent: other", "x-engine: yes", "x-both: engine"} <= second
+    assert not first & {"x-both: engine"}
+    assert not [line for line in second if line.startswith(("cookie:", "referer:"))]
+
+
+async def test_a_header_that_cannot_be_sent_is_not_quoted(make_engine: MakeEngine, server: Misbehaving) -> None:
+    with pytest.raises(FetchError) as failure:
+        await make_engine().fetch("GET", server.url("/sized"), (("Authorization", "se\x00cret"),))
+    assert (failure.value.kind, failure.value.sent) == ("protocol", False)
+    assert "cret" not in str(failure.value)
+
+
+async def test_proxies_in_the_environment_are_not_used(
+    make_engine: MakeEngine, server: Misbehaving, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{closed_port}")
+    assert (await make_engine().fetch("GET", server.url("/sized"), ())).body == BODY
+
+
+async def test_a_connection_serves_many_requests(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine()
+    for path in ["/sized", "/gzip", "/204", "/large", "/redirect", "/sized"]:
+        await engine.fetch("GET", server.url(path), ())
+    assert len(server.reached) == 1
+
+
+async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_one(
+    make_engine: MakeEngine, server: Misbehaving
+) -> None:
+    engine = make_engine()
+    for _ in range(3):
+        assert (await engine.fetch("GET", server.url("/unasked"), ())).body == b"fine"
+    assert (await engine.fetch("GET", server.url("/sized"), ())).body == BODY
+
+
+async def test_hosts_are_resolved_once_by_our_resolver_and_keep_their_names(
+    make_engine: MakeEngine, server: Misbehaving, names: Names
+) -> None:
+    names.addresses = {f"host{n}.test": ["127.0.0.1"] for n in range(10)}
+    engine = make_engine()
+    urls = [server.url("/sized", host) for host in names.addresses]
+    answers = await asyncio.gather(*(engine.fetch("GET", url, ()) for url in urls * 3))
+    assert [answer.body for answer in answers] == [BODY] * 30
+    assert sorted(names.asked) == sorted(names.addresses)
+    assert sum(b"host7.test" in head for head in server.heads) == 3
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "0x7f.1", "2130706433", "localhost", "[::ffff:127.0.0.1]"])
+async def test_a_refused_address_is_never_connected_to(make_engine: MakeEngine, server: Misbehaving, host: str) -> None:
+    local = {"127.0.0.1", "::1", "::ffff:7f00:1", "::ffff:127.0.0.1"}
+    engine = make_engine(resolver=Resolver(allow=lambda address: str(address) not in local))
+    with pytest.raises(FetchError) as failure:
+        await engine.fetch("GET", server.url("/sized", host), ())
+    assert (failure.value.kind, failure.value.sent) == ("address", False)
+    assert server.reached == []
+
+
+async def test_a_cancelled_fetch_leaves_the_engine_usable(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine()
+    fetch = asyncio.create_task(engine.fetch("GET", server.url("/silent"), ()))
+    await server.wait_until(lambda seen: seen.asked["/silent"] == 1)
+    fetch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetch
+    assert (await engine.fetch("GET", server.url("/sized"), ())).body == BODY
+
+
+async def test_closing_the_engine_closes_its_connections(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine()
+    answer = await engine.fetch("GET", server.url("/sized"), ())
+    await engine.close()
+    await server.wait_until(lambda seen: seen.open == 0)
+    assert answer.headers.get("x-twice") == "one"
+    with pytest.raises(FetchError) as failure:
+        await engine.fetch("GET", server.url("/sized"), ())
+    assert (failure.value.kind, failure.value.sent) == ("reset", False)
+
+
+async def test_closing_the_engine_ends_requests_in_flight(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine()
+    fetch = asyncio.create_task(engine.fetch("GET", server.url("/silent"), ()))
+    await server.wait_until(lambda seen: seen.asked["/silent"] == 1)
+    await engine.close()
+    with pytest.raises(FetchError) as failure:
+        await fetch
+    assert (failure.value.kind, failure.value.sent) == ("reset", True)
+    assert server.asked["/silent"] == 1

