@@ -59,6 +59,11 @@ def translated(where: str = "") -> Iterator[None]:
         raise RedisRefused(f"Redis{at} refuses a command: {text}") from error
 
 
+def as_text(answer: bytes | str) -> str:
+    """What Redis answered, as text."""
+    return answer if isinstance(answer, str) else answer.decode()
+
+
 def first_line(error: BaseException) -> str:
     """An exception's first line of text, or its class when it has none."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

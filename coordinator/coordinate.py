@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from redis.asyncio import Redis
 
-from coordinator.connection import translated
+from coordinator.connection import as_text, translated
 from coordinator.done import DoneSet
 from coordinator.errors import RedisUnavailable
 from coordinator.janitor import Janitor
@@ -17,7 +18,7 @@ from coordinator.leader import Leadership
 from coordinator.model import RunState
 from coordinator.patience import patiently
 from coordinator.planner import Planner
-from coordinator.runs import RunRecord, Runs
+from coordinator.runs import FIRST_CURSOR, RunRecord, Runs
 from coordinator.settings import Job
 from coordinator.source import Cursor, Source
 from coordinator.status import counts
@@ -50,10 +51,8 @@ class Coordinator:
         try:
             await until_first(self._lead(), self._complete())
         finally:
-            try:
+            with suppress(RedisUnavailable):  # then the lease ends by itself
                 await self._leadership.leave()
-            except RedisUnavailable:
-                pass  # the lease ends by itself
 
     async def _lead(self) -> None:
         """Gain the lead, plan and tidy; start over where Redis says the cursor is after whatever came between."""
@@ -68,7 +67,7 @@ class Coordinator:
     async def _plan_and_tidy(self) -> None:
         with translated():
             cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
-        if exhausted != b"1" and not await self._plan(cursor.decode()):
+        if exhausted != b"1" and not await self._plan(as_text(cursor or FIRST_CURSOR)):
             return
         await Janitor(self._client, self._keys, self._record.epoch).watch()
         await asyncio.Event().wait()  # workers take the final counts; `_complete` notices

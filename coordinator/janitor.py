@@ -7,7 +7,7 @@ import logging
 
 from redis.asyncio import Redis
 
-from coordinator.connection import translated
+from coordinator.connection import as_text, translated
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.keys import RunKeys
 from coordinator.model import Epoch, RunState
@@ -39,7 +39,7 @@ class Janitor:
 
     async def _settled(self) -> bool:
         with translated():
-            answer = (await self._settle([self._keys.state], [self._epoch])).decode()
+            answer = as_text(await self._settle([self._keys.state], [self._epoch]))
         if answer == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
         if answer == RunState.RESOLVED:

@@ -34,7 +34,7 @@ class Limiter:
 
     def __init__(self, client: Redis, keys: RunKeys, *, clock: Callable[[], float] = monotonic) -> None:
         self._keys = keys
-        self._clock = clock
+        self.clock = clock
         self._reserve = Script(client, "reserve")
         self._pause = Script(client, "pause")
         self._paused = Script(client, "paused")
@@ -60,10 +60,10 @@ class Limiter:
 
     async def pause(self, upstream: str, seconds: float) -> None:
         """Stop the whole fleet at this upstream; a running pause is only ever prolonged."""
-        self._resumes[upstream] = max(self.resumes(upstream), self._clock() + seconds)
+        self._resumes[upstream] = max(self.resumes(upstream), self.clock() + seconds)
         with translated():
             left = await self._pause([self._keys.pauses], [upstream, int(seconds * 1_000_000)])
-        self._resumes[upstream] = self._clock() + left / 1_000_000
+        self._resumes[upstream] = self.clock() + left / 1_000_000
 
     async def watch(self) -> None:
         """Learn what other workers paused, every 50 ms, until cancelled."""
@@ -73,7 +73,7 @@ class Limiter:
             except RedisUnavailable:
                 await asyncio.sleep(1.0)  # whoever claims or completes says that Redis is away; pauses here go on
                 continue
-            now = self._clock()
+            now = self.clock()
             self._resumes.update((upstream, now + left) for upstream, left in pauses.items())
             await asyncio.sleep(PAUSE_POLL)
 
@@ -88,7 +88,7 @@ class Limiter:
                 [self._keys.slots(upstream), self._keys.pauses],
                 [upstream, interval * 1_000_000, wanted, int(HORIZON * 1_000_000)],
             )
-        return granted, self._clock() + ahead / 1_000_000, interval
+        return granted, self.clock() + ahead / 1_000_000, interval
 
 
 class Budget:
@@ -103,7 +103,7 @@ class Budget:
 
     async def acquire(self) -> None:
         """Return when one request may leave now."""
-        clock = self._limiter._clock
+        clock = self._limiter.clock
         while True:
             wait = self._limiter.resumes(self._upstream) - clock()
             if wait > 0:
@@ -144,7 +144,7 @@ class Budget:
                     self._waiting.popleft().set_exception(error)
                 return
             if not granted:
-                await asyncio.sleep(max(0.001, first - self._limiter._clock()))
+                await asyncio.sleep(max(0.001, first - self._limiter.clock()))
             for index in range(granted):
                 if not self._drop_cancelled():
                     break

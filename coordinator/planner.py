@@ -50,10 +50,15 @@ class Planner:
         """Publish the whole source; False when another planner leads now. Raises SourceError."""
         while True:
             chunk = await asyncio.to_thread(self._source.read, CHUNK_KEYS, CHUNK_SECONDS)
-            planned = await self._unfinished(chunk)
+            planned, skipped = await self._unfinished(chunk)
             await self._room(sum(len(block.keys) for block in planned))
             published = await self._streams.publish(
-                self._name, planned, cursor=self._cursor, next_cursor=str(chunk.end), exhausted=chunk.exhausted
+                self._name,
+                planned,
+                skipped=skipped,
+                cursor=self._cursor,
+                next_cursor=str(chunk.end),
+                exhausted=chunk.exhausted,
             )
             if not published:
                 return False
@@ -62,16 +67,19 @@ class Planner:
                 logger.info("planner reached the end of the source at line %s", chunk.end.line)
                 return True
 
-    async def _unfinished(self, chunk: Chunk) -> list[Block]:
-        """The chunk's blocks without the keys that are done."""
+    async def _unfinished(self, chunk: Chunk) -> tuple[list[Block], int]:
+        """The chunk's blocks without the keys that are done, and how many those are."""
         refusals = {line.key: line.reason for line in chunk.refused}
         planned: list[Block] = []
+        skipped = 0
         for shard, keys in sorted(by_shard(chain(chunk.keys, refusals), self._layout).items()):
-            for finished in await self._done.finished(sorted(keys)):
-                del keys[finished]
+            finished = await self._done.finished(sorted(keys))
+            for name in finished:
+                del keys[name]
+            skipped += len(finished)
             reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}
             planned += blocks(shard, keys, reasons)
-        return planned
+        return planned, skipped
 
     async def _room(self, keys: int) -> None:
         """Wait until `keys` more stay below the high-water mark, or nothing is queued at all."""

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from coordinator.connection import translated
+from coordinator.connection import as_text, translated
 from coordinator.keys import RUNS, RunKeys
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.sharding import Layout
@@ -47,7 +47,7 @@ class RunRecord:
         )
 
     @classmethod
-    def unpacked(cls, packed: bytes) -> RunRecord:
+    def unpacked(cls, packed: bytes | str) -> RunRecord:
         """The record from JSON."""
         fields = orjson.loads(packed)
         layout = Layout(shards=fields.pop("shards"), buckets=fields.pop("buckets"))
@@ -63,7 +63,7 @@ class Runs:
     async def names(self) -> list[str]:
         """Every run's name, sorted."""
         with translated():
-            return sorted(name.decode() for name in await self._client.smembers(RUNS))
+            return sorted(as_text(name) for name in await self._client.smembers(RUNS))
 
     async def find(self, name: str) -> RunRecord | None:
         """The run of that name, None when this Redis does not know it."""
@@ -75,7 +75,7 @@ class Runs:
         """Where the run stands, None when this Redis does not know it."""
         with translated():
             state = await self._client.hget(RunKeys(name).state, "state")
-        return None if state is None else RunState(state.decode())
+        return None if state is None else RunState(as_text(state))
 
     async def make(self, record: RunRecord) -> None:
         """Write a new run, clearing what an earlier one of that name left behind."""
@@ -110,9 +110,8 @@ class Runs:
         keys = RunKeys(record.name)
         with translated():
             async with self._client.pipeline(transaction=True) as pipe:
-                mapping: dict[str | bytes, bytes | float | int | str] = {
-                    outcome.value: counts.get(outcome, 0) for outcome in Outcome
-                }
-                pipe.hset(keys.state, mapping={**mapping, "state": RunState.COMPLETE.value})
+                for outcome in Outcome:
+                    pipe.hset(keys.state, outcome.value, counts.get(outcome, 0))
+                pipe.hset(keys.state, "state", RunState.COMPLETE.value)
                 pipe.unlink(*keys.queue(record.layout.shards))
                 await pipe.execute()

@@ -29,7 +29,7 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class RequestSettings:
-    """`[request]`: how keys become HTTP requests. Without `url` every key is its own absolute URL. Seconds and bytes."""
+    """`[request]`: how keys become HTTP requests; without `url` every key is its own absolute URL. Seconds, bytes."""
 
     url: str | None = None
     keys_per_request: int = 1

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from coordinator.connection import translated
+from coordinator.connection import as_text, translated
 from coordinator.keys import RunKeys
 from coordinator.limiter import Limiter
-from coordinator.model import Counts, RunState
+from coordinator.model import Counts, Outcome, RunState
 from coordinator.runs import RunRecord
-from coordinator.streams import outcomes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +28,18 @@ class Snapshot:
 async def counts(client: Redis, record: RunRecord) -> Counts:
     """The run's counts as Redis knows them. `total` is the source's estimate until the source is exhausted."""
     with translated():
-        state = await client.hgetall(RunKeys(record.name).state)
-    exhausted = state.get(b"exhausted") == b"1"
-    published, resolved = int(state.get(b"published", 0)), int(state.get(b"resolved", 0))
-    outcomes = outcomes_of(state)
+        fields = await client.hgetall(RunKeys(record.name).state)
+    state = {as_text(name): as_text(value) for name, value in fields.items()}
+    exhausted = state.get("exhausted") == "1"
+    published = int(state.get("published", 0))
     return Counts(
-        total=sum(outcomes.values()) + published - resolved if exhausted else record.total,
+        total=published + int(state.get("skipped", 0)) if exhausted else record.total,
         exhausted=exhausted,
         published=published,
-        resolved=resolved,
-        outcomes=outcomes,
-        requests=int(state.get(b"requests", 0)),
-        received=int(state.get(b"received", 0)),
+        resolved=int(state.get("resolved", 0)),
+        outcomes={outcome: int(state.get(outcome.value, 0)) for outcome in Outcome},
+        requests=int(state.get("requests", 0)),
+        received=int(state.get("received", 0)),
     )
 
 
@@ -56,9 +55,9 @@ async def snapshot(client: Redis, record: RunRecord) -> Snapshot:
         state = await client.hget(keys.state, "state")
     return Snapshot(
         name=record.name,
-        state=RunState((state or b"running").decode()),
+        state=RunState(as_text(state or "running")),
         counts=current,
         workers=workers,
-        leader=leader.decode() if leader else None,
+        leader=as_text(leader) if leader else None,
         pauses=await Limiter(client, keys).running_pauses(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -83,11 +83,14 @@ class Streams:
         self._release = Script(client, "release")
 
     async def publish(
-        self, planner: str, blocks: Iterable[Block], *, cursor: str, next_cursor: str, exhausted: bool
+        self, planner: str, blocks: Iterable[Block], *, skipped: int, cursor: str, next_cursor: str, exhausted: bool
     ) -> bool:
-        """Append blocks and move the cursor, all or nothing; False when another planner moved it first."""
+        """Append blocks and move the cursor, all or nothing; False when another planner moved it first.
+
+        `skipped` keys of the chunk were done already; they count towards the run's total.
+        """
         keys = [self._keys.state, self._keys.ready, self._keys.leader]
-        arguments: list[Argument] = [self._epoch, planner, cursor, next_cursor, int(exhausted)]
+        arguments: list[Argument] = [self._epoch, planner, cursor, next_cursor, int(exhausted), skipped]
         for shard, group in groupby(blocks, lambda block: block.shard):
             packed = [(len(block.keys), encode(block)) for block in group]
             keys.append(self._keys.stream(shard))
@@ -168,8 +171,3 @@ class Streams:
         if word == "lost":
             raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
         return word
-
-
-def outcomes_of(state: Mapping[bytes, bytes]) -> dict[Outcome, int]:
-    """The outcome counts in a run's state hash."""
-    return {outcome: int(state.get(outcome.value.encode(), 0)) for outcome in Outcome}

@@ -14,7 +14,7 @@ async def until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
 
     When several ended at once, the first in the order of the arguments that raised counts.
     """
-    tasks = [asyncio.create_task(coroutine, name=coroutine.__qualname__) for coroutine in coroutines]
+    tasks = [asyncio.create_task(coroutine, name=getattr(coroutine, "__qualname__", None)) for coroutine in coroutines]
     ended: list[asyncio.Task[Any]] = []
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

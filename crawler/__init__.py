@@ -1,0 +1,1 @@
+"""HTTP in, Postgres out: the workers, and the doors through which users come."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -73,10 +74,8 @@ class Batch:
                 return None
             self._changed.clear()
             wait = None if self._since is None else self._since + self._settings.batch_age - self._clock()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait)
-            except TimeoutError:
-                pass
         load, self._load = self._load, Load()
         self._flushing, self._flushing_weight = len(load.pages), self._weight
         self._weight, self._since = 0, None

@@ -119,7 +119,7 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug log lines.")
 @click.option("--log-level", default="INFO", show_default=True, help="Least level of log lines.")
 @click.pass_context
-def main(ctx: click.Context, debug: bool, log_level: str) -> None:
+def main(ctx: click.Context, /, debug: bool, log_level: str) -> None:
     """Refresh a corpus of keys from a rate-limited upstream into Postgres, exactly once."""
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise UsageError(f"--log-level is {log_level!r}; known are debug, info, warning and error")
@@ -134,7 +134,7 @@ def main(ctx: click.Context, debug: bool, log_level: str) -> None:
 @tuned
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
-def run_command(ctx: click.Context, job: str, as_json: bool, **options: Any) -> None:
+def run_command(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> None:
     """Run a job file (.toml), or a file of URLs ("-": standard input), on this machine until it is complete.
 
     A run of the same name is resumed: finished keys are skipped. Example: shardcrawl run urls.txt --rate 50
@@ -155,7 +155,7 @@ def run_command(ctx: click.Context, job: str, as_json: bool, **options: Any) -> 
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
 @click.option("--port", default=0, help="Port of the sample upstream (default: any free one).")
 @click.pass_context
-def demo(ctx: click.Context, keys: int, workers: int, port: int, **options: Any) -> None:
+def demo(ctx: click.Context, /, keys: int, workers: int, port: int, **options: Any) -> None:
     """Crawl a sample corpus from a bundled local upstream, start to end. Example: shardcrawl demo --keys 5000"""
     place, _ = _split(options)
     console = Console(stderr=True)
@@ -172,7 +172,7 @@ def demo(ctx: click.Context, keys: int, workers: int, port: int, **options: Any)
 @placed
 @tuned
 @click.pass_context
-def coordinate(ctx: click.Context, job: str, **options: Any) -> None:
+def coordinate(ctx: click.Context, /, job: str, **options: Any) -> None:
     """Plan and tidy one run for the workers of other machines; a second one stands by and takes over.
 
     Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl coordinate job.toml
@@ -189,7 +189,7 @@ def coordinate(ctx: click.Context, job: str, **options: Any) -> None:
 @click.option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores).")
 @click.option("--grace", default=25.0, show_default=True, help="Seconds that a drain may take.")
 @click.pass_context
-def work(ctx: click.Context, workers: int | None, grace: float, **options: Any) -> None:
+def work(ctx: click.Context, /, workers: int | None, grace: float, **options: Any) -> None:
     """Work on every active run of this Redis until stopped.
 
     Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl work --workers 8
@@ -255,7 +255,7 @@ def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
 @tuned
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def check(ctx: click.Context, job: str, as_json: bool, **options: Any) -> None:
+def check(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> None:
     """Validate job, parser, source and services; sends no request. Example: shardcrawl check job.toml"""
     place, overrides = _split(options)
     document, folder = load_document(job, overrides)

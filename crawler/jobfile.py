@@ -1,4 +1,4 @@
-"""The job file: TOML (or the same document as JSON) -> Job; every unknown key is an error that names the nearest one."""
+"""The job file, TOML or the same document as JSON -> Job; an unknown key is an error that names the nearest one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Section:
 
     def text(self, key: str) -> str | None:
         """A string."""
-        return self._take(key, str, "text in quotes")
+        value = self._take(key, str, "text in quotes")
+        return None if value is None else str(value)
 
     def whole(self, key: str, default: int, lowest: int = 1, highest: int = 2**31) -> int:
         """A whole number within bounds."""

@@ -186,6 +186,7 @@ def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
 
 
 async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
+    """How the run stands now, with its row in Postgres when it is complete."""
     connection = await postgres.connect(addresses.database)
     try:
         stored = await Catalogue(connection).find(job.run.name)

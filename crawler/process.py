@@ -65,7 +65,7 @@ def main() -> None:
     except ShardcrawlError as error:
         if assignment.debug:
             logger.exception("%s ends", assignment.who)
-        print(f"{ERROR}{error}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{ERROR}{' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)
 
 

@@ -118,7 +118,7 @@ class Worker:
         """Commit load after load, in this order: Postgres, then done and ack in one script."""
         while (load := await self._batch.due()) is not None:
             if load.pages:
-                await patiently(lambda: self._writer.write(load.pages), "worker")  # noqa: B023 - awaited at once
+                await patiently(lambda: self._writer.write(load.pages), "worker")
             await self._complete(load)
             self._batch.flushed()
 

@@ -71,7 +71,7 @@ class Workforce:
         await asyncio.gather(*serving.values())
 
     async def serve(self, name: str) -> None:
-        """Work on one run until it is complete or this process drains. Raises UsageError, EpochLost, PostgresRefused."""
+        """Work on one run until it is complete or this process drains. Raises UsageError, EpochLost."""
         while not self._draining:
             record = await patiently(lambda: self._runs.find(name), "worker")
             if record is None:

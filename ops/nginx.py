@@ -23,11 +23,11 @@ _PATIENCE = 10.0
 _PADDING = 512
 
 
-class NginxMissing(ShardcrawlError):  # noqa: N818 (named as the tree in coordinator.errors names)
+class NginxMissing(ShardcrawlError):
     """There is no nginx on this machine."""
 
 
-class NginxFailed(ShardcrawlError):  # noqa: N818
+class NginxFailed(ShardcrawlError):
     """nginx did not start."""
 
 

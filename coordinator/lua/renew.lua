@@ -11,6 +11,11 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 20 * lease)
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[3] then
   return {'epoch'}
 end
+-- A complete run has no queue left to guard; whoever still works on it is told so, and leaves no trace.
+local state = redis.call('HGET', KEYS[2], 'state')
+if state == 'complete' then
+  return {'ok', 0, 1, state}
+end
 local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if ARGV[4] == 'renew' and (not ends or tonumber(ends) <= now) then
   return {'lost'}
@@ -22,4 +27,4 @@ local rank = 0
 for index, id in ipairs(living) do
   if id == ARGV[1] then rank = index - 1 end
 end
-return {'ok', rank, #living, redis.call('HGET', KEYS[2], 'state')}
+return {'ok', rank, #living, state}

@@ -43,7 +43,8 @@ class Engine(Protocol):
     async def fetch(self, method: str, url: str, headers: tuple[tuple[str, str], ...]) -> Answer:
         """Send one request and read its whole response; no redirect is followed.
 
-        Raises FetchError with `kind` one of: dns, address, connect, tls, timeout, reset, protocol, too-large, decode, url.
+        Raises FetchError with `kind` one of: dns, address, connect, tls, timeout, reset, protocol, too-large, decode,
+        url.
         """
         ...
 

@@ -78,11 +78,11 @@ class Fetcher:
                 await budget.acquire()
                 lane.sending = True
                 self._meter.requests += 1
+                answer: Answer | None = None
                 try:
                     answer = await self._engine.fetch("GET", url, ())
                 except FetchError as error:
                     tries = Tries(tries.failed + 1, tries.throttled)
-                    answer = None
                     decision = after_error(error, tries, self._job.retry, random.random())
                 else:
                     self._meter.received += len(answer.body)

@@ -62,6 +62,10 @@ class Response:
         """Say that the response has nothing usable for this key."""
         self._end(key, Outcome.FAILED, reason)
 
+    def end(self, key: str) -> tuple[Outcome, str | None] | None:
+        """What the parser said of a key: (outcome, reason), or None."""
+        return self._ends.get(key)
+
     def _end(self, key: str, outcome: Outcome, reason: str | None) -> None:
         if key not in self.keys:
             raise ValueError(f"key {key!r} is not one of this request's")
@@ -82,12 +86,12 @@ class Hook:
         try:
             records = self._parse(response)
             self._assign(pages, records)
-        except Exception as error:  # the user's code may raise anything, and must cost no more than its keys
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything; it costs its keys, no more
             for page in pages:
                 page.fail(f"parse: {type(error).__name__}: {first_line(error)}")
             return
         for page in pages:
-            end = response._ends.get(page.item.key)
+            end = response.end(page.item.key)
             if end is not None and page.outcome is Outcome.STORED:
                 page.outcome, page.reason = end
                 page.records = []

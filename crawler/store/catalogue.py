@@ -103,7 +103,8 @@ class Catalogue:
     async def epoch(self, run_id: int) -> Epoch | None:
         """The run's epoch, None when the run is not there."""
         with translated():
-            return await self._connection.fetchval(query("epoch"), run_id)
+            epoch = await self._connection.fetchval(query("epoch"), run_id)
+        return None if epoch is None else Epoch(epoch)
 
     async def finish(self, run_id: int, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
         """Take the final counts, mark the run complete and publish it, whole, in one transaction.

@@ -11,8 +11,11 @@ _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 RESERVED_TABLES = frozenset({"runs", "pages"})
 OWN_COLUMNS = ("run_id", "digest")
 TYPES = frozenset(
-    "bigint integer smallint numeric text boolean real date timestamptz timestamp jsonb json uuid bytea interval time".split()
-    + ["double precision"]
+    {
+        *("bigint", "integer", "smallint", "numeric", "real", "double precision"),
+        *("text", "boolean", "uuid", "bytea", "jsonb", "json"),
+        *("date", "time", "timestamp", "timestamptz", "interval"),
+    }
 )
 _TYPE = re.compile(r"([a-z][a-z ]*?)(\(\d{1,4}(?:, ?\d{1,4})?\))?(\[\])?")
 
