@@ -69,7 +69,7 @@ class Planner:
 
     async def _unfinished(self, chunk: Chunk) -> tuple[list[Block], int]:
         """The chunk's blocks without the keys that are done, and how many those are."""
-        refusals = {line.key: line.reason for line in chunk.refused}
+        refusals = {line.key: f"line {line.line}: {line.reason}" for line in chunk.refused}
         planned: list[Block] = []
         skipped = 0
         for shard, keys in sorted(by_shard(chain(chunk.keys, refusals), self._layout).items()):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ import orjson
 import uvloop
 from rich.console import Console
 
-from coordinator.errors import ShardcrawlError, UsageError
-from crawler import commands, logs, screen
-from crawler.local import Place, RunEnd, run
+from coordinator.errors import ShardcrawlError
+from crawler import commands, jobfile, logs, screen
+from crawler.local import Place, RunEnd, Voice, run
+from crawler.process import INTERRUPTED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 JOB_SUFFIX = ".toml"
+LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,80 +55,74 @@ class Overrides:
         return changed
 
 
-def _place(redis: str | None, database: str | None, data: Path) -> Place:
-    return Place(redis=redis, database=database, data=data)
+def _option(name: str, envvar: str | None = None, **attributes: Any) -> Callable[[Command], Command]:
+    """An option that is read from the environment too, as SHARDCRAWL_NAME."""
+    return click.option(name, envvar=envvar or f"SHARDCRAWL_{name[2:].replace('-', '_').upper()}", **attributes)
+
+
+def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def placed(command: Command) -> Command:
-    """Options that say where Redis and Postgres are."""
-    for option in reversed(
-        (
-            click.option("--redis", envvar="REDIS_URL", metavar="URL", help="Redis; embedded in --data without it."),
-            click.option(
-                "--database", envvar="DATABASE_URL", metavar="URL", help="Postgres; embedded in --data without it."
-            ),
-            click.option(
-                "--data",
-                type=click.Path(path_type=Path),
-                default=Path(".shardcrawl"),
-                show_default=True,
-                help="Folder of the embedded Redis and Postgres.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    """Options that say where Redis and Postgres are, and how much is told."""
+    return _with(
+        command,
+        _option("--redis", "REDIS_URL", metavar="URL", help="Redis; embedded in --data without it."),
+        _option("--database", "DATABASE_URL", metavar="URL", help="Postgres; embedded in --data without it."),
+        _option(
+            "--data",
+            type=click.Path(path_type=Path),
+            default=Path(".shardcrawl"),
+            show_default=True,
+            help="Folder of the embedded Redis and Postgres.",
+        ),
+        _option(
+            "--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", help="Least level told."
+        ),
+        _option("--debug", is_flag=True, help="Tell everything; show tracebacks."),
+    )
 
 
 def tuned(command: Command) -> Command:
     """Options that beat the job file."""
-    for option in reversed(
-        (
-            click.option("--name", help="Name of the run; a run of the same name is resumed."),
-            click.option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores)."),
-            click.option("--concurrency", type=click.IntRange(1, 100_000), help="Requests in flight a worker."),
-            click.option("--rate", help='Requests a second of the whole fleet: 50, "50/s", "5000/h", "none".'),
-            click.option("--batch-rows", type=click.IntRange(1, 100_000), help="Rows a commit, at most."),
-        )
-    ):
-        command = option(command)
-    return command
+    return _with(
+        command,
+        _option("--name", help="Name of the run; a run of the same name is resumed."),
+        _option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores)."),
+        _option("--concurrency", type=click.IntRange(1, 100_000), help="Requests in flight a worker."),
+        _option("--rate", help='Requests a second of the whole fleet: 50, "50/s", "5000/h", "none".'),
+        _option("--batch-rows", type=click.IntRange(1, 100_000), help="Rows that wait for one commit, at most."),
+    )
 
 
-class _Group(click.Group):
+class _Command(click.Command):
     """Turns our errors into one line and an exit code; a traceback only with --debug."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        debug = bool(ctx.params.get("debug"))
+        logs.configure("shardcrawl", "DEBUG" if debug else str(ctx.params.get("log_level", "info")))
         try:
             return super().invoke(ctx)
         except ShardcrawlError as error:
-            if ctx.params.get("debug") or os.environ.get("SHARDCRAWL_DEBUG"):
-                raise
+            if debug:
+                traceback.print_exc()
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, asyncio.CancelledError):
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
-@click.group(
-    cls=_Group,
-    context_settings={
-        "auto_envvar_prefix": "SHARDCRAWL",
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-    },
-)
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="shardcrawl")
-@click.option("--debug", is_flag=True, help="Show tracebacks and debug log lines.")
-@click.option("--log-level", default="INFO", show_default=True, help="Least level of log lines.")
-@click.pass_context
-def main(ctx: click.Context, /, debug: bool, log_level: str) -> None:
+def main() -> None:
     """Refresh a corpus of keys from a rate-limited upstream into Postgres, exactly once."""
-    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise UsageError(f"--log-level is {log_level!r}; known are debug, info, warning and error")
-    level = "DEBUG" if debug else log_level.upper()
-    logs.configure("shardcrawl", level)
-    ctx.obj = {"level": level, "debug": debug}
 
 
 @main.command("run")
@@ -133,18 +130,16 @@ def main(ctx: click.Context, /, debug: bool, log_level: str) -> None:
 @placed
 @tuned
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.pass_context
-def run_command(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> None:
+def run_command(job: str, as_json: bool, **options: Any) -> None:
     """Run a job file (.toml), or a file of URLs ("-": standard input), on this machine until it is complete.
 
     A run of the same name is resumed: finished keys are skipped. Example: shardcrawl run urls.txt --rate 50
     """
-    place, overrides = _split(options)
+    place, voice, overrides = _split(options)
     document, folder = load_document(job, overrides)
-    console = Console(stderr=True)
-    end = _await(run(place, document, folder, console, level=ctx.obj["level"], debug=ctx.obj["debug"]))
-    again = f"shardcrawl run {job}" + (f" --name {overrides.name}" if overrides.name else "")
-    _finish(end, as_json, again)
+    end = _await(run(place, document, folder, voice))
+    name = f" --name {overrides.name}" if overrides.name else ""
+    _finish(end, as_json, f"shardcrawl run {job}{name}")
 
 
 @main.command()
@@ -153,59 +148,42 @@ def run_command(ctx: click.Context, /, job: str, as_json: bool, **options: Any) 
     "--keys", default=20_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Size of the corpus."
 )
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
-@click.option("--port", default=0, help="Port of the sample upstream (default: any free one).")
-@click.pass_context
-def demo(ctx: click.Context, /, keys: int, workers: int, port: int, **options: Any) -> None:
+@click.option(
+    "--port", default=0, type=click.IntRange(0, 65_535), help="Port of the sample upstream (default: a free one)."
+)
+def demo(keys: int, workers: int, port: int, **options: Any) -> None:
     """Crawl a sample corpus from a bundled local upstream, start to end. Example: shardcrawl demo --keys 5000"""
-    place, _ = _split(options)
-    console = Console(stderr=True)
-    end = _await(
-        commands.demo(
-            place, console, keys=keys, workers=workers, port=port, level=ctx.obj["level"], debug=ctx.obj["debug"]
-        )
-    )
-    ctx.exit(_exit_code(end))
+    place, voice, _ = _split(options)
+    end = _await(commands.demo(place, voice, keys=keys, workers=workers, port=port))
+    sys.exit(_exit_code(end))
 
 
 @main.command()
 @click.argument("job", metavar="JOB")
 @placed
 @tuned
-@click.pass_context
-def coordinate(ctx: click.Context, /, job: str, **options: Any) -> None:
+def coordinate(job: str, **options: Any) -> None:
     """Plan and tidy one run for the workers of other machines; a second one stands by and takes over.
 
     Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl coordinate job.toml
     """
-    place, overrides = _split(options)
+    place, voice, overrides = _split(options)
     document, folder = load_document(job, overrides)
-    console = Console(stderr=True)
-    end = _await(commands.coordinate(place, document, folder, console, level=ctx.obj["level"], debug=ctx.obj["debug"]))
+    end = _await(commands.coordinate(place, document, folder, voice))
     _finish(end, False, f"shardcrawl coordinate {job}")
 
 
 @main.command()
 @placed
-@click.option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores).")
-@click.option("--grace", default=25.0, show_default=True, help="Seconds that a drain may take.")
-@click.pass_context
-def work(ctx: click.Context, /, workers: int | None, grace: float, **options: Any) -> None:
+@_option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores).")
+@_option("--grace", default=25.0, show_default=True, help="Seconds that a drain may take.")
+def work(workers: int | None, grace: float, **options: Any) -> None:
     """Work on every active run of this Redis until stopped.
 
     Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl work --workers 8
     """
-    place, _ = _split(options)
-    console = Console(stderr=True)
-    _await(
-        commands.work(
-            place,
-            console,
-            workers=workers or os.cpu_count() or 1,
-            grace=grace,
-            level=ctx.obj["level"],
-            debug=ctx.obj["debug"],
-        )
-    )
+    place, voice, _ = _split(options)
+    _await(commands.work(place, voice, workers=workers or os.cpu_count() or 1, grace=grace))
 
 
 @main.command()
@@ -214,7 +192,7 @@ def work(ctx: click.Context, /, workers: int | None, grace: float, **options: An
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(name: str | None, as_json: bool, **options: Any) -> None:
     """Show where a run stands, or every run that is not complete. Example: shardcrawl status my-run --json"""
-    place, _ = _split(options)
+    place, _, _ = _split(options)
     found = _await(commands.status(place, name))
     if as_json:
         listed = [screen.snapshot_json(snapshot) for snapshot in found]
@@ -232,7 +210,7 @@ def status(name: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runs(as_json: bool, **options: Any) -> None:
     """List every run, with its counts. Example: shardcrawl runs --json"""
-    place, _ = _split(options)
+    place, _, _ = _split(options)
     columns, records = _await(commands.runs(place))
     _print_rows(columns, records, as_json=as_json, as_csv=False)
 
@@ -244,7 +222,7 @@ def runs(as_json: bool, **options: Any) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
     """Query the results; reads only. Example: shardcrawl sql "select outcome, count(*) from pages group by 1" """
-    place, _ = _split(options)
+    place, _, _ = _split(options)
     columns, records = _await(commands.sql(place, query))
     _print_rows(columns, records, as_json=as_json, as_csv=as_csv)
 
@@ -257,7 +235,7 @@ def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
 @click.pass_context
 def check(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> None:
     """Validate job, parser, source and services; sends no request. Example: shardcrawl check job.toml"""
-    place, overrides = _split(options)
+    place, _, overrides = _split(options)
     document, folder = load_document(job, overrides)
     given = {
         name: source.name.lower()
@@ -274,8 +252,6 @@ def check(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> Non
 
 def load_document(job: str, overrides: Overrides) -> tuple[dict[str, Any], str]:
     """The job document of a job file, or of a bare source, and the folder of its relative paths. Raises UsageError."""
-    from crawler import jobfile
-
     if job.endswith(JOB_SUFFIX):
         path = Path(job)
         return overrides.apply(jobfile.load(path)), str(path.resolve().parent)
@@ -285,10 +261,12 @@ def load_document(job: str, overrides: Overrides) -> tuple[dict[str, Any], str]:
     return overrides.apply({"run": {"name": stem}, "source": {"path": job}}), str(Path.cwd())
 
 
-def _split(options: Mapping[str, Any]) -> tuple[Place, Overrides]:
+def _split(options: Mapping[str, Any]) -> tuple[Place, Voice, Overrides]:
     rest = dict(options)
-    place = _place(rest.pop("redis"), rest.pop("database"), rest.pop("data"))
-    return place, Overrides(**rest)
+    place = Place(redis=rest.pop("redis"), database=rest.pop("database"), data=rest.pop("data"))
+    level, debug = rest.pop("log_level"), rest.pop("debug")
+    voice = Voice(Console(stderr=True), level="DEBUG" if debug else level.upper(), debug=debug)
+    return place, voice, Overrides(**rest)
 
 
 def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -305,7 +283,7 @@ def _finish(end: RunEnd, as_json: bool, again: str) -> None:
 
 def _exit_code(end: RunEnd) -> int:
     if end.stored is None:
-        return 130
+        return INTERRUPTED
     return 3 if end.too_many_failed else 0
 
 

@@ -24,7 +24,18 @@ from coordinator.source import STANDARD_INPUT, Cursor
 from coordinator.status import Snapshot, counts, snapshot
 from coordinator.together import until_first
 from crawler import jobfile, progress, screen
-from crawler.local import Addresses, Place, RunEnd, coordinator_plan, end_of, printer, run_at, services, with_signals
+from crawler.local import (
+    Addresses,
+    Place,
+    RunEnd,
+    Voice,
+    coordinator_plan,
+    end_of,
+    printer,
+    run_at,
+    services,
+    with_signals,
+)
 from crawler.opening import open_corpus, open_run
 from crawler.parse import hook
 from crawler.process import Assignment
@@ -38,9 +49,7 @@ DEMO_QUERIES = (
 )
 
 
-async def demo(
-    place: Place, console: Console, *, keys: int, workers: int, port: int, level: str, debug: bool
-) -> RunEnd:
+async def demo(place: Place, voice: Voice, *, keys: int, workers: int, port: int) -> RunEnd:
     """Run a sample corpus against the bundled upstream, then show its outcomes and some rows."""
     async with services(place) as addresses, _upstream(port) as upstream:
         folder = place.data / "demo"
@@ -52,8 +61,10 @@ async def demo(
             "source": {"path": str(corpus.resolve())},
             "request": {"url": f"{upstream}/item/{{key}}", "allow_private": ["127.0.0.0/8"]},
         }
-        console.print(f"the sample upstream answers at {upstream}; {keys:,} keys, {workers} workers", highlight=False)
-        end = await run_at(addresses, document, str(folder), console, level=level, debug=debug)
+        voice.console.print(
+            f"the sample upstream answers at {upstream}; {keys:,} keys, {workers} workers", highlight=False
+        )
+        end = await run_at(addresses, document, str(folder), voice)
         out = Console()
         screen.summary(end, out, "shardcrawl demo")
         if end.stored is not None:
@@ -95,48 +106,46 @@ async def _upstream(port: int) -> AsyncIterator[str]:
         await process.wait()
 
 
-async def coordinate(
-    place: Place, document: Mapping[str, Any], folder: str, console: Console, *, level: str, debug: bool
-) -> RunEnd:
+async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
     """Plan and tidy one run until it is complete; its workers run elsewhere."""
     addresses = _shared(place, "coordinate")
     began = monotonic()
     client = connect(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
-            console.print(f"warning: {warning}", highlight=False)
+            voice.console.print(f"warning: {warning}", highlight=False)
         opened = await open_run(client, addresses.database, document, folder)
         if opened.complete is not None or opened.record is None:
             stored = opened.complete
             assert stored is not None
             return RunEnd(opened.job, Counts(outcomes=dict(stored.counts)), stored, 0.0, was_complete=True)
         record = opened.record
-        supervisor = Supervisor([coordinator_plan(addresses, opened.job, level=level, debug=debug)], printer(console))
-        with_signals(supervisor, console)
+        supervisor = Supervisor([coordinator_plan(addresses, opened.job, voice)], printer(voice.console))
+        with_signals(supervisor, voice.console)
         await until_first(
-            supervisor.run(), progress.show(lambda: snapshot(client, record), console, opened.job.run.name)
+            supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, opened.job.run.name)
         )
         return await end_of(addresses, client, record, opened.job, monotonic() - began)
     finally:
         await client.aclose()
 
 
-async def work(place: Place, console: Console, *, workers: int, grace: float, level: str, debug: bool) -> None:
+async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> None:
     """Keep worker processes at every active run of this Redis until told to leave."""
     addresses = _shared(place, "work")
     client = connect(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
-            console.print(f"warning: {warning}", highlight=False)
+            voice.console.print(f"warning: {warning}", highlight=False)
     finally:
         await client.aclose()
     await (await postgres.connect(addresses.database)).close()
     assignment = Assignment(
-        "worker", "worker", addresses.redis, addresses.database, level=level, grace=grace, debug=debug
+        "worker", "worker", addresses.redis, addresses.database, level=voice.level, grace=grace, debug=voice.debug
     )
     plans = [ChildPlan(replace(assignment, who=f"worker-{number + 1}")) for number in range(workers)]
-    supervisor = Supervisor(plans, printer(console))
-    with_signals(supervisor, console)
+    supervisor = Supervisor(plans, printer(voice.console))
+    with_signals(supervisor, voice.console)
     await supervisor.run()
 
 

@@ -53,6 +53,15 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True)
+class Voice:
+    """How a command speaks to its user: where to, from which level on, and whether with tracebacks."""
+
+    console: Console
+    level: str
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnd:
     """How a run stands when its command ends. `stored` is its row in Postgres once it is complete."""
 
@@ -89,17 +98,13 @@ async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addres
         )
 
 
-async def run(
-    place: Place, document: Mapping[str, Any], folder: str, console: Console, *, level: str, debug: bool
-) -> RunEnd:
+async def run(place: Place, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
     """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name."""
     async with services(place) as addresses:
-        return await run_at(addresses, document, folder, console, level=level, debug=debug)
+        return await run_at(addresses, document, folder, voice)
 
 
-async def run_at(
-    addresses: Addresses, document: Mapping[str, Any], folder: str, console: Console, *, level: str, debug: bool
-) -> RunEnd:
+async def run_at(addresses: Addresses, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
     """The same with services that are there already."""
     began = monotonic()
     client = connect(addresses.redis)
@@ -112,37 +117,49 @@ async def run_at(
             final = Counts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
             return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
         assert opened.record is not None
-        say_how_it_begins(opened, await counts(client, opened.record), console)
-        await _work(addresses, client, opened.record, job, console, level=level, debug=debug)
+        say_how_it_begins(opened, await counts(client, opened.record), voice.console)
+        await _work(addresses, client, opened.record, job, voice)
         return await end_of(addresses, client, opened.record, job, monotonic() - began)
     finally:
         await client.aclose()
 
 
-async def _work(
-    addresses: Addresses, client: Redis, record: RunRecord, job: Job, console: Console, *, level: str, debug: bool
-) -> None:
-    plans = [coordinator_plan(addresses, job, level=level, debug=debug)]
+async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job, voice: Voice) -> None:
+    plans = [coordinator_plan(addresses, job, voice)]
     for number in range(job.run.workers or os.cpu_count() or 1):
         who = f"worker-{number + 1}"
         plans.append(
             ChildPlan(
-                Assignment("worker", who, addresses.redis, addresses.database, job.run.name, level=level, debug=debug)
+                Assignment(
+                    "worker",
+                    who,
+                    addresses.redis,
+                    addresses.database,
+                    job.run.name,
+                    level=voice.level,
+                    debug=voice.debug,
+                )
             )
         )
-    supervisor = Supervisor(plans, printer(console))
+    supervisor = Supervisor(plans, printer(voice.console))
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
-    with_signals(supervisor, console)
+    with_signals(supervisor, voice.console)
     await until_first(
-        supervisor.run(), progress.show(lambda: snapshot(client, record), console, job.run.name), *keeping
+        supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, job.run.name), *keeping
     )
 
 
-def coordinator_plan(addresses: Addresses, job: Job, *, level: str, debug: bool) -> ChildPlan:
+def coordinator_plan(addresses: Addresses, job: Job, voice: Voice) -> ChildPlan:
     """The coordinator of a job as a child. What it read of a pipe is gone with it: then it is not started again."""
     piped = job.source.path == STANDARD_INPUT
     assignment = Assignment(
-        "coordinator", "coordinator", addresses.redis, addresses.database, job.run.name, level=level, debug=debug
+        "coordinator",
+        "coordinator",
+        addresses.redis,
+        addresses.database,
+        job.run.name,
+        level=voice.level,
+        debug=voice.debug,
     )
     return ChildPlan(assignment, restart=not piped, reads_input=piped)
 

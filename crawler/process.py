@@ -1,4 +1,4 @@
-"""A child process: `python -m crawler.process CONTROL_FD` takes one role, told by its parent over a pipe.
+"""A child process: `python -m crawler.process CONTROL_FD NAME` takes one role, told by its parent over a pipe.
 
 The pipe's first line is the assignment as JSON, addresses and all, so that no secret stands in an argument list.
 The pipe stays open as long as the parent lives: its end means that nobody watches any more, so the child drains.

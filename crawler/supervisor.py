@@ -115,6 +115,7 @@ class Supervisor:
                 "-m",
                 "crawler.process",
                 str(read_end),
+                child.plan.assignment.who,  # for whoever looks at the list of processes
                 pass_fds=(read_end,),
                 stdin=None if child.plan.reads_input else asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,

@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 from redis.asyncio import Redis
 
@@ -65,7 +66,7 @@ class Workforce:
                 task = serving.get(name)
                 if task is not None and task.done():
                     task.result()
-                if task is None and await patiently(lambda: self._runs.state(name), "worker") is not RunState.COMPLETE:  # noqa: B023 - awaited at once
+                if task is None and await patiently(partial(self._runs.state, name), "worker") is not RunState.COMPLETE:
                     serving[name] = asyncio.create_task(self.serve(name), name=f"serve {name}")
             await asyncio.sleep(RUNS_POLL)
         await asyncio.gather(*serving.values())
@@ -83,7 +84,7 @@ class Workforce:
                 logger.warning("%s; joining again", error)
                 continue
             if state is RunState.RESOLVED:
-                await patiently(lambda: self._finish(record, job), "worker")  # noqa: B023 - awaited at once
+                await patiently(partial(self._finish, record, job), "worker")
             if state is not RunState.RUNNING:
                 return
 

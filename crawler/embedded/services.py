@@ -24,7 +24,7 @@ from crawler.embedded.server import Server, StartError
 logger = logging.getLogger(__name__)
 
 DEATHS = 5
-DEATHS_SECONDS = 60.0
+DEATHS_SECONDS = 10.0
 
 
 class Embedded:
@@ -82,7 +82,7 @@ class Embedded:
     async def watch(self) -> None:
         """Restart a server that dies, until cancelled or until the services are stopped.
 
-        Raises ShardcrawlError when one died 5 times within 60 s.
+        Raises ShardcrawlError when one died 5 times within 10 s: then it cannot run, as opposed to being killed.
         """
         self._watch = asyncio.create_task(self._restart_the_dead())
         try:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from coordinator.errors import FetchError
 from coordinator.limiter import Budget, Limiter
@@ -109,8 +110,7 @@ class Fetcher:
             if self.draining:
                 raise Drained
             if decision.pause is not None:
-                pause = decision.pause
-                await patiently(lambda: self._limiter.pause(upstream, pause), "a pause")  # noqa: B023 - called at once
+                await patiently(partial(self._limiter.pause, upstream, decision.pause), "a pause")
             await asyncio.sleep(decision.delay)
 
     def resize(self, rank: int, size: int) -> None:

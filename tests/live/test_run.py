@@ -1,0 +1,197 @@
+"""The main job, as a user does it: one command, a corpus, rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections import Counter
+
+import pytest
+
+from ops.upstream import Upstream
+from tests.conftest import eventually
+from tests.live.shell import Shell
+
+pytestmark = pytest.mark.anyio
+
+ONCE = (
+    "select count(*) as keys, count(distinct digest) as digests, count(*) filter (where outcome = 'stored') as stored, "
+    "count(*) filter (where body->>'id' = split_part(key, '/item/', 2)) as right_id from pages"
+)
+
+
+def job(upstream: Upstream, extra: str = "", template: str = "/item/{key}", name: str = "test") -> str:
+    return f"""
+        [run]
+        name = "{name}"
+        workers = 2
+        [source]
+        path = "keys.txt"
+        [request]
+        url = "{upstream.url}{template}"
+        allow_private = ["127.0.0.0/8"]
+        {extra}
+    """
+
+
+async def test_a_file_of_urls_ends_as_one_row_for_each(shell: Shell, upstream: Upstream) -> None:
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(3000)])
+    ended = await shell.run("run", urls, "--workers", "2")
+    assert "run urls is complete: 3,000 keys" in ended.out
+    assert await shell.sql(ONCE) == [{"keys": 3000, "digests": 3000, "stored": 3000, "right_id": 3000}]
+    assert upstream.requests == 3000
+
+
+async def test_a_complete_run_says_so_and_fetches_nothing(shell: Shell, upstream: Upstream) -> None:
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(200)])
+    await shell.run("run", urls)
+    ended = await shell.run("run", urls)
+    assert "complete already: 200 keys, nothing fetched" in ended.out
+    assert upstream.requests == 200
+
+
+async def test_every_kind_of_answer_becomes_its_outcome(shell: Shell, upstream: Upstream) -> None:
+    """Stored, gone, refused and failed, each with its reason; a passing 503 is tried again."""
+    paths = ["/item/1", "/missing/x", "/status/403/x", "/status/301/x", "/flaky/2/x", "/notjson/x", "/text/x"]
+    urls = shell.write("urls.txt", [upstream.url + path for path in paths])
+    ended = await shell.run("run", urls, code=3)
+    assert "see why keys failed" in ended.out
+    rows = await shell.sql("select key, outcome, reason, status, attempts, body from pages")
+    found = {row["key"].removeprefix(upstream.url): row for row in rows}
+    assert {path: row["outcome"] for path, row in found.items()} == {
+        "/item/1": "stored",
+        "/missing/x": "gone",
+        "/status/403/x": "refused",
+        "/status/301/x": "refused",
+        "/flaky/2/x": "stored",
+        "/notjson/x": "failed",
+        "/text/x": "stored",
+    }
+    assert found["/flaky/2/x"]["attempts"] == 3
+    assert found["/status/301/x"]["reason"] == "redirect 301"
+    assert "JSON" in found["/notjson/x"]["reason"] or "json" in found["/notjson/x"]["reason"]
+    assert isinstance(json.loads(found["/text/x"]["body"]), str)
+
+
+async def test_bad_lines_are_refused_with_their_number(shell: Shell, upstream: Upstream) -> None:
+    good = f"{upstream.url}/item/1"
+    lines = ["# a comment", "", good, "not a url", f"{upstream.url}/item/\x07bell", "http://x/" + "y" * 9000, good]
+    await shell.run("run", shell.write("urls.txt", lines))
+    rows = await shell.sql("select outcome, reason from pages order by outcome, reason")
+    assert [row["outcome"] for row in rows] == ["refused", "refused", "refused", "stored"]
+    assert all("line" in row["reason"] for row in rows[:3]), rows
+    assert upstream.requests == 1
+
+
+async def test_several_keys_share_a_request_and_each_has_its_own_outcome(shell: Shell, upstream: Upstream) -> None:
+    shell.write("keys.txt", [f"k{number}" for number in range(190)] + [f"missing{number}" for number in range(10)])
+    shell.write(
+        "parse.py",
+        """
+def items(response):
+    rows = []
+    for item in response.json()["items"]:
+        if item.get("missing"):
+            response.gone(item["id"])
+        else:
+            rows.append({"_key": item["id"], "name": item["id"], "size": len(item)})
+    return {"things": rows}
+""",
+    )
+    tables = '\n[parse]\npython = "parse:items"\n[[tables]]\nname = "things"\ncolumns = { name = "text", size = "int" }'
+    text = job(upstream, "keys_per_request = 50" + tables.replace('"int"', '"integer"'), "/batch?ids={keys}")
+    await shell.run("run", shell.write("job.toml", text.replace('name = "test"', 'name = "test"\nshards = 1')))
+    assert upstream.requests == 4
+    assert await shell.sql("select outcome, count(*) as keys from pages group by 1 order by 1") == [
+        {"outcome": "gone", "keys": 10},
+        {"outcome": "stored", "keys": 190},
+    ]
+    joined = "select count(*) as n from things join pages using (run_id, digest) where things.name = pages.key"
+    assert await shell.sql(joined) == [{"n": 190}]
+
+
+async def test_a_key_is_kept_byte_for_byte(shell: Shell, upstream: Upstream) -> None:
+    keys = ["US", "Us", "a b", "ü/ß?", "100%", "%41"]
+    shell.write("keys.txt", keys)
+    await shell.run("run", shell.write("job.toml", job(upstream)))
+    rows = await shell.sql("select key, body->>'id' as id from pages")
+    assert sorted(row["key"] for row in rows) == sorted(keys)
+    assert all(row["key"] == row["id"] for row in rows), rows
+
+
+async def test_compressed_and_piped_corpora(shell: Shell, upstream: Upstream) -> None:
+    lines = "".join(f"{upstream.url}/item/{number}\n" for number in range(300)).encode()
+    (shell.folder / "urls.txt.gz").write_bytes(gzip.compress(lines))
+    await shell.run("run", shell.folder / "urls.txt.gz", "--name", "packed")
+    read_end, write_end = os.pipe()
+    os.write(write_end, lines)
+    os.close(write_end)
+    piped = await shell.start("run", "-", "--name", "piped", stdin=read_end)
+    os.close(read_end)
+    assert (await piped.end()).code == 0
+    rows = await shell.sql("select name, counts->>'stored' as stored from runs order by name")
+    assert rows == [{"name": "packed", "stored": "300"}, {"name": "piped", "stored": "300"}]
+
+
+async def test_a_generator_of_keys(shell: Shell, upstream: Upstream) -> None:
+    shell.write("corpus.py", "def keys():\n    for number in range(250):\n        yield f'k{number}'\n")
+    text = job(upstream).replace('path = "keys.txt"', 'python = "corpus:keys"')
+    await shell.run("run", shell.write("job.toml", text))
+    assert await shell.sql("select count(*) as n from pages where outcome = 'stored'") == [{"n": 250}]
+
+
+async def test_the_fleet_keeps_below_its_rate(shell: Shell, upstream: Upstream) -> None:
+    """Between the first and the last request the upstream never sees more than the rate."""
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(400)])
+    await shell.run("run", urls, "--workers", "4", "--rate", "200")
+    stats = upstream.stats()
+    assert stats["requests"] == 400
+    assert (400 - 1) / (stats["last"] - stats["first"]) <= 200
+
+
+async def test_a_429_is_waited_out(shell: Shell) -> None:
+    async with Upstream(size=200, limit_rate=50) as upstream:
+        urls = shell.write("urls.txt", [f"{upstream.url}/limited/{number}" for number in range(120)])
+        await shell.run("run", urls, "--workers", "2")
+        assert await shell.sql("select count(*) as n from pages where outcome = 'stored'") == [{"n": 120}]
+
+
+async def test_duplicates_in_the_corpus_are_one_row(shell: Shell, upstream: Upstream) -> None:
+    lines = [f"{upstream.url}/item/{number % 700}" for number in range(2100)]
+    ended = await shell.run("run", shell.write("urls.txt", lines), "--json")
+    assert json.loads(ended.out)["outcomes"]["stored"] == 700
+    assert await shell.sql(ONCE) == [{"keys": 700, "digests": 700, "stored": 700, "right_id": 700}]
+    assert upstream.requests == 700
+
+
+async def test_httpx_engine_does_the_same_job(shell: Shell, upstream: Upstream) -> None:
+    shell.write("keys.txt", [f"k{number}" for number in range(100)])
+    await shell.run("run", shell.write("job.toml", job(upstream, 'engine = "httpx"\nhttp2 = true')))
+    assert await shell.sql("select count(*) as n from pages where outcome = 'stored'") == [{"n": 100}]
+
+
+async def test_status_runs_and_sql_look_on_while_a_run_goes_on(shell: Shell, upstream: Upstream) -> None:
+    urls = shell.write("urls.txt", [f"{upstream.url}/slow/50/{number}" for number in range(2000)])
+    running = await shell.start("run", urls, "--concurrency", "4", "--workers", "1")
+    await eventually(lambda: upstream.requests > 20, "requests at the upstream")
+    status = json.loads((await shell.run("status", "urls", "--json")).out)
+    assert status["state"] == "running"
+    assert status["workers"] == 1
+    assert status["total"] == 2000
+    listed = json.loads((await shell.run("runs", "--json")).out)
+    assert [(run["run"], run["state"]) for run in listed] == [("urls", "running")]
+    again = await shell.run("run", urls, "--name", "other", code=1)
+    assert "another run" in again.err
+    assert len(again.err.strip().splitlines()) == 1, again.err
+    running.interrupt()
+    assert (await running.end()).code == 130
+
+
+async def test_no_redis_key_of_the_queue_outlives_a_complete_run(
+    shell: Shell, upstream: Upstream, redis: object, redis_url: str, database: str
+) -> None:
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(500)])
+    await shell.run("run", urls, environ={"REDIS_URL": redis_url, "DATABASE_URL": database})
+    names = Counter(name.decode().rpartition("}:")[2].partition(":")[0] for name in await redis.keys("*"))  # type: ignore[attr-defined]
+    assert set(names) <= {"shardcrawl", "spec", "state", "done", "slots", "pauses", "leader"}, names
