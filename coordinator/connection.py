@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
-import redis.exceptions
+from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -14,6 +14,8 @@ from redis.backoff import NoBackoff
 from coordinator.errors import RedisRefused, RedisUnavailable
 
 OLDEST = (6, 2)
+# What passes: said by Redis itself, or by a script that it stopped ("… -OOM command not allowed …").
+_NOT_NOW = re.compile(r"(?:^|[ -])(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
 
 
 def connect(url: str, *, timeout: float = 5.0) -> Redis:
@@ -31,15 +33,17 @@ def connect(url: str, *, timeout: float = 5.0) -> Redis:
             retry_on_timeout=False,
             max_connections=1000,
         )
-    except ValueError as error:
-        raise RedisRefused(f"Redis address {redacted(url)}: {error}; give it as redis://HOST:PORT/0") from None
+    except ValueError:  # its text may quote a part of the password
+        raise RedisRefused(f"Redis address {redacted(url)} is malformed; give it as redis://HOST:PORT/0") from None
 
 
 def redacted(url: str) -> str:
-    """An address without its user and password."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    """An address without its user and password, also of one so badly written that it has no host."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    address = re.split("[?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(address) :]:  # a password with ? or # in it, or one among the options
+        return f"{scheme}{mark}***"
+    return f"{scheme}{mark}{address.rpartition('@')[2]}"
 
 
 @contextmanager
@@ -48,13 +52,16 @@ def translated(where: str = "") -> Iterator[None]:
     at = f" at {where}" if where else ""
     try:
         yield
-    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise RedisRefused(f"Redis{at} refuses the password or its rights: {first_line(error)}") from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
-        raise RedisUnavailable(f"Redis{at} does not answer: {first_line(error)}; is it running?") from error
-    except redis.exceptions.ResponseError as error:
+    except (exceptions.RedisError, OSError) as error:
+        # What the server says while a connection opens comes wrapped as if the network had failed.
+        said = error.__cause__ if isinstance(error.__cause__, exceptions.RedisError) else error
         text = first_line(error)
-        if text.startswith(("OOM", "MISCONF", "LOADING", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")):
+        if isinstance(said, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
+            raise RedisRefused(f"Redis{at} refuses the password or its rights: {text}") from error
+        if isinstance(said, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
+            raise RedisUnavailable(f"Redis{at} does not answer: {text}; is it running?") from error
+        code = getattr(said, "status_code", None)  # redis-py cuts the codes that it knows off the text
+        if _NOT_NOW.search(f"{code} {text}"):
             raise RedisUnavailable(f"Redis{at} takes no writes now: {text}") from error
         raise RedisRefused(f"Redis{at} refuses a command: {text}") from error
 
@@ -92,7 +99,7 @@ async def check_server(client: Redis, url: str) -> list[str]:
         if not persistence.get("aof_enabled") and persistence.get("rdb_last_save_time") is not None:
             try:
                 saves = (await client.config_get("save")).get("save", "")
-            except redis.exceptions.ResponseError:
+            except exceptions.ResponseError:
                 saves = "unknown"  # managed Redis hides CONFIG; its operator decides on persistence
             if not saves:
                 warnings.append(f"Redis at {where} keeps nothing on disk: a restart loses the queue (appendonly yes)")

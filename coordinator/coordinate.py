@@ -70,7 +70,7 @@ class Coordinator:
         if exhausted != b"1" and not await self._plan(as_text(cursor or FIRST_CURSOR)):
             return
         await Janitor(self._client, self._keys, self._record.epoch).watch()
-        await asyncio.Event().wait()  # workers take the final counts; `_complete` notices
+        await asyncio.Event().wait()  # `_complete` notices too, and ends this
 
     async def _plan(self, cursor: str) -> bool:
         source = await asyncio.to_thread(self._open_corpus, self._job, Cursor.parse(cursor))

@@ -19,7 +19,7 @@ ROUND = 0.2
 
 
 class Janitor:
-    """Keeps one run tidy until it is resolved."""
+    """Keeps one run tidy until it is complete."""
 
     def __init__(self, client: Redis, keys: RunKeys, epoch: Epoch) -> None:
         self._keys = keys
@@ -27,21 +27,26 @@ class Janitor:
         self._settle = Script(client, "settle")
 
     async def watch(self) -> None:
-        """Return when the source is exhausted and every published key is resolved. Raises EpochLost."""
-        while True:
+        """Settle the run when its source is exhausted and every published key is resolved; return when it is complete.
+
+        Raises EpochLost, also after the run is resolved: workers may still be taking the final counts.
+        """
+        known = RunState.RUNNING
+        while known is not RunState.COMPLETE:
             try:
-                if await self._settled():
-                    return
+                state = await self._settled()
             except RedisUnavailable as error:
                 logger.warning("janitor waits: %s", error)
                 await asyncio.sleep(1.0)
+                continue
+            if state is RunState.RESOLVED and state is not known:
+                logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
+            known = state
             await asyncio.sleep(ROUND)
 
-    async def _settled(self) -> bool:
+    async def _settled(self) -> RunState:
         with translated():
             answer = as_text(await self._settle([self._keys.state], [self._epoch]))
         if answer == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
-        if answer == RunState.RESOLVED:
-            logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
-        return answer != RunState.RUNNING
+        return RunState(answer)

@@ -60,10 +60,10 @@ class Limiter:
 
     async def pause(self, upstream: str, seconds: float) -> None:
         """Stop the whole fleet at this upstream; a running pause is only ever prolonged."""
-        self._resumes[upstream] = max(self.resumes(upstream), self.clock() + seconds)
+        self._hold(upstream, seconds)
         with translated():
             left = await self._pause([self._keys.pauses], [upstream, int(seconds * 1_000_000)])
-        self._resumes[upstream] = self.clock() + left / 1_000_000
+        self._hold(upstream, left / 1_000_000)
 
     async def watch(self) -> None:
         """Learn what other workers paused, every 50 ms, until cancelled."""
@@ -73,8 +73,8 @@ class Limiter:
             except RedisUnavailable:
                 await asyncio.sleep(1.0)  # whoever claims or completes says that Redis is away; pauses here go on
                 continue
-            now = self.clock()
-            self._resumes.update((upstream, now + left) for upstream, left in pauses.items())
+            for upstream, left in pauses.items():
+                self._hold(upstream, left)
             await asyncio.sleep(PAUSE_POLL)
 
     async def book(self, upstream: str, rate: float, wanted: int) -> tuple[int, float, float]:
@@ -89,6 +89,10 @@ class Limiter:
                 [upstream, interval * 1_000_000, wanted, int(HORIZON * 1_000_000)],
             )
         return granted, self.clock() + ahead / 1_000_000, interval
+
+    def _hold(self, upstream: str, seconds: float) -> None:
+        # Never lowered: an answer can be older than a pause that was set here, or that Redis has not heard of yet.
+        self._resumes[upstream] = max(self.resumes(upstream), self.clock() + seconds)
 
 
 class Budget:
@@ -151,6 +155,6 @@ class Budget:
                 self._waiting.popleft().set_result(first + index * interval)
 
     def _drop_cancelled(self) -> bool:
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft()
+        if any(future.done() for future in self._waiting):
+            self._waiting = deque(future for future in self._waiting if not future.done())
         return bool(self._waiting)

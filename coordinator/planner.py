@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # One chunk is read, published and forgotten before the next: it bounds the planner's memory whatever the corpus.
 CHUNK_KEYS = 65_536
+# The queue has room for this many chunks at least, so that the next one goes in while workers drain the last.
+CHUNKS_QUEUED = 4
 # A slow source hands over what it has after this many seconds, so that workers do not wait for a full chunk.
 CHUNK_SECONDS = 1.0
 ROOM_POLL = 0.05
@@ -45,11 +47,12 @@ class Planner:
         self._layout = layout
         self._counts = counts
         self._high_water = high_water
+        self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // CHUNKS_QUEUED))
 
     async def plan(self) -> bool:
         """Publish the whole source; False when another planner leads now. Raises SourceError."""
         while True:
-            chunk = await asyncio.to_thread(self._source.read, CHUNK_KEYS, CHUNK_SECONDS)
+            chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_SECONDS)
             planned, skipped = await self._unfinished(chunk)
             await self._room(sum(len(block.keys) for block in planned))
             published = await self._streams.publish(

@@ -39,8 +39,14 @@ def decode(shard: ShardId, payload: bytes) -> Block:
         )
     except (msgpack.UnpackException, TypeError) as error:
         raise ValueError(f"not a block: {error}") from error
-    if version != WIRE or not all(isinstance(key, str) for key in keys):
-        raise ValueError(f"a block of wire version {version!r}")
+    if version != WIRE:
+        raise ValueError(f"a block of another wire version than {WIRE}")
+    if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("a block whose keys are not text")
+    if not isinstance(refusals, dict) or not all(
+        type(index) is int and 0 <= index < len(keys) and isinstance(reason, str) for index, reason in refusals.items()
+    ):
+        raise ValueError("a block whose refusals are not reasons of its keys")
     return Block(shard=shard, keys=keys, refusals=refusals)
 
 
@@ -81,6 +87,7 @@ class Streams:
         self._claim = Script(client, "claim")
         self._complete = Script(client, "complete")
         self._release = Script(client, "release")
+        self._answered = 0
 
     async def publish(
         self, planner: str, blocks: Iterable[Block], *, skipped: int, cursor: str, next_cursor: str, exhausted: bool
@@ -119,16 +126,21 @@ class Streams:
 
     async def seek(self, worker: WorkerId) -> ShardId | None:
         """The shard that this worker should drain next, now claimed by it; None when none has work."""
+        keys = [self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         with translated():
-            shard = await self._seek([self._keys.workers, self._keys.claims, self._keys.ready], [worker])
-        return None if shard < 0 else ShardId(shard)
+            answer = await self._seek(keys, [worker, self._epoch])
+        return None if self._word(answer) == "none" else ShardId(answer[1])
 
     async def claim(self, worker: WorkerId, shard: ShardId) -> Claim | None:
-        """The shard's next block: a dead worker's first; None when the shard is drained. Raises ValueError on a
-        payload that is not a block."""
+        """The shard's next block: a dead worker's first; None when the shard is drained.
+
+        Repeated after RedisUnavailable it brings the block whose delivery got lost, if there was one. Raises ValueError
+        on a payload that is not a block.
+        """
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         with translated():
-            answer = await self._claim(keys, [worker, shard, self._epoch])
+            answer = await self._claim(keys, [worker, shard, self._epoch, self._answered])
+        self._answered += 1
         if self._word(answer) == "empty":
             return None
         return Claim(

@@ -12,6 +12,7 @@ from typing import Any
 
 from coordinator.errors import NotYet, UsageError
 from coordinator.settings import (
+    ANY_UPSTREAM,
     Job,
     LimitSettings,
     ParseSettings,
@@ -27,6 +28,10 @@ from crawler.store.tables import OWN_COLUMNS, RESERVED_TABLES, identifier_fault,
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_UPSTREAM = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s:@/?#\[\]*]+)(?::\d{1,5})?")
+# A line break in a header would begin another one.
+_HEADER_TEXT = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_PART = re.compile(r".*_(?:current|r\d+)")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _RUN, _RETRY, _STORE = RunSettings(name=""), RetrySettings(), StoreSettings()
@@ -52,8 +57,10 @@ class Section:
         self._known: list[str] = []
 
     def text(self, key: str) -> str | None:
-        """A string."""
+        """A string that is not empty."""
         value = self._take(key, str, "text in quotes")
+        if value is not None and not value:
+            raise UsageError(f"job: [{self._name}] {key} is empty; write a text, or leave it out")
         return None if value is None else str(value)
 
     def whole(self, key: str, default: int, lowest: int = 1, highest: int = 2**31) -> int:
@@ -131,7 +138,7 @@ def read(document: Mapping[str, Any], folder: str = ".") -> Job:
         run=_run(Section("run", whole.table("run"))),
         source=_source(Section("source", whole.table("source"))),
         request=_request(Section("request", whole.table("request"))),
-        limits={name: _limit(name, limit) for name, limit in whole.table("limits").items()},
+        limits=_limits(whole.table("limits")),
         retry=_retry(Section("retry", whole.table("retry"))),
         parse=_parse(Section("parse", whole.table("parse"))),
         store=_store(Section("store", whole.table("store"))),
@@ -154,6 +161,8 @@ def with_secrets(headers: tuple[tuple[str, str], ...], environ: Mapping[str, str
         value = environ.get(match[1])
         if value is None:
             raise UsageError(f"job: [request] headers: ${{{match[1]}}} is not set in the environment")
+        if not _HEADER_TEXT.fullmatch(value):
+            raise UsageError(f"job: [request] headers: ${{{match[1]}}} has a line break or a control character in it")
         return value
 
     return tuple((name, _SECRET.sub(secret, value)) for name, value in headers)
@@ -180,25 +189,24 @@ def rate(value: Any, where: str) -> float | None:
 
 
 def _run(section: Section) -> RunSettings:
-    name = section.text("name")
-    if name is None or not _NAME.fullmatch(name):
-        raise UsageError(
-            f"job: [run] name is {name!r}; it must be 1 to 100 letters, digits, '.', '_' or '-' (or give --name)"
-        )
-    shards = section.whole("shards", 0, 0, 65_536) or None
-    if shards is not None and shards & (shards - 1):
-        raise UsageError(f"job: [run] shards is {shards}; it must be a power of two")
-    if section.raw("publish") not in (None, "auto"):
-        raise NotYet("job: [run] publish: a complete run is published by itself in this version; leave it out")
+    publish = section.raw("publish")
     run = RunSettings(
-        name=name,
+        name=section.text("name") or "",
         workers=section.whole("workers", 0, 0, 1024) or None,
         concurrency=section.whole("concurrency", _RUN.concurrency, 1, 100_000),
-        shards=shards,
+        shards=section.whole("shards", 0, 0, 65_536) or None,
         high_water=section.whole("high_water", _RUN.high_water, 1000),
         max_failed=section.number("max_failed", _RUN.max_failed, 0.0, 1.0),
     )
     section.end()
+    if not _NAME.fullmatch(run.name):
+        raise UsageError(
+            f"job: [run] name is {run.name!r}; it must be 1 to 100 letters, digits, '.', '_' or '-' (or give --name)"
+        )
+    if run.shards is not None and run.shards & (run.shards - 1):
+        raise UsageError(f"job: [run] shards is {run.shards}; it must be a power of two")
+    if publish not in (None, "auto"):
+        raise NotYet("job: [run] publish: a complete run is published by itself in this version; leave it out")
     return run
 
 
@@ -217,8 +225,8 @@ def _request(section: Section) -> RequestSettings:
     defaults = RequestSettings()
     headers = section.table("headers")
     for name, value in headers.items():
-        if not isinstance(value, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or "\n" in value:
-            raise UsageError(f"job: [request] headers: {name!r} must be a header name with a text")
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not _is_header_text(value):
+            raise UsageError(f"job: [request] headers: {name!r} must be a header name with a text in one line")
     engine = section.text("engine") or defaults.engine
     if engine not in ("pyreqwest", "httpx"):
         raise UsageError(f"job: [request] engine is {engine!r}; known are pyreqwest and httpx")
@@ -235,6 +243,8 @@ def _request(section: Section) -> RequestSettings:
         max_body=section.whole("max_body", defaults.max_body, 1, 256 * 1024 * 1024),
     )
     section.end()
+    if not _is_header_text(request.user_agent):
+        raise UsageError("job: [request] user_agent must be a text in one line")
     _check_networks(request.allow_private)
     return request
 
@@ -245,6 +255,26 @@ def _check_networks(networks: tuple[str, ...]) -> None:
             ip_network(network)
         except ValueError as error:
             raise UsageError(f"job: [request] allow_private: {error}; write networks like 127.0.0.0/8") from None
+
+
+def _is_header_text(value: Any) -> bool:
+    return isinstance(value, str) and _HEADER_TEXT.fullmatch(value) is not None
+
+
+def _limits(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
+    """The limits by upstream, as `upstream_of` names them: a limit that no request would ever meet is an error."""
+    limits: dict[str, LimitSettings] = {}
+    for name, value in values.items():
+        upstream = name.lower()
+        if upstream != ANY_UPSTREAM:
+            if "*" in upstream:
+                raise NotYet(f"job: [limits.{name!r}]: patterns are not yet in this version; name each host, or *")
+            if not _UPSTREAM.fullmatch(upstream):
+                raise UsageError(f"job: [limits.{name!r}]: write a host like en.wikipedia.org, host:port, or *")
+        if upstream in limits:
+            raise UsageError(f"job: [limits.{name!r}] stands there twice; upper and lower case mean the same host")
+        limits[upstream] = _limit(name, value)
+    return limits
 
 
 def _limit(name: str, values: Any) -> LimitSettings:
@@ -296,6 +326,8 @@ def _tables(values: Any) -> tuple[TableSettings, ...]:
         columns = section.table("columns")
         section.end()
         _check_identifier("table", name, RESERVED_TABLES | {table.name for table in tables})
+        if _PART.fullmatch(name):
+            raise UsageError(f"job: table {name!r}: names that end in _current or _r1 are made by shardcrawl; rename it")
         if not columns:
             raise UsageError(f'job: table {name} needs columns = {{ id = "bigint", … }}')
         for column, kind in columns.items():

@@ -7,6 +7,9 @@ from typing import Any
 
 from coordinator.model import EntryId, Outcome, ShardId
 
+# Characters of a reason that are kept: it may quote what an upstream or a parser said.
+REASON_LENGTH = 500
+
 
 @dataclass(slots=True)
 class OpenBlock:
@@ -49,9 +52,9 @@ class Page:
     records: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
 
     def fail(self, reason: str) -> None:
-        """Turn the page into a failed one: what it carried is dropped, the reason is kept."""
+        """Turn the page into a failed one: what it carried is dropped, the reason is kept, bounded."""
         self.outcome = Outcome.FAILED
-        self.reason = reason
+        self.reason = reason[:REASON_LENGTH]
         self.body = None
         self.etag = None
         self.last_modified = None

@@ -35,6 +35,8 @@ class Pace:
     @property
     def rate(self) -> float:
         """Keys a second, 0 when nothing was seen yet."""
+        if not self._seen:
+            return 0.0
         (first, before), (last, now) = self._seen[0], self._seen[-1]
         return (now - before) / (last - first) if last > first else 0.0
 
@@ -88,7 +90,7 @@ async def _bar(look: Callable[[], Awaitable[Snapshot]], console: Console, name: 
         TextColumn("{task.fields[keys]}"),
         TextColumn("{task.fields[pace]}"),
         TextColumn("[dim]{task.fields[outcomes]}[/]"),
-        TextColumn("[yellow]{task.fields[upstream]}[/]"),
+        TextColumn("{task.fields[upstream]}", style="yellow", markup=False),
     )
     with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
         task = bar.add_task(name, total=None, keys="", pace="", outcomes="", upstream="")

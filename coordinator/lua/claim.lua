@@ -1,6 +1,7 @@
 -- Purpose: deliver one block of a shard to a worker: first what dead workers left pending, then the next new one.
+-- A call that is repeated with its number, because the answer got lost, is answered with the same block.
 -- KEYS[1] stream of the shard   KEYS[2] workers (zset)   KEYS[3] claims (hash)   KEYS[4] ready (zset)   KEYS[5] state
--- ARGV[1] worker   ARGV[2] shard   ARGV[3] epoch
+-- ARGV[1] worker   ARGV[2] shard   ARGV[3] epoch   ARGV[4] number of the call
 -- Returns {"block", entry id, deliveries, payload} | {"empty"} nothing left here, the claim is given back when the
 --         worker has nothing pending | {"lost"} | {"epoch"}
 local GROUP = 'workers'
@@ -21,24 +22,34 @@ local function payload(fields)
     if fields[index] == 'b' then return fields[index + 1] end
   end
 end
+local mine = ARGV[2] .. ' ' .. ARGV[1]
+local function deliver(entry, deliveries)
+  redis.call('HSET', KEYS[3], mine, ARGV[4] .. ' ' .. entry[1])
+  return {'block', entry[1], deliveries, payload(entry[2])}
+end
 if redis.call('EXISTS', KEYS[1]) == 1 then
+  local number, id = string.match(redis.call('HGET', KEYS[3], mine) or '', '^(%S+) (%S+)$')
+  if number == ARGV[4] then
+    local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+    local pending = redis.call('XPENDING', KEYS[1], GROUP, id, id, 1, ARGV[1])[1]
+    if entry and pending then return {'block', id, pending[4], payload(entry[2])} end
+  end
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], GROUP)) do
     local named = {}
     for index = 1, #consumer, 2 do named[consumer[index]] = consumer[index + 1] end
     if named['name'] ~= ARGV[1] and not living(named['name']) then
-      -- A pending entry whose body is gone (trimmed by a stranger) is acked: 6.2 would offer it for ever.
-      for _, pending in ipairs(redis.call('XPENDING', KEYS[1], GROUP, '-', '+', 10, named['name'])) do
-        local taken = redis.call('XCLAIM', KEYS[1], GROUP, ARGV[1], 0, pending[1])
-        local entry = taken[1]
+      local pending = redis.call('XPENDING', KEYS[1], GROUP, '-', '+', 1, named['name'])[1]
+      while pending do
+        local entry = redis.call('XCLAIM', KEYS[1], GROUP, ARGV[1], 0, pending[1])[1]
         if entry and entry[2] and payload(entry[2]) then
-          return {'block', entry[1], pending[4] + 1, payload(entry[2])}
+          return deliver(entry, pending[4] + 1)
         end
+        -- A pending entry whose body is gone (trimmed by a stranger) is acked: 6.2 would offer it for ever.
         redis.call('XACK', KEYS[1], GROUP, pending[1])
+        pending = redis.call('XPENDING', KEYS[1], GROUP, '-', '+', 1, named['name'])[1]
       end
-      if #redis.call('XPENDING', KEYS[1], GROUP, '-', '+', 1, named['name']) == 0 then
-        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], GROUP, named['name'])
-        redis.call('HDEL', KEYS[3], ARGV[2] .. ' ' .. named['name'])
-      end
+      redis.call('XGROUP', 'DELCONSUMER', KEYS[1], GROUP, named['name'])
+      redis.call('HDEL', KEYS[3], ARGV[2] .. ' ' .. named['name'])
     end
   end
   local read = redis.call('XREADGROUP', 'GROUP', GROUP, ARGV[1], 'COUNT', 1, 'STREAMS', KEYS[1], '>')
@@ -47,7 +58,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     if redis.call('ZINCRBY', KEYS[4], -1, ARGV[2]) + 0 <= 0 then
       redis.call('ZREM', KEYS[4], ARGV[2])
     end
-    return {'block', entry[1], 1, payload(entry[2])}
+    return deliver(entry, 1)
   end
 end
 redis.call('ZREM', KEYS[4], ARGV[2])
@@ -60,6 +71,6 @@ for _, claim in ipairs(redis.call('HKEYS', KEYS[3])) do
 end
 if redis.call('EXISTS', KEYS[1]) == 0
     or #redis.call('XPENDING', KEYS[1], GROUP, '-', '+', 1, ARGV[1]) == 0 then
-  redis.call('HDEL', KEYS[3], ARGV[2] .. ' ' .. ARGV[1])
+  redis.call('HDEL', KEYS[3], mine)
 end
 return {'empty'}

@@ -1,6 +1,8 @@
 -- Purpose: after the commit in Postgres: digests into the done set, outcomes counted, finished blocks acked and deleted.
 -- Counts follow what SADD and XACK say is new, so a repeated call counts nothing twice; requests and bytes are
 -- guarded by the worker's receipt.
+-- The first write can only free memory: a full Redis then lets the others pass (see renew), and finishing work is
+-- what empties it.
 -- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts   KEYS[4..] done buckets and streams, as ARGV points to them
 -- ARGV[1] epoch   ARGV[2] worker   ARGV[3] sequence number   ARGV[4] requests   ARGV[5] bytes received
 -- ARGV[6] number of groups, then for each: index into KEYS of the bucket, outcome, number of members, the members
@@ -15,14 +17,18 @@ local ends = redis.call('ZSCORE', KEYS[2], ARGV[2])
 if not ends or tonumber(ends) <= now then
   return {'lost'}
 end
+redis.call('HDEL', KEYS[3], '')
 local at = 7
 local new = {}
 local fresh = 0
 for _ = 1, tonumber(ARGV[6]) do
   local bucket, outcome, count = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local added = redis.call('SADD', bucket, unpack(ARGV, at + 3, at + 2 + count))
-  new[outcome] = (new[outcome] or 0) + added
-  fresh = fresh + added
+  -- Lua's stack ends near 8,000: a bucket is never so full, unless the corpus was far larger than its estimate.
+  for first = at + 3, at + 2 + count, 4000 do
+    local added = redis.call('SADD', bucket, unpack(ARGV, first, math.min(first + 3999, at + 2 + count)))
+    new[outcome] = (new[outcome] or 0) + added
+    fresh = fresh + added
+  end
   at = at + 3 + count
 end
 for outcome, count in pairs(new) do

@@ -64,6 +64,7 @@ class Fetcher:
         self._job = job
         self._meter = meter
         self._ways: dict[str, tuple[Gate, Budget]] = {}
+        self._place = (0, 1)
         self.draining = False
 
     async def fetch(self, url: str, lane: Lane) -> Reply:
@@ -115,6 +116,7 @@ class Fetcher:
 
     def resize(self, rank: int, size: int) -> None:
         """Take this worker's share of each upstream's concurrency, as `rank` of `size` workers."""
+        self._place = (rank, size)
         for gate, _ in self._ways.values():
             gate.resize(rank, size)
 
@@ -122,5 +124,7 @@ class Fetcher:
         way = self._ways.get(upstream)
         if way is None:
             limit = self._job.limit(upstream)
-            way = self._ways[upstream] = (Gate(limit.concurrency), self._limiter.budget(upstream, limit.rate))
+            gate = Gate(limit.concurrency)
+            gate.resize(*self._place)
+            way = self._ways[upstream] = (gate, self._limiter.budget(upstream, limit.rate))
         return way

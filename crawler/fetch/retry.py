@@ -63,7 +63,7 @@ def after_status(
     if exhausted:
         return End(Outcome.FAILED, f"status {status} after {tries.total} attempts")
     asked = pause_asked(retry_after, date) if status in (429, 503) else None
-    if asked is not None:
+    if asked:  # none, or "now": an upstream that refuses and asks for no pause gets our own
         return Again(delay=0.0, pause=asked)
     if status == 429:
         return Again(delay=0.0, pause=_backoff(tries.throttled, settings, 1.0))
@@ -90,7 +90,7 @@ def pause_asked(retry_after: str | None, date: str | None) -> float | None:
         return None
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:9]), LONGEST_PAUSE)
+        return min(float(text), LONGEST_PAUSE)
     try:
         until = parsedate_to_datetime(text)
         now = parsedate_to_datetime(date) if date else datetime.now(UTC)

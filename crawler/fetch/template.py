@@ -51,9 +51,15 @@ def _split(url: str) -> tuple[str, str]:
         parts = urlsplit(head)
         complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or True)
     except ValueError as error:
-        raise UsageError(f"[request] url: {error}") from None
+        raise UsageError(f"[request] url: {error}; write it like https://host/path?id={{key}}") from None
     if not complete:
         raise UsageError(f"[request] url: {url!r} is no absolute http or https URL")
+    if "@" in parts.netloc:
+        raise UsageError("[request] url: user:password@ would be stored with every page; write an Authorization header")
     if not (parts.path or parts.query or parts.fragment):
         raise UsageError("[request] url: the host may not depend on the key; make the source yield URLs instead")
+    if "#" in head:
+        raise UsageError("[request] url: what follows # is never sent, so the key cannot stand there")
+    if any(char == " " or not char.isprintable() for char in url):
+        raise UsageError("[request] url: it has a space or a control character; write %20 for a space")
     return head, tail

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+
 import orjson
 
 _OPENERS = (b"{", b"[")
+# Python knows these as charsets too. Punycode takes quadratic time, so that one hostile body could stop the
+# worker; the others give lone surrogates, which neither JSON nor Postgres can hold. No upstream means them.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 
 
 def json_text(content_type: str | None, body: bytes) -> bytes:
@@ -35,8 +40,10 @@ def decoded(content_type: str | None, body: bytes) -> str:
         if name.strip().lower() == "charset":
             charset = value.strip().strip('"') or charset
     try:
+        if codecs.lookup(charset).name.replace("_", "-") in _NO_CHARSETS:
+            raise LookupError(f"{charset} is no charset of bodies")
         text = body.decode(charset)
-    except (UnicodeDecodeError, LookupError) as error:
+    except (ValueError, LookupError) as error:
         raise ValueError(f"body is not text ({content_type or 'no content type'}): {error}") from error
     if "\0" in text:
         raise ValueError(f"body is not text ({content_type or 'no content type'}): it has a NUL character")

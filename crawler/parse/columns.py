@@ -1,16 +1,19 @@
 """Pure: a value from a parser into what its column takes, exactly or not at all.
 
-asyncpg would accept 1.7 for an integer, True for 1 and a naive datetime in the machine's own time zone; here each
-of these is an error with the column's name, and the key fails instead of being changed silently.
+asyncpg would accept 1.7 for an integer, True for 1, a naive datetime in the machine's own time zone, and would store
+the first and the last moment of the calendar as infinity; here each of these is an error with the column's name, and
+the key fails instead of being changed silently.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import orjson
@@ -18,6 +21,11 @@ import orjson
 from coordinator.settings import TableSettings
 
 Convert: TypeAlias = Callable[[Any], Any]
+Moment = TypeVar("Moment", date, datetime)
+
+# Postgres' bounds on a numeric: digits before and after the point. asyncpg stores 1E+200000 as 0.
+NUMERIC_BEFORE, NUMERIC_AFTER = 131_072, 16_383
+_NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Table:
@@ -38,7 +46,8 @@ class Table:
             values: Sequence[Any] = [record.get(name) for name in self._columns]
         else:
             values = record
-            if isinstance(record, str | bytes) or len(values) != len(self._columns):
+            ordered = isinstance(record, Sequence) and not isinstance(record, str | bytes)
+            if not ordered or len(values) != len(self._columns):
                 raise ValueError(f"{self.name}: a record is a mapping or {len(self._columns)} values in column order")
         try:
             return tuple(
@@ -94,7 +103,7 @@ def _text(value: Any) -> str:
     return value
 
 
-def _real(value: Any) -> float:
+def _double(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{_shown(value)} is no number")
     if not math.isfinite(value):
@@ -102,6 +111,15 @@ def _real(value: Any) -> float:
     if isinstance(value, int) and int(float(value)) != value:
         raise ValueError(f"{value} would be rounded")
     return float(value)
+
+
+def _real(value: Any) -> float:
+    """Four bytes: decimal fractions are rounded to what fits, as everywhere; whole and tiny numbers are not."""
+    number = _double(value)
+    narrow: float = struct.unpack("f", struct.pack("f", number))[0]
+    if (number.is_integer() and narrow != number) or (number and not narrow):
+        raise ValueError(f"{value} would be rounded")
+    return number
 
 
 def _numeric(value: Any) -> Decimal:
@@ -113,6 +131,8 @@ def _numeric(value: Any) -> Decimal:
         raise ValueError(f"{_shown(value)} is no number") from None
     if not number.is_finite():
         raise ValueError(f"{value} is not finite")
+    if number.adjusted() >= NUMERIC_BEFORE or -int(number.as_tuple().exponent) > NUMERIC_AFTER:
+        raise ValueError(f"{_shown(value)} has more digits than Postgres keeps")
     return number
 
 
@@ -128,27 +148,33 @@ def _moment(value: Any) -> datetime:
         raise ValueError(f"{_shown(value)} is no time (ISO 8601)")
     if moment.tzinfo is None:
         raise ValueError(f"{_shown(value)} has no time zone")
-    return moment
+    return _finite(moment.astimezone(UTC), datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 def _naive_moment(value: Any) -> datetime:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(moment, datetime) or moment.tzinfo is not None:
         raise ValueError(f"{_shown(value)} is no time without a zone")
-    return moment
+    return _finite(moment, datetime.min, datetime.max)
 
 
 def _date(value: Any) -> date:
     day = date.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(day, date) or isinstance(day, datetime):
         raise ValueError(f"{_shown(value)} is no date (ISO 8601)")
-    return day
+    return _finite(day, date.min, date.max)
+
+
+def _finite(value: Moment, first: Moment, last: Moment) -> Moment:
+    if value in (first, last):
+        raise ValueError(f"{value.isoformat()} would be stored as infinity")
+    return value
 
 
 def _time(value: Any) -> time:
     moment = time.fromisoformat(value) if isinstance(value, str) else value
-    if not isinstance(moment, time):
-        raise ValueError(f"{_shown(value)} is no time of day")
+    if not isinstance(moment, time) or moment.tzinfo is not None:
+        raise ValueError(f"{_shown(value)} is no time of day without a zone")
     return moment
 
 
@@ -166,13 +192,25 @@ def _bytes(value: Any) -> bytes:
 
 def _json(value: Any) -> str:
     text = orjson.dumps(value).decode()
-    if "\\u0000" in text:
+    if "\\u0000" in text and _NUL_ESCAPE.search(text):
         raise ValueError("JSON with a NUL character")
+    if "null" in text and not _finite_inside(value):  # orjson writes null for them
+        raise ValueError("JSON with a number that is not finite")
     return text
 
 
+def _finite_inside(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite_inside, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite_inside, value))
+
+
 def _uuid(value: Any) -> UUID:
-    return value if isinstance(value, UUID) else UUID(str(value))
+    if not isinstance(value, UUID | str):
+        raise ValueError(f"{_shown(value)} is no UUID")
+    return UUID(value) if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> str:
@@ -189,7 +227,7 @@ _CONVERSIONS: Mapping[str, Convert] = {
     "char": _text,
     "boolean": _boolean,
     "real": _real,
-    "double precision": _real,
+    "double precision": _double,
     "numeric": _numeric,
     "timestamptz": _moment,
     "timestamp": _naive_moment,

@@ -15,7 +15,7 @@ from coordinator.errors import UsageError
 from coordinator.model import Outcome
 from coordinator.settings import Job
 from crawler.fetch.engine import Answer, Headers
-from crawler.page import Page
+from crawler.page import REASON_LENGTH, Page
 from crawler.parse.body import decoded
 from crawler.parse.columns import Table
 
@@ -37,7 +37,7 @@ class Response:
         self.status = status
         self.headers = headers
         self.body = body
-        self._ends: dict[str, tuple[Outcome, str | None]] = {}
+        self._ends: dict[str, tuple[Outcome, str]] = {}
 
     @property
     def key(self) -> str:
@@ -62,14 +62,14 @@ class Response:
         """Say that the response has nothing usable for this key."""
         self._end(key, Outcome.FAILED, reason)
 
-    def end(self, key: str) -> tuple[Outcome, str | None] | None:
+    def end(self, key: str) -> tuple[Outcome, str] | None:
         """What the parser said of a key: (outcome, reason), or None."""
         return self._ends.get(key)
 
-    def _end(self, key: str, outcome: Outcome, reason: str | None) -> None:
+    def _end(self, key: str, outcome: Outcome, reason: str) -> None:
         if key not in self.keys:
             raise ValueError(f"key {key!r} is not one of this request's")
-        self._ends[key] = (outcome, reason)
+        self._ends[key] = (outcome, str(reason)[:REASON_LENGTH])
 
 
 class Hook:
@@ -86,7 +86,8 @@ class Hook:
         try:
             records = self._parse(response)
             self._assign(pages, records)
-        except Exception as error:  # noqa: BLE001 - the user's code may raise anything; it costs its keys, no more
+        # The user's code may raise anything, and call sys.exit; it costs its keys, no more.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             for page in pages:
                 page.fail(f"parse: {type(error).__name__}: {first_line(error)}")
             return
@@ -131,8 +132,9 @@ def load(job: Job) -> Hook | None:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        raise UsageError(f"[parse] python: cannot import {module_name}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
+        words = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"[parse] python: cannot import {module_name}: {words}") from error
     parse = getattr(module, function_name, None)
     if not callable(parse):
         raise UsageError(f"[parse] python: module {module_name} has no function {function_name!r}")

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from coordinator.connection import first_line
 from coordinator.errors import PostgresRefused
 from coordinator.model import Epoch, Outcome
 from coordinator.settings import TableSettings
@@ -56,17 +57,20 @@ class Catalogue:
         self._connection = connection
 
     async def prepare(self) -> None:
-        """Make the schema where it is missing."""
+        """Make the schema where it is missing. Raises PostgresRefused when other tables have its names."""
         with translated():
+            # Making it again would wait for every reader of its views.
+            if await self._connection.fetchval(query("schema-is-there")):
+                return
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-schema"))
                 await self._connection.execute("SET LOCAL client_min_messages = warning")
                 try:
                     await self._connection.execute(schema())
                 except (asyncpg.WrongObjectTypeError, asyncpg.UndefinedColumnError) as error:
-                    raise PostgresRefused(
-                        f"Postgres: this database has other tables named runs or pages ({error}); use another database"
-                    ) from error
+                    raise _other_tables(first_line(error)) from error
+                if not await self._connection.fetchval(query("is-partitioned"), "pages"):
+                    raise _other_tables("pages is not partitioned")
 
     async def find(self, name: str) -> StoredRun | None:
         """The run of that name, None when there is none."""
@@ -90,9 +94,14 @@ class Catalogue:
                     query("make-run"), name, orjson.dumps(document).decode(), epoch
                 )
                 part = names.quoted(names.part("pages", run_id))
-                await self._connection.execute(query("make-pages-part", part=part, run_id=run_id))
-                for table in tables:
-                    await self._make_table(table, run_id)
+                try:
+                    await self._connection.execute(query("make-pages-part", part=part, run_id=run_id))
+                    for table in tables:
+                        await self._make_table(table, run_id)
+                except asyncpg.DuplicateTableError as error:
+                    raise PostgresRefused(
+                        f"{first_line(error)}: a deleted run has left it; drop it, or use another database"
+                    ) from error
         return run_id
 
     async def change_epoch(self, run_id: int, epoch: Epoch) -> None:
@@ -143,20 +152,27 @@ class Catalogue:
                     yield batch
 
     async def _make_table(self, table: TableSettings, run_id: int) -> None:
-        quoted = names.quoted(table.name)
-        await self._connection.execute(query("make-table", table=quoted, columns=names.column_list(table.columns)))
-        rows = await self._connection.fetch(query("columns-of"), quoted)
-        found = [(row["name"], row["type"]) for row in rows]
-        wanted = [("run_id", "integer"), ("digest", "bytea")]
-        for name, kind in table.columns:
-            wanted.append((name, await self._connection.fetchval(query("type-of"), kind)))
-        if found != wanted:
-            shown = ", ".join(f"{name} {kind}" for name, kind in found[2:])
+        quoted, columns = names.quoted(table.name), names.column_list(table.columns)
+        try:
+            await self._connection.execute(query("make-example", columns=columns))
+        except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
+            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
+        wanted = await self._connection.fetch(query("columns-of"), "pg_temp.example")
+        await self._connection.execute(query("drop-example"))
+        await self._connection.execute(query("make-table", table=quoted, columns=columns))
+        found = await self._connection.fetch(query("columns-of"), quoted)
+        if found != wanted or not await self._connection.fetchval(query("is-partitioned"), quoted):
+            shown = ", ".join(f"{row['name']} {row['type']}" for row in found)
             raise PostgresRefused(
-                f"table {table.name} exists with other columns ({shown}); make the job's columns equal, "
-                "or give the table another name"
+                f"table {table.name} exists with other columns or unpartitioned ({shown}); "
+                "make the job's columns equal, or give the table another name"
             )
         part = names.quoted(names.part(table.name, run_id))
         await self._connection.execute(query("make-table-part", part=part, table=quoted, run_id=run_id))
         view = names.quoted(f"{table.name}_current")
-        await self._connection.execute(query("make-view", view=view, table=quoted))
+        if not await self._connection.fetchval(query("is-there"), view):
+            await self._connection.execute(query("make-view", view=view, table=quoted))
+
+
+def _other_tables(why: str) -> PostgresRefused:
+    return PostgresRefused(f"Postgres: this database has other tables named runs or pages ({why}); use another one")

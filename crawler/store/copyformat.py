@@ -49,7 +49,7 @@ def rows(pages: Sequence[Page], run_id: int) -> list[bytes]:
         put(_text(page.outcome.value))
         put(_text(page.reason))
         put(_NULL if page.status is None else _SHORT(2, page.status))
-        put(_TIMES(2, page.attempts, 8, int((page.fetched_at - POSTGRES_EPOCH) * 1_000_000)))
+        put(_TIMES(2, page.attempts, 8, round((page.fetched_at - POSTGRES_EPOCH) * 1_000_000)))
         put(_text(page.etag))
         put(_text(page.last_modified))
         put(_NULL if page.body_digest is None else _LENGTH(len(page.body_digest)) + page.body_digest)

@@ -16,13 +16,14 @@ from coordinator.errors import PostgresRefused, PostgresUnavailable
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 OLDEST = 14
-# Errors that waiting heals: the server starts, stops, restarts, is full or has too many clients.
+# Errors that waiting heals: the server starts, stops, restarts, is full, has too many clients or is told to cancel.
 PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.QueryCanceledError,
     asyncpg.InsufficientResourcesError,
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
@@ -47,10 +48,14 @@ async def connect(url: str) -> Connection:
             raise PostgresRefused(f"Postgres address {where}: {first_line(error)}") from None
     version = connection.get_server_version()
     if version.major < OLDEST:
-        await connection.close()
+        connection.terminate()
         raise PostgresRefused(
             f"Postgres at {where} is version {version.major}.{version.minor}; shardcrawl needs 14 or newer"
         )
+    encoding = connection.get_settings().server_encoding
+    if encoding != "UTF8":  # another one cannot hold every key
+        connection.terminate()
+        raise PostgresRefused(f"the database at {where} has encoding {encoding}; create one with ENCODING 'UTF8'")
     return connection
 
 

@@ -17,7 +17,10 @@ TYPES = frozenset(
         *("date", "time", "timestamp", "timestamptz", "interval"),
     }
 )
-_TYPE = re.compile(r"([a-z][a-z ]*?)(\(\d{1,4}(?:, ?\d{1,4})?\))?(\[\])?")
+_TYPE = re.compile(
+    r"(?:numeric(?:\(\d{1,4}(?:, ?\d{1,4})?\))?|(?:varchar|char|interval|time|timestamp|timestamptz)(?:\(\d{1,4}\))?"
+    rf"|{'|'.join(sorted(TYPES))})(?:\[\])?"
+)
 
 
 def identifier_fault(name: str) -> str | None:
@@ -29,10 +32,10 @@ def identifier_fault(name: str) -> str | None:
 
 def type_fault(name: str) -> str | None:
     """Why a name is not a column type that a job may use, None when it is."""
-    match = _TYPE.fullmatch(name.strip().lower())
-    if match and (match[1] in TYPES or match[1] in ("varchar", "char")):
+    if _TYPE.fullmatch(name.strip().lower()):
         return None
-    return f"known types are {', '.join(sorted(TYPES))}, each also as an array with []"
+    known = ", ".join(sorted(TYPES))
+    return f"known types are {known}, varchar(n), char(n), numeric(p, s), each also as an array with []"
 
 
 def quoted(name: str) -> str:

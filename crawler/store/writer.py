@@ -14,7 +14,7 @@ from coordinator.connection import first_line
 from coordinator.errors import EpochLost
 from coordinator.model import Epoch
 from coordinator.settings import TableSettings
-from crawler.page import Page
+from crawler.page import REASON_LENGTH, Page
 from crawler.store import copyformat
 from crawler.store import tables as names
 from crawler.store.catalogue import Catalogue
@@ -24,8 +24,8 @@ from crawler.store.queries import query
 logger = logging.getLogger(__name__)
 
 SEND_BYTES = 512 * 1024
-REASON_LENGTH = 500
-_LINE = re.compile(r"COPY (\w+), line (\d+)")
+# At the beginning of a line, where an error's context never quotes a body.
+_LINE = re.compile(r"^COPY (\w+), line (\d+)", re.MULTILINE)
 # What asyncpg and Postgres raise for a value that cannot be stored, as opposed to a server that cannot store now.
 ROW_ERRORS = (
     asyncpg.DataError,
@@ -49,6 +49,7 @@ class Writer:
         self._pages = names.part("pages", run_id)
         self._staging = f"staging_r{run_id}"
         self._connection: Connection | None = None
+        self._copying: Sequence[Page] = ()
 
     async def open(self) -> None:
         """Connect and see that Postgres means the same run. Raises PostgresUnavailable, PostgresRefused, EpochLost."""
@@ -78,8 +79,8 @@ class Writer:
                     return
                 merging = True
             except ROW_ERRORS as error:
-                culprits = self._culprits(error, unique)
-                if not culprits:
+                culprits = self._culprits(error)
+                if not culprits or any(_is_bare(page) for page, _ in culprits):
                     await self._isolate(unique, error)
                     return
                 for page, reason in culprits:
@@ -95,6 +96,7 @@ class Writer:
                         pages = await self._merge(connection, pages)
                     else:
                         await self._copy_pages(connection, self._pages, pages)
+                    self._copying = pages
                     for index, table in enumerate(self._tables):
                         await self._copy_records(connection, table, self._records(pages, index))
         except ROW_ERRORS:
@@ -114,6 +116,7 @@ class Writer:
         return [page for page in pages if page.item.digest in inserted]
 
     async def _copy_pages(self, connection: Connection, table: str, pages: Sequence[Page]) -> None:
+        self._copying = pages
         stream = _stream(copyformat.rows(pages, self._run_id))
         await connection.copy_to_table(table, source=stream, columns=copyformat.COLUMNS, format="binary")
 
@@ -134,8 +137,9 @@ class Writer:
             if index == table
         ]
 
-    def _culprits(self, error: Exception, pages: Sequence[Page]) -> list[tuple[Page, str]]:
+    def _culprits(self, error: Exception) -> list[tuple[Page, str]]:
         """The pages that an error speaks of: by Postgres' line number, and every body that is no JSON."""
+        pages = self._copying
         match = _LINE.search(getattr(error, "context", None) or "")
         if not match:
             return []
@@ -153,7 +157,7 @@ class Writer:
     async def _isolate(self, pages: Sequence[Page], error: Exception) -> None:
         """Nobody can say which row is at fault: halve the batch until it is alone."""
         if len(pages) == 1:
-            if not pages[0].records and pages[0].body is None:
+            if _is_bare(pages[0]):
                 raise error
             pages[0].fail(describe(error))
             await self.write(pages)
@@ -165,13 +169,16 @@ class Writer:
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             connection = await connect(self._url)
-            found = await Catalogue(connection).epoch(self._run_id)
-            if found != self._epoch:
+            try:
+                found = await Catalogue(connection).epoch(self._run_id)
+                if found != self._epoch:
+                    raise EpochLost(
+                        f"run {self._run_id} in Postgres belongs to another beginning of the run than Redis does; "
+                        "run `shardcrawl run` again to rebuild"
+                    )
+            except BaseException:
                 connection.terminate()
-                raise EpochLost(
-                    f"run {self._run_id} in Postgres belongs to another beginning of the run than Redis does; "
-                    "run `shardcrawl run` again to rebuild"
-                )
+                raise
             self._connection = connection
         return self._connection
 
@@ -184,6 +191,11 @@ def describe(error: BaseException) -> str:
         if detail := getattr(error, "detail", None):
             words.append(str(detail))
     return ": ".join(words)[:REASON_LENGTH]
+
+
+def _is_bare(page: Page) -> bool:
+    """Whether failing the page would take nothing from it any more."""
+    return page.body is None and not page.records
 
 
 def _no_json(page: Page) -> str | None:

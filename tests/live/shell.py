@@ -49,14 +49,19 @@ class Running:
         return Ended(self.process.returncode, out.decode(), err.decode())
 
     def children(self, word: str) -> list[psutil.Process]:
-        """Its live children whose command line has this word: worker, coordinator, redis-server, postgres."""
+        """Its live children of that kind: worker-, worker-1, coordinator, redis-server, postgres, crawler.process."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=False):
             try:
-                line = " ".join(child.cmdline())
+                line = child.cmdline()
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    continue
             except psutil.Error:
                 continue
-            if word in line and child.status() != psutil.STATUS_ZOMBIE:
+            ours = "crawler.process" in line
+            if (ours and (word == "crawler.process" or line[-1].startswith(word))) or (
+                not ours and child.name() == word
+            ):
                 found.append(child)
         return found
 

@@ -1,5 +1,8 @@
 -- Named queries. {braces} take identifiers and numbers that were checked and quoted, never a user's text.
 
+-- name: schema-is-there
+SELECT to_regclass('runs') IS NOT NULL AND to_regclass('pages') IS NOT NULL AND to_regclass('pages_current') IS NOT NULL;
+
 -- name: lock-schema
 SELECT pg_advisory_xact_lock(7310579615327182);
 
@@ -21,16 +24,19 @@ UPDATE runs SET epoch = $2 WHERE run_id = $1;
 SELECT epoch FROM runs WHERE run_id = $1;
 
 -- name: make-pages-part
-CREATE TABLE IF NOT EXISTS {part} (LIKE pages INCLUDING ALL, CHECK (run_id = {run_id}));
+CREATE TABLE {part} (LIKE pages INCLUDING ALL, CHECK (run_id = {run_id}));
 
 -- name: make-table
 CREATE TABLE IF NOT EXISTS {table} (run_id integer NOT NULL, digest bytea NOT NULL, {columns}) PARTITION BY LIST (run_id);
 
 -- name: make-table-part
-CREATE TABLE IF NOT EXISTS {part} (LIKE {table} INCLUDING ALL, CHECK (run_id = {run_id}));
+CREATE TABLE {part} (LIKE {table} INCLUDING ALL, CHECK (run_id = {run_id}));
+
+-- name: is-there
+SELECT to_regclass($1) IS NOT NULL;
 
 -- name: make-view
-CREATE OR REPLACE VIEW {view} AS
+CREATE VIEW {view} AS
     SELECT * FROM {table}
     WHERE run_id = (SELECT run_id FROM runs WHERE published_at IS NOT NULL ORDER BY published_at DESC LIMIT 1);
 
@@ -40,8 +46,14 @@ FROM pg_attribute a
 WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
--- name: type-of
-SELECT format_type(to_regtype($1), NULL) AS type;
+-- name: is-partitioned
+SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass($1));
+
+-- name: make-example
+CREATE TEMP TABLE example (run_id integer NOT NULL, digest bytea NOT NULL, {columns});
+
+-- name: drop-example
+DROP TABLE pg_temp.example;
 
 -- name: count-outcomes
 SELECT outcome, count(*) AS keys FROM {part} GROUP BY outcome;
