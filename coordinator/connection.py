@@ -54,7 +54,8 @@ def translated(where: str = "") -> Iterator[None]:
         yield
     except (exceptions.RedisError, OSError) as error:
         # What the server says while a connection opens comes wrapped as if the network had failed.
-        said = error.__cause__ if isinstance(error.__cause__, exceptions.RedisError) else error
+        wrapped = isinstance(error, exceptions.ConnectionError) and isinstance(error.__cause__, exceptions.RedisError)
+        said = error.__cause__ if wrapped else error
         text = first_line(error)
         if isinstance(said, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
             raise RedisRefused(f"Redis{at} refuses the password or its rights: {text}") from error

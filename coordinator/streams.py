@@ -10,7 +10,7 @@ from operator import itemgetter
 import msgpack
 from redis.asyncio import Redis
 
-from coordinator.connection import translated
+from coordinator.connection import first_line, translated
 from coordinator.errors import EpochLost, LeaseLost
 from coordinator.keys import RunKeys
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
@@ -37,8 +37,8 @@ def decode(shard: ShardId, payload: bytes) -> Block:
         version, keys, refusals = msgpack.unpackb(
             payload, max_array_len=BLOCK_KEYS, max_map_len=BLOCK_KEYS, strict_map_key=False, use_list=False
         )
-    except (msgpack.UnpackException, TypeError) as error:
-        raise ValueError(f"not a block: {error}") from error
+    except (msgpack.UnpackException, ValueError, TypeError) as error:
+        raise ValueError(f"not a block: {first_line(error)}") from error
     if version != WIRE:
         raise ValueError(f"a block of another wire version than {WIRE}")
     if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):

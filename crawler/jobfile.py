@@ -327,7 +327,7 @@ def _tables(values: Any) -> tuple[TableSettings, ...]:
         section.end()
         _check_identifier("table", name, RESERVED_TABLES | {table.name for table in tables})
         if _PART.fullmatch(name):
-            raise UsageError(f"job: table {name!r}: names that end in _current or _r1 are made by shardcrawl; rename it")
+            raise UsageError(f"job: table {name!r}: names ending in _current or _r1 are shardcrawl's own; rename it")
         if not columns:
             raise UsageError(f'job: table {name} needs columns = {{ id = "bigint", … }}')
         for column, kind in columns.items():

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -47,7 +48,7 @@ def summary(end: RunEnd, console: Console, again: str) -> None:
             highlight=False,
         )
     if end.stored is None:
-        console.print(f"go on with: {again}", highlight=False, soft_wrap=True)
+        console.print(f"go on with: {again}", markup=False, highlight=False, soft_wrap=True)
         return
     where = f"run_id = {end.stored.run_id}"
     if outcomes.get(Outcome.FAILED):
@@ -88,7 +89,7 @@ def rows_csv(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for record in records:
-        writer.writerow("" if value is None else _harmless(str(_plain_or(value))) for value in record)
+        writer.writerow(_field(value) for value in record)
     return out.getvalue()
 
 
@@ -105,7 +106,7 @@ def snapshot_text(snapshot: Snapshot, console: Console) -> None:
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
     table.add_row("upstreams", upstream_words(snapshot) or "none paused")
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
@@ -162,6 +163,11 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _harmless(text: str) -> str:
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    text = str(_plain_or(value))
+    if isinstance(value, int | float | Decimal) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
     number = text.removeprefix("-").replace(".", "", 1).isdigit()
-    return f"'{text}" if text[:1] in "=+-@\t\r" and text and not number else text
+    return text if number else f"'{text}"

@@ -1,0 +1,1 @@
+"""Benchmarks: figures measured by whoever runs them, on the machine where they run."""

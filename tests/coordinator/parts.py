@@ -1,0 +1,194 @@
+"""What these tests are made of: a run in Redis, a source in memory, a script whose answer gets lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from coordinator.done import DoneSet
+from coordinator.keys import RunKeys
+from coordinator.leader import Leadership
+from coordinator.model import Block, Claim, Counts, Epoch, Outcome, ShardId, WorkerId
+from coordinator.runs import RunRecord, Runs
+from coordinator.scripts import Argument, Script
+from coordinator.sharding import Layout, blocks, by_shard, digest
+from coordinator.source import Chunk, Cursor, Refused
+from coordinator.status import counts
+from coordinator.streams import Completion, Finished, Streams, decode
+
+PLANNER = "planner"
+ONE, TWO, THREE = WorkerId("one"), WorkerId("two"), WorkerId("three")
+
+
+def numbered(count: int, word: str = "key") -> list[str]:
+    return [f"{word} {number}" for number in range(count)]
+
+
+def packed(keys: Iterable[str], layout: Layout, reasons: Mapping[str, str] | None = None) -> list[Block]:
+    """The keys as blocks, those with a reason refused."""
+    why = {digest(key): reason for key, reason in (reasons or {}).items()}
+    return [block for shard, part in sorted(by_shard(keys, layout).items()) for block in blocks(shard, part, why)]
+
+
+def record_of(
+    name: str = "run", *, shards: int = 4, buckets: int = 4, epoch: str = "first", total: int | None = None
+) -> RunRecord:
+    return RunRecord(
+        name=name,
+        run_id=1,
+        epoch=Epoch(epoch),
+        layout=Layout(shards=shards, buckets=buckets),
+        document={"run": {"name": name}},
+        folder="/somewhere",
+        total=total,
+    )
+
+
+class Run:
+    """One run that was made in Redis, led by PLANNER, with all that takes part in it."""
+
+    def __init__(self, client: Redis, record: RunRecord) -> None:
+        self.client = client
+        self.record = record
+        self.layout = record.layout
+        self.keys = RunKeys(record.name)
+        self.streams = Streams(client, self.keys, record.layout, record.epoch)
+        self.done = DoneSet(client, self.keys, record.layout, record.epoch)
+        self.runs = Runs(client)
+        self.cursor = "0:0"
+
+    @classmethod
+    async def made(cls, client: Redis, record: RunRecord | None = None) -> Run:
+        run = cls(client, record or record_of())
+        await run.runs.make(run.record)
+        await Leadership(client, run.keys, PLANNER).gain()
+        return run
+
+    async def publish(
+        self,
+        keys: Iterable[str],
+        *,
+        skipped: int = 0,
+        exhausted: bool = False,
+        reasons: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Publish the keys behind the last ones."""
+        before = self.cursor
+        self.cursor = str(Cursor(int(before.split(":")[0]) + 1))
+        return await self.streams.publish(
+            PLANNER,
+            packed(keys, self.layout, reasons),
+            skipped=skipped,
+            cursor=before,
+            next_cursor=self.cursor,
+            exhausted=exhausted,
+        )
+
+    async def counts(self) -> Counts:
+        return await counts(self.client, self.record)
+
+    async def queued_keys(self) -> list[str]:
+        """Every key in the streams, sorted."""
+        keys: list[str] = []
+        for shard in range(self.layout.shards):
+            for _, fields in await self.client.xrange(self.keys.stream(shard)):
+                keys += decode(ShardId(shard), fields[b"b"]).keys
+        return sorted(keys)
+
+    async def next(self, worker: WorkerId) -> Claim | None:
+        """The worker's next block, from whichever shard."""
+        while (shard := await self.streams.seek(worker)) is not None:
+            if claim := await self.streams.claim(worker, shard):
+                return claim
+        return None
+
+    async def drain(self, worker: WorkerId) -> list[Claim]:
+        """All that the worker can claim."""
+        claims: list[Claim] = []
+        while (claim := await self.next(worker)) is not None:
+            claims.append(claim)
+        return claims
+
+    async def complete(
+        self, worker: WorkerId, sequence: int, claims: Sequence[Claim], outcome: Outcome = Outcome.STORED
+    ) -> int:
+        return await self.streams.complete(worker, sequence, completion(claims, outcome))
+
+    async def everything(self) -> dict[bytes, bytes | None]:
+        """The whole Redis: for "nothing changed"."""
+        return {key: await self.client.dump(key) for key in await self.client.keys()}
+
+
+def completion(claims: Sequence[Claim], outcome: Outcome = Outcome.STORED, requests: int = 0) -> Completion:
+    return Completion(
+        outcomes=[(digest(key), outcome) for claim in claims for key in claim.block.keys],
+        finished=[Finished(claim.shard, claim.entry, len(claim.block.keys)) for claim in claims],
+        requests=requests,
+        received=10 * requests,
+    )
+
+
+def keys_of(claims: Iterable[Claim]) -> list[str]:
+    return sorted(key for claim in claims for key in claim.block.keys)
+
+
+class LostAnswer:
+    """A script that is carried out, and whose first answers never arrive."""
+
+    def __init__(self, script: Script, *, lost: int = 1) -> None:
+        self._script = script
+        self.lost = lost
+
+    async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        answer = await self._script(keys, arguments)
+        if self.lost:
+            self.lost -= 1
+            raise redis.exceptions.ConnectionError("Connection closed by server.")
+        return answer
+
+
+@dataclass
+class MemorySource:
+    """A source of keys and refused lines in memory; its cursor counts them. `held_at` is where reading stops until
+    `go` is set."""
+
+    lines: Sequence[str | Refused]
+    cursor: Cursor = field(default_factory=Cursor)
+    held_at: int | None = None
+    chunk: int = 1_000_000
+    go: threading.Event = field(default_factory=threading.Event)
+    reads: list[int] = field(default_factory=list)
+    closed: bool = False
+
+    def read(self, limit: int, seconds: float) -> Chunk:
+        at = self.cursor.offset
+        until = min(len(self.lines), at + min(limit, self.chunk))
+        if self.held_at is not None and not self.go.is_set():
+            if at >= self.held_at:
+                self.go.wait()
+            else:
+                until = min(until, self.held_at)
+        part = self.lines[at:until]
+        self.cursor = Cursor(until, until)
+        self.reads.append(len(part))
+        return Chunk(
+            keys=[line for line in part if isinstance(line, str)],
+            refused=[line for line in part if isinstance(line, Refused)],
+            end=self.cursor,
+            exhausted=until == len(self.lines),
+        )
+
+    def estimate(self) -> int | None:
+        return len(self.lines)
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        self.closed = True
+        self.go.set()

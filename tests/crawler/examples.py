@@ -1,0 +1,93 @@
+"""Jobs, pages and runs as the tests of this folder need them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from coordinator.model import EntryId, Epoch, Outcome, ShardId
+from coordinator.settings import Job, TableSettings
+from coordinator.sharding import digest
+from crawler import jobfile
+from crawler.page import Item, OpenBlock, Page
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import Connection, connect
+from crawler.store.writer import Writer
+
+# A moment that binary fractions of a second cannot hold exactly.
+MOMENT = 1_767_225_600.123457
+
+
+def a_document(**sections: Any) -> dict[str, Any]:
+    return {"run": {"name": "test"}, "source": {"path": "keys.txt"}} | sections
+
+
+def a_job(**sections: Any) -> Job:
+    return jobfile.read(a_document(**sections))
+
+
+def a_table(name: str = "facts", **columns: str) -> TableSettings:
+    return TableSettings(name, tuple(columns.items()))
+
+
+def a_page(key: str, *, body: bytes | None = b'{"a":1}', records: Sequence[tuple[Any, ...]] = ()) -> Page:
+    """A stored page; its records are rows of the job's first table."""
+    return Page(
+        Item(key, digest(key), OpenBlock(ShardId(0), EntryId("1-0"), 1, 1)),
+        f"https://upstream.example/{key}",
+        Outcome.STORED,
+        status=200,
+        attempts=1,
+        fetched_at=MOMENT,
+        body=body,
+        records=[(0, tuple(record)) for record in records],
+    )
+
+
+@dataclass(frozen=True)
+class LoadingRun:
+    """A run in an empty database, and a connection that looks at it."""
+
+    url: str
+    run_id: int
+    epoch: Epoch
+    tables: tuple[TableSettings, ...]
+    eye: Connection
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[Writer]:
+        writer = Writer(self.url, self.run_id, self.epoch, self.tables)
+        try:
+            yield writer
+        finally:
+            await writer.close()
+
+    async def pages(self) -> dict[str, asyncpg.Record]:
+        """The run's pages by key."""
+        rows = await self.eye.fetch(f"SELECT *, body::text AS json FROM pages_r{self.run_id}")
+        by_key = {row["key"]: row for row in rows}
+        assert len(by_key) == len(rows)
+        return by_key
+
+    async def records(self) -> list[tuple[Any, ...]]:
+        """The first table's records, without run_id and digest, sorted."""
+        rows = await self.eye.fetch(f"SELECT * FROM {self.tables[0].name}_r{self.run_id}")
+        return sorted(tuple(row)[2:] for row in rows)
+
+
+@asynccontextmanager
+async def a_loading_run(database: str, *tables: TableSettings) -> AsyncIterator[LoadingRun]:
+    connection = await connect(database)
+    try:
+        catalogue = Catalogue(connection)
+        await catalogue.prepare()
+        epoch = Epoch(secrets.token_hex(4))
+        run_id = await catalogue.make("test", a_document(), epoch, tables)
+        yield LoadingRun(database, run_id, epoch, tables, connection)
+    finally:
+        await connection.close()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.errors import UsageError
+from coordinator.settings import RequestSettings
+from crawler.fetch.template import Template, upstream_of
+
+API = "https://en.wikipedia.org/w/api.php?titles={keys}&format=json"
+
+
+def url(template: str | None, *keys: str, separator: str = "|") -> str:
+    return Template(RequestSettings(url=template, separator=separator)).url(keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "encoded"),
+    [
+        ("plain", "plain"),
+        ("a b", "a%20b"),
+        ("a/b", "a%2Fb"),
+        ("a|b", "a%7Cb"),
+        ("a&b=c#d?e", "a%26b%3Dc%23d%3Fe"),
+        ("50%", "50%25"),
+        ("%7C", "%257C"),
+        ("a+b", "a%2Bb"),
+        ("Zoë", "Zo%C3%AB"),
+        ("日本", "%E6%97%A5%E6%9C%AC"),
+        ("{key}", "%7Bkey%7D"),
+        ("../up", "..%2Fup"),
+    ],
+)
+def test_a_key_is_percent_encoded_whole(key: str, encoded: str) -> None:
+    assert url("https://x.example/wiki/{key}?a=1", key) == f"https://x.example/wiki/{encoded}?a=1"
+
+
+def test_several_keys_are_joined_by_the_encoded_separator() -> None:
+    assert url(API, "A|B", "C D", "É") == (
+        "https://en.wikipedia.org/w/api.php?titles=A%7CB%7CC%20D%7C%C3%89&format=json"
+    )
+    assert url("https://x.example/?ids={keys}", "1", "2", separator=",") == "https://x.example/?ids=1%2C2"
+
+
+def test_keys_are_kept_byte_for_byte() -> None:
+    assert url("https://x.example/wiki/{key}", "US") != url("https://x.example/wiki/{key}", "Us")
+    # The two spellings of é are two keys.
+    assert url("https://x.example/{key}", "\u00e9") != url("https://x.example/{key}", "e\u0301")
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="|")), min_size=1, max_size=5))
+def test_an_upstream_reads_back_what_the_template_was_given(keys: list[str]) -> None:
+    query = urlsplit(url(API, *keys)).query
+    assert parse_qs(query, keep_blank_values=True)["titles"] == ["|".join(keys)]
+
+
+def test_without_a_template_the_key_is_the_url_as_it_stands() -> None:
+    assert url(None, "https://X.example/a b?c=|#d") == "https://X.example/a b?c=|#d"
+
+
+@pytest.mark.parametrize(
+    ("template", "word"),
+    [
+        ("https://x.example/", "0 placeholders"),
+        ("https://x.example/{key}/{key}", "2 placeholders"),
+        ("https://x.example/{key}/{keys}", "2 placeholders"),
+        ("https://x.example/{id}", "unknown placeholder {id}"),
+        ("https://x.example/{}", "unknown placeholder {}"),
+        ("https://x.example/${TOKEN}/{key}", "unknown placeholder {TOKEN}"),
+        ("https://x.example/{key}/}", "a single"),
+        ("https://x.example/{{key}}", "a single"),
+        ("x.example/{key}", "no absolute"),
+        ("/path/{key}", "no absolute"),
+        ("ftp://x.example/{key}", "no absolute"),
+        ("https:///{key}", "no absolute"),
+        ("https://{key}/path", "no absolute"),
+        ("https://x.{key}.example/path", "may not depend on the key"),
+        ("https://x.example:{key}/path", "may not depend on the key"),
+        ("https://x.example:99999/{key}", "out of range"),
+        ("https://x.example:port/{key}", "Port"),
+        ("https://[::1/{key}", "IPv6"),
+        ("https://user:secret@x.example/{key}", "Authorization"),
+        ("https://x.example/#{key}", "never sent"),
+        ("https://x.example/a b/{key}", "%20"),
+        ("https://x.example/\n{key}", "control character"),
+    ],
+)
+def test_a_malformed_template_is_a_usage_error_in_one_line(template: str, word: str) -> None:
+    with pytest.raises(UsageError, match=".") as caught:
+        url(template, "a")
+    message = str(caught.value)
+    assert word in message
+    assert "[request] url" in message
+    assert len(message.splitlines()) == 1
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("address", "upstream"),
+    [
+        ("https://en.wikipedia.org/wiki/US", "en.wikipedia.org"),
+        ("HTTPS://EN.Wikipedia.ORG/wiki/US", "en.wikipedia.org"),
+        ("http://x.example:8080/a", "x.example:8080"),
+        ("http://x.example", "x.example"),
+        ("http://x.example?q=a/b", "x.example"),
+        ("http://x.example#a/b", "x.example"),
+        ("http://x.example/?u=http://y.example/", "x.example"),
+        ("http://[2001:DB8::1]/a", "[2001:db8::1]"),
+        ("http://[::1]:8080/a", "[::1]:8080"),
+    ],
+)
+def test_the_upstream_is_the_host_with_its_port(address: str, upstream: str) -> None:
+    assert upstream_of(address) == upstream
