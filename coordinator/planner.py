@@ -47,35 +47,43 @@ class Planner:
         self._layout = layout
         self._counts = counts
         self._high_water = high_water
+        self._exhausted = False
         self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // CHUNKS_QUEUED))
 
     async def plan(self) -> bool:
         """Publish the whole source; False when another planner leads now. Raises SourceError."""
-        while True:
-            chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_SECONDS)
-            planned, skipped = await self._unfinished(chunk)
-            await self._room(sum(len(block.keys) for block in planned))
-            published = await self._streams.publish(
-                self._name,
-                planned,
-                skipped=skipped,
-                cursor=self._cursor,
-                next_cursor=str(chunk.end),
-                exhausted=chunk.exhausted,
-            )
-            if not published:
+        while not self._exhausted:
+            if not await self._plan_chunk():
                 return False
-            self._cursor = str(chunk.end)
-            if chunk.exhausted:
-                logger.info("planner reached the end of the source at line %s", chunk.end.line)
-                return True
+        logger.info("planner reached the end of the source at cursor %s", self._cursor)
+        return True
+
+    async def _plan_chunk(self) -> bool:
+        """One chunk, which is forgotten when this returns; False when another planner leads now."""
+        chunk = await asyncio.to_thread(self._source.read, CHUNK_KEYS, CHUNK_SECONDS)
+        end, self._exhausted = str(chunk.end), chunk.exhausted
+        planned, skipped = await self._unfinished(chunk)
+        await self._room(sum(len(block.keys) for block in planned))
+        published = await self._streams.publish(
+            self._name,
+            planned,
+            skipped=skipped,
+            cursor=self._cursor,
+            next_cursor=end,
+            exhausted=chunk.exhausted,
+        )
+        self._cursor = end
+        return published
 
     async def _unfinished(self, chunk: Chunk) -> tuple[list[Block], int]:
         """The chunk's blocks without the keys that are done, and how many those are."""
         refusals = {line.key: f"line {line.line}: {line.reason}" for line in chunk.refused}
         planned: list[Block] = []
         skipped = 0
-        for shard, keys in sorted(by_shard(chain(chunk.keys, refusals), self._layout).items()):
+        shards = by_shard(chain(chunk.keys, refusals), self._layout)
+        chunk.keys.clear()  # from here on the shards hold them: the chunk is never in memory twice
+        for shard in sorted(shards):
+            keys = shards.pop(shard)
             finished = await self._done.finished(sorted(keys))
             for name in finished:
                 del keys[name]

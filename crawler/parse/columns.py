@@ -88,7 +88,7 @@ def _integer(bits: int) -> Convert:
         if type(value) is not int:
             raise ValueError(f"{_shown(value)} is no whole number")
         if not lowest <= value <= highest:
-            raise ValueError(f"{value} does not fit into {bits} bits")
+            raise ValueError(f"{_shown(value)} does not fit into {bits} bits")
         return value
 
     return convert
@@ -107,9 +107,9 @@ def _double(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{_shown(value)} is no number")
     if not math.isfinite(value):
-        raise ValueError(f"{value} is not finite")
+        raise ValueError(f"{_shown(value)} is not finite")
     if isinstance(value, int) and int(float(value)) != value:
-        raise ValueError(f"{value} would be rounded")
+        raise ValueError(f"{_shown(value)} would be rounded")
     return float(value)
 
 
@@ -118,7 +118,7 @@ def _real(value: Any) -> float:
     number = _double(value)
     narrow: float = struct.unpack("f", struct.pack("f", number))[0]
     if (number.is_integer() and narrow != number) or (number and not narrow):
-        raise ValueError(f"{value} would be rounded")
+        raise ValueError(f"{_shown(value)} would be rounded")
     return number
 
 
@@ -130,7 +130,7 @@ def _numeric(value: Any) -> Decimal:
     except InvalidOperation:
         raise ValueError(f"{_shown(value)} is no number") from None
     if not number.is_finite():
-        raise ValueError(f"{value} is not finite")
+        raise ValueError(f"{_shown(value)} is not finite")
     if number.adjusted() >= NUMERIC_BEFORE or -int(number.as_tuple().exponent) > NUMERIC_AFTER:
         raise ValueError(f"{_shown(value)} has more digits than Postgres keeps")
     return number
