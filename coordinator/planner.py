@@ -60,7 +60,7 @@ class Planner:
 
     async def _plan_chunk(self) -> bool:
         """One chunk, which is forgotten when this returns; False when another planner leads now."""
-        chunk = await asyncio.to_thread(self._source.read, CHUNK_KEYS, CHUNK_SECONDS)
+        chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_SECONDS)
         end, self._exhausted = str(chunk.end), chunk.exhausted
         planned, skipped = await self._unfinished(chunk)
         await self._room(sum(len(block.keys) for block in planned))

@@ -69,8 +69,9 @@ def outcome_words(counts: Counts) -> str:
 
 
 def upstream_words(snapshot: Snapshot) -> str:
-    """Which upstreams are paused, and for how long."""
-    return ", ".join(f"{upstream} paused {left:.0f} s" for upstream, left in sorted(snapshot.pauses.items()))
+    """Which upstreams are paused and for how long; "upstream ok" when none is."""
+    paused = ", ".join(f"{upstream} paused {left:.0f} s" for upstream, left in sorted(snapshot.pauses.items()))
+    return paused or "upstream ok"
 
 
 async def show(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
@@ -130,10 +131,9 @@ async def _lines(look: Callable[[], Awaitable[Snapshot]], console: Console, name
             counts = snapshot.counts
             pace.add(monotonic(), counts.done)
             of = f" of {counts.total:,}" if counts.total is not None else ""
-            paused = f"; {words}" if (words := upstream_words(snapshot)) else ""
             console.print(
                 f"{name}: {counts.done:,}{of} keys, {pace.rate:,.0f}/s, ETA {pace.left(counts)}; "
-                f"{outcome_words(counts)}{paused}",
+                f"{outcome_words(counts)}; {upstream_words(snapshot)}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -66,9 +66,7 @@ def test_a_parser_sees_the_whole_response() -> None:
 
 
 def test_the_key_of_a_response_for_several_is_an_error() -> None:
-    assert ends(applied(lambda response: {"facts": [{"n": len(response.key)}]}, "abc")) == [
-        (STORED, None, [(0, (3,))])
-    ]
+    assert ends(applied(lambda response: {"facts": [{"n": len(response.key)}]}, "abc")) == [(STORED, None, [(0, (3,))])]
     for outcome, reason, _ in ends(applied(lambda response: {"facts": [{"n": len(response.key)}]}, "a", "b")):
         assert (outcome, reason) == (
             Outcome.FAILED,

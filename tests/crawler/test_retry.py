@@ -99,9 +99,7 @@ def test_retry_after_of_another_status_is_not_obeyed(status: int) -> None:
 
 @pytest.mark.parametrize("retry_after", [None, "0", "garbage"])
 def test_a_429_without_a_time_pauses_the_fleet_by_its_own_backoff(retry_after: str | None) -> None:
-    pauses = [
-        after_status(429, retry_after, None, Tries(throttled=tried), SETTINGS, 0.0) for tried in range(1, 10)
-    ]
+    pauses = [after_status(429, retry_after, None, Tries(throttled=tried), SETTINGS, 0.0) for tried in range(1, 10)]
     assert pauses == [Again(0.0, pause) for pause in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0)]
 
 

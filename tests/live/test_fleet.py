@@ -1,0 +1,90 @@
+"""Several machines: coordinators and workers that share nothing but Redis and Postgres."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from redis.asyncio import Redis
+
+from ops.upstream import Upstream
+from tests.conftest import eventually
+from tests.live.shell import Shell, kill_tree
+from tests.live.test_run import ONCE
+
+pytestmark = pytest.mark.anyio
+
+KEYS = 3000
+
+
+async def test_workers_of_two_machines_share_a_run(
+    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+) -> None:
+    """`work` may be started before the run exists, serves it, and stays for the next; Ctrl-C drains it."""
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
+    machines = [await shell.start("work", "--workers", "1", environ=environ) for _ in range(2)]
+    for name in ("first", "second"):
+        ended = await shell.run("coordinate", urls, "--name", name, "--rate", "1500", environ=environ)
+        assert f"run {name} is complete: 3,000 keys" in ended.out
+    for machine in machines:
+        machine.interrupt()
+        assert (await machine.end()).code == 0
+    counts = await shell.sql("select counts->>'stored' as stored from runs", environ=environ)
+    assert counts == [{"stored": "3000"}] * 2
+    assert upstream.requests == 2 * KEYS
+    assert await shell.sql(ONCE.replace("from pages", "from pages_current"), environ=environ) == [
+        {"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}
+    ]
+
+
+async def test_a_second_coordinator_takes_over_from_a_killed_one(
+    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+) -> None:
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    lines = [f"{upstream.url}/item/{number}" for number in range(KEYS)]
+    text = f'[run]\nname = "fleet"\nhigh_water = 1000\n[source]\npath = "{shell.write("urls.txt", lines)}"\n'
+    job = shell.write("job.toml", text)
+    first = await shell.start("coordinate", job, environ=environ)
+
+    async def leader() -> str | None:
+        ended = await shell.run("status", "fleet", "--json", environ=environ, code=None)
+        name: str | None = json.loads(ended.out)["coordinator"] if ended.code == 0 else None
+        return name
+
+    async def led() -> bool:
+        return await leader() is not None
+
+    await eventually(led, "a leading coordinator")
+    before = await leader()
+    second = await shell.start("coordinate", job, environ=environ)
+    await second.child("coordinator")
+    kill_tree(first.process.pid)
+
+    async def taken_over() -> bool:
+        return await leader() not in (None, before)
+
+    await eventually(taken_over, "the second coordinator to lead", seconds=15)
+    worker = await shell.start("work", "--workers", "1", environ=environ)
+    ended = await second.end()
+    assert ended.code == 0, ended.err
+    worker.interrupt()
+    await worker.end()
+    assert upstream.requests == KEYS
+
+
+async def test_redis_that_forgot_the_run_is_filled_from_postgres(
+    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+) -> None:
+    """A wiped Redis costs no fetch of what Postgres has."""
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
+    running = await shell.start("run", urls, "--rate", "1500", environ=environ)
+    await eventually(lambda: upstream.requests > 1000, "1000 requests")
+    running.interrupt()
+    assert (await running.end()).code == 130
+    await redis.flushall()
+    again = await shell.run("run", urls, environ=environ)
+    assert "rebuilt from Postgres" in again.err
+    assert await shell.sql(ONCE, environ=environ) == [{"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}]
+    assert upstream.requests == KEYS
