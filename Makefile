@@ -20,7 +20,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready  ## the figures of the README, measured here (needs Debian's nginx-light)
 	$(BIN)/python -m ops.bench.first_light
 
-lock:  ## write requirements.lock anew: versions and hashes, no index address
+lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no index address
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --all-extras \
 		--python-version 3.11 pyproject.toml -o requirements.lock --upgrade
 

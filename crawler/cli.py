@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,9 +18,10 @@ import orjson
 import uvloop
 from rich.console import Console
 
+from coordinator.connection import redacted
 from coordinator.errors import ShardcrawlError
 from crawler import commands, jobfile, logs, screen
-from crawler.local import Place, RunEnd, Voice, run
+from crawler.local import DATA, Place, RunEnd, Voice, run
 from crawler.process import INTERRUPTED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -75,7 +77,7 @@ def placed(command: Command) -> Command:
         _option(
             "--data",
             type=click.Path(path_type=Path),
-            default=Path(".shardcrawl"),
+            default=DATA,
             show_default=True,
             help="Folder of the embedded Redis and Postgres.",
         ),
@@ -138,8 +140,7 @@ def run_command(job: str, as_json: bool, **options: Any) -> None:
     place, voice, overrides = _split(options)
     document, folder = load_document(job, overrides)
     end = _await(run(place, document, folder, voice))
-    name = f" --name {overrides.name}" if overrides.name else ""
-    _finish(end, as_json, f"shardcrawl run {job}{name}")
+    _finish(end, place, as_json)
 
 
 @main.command()
@@ -170,7 +171,7 @@ def coordinate(job: str, **options: Any) -> None:
     place, voice, overrides = _split(options)
     document, folder = load_document(job, overrides)
     end = _await(commands.coordinate(place, document, folder, voice))
-    _finish(end, False, f"shardcrawl coordinate {job}")
+    _finish(end, place, False)
 
 
 @main.command()
@@ -273,11 +274,12 @@ def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return uvloop.run(coroutine)
 
 
-def _finish(end: RunEnd, as_json: bool, again: str) -> None:
+def _finish(end: RunEnd, place: Place, as_json: bool) -> None:
     if as_json:
         _print_json(screen.end_json(end))
     else:
-        screen.summary(end, Console(), again)
+        again = shlex.join(["shardcrawl", *(redacted(word) if "://" in word else word for word in sys.argv[1:])])
+        screen.summary(end, Console(), again=again, at=place.options)
     sys.exit(_exit_code(end))
 
 

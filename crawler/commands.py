@@ -66,10 +66,10 @@ async def demo(place: Place, voice: Voice, *, keys: int, workers: int, port: int
         )
         end = await run_at(addresses, document, str(folder), voice)
         out = Console()
-        screen.summary(end, out, "shardcrawl demo")
+        screen.summary(end, out, again="shardcrawl demo", at=place.options)
         if end.stored is not None:
             for query in DEMO_QUERIES:
-                out.print(f'\nshardcrawl sql "{query}"', highlight=False, soft_wrap=True)
+                out.print(f'\nshardcrawl sql{place.options} "{query}"', highlight=False, soft_wrap=True)
                 screen.rows(*await query_rows(addresses.database, query), out)
             out.print(
                 f"everything is kept in {place.data}; next: shardcrawl run YOUR-URLS.txt --rate 10", highlight=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +34,8 @@ from crawler.supervisor import ChildPlan, Supervisor
 
 logger = logging.getLogger(__name__)
 
+DATA = Path(".shardcrawl")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -41,6 +44,11 @@ class Place:
     redis: str | None
     database: str | None
     data: Path
+
+    @property
+    def options(self) -> str:
+        """What another command needs to look at the same place: nothing, or its --data."""
+        return "" if self.database or self.data == DATA else f" --data {shlex.quote(str(self.data))}"
 
 
 @dataclass(frozen=True, slots=True)

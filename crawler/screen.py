@@ -22,8 +22,11 @@ from crawler.progress import clock, outcome_words, size, upstream_words
 CELL = 60
 
 
-def summary(end: RunEnd, console: Console, again: str) -> None:
-    """How a run stands: outcomes, time, bytes, and what to do next; `again` is the command that goes on with it."""
+def summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
+    """How a run stands: outcomes, time, bytes, and what to do next.
+
+    `again` is the command that goes on with it, `at` the options that let another command find it.
+    """
     name = end.job.run.name
     outcomes = end.stored.counts if end.stored else end.counts.outcomes
     done = sum(outcomes.values())
@@ -53,14 +56,14 @@ def summary(end: RunEnd, console: Console, again: str) -> None:
     where = f"run_id = {end.stored.run_id}"
     if outcomes.get(Outcome.FAILED):
         console.print(
-            f'see why keys failed: shardcrawl sql "select reason, count(*) from pages where {where} and '
+            f'see why keys failed: shardcrawl sql{at} "select reason, count(*) from pages where {where} and '
             "outcome = 'failed' group by 1 order by 2 desc limit 10\"",
             highlight=False,
             soft_wrap=True,
         )
     else:
         console.print(
-            f'look at the rows: shardcrawl sql "select key, status, body from pages where {where} limit 5"',
+            f'look at the rows: shardcrawl sql{at} "select key, status, body from pages where {where} limit 5"',
             highlight=False,
             soft_wrap=True,
         )
@@ -105,7 +108,7 @@ def snapshot_text(snapshot: Snapshot, console: Console) -> None:
     table.add_row("requests", f"{counts.requests:,}, {size(counts.received)} of bodies")
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
-    table.add_row("upstreams", upstream_words(snapshot) or "none paused")
+    table.add_row("upstreams", upstream_words(snapshot))
     console.print(table, markup=False)
 
 

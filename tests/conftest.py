@@ -41,7 +41,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     def serve() -> None:
         try:
             loop.run_until_complete(keep())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that waits
             failed.append(error)
         finally:
             ready.set()
