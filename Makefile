@@ -1,5 +1,5 @@
 # Everything starts from a bare checkout with Python 3.11 and make; the .venv is made when it is missing or the lock changed.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 

@@ -23,6 +23,7 @@ from coordinator.errors import ShardcrawlError
 from crawler import commands, jobfile, logs, screen
 from crawler.local import DATA, Place, RunEnd, Voice, run
 from crawler.process import INTERRUPTED
+from crawler.progress import say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -201,7 +202,7 @@ def status(name: str | None, as_json: bool, **options: Any) -> None:
         return
     console = Console()
     if not found:
-        console.print("no run is under way; `shardcrawl runs` lists the complete ones", highlight=False)
+        say(console, "no run is under way; `shardcrawl runs` lists the complete ones")
     for snapshot in found:
         screen.snapshot_text(snapshot, console)
 
@@ -259,7 +260,8 @@ def load_document(job: str, overrides: Overrides) -> tuple[dict[str, Any], str]:
     stem = (
         "stdin" if job == "-" else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(job).name.split(".")[0]).strip("-.") or "run"
     )
-    return overrides.apply({"run": {"name": stem}, "source": {"path": job}}), str(Path.cwd())
+    source = job if job == "-" else str(Path(job).absolute())
+    return overrides.apply({"run": {"name": stem}, "source": {"path": source}}), str(Path.cwd())
 
 
 def _split(options: Mapping[str, Any]) -> tuple[Place, Voice, Overrides]:

@@ -39,6 +39,7 @@ from crawler.local import (
 from crawler.opening import open_corpus, open_run
 from crawler.parse import hook
 from crawler.process import Assignment
+from crawler.progress import say
 from crawler.store import postgres
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.supervisor import ChildPlan, Supervisor
@@ -61,19 +62,15 @@ async def demo(place: Place, voice: Voice, *, keys: int, workers: int, port: int
             "source": {"path": str(corpus.resolve())},
             "request": {"url": f"{upstream}/item/{{key}}", "allow_private": ["127.0.0.0/8"]},
         }
-        voice.console.print(
-            f"the sample upstream answers at {upstream}; {keys:,} keys, {workers} workers", highlight=False
-        )
+        say(voice.console, f"the sample upstream answers at {upstream}; {keys:,} keys, {workers} workers")
         end = await run_at(addresses, document, str(folder), voice)
         out = Console()
         screen.summary(end, out, again="shardcrawl demo", at=place.options)
         if end.stored is not None:
             for query in DEMO_QUERIES:
-                out.print(f'\nshardcrawl sql{place.options} "{query}"', highlight=False, soft_wrap=True)
+                say(out, f'\nshardcrawl sql{place.options} "{query}"')
                 screen.rows(*await query_rows(addresses.database, query), out)
-            out.print(
-                f"everything is kept in {place.data}; next: shardcrawl run YOUR-URLS.txt --rate 10", highlight=False
-            )
+            say(out, f"everything is kept in {place.data}; next: shardcrawl run YOUR-URLS.txt --rate 10")
         return end
 
 
@@ -113,7 +110,7 @@ async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voi
     client = connect(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
-            voice.console.print(f"warning: {warning}", highlight=False)
+            say(voice.console, f"warning: {warning}")
         opened = await open_run(client, addresses.database, document, folder)
         if opened.complete is not None or opened.record is None:
             stored = opened.complete
@@ -136,7 +133,7 @@ async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> Non
     client = connect(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
-            voice.console.print(f"warning: {warning}", highlight=False)
+            say(voice.console, f"warning: {warning}")
     finally:
         await client.aclose()
     await (await postgres.connect(addresses.database)).close()

@@ -28,6 +28,7 @@ from coordinator.together import until_first
 from crawler import embedded, progress
 from crawler.opening import OpenedRun, open_run
 from crawler.process import INTERRUPTED, Assignment
+from crawler.progress import say
 from crawler.store import postgres
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.supervisor import ChildPlan, Supervisor
@@ -151,7 +152,7 @@ async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job
         )
     supervisor = Supervisor(plans, printer(voice.console))
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
-    with_signals(supervisor, voice.console)
+    with_signals(supervisor, voice.console, addresses.keeper)
     await until_first(
         supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, job.run.name), *keeping
     )
@@ -172,8 +173,8 @@ def coordinator_plan(addresses: Addresses, job: Job, voice: Voice) -> ChildPlan:
     return ChildPlan(assignment, restart=not piped, reads_input=piped)
 
 
-def with_signals(supervisor: Supervisor, console: Console) -> None:
-    """The first Ctrl-C (or SIGTERM) drains, the second leaves at once."""
+def with_signals(supervisor: Supervisor, console: Console, keeper: embedded.Embedded | None = None) -> None:
+    """The first Ctrl-C (or SIGTERM) drains, the second leaves at once; the keeper's servers stop by themselves then."""
     loop = asyncio.get_running_loop()
     told = False
 
@@ -181,10 +182,11 @@ def with_signals(supervisor: Supervisor, console: Console) -> None:
         nonlocal told
         if told:
             supervisor.kill()
-            # The embedded servers are ours alone and survive a crash: nothing is lost by not waiting for them.
+            if keeper is not None:
+                keeper.abandon()
             os._exit(INTERRUPTED)
         told = True
-        console.print("finishing what is in flight; Ctrl-C again leaves at once", highlight=False)
+        say(console, "finishing what is in flight; Ctrl-C again leaves at once")
         supervisor.drain()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -195,7 +197,7 @@ def printer(console: Console) -> Callable[[str], None]:
     """Shows a child's log line above the progress bar."""
 
     def show(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
     return show
 
@@ -205,9 +207,9 @@ def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
     name = opened.job.run.name
     if not opened.resumed:
         about = f", about {now.total:,} keys" if now.total is not None else ""
-        console.print(f"run {name} begins{about}", highlight=False)
+        say(console, f"run {name} begins{about}")
         return
-    console.print(f"run {name} goes on: {now.done:,} keys are done", highlight=False)
+    say(console, f"run {name} goes on: {now.done:,} keys are done")
 
 
 async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:

@@ -47,6 +47,11 @@ class Pace:
         return clock(max(0, counts.total - counts.done) / self.rate)
 
 
+def say(console: Console, text: str) -> None:
+    """One line as it is: not wrapped, and nothing in it is markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     whole = int(seconds + 0.5)
@@ -126,15 +131,14 @@ async def _lines(look: Callable[[], Awaitable[Snapshot]], console: Console, name
         try:
             snapshot = await look()
         except Unavailable as error:
-            console.print(f"{name}: {error}", highlight=False, soft_wrap=True)
+            say(console, f"{name}: {error}")
         else:
             counts = snapshot.counts
             pace.add(monotonic(), counts.done)
             of = f" of {counts.total:,}" if counts.total is not None else ""
-            console.print(
+            say(
+                console,
                 f"{name}: {counts.done:,}{of} keys, {pace.rate:,.0f}/s, ETA {pace.left(counts)}; "
                 f"{outcome_words(counts)}; {upstream_words(snapshot)}",
-                highlight=False,
-                soft_wrap=True,
             )
         await asyncio.sleep(LINE_EVERY)

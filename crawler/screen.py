@@ -17,7 +17,7 @@ from rich.table import Table
 from coordinator.model import Counts, Outcome
 from coordinator.status import Snapshot
 from crawler.local import RunEnd
-from crawler.progress import clock, outcome_words, size, upstream_words
+from crawler.progress import clock, outcome_words, say, size, upstream_words
 
 CELL = 60
 
@@ -27,16 +27,8 @@ def summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
 
     `again` is the command that goes on with it, `at` the options that let another command find it.
     """
-    name = end.job.run.name
     outcomes = end.stored.counts if end.stored else end.counts.outcomes
-    done = sum(outcomes.values())
-    if end.was_complete:
-        console.print(f"run {name} is complete already: {done:,} keys, nothing fetched", highlight=False)
-    elif end.stored is None:
-        of = f" of {end.counts.total:,}" if end.counts.total is not None else ""
-        console.print(f"run {name} is interrupted: {done:,}{of} keys are done, and stay done", highlight=False)
-    else:
-        console.print(f"run {name} is complete: {done:,} keys", highlight=False)
+    say(console, _standing(end, sum(outcomes.values())))
     table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
     table.add_column("outcome")
     table.add_column("keys", justify="right")
@@ -45,28 +37,28 @@ def summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
             table.add_row(outcome.value, f"{outcomes.get(outcome, 0):,}")
     console.print(table)
     if not end.was_complete:
-        console.print(
-            f"{clock(end.seconds)} in this session, {end.counts.requests:,} requests and "
-            f"{size(end.counts.received)} of bodies in the whole run",
-            highlight=False,
-        )
+        sent = f"{end.counts.requests:,} requests and {size(end.counts.received)} of bodies in the whole run"
+        say(console, f"{clock(end.seconds)} in this session, {sent}")
     if end.stored is None:
-        console.print(f"go on with: {again}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"go on with: {again}")
         return
     where = f"run_id = {end.stored.run_id}"
     if outcomes.get(Outcome.FAILED):
-        console.print(
-            f'see why keys failed: shardcrawl sql{at} "select reason, count(*) from pages where {where} and '
-            "outcome = 'failed' group by 1 order by 2 desc limit 10\"",
-            highlight=False,
-            soft_wrap=True,
-        )
+        query = f"select reason, count(*) from pages where {where} and outcome = 'failed' group by 1 order by 2 desc"
+        say(console, f'see why keys failed: shardcrawl sql{at} "{query}"')
     else:
-        console.print(
-            f'look at the rows: shardcrawl sql{at} "select key, status, body from pages where {where} limit 5"',
-            highlight=False,
-            soft_wrap=True,
-        )
+        query = f"select key, status, body from pages where {where} limit 5"
+        say(console, f'look at the rows: shardcrawl sql{at} "{query}"')
+
+
+def _standing(end: RunEnd, done: int) -> str:
+    name = end.job.run.name
+    if end.was_complete:
+        return f"run {name} is complete already: {done:,} keys, nothing fetched"
+    if end.stored is not None:
+        return f"run {name} is complete: {done:,} keys"
+    of = f" of {end.counts.total:,}" if end.counts.total is not None else ""
+    return f"run {name} is interrupted: {done:,}{of} keys are done, and stay done"
 
 
 def rows(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console) -> None:
@@ -77,7 +69,7 @@ def rows(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Cons
     for record in records:
         table.add_row(*(_cell(value) for value in record))
     console.print(table, markup=False)
-    console.print(f"{len(records):,} row{'' if len(records) == 1 else 's'}", highlight=False)
+    say(console, f"{len(records):,} row{'' if len(records) == 1 else 's'}")
 
 
 def rows_json(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:

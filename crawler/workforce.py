@@ -63,10 +63,12 @@ class Workforce:
         serving: dict[str, asyncio.Task[None]] = {}
         while not self._draining:
             for name in await patiently(self._runs.names, "worker"):
-                task = serving.get(name)
-                if task is not None and task.done():
-                    task.result()
-                if task is None and await patiently(partial(self._runs.state, name), "worker") is not RunState.COMPLETE:
+                if name in serving and serving[name].done():
+                    serving.pop(name).result()
+                if (
+                    name not in serving
+                    and await patiently(partial(self._runs.state, name), "worker") is not RunState.COMPLETE
+                ):
                     serving[name] = asyncio.create_task(self.serve(name), name=f"serve {name}")
             await asyncio.sleep(RUNS_POLL)
         await asyncio.gather(*serving.values())

@@ -127,6 +127,11 @@ class Server(ABC):
         if (process := self._process) is not None:
             await end(self.name, process.pid, process.send_signal, lambda: process.poll() is not None, self.endings)
 
+    def abandon(self) -> None:
+        """Ask the server to stop, and do not wait for it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(self.endings[0][0])
+
     async def stop_leftovers(self) -> None:
         """End what a killed run left on this folder: a second server on the same files would ruin them.
 

@@ -79,6 +79,11 @@ class Embedded:
         """The process id of each server that lives, by its name."""
         return {server.name: server.pid for server in self._servers if server.pid is not None and server.ending is None}
 
+    def abandon(self) -> None:
+        """Ask the servers to stop, and do not wait for them: for a process that leaves at once."""
+        for server in self._servers:
+            server.abandon()
+
     async def watch(self) -> None:
         """Restart a server that dies, until cancelled or until the services are stopped.
 

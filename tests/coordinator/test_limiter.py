@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from coordinator.connection import connect
 from coordinator.errors import RedisRefused, RedisUnavailable
 from coordinator.keys import RunKeys
-from coordinator.limiter import HORIZON, MARGIN, STALE, Budget, Limiter
+from coordinator.limiter import HORIZON, MARGIN, Budget, Limiter
 from coordinator.scripts import Argument, Script
 from tests.conftest import eventually
 
@@ -177,45 +177,252 @@ async def test_a_slow_rate_is_remembered_until_its_next_slot(redis: Redis) -> No
 # -- acquiring
 
 
+def traced(budget: Budget) -> dict[asyncio.Task[Any] | None, float]:
+    """The last slot of each task that acquires."""
+    taken: dict[asyncio.Task[Any] | None, float] = {}
+    booked = budget._slot
+
+    async def slot() -> float:
+        found = taken[asyncio.current_task()] = await booked()
+        return found
+
+    budget._slot = slot  # type: ignore[method-assign]
+    return taken
+
+
 async def test_two_workers_together_keep_the_rate(redis: Redis, redis_url: str) -> None:
-    """The slots come from one row in Redis, and nobody leaves before its slot: so the rate holds on any machine."""
+    """The slots come out of one key in Redis, and nobody leaves before its own: so the rate holds on any machine."""
     rate, many = 400.0, 200
     ledger = Ledger(redis)
+    other = connect(redis_url)
     left: list[tuple[float, float]] = []
 
-    async def work(limiter: Limiter, budget: Budget) -> None:
-        booked = budget._slot
-
-        async def slot() -> float:
-            slots.append(await booked())
-            return slots[-1]
-
-        slots: list[float] = []
-        budget._slot = slot  # type: ignore[method-assign]
-        await budget.acquire()
-        left.append((slots[-1], monotonic()))
-
-    other = connect(redis_url)
-    workers = [limiter_of(redis, ledger), limiter_of(other, ledger)]
-
-    async def requests(limiter: Limiter) -> None:
+    async def work(limiter: Limiter) -> None:
         budget = limiter.budget(UPSTREAM, rate)
-        for _ in range(many // 2 // 20):
-            await asyncio.gather(*[budget_acquire(limiter, budget, left) for _ in range(20)])
+        taken = traced(budget)
+
+        async def request() -> None:
+            await budget.acquire()
+            left.append((taken[asyncio.current_task()], monotonic()))
+
+        await asyncio.gather(*[request() for _ in range(many // 2)])
 
     try:
-        await asyncio.gather(*map(requests, workers))
+        await asyncio.gather(work(limiter_of(redis, ledger)), work(limiter_of(other, ledger)))
     finally:
         await other.aclose()
-    del work
+    assert len({slot for slot, _ in left}) == many, "nobody shares a slot"
+    assert all(at >= slot - TICK for slot, at in left), "nobody leaves before its slot"
     slots = ledger.slots
-    assert len(left) == many
-    assert many <= len(slots), "nobody leaves without a slot of its own"
+    assert len(slots) >= many
     assert min(b - a for a, b in pairwise(slots)) >= MARGIN / rate * 1e6 - 0.01
     assert (len(slots) - 1) / (slots[-1] - slots[0]) * 1e6 <= rate * 1.02
-    assert all(slot - TICK <= at <= slot + STALE + 10 for slot, at in left)
 
 
-async def budget_acquire(limiter: Limiter, budget: Budget, left: list[tuple[float, float]]) -> None:
+async def test_a_worker_books_what_it_needs_and_at_most_a_share_at_a_time(redis: Redis) -> None:
+    ledger = Ledger(redis)
+    budget = limiter_of(redis, ledger).budget(UPSTREAM, 2_000.0)
+    await asyncio.gather(*[budget.acquire() for _ in range(120)])
     await budget.acquire()
-    left.append((monotonic(), monotonic()))
+    assert sum(booking.slots for booking in ledger.bookings) >= 121
+    assert max(booking.slots for booking in ledger.bookings) <= 50
+    assert ledger.bookings[-1].slots == 1
+
+
+async def test_without_a_rate_nothing_is_booked(redis: Redis) -> None:
+    ledger = Ledger(redis)
+    budget = limiter_of(redis, ledger).budget(UPSTREAM, None)
+    for _ in range(100):
+        await budget.acquire()
+    assert not ledger.bookings
+    assert not await redis.keys()
+
+
+async def test_a_slot_that_was_slept_past_is_dropped(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was frozen for ten seconds must not send at once all that it had booked before."""
+    clock, ledger = Clock(), Ledger(redis)
+    limiter = limiter_of(redis, ledger, clock)
+    budget = limiter.budget(UPSTREAM, 100.0)
+    taken = traced(budget)
+    book = limiter.book
+
+    async def book_and_freeze(upstream: str, rate: float, wanted: int) -> tuple[int, float, float]:
+        found = await book(upstream, rate, wanted)
+        if len(ledger.bookings) == 1:
+            clock.ahead += 10.0
+        return found
+
+    monkeypatch.setattr(limiter, "book", book_and_freeze)
+    await budget.acquire()
+    assert len(ledger.slots) == 2, "the stale slot is dropped and another one booked"
+    assert clock() - taken[asyncio.current_task()] < 5
+
+
+async def test_waiters_that_were_cancelled_take_no_slots(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = limiter_of(redis, ledger := Ledger(redis))
+    budget = limiter.budget(UPSTREAM, 1_000.0)
+    book, go, asked = limiter.book, asyncio.Event(), asyncio.Event()
+
+    async def book_later(upstream: str, rate: float, wanted: int) -> tuple[int, float, float]:
+        asked.set()
+        await go.wait()
+        return await book(upstream, rate, wanted)
+
+    monkeypatch.setattr(limiter, "book", book_later)
+    first = asyncio.create_task(budget.acquire())
+    await asked.wait()
+    others = [asyncio.create_task(budget.acquire()) for _ in range(10)]
+    await eventually(lambda: len(budget._waiting) == 11, "all to wait")
+    for task in others[2:8]:
+        task.cancel()
+    await asyncio.wait(others[2:8])
+    go.set()
+    await asyncio.gather(first, *others[:2], *others[8:])
+    assert all(task.cancelled() for task in others[2:8])
+    assert [booking.slots for booking in ledger.bookings] == [1, 4]
+
+
+async def test_cancelling_all_waiters_leaves_a_budget_that_works(redis: Redis) -> None:
+    budget = limiter_of(redis).budget(UPSTREAM, 50.0)
+    waiters = [asyncio.create_task(budget.acquire()) for _ in range(20)]
+    await eventually(lambda: len(budget._waiting) > 0, "some to wait")
+    for task in waiters:
+        task.cancel()
+    await asyncio.wait(waiters)
+    await asyncio.wait_for(budget.acquire(), 10)
+
+
+async def test_a_booking_waits_for_redis_and_goes_on(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limiter = limiter_of(redis)
+    monkeypatch.setattr(limiter, "_reserve", LostAnswer(limiter._reserve))
+    await limiter.budget(UPSTREAM, 1_000.0).acquire()
+    assert "rate limit of example.org waits for Redis: Redis does not answer" in caplog.text
+
+
+async def test_an_error_that_waiting_does_not_heal_reaches_every_waiter(redis: Redis) -> None:
+    await redis.hset(KEYS.slots(UPSTREAM), "not", "a string")
+    budget = limiter_of(redis).budget(UPSTREAM, 10.0)
+    answers = await asyncio.gather(*[budget.acquire() for _ in range(3)], return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RedisRefused] * 3
+    await redis.delete(KEYS.slots(UPSTREAM))
+    await budget.acquire()
+
+
+# -- pauses
+
+
+async def test_a_pause_of_one_worker_is_seen_by_the_others(redis: Redis) -> None:
+    one, two = limiter_of(redis), limiter_of(redis)
+    async with watching(two):
+        await one.pause(UPSTREAM, 30.0)
+        await eventually(lambda: two.resumes(UPSTREAM) > monotonic() + 20, "the other to learn of the pause")
+    assert two.resumes(UPSTREAM) == pytest.approx(one.resumes(UPSTREAM), abs=5)
+    assert two.resumes("another upstream") <= monotonic()
+    assert (await two.running_pauses()).keys() == {UPSTREAM}
+
+
+async def test_a_worker_that_has_not_heard_of_a_pause_gets_no_slot_in_it(redis: Redis) -> None:
+    one, two = limiter_of(redis), limiter_of(redis, ledger := Ledger(redis))
+    before = monotonic()
+    await one.pause(UPSTREAM, 60.0)
+    granted, again, _ = await two.book(UPSTREAM, 1_000.0, 5)
+    assert granted == 0
+    assert before + 59 < again < monotonic() + 60
+    await one.pause("short", 0.1)
+    assert (await two.book("short", 1_000.0, 1))[0] == 1
+    pauses = {name: float(ends) for name, ends in (await redis.hgetall(KEYS.pauses)).items()}
+    assert ledger.slots[0] >= pauses[b"short"], "it begins where the pause ends"
+
+
+@pytest.mark.parametrize("rate", [None, 200.0])
+async def test_nobody_leaves_during_a_pause(redis: Redis, rate: float | None) -> None:
+    limiter = limiter_of(redis)
+    budget = limiter.budget(UPSTREAM, rate)
+    await limiter.pause(UPSTREAM, 0.2)
+    left: list[float] = []
+
+    async def request() -> None:
+        await budget.acquire()
+        left.append(monotonic())
+
+    await asyncio.gather(*[request() for _ in range(5)])
+    assert min(left) >= limiter.resumes(UPSTREAM) - TICK
+
+
+@pytest.mark.parametrize("whose", ["own", "another worker's"])
+async def test_a_pause_voids_slots_that_were_booked_before(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    limiter = limiter_of(redis, ledger := Ledger(redis))
+    other = limiter_of(redis)
+    budget = limiter.budget(UPSTREAM, 1_000.0)
+    book = limiter.book
+
+    async def book_and_pause(upstream: str, rate: float, wanted: int) -> tuple[int, float, float]:
+        found = await book(upstream, rate, wanted)
+        if len(ledger.bookings) == 1:
+            await (limiter if whose == "own" else other).pause(UPSTREAM, 0.3)
+            await eventually(lambda: limiter.resumes(UPSTREAM) > 0, "the pause to be known")
+        return found
+
+    monkeypatch.setattr(limiter, "book", book_and_pause)
+    async with watching(limiter):
+        await asyncio.gather(*[budget.acquire() for _ in range(5)])
+        left = monotonic()
+    assert left >= limiter.resumes(UPSTREAM) - TICK
+    ends = float(await redis.hget(KEYS.pauses, UPSTREAM) or 0)
+    first = ledger.bookings[0]
+    assert len([slot for slot in ledger.slots if slot >= ends]) >= 5, "all five got a slot after the pause"
+    assert all(slot < ends for slot in first.times)
+
+
+async def test_a_pause_is_only_ever_raised(redis: Redis) -> None:
+    one, two = limiter_of(redis), limiter_of(redis)
+    await one.pause(UPSTREAM, 60.0)
+    ends = one.resumes(UPSTREAM)
+    await one.pause(UPSTREAM, 1.0)
+    assert one.resumes(UPSTREAM) >= ends
+    await two.pause(UPSTREAM, 1.0)
+    assert two.resumes(UPSTREAM) > monotonic() + 50, "who pauses learns of the longer pause"
+    assert (await one.running_pauses())[UPSTREAM] > 50
+    await two.pause(UPSTREAM, 120.0)
+    assert (await one.running_pauses())[UPSTREAM] > 110
+
+
+async def test_a_short_pause_never_ends_a_longer_one_that_redis_has_not_heard_of(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = limiter_of(redis), limiter_of(redis)
+
+    async def cut_off(keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "_pause", cut_off)
+        with pytest.raises(RedisUnavailable):
+            await one.pause(UPSTREAM, 60.0)
+    assert one.resumes(UPSTREAM) > monotonic() + 50
+    await one.pause(UPSTREAM, 2.0)
+    await two.pause(UPSTREAM, 2.0)
+    await two.pause("later", 30.0)
+    async with watching(one):
+        await eventually(lambda: one.resumes("later") > 0, "the other's pauses to be heard")
+    assert one.resumes(UPSTREAM) > monotonic() + 50
+
+
+async def test_a_pause_that_is_over_is_none(redis: Redis) -> None:
+    limiter = limiter_of(redis)
+    await limiter.pause(UPSTREAM, 0.0)
+    assert await limiter.running_pauses() == {}
+    assert 0 < await redis.ttl(KEYS.pauses) <= 86_400
+    await limiter.budget(UPSTREAM, None).acquire()
+
+
+async def test_the_watch_survives_a_redis_that_is_away(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = limiter_of(redis)
+    monkeypatch.setattr(limiter, "_paused", LostAnswer(limiter._paused))
+    await limiter_of(redis).pause(UPSTREAM, 30.0)
+    async with watching(limiter):
+        await eventually(lambda: limiter.resumes(UPSTREAM) > 0, "the watch to go on")
