@@ -38,3 +38,10 @@ async def cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not report it as forgotten
+
+
+async def failure_of(*tasks: asyncio.Task[Any]) -> None:
+    """Return when one of the tasks ended; raise what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from coordinator.connection import redacted
 from coordinator.errors import ShardcrawlError
-from crawler import commands, jobfile, logs, screen
+from crawler import check, commands, demo, jobfile, logs, screen
 from crawler.local import DATA, Place, RunEnd, Voice, run
 from crawler.process import INTERRUPTED
 from crawler.progress import say
@@ -144,7 +144,7 @@ def run_command(job: str, as_json: bool, **options: Any) -> None:
     _finish(end, place, as_json)
 
 
-@main.command()
+@main.command("demo")
 @placed
 @click.option(
     "--keys", default=20_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Size of the corpus."
@@ -153,10 +153,10 @@ def run_command(job: str, as_json: bool, **options: Any) -> None:
 @click.option(
     "--port", default=0, type=click.IntRange(0, 65_535), help="Port of the sample upstream (default: a free one)."
 )
-def demo(keys: int, workers: int, port: int, **options: Any) -> None:
+def demo_command(keys: int, workers: int, port: int, **options: Any) -> None:
     """Crawl a sample corpus from a bundled local upstream, start to end. Example: shardcrawl demo --keys 5000"""
     place, voice, _ = _split(options)
-    end = _await(commands.demo(place, voice, keys=keys, workers=workers, port=port))
+    end = _await(demo.demo(place, voice, keys=keys, workers=workers, port=port))
     sys.exit(_exit_code(end))
 
 
@@ -229,13 +229,13 @@ def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
     _print_rows(columns, records, as_json=as_json, as_csv=as_csv)
 
 
-@main.command()
+@main.command("check")
 @click.argument("job", metavar="JOB|SOURCE")
 @placed
 @tuned
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def check(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> None:
+def check_command(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> None:
     """Validate job, parser, source and services; sends no request. Example: shardcrawl check job.toml"""
     place, _, overrides = _split(options)
     document, folder = load_document(job, overrides)
@@ -244,7 +244,7 @@ def check(ctx: click.Context, /, job: str, as_json: bool, **options: Any) -> Non
         for name in options
         if (source := ctx.get_parameter_source(name)) is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
     }
-    lines = _await(commands.check(place, document, folder, given, os.environ))
+    lines = _await(check.check(place, document, folder, given, os.environ))
     if as_json:
         _print_json([{"what": what, "value": value, "from": origin} for what, value, origin in lines])
         return

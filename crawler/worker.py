@@ -13,7 +13,7 @@ import logging
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.patience import patiently
 from coordinator.streams import LEASE, Completion, Finished, Streams
-from coordinator.together import cancelled, until_first
+from coordinator.together import cancelled, failure_of, until_first
 from crawler.batch import Batch, Load
 from crawler.fetch.fetcher import Drained, Fetcher, Lane, Meter
 from crawler.intake import Intake, Request
@@ -82,7 +82,7 @@ class Worker:
         """Fetch and flush until drained; then let what is in flight end, and flush the rest."""
         flushing = asyncio.create_task(self._flush(), name="flush")
         try:
-            await until_first(self._fetch(), _failure_of(flushing))
+            await until_first(self._fetch(), failure_of(flushing))
             self._batch.close()
             await flushing
         finally:
@@ -91,7 +91,7 @@ class Worker:
     async def _fetch(self) -> None:
         lanes = {asyncio.create_task(self._serve(lane)): lane for lane in self._lanes}
         try:
-            await until_first(self._intake.feed(), self._drain.wait(), _failure_of(*lanes))
+            await until_first(self._intake.feed(), self._drain.wait(), failure_of(*lanes))
             self._fetcher.draining = True
             await cancelled([task for task, lane in lanes.items() if not lane.sending])
             await asyncio.gather(*lanes, return_exceptions=True)
@@ -143,10 +143,3 @@ def _finished(load: Load) -> list[Finished]:
         if not block.left:
             blocks.append(block)
     return [Finished(block.shard, block.entry, block.keys) for block in blocks]
-
-
-async def _failure_of(*tasks: asyncio.Task[None]) -> None:
-    """Return when one of the tasks ended; raise what it raised."""
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
