@@ -10,11 +10,12 @@ import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from time import monotonic
 
 from redis.asyncio import Redis
 
 from coordinator.done import DoneSet
-from coordinator.errors import LeaseLost, UsageError
+from coordinator.errors import LeaseLost, ShardcrawlError, UsageError
 from coordinator.keys import RunKeys
 from coordinator.limiter import Limiter
 from coordinator.model import RunState, WorkerId
@@ -39,6 +40,7 @@ from crawler.worker import Worker
 logger = logging.getLogger(__name__)
 
 RUNS_POLL = 1.0
+RUN_AGAIN = 10.0
 
 
 class Workforce:
@@ -59,16 +61,24 @@ class Workforce:
             worker.drain()
 
     async def serve_all(self) -> None:
-        """Work on every run that is not complete, as they come, until drained."""
+        """Work on every run that is not complete, as they come, until drained.
+
+        A run that cannot be worked on is an error line and is tried again later: it must not stop the others.
+        """
         serving: dict[str, asyncio.Task[None]] = {}
+        again_at: dict[str, float] = {}
         while not self._draining:
             for name in await patiently(self._runs.names, "worker"):
                 if name in serving and serving[name].done():
-                    serving.pop(name).result()
-                if (
-                    name not in serving
-                    and await patiently(partial(self._runs.state, name), "worker") is not RunState.COMPLETE
-                ):
+                    error = serving.pop(name).exception()
+                    if isinstance(error, ShardcrawlError):
+                        logger.error("run %s: %s", name, error)
+                        again_at[name] = monotonic() + RUN_AGAIN
+                    elif error is not None:
+                        raise error
+                if name in serving or monotonic() < again_at.get(name, 0.0):
+                    continue
+                if await patiently(partial(self._runs.state, name), "worker") is not RunState.COMPLETE:
                     serving[name] = asyncio.create_task(self.serve(name), name=f"serve {name}")
             await asyncio.sleep(RUNS_POLL)
         await asyncio.gather(*serving.values())

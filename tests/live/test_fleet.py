@@ -88,3 +88,21 @@ async def test_redis_that_forgot_the_run_is_filled_from_postgres(
     assert "rebuilt from Postgres" in again.err
     assert await shell.sql(ONCE, environ=environ) == [{"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}]
     assert upstream.requests == KEYS
+
+
+async def test_a_run_that_cannot_be_worked_on_does_not_stop_the_others(
+    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+) -> None:
+    """A secret that is missing on one machine is an error line there; other runs go on, and the run is kept."""
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(300)])
+    header = 'headers = { Authorization = "Bearer ${NOT_SET_HERE}" }'
+    text = f'[run]\nname = "secret"\n[source]\npath = "{urls}"\n[request]\n{header}\n'
+    blocked = await shell.start("coordinate", shell.write("job.toml", text), environ=environ)
+    machine = await shell.start("work", "--workers", "1", environ=environ)
+    ended = await shell.run("coordinate", urls, "--name", "open", environ=environ)
+    assert "run open is complete: 300 keys" in ended.out
+    blocked.interrupt()
+    assert (await blocked.end()).code == 130
+    machine.interrupt()
+    assert "error: run secret: job: [request] headers: ${NOT_SET_HERE} is not set" in (await machine.end()).err
