@@ -74,7 +74,7 @@ def as_text(answer: bytes | str) -> str:
 
 def first_line(error: BaseException) -> str:
     """An exception's first line of text, or its class when it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
 
 
 async def check_server(client: Redis, url: str) -> list[str]:

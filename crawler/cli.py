@@ -69,9 +69,9 @@ def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
     return command
 
 
-def placed(command: Command) -> Command:
-    """Options that say where Redis and Postgres are, and how much is told."""
-    return _with(
+def placed(level: str) -> Callable[[Command], Command]:
+    """Options that say where Redis and Postgres are, and how much is told: from `level` on, unless the user wants."""
+    return lambda command: _with(
         command,
         _option("--redis", "REDIS_URL", metavar="URL", help="Redis; embedded in --data without it."),
         _option("--database", "DATABASE_URL", metavar="URL", help="Postgres; embedded in --data without it."),
@@ -83,7 +83,11 @@ def placed(command: Command) -> Command:
             help="Folder of the embedded Redis and Postgres.",
         ),
         _option(
-            "--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", help="Least level told."
+            "--log-level",
+            type=click.Choice(LEVELS, case_sensitive=False),
+            default=level,
+            show_default=True,
+            help="Least level of log lines.",
         ),
         _option("--debug", is_flag=True, help="Tell everything; show tracebacks."),
     )
@@ -130,7 +134,7 @@ def main() -> None:
 
 @main.command("run")
 @click.argument("job", metavar="JOB|SOURCE")
-@placed
+@placed("info")
 @tuned
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run_command(job: str, as_json: bool, **options: Any) -> None:
@@ -145,7 +149,7 @@ def run_command(job: str, as_json: bool, **options: Any) -> None:
 
 
 @main.command("demo")
-@placed
+@placed("info")
 @click.option(
     "--keys", default=20_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Size of the corpus."
 )
@@ -162,7 +166,7 @@ def demo_command(keys: int, workers: int, port: int, **options: Any) -> None:
 
 @main.command()
 @click.argument("job", metavar="JOB")
-@placed
+@placed("info")
 @tuned
 def coordinate(job: str, **options: Any) -> None:
     """Plan and tidy one run for the workers of other machines; a second one stands by and takes over.
@@ -176,7 +180,7 @@ def coordinate(job: str, **options: Any) -> None:
 
 
 @main.command()
-@placed
+@placed("info")
 @_option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores).")
 @_option("--grace", default=25.0, show_default=True, help="Seconds that a drain may take.")
 def work(workers: int | None, grace: float, **options: Any) -> None:
@@ -190,7 +194,7 @@ def work(workers: int | None, grace: float, **options: Any) -> None:
 
 @main.command()
 @click.argument("name", metavar="RUN", required=False)
-@placed
+@placed("warning")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(name: str | None, as_json: bool, **options: Any) -> None:
     """Show where a run stands, or every run that is not complete. Example: shardcrawl status my-run --json"""
@@ -208,7 +212,7 @@ def status(name: str | None, as_json: bool, **options: Any) -> None:
 
 
 @main.command()
-@placed
+@placed("warning")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runs(as_json: bool, **options: Any) -> None:
     """List every run, with its counts. Example: shardcrawl runs --json"""
@@ -219,7 +223,7 @@ def runs(as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("query")
-@placed
+@placed("warning")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
@@ -231,7 +235,7 @@ def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
 
 @main.command("check")
 @click.argument("job", metavar="JOB|SOURCE")
-@placed
+@placed("warning")
 @tuned
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

@@ -25,8 +25,8 @@ from coordinator.settings import Job
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import counts, snapshot
 from coordinator.together import until_first
-from crawler import embedded, progress
-from crawler.opening import OpenedRun, open_run
+from crawler import embedded, jobfile, progress
+from crawler.opening import OpenedRun, open_run, readable
 from crawler.process import INTERRUPTED, Assignment
 from crawler.progress import say
 from crawler.store import postgres
@@ -109,6 +109,7 @@ async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addres
 
 async def run(place: Place, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
     """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name."""
+    await readable(jobfile.read(document, folder))
     async with services(place) as addresses:
         return await run_at(addresses, document, folder, voice)
 

@@ -49,6 +49,11 @@ def open_corpus(job: Job, cursor: Cursor) -> Source:
     return open_source(job.source.path, job.source.python, cursor=cursor, key_rule=rule, folder=Path(job.folder))
 
 
+async def readable(job: Job) -> None:
+    """See that the source can be opened, before anything is started for it. Raises SourceError."""
+    await _survey(job, count=False)
+
+
 async def open_run(client: Redis, database: str, document: Mapping[str, Any], folder: str) -> OpenedRun:
     """Make the run that the document names, or go on with it. One process at a time opens a run.
 

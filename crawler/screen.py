@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from coordinator.model import Counts, Outcome
@@ -20,6 +21,7 @@ from crawler.local import RunEnd
 from crawler.progress import clock, outcome_words, say, size, upstream_words
 
 CELL = 60
+WIDEST = 10_000
 
 
 def summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
@@ -65,10 +67,13 @@ def rows(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Cons
     """A query's result as a table; long values are cut."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="ellipsis", no_wrap=True)
+        table.add_column(column, no_wrap=True)
     for record in records:
         table.add_row(*(_cell(value) for value in record))
-    console.print(table, markup=False)
+    # A line longer than the terminal wraps and can be read; a column squeezed to nothing cannot.
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table, markup=False, crop=False)
     say(console, f"{len(records):,} row{'' if len(records) == 1 else 's'}")
 
 
@@ -154,7 +159,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
-        return value.isoformat()
+        return value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
     return str(value)
 
 
