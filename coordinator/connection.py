@@ -15,7 +15,7 @@ from coordinator.errors import RedisRefused, RedisUnavailable
 
 OLDEST = (6, 2)
 # What passes: said by Redis itself, or by a script that it stopped ("… -OOM command not allowed …").
-_NOT_NOW = re.compile(r"(?:^|[ -])(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
+_NOT_NOW = re.compile(r"\b(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
 
 
 def connect(url: str, *, timeout: float = 5.0) -> Redis:

@@ -22,6 +22,7 @@ from coordinator.runs import FIRST_CURSOR, RunRecord, Runs
 from coordinator.settings import Job
 from coordinator.source import Cursor, Source
 from coordinator.status import counts
+from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
 from coordinator.together import until_first
 
@@ -34,13 +35,20 @@ class Coordinator:
     """The coordinator of one run in this process. `open_corpus` opens the source behind a cursor."""
 
     def __init__(
-        self, client: Redis, record: RunRecord, job: Job, name: str, open_corpus: Callable[[Job, Cursor], Source]
+        self,
+        client: Redis,
+        record: RunRecord,
+        job: Job,
+        name: str,
+        open_corpus: Callable[[Job, Cursor], Source],
+        reach: Reach = nowhere,
     ) -> None:
         self._client = client
         self._record = record
         self._job = job
         self._name = name
         self._open_corpus = open_corpus
+        self._reach = reach
         self._keys = RunKeys(record.name)
         self._streams = Streams(client, self._keys, record.layout, record.epoch)
         self._done = DoneSet(client, self._keys, record.layout, record.epoch)
@@ -84,6 +92,7 @@ class Coordinator:
                 layout=self._record.layout,
                 counts=lambda: counts(self._client, self._record),
                 high_water=self._job.run.high_water,
+                reach=self._reach,
             ).plan()
         finally:
             source.close()

@@ -11,6 +11,7 @@ from coordinator.done import DoneSet
 from coordinator.model import Block, Counts
 from coordinator.sharding import Layout, blocks, by_shard
 from coordinator.source import Chunk, Source
+from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Planner:
         layout: Layout,
         counts: Callable[[], Awaitable[Counts]],
         high_water: int,
+        reach: Reach = nowhere,
     ) -> None:
         self._name = name
         self._source = source
@@ -47,6 +49,7 @@ class Planner:
         self._layout = layout
         self._counts = counts
         self._high_water = high_water
+        self._reach = reach
         self._exhausted = False
         self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // CHUNKS_QUEUED))
 
@@ -64,6 +67,7 @@ class Planner:
         end, self._exhausted = str(chunk.end), chunk.exhausted
         planned, skipped = await self._unfinished(chunk)
         await self._room(sum(len(block.keys) for block in planned))
+        self._reach("read")
         published = await self._streams.publish(
             self._name,
             planned,
@@ -72,6 +76,7 @@ class Planner:
             next_cursor=end,
             exhausted=chunk.exhausted,
         )
+        self._reach("published")
         self._cursor = end
         return published
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -50,7 +51,7 @@ async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voi
             assert stored is not None
             return RunEnd(opened.job, Counts(outcomes=dict(stored.counts)), stored, 0.0, was_complete=True)
         record = opened.record
-        supervisor = Supervisor([coordinator_plan(addresses, opened.job, voice)], printer(voice.console))
+        supervisor = Supervisor([coordinator_plan(addresses, opened.job, voice)], printer(voice.console), os.environ)
         with_signals(supervisor, voice.console)
         await until_first(
             supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, opened.job.run.name)
@@ -74,7 +75,7 @@ async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> Non
         "worker", "worker", addresses.redis, addresses.database, level=voice.level, grace=grace, debug=voice.debug
     )
     plans = [ChildPlan(replace(assignment, who=f"worker-{number + 1}")) for number in range(workers)]
-    supervisor = Supervisor(plans, printer(voice.console))
+    supervisor = Supervisor(plans, printer(voice.console), os.environ)
     with_signals(supervisor, voice.console)
     await supervisor.run()
 

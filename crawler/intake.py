@@ -12,6 +12,7 @@ from coordinator.done import DoneSet
 from coordinator.model import Claim, Outcome, ShardId, WorkerId
 from coordinator.patience import patiently
 from coordinator.sharding import digest
+from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
 from crawler.batch import Batch
 from crawler.fetch.template import Template
@@ -44,6 +45,7 @@ class Intake:
         template: Template,
         keys_per_request: int,
         at_hand: int,
+        reach: Reach = nowhere,
     ) -> None:
         self._streams = streams
         self._done = done
@@ -52,6 +54,7 @@ class Intake:
         self._template = template
         self._keys_per_request = keys_per_request
         self._at_hand = at_hand
+        self._reach = reach
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._low = asyncio.Event()
         self._shard: ShardId | None = None
@@ -76,6 +79,7 @@ class Intake:
                 idle = min(idle * 2, IDLE_LONGEST)
                 continue
             idle = IDLE_FIRST
+            self._reach("claimed")
             await self._open(claim)
 
     async def _claim(self) -> Claim | None:

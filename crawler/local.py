@@ -24,10 +24,11 @@ from coordinator.runs import RunRecord
 from coordinator.settings import Job
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import counts, snapshot
+from coordinator.steps import crash_at
 from coordinator.together import until_first
 from crawler import embedded, jobfile, progress
 from crawler.opening import OpenedRun, open_run, readable
-from crawler.process import INTERRUPTED, Assignment
+from crawler.process import CRASH_AT, INTERRUPTED, Assignment
 from crawler.progress import say
 from crawler.store import postgres
 from crawler.store.catalogue import Catalogue, StoredRun
@@ -121,7 +122,8 @@ async def run_at(addresses: Addresses, document: Mapping[str, Any], folder: str,
     try:
         for warning in await check_server(client, addresses.redis):
             logger.warning("%s", warning)
-        opened = await open_run(client, addresses.database, document, folder)
+        reach = crash_at(os.environ.get(CRASH_AT), "opening")
+        opened = await open_run(client, addresses.database, document, folder, reach)
         job = opened.job
         if opened.complete is not None:
             final = Counts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
@@ -151,7 +153,7 @@ async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job
                 )
             )
         )
-    supervisor = Supervisor(plans, printer(voice.console))
+    supervisor = Supervisor(plans, printer(voice.console), os.environ)
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
     with_signals(supervisor, voice.console, addresses.keeper)
     await until_first(

@@ -21,6 +21,7 @@ from coordinator.runs import RunRecord, Runs
 from coordinator.settings import Job
 from coordinator.sharding import Layout
 from coordinator.source import STANDARD_INPUT, Cursor, KeyRule, Source, open_source
+from coordinator.steps import Reach, nowhere
 from crawler import jobfile
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import connect
@@ -54,7 +55,9 @@ async def readable(job: Job) -> None:
     await _survey(job, count=False)
 
 
-async def open_run(client: Redis, database: str, document: Mapping[str, Any], folder: str) -> OpenedRun:
+async def open_run(
+    client: Redis, database: str, document: Mapping[str, Any], folder: str, reach: Reach = nowhere
+) -> OpenedRun:
     """Make the run that the document names, or go on with it. One process at a time opens a run.
 
     Raises UsageError, SourceError, EpochLost, PostgresRefused and what Redis and Postgres raise when away.
@@ -65,12 +68,14 @@ async def open_run(client: Redis, database: str, document: Mapping[str, Any], fo
         catalogue = Catalogue(connection)
         await catalogue.prepare()
         async with _alone(database, job.run.name):
-            return await _open(client, Runs(client), catalogue, document, job)
+            return await _open(client, Runs(client), catalogue, document, job, reach)
     finally:
         await connection.close()
 
 
-async def _open(client: Redis, runs: Runs, catalogue: Catalogue, document: Mapping[str, Any], job: Job) -> OpenedRun:
+async def _open(
+    client: Redis, runs: Runs, catalogue: Catalogue, document: Mapping[str, Any], job: Job, reach: Reach
+) -> OpenedRun:
     name = job.run.name
     stored, record = await catalogue.find(name), await runs.find(name)
     if stored is None and record is not None:
@@ -100,6 +105,7 @@ async def _open(client: Redis, runs: Runs, catalogue: Catalogue, document: Mappi
     if stored is None:
         run_id = await catalogue.make(name, document, record.epoch, job.tables)
         record = replace(record, run_id=run_id)
+        reach("made")
         await runs.make(record)
         return OpenedRun(record, job, resumed=False)
     # Postgres gets the new epoch last: until it has it, no worker joins, and a crash here is begun again.
@@ -108,6 +114,7 @@ async def _open(client: Redis, runs: Runs, catalogue: Catalogue, document: Mappi
     logger.warning("Redis does not know run %s as Postgres does: its done set is rebuilt from Postgres", name)
     done = DoneSet(client, RunKeys(name), record.layout, record.epoch)
     await done.rebuild(catalogue.digests(stored.run_id))
+    reach("rebuilt")
     await catalogue.change_epoch(stored.run_id, record.epoch)
     return OpenedRun(record, job, resumed=True)
 

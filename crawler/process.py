@@ -25,6 +25,7 @@ from coordinator.coordinate import Coordinator
 from coordinator.errors import ShardcrawlError, UsageError
 from coordinator.patience import patiently
 from coordinator.runs import Runs
+from coordinator.steps import Reach, crash_at
 from coordinator.together import until_first
 from crawler import jobfile, logs
 from crawler.opening import open_corpus
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 ERROR = "error: "
 INTERRUPTED = 130
 ORPHAN_GRACE = 10.0
+CRASH_AT = "CRASH_AT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +91,20 @@ async def _coordinate(assignment: Assignment, client: Redis, control: int) -> No
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     leave = asyncio.Event()
     _when_told(control, assignment, leave.set)
-    await until_first(leave.wait(), Coordinator(client, record, job, name, open_corpus).run())
+    await until_first(leave.wait(), Coordinator(client, record, job, name, open_corpus, _reach(assignment)).run())
 
 
 async def _work(assignment: Assignment, client: Redis, control: int) -> None:
-    workforce = Workforce(client, assignment.database, os.environ)
+    workforce = Workforce(client, assignment.database, os.environ, _reach(assignment))
     _when_told(control, assignment, workforce.drain)
     if assignment.run is None:
         await workforce.serve_all()
     else:
         await workforce.serve(assignment.run)
+
+
+def _reach(assignment: Assignment) -> Reach:
+    return crash_at(os.environ.get(CRASH_AT), assignment.who)
 
 
 def _when_told(control: int, assignment: Assignment, drain: Callable[[], None]) -> None:

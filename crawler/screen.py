@@ -71,7 +71,7 @@ def rows(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Cons
     for record in records:
         table.add_row(*(_cell(value) for value in record))
     # A line longer than the terminal wraps and can be read; a column squeezed to nothing cannot.
-    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST, markup=False), table).maximum
     console.width = max(console.width, needed)
     console.print(table, markup=False, crop=False)
     say(console, f"{len(records):,} row{'' if len(records) == 1 else 's'}")
@@ -85,12 +85,13 @@ def rows_json(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
 
 def rows_csv(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
     """A query's result as CSV; what a spreadsheet would take for a formula gets a quote before it."""
+    return "".join(_line(fields) for fields in (columns, *([_field(value) for value in record] for record in records)))
+
+
+def _line(fields: Sequence[str]) -> str:
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for record in records:
-        writer.writerow(_field(value) for value in record)
-    return out.getvalue()
+    csv.writer(out).writerow(fields)  # with its own line end, or it leaves a field with a lone \r unquoted
+    return out.getvalue().removesuffix("\r\n") + "\n"
 
 
 def snapshot_text(snapshot: Snapshot, console: Console) -> None:
@@ -147,6 +148,8 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else str(_plain_or(value))
+    if isinstance(value, datetime):
+        text = value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
     text = "".join(char if char.isprintable() else " " for char in text)
     return text if len(text) <= CELL else text[: CELL - 1] + "…"
 
@@ -159,7 +162,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
+        return value.isoformat()
     return str(value)
 
 

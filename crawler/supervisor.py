@@ -7,14 +7,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
 from coordinator.errors import ShardcrawlError, UsageError
 from coordinator.together import cancelled
-from crawler.process import ERROR, INTERRUPTED, Assignment
+from crawler.process import CRASH_AT, ERROR, INTERRUPTED, Assignment
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,15 @@ class _Child:
     last_line: str = ""
     waits: float = FIRST_WAIT
     failures: int = 0
+    lives: int = 0
 
 
 class Supervisor:
-    """The parent of one machine's workers and coordinator; `show` gets each log line of theirs."""
+    """The parent of one machine's workers and coordinator; `show` gets each log line of theirs,
+    `environ` is what they inherit."""
 
-    def __init__(self, plans: Sequence[ChildPlan], show: Callable[[str], None]) -> None:
+    def __init__(self, plans: Sequence[ChildPlan], show: Callable[[str], None], environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
         self._children = [_Child(plan) for plan in plans]
         self._show = show
         self._draining = False
@@ -108,6 +111,7 @@ class Supervisor:
     async def _live(self, child: _Child) -> int:
         """One life of a child; returns its exit code, negative for a signal."""
         child.last_error = None
+        child.lives += 1
         read_end, write_end = os.pipe()
         try:
             child.process = process = await asyncio.create_subprocess_exec(
@@ -119,6 +123,7 @@ class Supervisor:
                 pass_fds=(read_end,),
                 stdin=None if child.plan.reads_input else asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
+                env=self._environ if child.lives == 1 else _without_crash(self._environ),
                 start_new_session=True,  # the terminal's Ctrl-C reaches this process alone, which asks for a drain
             )
         except BaseException:
@@ -153,6 +158,11 @@ class Supervisor:
             else:
                 child.last_line = line.strip() or child.last_line
                 self._show(line)
+
+
+def _without_crash(environ: Mapping[str, str]) -> dict[str, str]:
+    """A child that crashed where a test wanted it is left alone from then on."""
+    return {name: value for name, value in environ.items() if name != CRASH_AT}
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -12,6 +12,7 @@ import logging
 
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.patience import patiently
+from coordinator.steps import Reach, nowhere
 from coordinator.streams import LEASE, Completion, Finished, Streams
 from coordinator.together import cancelled, failure_of, until_first
 from crawler.batch import Batch, Load
@@ -40,6 +41,7 @@ class Worker:
         writer: Writer,
         meter: Meter,
         concurrency: int,
+        reach: Reach = nowhere,
     ) -> None:
         self.name = name
         self._streams = streams
@@ -49,6 +51,7 @@ class Worker:
         self._batch = batch
         self._writer = writer
         self._meter = meter
+        self._reach = reach
         self._lanes = [Lane() for _ in range(concurrency)]
         self.state = RunState.RUNNING
         self._sequence = 0
@@ -111,6 +114,7 @@ class Worker:
             reply = await self._fetcher.fetch(request.url, lane)
         except Drained:
             return
+        self._reach("fetched")
         for page in self._pages.made(request, reply):
             self._batch.add(page)
 
@@ -119,7 +123,9 @@ class Worker:
         while (load := await self._batch.due()) is not None:
             if load.pages:
                 await patiently(lambda: self._writer.write(load.pages), "worker")
+            self._reach("committed")
             await self._complete(load)
+            self._reach("completed")
             self._batch.flushed()
 
     async def _complete(self, load: Load) -> None:

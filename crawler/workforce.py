@@ -22,6 +22,7 @@ from coordinator.model import RunState, WorkerId
 from coordinator.patience import patiently
 from coordinator.runs import RunRecord, Runs
 from coordinator.settings import Job
+from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
 from coordinator.together import until_first
 from crawler import jobfile
@@ -46,11 +47,12 @@ RUN_AGAIN = 10.0
 class Workforce:
     """This process' part in the runs of one Redis; `environ` is where secrets in job files are looked up."""
 
-    def __init__(self, client: Redis, database: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, client: Redis, database: str, environ: Mapping[str, str], reach: Reach = nowhere) -> None:
         self._client = client
         self._runs = Runs(client)
         self._database = database
         self._environ = environ
+        self._reach = reach
         self._working: set[Worker] = set()
         self._draining = False
 
@@ -111,7 +113,7 @@ class Workforce:
         meter = Meter()
         headers = jobfile.with_secrets(job.request.headers, self._environ)
         async with AsyncExitStack() as stack:
-            writer = Writer(self._database, record.run_id, record.epoch, job.tables)
+            writer = Writer(self._database, record.run_id, record.epoch, job.tables, self._reach)
             stack.push_async_callback(writer.close)
             engine = open_engine(job.request, headers, concurrency=job.run.concurrency)
             stack.push_async_callback(engine.close)
@@ -124,6 +126,7 @@ class Workforce:
                 template=template,
                 keys_per_request=job.request.keys_per_request,
                 at_hand=job.run.concurrency,
+                reach=self._reach,
             )
             worker = Worker(
                 worker_id,
@@ -135,6 +138,7 @@ class Workforce:
                 writer=writer,
                 meter=meter,
                 concurrency=job.run.concurrency,
+                reach=self._reach,
             )
             await patiently(writer.open, "worker")
             self._working.add(worker)
@@ -151,5 +155,6 @@ class Workforce:
             counts = await Catalogue(connection).finish(record.run_id, job.tables)
         finally:
             await connection.close()
+        self._reach("finished")
         await self._runs.finish(record, counts)
         logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))

@@ -75,6 +75,8 @@ def translated(where: str = "") -> Iterator[None]:
         if "closed" not in str(error) and "connection" not in str(error):
             raise
         raise PostgresUnavailable(f"Postgres{at} closed the connection: {first_line(error)}") from error
+    except asyncpg.InternalClientError as error:  # asyncpg has read the server's goodbye, but not yet the end
+        raise PostgresUnavailable(f"Postgres{at} broke the connection off: {first_line(error)}") from error
     except (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError) as error:
         raise PostgresRefused(f"Postgres{at}: {first_line(error)}; grant the rights or use another user") from error
     except (asyncpg.UndefinedObjectError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:

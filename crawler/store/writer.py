@@ -14,6 +14,7 @@ from coordinator.connection import first_line
 from coordinator.errors import EpochLost
 from coordinator.model import Epoch
 from coordinator.settings import TableSettings
+from coordinator.steps import Reach, nowhere
 from crawler.page import REASON_LENGTH, Page
 from crawler.store import copyformat
 from crawler.store import tables as names
@@ -41,11 +42,14 @@ ROW_ERRORS = (
 class Writer:
     """One worker's connection to Postgres for one run; reconnects by itself at the next write."""
 
-    def __init__(self, url: str, run_id: int, epoch: Epoch, tables: Sequence[TableSettings]) -> None:
+    def __init__(
+        self, url: str, run_id: int, epoch: Epoch, tables: Sequence[TableSettings], reach: Reach = nowhere
+    ) -> None:
         self._url = url
         self._run_id = run_id
         self._epoch = epoch
         self._tables = tables
+        self._reach = reach
         self._pages = names.part("pages", run_id)
         self._staging = f"staging_r{run_id}"
         self._connection: Connection | None = None
@@ -99,6 +103,7 @@ class Writer:
                     self._copying = pages
                     for index, table in enumerate(self._tables):
                         await self._copy_records(connection, table, self._records(pages, index))
+                    self._reach("copied")
         except ROW_ERRORS:
             raise
         except BaseException:

@@ -115,16 +115,26 @@ async def test_slots_booked_by_two_workers_follow_each_other_without_gap_or_over
 async def test_no_slot_is_booked_more_than_200_ms_ahead(redis: Redis, rate: float) -> None:
     ledger = Ledger(redis)
     limiter = limiter_of(redis, ledger)
-    while (booked := await limiter.book(UPSTREAM, rate, 1_000))[0]:
+    while (await limiter.book(UPSTREAM, rate, 1_000))[0] == 1_000:
         pass
     assert all(time <= booking.asked + HORIZON * 1e6 for booking in ledger.bookings for time in booking.times)
     last, interval = ledger.slots[-1], MARGIN / rate * 1e6
     assert last + interval > ledger.bookings[-1].asked + HORIZON * 1e6 - interval, "the horizon is used"
-    # The answer says when the next slot comes within the horizon, and then there is one.
-    again = booked[1]
-    while monotonic() < again:
-        await asyncio.sleep(max(0.0, again - monotonic()))
-    assert (await limiter.book(UPSTREAM, rate, 1))[0] == 1
+
+
+async def test_who_gets_no_slot_is_told_when_to_ask_again(redis: Redis) -> None:
+    limiter = limiter_of(redis)
+    wait = MARGIN / 4.0 - HORIZON
+    before = monotonic()
+    assert (await limiter.book(UPSTREAM, 4.0, 5))[0] == 1
+    granted, again, _ = await limiter.book(UPSTREAM, 4.0, 5)
+    assert granted == 0
+    assert before + wait - 0.001 <= again <= monotonic() + wait
+
+    async def granted_now() -> bool:
+        return (await limiter.book(UPSTREAM, 4.0, 5))[0] == 1
+
+    await eventually(granted_now, "the next slot")
 
 
 async def test_an_idle_upstream_saves_up_no_slots(redis: Redis) -> None:

@@ -9,8 +9,8 @@ from coordinator.model import EntryId, ShardId
 from coordinator.settings import StoreSettings
 from crawler.batch import Batch, Load
 from crawler.page import OpenBlock, Page
+from tests.conftest import eventually
 
-from ..conftest import eventually
 from .examples import a_page
 
 pytestmark = pytest.mark.anyio

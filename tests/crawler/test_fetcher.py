@@ -13,10 +13,11 @@ from coordinator.errors import FetchError
 from coordinator.keys import RunKeys
 from coordinator.limiter import Limiter
 from coordinator.model import Outcome
+from coordinator.together import cancelled
 from crawler.fetch.engine import Answer
 from crawler.fetch.fetcher import Drained, Fetcher, Lane, Meter
+from tests.conftest import eventually
 
-from ..conftest import eventually
 from .examples import a_job
 
 pytestmark = pytest.mark.anyio
@@ -86,9 +87,7 @@ class Fleet:
         return Fetcher(engine, limiter, job, meter or Meter())
 
     async def end(self) -> None:
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        await cancelled(self._watches)
 
 
 @pytest.fixture
@@ -104,9 +103,7 @@ async def at_work(*calls: Any) -> AsyncIterator[Sequence[asyncio.Task[Any]]]:
     try:
         yield tasks
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(tasks)
 
 
 async def test_a_request_is_tried_again_until_it_succeeds(fleet: Fleet) -> None:

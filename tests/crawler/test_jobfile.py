@@ -17,7 +17,7 @@ from .examples import a_document, a_job
 
 # The job file that the command reference shows.
 SAMPLE = """
-[run]      
+[run]
 name = "afd-2026q4"
 [source]
 path = "titles.txt.gz"

@@ -1,0 +1,421 @@
+"""Coordinators of one run on a real Redis: one leads, the others stand by, and every key is published once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+from redis.asyncio import Redis
+
+from coordinator.connection import connect
+from coordinator.coordinate import Coordinator
+from coordinator.errors import EpochLost, RedisUnavailable, SourceError
+from coordinator.keys import RunKeys
+from coordinator.leader import Leadership
+from coordinator.model import Outcome, RunState
+from coordinator.settings import Job, RunSettings, SourceSettings
+from coordinator.sharding import digest
+from coordinator.source import Chunk, Cursor
+from coordinator.status import snapshot
+from tests.conftest import eventually
+
+from .parts import ONE, TWO, LostAnswer, MemorySource, Run, keys_of, numbered, record_of
+
+pytestmark = pytest.mark.anyio
+
+JOB = Job(run=RunSettings(name="run"), source=SourceSettings(path="titles.txt"))
+LEADS = """
+import asyncio, sys
+import coordinator.leader
+from coordinator.connection import connect
+from coordinator.keys import RunKeys
+
+async def main():
+    coordinator.leader.LEASE = float(sys.argv[2])
+    leadership = coordinator.leader.Leadership(connect(sys.argv[1]), RunKeys("run"), "child")
+    await leadership.gain()
+    print("leads", flush=True)
+    await leadership.keep()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks are frequent here, so that no test waits for the next one."""
+    monkeypatch.setattr("coordinator.leader.POLL", 0.02)
+    monkeypatch.setattr("coordinator.coordinate.STATE_POLL", 0.02)
+    monkeypatch.setattr("coordinator.janitor.ROUND", 0.02)
+
+
+class Corpus:
+    """Opens sources of the same keys behind any cursor."""
+
+    def __init__(self, keys: Sequence[str], *, chunk: int = 1_000_000, held_at: int | None = None) -> None:
+        self.keys = keys
+        self.chunk = chunk
+        self.held_at = held_at
+        self.opened: list[MemorySource] = []
+
+    def open(self, job: Job, cursor: Cursor) -> MemorySource:
+        assert job is JOB
+        self.opened.append(MemorySource(self.keys, cursor=cursor, chunk=self.chunk, held_at=self.held_at))
+        return self.opened[-1]
+
+
+@asynccontextmanager
+async def coordinating(run: Run, corpus: Corpus, name: str = "coordinator") -> AsyncIterator[asyncio.Task[None]]:
+    """A coordinator beside the test; it is cancelled at the end, when it has not returned."""
+    task = asyncio.create_task(Coordinator(run.client, run.record, JOB, name, corpus.open).run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def made(redis: Redis, **settings: int) -> Run:
+    """A run that nobody leads yet."""
+    run = Run(redis, record_of(**settings))  # type: ignore[arg-type]
+    await run.runs.make(run.record)
+    return run
+
+
+async def leader_of(run: Run) -> str | None:
+    return (await snapshot(run.client, run.record)).leader
+
+
+async def led_by(run: Run, name: str) -> None:
+    async def leads() -> bool:
+        return await leader_of(run) == name
+
+    await eventually(leads, f"{name} to lead")
+
+
+async def in_state(run: Run, state: RunState) -> None:
+    async def reached() -> bool:
+        return await run.runs.state(run.record.name) is state
+
+    await eventually(reached, f"the run to be {state}")
+
+
+# -- from the source to the end
+
+
+async def test_a_run_is_published_worked_on_resolved_and_complete(redis: Redis) -> None:
+    run = await made(redis)
+    keys = numbered(3_000)
+    await run.done.remember(Outcome.STORED, [digest(key) for key in keys[:1_000]])
+    corpus = Corpus(keys, chunk=700)
+    async with coordinating(run, corpus) as task:
+        await run.streams.join(ONE)
+
+        async def all_published() -> bool:
+            return (await run.counts()).exhausted
+
+        await eventually(all_published, "the source to be published")
+        claims = await run.drain(ONE)
+        assert keys_of(claims) == sorted(keys[1_000:])
+        await run.complete(ONE, 1, claims[1:])
+        assert await run.runs.state("run") is RunState.RUNNING
+        await run.complete(ONE, 2, claims[:1])
+        await in_state(run, RunState.RESOLVED)
+        assert not task.done(), "the final counts are still to be taken"
+        await run.runs.finish(run.record, {Outcome.STORED: 3_000})
+        await asyncio.wait_for(task, 20)
+    assert await leader_of(run) is None, "the lease is given back"
+    assert [source.closed for source in corpus.opened] == [True]
+    assert (await run.counts()).total == 3_000
+
+
+async def test_an_empty_source_is_resolved_without_a_worker(redis: Redis) -> None:
+    run = await made(redis)
+    async with coordinating(run, Corpus([])):
+        await in_state(run, RunState.RESOLVED)
+    assert (await run.counts()).total == 0
+
+
+async def test_a_run_that_is_complete_needs_no_coordinator(redis: Redis) -> None:
+    run = await made(redis)
+    async with coordinating(run, Corpus([])):
+        await in_state(run, RunState.RESOLVED)
+    await run.runs.finish(run.record, {})
+    before = await run.everything()
+    corpus = Corpus(numbered(10))
+    async with coordinating(run, corpus) as task:
+        await asyncio.wait_for(task, 20)
+    assert await run.everything() == before
+    assert not corpus.opened
+
+
+async def test_an_exhausted_source_is_not_opened_again(redis: Redis) -> None:
+    run = await made(redis)
+    async with coordinating(run, Corpus(numbered(10))):
+        await eventually(lambda: queue_is(run, 10), "the source to be published")
+    corpus = Corpus([])
+    await run.streams.join(ONE)
+    await run.complete(ONE, 1, await run.drain(ONE))
+    async with coordinating(run, corpus):
+        await in_state(run, RunState.RESOLVED)
+    assert corpus.opened == []
+
+
+async def queue_is(run: Run, keys: int) -> bool:
+    return (await run.counts()).queued == keys
+
+
+# -- standing by
+
+
+async def test_a_standby_takes_over_when_the_leader_leaves_and_goes_on_behind_its_cursor(redis: Redis) -> None:
+    run = await made(redis)
+    keys = numbered(2_000)
+    first, second = Corpus(keys, chunk=500, held_at=1_000), Corpus(keys, chunk=500)
+    async with coordinating(run, first, "one") as leading:
+        await led_by(run, "one")
+        async with coordinating(run, second, "two"):
+            await eventually(lambda: queue_is(run, 1_000), "half to be published")
+            assert await leader_of(run) == "one"
+            assert not second.opened, "who stands by does not read"
+            leading.cancel()
+            await led_by(run, "two")
+            await eventually(lambda: queue_is(run, 2_000), "the rest to be published")
+    assert await run.queued_keys() == sorted(keys)
+    assert [source.reads for source in second.opened] == [[500, 500]]
+    assert await leader_of(run) is None
+
+
+async def test_a_standby_that_leaves_does_not_depose_the_leader(redis: Redis) -> None:
+    run = await made(redis)
+    async with coordinating(run, Corpus(numbered(10), held_at=5), "one"):
+        await led_by(run, "one")
+        async with coordinating(run, Corpus([]), "two"):
+            await eventually(lambda: queue_is(run, 5), "half to be published")
+        assert await leader_of(run) == "one"
+
+
+async def test_a_standby_takes_over_when_the_lease_of_a_killed_leader_ends(
+    redis: Redis, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await made(redis)
+    keys = numbered(100)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LEADS, redis_url, "1.0", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert child.stdout
+        assert await child.stdout.readline() == b"leads\n"
+        with caplog.at_level(logging.INFO, "coordinator.leader"):
+            async with coordinating(run, Corpus(keys), "standby"):
+                leases: set[int] = set()
+
+                async def renewed() -> bool:
+                    leases.add(await redis.pttl(run.keys.leader))
+                    return max(leases) - min(leases) > 100 and await redis.pttl(run.keys.leader) > min(leases)
+
+                await eventually(lambda: any("stands by" in line for line in caplog.messages), "it to stand by")
+                await eventually(renewed, "the leader to prolong its lease")
+                assert await leader_of(run) == "child"
+                assert await run.queued_keys() == []
+                child.kill()
+                await child.wait()
+                await led_by(run, "standby")
+                await eventually(lambda: queue_is(run, 100), "the source to be published")
+        assert await run.queued_keys() == sorted(keys)
+        assert len([line for line in caplog.messages if "stands by" in line]) == 1
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+async def test_a_leader_that_lost_its_lease_stands_by_and_publishes_nothing_more(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.leader.LEASE", 0.2)
+    run = await made(redis)
+    corpus = Corpus(numbered(1_000), chunk=100, held_at=500)
+    async with coordinating(run, corpus, "frozen"):
+        await eventually(lambda: queue_is(run, 500), "half to be published")
+        await redis.set(run.keys.leader, "usurper")
+        await eventually(lambda: corpus.opened[0].closed, "the planner to be ended")
+        assert await run.queued_keys() == sorted(numbered(1_000)[:500])
+        assert await leader_of(run) == "usurper"
+        corpus.held_at = None
+        await redis.delete(run.keys.leader)
+        await eventually(lambda: queue_is(run, 1_000), "the rest to be published when it leads again")
+    assert await run.queued_keys() == sorted(numbered(1_000))
+
+
+async def test_a_lease_is_prolonged_by_its_leader_only(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = RunKeys("run")
+    one, two = Leadership(redis, keys, "one"), Leadership(redis, keys, "two")
+    await one.gain()
+    assert 9_000 < await redis.pttl(keys.leader) <= 10_000
+    assert not await two._ask("lead")
+    await redis.pexpire(keys.leader, 5_000)
+    await one.gain()
+    assert await redis.pttl(keys.leader) > 9_000
+    await two.leave()
+    assert await redis.get(keys.leader) == b"one"
+    monkeypatch.setattr(one, "_lead", LostAnswer(one._lead))
+    with pytest.raises(RedisUnavailable):
+        await one.gain()
+    await one.gain()
+    await one.leave()
+    assert await redis.get(keys.leader) is None
+    await two.gain()
+    assert await redis.get(keys.leader) == b"two"
+
+
+async def test_keeping_the_lease_waits_for_redis_and_ends_when_another_leads(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("coordinator.leader.LEASE", 0.1)
+    keys = RunKeys("run")
+    one = Leadership(redis, keys, "one")
+    await one.gain()
+    monkeypatch.setattr(one, "_lead", LostAnswer(one._lead))
+    keeping = asyncio.create_task(one.keep())
+    await eventually(lambda: "coordinator one waits" in caplog.text, "a prolongation to fail")
+    assert not keeping.done()
+    await redis.set(keys.leader, "two")
+    await asyncio.wait_for(keeping, 20)
+    assert "coordinator one no longer leads run run" in caplog.text
+
+
+# -- killed and started again
+
+
+async def test_a_coordinator_killed_again_and_again_publishes_every_key_once(redis: Redis) -> None:
+    run = await made(redis, shards=8, buckets=32)
+    keys = numbered(5_000)
+    random = Random(5)
+    lives = 0
+    while not (await run.counts()).exhausted:
+        lives += 1
+        goal = (await run.counts()).published + random.choice([1, 300, 900])
+        corpus = Corpus(keys, chunk=random.randint(50, 400), held_at=goal)
+
+        # What it read last may be on its way to Redis, or still be asked about, when it is cancelled.
+        def enough(corpus: Corpus = corpus, goal: int = min(goal, len(keys))) -> bool:
+            return bool(corpus.opened) and corpus.opened[0].cursor.offset >= goal
+
+        async with coordinating(run, corpus, f"life {lives}"):
+            await eventually(enough, "the coordinator to get on")
+            for _ in range(random.randint(0, 20)):
+                await asyncio.sleep(0)
+    assert lives > 5
+    assert await run.queued_keys() == sorted(keys)
+    counts = await run.counts()
+    assert (counts.published, counts.total) == (5_000, 5_000)
+
+
+async def test_a_coordinator_starts_over_from_the_cursor_when_redis_was_away(
+    redis: Redis, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await made(redis)
+    keys = numbered(2_000)
+    corpus = Corpus(keys, chunk=250, held_at=1_000)
+    own = connect(redis_url)
+    try:
+        run.client = own
+        async with coordinating(run, corpus, "one"):
+            run.client = redis
+            await eventually(lambda: queue_is(run, 1_000), "half to be published")
+            await redis.config_set("maxmemory", 1)  # full: the next chunk is not taken
+            corpus.opened[0].go.set()
+            await eventually(lambda: "coordinator waits: Redis takes no writes now" in caplog.text, "it to notice")
+            assert await run.queued_keys() == sorted(keys[:1_000])
+            await redis.config_set("maxmemory", 0)
+            corpus.held_at = None
+            await eventually(lambda: queue_is(run, 2_000), "the rest to be published")
+    finally:
+        await redis.config_set("maxmemory", 0)
+        await own.aclose()
+    assert await run.queued_keys() == sorted(keys)
+    assert all(source.closed for source in corpus.opened)
+
+
+# -- what ends a coordinator
+
+
+class Broken(MemorySource):
+    def read(self, limit: int, seconds: float) -> Chunk:
+        raise SourceError("titles.txt is damaged at line 3")
+
+
+async def test_a_damaged_source_ends_the_coordinator(redis: Redis) -> None:
+    run = await made(redis)
+    source = Broken([])
+    with pytest.raises(SourceError, match="line 3"):
+        await Coordinator(redis, run.record, JOB, "one", lambda job, cursor: source).run()
+    assert source.closed
+    assert await leader_of(run) is None, "another one may try at once"
+
+
+async def test_a_source_that_cannot_be_opened_ends_the_coordinator(redis: Redis) -> None:
+    run = await made(redis)
+
+    def missing(job: Job, cursor: Cursor) -> MemorySource:
+        raise SourceError("titles.txt: no such file")
+
+    with pytest.raises(SourceError, match="no such file"):
+        await Coordinator(redis, run.record, JOB, "one", missing).run()
+
+
+async def test_a_cursor_that_cannot_be_read_is_an_error_of_the_source(redis: Redis) -> None:
+    run = await made(redis)
+    await redis.hset(run.keys.state, "cursor", "rubbish")
+    with pytest.raises(SourceError, match="the stored cursor 'rubbish'"):
+        await Coordinator(redis, run.record, JOB, "one", Corpus([]).open).run()
+
+
+@pytest.mark.parametrize("when", ["planning", "waiting for workers", "resolved"])
+@pytest.mark.parametrize("what", ["wiped", "made anew"])
+async def test_a_coordinator_leaves_when_its_run_was_replaced(redis: Redis, when: str, what: str) -> None:
+    run = await made(redis)
+    corpus = Corpus(numbered(10), held_at=5 if when == "planning" else None)
+    async with coordinating(run, corpus) as task:
+        await eventually(lambda: queue_is(run, 5 if when == "planning" else 10), "keys to be published")
+        if when == "resolved":
+            await run.streams.join(ONE)
+            await run.complete(ONE, 1, await run.drain(ONE))
+            await in_state(run, RunState.RESOLVED)
+        await redis.flushall()
+        if what == "made anew":
+            await run.runs.make(record_of(epoch="second"))
+        corpus.opened[0].go.set()
+        with pytest.raises(EpochLost):
+            await asyncio.wait_for(task, 20)
+    if what == "made anew":
+        counts = await run.counts()
+        assert (counts.published, counts.exhausted) == (0, False)
+
+
+async def test_the_janitor_waits_for_redis_and_settles_then(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "coordinator.janitor")
+    run = await made(redis)
+    await run.streams.join(TWO)
+    async with coordinating(run, Corpus(numbered(10))) as task:
+        await eventually(lambda: queue_is(run, 10), "the source to be published")
+        await redis.config_set("maxmemory", 1)
+        try:
+            await run.complete(TWO, 1, await run.drain(TWO))
+            await eventually(lambda: "janitor waits: Redis takes no writes now" in caplog.text, "the janitor to wait")
+            assert await run.runs.state("run") is RunState.RUNNING
+        finally:
+            await redis.config_set("maxmemory", 0)
+        await in_state(run, RunState.RESOLVED)
+        await in_state(run, RunState.RESOLVED)
+        await run.runs.finish(run.record, {})
+        await asyncio.wait_for(task, 20)
+    assert len([line for line in caplog.messages if line.startswith("run run is resolved")]) == 1

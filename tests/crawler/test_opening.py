@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from coordinator.done import DoneSet
+from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, SourceError, UsageError
+from coordinator.keys import RunKeys
+from coordinator.model import Block, Epoch, Outcome, ShardId
+from coordinator.runs import RunRecord, Runs
+from coordinator.sharding import digest
+from coordinator.status import counts
+from coordinator.streams import Streams
+from crawler import opening
+from crawler.opening import OpenedRun, open_run
+from crawler.page import Page
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import Connection, connect
+from crawler.store.writer import Writer
+
+from .examples import a_page
+
+pytestmark = pytest.mark.anyio
+
+KEYS = [f"item-{number}" for number in range(1200)]
+TABLES = [{"name": "facts", "columns": {"n": "bigint", "t": "text"}}]
+
+
+@dataclass
+class Place:
+    """Redis, Postgres and a folder with a corpus of 1,200 keys."""
+
+    redis: Redis
+    database: str
+    folder: Path
+    eye: Connection
+
+    def document(self, **sections: Any) -> dict[str, Any]:
+        return {
+            "run": {"name": "test"},
+            "source": {"path": "keys.txt"},
+            "request": {"url": "https://upstream.example/{key}"},
+        } | sections
+
+    async def open(self, **sections: Any) -> OpenedRun:
+        async with asyncio.timeout(60):
+            return await open_run(self.redis, self.database, self.document(**sections), str(self.folder))
+
+    async def record(self) -> RunRecord:
+        record = await Runs(self.redis).find("test")
+        assert record is not None
+        return record
+
+    async def store(self, pages: Sequence[Page]) -> None:
+        record = await self.record()
+        writer = Writer(self.database, record.run_id, record.epoch, ())
+        try:
+            await writer.write(pages)
+        finally:
+            await writer.close()
+
+    async def done(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys that Redis knows to be done."""
+        record = await self.record()
+        done = DoneSet(self.redis, RunKeys("test"), record.layout, record.epoch)
+        by_digest = {digest(key): key for key in keys}
+        return {by_digest[found] for found in await done.finished(sorted(by_digest))}
+
+    async def runs(self) -> list[tuple[str, str]]:
+        """(name, epoch) of every run in Postgres."""
+        return [tuple(row) for row in await self.eye.fetch("SELECT name, epoch FROM runs ORDER BY run_id")]
+
+
+@pytest.fixture
+async def place(redis: Redis, database: str, tmp_path: Path) -> AsyncIterator[Place]:
+    (tmp_path / "keys.txt").write_text("\n".join(KEYS) + "\n")
+    eye = await connect(database)
+    yield Place(redis, database, tmp_path, eye)
+    await eye.close()
+
+
+async def refusal(place: Place, **sections: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        await place.open(**sections)
+    message = str(caught.value)
+    assert "--name" in message
+    assert len(message.splitlines()) == 1
+    return message
+
+
+async def test_a_new_run_is_made_in_postgres_and_in_redis(place: Place) -> None:
+    opened = await place.open(run={"name": "test", "shards": 4})
+    assert not opened.resumed
+    assert opened.complete is None
+    record = await place.record()
+    assert record == opened.record
+    assert await place.runs() == [("test", record.epoch)]
+    assert (record.name, record.layout.shards) == ("test", 4)
+    assert record.total == pytest.approx(1200, rel=0.2)
+    assert record.fingerprint
+    now = await counts(place.redis, record)
+    assert (now.done, now.published, now.exhausted) == (0, 0, False)
+
+
+async def test_a_new_run_has_an_epoch_of_its_own(place: Place) -> None:
+    first = await place.open()
+    second = await place.open(run={"name": "second"})
+    assert first.record is not None
+    assert second.record is not None
+    assert first.record.epoch != second.record.epoch
+    assert first.record.run_id != second.record.run_id
+
+
+async def test_a_run_that_is_opened_again_goes_on_where_it_is(place: Place) -> None:
+    first = await place.open()
+    record = await place.record()
+    keys = RunKeys("test")
+    streams = Streams(place.redis, keys, record.layout, record.epoch)
+    await place.redis.set(keys.leader, "planner")
+    block = Block(ShardId(0), ("a", "b"))
+    assert await streams.publish("planner", [block], skipped=0, cursor="0:0", next_cursor="4:2", exhausted=False)
+    again = await place.open()
+    assert again.resumed
+    assert again.record == first.record
+    now = await counts(place.redis, record)
+    assert (now.published, now.queued) == (2, 2)
+    assert await place.runs() == [("test", record.epoch)]
+
+
+async def test_a_run_that_goes_on_takes_what_may_change_from_the_job_as_it_is_now(place: Place) -> None:
+    await place.open()
+    await place.open(
+        run={"name": "test", "concurrency": 7},
+        limits={"*": {"rate": 5}},
+        store={"batch_rows": 10},
+        retry={"attempts": 9},
+    )
+    document = (await place.record()).document
+    assert document["run"]["concurrency"] == 7
+    assert document["limits"] == {"*": {"rate": 5}}
+    assert document["retry"] == {"attempts": 9}
+
+
+async def test_a_complete_run_is_opened_as_what_it_is(place: Place) -> None:
+    await place.open()
+    record = await place.record()
+    await place.store([a_page(key) for key in KEYS[:10]])
+    await Catalogue(place.eye).finish(record.run_id, ())
+    opened = await place.open()
+    assert opened.complete is not None
+    assert opened.complete.counts == {Outcome.STORED: 10}
+    await place.redis.flushall()
+    opened = await place.open()
+    assert opened.complete is not None
+    assert await Runs(place.redis).find("test") is None, "a complete run is not begun again"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source": {"path": "other.txt"}}, "another [source]"),
+        ({"source": {"python": "corpus:keys"}}, "another [source]"),
+        ({"request": {"url": "https://other.example/{key}"}}, "another [request] url"),
+        ({"request": {}}, "another [request] url"),
+        ({"request": {"url": "https://upstream.example/{key}", "keys_per_request": 2}}, "[request] keys_per_request"),
+        ({"tables": TABLES, "parse": {"python": "a:b"}}, "another [tables]"),
+    ],
+)
+@pytest.mark.parametrize("complete", [False, True], ids=["running", "complete"])
+async def test_a_job_whose_keys_would_mean_something_else_is_refused(
+    place: Place, change: dict[str, Any], words: str, complete: bool
+) -> None:
+    (place.folder / "other.txt").write_text("a\n")
+    (place.folder / "corpus.py").write_text("def keys():\n    yield 'a'\n")
+    await place.open()
+    record = await place.record()
+    if complete:
+        await Catalogue(place.eye).finish(record.run_id, ())
+    assert words in await refusal(place, **change)
+    assert await place.record() == record
+
+
+async def test_the_order_of_a_tables_columns_is_not_another_table(place: Place) -> None:
+    parse = {"python": "a:b"}
+    await place.open(tables=TABLES, parse=parse)
+    turned = [{"name": "facts", "columns": {"t": "text", "n": "bigint"}}]
+    assert (await place.open(tables=turned, parse=parse)).resumed
+
+
+async def test_a_source_file_that_changed_is_refused(place: Place) -> None:
+    await place.open()
+    (place.folder / "keys.txt").write_text("\n".join([*KEYS[:-1], "another"]) + "\n")
+    assert "keys.txt has changed since run test began" in await refusal(place)
+    (place.folder / "keys.txt").write_text("\n".join(KEYS) + "\n")
+    assert (await place.open()).resumed
+
+
+async def test_a_source_that_cannot_be_opened_makes_no_run(place: Place) -> None:
+    with pytest.raises(SourceError):
+        await place.open(source={"path": "missing.txt"})
+    assert await place.runs() == []
+    assert await Runs(place.redis).names() == []
+
+
+async def test_standard_input_is_not_read_to_open_a_run(place: Place) -> None:
+    opened = await place.open(source={"path": "-"})
+    assert opened.record is not None
+    assert (opened.record.fingerprint, opened.record.total) == ("", None)
+    assert (await place.open(source={"path": "-"})).resumed
+
+
+async def half_stored(place: Place) -> RunRecord:
+    """A run of which 700 keys are stored and 100 gone; returns how it stood in Redis."""
+    await place.open()
+    gone = [a_page(key, body=None) for key in KEYS[700:800]]
+    for page in gone:
+        page.outcome = Outcome.GONE
+    await place.store([a_page(key) for key in KEYS[:700]] + gone)
+    return await place.record()
+
+
+async def rebuilt(place: Place, before: RunRecord) -> RunRecord:
+    """See that the run goes on with everything that Postgres knows, and nothing else."""
+    opened = await place.open()
+    assert opened.resumed
+    record = await place.record()
+    assert opened.record == record
+    assert record.run_id == before.run_id
+    assert record.epoch != before.epoch
+    assert await place.runs() == [("test", record.epoch)]
+    assert await place.done(KEYS) == set(KEYS[:800])
+    now = await counts(place.redis, record)
+    assert {outcome: keys for outcome, keys in now.outcomes.items() if keys} == {Outcome.STORED: 700, Outcome.GONE: 100}
+    assert (now.published, now.resolved, now.exhausted) == (0, 0, False)
+    return record
+
+
+async def test_a_redis_that_was_wiped_is_filled_from_postgres_under_a_new_epoch(place: Place) -> None:
+    before = await half_stored(place)
+    await place.redis.flushall()
+    record = await rebuilt(place, before)
+    assert record.fingerprint == before.fingerprint
+
+
+async def test_a_redis_that_was_rolled_back_to_another_beginning_is_filled_from_postgres(place: Place) -> None:
+    before = await half_stored(place)
+    old = replace(before, epoch=Epoch("old"))
+    await Runs(place.redis).make(old)
+    done = DoneSet(place.redis, RunKeys("test"), old.layout, old.epoch)
+    await done.remember(Outcome.STORED, [digest(KEYS[1199])])  # Postgres knows nothing of this one
+    await rebuilt(place, before)
+
+
+async def test_a_worker_of_the_old_beginning_can_neither_store_nor_claim(place: Place) -> None:
+    before = await half_stored(place)
+    await place.redis.flushall()
+    await place.open()
+    writer = Writer(place.database, before.run_id, before.epoch, ())
+    with pytest.raises(EpochLost):
+        await writer.write([a_page("late")])
+    with pytest.raises(EpochLost):
+        await Streams(place.redis, RunKeys("test"), before.layout, before.epoch).join("old")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("step", ["make", "rebuild", "change_epoch"])
+async def test_a_rebuild_that_was_cut_off_is_done_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    before = await half_stored(place)
+    await place.redis.flushall()
+    owner = {"make": Runs, "rebuild": DoneSet, "change_epoch": Catalogue}[step]
+    error = PostgresUnavailable("gone") if step == "change_epoch" else RedisUnavailable("gone")
+
+    async def cut_off(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, cut_off)
+        with pytest.raises(type(error)):
+            await place.open()
+    # Until the rebuild is through, a worker that finds the run in Redis is turned away by Postgres.
+    half = await Runs(place.redis).find("test")
+    if half is not None:
+        assert half.epoch != before.epoch
+        with pytest.raises(EpochLost):
+            await Writer(place.database, half.run_id, half.epoch, ()).open()
+    await rebuilt(place, before)
+
+
+async def test_a_run_that_postgres_has_and_redis_never_got_is_begun(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut_off(*_: Any) -> None:
+        raise RedisUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runs, "make", cut_off)
+        with pytest.raises(RedisUnavailable):
+            await place.open()
+    await place.open()
+    record = await place.record()
+    assert await place.runs() == [("test", record.epoch)]
+    assert await place.done(KEYS) == set()
+
+
+async def test_a_postgres_that_was_wiped_is_not_taken_for_a_new_run(place: Place) -> None:
+    await half_stored(place)
+    before = await place.record()
+    await place.eye.execute("DROP TABLE pages, runs CASCADE")
+    with pytest.raises(EpochLost, match="is in Redis but not in Postgres"):
+        await place.open()
+    assert await place.runs() == []
+    assert await place.record() == before
+
+
+async def test_two_who_open_the_same_run_at_once_open_one_run(place: Place) -> None:
+    first, second = await asyncio.gather(place.open(), place.open())
+    assert sorted([first.resumed, second.resumed]) == [False, True]
+    assert first.record == second.record == await place.record()
+    assert len(await place.runs()) == 1
+
+
+async def test_two_who_rebuild_the_same_run_at_once_rebuild_it_once(place: Place) -> None:
+    before = await half_stored(place)
+    await place.redis.flushall()
+    first, second = await asyncio.gather(place.open(), place.open())
+    assert first.record == second.record
+    assert await place.runs() == [("test", (await place.record()).epoch)]
+    assert (await place.record()).epoch != before.epoch
+    assert await place.done(KEYS) == set(KEYS[:800])
+
+
+async def test_different_runs_are_opened_side_by_side(place: Place) -> None:
+    lock = opening._alone(place.database, "another")
+    async with lock:
+        assert not (await place.open()).resumed
+
+
+async def test_the_lock_of_a_run_is_free_after_an_error(place: Place) -> None:
+    for _ in range(2):
+        with pytest.raises(SourceError):
+            await place.open(source={"path": "missing.txt"})
+    assert not (await place.open()).resumed
