@@ -11,16 +11,16 @@ from redis.asyncio import Redis
 
 from coordinator.connection import as_text, translated
 from coordinator.done import DoneSet
-from coordinator.errors import RedisUnavailable
+from coordinator.errors import RedisUnavailable, SourceError
 from coordinator.janitor import Janitor
-from coordinator.keys import RunKeys
+from coordinator.keys import FIRST_CURSOR, RunKeys
 from coordinator.leader import Leadership
 from coordinator.model import RunState
 from coordinator.patience import patiently
 from coordinator.planner import Planner
-from coordinator.runs import FIRST_CURSOR, RunRecord, Runs
+from coordinator.runs import RunRecord, Runs
 from coordinator.settings import Job
-from coordinator.source import Cursor, Source
+from coordinator.source import STANDARD_INPUT, Cursor, Source
 from coordinator.status import counts
 from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
@@ -77,8 +77,14 @@ class Coordinator:
             cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
         if exhausted != b"1" and not await self._plan(as_text(cursor or FIRST_CURSOR)):
             return
-        await Janitor(self._client, self._keys, self._record.epoch).watch()
-        await asyncio.Event().wait()  # `_complete` notices too, and ends this
+        janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._name)
+        if await janitor.watch():
+            await asyncio.Event().wait()  # `_complete` notices too, and ends this
+        elif self._job.source.path == STANDARD_INPUT:
+            raise SourceError(
+                f"keys vanished from the queue of run {self._record.name}, and standard input cannot be read again: "
+                "give the same input to a run with another --name"
+            )
 
     async def _plan(self, cursor: str) -> bool:
         source = await asyncio.to_thread(self._open_corpus, self._job, Cursor.parse(cursor))

@@ -1,40 +1,52 @@
-"""ROLE janitor: notices that every key of the run has its outcome."""
+"""ROLE janitor: notices that every key of the run has its outcome, or that keys vanished from the queue."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 
 from redis.asyncio import Redis
 
 from coordinator.connection import as_text, translated
 from coordinator.errors import EpochLost, RedisUnavailable
-from coordinator.keys import RunKeys
+from coordinator.keys import FIRST_CURSOR, RunKeys
 from coordinator.model import Epoch, RunState
 from coordinator.scripts import Script
+from coordinator.sharding import Layout
 
 logger = logging.getLogger(__name__)
 
 ROUND = 0.2
+LOOK_FOR_VANISHED = 5.0
 
 
 class Janitor:
     """Keeps one run tidy until it is complete."""
 
-    def __init__(self, client: Redis, keys: RunKeys, epoch: Epoch) -> None:
+    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch, planner: str) -> None:
         self._keys = keys
         self._epoch = epoch
+        self._layout = layout
+        self._planner = planner
         self._settle = Script(client, "settle")
+        self._refeed = Script(client, "refeed")
 
-    async def watch(self) -> None:
-        """Settle the run when its source is exhausted and every published key is resolved; return when it is complete.
+    async def watch(self) -> bool:
+        """Settle the run when its source is exhausted and every published key is resolved.
 
+        Returns True when it is complete, False when keys vanished from the queue and the source is to be planned again.
         Raises EpochLost, also after the run is resolved: workers may still be taking the final counts.
         """
         known = RunState.RUNNING
+        look_at = monotonic() + LOOK_FOR_VANISHED
         while known is not RunState.COMPLETE:
             try:
                 state = await self._settled()
+                if state is RunState.RUNNING and monotonic() > look_at:
+                    look_at = monotonic() + LOOK_FOR_VANISHED
+                    if await self._vanished():
+                        return False
             except RedisUnavailable as error:
                 logger.warning("janitor waits: %s", error)
                 await asyncio.sleep(1.0)
@@ -43,6 +55,7 @@ class Janitor:
                 logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
             known = state
             await asyncio.sleep(ROUND)
+        return True
 
     async def _settled(self) -> RunState:
         with translated():
@@ -50,3 +63,14 @@ class Janitor:
         if answer == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
         return RunState(answer)
+
+    async def _vanished(self) -> bool:
+        """Whether keys vanished from the queue; then the cursor is back at the source's beginning."""
+        keys = [self._keys.state, self._keys.leader, self._keys.ready]
+        keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
+        with translated():
+            answer = await self._refeed(keys, [self._epoch, self._planner, FIRST_CURSOR])
+        if not isinstance(answer, int) or answer == 0:
+            return False
+        logger.warning("%s keys vanished from the queue of run %s: the source is planned again", answer, self._keys.run)
+        return True

@@ -12,6 +12,7 @@ All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only th
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
     …:claims           hash     until the run is complete workers: "shard worker" -> 1
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
+    …:aside            list     as long as the run        workers: the last entries that were no blocks of ours
     …:leader           string   its lease                 planner
     …:slots:UPSTREAM   string   a minute                  limiter: the next free slot, µs of Redis TIME
     …:pauses           hash     a day                     limiter: upstream -> end of pause, µs of Redis TIME
@@ -23,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 RUNS = "shardcrawl:runs"
+FIRST_CURSOR = "0:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,10 @@ class RunKeys:
     def pauses(self) -> str:
         return self._name("pauses")
 
+    @property
+    def aside(self) -> str:
+        return self._name("aside")
+
     def stream(self, shard: int) -> str:
         return self._name(f"stream:{shard}")
 
@@ -83,7 +89,7 @@ class RunKeys:
 
     def all(self, shards: int, buckets: int) -> Iterable[str]:
         """Everything of the run that has no lifetime of its own."""
-        yield from (self.spec, self.state, self.leader, self.pauses)
+        yield from (self.spec, self.state, self.leader, self.pauses, self.aside)
         yield from self.queue(shards)
         for bucket in range(buckets):
             yield self.done(bucket)

@@ -54,11 +54,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A worker's place in the fleet at its last heartbeat: `rank` of `size` living workers, and the run's state."""
+    """A worker's place in the fleet at its last heartbeat: `rank` of `size` living workers, and the run's state.
+
+    `moves` counts what changed the queue; it only ever grows, unless Redis was rolled back.
+    """
 
     rank: int
     size: int
     state: RunState
+    moves: int = 0
 
 
 @dataclass(frozen=True, slots=True)

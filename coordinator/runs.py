@@ -10,11 +10,9 @@ import orjson
 from redis.asyncio import Redis
 
 from coordinator.connection import as_text, translated
-from coordinator.keys import RUNS, RunKeys
+from coordinator.keys import FIRST_CURSOR, RUNS, RunKeys
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.sharding import Layout
-
-FIRST_CURSOR = "0:0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -11,6 +11,8 @@ from coordinator.model import Block, ShardId
 DIGEST_BYTES = 16
 BLOCK_KEYS = 500
 MOST_SHARDS = 256
+# A block of 500 keys is down to its single keys in three cuts.
+PARTS = 8
 UNKNOWN_CORPUS = 20_000_000
 # An intset stays an intset up to 512 members (Redis' default). A mean of at most 400 lies five
 # standard deviations below that, and 8.3 bytes a key were measured at a mean of 300.
@@ -76,6 +78,15 @@ def by_shard(keys: Iterable[str], layout: Layout) -> dict[ShardId, dict[bytes, s
         else:
             members[name] = key
     return shards
+
+
+def parts(block: Block, keys: Sequence[int]) -> Iterator[Block]:
+    """Cut a block into up to 8 smaller ones, of those of its keys that `keys` points to, in order."""
+    size = -(-len(keys) // PARTS)
+    for start in range(0, len(keys), max(size, 1)):
+        chosen = keys[start : start + size]
+        refusals = {new: block.refusals[old] for new, old in enumerate(chosen) if old in block.refusals}
+        yield Block(shard=block.shard, keys=tuple(block.keys[index] for index in chosen), refusals=refusals)
 
 
 def blocks(shard: ShardId, keys: Mapping[bytes, str], reasons: Mapping[bytes, str]) -> Iterator[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,12 +16,17 @@ from coordinator.errors import EpochLost, LeaseLost
 from coordinator.keys import RunKeys
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.scripts import Argument, Script
-from coordinator.sharding import BLOCK_KEYS, Layout, member
+from coordinator.sharding import BLOCK_KEYS, Layout, member, parts
+
+logger = logging.getLogger(__name__)
 
 LEASE = 10.0
 WIRE = 1
 # 500 keys of 8 KB each, and room for reasons: what is larger was not written by us.
 MOST_BYTES = 5 * 1024 * 1024
+# Entries put aside are kept for whoever wants to know what they were: so many, cut at so many bytes.
+MOST_ASIDE = 100
+MOST_ASIDE_BYTES = 10_000
 
 
 def encode(block: Block) -> bytes:
@@ -87,6 +93,8 @@ class Streams:
         self._claim = Script(client, "claim")
         self._complete = Script(client, "complete")
         self._release = Script(client, "release")
+        self._split = Script(client, "split")
+        self._aside = Script(client, "aside")
         self._answered = 0
 
     async def publish(
@@ -122,7 +130,7 @@ class Streams:
                 [self._keys.workers, self._keys.state], [worker, int(lease * 1000), self._epoch, verb]
             )
         self._word(answer)
-        return Presence(rank=answer[1], size=answer[2], state=RunState(answer[3].decode()))
+        return Presence(rank=answer[1], size=answer[2], state=RunState(answer[3].decode()), moves=int(answer[4]))
 
     async def seek(self, worker: WorkerId) -> ShardId | None:
         """The shard that this worker should drain next, now claimed by it; None when none has work."""
@@ -134,18 +142,24 @@ class Streams:
     async def claim(self, worker: WorkerId, shard: ShardId) -> Claim | None:
         """The shard's next block: a dead worker's first; None when the shard is drained.
 
-        Repeated after RedisUnavailable it brings the block whose delivery got lost, if there was one. Raises ValueError
-        on a payload that is not a block.
+        Repeated after RedisUnavailable it brings the block whose delivery got lost, if there was one. An entry that is
+        no block of ours is put aside.
         """
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
-        with translated():
-            answer = await self._claim(keys, [worker, shard, self._epoch, self._answered])
-        self._answered += 1
-        if self._word(answer) == "empty":
-            return None
-        return Claim(
-            shard=shard, entry=EntryId(answer[1].decode()), deliveries=answer[2], block=decode(shard, answer[3])
-        )
+        while True:
+            with translated():
+                answer = await self._claim(keys, [worker, shard, self._epoch, self._answered])
+            self._answered += 1
+            if self._word(answer) == "empty":
+                return None
+            entry = EntryId(answer[1].decode())
+            try:
+                return Claim(shard=shard, entry=entry, deliveries=answer[2], block=decode(shard, answer[3]))
+            except ValueError as error:
+                logger.error("entry %s of shard %s is put aside: %s", entry, shard, error)
+            with translated():
+                aside = [self._keys.stream(shard), self._keys.aside]
+                await self._aside(aside, [entry, answer[3][:MOST_ASIDE_BYTES], MOST_ASIDE])
 
     async def complete(self, worker: WorkerId, sequence: int, done: Completion) -> int:
         """Record a committed batch; repeating a call with its sequence number changes nothing.
@@ -170,6 +184,15 @@ class Streams:
             answer = await self._complete(keys, arguments)
         self._word(answer)
         return int(answer[1])
+
+    async def split(self, worker: WorkerId, claim: Claim, keys: Sequence[int]) -> None:
+        """Put smaller blocks in the place of a claimed one, of those of its keys that `keys` points to."""
+        redis_keys = [self._keys.state, self._keys.workers, self._keys.stream(claim.shard), self._keys.ready]
+        arguments: list[Argument] = [self._epoch, worker, claim.shard, claim.entry, len(claim.block.keys)]
+        for block in parts(claim.block, keys):
+            arguments += [len(block.keys), encode(block)]
+        with translated():
+            self._word(await self._split(redis_keys, arguments))
 
     async def release(self, worker: WorkerId) -> None:
         """End a worker's lease, so that what it has pending is claimed at once."""

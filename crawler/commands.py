@@ -23,6 +23,7 @@ from crawler.local import (
     Place,
     RunEnd,
     Voice,
+    burial,
     coordinator_plan,
     end_of,
     printer,
@@ -51,7 +52,9 @@ async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voi
             assert stored is not None
             return RunEnd(opened.job, Counts(outcomes=dict(stored.counts)), stored, 0.0, was_complete=True)
         record = opened.record
-        supervisor = Supervisor([coordinator_plan(addresses, opened.job, voice)], printer(voice.console), os.environ)
+        supervisor = Supervisor(
+            [coordinator_plan(addresses, opened.job, voice)], printer(voice.console), os.environ, burial(client)
+        )
         with_signals(supervisor, voice.console)
         await until_first(
             supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, opened.job.run.name)
@@ -64,20 +67,20 @@ async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voi
 async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> None:
     """Keep worker processes at every active run of this Redis until told to leave."""
     addresses = _shared(place, "work")
+    await (await postgres.connect(addresses.database)).close()
     client = connect(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
             say(voice.console, f"warning: {warning}")
+        assignment = Assignment(
+            "worker", "worker", addresses.redis, addresses.database, level=voice.level, grace=grace, debug=voice.debug
+        )
+        plans = [ChildPlan(replace(assignment, who=f"worker-{number + 1}")) for number in range(workers)]
+        supervisor = Supervisor(plans, printer(voice.console), os.environ, burial(client))
+        with_signals(supervisor, voice.console)
+        await supervisor.run()
     finally:
         await client.aclose()
-    await (await postgres.connect(addresses.database)).close()
-    assignment = Assignment(
-        "worker", "worker", addresses.redis, addresses.database, level=voice.level, grace=grace, debug=voice.debug
-    )
-    plans = [ChildPlan(replace(assignment, who=f"worker-{number + 1}")) for number in range(workers)]
-    supervisor = Supervisor(plans, printer(voice.console), os.environ)
-    with_signals(supervisor, voice.console)
-    await supervisor.run()
 
 
 async def status(place: Place, name: str | None) -> list[Snapshot]:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_FIRST = 0.02
 IDLE_LONGEST = 0.5
+# So many workers may die of a block before it is suspected of being the reason.
+MOST_DELIVERIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,9 @@ class Intake:
         if not block.left:
             self._batch.idle(block)
             return
+        if claim.deliveries > MOST_DELIVERIES:
+            await self._break_up(claim, block, [index for index, name in enumerate(digests) if name not in finished])
+            return
         refusals = claim.block.refusals
         items: list[Item] = []
         for index, (key, name) in enumerate(zip(keys, digests, strict=True)):
@@ -124,3 +129,13 @@ class Intake:
         for start in range(0, len(items), step):
             part = items[start : start + step]
             self._requests.put_nowait(Request(self._template.url([item.key for item in part]), part))
+
+    async def _break_up(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:
+        """Cut a block of which workers died, or give up the key that is alone in it."""
+        if len(left) > 1:
+            logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
+            await patiently(lambda: self._streams.split(self._worker, claim, left), "worker")
+            return
+        key = claim.block.keys[left[0]]
+        reason = f"{claim.deliveries - 1} workers died while they had this key"
+        self._batch.add(Page(Item(key, digest(key), block), None, Outcome.FAILED, reason, fetched_at=time.time()))

@@ -7,8 +7,8 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from coordinator.connection import check_server, connect
-from coordinator.errors import UsageError
+from coordinator.errors import EpochLost, RedisUnavailable, UsageError
+from coordinator.fleet import bury
 from coordinator.model import Counts, Outcome
 from coordinator.runs import RunRecord
 from coordinator.settings import Job
@@ -37,6 +38,8 @@ from crawler.supervisor import ChildPlan, Supervisor
 logger = logging.getLogger(__name__)
 
 DATA = Path(".shardcrawl")
+# A Redis that loses the run again and again is not one to go on with.
+MOST_REBUILDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +119,30 @@ async def run(place: Place, document: Mapping[str, Any], folder: str, voice: Voi
 
 
 async def run_at(addresses: Addresses, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
-    """The same with services that are there already."""
+    """The same with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on."""
     began = monotonic()
     client = connect(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
             logger.warning("%s", warning)
-        reach = crash_at(os.environ.get(CRASH_AT), "opening")
-        opened = await open_run(client, addresses.database, document, folder, reach)
-        job = opened.job
-        if opened.complete is not None:
-            final = Counts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
-            return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
-        assert opened.record is not None
-        say_how_it_begins(opened, await counts(client, opened.record), voice.console)
-        await _work(addresses, client, opened.record, job, voice)
-        return await end_of(addresses, client, opened.record, job, monotonic() - began)
+        for left in range(MOST_REBUILDS, -1, -1):
+            reach = crash_at(os.environ.get(CRASH_AT), "opening")
+            opened = await open_run(client, addresses.database, document, folder, reach)
+            job = opened.job
+            if opened.complete is not None:
+                final = Counts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
+                return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
+            assert opened.record is not None
+            say_how_it_begins(opened, await counts(client, opened.record), voice.console)
+            try:
+                await _work(addresses, client, opened.record, job, voice)
+            except EpochLost as error:
+                if not left:
+                    raise
+                logger.warning("%s; nothing is called done until the run is rebuilt", error)
+                continue
+            return await end_of(addresses, client, opened.record, job, monotonic() - began)
+        raise AssertionError("unreachable: the last round raises or returns")
     finally:
         await client.aclose()
 
@@ -153,7 +164,7 @@ async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job
                 )
             )
         )
-    supervisor = Supervisor(plans, printer(voice.console), os.environ)
+    supervisor = Supervisor(plans, printer(voice.console), os.environ, burial(client))
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
     with_signals(supervisor, voice.console, addresses.keeper)
     await until_first(
@@ -194,6 +205,16 @@ def with_signals(supervisor: Supervisor, console: Console, keeper: embedded.Embe
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+
+
+def burial(client: Redis) -> Callable[[int], Awaitable[None]]:
+    """Ends the leases of a child that died, so that its work need not wait for them to run out."""
+
+    async def buried(pid: int) -> None:
+        with suppress(RedisUnavailable):  # then the lease ends by itself
+            await bury(client, pid)
+
+    return buried
 
 
 def printer(console: Console) -> Callable[[str], None]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +20,8 @@ from redis.asyncio import Redis
 
 from coordinator.connection import connect
 from coordinator.coordinate import Coordinator
-from coordinator.errors import ShardcrawlError, UsageError
+from coordinator.errors import EpochLost, ShardcrawlError, UsageError
+from coordinator.fleet import name_here
 from coordinator.patience import patiently
 from coordinator.runs import Runs
 from coordinator.steps import Reach, crash_at
@@ -35,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 ERROR = "error: "
 INTERRUPTED = 130
+EPOCH_LOST = 4  # between child and parent only: the parent opens the run again
 ORPHAN_GRACE = 10.0
 CRASH_AT = "CRASH_AT"
 
@@ -68,7 +68,7 @@ def main() -> None:
         if assignment.debug:
             logger.exception("%s ends", assignment.who)
         sys.stderr.write(f"{ERROR}{' '.join(str(error).split())}\n")
-        sys.exit(error.exit_code)
+        sys.exit(EPOCH_LOST if isinstance(error, EpochLost) else error.exit_code)
 
 
 async def _take(assignment: Assignment, control: int) -> None:
@@ -88,10 +88,11 @@ async def _coordinate(assignment: Assignment, client: Redis, control: int) -> No
     if record is None:
         raise UsageError(f"Redis has no run {assignment.run}; start it with `shardcrawl run` or `coordinate`")
     job = jobfile.read(record.document, record.folder)
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     leave = asyncio.Event()
     _when_told(control, assignment, leave.set)
-    await until_first(leave.wait(), Coordinator(client, record, job, name, open_corpus, _reach(assignment)).run())
+    await until_first(
+        leave.wait(), Coordinator(client, record, job, name_here(), open_corpus, _reach(assignment)).run()
+    )
 
 
 async def _work(assignment: Assignment, client: Redis, control: int) -> None:

@@ -7,23 +7,29 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
+from typing import TypeAlias
 
-from coordinator.errors import ShardcrawlError, UsageError
+from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.together import cancelled
-from crawler.process import CRASH_AT, ERROR, INTERRUPTED, Assignment
+from crawler.process import CRASH_AT, EPOCH_LOST, ERROR, INTERRUPTED, Assignment
 
 logger = logging.getLogger(__name__)
 
+# What a child's exit code says, beside its last line.
+ERRORS: Mapping[int, type[ShardcrawlError]] = {1: ShardcrawlError, 2: UsageError, EPOCH_LOST: EpochLost}
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
 # A child that lived this long did not fail at its start: its successor is started without a wait.
 SETTLED = 5.0
 # So many errors at the start, one after the other, are a fault that no new start will heal. Kills do not count.
 MOST_FAILURES = 3
+
+
+Buried: TypeAlias = Callable[[int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +54,20 @@ class _Child:
 
 class Supervisor:
     """The parent of one machine's workers and coordinator; `show` gets each log line of theirs,
-    `environ` is what they inherit."""
+    `environ` is what they inherit, `buried` hears of each
+    process that died."""
 
-    def __init__(self, plans: Sequence[ChildPlan], show: Callable[[str], None], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        plans: Sequence[ChildPlan],
+        show: Callable[[str], None],
+        environ: Mapping[str, str],
+        buried: Buried | None = None,
+    ) -> None:
         self._environ = dict(environ)
         self._children = [_Child(plan) for plan in plans]
         self._show = show
+        self._buried = buried
         self._draining = False
 
     @property
@@ -96,9 +110,10 @@ class Supervisor:
             code = await self._live(child)
             if code == 0 or self._draining:
                 return
-            if code in (1, 2) and child.last_error is not None:
-                kind = UsageError if code == 2 else ShardcrawlError
-                raise kind(child.last_error)
+            if child.process is not None and self._buried is not None:
+                await self._buried(child.process.pid)
+            if code in ERRORS and child.last_error is not None:
+                raise ERRORS[code](child.last_error)
             if not child.plan.restart:
                 raise ShardcrawlError(f"{who} {_ending(code)} while it read standard input; run the same command again")
             child.failures = child.failures + 1 if code > 0 and monotonic() - began < SETTLED else 0

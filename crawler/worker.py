@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from coordinator.errors import EpochLost
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.patience import patiently
 from coordinator.steps import Reach, nowhere
@@ -55,6 +56,7 @@ class Worker:
         self._lanes = [Lane() for _ in range(concurrency)]
         self.state = RunState.RUNNING
         self._sequence = 0
+        self._moves = 0
         self._drain = asyncio.Event()
 
     async def run(self) -> RunState:
@@ -76,6 +78,9 @@ class Worker:
             self._take(await patiently(lambda: self._streams.renew(self.name), "worker"))
 
     def _take(self, presence: Presence) -> None:
+        if presence.moves < self._moves:
+            raise EpochLost(f"Redis was rolled back behind what worker {self.name} has seen")
+        self._moves = presence.moves
         self.state = presence.state
         self._fetcher.resize(presence.rank, presence.size)
         if presence.state is not RunState.RUNNING:

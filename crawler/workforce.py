@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -15,10 +12,11 @@ from time import monotonic
 from redis.asyncio import Redis
 
 from coordinator.done import DoneSet
-from coordinator.errors import LeaseLost, ShardcrawlError, UsageError
+from coordinator.errors import EpochLost, LeaseLost, ShardcrawlError, UsageError
+from coordinator.fleet import name_here
 from coordinator.keys import RunKeys
 from coordinator.limiter import Limiter
-from coordinator.model import RunState, WorkerId
+from coordinator.model import RunState
 from coordinator.patience import patiently
 from coordinator.runs import RunRecord, Runs
 from coordinator.settings import Job
@@ -97,6 +95,9 @@ class Workforce:
             except LeaseLost as error:
                 logger.warning("%s; joining again", error)
                 continue
+            except EpochLost:
+                await patiently(partial(self._void, record), "worker")
+                raise
             if state is RunState.RESOLVED:
                 await patiently(partial(self._finish, record, job), "worker")
             if state is not RunState.RUNNING:
@@ -105,7 +106,7 @@ class Workforce:
     async def _lease(self, record: RunRecord, job: Job) -> RunState:
         """One worker's life, from its lease to its end; returns the run's state."""
         keys = RunKeys(record.name)
-        worker_id = WorkerId(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+        worker_id = name_here()
         streams = Streams(self._client, keys, record.layout, record.epoch)
         limiter = Limiter(self._client, keys)
         template = Template(job.request)
@@ -147,6 +148,14 @@ class Workforce:
             finally:
                 self._working.discard(worker)
         return worker.state
+
+    async def _void(self, record: RunRecord) -> None:
+        """Redis is not where this worker's work is recorded: see that nobody goes on there without a rebuild."""
+        connection = await connect(self._database)
+        try:
+            await Catalogue(connection).void_epoch(record.run_id, record.epoch)
+        finally:
+            await connection.close()
 
     async def _finish(self, record: RunRecord, job: Job) -> None:
         """Take the final counts from Postgres and publish the run there; then Redis may call it complete."""

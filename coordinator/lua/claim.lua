@@ -2,7 +2,7 @@
 -- A call that is repeated with its number, because the answer got lost, is answered with the same block.
 -- KEYS[1] stream of the shard   KEYS[2] workers (zset)   KEYS[3] claims (hash)   KEYS[4] ready (zset)   KEYS[5] state
 -- ARGV[1] worker   ARGV[2] shard   ARGV[3] epoch   ARGV[4] number of the call
--- Returns {"block", entry id, deliveries, payload} | {"empty"} nothing left here, the claim is given back when the
+-- Returns {"block", entry id, deliveries, payload; empty when it has none} | {"empty"} nothing left here, the claim is given back when the
 --         worker has nothing pending | {"lost"} | {"epoch"}
 local GROUP = 'workers'
 local time = redis.call('TIME')
@@ -21,6 +21,7 @@ local function payload(fields)
   for index = 1, #fields, 2 do
     if fields[index] == 'b' then return fields[index + 1] end
   end
+  return ''
 end
 local mine = ARGV[2] .. ' ' .. ARGV[1]
 local function deliver(entry, deliveries)
@@ -39,10 +40,13 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     for index = 1, #consumer, 2 do named[consumer[index]] = consumer[index + 1] end
     if named['name'] ~= ARGV[1] and not living(named['name']) then
       local pending = redis.call('XPENDING', KEYS[1], GROUP, '-', '+', 1, named['name'])[1]
+      -- A delivery counts when its worker died of it, or might have: not when the worker left by itself.
+      local left = tonumber(redis.call('ZSCORE', KEYS[2], named['name']) or '0') < 0
       while pending do
-        local entry = redis.call('XCLAIM', KEYS[1], GROUP, ARGV[1], 0, pending[1])[1]
-        if entry and entry[2] and payload(entry[2]) then
-          return deliver(entry, pending[4] + 1)
+        local deliveries = left and pending[4] or pending[4] + 1
+        local entry = redis.call('XCLAIM', KEYS[1], GROUP, ARGV[1], 0, pending[1], 'RETRYCOUNT', deliveries)[1]
+        if entry and entry[2] then
+          return deliver(entry, deliveries)
         end
         -- A pending entry whose body is gone (trimmed by a stranger) is acked: 6.2 would offer it for ever.
         redis.call('XACK', KEYS[1], GROUP, pending[1])

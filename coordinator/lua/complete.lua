@@ -48,6 +48,7 @@ end
 if resolved > 0 then redis.call('HINCRBY', KEYS[1], 'resolved', resolved) end
 if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then
   redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
+  redis.call('HINCRBY', KEYS[1], 'moves', 1)
   redis.call('HINCRBY', KEYS[1], 'requests', ARGV[4])
   redis.call('HINCRBY', KEYS[1], 'received', ARGV[5])
 end

@@ -34,6 +34,7 @@ for stream = 4, #KEYS do
   end
   redis.call('ZINCRBY', KEYS[2], count, shard)
 end
+redis.call('HINCRBY', KEYS[1], 'moves', 1)
 redis.call('HINCRBY', KEYS[1], 'published', keys)
 redis.call('HINCRBY', KEYS[1], 'skipped', ARGV[6])
 redis.call('HSET', KEYS[1], 'cursor', ARGV[4], 'exhausted', ARGV[5])

@@ -109,6 +109,11 @@ class Catalogue:
         with translated():
             await self._connection.execute(query("change-epoch"), run_id, epoch)
 
+    async def void_epoch(self, run_id: int, epoch: Epoch) -> None:
+        """Bind the run to no beginning in Redis, if it still is to this one: whoever opens it next rebuilds."""
+        with translated():
+            await self._connection.execute(query("void-epoch"), run_id, epoch)
+
     async def epoch(self, run_id: int) -> Epoch | None:
         """The run's epoch, None when the run is not there."""
         with translated():

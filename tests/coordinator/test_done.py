@@ -19,7 +19,8 @@ from .parts import ONE, LostAnswer, Run, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
-DIGESTS = st.binary(min_size=16, max_size=16)
+# Whose first 64 bits differ: those who share them are one key to the done set, which is what its size costs.
+DIGESTS = st.binary(min_size=8, max_size=8).map(lambda head: head + head[::-1])
 names = itertools.count()
 
 

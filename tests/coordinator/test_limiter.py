@@ -105,9 +105,9 @@ async def watching(limiter: Limiter) -> AsyncIterator[None]:
 async def test_slots_booked_by_two_workers_follow_each_other_without_gap_or_overlap(redis: Redis) -> None:
     ledger = Ledger(redis)
     workers = [limiter_of(redis, ledger), limiter_of(redis, ledger)]
-    granted = [(await workers[turn % 2].book(UPSTREAM, 1_000.0, 7 + turn))[0] for turn in range(6)]
+    granted = [(await workers[turn % 2].book(UPSTREAM, 3_000.0, 7 + turn))[0] for turn in range(6)]
     assert granted == [7, 8, 9, 10, 11, 12]
-    interval = MARGIN / 1_000 * 1e6
+    interval = MARGIN / 3_000 * 1e6
     assert [b - a for a, b in pairwise(ledger.slots)] == pytest.approx([interval] * 56, abs=0.01)
 
 
@@ -115,8 +115,8 @@ async def test_slots_booked_by_two_workers_follow_each_other_without_gap_or_over
 async def test_no_slot_is_booked_more_than_200_ms_ahead(redis: Redis, rate: float) -> None:
     ledger = Ledger(redis)
     limiter = limiter_of(redis, ledger)
-    while (await limiter.book(UPSTREAM, rate, 1_000))[0] == 1_000:
-        pass
+    granted = [(await limiter.book(UPSTREAM, rate, 1_000))[0] for _ in range(6)]
+    assert min(granted) < 1_000
     assert all(time <= booking.asked + HORIZON * 1e6 for booking in ledger.bookings for time in booking.times)
     last, interval = ledger.slots[-1], MARGIN / rate * 1e6
     assert last + interval > ledger.bookings[-1].asked + HORIZON * 1e6 - interval, "the horizon is used"
@@ -287,7 +287,8 @@ async def test_waiters_that_were_cancelled_take_no_slots(redis: Redis, monkeypat
         task.cancel()
     await asyncio.wait(others[2:8])
     go.set()
-    await asyncio.gather(first, *others[:2], *others[8:])
+    async with asyncio.timeout(20):
+        await asyncio.gather(first, *others[:2], *others[8:])
     assert all(task.cancelled() for task in others[2:8])
     assert [booking.slots for booking in ledger.bookings] == [1, 4]
 

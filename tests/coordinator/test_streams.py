@@ -399,6 +399,8 @@ async def test_a_worker_knows_its_rank_among_the_living_and_the_runs_state(redis
     assert await run.streams.join(ONE) == Presence(0, 2, RunState.RUNNING)
     assert await run.streams.renew(TWO) == Presence(1, 2, RunState.RUNNING)
     await run.streams.release(ONE)
+    await run.streams.join(ONE, SHORT)
+    await lapsed(run, ONE)
     await redis.hset(run.keys.state, "state", "resolved")
     assert await run.streams.renew(TWO) == Presence(0, 1, RunState.RESOLVED)
 
@@ -499,6 +501,29 @@ async def test_the_shard_of_a_dead_worker_is_found_although_nothing_new_is_in_it
     names = [consumer["name"] for consumer in await redis.xinfo_consumers(run.keys.stream(lost.shard), "workers")]
     assert names == [b"two"], "the dead worker is forgotten"
     assert all(not claim.endswith(b" one") for claim in await redis.hkeys(run.keys.claims))
+
+
+async def test_a_shard_that_was_taken_over_is_held_like_any_other(redis: Redis) -> None:
+    run = await Run.made(redis)
+    await run.publish(numbered(5_000))
+    for worker in (ONE, TWO, THREE):
+        await run.streams.join(worker)
+    lost = await run.next(ONE)
+    assert lost
+    await run.streams.release(ONE)
+    assert await run.streams.seek(TWO) == lost.shard
+    claims = [await run.streams.claim(TWO, lost.shard) for _ in range(2)]
+    assert [claim.deliveries for claim in claims if claim] == [2, 1]
+    assert await run.streams.seek(THREE) != lost.shard
+
+
+async def test_a_shard_without_new_blocks_is_offered_to_nobody(redis: Redis) -> None:
+    run = await Run.made(redis)
+    await run.publish(["a"])
+    await run.streams.join(ONE)
+    await run.streams.join(TWO)
+    assert await run.next(ONE)
+    assert await run.streams.seek(TWO) is None
 
 
 async def test_a_third_worker_takes_over_from_the_second(redis: Redis) -> None:

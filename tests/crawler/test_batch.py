@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -47,10 +48,14 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def taken(batch: Batch) -> Load:
+async def ended(call: Awaitable[Any]) -> Any:
     async with asyncio.timeout(5):
-        load = await batch.due()
-    assert load is not None
+        return await call
+
+
+async def taken(batch: Batch) -> Load:
+    load = await ended(batch.due())
+    assert isinstance(load, Load)
     return load
 
 
@@ -76,7 +81,7 @@ async def test_half_the_rows_are_due_and_less_are_not() -> None:
         assert not due.done()
         fifth = a_page("fifth")
         batch.add(fifth)
-        assert (await due).pages == [*first, fifth]
+        assert (await ended(due)).pages == [*first, fifth]
 
 
 async def test_half_the_bytes_are_due_and_less_are_not() -> None:
@@ -85,7 +90,7 @@ async def test_half_the_bytes_are_due_and_less_are_not() -> None:
     async with Waiting(batch.due()) as due:
         assert not due.done()
         filled(batch, 1, body=10_000)
-        assert len((await due).pages) == 5
+        assert len((await ended(due)).pages) == 5
 
 
 async def test_the_weight_of_records_counts_too() -> None:
@@ -105,7 +110,7 @@ async def test_a_page_is_due_when_it_is_old_enough() -> None:
         await eventually(lambda: clock.looks > looks + 4, "the clock is asked again")
         assert not due.done()
         clock.now = 0.01
-        assert len((await due).pages) == 1
+        assert len((await ended(due)).pages) == 1
 
 
 async def test_age_counts_from_the_oldest_page_of_each_load() -> None:
@@ -146,10 +151,10 @@ async def test_closing_makes_the_rest_due_and_then_ends() -> None:
     async with Waiting(batch.due()) as due:
         assert not due.done()
         batch.close()
-        assert len((await due).pages) == 1
+        assert len((await ended(due)).pages) == 1
     batch.flushed()
-    assert await batch.due() is None
-    assert await batch.due() is None
+    assert await ended(batch.due()) is None
+    assert await ended(batch.due()) is None
 
 
 async def test_closing_an_empty_batch_ends_a_flush_that_waits() -> None:
@@ -157,8 +162,7 @@ async def test_closing_an_empty_batch_ends_a_flush_that_waits() -> None:
     async with Waiting(batch.due()) as due:
         assert not due.done()
         batch.close()
-        async with asyncio.timeout(5):
-            assert await due is None
+        assert await ended(due) is None
 
 
 async def test_pages_that_come_after_the_close_are_still_handed_over() -> None:
@@ -166,7 +170,7 @@ async def test_pages_that_come_after_the_close_are_still_handed_over() -> None:
     batch.close()
     filled(batch, 1)
     assert len((await taken(batch)).pages) == 1
-    assert await batch.due() is None
+    assert await ended(batch.due()) is None
 
 
 async def test_it_is_full_by_rows_until_they_are_flushed_and_not_just_taken() -> None:
@@ -203,7 +207,7 @@ async def test_everybody_who_waits_for_room_goes_on_after_the_flush() -> None:
         await settled()
         assert not rooms.done()
         batch.flushed()
-        done, pending = await rooms
+        done, pending = await ended(rooms)
         assert (len(done), len(pending)) == (3, 0)
 
 
@@ -218,13 +222,11 @@ async def test_there_is_no_room_when_a_flush_leaves_it_full() -> None:
         assert not room.done()
         await taken(batch)
         batch.flushed()
-        async with asyncio.timeout(5):
-            await room
+        await ended(room)
 
 
 async def test_room_is_there_at_once_when_it_is_not_full() -> None:
-    async with asyncio.timeout(5):
-        await a_batch().room()
+    await ended(a_batch().room())
 
 
 async def test_nothing_is_handed_over_twice() -> None:
@@ -236,5 +238,5 @@ async def test_nothing_is_handed_over_twice() -> None:
         handed += (await taken(batch)).pages
         batch.flushed()
     batch.close()
-    assert await batch.due() is None
+    assert await ended(batch.due()) is None
     assert [id(page) for page in handed] == [id(page) for page in added]

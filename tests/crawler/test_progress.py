@@ -21,8 +21,8 @@ RUNNING = Counts(
 )
 
 
-def a_snapshot(counts: Counts = RUNNING, **pauses: float) -> Snapshot:
-    return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", pauses=pauses)
+def a_snapshot(counts: Counts = RUNNING, *, pauses: dict[str, float] | None = None) -> Snapshot:
+    return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", pauses=pauses or {})
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_outcomes_are_named_when_they_occurred() -> None:
 
 
 def test_paused_upstreams_are_named() -> None:
-    assert upstream_words(a_snapshot(**{"b.example": 1.6, "a.example": 60.0})) == (
+    assert upstream_words(a_snapshot(pauses={"b.example": 1.6, "a.example": 60.0})) == (
         "a.example paused 60 s, b.example paused 2 s"
     )
 
@@ -122,7 +122,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.anyio
 async def test_without_a_terminal_it_prints_plain_lines_and_waits_for_a_redis_that_is_away(quick: Any) -> None:
     away = RedisUnavailable("Redis does not answer: [Errno 111] [/red]; is it running?")
-    shown = Shown(a_snapshot(), away, a_snapshot(**{"[fe80::1]:80": 3.0}), terminal=False)
+    shown = Shown(a_snapshot(), away, a_snapshot(pauses={"[fe80::1]:80": 3.0}), terminal=False)
     text = await shown.until(lambda text: "paused" in text)
     first, second, third = text.splitlines()[:3]
     assert first.startswith("test: 5,000 of 20,000 keys, 0/s, ETA ?; 4,990 stored, 10 gone")
@@ -141,7 +141,7 @@ async def test_a_source_of_unknown_length_is_shown_without_a_total(quick: Any) -
 @pytest.mark.anyio
 @pytest.mark.parametrize("upstream", ["upstream.example", "[fe80::1]:80", "[/bold]"])
 async def test_on_a_terminal_a_bar_tells_keys_outcomes_and_pauses(quick: Any, upstream: str) -> None:
-    shown = Shown(a_snapshot(**{upstream: 3.0}), terminal=True)
+    shown = Shown(a_snapshot(pauses={upstream: 3.0}), terminal=True)
     text = await shown.until(lambda text: "paused" in text)
     for part in ("5,000/20,000", "4,990 stored, 10 gone", f"{upstream} paused 3 s", "ETA ?"):
         assert part in text

@@ -20,6 +20,9 @@ INSERT INTO runs (name, spec, epoch) VALUES ($1, $2::text::jsonb, $3) RETURNING 
 -- name: change-epoch
 UPDATE runs SET epoch = $2 WHERE run_id = $1;
 
+-- name: void-epoch
+UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2;
+
 -- name: epoch
 SELECT epoch FROM runs WHERE run_id = $1;
 
