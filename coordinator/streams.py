@@ -149,17 +149,21 @@ class Streams:
         while True:
             with translated():
                 answer = await self._claim(keys, [worker, shard, self._epoch, self._answered])
-            self._answered += 1
             if self._word(answer) == "empty":
+                self._answered += 1
                 return None
             entry = EntryId(answer[1].decode())
             try:
-                return Claim(shard=shard, entry=entry, deliveries=answer[2], block=decode(shard, answer[3]))
+                claim = Claim(shard=shard, entry=entry, deliveries=answer[2], block=decode(shard, answer[3]))
             except ValueError as error:
                 logger.error("entry %s of shard %s is put aside: %s", entry, shard, error)
+            else:
+                self._answered += 1
+                return claim
             with translated():
                 aside = [self._keys.stream(shard), self._keys.aside]
                 await self._aside(aside, [entry, answer[3][:MOST_ASIDE_BYTES], MOST_ASIDE])
+            self._answered += 1  # only now: until it is put aside, the entry comes again
 
     async def complete(self, worker: WorkerId, sequence: int, done: Completion) -> int:
         """Record a committed batch; repeating a call with its sequence number changes nothing.

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from coordinator.connection import redacted
 from coordinator.errors import ShardcrawlError
-from crawler import check, commands, demo, jobfile, logs, screen
+from crawler import audit, check, commands, demo, jobfile, logs, screen
 from crawler.local import DATA, Place, RunEnd, Voice, run
 from crawler.process import INTERRUPTED
 from crawler.progress import say
@@ -233,6 +233,19 @@ def sql(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
     _print_rows(columns, records, as_json=as_json, as_csv=as_csv)
 
 
+@main.command()
+@click.argument("name", metavar="RUN")
+@placed("info")
+def rebuild(name: str, **options: Any) -> None:
+    """Make a run's state in Redis anew from Postgres; then run or coordinate go on. Example: shardcrawl rebuild my-run
+
+    Call it where the job file is, so that a source with a relative path is found.
+    """
+    place, _, _ = _split(options)
+    done = _await(commands.rebuild(place, name, str(Path.cwd())))
+    say(Console(), f"run {name} is rebuilt: {done:,} keys are done; go on with shardcrawl run or coordinate")
+
+
 @main.command("check")
 @click.argument("job", metavar="JOB|SOURCE")
 @placed("warning")
@@ -254,6 +267,40 @@ def check_command(ctx: click.Context, /, job: str, as_json: bool, **options: Any
         return
     _print_rows(["what", "value", "from"], lines, as_json=False, as_csv=False)
     click.echo("the job is fine; nothing was sent")
+
+
+@main.command("audit")
+@click.argument("name", metavar="RUN")
+@placed("warning")
+@click.option(
+    "--requests",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The upstream's log, a path or URL last in each line: no key was asked for twice.",
+)
+@click.option(
+    "--allowed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Requests in that log that may repeat a key: retries, and what killed workers had in flight.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def audit_command(name: str, requests: Path | None, allowed: int, as_json: bool, **options: Any) -> None:
+    """Compare what source, Postgres and Redis say about a run; changes nothing. Example: shardcrawl audit my-run
+
+    Exit code 0 when all of it agrees, 1 when not.
+    """
+    place, _, _ = _split(options)
+    found = _await(audit.audit(place, name, str(Path.cwd()), requests, allowed))
+    if as_json:
+        _print_json(found)
+    else:
+        rows = [(one.what, one.found, one.expected, "ok" if one.ok else "BROKEN", one.note) for one in found]
+        _print_rows(["what", "found", "expected", "", "note"], rows, as_json=False, as_csv=False)
+    if broken := sum(not one.ok for one in found):
+        raise ShardcrawlError(f"run {name}: {broken} of {len(found)} findings do not hold; each says what it expected")
 
 
 def load_document(job: str, overrides: Overrides) -> tuple[dict[str, Any], str]:

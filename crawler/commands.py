@@ -123,6 +123,29 @@ async def runs(place: Place) -> tuple[list[str], list[Sequence[Any]]]:
     return ["run_id", "run", "state", *(outcome.value for outcome in Outcome), "created_at", "finished_at"], records
 
 
+async def rebuild(place: Place, name: str, folder: str) -> int:
+    """Make a run's state in Redis anew from Postgres; returns how many keys are done. Raises UsageError."""
+    async with services(place) as addresses, _stored(addresses) as stored:
+        run = next((run for run in stored if run.name == name), None)
+        if run is None or run.complete:
+            why = "is complete: it needs no Redis any more" if run else "is not known"
+            raise UsageError(f"run {name} {why}; `shardcrawl runs` lists every run")
+        client = connect(addresses.redis)
+        try:
+            await check_server(client, addresses.redis)
+            record = await Runs(client).find(name)
+            connection = await postgres.connect(addresses.database)
+            try:
+                await Catalogue(connection).void_epoch(run.run_id, run.epoch)
+            finally:
+                await connection.close()
+            opened = await open_run(client, addresses.database, run.document, record.folder if record else folder)
+            assert opened.record is not None
+            return (await counts(client, opened.record)).done
+        finally:
+            await client.aclose()
+
+
 async def sql(place: Place, query: str) -> tuple[list[str], list[Sequence[Any]]]:
     """A query's columns and rows."""
     async with services(place, share=True) as addresses:

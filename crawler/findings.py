@@ -69,11 +69,12 @@ class InPostgres:
 class InRedis:
     """A run's keys: its state and counts, members of the done set, blocks in its streams, names that nothing explains.
 
-    `workers` are those whose lease has not ended.
+    `skipped` keys were done already when the planner read them; `workers` are those whose lease has not ended.
     """
 
     state: RunState
     counts: Counts
+    skipped: int
     done: int
     blocks: int
     workers: int
@@ -130,7 +131,7 @@ def _of_source(source: InSource, postgres: InPostgres, redis: Queue) -> list[Fin
     if isinstance(redis, Finding):
         return [Finding(what, source.missing, "the rest", True), *findings]
     # A line that was skipped as done, or stood in a block that is resolved, has its page; the others may.
-    rest = source.lines - redis.counts.resolved - redis.counts.skipped
+    rest = source.lines - redis.counts.resolved - redis.skipped
     return [_at_most(what, source.missing, rest, "keys are neither stored nor queued nor still to be read"), *findings]
 
 

@@ -119,6 +119,10 @@ class Run:
     ) -> int:
         return await self.streams.complete(worker, sequence, completion(claims, outcome))
 
+    async def died(self, worker: WorkerId) -> None:
+        """The worker was killed, and its lease has ended."""
+        await self.client.zrem(self.keys.workers, worker)
+
     async def everything(self) -> dict[bytes, bytes | None]:
         """The whole Redis: for "nothing changed"."""
         return {key: await self.client.dump(key) for key in await self.client.keys()}

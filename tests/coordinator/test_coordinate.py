@@ -415,7 +415,110 @@ async def test_the_janitor_waits_for_redis_and_settles_then(
         finally:
             await redis.config_set("maxmemory", 0)
         await in_state(run, RunState.RESOLVED)
-        await in_state(run, RunState.RESOLVED)
+        looks = await scripts_run(redis)
+
+        async def looked_again() -> bool:
+            return await scripts_run(redis) > looks + 4
+
+        await eventually(looked_again, "the janitor to look again")
         await run.runs.finish(run.record, {})
         await asyncio.wait_for(task, 20)
     assert len([line for line in caplog.messages if line.startswith("run run is resolved")]) == 1
+
+
+# -- keys that vanish
+
+
+@pytest.mark.parametrize("exhausted_at_once", [True, False])
+async def test_keys_that_a_stranger_trimmed_are_planned_again_and_finished_ones_are_skipped(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, exhausted_at_once: bool
+) -> None:
+    monkeypatch.setattr("coordinator.janitor.LOOK_FOR_VANISHED", 0.05)
+    run = await made(redis)
+    keys = numbered(2_000)
+    corpus = Corpus(keys, chunk=500, held_at=None if exhausted_at_once else 1_500)
+    async with coordinating(run, corpus):
+        await eventually(lambda: queue_is(run, 2_000 if exhausted_at_once else 1_500), "keys to be published")
+        await run.streams.join(ONE)
+        claim = await run.next(ONE)
+        assert claim
+        await run.complete(ONE, 1, [claim])
+        finished = len(claim.block.keys)
+        for shard in range(run.layout.shards):
+            await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)
+        corpus.opened[0].go.set()
+        await run.streams.release(ONE)
+        await run.streams.join(TWO)
+        if not exhausted_at_once:  # the keys of the last chunk are still there: nobody says yet that keys vanished
+            await eventually(lambda: queue_is(run, 2_000 - finished), "the last chunk")
+            await run.complete(TWO, 1, await run.drain(TWO))
+        await eventually(lambda: again(run, corpus), "the source to be planned again")
+        claims = await run.drain(TWO)
+        await run.complete(TWO, 2, claims)
+        await in_state(run, RunState.RESOLVED)
+    assert not set(keys_of(claims)) & set(claim.block.keys)
+    assert "keys vanished from the queue of run run: the source is planned again" in caplog.text
+    counts = await run.counts()
+    assert (counts.done, counts.total) == (2_000, 2_000)
+
+
+async def again(run: Run, corpus: Corpus) -> bool:
+    return len(corpus.opened) > 1 and (await run.counts()).exhausted
+
+
+async def test_a_worker_that_finishes_blocks_which_were_planned_again_does_not_stall_the_run(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.janitor.LOOK_FOR_VANISHED", 0.05)
+    run = await made(redis)
+    corpus = Corpus(numbered(2_000))
+    async with coordinating(run, corpus):
+        await eventually(lambda: queue_is(run, 2_000), "keys to be published")
+        await run.streams.join(ONE)
+        await run.streams.join(TWO)
+        held = await run.drain(ONE)
+        for shard in range(run.layout.shards):
+            await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)
+        await eventually(lambda: again(run, corpus), "the source to be planned again")
+        await run.complete(ONE, 1, held[:2])
+        await run.complete(TWO, 1, await run.drain(TWO))
+        await in_state(run, RunState.RESOLVED)
+    assert (await run.counts()).done == 2_000
+
+
+async def test_keys_in_the_hands_of_workers_have_not_vanished(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("coordinator.janitor.LOOK_FOR_VANISHED", 0.0)
+    run = await made(redis)
+    async with coordinating(run, Corpus(numbered(100))):
+        await eventually(lambda: queue_is(run, 100), "keys to be published")
+        await run.streams.join(ONE)
+        claims = await run.drain(ONE)
+        looks = await scripts_run(redis)
+
+        async def looked_again() -> bool:
+            return await scripts_run(redis) > looks + 6
+
+        await eventually(looked_again, "the janitor to look again")
+        await run.complete(ONE, 1, claims)
+        await in_state(run, RunState.RESOLVED)
+    assert "vanished" not in caplog.text
+
+
+async def test_standard_input_cannot_be_planned_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.janitor.LOOK_FOR_VANISHED", 0.05)
+    run = await made(redis)
+    job = Job(run=RunSettings(name="run"), source=SourceSettings(path="-"))
+    source = MemorySource(numbered(100))
+    task = asyncio.create_task(Coordinator(redis, run.record, job, "one", lambda job, cursor: source).run())
+    await eventually(lambda: queue_is(run, 100), "keys to be published")
+    for shard in range(run.layout.shards):
+        await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)
+    with pytest.raises(SourceError, match="standard input cannot be read again"):
+        await asyncio.wait_for(task, 20)
+
+
+async def scripts_run(redis: Redis) -> int:
+    """How many scripts were run since Redis began: at rest, only the janitor's."""
+    return int((await redis.info("commandstats"))["cmdstat_evalsha"]["calls"])

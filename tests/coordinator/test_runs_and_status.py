@@ -38,7 +38,7 @@ def documented(run: str) -> dict[str, tuple[str, str]]:
     for name, kind, lifetime in rows:
         pattern = re.escape(name.replace("…", f"shardcrawl:{{{run}}}"))
         table[pattern.replace("UPSTREAM", r"\S+").replace(":N", r":\d+")] = (kind, lifetime)
-    assert len(table) == 12, "every row is understood"
+    assert len(table) == len(re.findall(r"^    (?:…:|shardcrawl:)", coordinator.keys.__doc__ or "", re.MULTILINE))
     return table
 
 
@@ -55,7 +55,11 @@ async def worked_on(redis: Redis, name: str) -> Run:
     await run.streams.join(TWO)
     first = await run.next(ONE)
     assert first
-    assert await run.streams.seek(TWO) is not None
+    shard = await run.streams.seek(TWO)
+    assert shard is not None
+    await redis.xadd(run.keys.stream(shard), {"b": "rubbish"})
+    await run.streams.claim(TWO, shard)
+    assert await run.streams.claim(TWO, shard) is None
     await run.complete(ONE, 1, [first])
     limiter = Limiter(redis, run.keys)
     await limiter.pause("paused.example", 5.0)
@@ -98,8 +102,8 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
     assert done
     assert kept - done == {RUNS, run.keys.spec, run.keys.state}
     # Nor do workers that come late bring anything back.
-    assert await run.streams.renew(ONE) == Presence(0, 1, RunState.COMPLETE)
-    assert await run.streams.join(TWO) == Presence(0, 1, RunState.COMPLETE)
+    for presence in (await run.streams.renew(ONE), await run.streams.join(TWO)):
+        assert replace(presence, moves=0) == Presence(0, 1, RunState.COMPLETE)
     assert await run.streams.seek(ONE) is None
     await run.streams.release(ONE)
     await run.runs.finish(run.record, {Outcome.STORED: 500})
@@ -117,7 +121,7 @@ def test_all_keys_of_a_run_live_in_one_cluster_slot() -> None:
     keys = RunKeys("r")
     every = [*keys.all(3, 5), keys.slots("example.org"), keys.stream(2), keys.done(4)]
     assert all(key.startswith("shardcrawl:{r}:") for key in every)
-    assert len(set(every[:-3])) == len(every) - 3 == 4 + 4 + 3 + 5
+    assert len(set(every[:-3])) == len(every) - 3
     assert set(keys.queue(3)) < set(keys.all(3, 5))
 
 
@@ -176,6 +180,7 @@ async def test_a_run_that_goes_on_gets_the_job_file_as_it_is_now(redis: Redis) -
 
 async def test_finishing_replaces_the_counts_by_postgres_own(redis: Redis) -> None:
     run = await worked_on(redis, "run")
+    await redis.hset(run.keys.state, "failed", "77")
     await run.runs.finish(run.record, {Outcome.STORED: 400, Outcome.GONE: 3})
     assert await run.runs.state("run") is RunState.COMPLETE
     expected = dict.fromkeys(Outcome, 0) | {Outcome.STORED: 400, Outcome.GONE: 3}

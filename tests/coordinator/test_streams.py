@@ -20,7 +20,7 @@ from coordinator.errors import EpochLost, LeaseLost, RedisRefused, RedisUnavaila
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.scripts import Script
 from coordinator.sharding import BLOCK_KEYS, digest
-from coordinator.streams import MOST_BYTES, Completion, Finished, Streams, decode, encode
+from coordinator.streams import MOST_ASIDE_BYTES, MOST_BYTES, Completion, Finished, Streams, decode, encode
 from tests.conftest import eventually
 
 from .parts import ONE, PLANNER, THREE, TWO, LostAnswer, Run, completion, keys_of, numbered, packed, record_of
@@ -365,7 +365,7 @@ async def test_a_dead_workers_block_whose_answer_was_lost_comes_again(
     await run.publish(numbered(1_000))
     await run.streams.join(ONE)
     await run.next(ONE)
-    await run.streams.release(ONE)
+    await run.died(ONE)
     await run.streams.join(TWO)
     assert await run.streams.seek(TWO) == 0
     monkeypatch.setattr(run.streams, "_claim", LostAnswer(run.streams._claim))
@@ -378,16 +378,109 @@ async def test_a_dead_workers_block_whose_answer_was_lost_comes_again(
     assert keys_of([again, rest]) == sorted(numbered(1_000))
 
 
-async def test_a_payload_that_is_no_block_raises_and_does_not_come_again_to_the_same_worker(redis: Redis) -> None:
+async def test_entries_that_are_no_blocks_are_put_aside_and_the_shard_goes_on(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     run = await Run.made(redis, record_of(shards=1))
     await run.publish(["a"])
-    await redis.xadd(run.keys.stream(0), {"b": b"rubbish"})
-    await redis.zadd(run.keys.ready, {"0": 2})
+    rubbish = [b"rubbish", b"\xff" * 50_000]
+    for payload in rubbish:
+        await redis.xadd(run.keys.stream(0), {"b": payload})
+    await redis.xadd(run.keys.stream(0), {"another": "field"})
+    await run.publish(["b"], exhausted=True)
+    await redis.zadd(run.keys.ready, {"0": 5})
     await run.streams.join(ONE)
-    assert keys_of([claim for claim in [await run.next(ONE)] if claim]) == ["a"]
-    with pytest.raises(ValueError, match="block"):
+    # Also when Redis does not answer in the middle of it, they do not stay with a living worker.
+    monkeypatch.setattr(run.streams, "_aside", LostAnswer(run.streams._aside))
+    claims: list[Claim] = []
+    while True:
+        try:
+            claim = await run.streams.claim(ONE, ShardId(0))
+        except RedisUnavailable:
+            continue
+        if claim is None:
+            break
+        claims.append(claim)
+    assert keys_of(claims) == ["a", "b"]
+    await run.complete(ONE, 1, claims)
+    assert (await redis.xpending(run.keys.stream(0), "workers"))["pending"] == 0
+    assert await redis.xlen(run.keys.stream(0)) == 0
+    assert await redis.lrange(run.keys.aside, 0, -1) == [rubbish[0], rubbish[1][:MOST_ASIDE_BYTES], b""]
+    assert len([line for line in caplog.messages if "is put aside" in line]) == 3
+    assert await settled(run) == b"resolved"
+
+
+async def test_an_entry_that_could_not_be_put_aside_comes_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await Run.made(redis, record_of(shards=1))
+    await run.publish(["a"])
+    entry = (await redis.xrange(run.keys.stream(0)))[0][0]
+    await redis.xdel(run.keys.stream(0), entry)
+    await redis.xadd(run.keys.stream(0), {"b": b"rubbish"})
+    await run.streams.join(ONE)
+    aside = run.streams._aside
+
+    async def cut_off(keys: object, arguments: object) -> object:
+        monkeypatch.setattr(run.streams, "_aside", aside)
+        raise OSError("cut off")
+
+    monkeypatch.setattr(run.streams, "_aside", cut_off)
+    with pytest.raises(RedisUnavailable):
         await run.streams.claim(ONE, ShardId(0))
     assert await run.streams.claim(ONE, ShardId(0)) is None
+    assert (await redis.xpending(run.keys.stream(0), "workers"))["pending"] == 0
+    assert await redis.llen(run.keys.aside) == 1
+
+
+# -- split
+
+
+async def test_a_block_that_is_split_comes_again_in_parts(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await Run.made(redis, record_of(shards=1))
+    keys = numbered(500)
+    await run.publish(keys, exhausted=True, reasons={keys[7]: "why", keys[400]: "why not"})
+    await run.streams.join(ONE)
+    await run.streams.join(TWO)
+    whole = await run.next(ONE)
+    assert whole
+    left = [index for index in range(500) if index % 5]  # the others are done
+    await run.streams.complete(
+        ONE,
+        1,
+        Completion([(digest(key), Outcome.STORED) for index, key in enumerate(whole.block.keys) if not index % 5]),
+    )
+    monkeypatch.setattr(run.streams, "_split", LostAnswer(run.streams._split))
+    with pytest.raises(RedisUnavailable):
+        await run.streams.split(ONE, whole, left)
+    before = await run.everything()
+    await run.streams.split(ONE, whole, left)
+    assert await run.everything() == before
+    claims = await run.drain(TWO)
+    assert [key for claim in claims for key in claim.block.keys] == [whole.block.keys[index] for index in left]
+    assert max(len(claim.block.keys) for claim in claims) <= 63
+    reasons = {claim.block.keys[index]: why for claim in claims for index, why in claim.block.refusals.items()}
+    assert reasons == {whole.block.keys[index]: why for index, why in whole.block.refusals.items() if index % 5}
+    assert await settled(run) == b"running"
+    await run.complete(TWO, 1, claims)
+    assert await settled(run) == b"resolved"
+    counts = await run.counts()
+    assert (counts.done, counts.total) == (500, 500)
+
+
+async def test_a_worker_whose_lease_ended_splits_nothing(redis: Redis) -> None:
+    run = await Run.made(redis)
+    await run.publish(numbered(20))
+    await run.streams.join(ONE)
+    claim = await run.next(ONE)
+    assert claim
+    await run.died(ONE)
+    before = await run.everything()
+    with pytest.raises(LeaseLost):
+        await run.streams.split(ONE, claim, [0, 1])
+    await redis.hset(run.keys.state, "epoch", "second")
+    with pytest.raises(EpochLost):
+        await run.streams.split(ONE, claim, [0, 1])
+    await redis.hset(run.keys.state, "epoch", "first")
+    assert await run.everything() == before
 
 
 # -- leases
@@ -395,14 +488,18 @@ async def test_a_payload_that_is_no_block_raises_and_does_not_come_again_to_the_
 
 async def test_a_worker_knows_its_rank_among_the_living_and_the_runs_state(redis: Redis) -> None:
     run = await Run.made(redis)
-    assert await run.streams.join(TWO) == Presence(0, 1, RunState.RUNNING)
-    assert await run.streams.join(ONE) == Presence(0, 2, RunState.RUNNING)
-    assert await run.streams.renew(TWO) == Presence(1, 2, RunState.RUNNING)
+
+    def place(presence: Presence) -> tuple[int, int, RunState]:
+        return presence.rank, presence.size, presence.state
+
+    assert place(await run.streams.join(TWO)) == (0, 1, RunState.RUNNING)
+    assert place(await run.streams.join(ONE)) == (0, 2, RunState.RUNNING)
+    assert place(await run.streams.renew(TWO)) == (1, 2, RunState.RUNNING)
     await run.streams.release(ONE)
     await run.streams.join(ONE, SHORT)
     await lapsed(run, ONE)
     await redis.hset(run.keys.state, "state", "resolved")
-    assert await run.streams.renew(TWO) == Presence(0, 1, RunState.RESOLVED)
+    assert place(await run.streams.renew(TWO)) == (0, 1, RunState.RESOLVED)
 
 
 async def test_a_renewed_lease_lasts_from_then_on(redis: Redis) -> None:
@@ -510,7 +607,7 @@ async def test_a_shard_that_was_taken_over_is_held_like_any_other(redis: Redis) 
         await run.streams.join(worker)
     lost = await run.next(ONE)
     assert lost
-    await run.streams.release(ONE)
+    await run.died(ONE)
     assert await run.streams.seek(TWO) == lost.shard
     claims = [await run.streams.claim(TWO, lost.shard) for _ in range(2)]
     assert [claim.deliveries for claim in claims if claim] == [2, 1]
@@ -534,7 +631,7 @@ async def test_a_third_worker_takes_over_from_the_second(redis: Redis) -> None:
         claim = await run.next(worker)
         assert claim
         assert claim.deliveries == deliveries
-        await run.streams.release(worker)
+        await run.died(worker)
 
 
 async def test_a_dead_worker_that_never_read_its_shard_does_not_hold_it_for_ever(redis: Redis) -> None:
@@ -551,7 +648,7 @@ async def test_a_dead_worker_that_never_read_its_shard_does_not_hold_it_for_ever
     assert all(not claim.endswith(b" one") for claim in await redis.hkeys(run.keys.claims))
 
 
-async def test_released_blocks_are_claimable_at_once(redis: Redis) -> None:
+async def test_what_a_worker_leaves_is_claimable_at_once_and_not_charged_with_a_death(redis: Redis) -> None:
     run = await Run.made(redis)
     await run.publish(numbered(50))
     await run.streams.join(ONE)
@@ -561,17 +658,22 @@ async def test_released_blocks_are_claimable_at_once(redis: Redis) -> None:
     await run.streams.release(ONE)
     taken = await run.drain(TWO)
     assert keys_of(taken) == keys_of(held) == sorted(numbered(50))
-    assert {claim.deliveries for claim in taken} == {2}
-    with pytest.raises(LeaseLost):
-        await run.streams.renew(ONE)
+    assert {claim.deliveries for claim in taken} == {1}
+    for call in (run.streams.renew, run.streams.seek):
+        with pytest.raises(LeaseLost):
+            await call(ONE)
     await run.streams.release(ONE)
+    await run.streams.release(WorkerId("nobody"))
+    assert (await run.streams.renew(TWO)).size == 1
 
 
 async def test_the_register_forgets_workers_that_died_long_ago(redis: Redis) -> None:
     run = await Run.made(redis)
-    await redis.zadd(run.keys.workers, {"ancient": 1})
+    await run.streams.join(TWO)
+    await run.streams.release(TWO)
+    await redis.zadd(run.keys.workers, {"died long ago": 1, "left long ago": -1})
     await run.streams.join(ONE)
-    assert await redis.zrange(run.keys.workers, 0, -1) == [b"one"]
+    assert await redis.zrange(run.keys.workers, 0, -1) == [b"two", b"one"]
 
 
 # -- complete
@@ -703,7 +805,7 @@ async def test_many_workers_that_die_at_random_lose_and_double_nothing(redis: Re
         if some:
             await run.complete(worker, 1, some)
         finished += some
-        await run.streams.release(worker)
+        await (run.streams.release(worker) if life % 2 else run.died(worker))
     assert keys_of(finished) == sorted(keys)
     assert await settled(run) == b"resolved"
 

@@ -18,7 +18,7 @@ from coordinator.settings import TableSettings
 from crawler.page import REASON_LENGTH, Page
 from crawler.parse.columns import Table
 from crawler.store import writer as writer_module
-from crawler.store.postgres import Connection, connect
+from crawler.store.postgres import Connection, connect, translated
 from crawler.store.writer import Writer
 from tests.conftest import eventually
 
@@ -351,6 +351,33 @@ async def test_writers_whose_keys_overlap_in_another_order_do_not_deadlock(datab
         assert len(await run.records()) == 300
 
 
+async def test_rows_go_in_the_order_of_their_digests_so_that_two_writers_lock_them_in_one_order(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[list[bytes]] = []
+    copy_pages = Writer._copy_pages
+
+    async def seen(self: Writer, connection: Connection, table: str, pages: Sequence[Page]) -> None:
+        sent.append([page.item.digest for page in pages])
+        await copy_pages(self, connection, table, pages)
+
+    monkeypatch.setattr(Writer, "_copy_pages", seen)
+    pages = [a_page(str(number)) for number in range(100)]
+    async with a_loading_run(database) as run, run.writer() as writer:
+        await writer.write(pages)
+        await writer.write(pages[:50] + [a_page(str(number)) for number in range(100, 150)])
+    assert [len(digests) for digests in sent] == [100, 100, 100]
+    assert all(digests == sorted(digests) for digests in sent)
+
+
+async def test_a_merge_leaves_nothing_in_the_staging_table(database: str) -> None:
+    async with a_loading_run(database) as run, run.writer() as writer:
+        for _ in range(3):
+            await writer.write([a_page(str(number)) for number in range(10)])
+        assert writer._connection is not None
+        assert await writer._connection.fetchval(f"SELECT count(*) FROM staging_r{run.run_id}") == 0
+
+
 async def ended_backend(run: LoadingRun, victim: Connection) -> None:
     """End a connection's backend and wait until it is gone."""
     pid = victim.get_server_pid()
@@ -506,6 +533,62 @@ async def test_an_address_of_something_else_is_refused_without_its_password(addr
     with pytest.raises(PostgresRefused, match="postgresql://USER@HOST/DATABASE") as caught:
         await connect(address)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        *(
+            (kind("the\nwords"), PostgresUnavailable)
+            for kind in (
+                asyncpg.AdminShutdownError,
+                asyncpg.CannotConnectNowError,
+                asyncpg.ConnectionDoesNotExistError,
+                asyncpg.CrashShutdownError,
+                asyncpg.DeadlockDetectedError,
+                asyncpg.DiskFullError,
+                asyncpg.InternalClientError,
+                asyncpg.LockNotAvailableError,
+                asyncpg.OutOfMemoryError,
+                asyncpg.QueryCanceledError,
+                asyncpg.SerializationError,
+                asyncpg.TooManyConnectionsError,
+                ConnectionResetError,
+                TimeoutError,
+            )
+        ),
+        (asyncpg.InterfaceError("connection is closed"), PostgresUnavailable),
+        *(
+            (kind("the\nwords"), PostgresRefused)
+            for kind in (
+                asyncpg.InsufficientPrivilegeError,
+                asyncpg.InvalidAuthorizationSpecificationError,
+                asyncpg.InvalidCatalogNameError,
+                asyncpg.InvalidPasswordError,
+                asyncpg.ReadOnlySQLTransactionError,
+                asyncpg.UndefinedTableError,
+            )
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_an_error_of_the_library_is_one_line_of_ours(error: Exception, ours: type[Exception]) -> None:
+    with pytest.raises(ours) as caught, translated("host/db"):
+        raise error
+    assert "Postgres at host/db" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [asyncpg.DataError("row"), asyncpg.UniqueViolationError("row"), asyncpg.InterfaceError("a bug"), KeyError("a bug")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_one_row_or_of_ours_goes_through_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, translated():
+        raise error
+    assert caught.value is error
 
 
 async def test_what_is_sent_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ class Watched:
     supervisor: Supervisor
     task: asyncio.Task[None]
     lines: list[str] = field(default_factory=list)
+    buried: list[int] = field(default_factory=list)
 
     def said(self, words: str) -> bool:
         assert not self.task.done(), self.task.exception()
@@ -44,10 +45,15 @@ class Watched:
 @asynccontextmanager
 async def watched(*plans: ChildPlan) -> AsyncIterator[Watched]:
     lines: list[str] = []
-    supervisor = Supervisor(plans, lines.append, os.environ)
+    dead: list[int] = []
+
+    async def bury(pid: int) -> None:
+        dead.append(pid)
+
+    supervisor = Supervisor(plans, lines.append, os.environ, bury)
     task = asyncio.create_task(supervisor.run())
     try:
-        yield Watched(supervisor, task, lines)
+        yield Watched(supervisor, task, lines, dead)
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -79,7 +85,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_one_that_drains_is_n
     redis: Redis, waiting_worker: Assignment
 ) -> None:
     async def joined(times: int) -> bool:
-        return bool(await redis.zcard(RunKeys("test").workers) == times)
+        return bool(await redis.zcount(RunKeys("test").workers, 0, "+inf") == times)
 
     async with watched(ChildPlan(waiting_worker)) as parent:
         await eventually(lambda: joined(1), "the worker has joined")
@@ -89,12 +95,14 @@ async def test_a_worker_that_is_killed_is_started_again_and_one_that_drains_is_n
         successor = parent.supervisor.pids["worker-1"]
         assert successor != killed
         assert not lives(killed)
+        assert parent.buried == [killed]
         parent.supervisor.drain()
         await parent.ended()
         assert any("drains" in line for line in parent.lines)
         assert any("left" in line for line in parent.lines), "it has given its lease back"
         assert await joined(1), "only the killed one's lease is still there"
         assert not lives(successor)
+        assert parent.buried == [killed], "who left by itself needs no burial"
 
 
 async def test_a_child_that_cannot_do_its_work_ends_the_command_in_its_own_words(waiting_worker: Assignment) -> None:

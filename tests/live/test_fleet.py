@@ -90,6 +90,41 @@ async def test_redis_that_forgot_the_run_is_filled_from_postgres(
     assert upstream.requests == KEYS
 
 
+async def test_redis_that_is_wiped_in_mid_run_is_rebuilt_and_the_run_goes_on(
+    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+) -> None:
+    """`run` notices, rebuilds from Postgres and goes on; only what was not committed is asked again."""
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
+    limits = ("--workers", "2", "--concurrency", "16", "--batch-rows", "200", "--rate", "1500")
+    running = await shell.start("run", urls, *limits, environ=environ)
+    await eventually(lambda: upstream.requests > 1000, "1000 requests")
+    await redis.flushall()
+    ended = await running.end()
+    assert ended.code == 0, ended.err
+    assert "nothing is called done until the run is rebuilt" in ended.err
+    assert await shell.sql(ONCE, environ=environ) == [{"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}]
+    assert upstream.requests <= KEYS + 2 * (16 + 200) + 2 * 1500, "what two seconds fetch, and what was in flight"
+
+
+async def test_rebuild_fills_redis_from_postgres(
+    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+) -> None:
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
+    running = await shell.start("run", urls, "--rate", "1500", environ=environ)
+    await eventually(lambda: upstream.requests > 1000, "1000 requests")
+    running.interrupt()
+    await running.end()
+    asked = upstream.requests
+    await redis.flushall()
+    ended = await shell.run("rebuild", "urls", environ=environ)
+    assert f"run urls is rebuilt: {asked:,} keys are done" in ended.out
+    await shell.run("run", urls, environ=environ)
+    assert upstream.requests == KEYS
+    await shell.run("rebuild", "urls", environ=environ, code=2)
+
+
 async def test_a_run_that_cannot_be_worked_on_does_not_stop_the_others(
     shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
 ) -> None:

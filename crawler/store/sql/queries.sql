@@ -88,3 +88,62 @@ CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {part} INCLUDING DEFAULTS) ON CO
 
 -- name: merge-staging
 INSERT INTO {part} SELECT DISTINCT ON (digest) * FROM {staging} ON CONFLICT DO NOTHING RETURNING digest;
+
+-- name: audit-settings
+SELECT set_config('idle_in_transaction_session_timeout', '0', true), set_config('client_min_messages', 'warning', true);
+
+-- name: make-audit-source
+CREATE TEMP TABLE audit_source (digest bytea NOT NULL) ON COMMIT DROP;
+
+-- name: audit-source
+SELECT count(s.digest) AS keys,
+       count(*) FILTER (WHERE p.digest IS NULL) AS missing,
+       count(*) FILTER (WHERE s.digest IS NULL) AS unknown
+FROM (SELECT DISTINCT digest FROM audit_source) s FULL JOIN (SELECT DISTINCT digest FROM {part}) p USING (digest);
+
+-- name: missing-digests
+SELECT DISTINCT digest FROM audit_source s
+WHERE NOT EXISTS (SELECT FROM {part} p WHERE p.digest = s.digest) LIMIT $1;
+
+-- name: unknown-keys
+SELECT key FROM {part} p
+WHERE NOT EXISTS (SELECT FROM audit_source s WHERE s.digest = p.digest) ORDER BY key LIMIT $1;
+
+-- name: count-digests
+SELECT count(DISTINCT digest) FROM {part};
+
+-- name: orphan-records
+WITH orphans AS MATERIALIZED (
+    SELECT r.digest FROM {part} r
+    WHERE NOT EXISTS (SELECT FROM {pages} p WHERE p.digest = r.digest AND p.outcome = 'stored')
+)
+SELECT (SELECT count(*) FROM orphans) AS records,
+       ARRAY(SELECT DISTINCT encode(digest, 'hex') FROM orphans ORDER BY 1 LIMIT $1) AS examples;
+
+-- name: is-attached
+SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1) AND inhrelid = to_regclass($2));
+
+-- name: make-audit-requests
+CREATE TEMP TABLE audit_requests (key text NOT NULL) ON COMMIT DROP;
+
+-- name: audit-requests
+SELECT count(*) AS total, count(DISTINCT key) AS distinct,
+       ARRAY(SELECT key FROM audit_requests GROUP BY key HAVING count(*) > 1 ORDER BY count(*) DESC, key LIMIT $1)
+           AS examples
+FROM audit_requests;
+
+-- name: idle-sessions
+SELECT pid, floor(extract(epoch FROM clock_timestamp() - state_change))::bigint AS seconds
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+  AND state_change < clock_timestamp() - make_interval(secs => $1)
+ORDER BY pid;
+
+-- name: staging-tables
+-- A session's temporary schema bears its number. What a crash of Postgres left has no session, and Postgres drops it.
+-- Before version 16 sessions were not numbered so, and such a table counts until it is dropped.
+SELECT count(*)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = $1 AND n.nspname LIKE 'pg\_temp\_%' AND n.oid <> pg_my_temp_schema()
+  AND (current_setting('server_version_num')::int < 160000
+       OR pg_stat_get_backend_pid(substring(n.nspname FROM '\d+$')::int) IS NOT NULL);
