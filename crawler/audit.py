@@ -63,7 +63,7 @@ async def _look(
 ) -> list[Finding]:
     record = await Runs(client).find(name)
     # Redis first: what it calls done was committed before, so this snapshot of Postgres has it.
-    before = await _in_redis(client, record) if record else None
+    seen = await _in_redis(client, record) if record else None
     with postgres.translated():
         transaction = connection.transaction(isolation="repeatable_read")
         await transaction.start()
@@ -76,10 +76,10 @@ async def _look(
         await transaction.rollback()
         rows = await connection.fetch(query("idle-sessions"), IDLE_SECONDS if stored.complete else IDLE_SECONDS_RUNNING)
         staging = await connection.fetchval(query("staging-tables"), f"staging_r{stored.run_id}")
-    if stored.complete and record and before and before.state is not RunState.COMPLETE:
-        before = await _in_redis(client, record)  # it may have become complete since
+    if stored.complete and record and seen and seen.state is not RunState.COMPLETE:
+        seen = await _in_redis(client, record, complete=True)  # Redis is told after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
-    return findings.compare(in_source, in_postgres, _queue(before, record, stored), sessions, asked, allowed)
+    return findings.compare(in_source, in_postgres, _queue(seen, record, stored), sessions, asked, allowed)
 
 
 async def _find(catalogue: Catalogue, name: str, *, known: bool) -> StoredRun:
@@ -102,10 +102,10 @@ def _queue(seen: InRedis | None, record: RunRecord | None, stored: StoredRun) ->
     return Finding("the run in Redis", found, "rebuilt from Postgres by the next `shardcrawl run`", True)
 
 
-async def _in_redis(client: Redis, record: RunRecord) -> InRedis:
+async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False) -> InRedis:
     keys, layout = RunKeys(record.name), record.layout
     now = await snapshot(client, record)
-    complete = now.state is RunState.COMPLETE
+    complete = complete or now.state is RunState.COMPLETE
     with translated():
         return InRedis(
             state=now.state,

@@ -300,7 +300,9 @@ def audit_command(name: str, requests: Path | None, allowed: int, as_json: bool,
         rows = [(one.what, one.found, one.expected, "ok" if one.ok else "BROKEN", one.note) for one in found]
         _print_rows(["what", "found", "expected", "", "note"], rows, as_json=False, as_csv=False)
     if broken := sum(not one.ok for one in found):
-        raise ShardcrawlError(f"run {name}: {broken} of {len(found)} findings do not hold; each says what it expected")
+        raise ShardcrawlError(
+            f"run {name}: {broken} of {len(found)} findings do not hold; `--json` shows their notes in full"
+        )
 
 
 def load_document(job: str, overrides: Overrides) -> tuple[dict[str, Any], str]:

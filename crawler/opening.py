@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from coordinator.done import DoneSet
 from coordinator.errors import EpochLost, UsageError
 from coordinator.keys import RunKeys
-from coordinator.model import Epoch
+from coordinator.model import Epoch, RunState
 from coordinator.runs import RunRecord, Runs
 from coordinator.settings import Job
 from coordinator.sharding import Layout
@@ -86,6 +86,8 @@ async def _open(
     if stored is not None:
         _check_same(stored, document)
     if stored is not None and stored.complete:
+        if record is not None and await runs.state(name) is not RunState.COMPLETE:
+            await runs.finish(record, stored.counts)  # whoever took the final counts died before it told Redis
         return OpenedRun(record, job, resumed=True, complete=stored)
     if stored is not None and record is not None and stored.epoch == record.epoch:
         await _check_source(job, record)

@@ -46,11 +46,13 @@ class Server:
 
     async def answers(self) -> bool:
         try:
-            _, writer = await asyncio.open_unix_connection(str(self.socket))
+            reader, writer = await asyncio.open_unix_connection(str(self.socket))
+            writer.write(b"PING\r\n")
+            answer = await reader.readline()
+            writer.close()
         except OSError:
             return False
-        writer.close()
-        return True
+        return answer != b"" and not answer.startswith(b"-LOADING")
 
     def stop(self) -> None:
         if self.process is not None:

@@ -446,6 +446,7 @@ async def test_keys_that_a_stranger_trimmed_are_planned_again_and_finished_ones_
         finished = len(claim.block.keys)
         for shard in range(run.layout.shards):
             await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)
+        corpus.held_at = None
         corpus.opened[0].go.set()
         await run.streams.release(ONE)
         await run.streams.join(TWO)

@@ -19,9 +19,8 @@ pytestmark = pytest.mark.anyio
 
 
 def worker_of(pid: int, host: str | None = None) -> WorkerId:
-    return WorkerId(
-        name_here().replace(f"{socket.gethostname()}-{os.getpid()}", f"{host or socket.gethostname()}-{pid}")
-    )
+    here = f"{socket.gethostname()}-{os.getpid()}-"
+    return WorkerId(name_here().replace(here, f"{host or socket.gethostname()}-{pid}-"))
 
 
 def test_a_name_says_where_and_is_never_given_twice() -> None:

@@ -102,7 +102,8 @@ async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPa
 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
-    await cancelled([task])
+    async with asyncio.timeout(20):
+        await cancelled([task])
     assert task.done()
     assert swallowed == 3
 

@@ -11,7 +11,7 @@ import pytest
 from coordinator import steps
 from ops.upstream import Upstream
 from tests.conftest import eventually
-from tests.live.shell import Shell
+from tests.live.shell import Shell, kill_tree
 from tests.live.test_run import ONCE
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +63,19 @@ async def test_a_command_that_dies_between_postgres_and_redis_when_it_makes_a_ru
     await shell.run(*line, environ={"CRASH_AT": "opening:made"}, code=-signal.SIGKILL)
     await shell.run(*line)
     assert await shell.sql(ONCE) == EVERY_KEY_ONCE
+    assert upstream.requests == KEYS
+
+
+async def test_everything_dies_between_the_final_counts_and_redis(shell: Shell, upstream: Upstream) -> None:
+    """The next command tells Redis what Postgres knows, so that nothing of the queue is left behind."""
+    line = command(shell, upstream, workers=1)
+    running = await shell.start(*line, environ={"CRASH_AT": "worker-1:finished"})
+    await eventually(lambda: not running.children("worker-1") and upstream.requests == KEYS, "the worker's death")
+    kill_tree(running.process.pid)
+    await running.process.wait()
+    again = await shell.run(*line)
+    assert "complete" in again.out
+    await shell.run("audit", "urls")
     assert upstream.requests == KEYS
 
 

@@ -1,0 +1,308 @@
+"""The auditor agrees with real runs, and sees exactly what somebody broke by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from coordinator.errors import UsageError
+from coordinator.keys import RunKeys
+from crawler import audit
+from crawler.findings import Finding
+from crawler.local import Place
+from ops.upstream import Upstream
+from tests.conftest import eventually
+from tests.live.shell import Running, Shell
+
+pytestmark = pytest.mark.anyio
+
+NAME = "audited"
+ITEMS, MISSING = 280, 20
+KEYS = ITEMS + MISSING + 1
+PARSER = """
+def items(response):
+    rows = []
+    for item in response.json()["items"]:
+        if item.get("missing"):
+            response.gone(item["id"])
+        else:
+            rows.append({"_key": item["id"], "name": item["id"]})
+    return {"things": rows}
+"""
+NO_PAGE = "keys of the source without a page"
+NO_KEY = "pages of keys that are not in the source"
+NO_OUTCOME = "pages without one of the five outcomes"
+DOUBLED = "pages beyond one a key"
+ORPHANS = "records in things without a stored page"
+FINAL = "final counts of the run"
+PUBLISHED = "tables where readers see the run"
+STATE = "state in Redis"
+COUNTERS = "outcomes, as Redis counts them"
+COUNTED = "keys done, as Redis counts them"
+DONE = "digests in the done set"
+RESOLVED = "published keys that are resolved"
+BLOCKS = "blocks left in the streams"
+STRAY = "stray Redis keys"
+STAGING = "staging tables of sessions"
+IDLE = "sessions idle in a transaction"
+AGAIN = "requests for a key that was asked before"
+ANOTHER = (
+    "INSERT INTO pages_r1 (run_id, digest, key, outcome, attempts, fetched_at) "
+    "VALUES (1, '\\x00', 'a stranger', 'gone', 1, now())"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Crawl:
+    """A run on the session's own Redis and Postgres, where a test can reach both."""
+
+    shell: Shell
+    upstream: Upstream
+    redis: Redis
+    postgres: asyncpg.Connection[asyncpg.Record]
+    environ: dict[str, str]
+
+    async def start(self, *options: str) -> Running:
+        lines = [f"k{number}" for number in range(ITEMS)] + [f"missing{number}" for number in range(MISSING)]
+        self.shell.write("keys.txt", [*lines, "k1", "a bad|line", "# a comment"])
+        self.shell.write("parse.py", PARSER)
+        job = f"""
+            [run]
+            name = "{NAME}"
+            workers = 2
+            concurrency = 4
+            [source]
+            path = "keys.txt"
+            [request]
+            url = "{self.upstream.url}/batch?ids={{keys}}&of=test"
+            keys_per_request = 5
+            allow_private = ["127.0.0.0/8"]
+            [parse]
+            python = "parse:items"
+            [[tables]]
+            name = "things"
+            columns = {{ name = "text" }}
+        """
+        return await self.shell.start("run", self.shell.write("job.toml", job), *options, environ=self.environ)
+
+    async def finish(self) -> None:
+        ended = await (await self.start()).end()
+        assert ended.code == 0, ended.err
+
+    async def interrupt(self) -> None:
+        running = await self.start("--rate", "20")
+        await eventually(lambda: self.upstream.requests >= 15, "15 requests")
+        running.interrupt()
+        assert (await running.end()).code == 130
+
+    async def findings(self, log: Path | None = None, allowed: int = 0) -> dict[str, Finding]:
+        place = Place(self.environ["REDIS_URL"], self.environ["DATABASE_URL"], self.shell.data)
+        found = await audit.audit(place, NAME, "/", log, allowed)
+        assert len({one.what for one in found}) == len(found)
+        return {one.what: one for one in found}
+
+    async def broken(self, log: Path | None = None, allowed: int = 0) -> set[str]:
+        return {what for what, one in (await self.findings(log, allowed)).items() if not one.ok}
+
+    def log(self, *more: str) -> Path:
+        """What the upstream was asked, as it logs it, and some lines more."""
+        lines = [f"{number}.5 {path}" for number, path in enumerate(self.upstream.paths)]
+        return self.shell.write("requests.log", [*lines, *more])
+
+
+@pytest.fixture
+async def crawl(shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str) -> AsyncIterator[Crawl]:
+    connection = await asyncpg.connect(database)
+    yield Crawl(shell, upstream, redis, connection, {"REDIS_URL": redis_url, "DATABASE_URL": database})
+    await connection.close()
+
+
+async def test_a_run_agrees_with_itself_while_it_goes_on_when_it_is_interrupted_and_when_it_is_complete(
+    crawl: Crawl,
+) -> None:
+    running = await crawl.start("--rate", "20")
+    await eventually(lambda: crawl.upstream.requests >= 15, "15 requests")
+    assert await crawl.broken() == set()
+    running.interrupt()
+    assert (await running.end()).code == 130
+
+    interrupted = await crawl.shell.run("audit", NAME, "--json", environ=crawl.environ)
+    found = {row["what"]: row for row in json.loads(interrupted.out)}
+    pages = await crawl.postgres.fetchval("SELECT count(*) FROM pages_r1")
+    assert 0 < pages < KEYS
+    assert found["keys of the source not finished yet"]["found"] == KEYS - pages
+    assert found[COUNTED]["found"] == pages
+
+    await crawl.finish()
+    complete = await crawl.shell.run("audit", NAME, "--requests", crawl.log(), environ=crawl.environ)
+    assert "BROKEN" not in complete.out
+    assert f"20 gone, 1 refused, {ITEMS} stored" in complete.out
+    assert AGAIN in complete.out
+    assert complete.err == ""
+
+
+async def test_what_does_not_hold_is_a_row_one_error_line_and_exit_code_1(crawl: Crawl) -> None:
+    await crawl.finish()
+    with (crawl.shell.folder / "keys.txt").open("a") as corpus:
+        corpus.write("late\n")
+    ended = await crawl.shell.run("audit", NAME, environ=crawl.environ, code=1)
+    broken = [line.split("  ")[0].strip() for line in ended.out.splitlines() if "BROKEN" in line]
+    assert broken == [NO_PAGE, "the source"]
+    assert "such as late" in ended.out
+    assert len(ended.err.strip().splitlines()) == 1, ended.err
+    assert f"error: run {NAME}: 2 of 16 findings do not hold" in ended.err
+    unknown = await crawl.shell.run("audit", "nobody", environ=crawl.environ, code=2)
+    assert f"no run nobody; known runs: {NAME}" in unknown.err
+
+    await crawl.postgres.execute("""UPDATE runs SET spec = jsonb_set(spec, '{source,path}', '"-"')""")
+    assert (await crawl.findings())["the source"].expected == "not compared: it cannot be read again"
+    assert await crawl.broken() == set()
+
+
+CHANGES = (
+    ("DELETE FROM pages WHERE key = 'k1'", {NO_PAGE, ORPHANS, FINAL, COUNTERS, DONE}),
+    (ANOTHER, {NO_KEY, FINAL, COUNTERS, DONE}),
+    ("UPDATE pages SET outcome = 'lost' WHERE key = 'missing1'", {NO_OUTCOME, FINAL, COUNTERS}),
+    ("INSERT INTO things VALUES (1, '\\x00', 'nobody')", {ORPHANS}),
+    ("INSERT INTO things SELECT run_id, digest, 'x' FROM pages WHERE key = 'missing1'", {ORPHANS}),
+    ("""UPDATE runs SET counts = '{"stored": 300}'""", {FINAL}),
+    ("ALTER TABLE things DETACH PARTITION things_r1", {PUBLISHED}),
+)
+KEEP = "CREATE TABLE kept_{0} AS SELECT * FROM {0}"
+RESTORE = """
+    TRUNCATE pages_r1, things_r1;
+    INSERT INTO pages_r1 SELECT * FROM kept_pages;
+    INSERT INTO things_r1 SELECT * FROM kept_things;
+    UPDATE runs SET counts = (SELECT counts FROM kept_runs);
+"""
+
+
+async def test_rows_changed_by_hand_are_found(crawl: Crawl) -> None:
+    await crawl.finish()
+    for table in ("pages", "things", "runs"):
+        await crawl.postgres.execute(KEEP.format(table))
+    for change, expected in CHANGES:
+        assert await crawl.broken() == set()
+        assert await crawl.postgres.execute(change) not in ("DELETE 0", "UPDATE 0", "INSERT 0 0")
+        assert await crawl.broken() == expected, change
+        await crawl.postgres.execute(RESTORE)
+
+
+async def test_redis_keys_changed_by_hand_are_found(crawl: Crawl) -> None:
+    await crawl.finish()
+    keys, redis = RunKeys(NAME), crawl.redis
+    assert await crawl.broken() == set()
+
+    await redis.set(keys.leader, "passing", ex=600)
+    assert await crawl.broken() == set()
+    await redis.persist(keys.leader)
+    assert await crawl.broken() == {STRAY}
+    await redis.rename(keys.leader, "shardcrawl:{audited2}:leader")
+    assert await crawl.broken() == set(), "another run's key is none of this one's"
+    await redis.set(f"shardcrawl:{{{NAME}}}:done:99999", "x")
+    assert (await crawl.findings())[STRAY].note.endswith("done:99999")
+    await redis.delete(f"shardcrawl:{{{NAME}}}:done:99999")
+
+    await redis.xadd(keys.stream(0), {"b": "x"})
+    assert await crawl.broken() == {STRAY, BLOCKS}
+    await redis.delete(keys.stream(0))
+
+    await redis.sadd(keys.done(0), 1)
+    assert await crawl.broken() == {DONE}
+    assert (await crawl.findings())[DONE].note == "done without a page"
+    await redis.delete(keys.done(0))
+    assert "no longer needed" in (await crawl.findings())[DONE].note
+    await redis.copy(keys.state, "kept")
+
+    for field, what in (("gone", COUNTERS), ("resolved", RESOLVED)):
+        await redis.hincrby(keys.state, field, 1)
+        assert await crawl.broken() == {DONE, what}
+        await redis.copy("kept", keys.state, replace=True)
+    await redis.hset(keys.state, "state", "resolved")
+    assert STATE in await crawl.broken()
+
+
+async def test_an_interrupted_run_that_was_changed_by_hand_is_found(crawl: Crawl) -> None:
+    await crawl.interrupt()
+    keys, redis, postgres = RunKeys(NAME), crawl.redis, crawl.postgres
+    assert await crawl.broken() == set()
+
+    await redis.set(f"shardcrawl:{{{NAME}}}:mystery", "x", ex=600)
+    assert await crawl.broken() == {STRAY}
+    await redis.delete(f"shardcrawl:{{{NAME}}}:mystery")
+
+    await redis.copy(keys.state, "kept")
+    await redis.hincrby(keys.state, "stored", KEYS)
+    assert await crawl.broken() == {COUNTED}
+    await redis.copy("kept", keys.state, replace=True)
+    await redis.hset(keys.state, "resolved", KEYS + 1)
+    assert await crawl.broken() == {RESOLVED, "keys of the source not finished yet"}
+    await redis.copy("kept", keys.state, replace=True)
+
+    await postgres.execute(ANOTHER)
+    assert await crawl.broken() == {NO_KEY}
+    await postgres.execute("DELETE FROM pages_r1 WHERE key = 'a stranger'")
+    await postgres.execute("ALTER TABLE pages_r1 DROP CONSTRAINT pages_r1_pkey")
+    await postgres.execute("INSERT INTO pages_r1 SELECT * FROM pages_r1 LIMIT 1")
+    assert await crawl.broken() == {DOUBLED}
+    await postgres.execute("TRUNCATE pages_r1, things_r1")
+    assert await crawl.broken() == {COUNTED, DONE}
+
+
+async def test_a_run_that_redis_lost_is_said_to_be_lost_and_holds(crawl: Crawl) -> None:
+    await crawl.interrupt()
+    await crawl.postgres.execute("UPDATE runs SET epoch = 'void'")
+    assert (await crawl.findings())["the run in Redis"].found == "void"
+    await crawl.redis.flushall()
+    (crawl.shell.folder / "keys.txt").rename(crawl.shell.folder / "moved.txt")
+    found = await crawl.findings()
+    assert found["the run in Redis"].found == "not there"
+    assert {what for what, one in found.items() if not one.ok} == {"the source"}
+    (crawl.shell.folder / "moved.txt").rename(crawl.shell.folder / "keys.txt")
+    await crawl.finish()
+    assert await crawl.broken() == set()
+    await crawl.redis.flushall()
+    place = Place(crawl.environ["REDIS_URL"], crawl.environ["DATABASE_URL"], crawl.shell.data)
+    lost = await audit.audit(place, NAME, str(crawl.shell.folder), None, 0)
+    assert all(one.ok for one in lost)
+    assert "not needed any more" in [one.expected for one in lost]
+
+
+async def test_a_key_that_was_asked_for_twice_is_found_also_in_another_request(crawl: Crawl) -> None:
+    await crawl.finish()
+    assert await crawl.broken(crawl.log()) == set()
+    log = crawl.log("", "9.5 /batch?ids=k1%7Cmissing2&of=test", f'"GET" {crawl.upstream.url}/batch?ids=k3&of=test')
+    assert await crawl.broken(log) == {AGAIN}
+    assert (await crawl.findings(log))[AGAIN].found == 3
+    assert (await crawl.findings(log))[AGAIN].note == "such as k1, k3, missing2"
+    assert await crawl.broken(log, allowed=2) == {AGAIN}
+    assert await crawl.broken(log, allowed=3) == set()
+    with pytest.raises(UsageError, match="a file that can be read"):
+        await crawl.findings(crawl.shell.folder)
+
+
+async def test_leftover_sessions_are_found(crawl: Crawl, database: str) -> None:
+    await crawl.finish()
+    session = await asyncpg.connect(database)
+    await session.execute("CREATE TEMP TABLE staging_r1 (digest bytea)")
+    assert await crawl.broken() == {STAGING}
+    await session.execute("DROP TABLE staging_r1")
+    await session.execute("BEGIN")
+
+    async def is_found() -> bool:
+        return await crawl.broken() == {IDLE}
+
+    await eventually(is_found, "the session idle in its transaction")
+    assert f"pid {session.get_server_pid()}" in (await crawl.findings())[IDLE].note
+    await session.close()
+
+    async def is_gone() -> bool:
+        return await crawl.broken() == set()
+
+    await eventually(is_gone, "the end of the session")
