@@ -9,7 +9,7 @@ demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, sta
 	$(BIN)/shardcrawl demo
 
 test: $(VENV)/ready lint  ## what CI runs: lint, types, contracts, unit and live tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

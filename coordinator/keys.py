@@ -10,7 +10,7 @@ All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only th
     …:stream:N         stream   until the run is complete planner (publish), workers (ack and delete)
     …:ready            zset     until the run is complete publish and claim: shard -> blocks nobody has claimed
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
-    …:claims           hash     until the run is complete workers: "shard worker" -> 1
+    …:claims           hash     until the run is complete workers: "shard worker" -> its last block there
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
     …:aside            list     as long as the run        workers: the last entries that were no blocks of ours
     …:leader           string   its lease                 planner

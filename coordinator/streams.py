@@ -95,7 +95,7 @@ class Streams:
         self._release = Script(client, "release")
         self._split = Script(client, "split")
         self._aside = Script(client, "aside")
-        self._answered = 0
+        self._delivered = 0
 
     async def publish(
         self, planner: str, blocks: Iterable[Block], *, skipped: int, cursor: str, next_cursor: str, exhausted: bool
@@ -148,9 +148,8 @@ class Streams:
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         while True:
             with translated():
-                answer = await self._claim(keys, [worker, shard, self._epoch, self._answered])
+                answer = await self._claim(keys, [worker, shard, self._epoch, self._delivered])
             if self._word(answer) == "empty":
-                self._answered += 1
                 return None
             entry = EntryId(answer[1].decode())
             try:
@@ -158,12 +157,11 @@ class Streams:
             except ValueError as error:
                 logger.error("entry %s of shard %s is put aside: %s", entry, shard, error)
             else:
-                self._answered += 1
+                self._delivered += 1  # until then the same entry comes again
                 return claim
             with translated():
                 aside = [self._keys.stream(shard), self._keys.aside]
                 await self._aside(aside, [entry, answer[3][:MOST_ASIDE_BYTES], MOST_ASIDE])
-            self._answered += 1  # only now: until it is put aside, the entry comes again
 
     async def complete(self, worker: WorkerId, sequence: int, done: Completion) -> int:
         """Record a committed batch; repeating a call with its sequence number changes nothing.

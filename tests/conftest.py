@@ -98,3 +98,8 @@ async def eventually(
         if monotonic() > deadline:
             pytest.fail(f"not within {seconds:.0f} s: {what}")
         await asyncio.sleep(0.02)
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Names of cases are the same in every process that collects them, also where a case is made of bytes."""
+    return argname if isinstance(val, bytes) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,9 @@ from crawler.store.postgres import Connection, translated
 from crawler.store.queries import query, schema
 
 FETCH_ROWS = 50_000
+# Seconds from attaching a run's parts to publishing it. Postgres plans a statement before it takes its snapshot: one
+# planned before the attach and run after the publishing would find the run current and none of its rows.
+SETTLE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +125,14 @@ class Catalogue:
         return None if epoch is None else Epoch(epoch)
 
     async def finish(self, run_id: int, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
-        """Take the final counts, mark the run complete and publish it, whole, in one transaction.
+        """Attach the run's parts, then take the final counts, mark the run complete and make it the current one.
 
-        A run that is complete already keeps its counts. Returns keys by outcome.
+        Readers of the `*_current` views see it whole or not at all. A run that is complete already keeps its counts.
+        Returns keys by outcome.
         """
         with translated():
+            if await self._attach(run_id, ["pages", *names.names(tables)]):
+                await asyncio.sleep(SETTLE)
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
                 taken = await self._connection.fetchval(query("final-counts"), run_id)
@@ -139,10 +146,21 @@ class Catalogue:
                     run_id,
                     orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode(),
                 )
-                for table in ["pages", *names.names(tables)]:
-                    part = names.quoted(names.part(table, run_id))
-                    await self._connection.execute(query("attach", table=names.quoted(table), part=part, run_id=run_id))
         return counts
+
+    async def _attach(self, run_id: int, tables: Sequence[str]) -> bool:
+        """Make the run's parts partitions, all at once; False when they are."""
+        async with self._connection.transaction():
+            await self._connection.execute(query("lock-run"), run_id)
+            parts = {names.quoted(table): names.quoted(names.part(table, run_id)) for table in tables}
+            loose = [
+                table
+                for table in parts
+                if not await self._connection.fetchval(query("is-attached"), table, parts[table])
+            ]
+            for table in loose:
+                await self._connection.execute(query("attach", table=table, part=parts[table], run_id=run_id))
+        return bool(loose)
 
     async def digests(self, run_id: int) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
         """The digests of every key that has an outcome, in batches, as {outcome: digests}."""

@@ -171,11 +171,6 @@ async def test_a_port_where_nobody_listens_is_unavailable() -> None:
     assert text.startswith(f"Redis at {redacted(url)} does not answer: ")
 
 
-async def test_a_host_without_an_address_is_unavailable() -> None:
-    text = await said(lambda: check(f"redis://:{SECRET}@nowhere.invalid:6379/0"), RedisUnavailable)
-    assert "Redis at redis://nowhere.invalid:6379/0 does not answer" in text
-
-
 async def test_a_frozen_server_is_unavailable(server: Server) -> None:
     await server.start()
     assert server.process

@@ -18,13 +18,14 @@ from coordinator.errors import EpochLost, RedisUnavailable, SourceError
 from coordinator.keys import RunKeys
 from coordinator.leader import Leadership
 from coordinator.model import Outcome, RunState
+from coordinator.scripts import Script
 from coordinator.settings import Job, RunSettings, SourceSettings
 from coordinator.sharding import digest
 from coordinator.source import Chunk, Cursor
 from coordinator.status import snapshot
 from tests.conftest import eventually
 
-from .parts import ONE, TWO, LostAnswer, MemorySource, Run, keys_of, numbered, record_of
+from .parts import ONE, PLANNER, TWO, LostAnswer, MemorySource, Run, keys_of, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
@@ -485,6 +486,30 @@ async def test_a_worker_that_finishes_blocks_which_were_planned_again_does_not_s
         await run.complete(TWO, 1, await run.drain(TWO))
         await in_state(run, RunState.RESOLVED)
     assert (await run.counts()).done == 2_000
+
+
+async def test_only_the_leader_of_an_exhausted_source_plans_it_again(redis: Redis) -> None:
+    run = await Run.made(redis)
+    await run.publish(numbered(100))
+    refeed = Script(redis, "refeed")
+    keys = [run.keys.state, run.keys.leader, run.keys.ready, *map(run.keys.stream, range(run.layout.shards))]
+
+    async def asked(epoch: str = "first", planner: str = PLANNER) -> object:
+        return await refeed(keys, [epoch, planner, "0:0"])
+
+    for stream in keys[3:]:
+        await redis.xtrim(stream, maxlen=0, approximate=False)
+    before = await run.everything()
+    assert await asked() == 0, "the planner is at work"
+    assert await run.everything() == before
+    await redis.hset(run.keys.state, "exhausted", "1")
+    before = await run.everything()
+    assert await asked(epoch="second") == b"epoch"
+    assert await asked(planner="another") == b"deposed"
+    assert await run.everything() == before
+    assert await asked() == 100
+    assert await redis.hmget(run.keys.state, "cursor", "exhausted") == [b"0:0", b"0"]
+    assert await asked() == 0
 
 
 async def test_keys_in_the_hands_of_workers_have_not_vanished(

@@ -57,7 +57,11 @@ async def test_the_lead_of_a_process_that_was_seen_to_die_is_free_at_once_in_eve
     assert await bury(redis, 4_000_001) == 0
 
 
-@pytest.mark.parametrize("other", [worker_of(40), worker_of(4_000), worker_of(400, "another.host"), worker_of(1_400)])
+@pytest.mark.parametrize(
+    "other",
+    [worker_of(40), worker_of(4_000), worker_of(400, "another.host"), worker_of(1_400)],
+    ids=["40", "4000", "400 elsewhere", "1400"],
+)
 async def test_only_the_dead_are_buried(redis: Redis, other: WorkerId) -> None:
     run = await Run.made(redis)
     await run.streams.join(other)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -162,6 +163,28 @@ async def test_a_supervisor_that_is_cancelled_leaves_no_child_behind() -> None:
 
 async def test_a_drain_that_comes_before_the_children_leaves_nothing_running() -> None:
     async with watched(ChildPlan(WORKER)) as parent:
+        parent.supervisor.drain()
+        await parent.ended()
+
+
+async def test_a_drain_that_comes_while_a_child_is_being_started_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = asyncio.create_subprocess_exec
+    parents: list[Supervisor] = []
+
+    async def drained_meanwhile(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*arguments, **options)
+        parents[0].drain()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", drained_meanwhile)
+    async with watched(ChildPlan(WORKER)) as parent:
+        parents.append(parent.supervisor)
+        await parent.ended()
+
+
+async def test_a_child_that_is_told_to_leave_before_it_can_hear_has_done_nothing_wrong() -> None:
+    async with watched(ChildPlan(WORKER, restart=False)) as parent:
+        await eventually(lambda: bool(parent.supervisor.pids), "the child is there")
         parent.supervisor.drain()
         await parent.ended()
 
