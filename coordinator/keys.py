@@ -11,6 +11,7 @@ All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only th
     …:ready            zset     until the run is complete publish and claim: shard -> blocks nobody has claimed
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
     …:claims           hash     until the run is complete workers: "shard worker" -> its last block there
+    …:waits            hash     until the run is complete workers: id -> what it waits for
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
     …:aside            list     as long as the run        workers: the last entries that were no blocks of ours
     …:leader           string   its lease                 planner
@@ -61,6 +62,10 @@ class RunKeys:
         return self._name("receipts")
 
     @property
+    def waits(self) -> str:
+        return self._name("waits")
+
+    @property
     def leader(self) -> str:
         return self._name("leader")
 
@@ -83,7 +88,7 @@ class RunKeys:
 
     def queue(self, shards: int) -> Iterable[str]:
         """What only an unfinished run needs."""
-        yield from (self.ready, self.workers, self.claims, self.receipts)
+        yield from (self.ready, self.workers, self.claims, self.waits, self.receipts)
         for shard in range(shards):
             yield self.stream(shard)
 

@@ -15,7 +15,10 @@ from coordinator.runs import RunRecord
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A run at one moment. `pauses` are seconds left by upstream; `leader` is the planner that leads, if any."""
+    """A run at one moment.
+
+    `pauses` are seconds left by upstream, `leader` is the planner that leads, `waits` are what workers wait for.
+    """
 
     name: str
     state: RunState
@@ -23,6 +26,7 @@ class Snapshot:
     workers: int
     leader: str | None
     pauses: dict[str, float]
+    waits: tuple[str, ...] = ()
 
 
 async def counts(client: Redis, record: RunRecord) -> Counts:
@@ -50,14 +54,17 @@ async def snapshot(client: Redis, record: RunRecord) -> Snapshot:
     with translated():
         seconds, micros = await client.time()
         now = seconds * 1000 + micros // 1000
-        workers = await client.zcount(keys.workers, now, "+inf")
+        names = await client.zrangebyscore(keys.workers, now, "+inf")
+        living = {name.decode() for name in names if isinstance(name, bytes)}
+        causes = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
         state = await client.hget(keys.state, "state")
     return Snapshot(
         name=record.name,
         state=RunState(as_text(state or "running")),
         counts=current,
-        workers=workers,
+        workers=len(living),
         leader=as_text(leader) if leader else None,
         pauses=await Limiter(client, keys).running_pauses(),
+        waits=tuple(sorted({as_text(cause) for name, cause in causes.items() if as_text(name) in living})),
     )

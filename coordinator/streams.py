@@ -120,14 +120,15 @@ class Streams:
         """Take a lease for a new worker."""
         return await self._heartbeat(worker, lease, "join")
 
-    async def renew(self, worker: WorkerId, lease: float = LEASE) -> Presence:
-        """Prolong a worker's lease."""
-        return await self._heartbeat(worker, lease, "renew")
+    async def renew(self, worker: WorkerId, lease: float = LEASE, *, waits: str = "") -> Presence:
+        """Prolong a worker's lease, and tell what it waits for."""
+        return await self._heartbeat(worker, lease, "renew", waits)
 
-    async def _heartbeat(self, worker: WorkerId, lease: float, verb: str) -> Presence:
+    async def _heartbeat(self, worker: WorkerId, lease: float, verb: str, waits: str = "") -> Presence:
         with translated():
             answer = await self._renew(
-                [self._keys.workers, self._keys.state], [worker, int(lease * 1000), self._epoch, verb]
+                [self._keys.workers, self._keys.state, self._keys.waits],
+                [worker, int(lease * 1000), self._epoch, verb, waits],
             )
         self._word(answer)
         return Presence(rank=answer[1], size=answer[2], state=RunState(answer[3].decode()), moves=int(answer[4]))

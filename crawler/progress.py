@@ -74,7 +74,9 @@ def outcome_words(counts: Counts) -> str:
 
 
 def upstream_words(snapshot: Snapshot) -> str:
-    """Which upstreams are paused and for how long; "upstream ok" when none is."""
+    """What holds the run up: what workers wait for, or which upstreams are paused; "upstream ok" when nothing does."""
+    if snapshot.waits:
+        return "waits: " + "; ".join(snapshot.waits)
     paused = ", ".join(f"{upstream} paused {left:.0f} s" for upstream, left in sorted(snapshot.pauses.items()))
     return paused or "upstream ok"
 

@@ -107,6 +107,8 @@ def snapshot_text(snapshot: Snapshot, console: Console) -> None:
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
     table.add_row("upstreams", upstream_words(snapshot))
+    for cause in snapshot.waits:
+        table.add_row("waits for", cause)
     console.print(table, markup=False)
 
 
@@ -125,6 +127,7 @@ def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
         "workers": snapshot.workers,
         "coordinator": snapshot.leader,
         "paused": snapshot.pauses,
+        "waits": list(snapshot.waits),
     }
 
 

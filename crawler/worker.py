@@ -12,7 +12,7 @@ import logging
 
 from coordinator.errors import EpochLost
 from coordinator.model import Presence, RunState, WorkerId
-from coordinator.patience import patiently
+from coordinator.patience import Waits, patiently
 from coordinator.steps import Reach, nowhere
 from coordinator.streams import LEASE, Completion, Finished, Streams
 from coordinator.together import cancelled, failure_of, until_first
@@ -57,6 +57,7 @@ class Worker:
         self.state = RunState.RUNNING
         self._sequence = 0
         self._moves = 0
+        self._waits = Waits()
         self._drain = asyncio.Event()
 
     async def run(self) -> RunState:
@@ -75,7 +76,7 @@ class Worker:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
-            self._take(await patiently(lambda: self._streams.renew(self.name), "worker"))
+            self._take(await patiently(lambda: self._streams.renew(self.name, waits=self._waits.words), "worker"))
 
     def _take(self, presence: Presence) -> None:
         if presence.moves < self._moves:
@@ -127,7 +128,7 @@ class Worker:
         """Commit load after load, in this order: Postgres, then done and ack in one script."""
         while (load := await self._batch.due()) is not None:
             if load.pages:
-                await patiently(lambda: self._writer.write(load.pages), "worker")
+                await patiently(lambda: self._writer.write(load.pages), "worker", self._waits)
             self._reach("committed")
             await self._complete(load)
             self._reach("completed")

@@ -1,6 +1,7 @@
 -- Purpose: a worker joins the run or says that it still lives; its lease is counted on Redis TIME.
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
--- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"
+-- KEYS[3] waits (hash: worker -> what it waits for)
+-- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
 -- Returns {"ok", rank from 0, living workers, run state, moves} | {"lost"} the lease ended before this call | {"epoch"}
 -- The prune comes first on purpose: it frees memory, so Redis lets the whole script pass when memory is
 -- full (noeviction), and leases do not die exactly then.
@@ -23,6 +24,11 @@ if ARGV[4] == 'renew' and (not ends or tonumber(ends) <= now) then
   return {'lost'}
 end
 redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
+if ARGV[5] == '' then
+  redis.call('HDEL', KEYS[3], ARGV[1])
+else
+  redis.call('HSET', KEYS[3], ARGV[1], ARGV[5])
+end
 local living = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
 table.sort(living)
 local rank = 0

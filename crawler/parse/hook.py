@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from crawler.parse.body import decoded
 from crawler.parse.columns import Table
 
 KEY_FIELD = "_key"
+_LONG_NUMBER = re.compile(rb"[0-9]{20}")
 Records: TypeAlias = Mapping[str, Iterable[Any]]
 
 
@@ -47,7 +50,10 @@ class Response:
         return self.keys[0]
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError."""
+        """The body as JSON, whole numbers of any size exactly. Raises ValueError."""
+        # orjson makes a float of a whole number from 2^64 on, and an id loses its last digits without a word.
+        if _LONG_NUMBER.search(self.body):
+            return json.loads(self.body)
         return orjson.loads(self.body)
 
     def text(self) -> str:

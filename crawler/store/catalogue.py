@@ -152,15 +152,13 @@ class Catalogue:
         """Make the run's parts partitions, all at once; False when they are."""
         async with self._connection.transaction():
             await self._connection.execute(query("lock-run"), run_id)
-            parts = {names.quoted(table): names.quoted(names.part(table, run_id)) for table in tables}
-            loose = [
-                table
-                for table in parts
-                if not await self._connection.fetchval(query("is-attached"), table, parts[table])
-            ]
-            for table in loose:
-                await self._connection.execute(query("attach", table=table, part=parts[table], run_id=run_id))
-        return bool(loose)
+            attached = 0
+            for name in tables:
+                table, part = names.quoted(name), names.quoted(names.part(name, run_id))
+                if not await self._connection.fetchval(query("is-attached"), table, part):
+                    await self._connection.execute(query("attach", table=table, part=part, run_id=run_id))
+                    attached += 1
+        return attached > 0
 
     async def digests(self, run_id: int) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
         """The digests of every key that has an outcome, in batches, as {outcome: digests}."""

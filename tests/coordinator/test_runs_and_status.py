@@ -61,6 +61,7 @@ async def worked_on(redis: Redis, name: str) -> Run:
     await run.streams.claim(TWO, shard)
     assert await run.streams.claim(TWO, shard) is None
     await run.complete(ONE, 1, [first])
+    await run.streams.renew(TWO, waits="Postgres does not answer")
     limiter = Limiter(redis, run.keys)
     await limiter.pause("paused.example", 5.0)
     await limiter.book("example.org:8080", 10.0, 1)
@@ -236,3 +237,12 @@ async def test_a_snapshot_of_a_finished_run(redis: Redis) -> None:
     found = await snapshot(redis, run.record)
     assert (found.state, found.workers, found.leader, found.pauses) == (RunState.COMPLETE, 0, None, {})
     assert found.counts.done == 500
+
+
+async def test_what_a_worker_waits_for_is_shown_as_long_as_it_waits(redis: Redis) -> None:
+    run = await Run.made(redis)
+    await run.streams.join(ONE)
+    await run.streams.renew(ONE, waits="Postgres does not answer")
+    assert (await snapshot(redis, run.record)).waits == ("Postgres does not answer",)
+    await run.streams.renew(ONE)
+    assert (await snapshot(redis, run.record)).waits == ()

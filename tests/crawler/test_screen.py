@@ -169,14 +169,17 @@ def test_a_number_is_never_quoted(value: Any, field: str) -> None:
     assert fields(value) == [field]
 
 
-SNAPSHOT = Snapshot("test", RunState.RUNNING, COUNTS, workers=2, leader=None, pauses={"[fe80::1]:80": 61.4})
+SNAPSHOT = Snapshot(
+    "test", RunState.RUNNING, COUNTS, workers=2, leader=None, pauses={"[fe80::1]:80": 61.4},
+    waits=("Postgres does not answer",),
+)
 
 
 def test_a_snapshot_is_shown_whole() -> None:
     console, out = a_console()
     screen.snapshot_text(SNAPSHOT, console)
     text = out.getvalue()
-    for part in ("running", "5 of 20 done, 10 queued", "4 stored, 1 failed", "1,234, 5.6 kB", "none", "[fe80::1]:80"):
+    for part in ("running", "5 of 20 done, 10 queued", "4 stored, 1 failed", "1,234, 5.6 kB", "none", "[fe80::1]:80", "does not answer"):
         assert part in text
 
 
@@ -193,4 +196,5 @@ def test_a_snapshot_as_json_names_every_count() -> None:
         "workers": 2,
         "coordinator": None,
         "paused": {"[fe80::1]:80": 61.4},
+        "waits": ["Postgres does not answer"],
     }
