@@ -19,6 +19,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready  ## the figures of the README, measured here (needs Debian's nginx-light)
 	$(BIN)/python -m ops.bench.first_light
+	$(BIN)/python -m ops.bench.faults
 
 lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no index address
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --all-extras \

@@ -74,11 +74,14 @@ def outcome_words(counts: Counts) -> str:
 
 
 def upstream_words(snapshot: Snapshot) -> str:
-    """What holds the run up: what workers wait for, or which upstreams are paused; "upstream ok" when nothing does."""
-    if snapshot.waits:
-        return "waits: " + "; ".join(snapshot.waits)
+    """Which upstreams are paused and for how long; "upstream ok" when none is."""
     paused = ", ".join(f"{upstream} paused {left:.0f} s" for upstream, left in sorted(snapshot.pauses.items()))
     return paused or "upstream ok"
+
+
+def holdup_words(snapshot: Snapshot) -> str:
+    """What holds the run up: what workers wait for, else the state of the upstreams."""
+    return "waits: " + "; ".join(snapshot.waits) if snapshot.waits else upstream_words(snapshot)
 
 
 async def show(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
@@ -123,7 +126,7 @@ async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Aw
         keys=f"{counts.done:,}/{total:,}" if total is not None else f"{counts.done:,} keys",
         pace=f"{pace.rate:,.0f}/s ETA {pace.left(counts)}",
         outcomes=outcome_words(counts),
-        upstream=upstream_words(snapshot),
+        upstream=holdup_words(snapshot),
     )
 
 
@@ -141,6 +144,6 @@ async def _lines(look: Callable[[], Awaitable[Snapshot]], console: Console, name
             say(
                 console,
                 f"{name}: {counts.done:,}{of} keys, {pace.rate:,.0f}/s, ETA {pace.left(counts)}; "
-                f"{outcome_words(counts)}; {upstream_words(snapshot)}",
+                f"{outcome_words(counts)}; {holdup_words(snapshot)}",
             )
         await asyncio.sleep(LINE_EVERY)

@@ -235,17 +235,9 @@ def test_a_parser_that_cannot_be_imported_is_a_usage_error_in_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-class NoHeaders:
-    def get(self, name: str) -> str | None:
-        return None
-
-    def items(self) -> list[tuple[str, str]]:
-        return []
-
-
 def test_a_whole_number_too_large_for_orjson_keeps_its_digits() -> None:
     """orjson reads 2^64 + 1 as a float; an id that was rounded would be another id."""
     body = b'{"id": 18446744073709551617, "small": 7, "real": 1.5}'
-    response = Response(["a"], "http://host/a", 200, NoHeaders(), body)
+    response = Response(["a"], "http://host/a", 200, Sent(), body)
     assert response.json() == {"id": 2**64 + 1, "small": 7, "real": 1.5}
     assert isinstance(response.json()["id"], int)
