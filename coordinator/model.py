@@ -56,13 +56,15 @@ class Claim:
 class Presence:
     """A worker's place in the fleet at its last heartbeat: `rank` of `size` living workers, and the run's state.
 
-    `moves` counts what changed the queue; it only ever grows, unless Redis was rolled back.
+    `moves` counts what changed the queue; it only ever grows, unless Redis was rolled back. `turn` grows by one every
+    10 seconds of Redis TIME: ranks rotate with it, so that nobody is last for ever.
     """
 
     rank: int
     size: int
     state: RunState
     moves: int = 0
+    turn: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,9 @@ class Streams:
                 [worker, int(lease * 1000), self._epoch, verb, waits],
             )
         self._word(answer)
-        return Presence(rank=answer[1], size=answer[2], state=RunState(answer[3].decode()), moves=int(answer[4]))
+        return Presence(
+            rank=answer[1], size=answer[2], state=RunState(answer[3].decode()), moves=int(answer[4]), turn=answer[5]
+        )
 
     async def seek(self, worker: WorkerId) -> ShardId | None:
         """The shard that this worker should drain next, now claimed by it; None when none has work."""

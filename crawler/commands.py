@@ -6,7 +6,6 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -16,17 +15,14 @@ from coordinator.errors import UsageError
 from coordinator.model import Counts, Outcome, RunState
 from coordinator.runs import Runs
 from coordinator.status import Snapshot, counts, snapshot
-from coordinator.together import until_first
-from crawler import progress
 from crawler.local import (
     Addresses,
     Place,
     RunEnd,
     Voice,
     burial,
-    coordinator_plan,
-    end_of,
     printer,
+    run_at,
     services,
     with_signals,
 )
@@ -40,28 +36,7 @@ from crawler.supervisor import ChildPlan, Supervisor
 
 async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
     """Plan and tidy one run until it is complete; its workers run elsewhere."""
-    addresses = _shared(place, "coordinate")
-    began = monotonic()
-    client = connect(addresses.redis)
-    try:
-        for warning in await check_server(client, addresses.redis):
-            say(voice.console, f"warning: {warning}")
-        opened = await open_run(client, addresses.database, document, folder)
-        if opened.complete is not None or opened.record is None:
-            stored = opened.complete
-            assert stored is not None
-            return RunEnd(opened.job, Counts(outcomes=dict(stored.counts)), stored, 0.0, was_complete=True)
-        record = opened.record
-        supervisor = Supervisor(
-            [coordinator_plan(addresses, opened.job, voice)], printer(voice.console), os.environ, burial(client)
-        )
-        with_signals(supervisor, voice.console)
-        await until_first(
-            supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, opened.job.run.name)
-        )
-        return await end_of(addresses, client, record, opened.job, monotonic() - began)
-    finally:
-        await client.aclose()
+    return await run_at(_shared(place, "coordinate"), document, folder, voice, with_workers=False)
 
 
 async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> None:

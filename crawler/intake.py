@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coordinator.done import DoneSet
@@ -35,7 +35,7 @@ class Request:
 
 
 class Intake:
-    """The requests of one worker; run `feed` beside those who ask for the `next`."""
+    """The requests of one worker; run `feed` beside those who ask for the `next`. While `shut`, nothing is claimed."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Intake:
         template: Template,
         keys_per_request: int,
         at_hand: int,
+        shut: Callable[[], bool] = lambda: False,
         reach: Reach = nowhere,
     ) -> None:
         self._streams = streams
@@ -56,6 +57,7 @@ class Intake:
         self._template = template
         self._keys_per_request = keys_per_request
         self._at_hand = at_hand
+        self._shut = shut
         self._reach = reach
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
         self._low = asyncio.Event()
@@ -75,7 +77,8 @@ class Intake:
             while self._requests.qsize() >= self._at_hand:
                 self._low.clear()
                 await self._low.wait()
-            claim = await patiently(self._claim, "worker")
+            # With no share of the only upstream a claim would only keep others from the block.
+            claim = None if self._shut() else await patiently(self._claim, "worker")
             if claim is None:
                 await asyncio.sleep(idle)
                 idle = min(idle * 2, IDLE_LONGEST)

@@ -118,7 +118,9 @@ async def run(place: Place, document: Mapping[str, Any], folder: str, voice: Voi
         return await run_at(addresses, document, folder, voice)
 
 
-async def run_at(addresses: Addresses, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
+async def run_at(
+    addresses: Addresses, document: Mapping[str, Any], folder: str, voice: Voice, *, with_workers: bool = True
+) -> RunEnd:
     """The same with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on."""
     began = monotonic()
     client = connect(addresses.redis)
@@ -135,35 +137,24 @@ async def run_at(addresses: Addresses, document: Mapping[str, Any], folder: str,
             assert opened.record is not None
             say_how_it_begins(opened, await counts(client, opened.record), voice.console)
             try:
-                await _work(addresses, client, opened.record, job, voice)
+                workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
+                await _work(addresses, client, opened.record, job, voice, workers)
             except EpochLost as error:
                 if not left:
                     raise
                 logger.warning("%s; nothing is called done until the run is rebuilt", error)
                 continue
-            return await end_of(addresses, client, opened.record, job, monotonic() - began)
+            return await _end_of(addresses, client, opened.record, job, monotonic() - began)
         raise AssertionError("unreachable: the last round raises or returns")
     finally:
         await client.aclose()
 
 
-async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job, voice: Voice) -> None:
-    plans = [coordinator_plan(addresses, job, voice)]
-    for number in range(job.run.workers or os.cpu_count() or 1):
+async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job, voice: Voice, workers: int) -> None:
+    plans = [_coordinator(addresses, job, voice)]
+    for number in range(workers):
         who = f"worker-{number + 1}"
-        plans.append(
-            ChildPlan(
-                Assignment(
-                    "worker",
-                    who,
-                    addresses.redis,
-                    addresses.database,
-                    job.run.name,
-                    level=voice.level,
-                    debug=voice.debug,
-                )
-            )
-        )
+        plans.append(ChildPlan(_assignment(addresses, job, voice, "worker", who)))
     supervisor = Supervisor(plans, printer(voice.console), os.environ, burial(client))
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
     with_signals(supervisor, voice.console, addresses.keeper)
@@ -172,19 +163,17 @@ async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job
     )
 
 
-def coordinator_plan(addresses: Addresses, job: Job, voice: Voice) -> ChildPlan:
-    """The coordinator of a job as a child. What it read of a pipe is gone with it: then it is not started again."""
+def _coordinator(addresses: Addresses, job: Job, voice: Voice) -> ChildPlan:
+    """The coordinator as a child. What it read of a pipe is gone with it: then it is not started again."""
     piped = job.source.path == STANDARD_INPUT
-    assignment = Assignment(
-        "coordinator",
-        "coordinator",
-        addresses.redis,
-        addresses.database,
-        job.run.name,
-        level=voice.level,
-        debug=voice.debug,
-    )
+    assignment = _assignment(addresses, job, voice, "coordinator", "coordinator")
     return ChildPlan(assignment, restart=not piped, reads_input=piped)
+
+
+def _assignment(addresses: Addresses, job: Job, voice: Voice, role: str, who: str) -> Assignment:
+    return Assignment(
+        role, who, addresses.redis, addresses.database, job.run.name, level=voice.level, debug=voice.debug
+    )
 
 
 def with_signals(supervisor: Supervisor, console: Console, keeper: embedded.Embedded | None = None) -> None:
@@ -236,7 +225,7 @@ def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
     say(console, f"run {name} goes on: {now.done:,} keys are done")
 
 
-async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
+async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
     """How the run stands now, with its row in Postgres when it is complete."""
     connection = await postgres.connect(addresses.database)
     try:

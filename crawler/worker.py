@@ -83,7 +83,7 @@ class Worker:
             raise EpochLost(f"Redis was rolled back behind what worker {self.name} has seen")
         self._moves = presence.moves
         self.state = presence.state
-        self._fetcher.resize(presence.rank, presence.size)
+        self._fetcher.resize(presence.rank, presence.size, presence.turn)
         if presence.state is not RunState.RUNNING:
             self._drain.set()
 

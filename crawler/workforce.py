@@ -127,6 +127,7 @@ class Workforce:
                 template=template,
                 keys_per_request=job.request.keys_per_request,
                 at_hand=job.run.concurrency,
+                shut=partial(fetcher.shut, job.request.url) if job.request.url else lambda: False,
                 reach=self._reach,
             )
             worker = Worker(

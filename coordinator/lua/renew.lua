@@ -2,7 +2,7 @@
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
 -- KEYS[3] waits (hash: worker -> what it waits for)
 -- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
--- Returns {"ok", rank from 0, living workers, run state, moves} | {"lost"} the lease ended before this call | {"epoch"}
+-- Returns {"ok", rank from 0, living workers, run state, moves, turn} | {"lost"} the lease ended before this call | {"epoch"}
 -- The prune comes first on purpose: it frees memory, so Redis lets the whole script pass when memory is
 -- full (noeviction), and leases do not die exactly then.
 local time = redis.call('TIME')
@@ -17,7 +17,7 @@ end
 -- A complete run has no queue left to guard; whoever still works on it is told so, and leaves no trace.
 local state = redis.call('HGET', KEYS[2], 'state')
 if state == 'complete' then
-  return {'ok', 0, 1, state, redis.call('HGET', KEYS[2], 'moves') or '0'}
+  return {'ok', 0, 1, state, redis.call('HGET', KEYS[2], 'moves') or '0', 0}
 end
 local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if ARGV[4] == 'renew' and (not ends or tonumber(ends) <= now) then
@@ -35,4 +35,4 @@ local rank = 0
 for index, id in ipairs(living) do
   if id == ARGV[1] then rank = index - 1 end
 end
-return {'ok', rank, #living, state, redis.call('HGET', KEYS[2], 'moves') or '0'}
+return {'ok', rank, #living, state, redis.call('HGET', KEYS[2], 'moves') or '0', math.floor(now / 10000)}

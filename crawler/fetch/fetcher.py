@@ -64,7 +64,8 @@ class Fetcher:
         self._job = job
         self._meter = meter
         self._ways: dict[str, tuple[Gate, Budget]] = {}
-        self._place = (0, 1)
+        self._place: tuple[int, int] | None = None
+        self._places: tuple[tuple[int, int], ...] = ((0, 1),)
         self.draining = False
 
     async def fetch(self, url: str, lane: Lane) -> Reply:
@@ -114,17 +115,25 @@ class Fetcher:
                 await patiently(partial(self._limiter.pause, upstream, decision.pause), "a pause")
             await asyncio.sleep(decision.delay)
 
-    def resize(self, rank: int, size: int) -> None:
-        """Take this worker's share of each upstream's concurrency, as `rank` of `size` workers."""
-        self._place = (rank, size)
+    def resize(self, rank: int, size: int, turn: int = 0) -> None:
+        """Take this worker's share of each upstream's concurrency, as `rank` of `size` workers, rotated by `turn`.
+
+        A share grows one call later than it may: by then the worker that had it before has heard of it too.
+        """
+        before, self._place = self._place, ((rank + turn) % max(size, 1), size)
+        self._places = (before or self._place, self._place)
         for gate, _ in self._ways.values():
-            gate.resize(rank, size)
+            gate.settle(*self._places)
+
+    def shut(self, url: str) -> bool:
+        """Whether nothing may be sent to this URL's upstream, because this worker has no share of it now."""
+        return self._way(upstream_of(url))[0].shut
 
     def _way(self, upstream: str) -> tuple[Gate, Budget]:
         way = self._ways.get(upstream)
         if way is None:
             limit = self._job.limit(upstream)
             gate = Gate(limit.concurrency)
-            gate.resize(*self._place)
+            gate.settle(*self._places)
             way = self._ways[upstream] = (gate, self._limiter.budget(upstream, limit.rate))
         return way

@@ -43,10 +43,19 @@ class Gate:
 
     def resize(self, rank: int, size: int) -> None:
         """Take the share of the worker with `rank` among `size`."""
+        self.settle((rank, size))
+
+    def settle(self, *places: tuple[int, int]) -> None:
+        """Take the least of the shares at these places, each (rank, size)."""
         if self._limit is not None:
-            self._share = share(self._limit, rank, max(size, 1))
+            self._share = min(share(self._limit, rank, max(size, 1)) for rank, size in places)
             for _ in range(self._share - self._inside):
                 self._wake()
+
+    @property
+    def shut(self) -> bool:
+        """Whether this worker's share is nothing."""
+        return self._share == 0
 
     def _wake(self) -> None:
         while self._waiting:

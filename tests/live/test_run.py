@@ -195,3 +195,15 @@ async def test_no_redis_key_of_the_queue_outlives_a_complete_run(
     await shell.run("run", urls, environ={"REDIS_URL": redis_url, "DATABASE_URL": database})
     names = Counter(name.decode().rpartition("}:")[2].partition(":")[0] for name in await redis.keys("*"))  # type: ignore[attr-defined]
     assert set(names) <= {"shardcrawl", "spec", "state", "done", "slots", "pauses", "leader"}, names
+
+
+async def test_fewer_requests_at_once_than_workers(shell: Shell, upstream: Upstream) -> None:
+    """Workers without a share of the upstream claim nothing, and what they had claimed gets its turn."""
+    shell.write("keys.txt", [f"k{number}" for number in range(1500)])
+    limits = '[limits."*"]\nconcurrency = 1'
+    text = job(upstream, limits).replace("workers = 2", "workers = 3")
+    await shell.run("run", shell.write("job.toml", text))
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(1500)])
+    text = f'[run]\nname = "urls"\nworkers = 3\n[source]\npath = "{urls}"\n{limits}\n'
+    await shell.run("run", shell.write("urls.toml", text))
+    assert await shell.sql("select counts->>'stored' as n from runs") == [{"n": "1500"}] * 2
