@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,42 +18,15 @@ from rich.console import Console
 
 from coordinator.connection import redacted
 from coordinator.errors import ShardcrawlError
-from crawler import audit, check, commands, demo, jobfile, logs, screen
+from crawler import audit, check, commands, demo, logs, screen
 from crawler.local import DATA, Place, RunEnd, Voice, run
+from crawler.overrides import Overrides, load_document
 from crawler.process import INTERRUPTED
 from crawler.progress import say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-JOB_SUFFIX = ".toml"
 LEVELS = ("debug", "info", "warning", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """Options that beat the job file; None where the user gave none."""
-
-    name: str | None = None
-    workers: int | None = None
-    concurrency: int | None = None
-    rate: str | None = None
-    batch_rows: int | None = None
-
-    def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """The job document with these options in it."""
-        changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
-        for section, key, value in (
-            ("run", "name", self.name),
-            ("run", "workers", self.workers),
-            ("run", "concurrency", self.concurrency),
-            ("store", "batch_rows", self.batch_rows),
-        ):
-            if value is not None:
-                changed.setdefault(section, {})[key] = value
-        if self.rate is not None:
-            limits = {name: {**limit, "rate": self.rate} for name, limit in changed.get("limits", {}).items()}
-            changed["limits"] = {**limits, "*": {**limits.get("*", {}), "rate": self.rate}}
-        return changed
 
 
 def _option(name: str, envvar: str | None = None, **attributes: Any) -> Callable[[Command], Command]:
@@ -303,18 +274,6 @@ def audit_command(name: str, requests: Path | None, allowed: int, as_json: bool,
         raise ShardcrawlError(
             f"run {name}: {broken} of {len(found)} findings do not hold; `--json` shows their notes in full"
         )
-
-
-def load_document(job: str, overrides: Overrides) -> tuple[dict[str, Any], str]:
-    """The job document of a job file, or of a bare source, and the folder of its relative paths. Raises UsageError."""
-    if job.endswith(JOB_SUFFIX):
-        path = Path(job)
-        return overrides.apply(jobfile.load(path)), str(path.resolve().parent)
-    stem = (
-        "stdin" if job == "-" else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(job).name.split(".")[0]).strip("-.") or "run"
-    )
-    source = job if job == "-" else str(Path(job).absolute())
-    return overrides.apply({"run": {"name": stem}, "source": {"path": source}}), str(Path.cwd())
 
 
 def _split(options: Mapping[str, Any]) -> tuple[Place, Voice, Overrides]:
