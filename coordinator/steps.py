@@ -1,7 +1,8 @@
 """Crash points: the steps of the protocol at which a test can end this very process, as a power cut would.
 
 CRASH_AT="worker-1:committed" kills the child of that name when it reaches the step for the first time;
-CRASH_AT="worker-1:committed:3" at the third time. A child that is started again is left alone. The steps, in order:
+CRASH_AT="worker-1:committed:3" at the third time, and CRASH_AT="worker-1:committed:3:stop" freezes it there, until
+somebody thaws it. A child that is started again is left alone. The steps, in order:
 
     made       opening: the run is in Postgres, not yet in Redis
     rebuilt    opening: the done set is filled from Postgres, which does not have the new epoch yet
@@ -40,16 +41,17 @@ def crash_at(wanted: str | None, who: str) -> Reach:
     name, _, rest = (wanted or "").partition(":")
     if name != who:
         return nowhere
-    step, _, times = rest.partition(":")
+    step, times, how = (*rest.split(":"), "", "")[:3]
     if step not in STEPS:
         raise ValueError(f"CRASH_AT: no step {step!r}; known are {', '.join(STEPS)}")
     left = int(times or 1)
+    number = signal.SIGSTOP if how == "stop" else signal.SIGKILL
 
     def reach(reached: str) -> None:
         nonlocal left
         if reached == step:
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     return reach
