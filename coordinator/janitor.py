@@ -36,21 +36,22 @@ class Janitor:
         """Settle the run when its source is exhausted and every published key is resolved.
 
         Returns True when it is complete, False when keys vanished from the queue and the source is to be planned again.
-        Raises EpochLost, also after the run is resolved: workers may still be taking the final counts.
+        Raises EpochLost, also after the run is resolved: workers may still be taking the final counts. Raises
+        RedisUnavailable when it is unknown whether the source is to be planned again: the cursor in Redis tells.
         """
         known = RunState.RUNNING
         look_at = monotonic() + LOOK_FOR_VANISHED
         while known is not RunState.COMPLETE:
             try:
                 state = await self._settled()
-                if state is RunState.RUNNING and monotonic() > look_at:
-                    look_at = monotonic() + LOOK_FOR_VANISHED
-                    if await self._vanished():
-                        return False
             except RedisUnavailable as error:
                 logger.warning("janitor waits: %s", error)
                 await asyncio.sleep(1.0)
                 continue
+            if state is RunState.RUNNING and monotonic() > look_at:
+                look_at = monotonic() + LOOK_FOR_VANISHED
+                if await self._vanished():
+                    return False
             if state is RunState.RESOLVED and state is not known:
                 logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
             known = state

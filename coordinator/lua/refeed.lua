@@ -18,7 +18,10 @@ end
 for stream = 4, #KEYS do
   if redis.call('XLEN', KEYS[stream]) > 0 then return 0 end
 end
-redis.call('DEL', KEYS[3])
+-- The streams go too: what is still pending of vanished entries must not be resolved on top of the new counts.
+for key = 3, #KEYS do
+  redis.call('DEL', KEYS[key])
+end
 if missing < 0 then
   -- Blocks that a worker held while the source was planned again were counted by it too: nothing is missing.
   redis.call('HSET', KEYS[1], 'published', run[4])

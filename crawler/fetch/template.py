@@ -33,8 +33,9 @@ class Template:
 
 
 def upstream_of(url: str) -> str:
-    """The host, with its port when it names one, of an absolute URL."""
-    return url.split("/", 3)[2].partition("?")[0].partition("#")[0].lower()
+    """The host, with its port when it names one, of an absolute URL; empty for a key that is none."""
+    parts = url.split("/", 3)
+    return parts[2].partition("?")[0].partition("#")[0].lower() if len(parts) > 2 else ""
 
 
 def _split(url: str) -> tuple[str, str]:
