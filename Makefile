@@ -3,13 +3,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test faults lint bench lock clean
 
 demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, start to end
 	$(BIN)/shardcrawl demo
 
 test: $(VENV)/ready lint  ## what CI runs: lint, types, contracts, unit and live tests
 	$(BIN)/pytest -n 3
+
+faults: $(VENV)/ready  ## every fault that we can make, bounded to 20 minutes; ends with a table: lost, doubled, recovery
+	timeout 1200 $(BIN)/pytest -m "" tests/faults
+
+faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of what each did (all of it needs root)
+	$(BIN)/pytest tests/faults -m "" -n 3 -rs
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from coordinator.connection import first_line
-from coordinator.errors import EpochLost
+from coordinator.errors import EpochLost, PostgresRefused
 from coordinator.model import Epoch
 from coordinator.settings import TableSettings
 from coordinator.steps import Reach, nowhere
@@ -69,7 +69,8 @@ class Writer:
         """Store the pages with their records; on return each is committed, or turned into a `failed` page that is.
 
         A page that the run has already is left as it is, and its records are not added again.
-        Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated.
+        Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated;
+        PostgresRefused when the tables are no longer what they were.
         """
         unique = list({page.item.digest: page for page in sorted(pages, key=lambda page: page.item.digest)}.values())
         merging = False
@@ -83,6 +84,8 @@ class Writer:
                     return
                 merging = True
             except ROW_ERRORS as error:
+                with translated():
+                    await self._check_columns(await self._connected())
                 culprits = self._culprits(error)
                 if not culprits or any(_is_bare(page) for page, _ in culprits):
                     await self._isolate(unique, error)
@@ -103,12 +106,26 @@ class Writer:
                     self._copying = pages
                     for index, table in enumerate(self._tables):
                         await self._copy_records(connection, table, self._records(pages, index))
+                    await self._check_columns(connection)
                     self._reach("copied")
         except ROW_ERRORS:
             raise
         except BaseException:
             await self.close()
             raise
+
+    async def _check_columns(self, connection: Connection) -> None:
+        """See that the run's tables have the columns of those they will be parts of. Raises PostgresRefused.
+
+        A binary COPY does not ask for types: into a column that has another one since, wrong bytes can fit. After the
+        COPY its locks keep the columns as they are until the commit.
+        """
+        wholes = ["pages", *names.names(self._tables)]
+        parts = [names.part(whole, self._run_id) for whole in wholes]
+        changed = await connection.fetch(query("changed-parts"), wholes, parts)
+        if changed:
+            tables = ", ".join(row["part"] for row in changed)
+            raise PostgresRefused(f"Postgres: columns of {tables} were changed during the run; change them back")
 
     async def _merge(self, connection: Connection, pages: Sequence[Page]) -> Sequence[Page]:
         """Insert the pages that are not there yet, through a staging table; returns those."""
@@ -163,7 +180,9 @@ class Writer:
         """Nobody can say which row is at fault: halve the batch until it is alone."""
         if len(pages) == 1:
             if _is_bare(pages[0]):
-                raise error
+                raise PostgresRefused(
+                    f"Postgres takes no page at all: {first_line(error)}; was the schema changed during the run?"
+                ) from error
             pages[0].fail(describe(error))
             await self.write(pages)
             return

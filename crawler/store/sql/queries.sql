@@ -49,6 +49,13 @@ FROM pg_attribute a
 WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
+-- name: changed-parts
+SELECT part FROM unnest($1::text[], $2::text[]) AS pair(whole, part)
+WHERE ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
+            WHERE attrelid = to_regclass(whole) AND attnum > 0 AND NOT attisdropped ORDER BY attname)
+   <> ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
+            WHERE attrelid = to_regclass(part) AND attnum > 0 AND NOT attisdropped ORDER BY attname);
+
 -- name: is-partitioned
 SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass($1));
 

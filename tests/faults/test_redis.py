@@ -1,0 +1,239 @@
+"""Redis dies, freezes, is full, forgets, remembers an older day, and loses what strangers delete."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from coordinator.connection import connect
+from coordinator.keys import RunKeys
+from coordinator.streams import LEASE
+from tests.conftest import eventually
+from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl, lasting
+from tests.faults.proxy import Proxy
+from tests.faults.servers import SmallDisk, own_redis
+
+pytestmark = pytest.mark.anyio
+
+STATE = RunKeys(NAME).state
+
+
+def digest_of(script: str) -> bytes:
+    """What a client sends to call one of the scripts."""
+    return hashlib.sha1(files("coordinator").joinpath("lua", f"{script}.lua").read_bytes()).hexdigest().encode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["complete", "claim", "publish", "renew"])
+@pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
+async def test_the_connection_is_cut_during_a_script(crawl: Crawl, script: str, answered: bool) -> None:
+    """Nobody knows whether the script was carried out; it is repeated, and changes nothing the second time."""
+    async with Proxy(crawl.environ["REDIS_URL"]) as proxy:
+        running = await crawl.start(environ={"REDIS_URL": proxy.url})
+        if script != "publish":
+            await crawl.asked(KEYS // 4)
+        cuts = 1 if script == "publish" else 3
+        proxy.cut_at(digest_of(script), times=cuts, answered=answered)
+        await eventually(lambda: proxy.cuts == cuts, "the cuts", seconds=30)
+        await crawl.recovered()
+        await crawl.complete(running)
+    what = "after Redis carried it out" if answered else "before Redis saw it"
+    await crawl.audited(f"5 cut during {script}", f"{cuts} cut{'s' * (cuts > 1)} {what}")
+
+
+@pytest.mark.slow
+async def test_redis_is_killed(embedded_crawl: Crawl) -> None:
+    """With its append-only file it knows everything again; workers wait, and go on by themselves."""
+    crawl = embedded_crawl
+    running = await crawl.start()
+    for third in (1, 2):
+        await crawl.asked(third * KEYS // 3)
+        (await running.child("redis-server")).kill()
+        await crawl.recovered()
+    await crawl.complete(running)
+    await crawl.audited("6 Redis killed, with AOF", "SIGKILL, twice", again=2 * IN_HAND)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarted", [False, True], ids=["flushed", "restarted"])
+async def test_redis_is_empty(crawl: Crawl, tmp_path: Path, restarted: bool) -> None:
+    """Within two seconds nothing is claimed or acked any more and nothing is called complete; `run` rebuilds the done
+    set from Postgres and fetches only unfinished keys."""
+    async with own_redis(tmp_path) as server:
+        crawl.environ["REDIS_URL"] = server.url
+        running = await crawl.start()
+        await crawl.asked(KEYS // 3)
+        if restarted:
+            await server.kill()
+            shutil.rmtree(server.folder)
+            await server.start()
+        else:
+            await call(server.url, "FLUSHALL")
+        await crawl.recovered()
+        ended = await crawl.complete(running)
+        assert "nothing is called done until the run is rebuilt" in ended.err
+        assert "rebuilt from Postgres" in ended.err
+        how = "restarted without its data" if restarted else "FLUSHALL"
+        await crawl.audited("7 Redis empty", how, again=2 * IN_HAND + 2 * 700)
+
+
+@pytest.mark.slow
+async def test_redis_is_empty_for_several_machines(crawl: Crawl, redis: Redis) -> None:
+    """`coordinate` rebuilds the run, and `work` goes on with it; nothing is called complete before."""
+    run = await crawl.shell.start("coordinate", crawl.corpus(), "--rate", "700", environ=crawl.environ)
+    work = await crawl.shell.start("work", "--workers", "2", environ=crawl.environ)
+    await crawl.asked(KEYS // 3)
+    await redis.flushall()
+    await crawl.recovered()
+    ended = await crawl.complete(run)
+    assert "rebuilt from Postgres" in ended.err
+    work.process.terminate()
+    assert (await work.end()).code == 0
+    await crawl.audited("7 Redis empty, several machines", "FLUSHALL", again=2 * IN_HAND + 2 * 700)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("running_on", [True, False], ids=["in mid-run", "between two commands"])
+async def test_redis_is_rolled_back(crawl: Crawl, tmp_path: Path, running_on: bool) -> None:
+    """An older copy of its data comes back: what Postgres has stays as it is, and no key is forgotten."""
+    async with own_redis(tmp_path) as server:
+        crawl.environ["REDIS_URL"] = server.url
+        older = tmp_path / "older"
+        running = await crawl.start()
+        await crawl.asked(KEYS // 4)
+        shutil.copytree(server.folder, older)
+        await crawl.asked(3 * KEYS // 4)
+        if not running_on:
+            running.interrupt()
+            assert (await running.end()).code == 130
+        await server.kill()
+        shutil.rmtree(server.folder)
+        older.rename(server.folder)
+        await server.start()
+        if not running_on:
+            running = await crawl.start()
+        await crawl.recovered()
+        ended = await crawl.complete(running)
+        if running_on:
+            assert "rolled back" in ended.err
+        how = "an older data folder in mid-run" if running_on else "an older data folder between commands"
+        await crawl.audited("8 Redis rolled back", how, again=KEYS // 2 + 2 * IN_HAND)
+
+
+@pytest.mark.slow
+async def test_redis_reaches_its_memory_limit(crawl: Crawl, redis: Redis) -> None:
+    """Leases live on beyond their length, the reason is told, and the run goes on when there is memory again."""
+    await redis.set("ballast", bytes(20_000_000))
+    running = await crawl.start(rate=200)
+    await crawl.asked(KEYS // 4)
+    before = {name for name, _ in await living(redis)}
+    await redis.config_set("maxmemory", 2_000_000)
+    try:
+        await lasting(LEASE + 3.0)
+        assert {name for name, _ in await living(redis)} == before, "the same leases as before"
+        assert await redis.hget(STATE, "state") == b"running"
+    finally:
+        await redis.config_set("maxmemory", 0)
+        await redis.delete("ballast")
+    await crawl.recovered()
+    ended = await crawl.complete(running)
+    assert "OOM" in ended.err
+    assert "lease" not in ended.err
+    await crawl.audited("9 Redis at maxmemory", "13 s")
+
+
+async def living(redis: Redis) -> list[tuple[bytes, float]]:
+    """The leases that have not ended."""
+    now = (await redis.time())[0] * 1000
+    return [
+        (name, ends) for name, ends in await redis.zrange(RunKeys(NAME).workers, 0, -1, withscores=True) if ends > now
+    ]
+
+
+@pytest.mark.slow
+async def test_the_disk_of_redis_is_full(crawl: Crawl, small_disk: SmallDisk) -> None:
+    """MISCONF: the run pauses and tells why; it goes on by itself when there is room again."""
+    async with own_redis(small_disk.path) as server:
+        crawl.environ["REDIS_URL"] = server.url
+        running = await crawl.start(rate=200)
+        await crawl.asked(KEYS // 4)
+        small_disk.fill()
+
+        async def refused() -> bool:
+            try:
+                await call(server.url, "SET", "probe", "x" * 5000)
+            except RedisError as error:
+                return "MISCONF" in str(error)
+            return False
+
+        await eventually(refused, "Redis to refuse writes")
+        await lasting(5.0)
+        small_disk.empty()
+        await crawl.recovered()
+        ended = await crawl.complete(running)
+        assert "MISCONF" in ended.err
+        await call(server.url, "DEL", "probe")
+        await crawl.audited("10 disk of Redis full", "MISCONF for 5 s", again=2 * IN_HAND)
+
+
+@pytest.mark.slow
+async def test_redis_is_frozen_for_ten_seconds(embedded_crawl: Crawl) -> None:
+    """Calls time out and are repeated, leases end meanwhile: no block is doubled, and the run ends."""
+    crawl = embedded_crawl
+    running = await crawl.start()
+    await crawl.asked(KEYS // 3)
+    server = await running.child("redis-server")
+    server.suspend()
+    await lasting(10.0)
+    server.resume()
+    await crawl.recovered()
+    await crawl.complete(running)
+    await crawl.audited("11 Redis frozen", "SIGSTOP for 10 s", again=2 * IN_HAND)
+
+
+async def test_a_stranger_deletes_pending_entries(crawl: Crawl, redis: Redis) -> None:
+    """What was deleted is noticed by count and planned again; nobody stumbles over the gaps."""
+    running = await crawl.start()
+    await crawl.asked(KEYS // 4)
+    deleted = 0
+    for stream in await streams(redis):
+        for entry in await redis.xpending_range(stream, "workers", "-", "+", 10):
+            deleted += await redis.xdel(stream, entry["message_id"])
+    assert deleted, "there was something to delete"
+    await crawl.recovered()
+    await crawl.complete(running)
+    await crawl.audited("12 pending entries deleted", f"XDEL of {deleted} blocks", again=2 * IN_HAND)
+
+
+@pytest.mark.slow
+async def test_a_stranger_deletes_waiting_entries(crawl: Crawl, redis: Redis) -> None:
+    """Blocks that nobody has claimed vanish, a whole stream with its group too: they are planned again."""
+    running = await crawl.start(rate=300)
+    await crawl.asked(KEYS // 10)
+    trimmed, deleted = (await streams(redis))[:2]
+    await redis.xtrim(trimmed, maxlen=0, approximate=False)
+    await redis.delete(deleted)
+    await crawl.recovered()
+    await crawl.complete(running)
+    await crawl.audited("12 streams trimmed and deleted", "XTRIM, DEL", again=2 * IN_HAND)
+
+
+async def streams(redis: Redis) -> list[bytes]:
+    return sorted(
+        [name async for name in redis.scan_iter(match=RunKeys(NAME).stream(0)[:-1].replace("{", "[{]") + "*")]
+    )
+
+
+async def call(url: str, *words: str) -> None:
+    """One command, on a connection of its own."""
+    client = connect(url)
+    try:
+        await client.execute_command(*words)
+    finally:
+        await client.aclose()

@@ -1,0 +1,140 @@
+"""Workers die, freeze, thaw and leave, and their clocks are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from coordinator.keys import RunKeys
+from coordinator.streams import LEASE
+from tests.conftest import eventually
+from tests.faults.crawl import CONCURRENCY, IN_HAND, KEYS, NAME, Crawl, lasting
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+FAKETIME = sorted(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "step"),
+    [("1 killed after COMMIT, before the ack", "committed"), ("2 killed in the middle of a COPY", "copied")],
+)
+async def test_a_worker_dies_around_a_commit(embedded_crawl: Crawl, scenario: str, step: str) -> None:
+    """Its block is delivered again; what it had committed is not doubled, what it had not is fetched again."""
+    crawl = embedded_crawl
+    running = await crawl.start(environ={"CRASH_AT": f"worker-1:{step}:2"})
+    ended = await crawl.complete(running)
+    assert "worker-1 was ended by SIGKILL" in ended.err
+    await crawl.audited(scenario, "SIGKILL at a crash point", again=IN_HAND)
+
+
+async def test_a_worker_frozen_for_three_leases(crawl: Crawl, redis: Redis) -> None:
+    """A successor finishes its blocks; thawed, it finds its lease lost, and joins anew or leaves: no row is doubled."""
+    running = await crawl.start(rate=35)
+    await crawl.asked(KEYS // 10)
+    worker = await running.child("worker-1")
+    worker.suspend()
+    await lasting(3 * LEASE)
+    assert crawl.upstream.requests > KEYS // 10 + CONCURRENCY, "the other worker went on alone"
+    worker.resume()
+    await crawl.recovered()
+    ended = await crawl.complete(running)
+    assert "lease on run urls has ended; joining again" in ended.err
+    await crawl.audited("3 a worker frozen for 3 leases", "SIGSTOP, SIGCONT after 30 s", again=IN_HAND)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "step"),
+    [("3 frozen between COMMIT and ack", "committed"), ("4 frozen inside an open transaction", "copied")],
+)
+async def test_a_zombie_changes_nothing(crawl: Crawl, redis: Redis, scenario: str, step: str) -> None:
+    """The run is complete without it; thawed, it writes nothing to Redis and changes nothing in Postgres."""
+    running = await crawl.start(environ={"CRASH_AT": f"worker-1:{step}:2:stop"})
+    worker = await running.child("worker-1")
+    await eventually(lambda: worker.status() == psutil.STATUS_STOPPED, "the worker to freeze itself")
+
+    async def complete() -> bool:
+        return await redis.hget(RunKeys(NAME).state, "state") == b"complete"
+
+    await eventually(complete, "the run to be complete without it", seconds=60)
+    # The leader's lease and the limiter's slots are the coordinator's and the clock's.
+    before = await _fingerprint(crawl, redis)
+    worker.resume()
+    await crawl.complete(running)
+    assert await _fingerprint(crawl, redis) == before
+    await crawl.audited(scenario, "SIGSTOP at a crash point", again=IN_HAND)
+
+
+async def _fingerprint(crawl: Crawl, redis: Redis) -> tuple[dict[bytes, bytes], str]:
+    """All of the run's lasting keys in Redis, and every version of every page in Postgres."""
+    keys = [key async for key in redis.scan_iter() if b"slots" not in key and b"leader" not in key]
+    connection = await asyncpg.connect(crawl.environ["DATABASE_URL"])
+    pages = await connection.fetchval(
+        "SELECT md5(string_agg(p.xmin::text || p::text, ',' ORDER BY digest)) FROM pages_r1 p"
+    )
+    await connection.close()
+    return {key: await redis.dump(key) for key in keys}, pages
+
+
+async def test_sigterm_under_load_returns_the_leases(crawl: Crawl, redis: Redis) -> None:
+    """What is in flight is finished and committed, no lease stays, and the next workers ask for nothing twice."""
+    run = await crawl.shell.start("coordinate", crawl.corpus(), "--rate", "700", environ=crawl.environ)
+    work = ("work", "--workers", "2")
+    first = await crawl.shell.start(*work, environ=crawl.environ)
+    await crawl.asked(KEYS // 3)
+    first.process.terminate()
+    assert (await first.end()).code == 0
+    time = (await redis.time())[0] * 1000
+    assert await redis.zcount(RunKeys(NAME).workers, time, "+inf") == 0
+    assert await crawl.pages() == crawl.upstream.requests
+    second = await crawl.shell.start(*work, environ=crawl.environ)
+    await crawl.recovered()
+    await crawl.complete(run)
+    second.process.terminate()
+    assert (await second.end()).code == 0
+    await crawl.audited("20 SIGTERM under load", "SIGTERM to `work`, others take over")
+
+
+async def test_a_second_signal_leaves_at_once(crawl: Crawl) -> None:
+    """The second SIGTERM does not wait for what is in flight; the next command asks for that again, no more."""
+    running = await crawl.start(rate=300)
+    await crawl.asked(KEYS // 3)
+    children = running.children("crawler.process")
+    crawl.upstream.hold()
+    await crawl.asked(KEYS // 3 + CONCURRENCY)
+    running.process.terminate()
+    await eventually(lambda: not running.children("coordinator"), "the drain to begin")
+    running.process.terminate()
+    assert (await running.end()).code == 130
+    await eventually(lambda: not any(psutil.pid_exists(child.pid) for child in children), "the children to be gone")
+    crawl.upstream.release()
+    ended = await crawl.complete(await crawl.start())
+    assert "goes on" in ended.err
+    await crawl.audited("20 two signals", "SIGTERM twice to `run`", again=2 * IN_HAND)
+
+
+@pytest.mark.parametrize("offset", ["+1h", "-1h"])
+@pytest.mark.skipif(not FAKETIME, reason="there is no libfaketime; install Debian's faketime")
+async def test_a_worker_whose_clock_is_an_hour_off(crawl: Crawl, offset: str) -> None:
+    """Leases, slots and pauses run on Redis' clock: the run ends as any other, and below its rate."""
+    environ = {**crawl.environ, "LD_PRELOAD": FAKETIME[0], "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    wrong = await crawl.shell.start("work", "--workers", "1", environ=environ)
+    right = await crawl.shell.start("work", "--workers", "1", environ=crawl.environ)
+    run = await crawl.shell.start("coordinate", crawl.corpus(), "--rate", "400", environ=crawl.environ)
+    await crawl.complete(run)
+    for work in (wrong, right):
+        work.process.terminate()
+        await work.end()
+    rows = await crawl.shell.sql(
+        "select count(distinct date_trunc('hour', fetched_at + interval '30 minutes')) as clocks, "
+        "extract(epoch from max(fetched_at) - min(fetched_at)) > 3500 as apart from pages",
+        environ=crawl.environ,
+    )
+    assert rows[0]["apart"], "both clocks wrote pages"
+    stats = crawl.upstream.stats()
+    assert (KEYS - 1) / (stats["last"] - stats["first"]) <= 400
+    await crawl.audited(f"22 a worker's clock at {offset}", "libfaketime")
