@@ -67,16 +67,23 @@ class Coordinator:
         while True:
             await patiently(self._leadership.gain, "coordinator")
             try:
-                await until_first(self._leadership.keep(), self._plan_and_tidy())
+                await until_first(self._leadership.keep(), self._plan_rest(), self._tidy())
             except RedisUnavailable as error:
                 logger.warning("coordinator waits: %s", error)
                 await asyncio.sleep(1.0)
 
-    async def _plan_and_tidy(self) -> None:
+    async def _plan_rest(self) -> None:
+        """Plan what the source still has; return only when Redis says that its cursor moved without us."""
         with translated():
             cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
-        if exhausted != b"1" and not await self._plan(as_text(cursor or FIRST_CURSOR)):
-            return
+        if exhausted == b"1" or await self._plan(as_text(cursor or FIRST_CURSOR)):
+            await asyncio.Event().wait()
+
+    async def _tidy(self) -> None:
+        """Tidy beside the planner, which would wait for ever for room in a queue that lost its keys.
+
+        Returns only when keys vanished and the source is to be planned again. Raises SourceError.
+        """
         janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._name)
         if await janitor.watch():
             await asyncio.Event().wait()  # `_complete` notices too, and ends this

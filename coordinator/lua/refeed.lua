@@ -1,18 +1,18 @@
--- Purpose: the janitor looks for keys that vanished from the queue (a stranger trimmed a stream, say): all is
--- published, no stream has an entry, and still keys are unresolved. Then the source is planned again from its
--- beginning; the done set drops what is finished.
+-- Purpose: the janitor looks for keys that vanished from the queue (a stranger trimmed a stream, say): no stream has
+-- an entry, and still published keys are unresolved. Then the source is planned again from its beginning; the done
+-- set drops what is finished.
 -- KEYS[1] state (hash)   KEYS[2] leader (string)   KEYS[3] ready (zset)   KEYS[4..] every stream of the run
 -- ARGV[1] epoch   ARGV[2] planner   ARGV[3] cursor of the source's beginning
 -- Returns how many keys are missing, 0 when none; "epoch" | "deposed"
-local run = redis.call('HMGET', KEYS[1], 'epoch', 'exhausted', 'published', 'resolved')
+local run = redis.call('HMGET', KEYS[1], 'epoch', 'published', 'resolved')
 if run[1] ~= ARGV[1] then
   return 'epoch'
 end
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then
   return 'deposed'
 end
-local missing = tonumber(run[3] or '0') - tonumber(run[4] or '0')
-if run[2] ~= '1' or missing == 0 then
+local missing = tonumber(run[2] or '0') - tonumber(run[3] or '0')
+if missing == 0 then
   return 0
 end
 for stream = 4, #KEYS do
@@ -24,7 +24,7 @@ for key = 3, #KEYS do
 end
 if missing < 0 then
   -- Blocks that a worker held while the source was planned again were counted by it too: nothing is missing.
-  redis.call('HSET', KEYS[1], 'published', run[4])
+  redis.call('HSET', KEYS[1], 'published', run[3])
   return 0
 end
 redis.call('HSET', KEYS[1], 'cursor', ARGV[3], 'exhausted', '0', 'published', 0, 'resolved', 0, 'skipped', 0)

@@ -369,10 +369,11 @@ class CoordinatorProcess(Process):
         )
 
     def ended(self, task: str, value: Any) -> None:
-        if task == "begin" or task in ("keep", "plan"):
+        if task == "begin" or task in ("keep", "plan", "tidy"):
             self.run(gain=patiently(self.coordinator._leadership.gain, "coordinator"))
         elif task == "gain":
-            self.run(keep=self.coordinator._leadership.keep(), plan=self.coordinator._plan_and_tidy())
+            leads = self.coordinator
+            self.run(keep=leads._leadership.keep(), plan=leads._plan_rest(), tidy=leads._tidy())
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, RedisUnavailable):
