@@ -1,4 +1,4 @@
-"""ROLE janitor: notices that every key of the run has its outcome, or that keys vanished from the queue."""
+"""ROLE janitor: due retries back to streams; is every key resolved? did keys vanish from the queue?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from time import monotonic
 from redis.asyncio import Redis
 
 from coordinator.connection import as_text, translated
+from coordinator.delayed import Delayed
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.keys import FIRST_CURSOR, RunKeys
 from coordinator.model import Epoch, RunState
@@ -29,11 +30,12 @@ class Janitor:
         self._epoch = epoch
         self._layout = layout
         self._planner = planner
+        self._delayed = Delayed(client, keys, layout, epoch)
         self._settle = Script(client, "settle")
         self._refeed = Script(client, "refeed")
 
     async def watch(self) -> bool:
-        """Settle the run when its source is exhausted and every published key is resolved.
+        """Bring back deferred keys that are due; settle the run when its source is exhausted and every key resolved.
 
         Returns True when it is complete, False when keys vanished from the queue and the source is to be planned again.
         Raises EpochLost, also after the run is resolved: workers may still be taking the final counts. Raises
@@ -43,6 +45,7 @@ class Janitor:
         look_at = monotonic() + LOOK_FOR_VANISHED
         while known is not RunState.COMPLETE:
             try:
+                await self._readmit()
                 state = await self._settled()
             except RedisUnavailable as error:
                 logger.warning("janitor waits: %s", error)
@@ -58,6 +61,12 @@ class Janitor:
             await asyncio.sleep(ROUND)
         return True
 
+    async def _readmit(self) -> None:
+        """Put the deferred keys that are due back into the queue."""
+        while due := await self._delayed.due():
+            if not await self._delayed.readmit(self._planner, due):
+                return
+
     async def _settled(self) -> RunState:
         with translated():
             answer = as_text(await self._settle([self._keys.state], [self._epoch]))
@@ -67,7 +76,7 @@ class Janitor:
 
     async def _vanished(self) -> bool:
         """Whether keys vanished from the queue; then the cursor is back at the source's beginning."""
-        keys = [self._keys.state, self._keys.leader, self._keys.ready]
+        keys = [self._keys.state, self._keys.leader, self._keys.delayed, self._keys.ready]
         keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
         with translated():
             answer = await self._refeed(keys, [self._epoch, self._planner, FIRST_CURSOR])

@@ -12,11 +12,17 @@ All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only th
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
     …:claims           hash     until the run is complete workers: "shard worker" -> its last block there
     …:waits            hash     until the run is complete workers: id -> what it waits for
+    …:delayed          zset     until the run is complete complete: digest -> when it is due, ms of Redis TIME
+    …:deferred         hash     until the run is complete complete: digest -> key and its tries (the janitor reads both)
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
     …:aside            list     as long as the run        workers: the last entries that were no blocks of ours
     …:leader           string   its lease                 planner
-    …:slots:UPSTREAM   string   a minute                  limiter: the next free slot, µs of Redis TIME
-    …:pauses           hash     a day                     limiter: upstream -> end of pause, µs of Redis TIME
+    …:slots:UPSTREAM   hash     its longest window        limiter: the last slot, µs of Redis TIME; windows' counts
+    …:health:UPSTREAM  string   eleven seconds            limiter: requests sent and failed in each of ten seconds
+    …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
+    …:limits           hash     a week                    the `limit` command: what is changed while the run goes on
+    …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
+    …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or who is asking for it
 """
 
 from __future__ import annotations
@@ -62,6 +68,14 @@ class RunKeys:
         return self._name("receipts")
 
     @property
+    def delayed(self) -> str:
+        return self._name("delayed")
+
+    @property
+    def deferred(self) -> str:
+        return self._name("deferred")
+
+    @property
     def waits(self) -> str:
         return self._name("waits")
 
@@ -70,12 +84,25 @@ class RunKeys:
         return self._name("leader")
 
     @property
-    def pauses(self) -> str:
-        return self._name("pauses")
+    def upstreams(self) -> str:
+        return self._name("upstreams")
+
+    @property
+    def limits(self) -> str:
+        return self._name("limits")
+
+    @property
+    def changes(self) -> str:
+        return self._name("changes")
 
     @property
     def aside(self) -> str:
         return self._name("aside")
+
+    @property
+    def limiting(self) -> tuple[str, ...]:
+        """What the limiter keeps of all upstreams together."""
+        return self.upstreams, self.limits, self.changes
 
     def stream(self, shard: int) -> str:
         return self._name(f"stream:{shard}")
@@ -86,15 +113,21 @@ class RunKeys:
     def slots(self, upstream: str) -> str:
         return self._name(f"slots:{upstream}")
 
+    def health(self, upstream: str) -> str:
+        return self._name(f"health:{upstream}")
+
+    def robots(self, origin: str) -> str:
+        return self._name(f"robots:{origin}")
+
     def queue(self, shards: int) -> Iterable[str]:
         """What only an unfinished run needs."""
-        yield from (self.ready, self.workers, self.claims, self.waits, self.receipts)
+        yield from (self.ready, self.workers, self.claims, self.waits, self.receipts, self.delayed, self.deferred)
         for shard in range(shards):
             yield self.stream(shard)
 
     def all(self, shards: int, buckets: int) -> Iterable[str]:
         """Everything of the run that has no lifetime of its own."""
-        yield from (self.spec, self.state, self.leader, self.pauses, self.aside)
+        yield from (self.spec, self.state, self.leader, self.aside)
         yield from self.queue(shards)
         for bucket in range(buckets):
             yield self.done(bucket)

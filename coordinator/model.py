@@ -31,15 +31,37 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Up to 500 keys of one shard, sorted by digest; immutable once it has an entry id.
+class Tries:
+    """How often a key was tried: `failed` tries count against its attempts, `throttled` ones (429) hardly.
 
-    `refusals` maps an index into `keys` to the reason why that key must not be fetched.
+    `history` has a line for each try, or for several in a row that ended alike.
+    """
+
+    failed: int = 0
+    throttled: int = 0
+    history: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Tries so far."""
+        return self.failed + self.throttled
+
+
+UNTRIED = Tries()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Up to 500 keys, sorted by digest; immutable once it has an entry id.
+
+    The planner's blocks are of one shard; those of keys that come back from the delayed set may be of several.
+    `refusals` maps an index into `keys` to the reason why that key must not be fetched, `tries` to its tries so far.
     """
 
     shard: ShardId
     keys: tuple[str, ...]
     refusals: dict[int, str] = field(default_factory=dict)
+    tries: dict[int, Tries] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +91,10 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A run's progress as Redis knows it: keys by outcome, requests sent and body bytes received."""
+    """A run's progress as Redis knows it: keys by outcome, requests sent and body bytes received.
+
+    `delayed` of the published keys wait to be tried again.
+    """
 
     total: int | None = None
     exhausted: bool = False
@@ -78,6 +103,7 @@ class Counts:
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     requests: int = 0
     received: int = 0
+    delayed: int = 0
 
     @property
     def done(self) -> int:
@@ -86,5 +112,5 @@ class Counts:
 
     @property
     def queued(self) -> int:
-        """Published keys whose block is not finished."""
+        """Published keys whose block is not finished, and deferred ones."""
         return self.published - self.resolved

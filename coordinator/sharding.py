@@ -86,7 +86,8 @@ def parts(block: Block, keys: Sequence[int]) -> Iterator[Block]:
     for start in range(0, len(keys), max(size, 1)):
         chosen = keys[start : start + size]
         refusals = {new: block.refusals[old] for new, old in enumerate(chosen) if old in block.refusals}
-        yield Block(shard=block.shard, keys=tuple(block.keys[index] for index in chosen), refusals=refusals)
+        tries = {new: block.tries[old] for new, old in enumerate(chosen) if old in block.tries}
+        yield Block(block.shard, tuple(block.keys[index] for index in chosen), refusals, tries)
 
 
 def blocks(shard: ShardId, keys: Mapping[bytes, str], reasons: Mapping[bytes, str]) -> Iterator[Block]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from coordinator.conditions import Condition, conditions
 from coordinator.connection import as_text, translated
 from coordinator.keys import RunKeys
-from coordinator.limiter import Limiter
 from coordinator.model import Counts, Outcome, RunState
 from coordinator.runs import RunRecord
 
@@ -17,7 +17,8 @@ from coordinator.runs import RunRecord
 class Snapshot:
     """A run at one moment.
 
-    `pauses` are seconds left by upstream, `leader` is the planner that leads, `waits` are what workers wait for.
+    `leader` is the planner that leads, `waits` are what workers wait for; `upstreams` are those of which there is
+    something to say.
     """
 
     name: str
@@ -25,25 +26,33 @@ class Snapshot:
     counts: Counts
     workers: int
     leader: str | None
-    pauses: dict[str, float]
     waits: tuple[str, ...] = ()
+    upstreams: tuple[Condition, ...] = ()
+
+    @property
+    def pauses(self) -> dict[str, float]:
+        """Seconds left of each upstream's pause."""
+        return {condition.upstream: condition.paused for condition in self.upstreams if condition.paused > 0}
 
 
 async def counts(client: Redis, record: RunRecord) -> Counts:
     """The run's counts as Redis knows them. `total` is the source's estimate until the source is exhausted."""
+    keys = RunKeys(record.name)
     with translated():
-        fields = await client.hgetall(RunKeys(record.name).state)
+        fields = await client.hgetall(keys.state)
+        delayed = await client.zcard(keys.delayed)
     state = {as_text(name): as_text(value) for name, value in fields.items()}
     exhausted = state.get("exhausted") == "1"
     published = int(state.get("published", 0))
     return Counts(
-        total=published + int(state.get("skipped", 0)) if exhausted else record.total,
+        total=published - int(state.get("deferred", 0)) + int(state.get("skipped", 0)) if exhausted else record.total,
         exhausted=exhausted,
         published=published,
         resolved=int(state.get("resolved", 0)),
         outcomes={outcome: int(state.get(outcome.value, 0)) for outcome in Outcome},
         requests=int(state.get("requests", 0)),
         received=int(state.get("received", 0)),
+        delayed=delayed,
     )
 
 
@@ -65,6 +74,6 @@ async def snapshot(client: Redis, record: RunRecord) -> Snapshot:
         counts=current,
         workers=len(living),
         leader=as_text(leader) if leader else None,
-        pauses=await Limiter(client, keys).running_pauses(),
         waits=tuple(sorted({as_text(cause) for name, cause in causes.items() if as_text(name) in living})),
+        upstreams=await conditions(client, keys),
     )

@@ -44,6 +44,8 @@ def crash_at(wanted: str | None, who: str) -> Reach:
     step, times, how = (*rest.split(":"), "", "")[:3]
     if step not in STEPS:
         raise ValueError(f"CRASH_AT: no step {step!r}; known are {', '.join(STEPS)}")
+    if how not in ("", "stop"):
+        raise ValueError(f"CRASH_AT: a process can stop at a step, not {how!r}")
     left = int(times or 1)
     number = signal.SIGSTOP if how == "stop" else signal.SIGKILL
 

@@ -1,4 +1,4 @@
-"""Publish, claim, renew, complete, release: both ends of the wire between planner and workers."""
+"""Publish, claim, renew, complete, release: the queue between planner and workers."""
 
 from __future__ import annotations
 
@@ -8,52 +8,22 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 
-import msgpack
 from redis.asyncio import Redis
 
-from coordinator.connection import first_line, translated
+from coordinator.connection import translated
 from coordinator.errors import EpochLost, LeaseLost
 from coordinator.keys import RunKeys
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.scripts import Argument, Script
-from coordinator.sharding import BLOCK_KEYS, Layout, member, parts
+from coordinator.sharding import Layout, member, parts
+from coordinator.wire import Deferral, decode, encode, packed
 
 logger = logging.getLogger(__name__)
 
 LEASE = 10.0
-WIRE = 1
-# 500 keys of 8 KB each, and room for reasons: what is larger was not written by us.
-MOST_BYTES = 5 * 1024 * 1024
 # Entries put aside are kept for whoever wants to know what they were: so many, cut at so many bytes.
 MOST_ASIDE = 100
 MOST_ASIDE_BYTES = 10_000
-
-
-def encode(block: Block) -> bytes:
-    """A block as msgpack: [version, keys, refusals]."""
-    packed: bytes = msgpack.packb([WIRE, block.keys, block.refusals])
-    return packed
-
-
-def decode(shard: ShardId, payload: bytes) -> Block:
-    """A block from msgpack; bounded before it is unpacked. Raises ValueError when it is not one of ours."""
-    if len(payload) > MOST_BYTES:
-        raise ValueError(f"a block of {len(payload)} bytes")
-    try:
-        version, keys, refusals = msgpack.unpackb(
-            payload, max_array_len=BLOCK_KEYS, max_map_len=BLOCK_KEYS, strict_map_key=False, use_list=False
-        )
-    except (msgpack.UnpackException, ValueError, TypeError) as error:
-        raise ValueError(f"not a block: {first_line(error)}") from error
-    if version != WIRE:
-        raise ValueError(f"a block of another wire version than {WIRE}")
-    if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
-        raise ValueError("a block whose keys are not text")
-    if not isinstance(refusals, dict) or not all(
-        type(index) is int and 0 <= index < len(keys) and isinstance(reason, str) for index, reason in refusals.items()
-    ):
-        raise ValueError("a block whose refusals are not reasons of its keys")
-    return Block(shard=shard, keys=keys, refusals=refusals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +37,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What one committed batch means for the queue: (digest, outcome) of its keys, and blocks that it finished."""
+    """What one committed batch means for the queue: (digest, outcome) of its keys, and blocks that it finished.
+
+    `deferred` keys have no outcome yet: they are to be tried again later.
+    """
 
     outcomes: Sequence[tuple[bytes, Outcome]]
     finished: Sequence[Finished] = field(default=())
+    deferred: Sequence[Deferral] = field(default=())
     requests: int = 0
     received: int = 0
 
@@ -171,7 +145,7 @@ class Streams:
 
         Returns how many of the keys were not done before.
         """
-        keys = [self._keys.state, self._keys.workers, self._keys.receipts]
+        keys = [self._keys.state, self._keys.workers, self._keys.receipts, self._keys.delayed, self._keys.deferred]
         arguments: list[Argument] = [self._epoch, worker, sequence, done.requests, done.received]
         groups = sorted(
             (self._layout.bucket(digest), outcome.value, member(digest)) for digest, outcome in done.outcomes
@@ -185,6 +159,9 @@ class Streams:
         for block in done.finished:
             keys.append(self._keys.stream(block.shard))
             arguments += [len(keys), block.entry, block.keys]
+        arguments.append(len(done.deferred))
+        for deferral in done.deferred:
+            arguments += [deferral.digest, int(deferral.delay * 1000), packed(deferral)]
         with translated():
             answer = await self._complete(keys, arguments)
         self._word(answer)

@@ -131,13 +131,13 @@ async def _sum(client: Redis, command: str, keys: Sequence[str]) -> int:
 async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[str]:
     """The run's keys that `coordinator.keys` does not explain; at its end only those that last, or go by themselves."""
     keys, layout = RunKeys(record.name), record.layout
-    known = set(keys.all(layout.shards, layout.buckets))
+    known = {*keys.all(layout.shards, layout.buckets), *keys.limiting}
     if complete:
-        known -= {*keys.queue(layout.shards), keys.leader, keys.pauses}
+        known -= {*keys.queue(layout.shards), keys.leader, *keys.limiting}
     strange = set()
     async for found in client.scan_iter(match=f"shardcrawl:{{{record.name}}}:*", count=1000):
         key = as_text(found)
-        if key not in known and (complete or not key.startswith(keys.slots(""))):
+        if key not in known and (complete or not key.startswith((keys.slots(""), keys.health("")))):
             strange.add(key)
     return sorted([key for key in strange if not complete or await client.ttl(key) == -1])
 

@@ -8,15 +8,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
+from coordinator.model import Tries
 from coordinator.settings import StoreSettings
-from crawler.page import OpenBlock, Page
+from crawler.page import Item, OpenBlock, Page, Request
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """A key that has no outcome yet and is to be tried again after `delay` seconds, by whoever is free then."""
+
+    item: Item
+    tries: Tries
+    delay: float
 
 
 @dataclass(slots=True)
 class Load:
-    """One flush's share: pages to commit, and blocks that had nothing left to fetch."""
+    """One flush's share: pages to commit, keys to defer, and blocks that had nothing left to fetch."""
 
     pages: list[Page] = field(default_factory=list)
+    put_off: list[PutOff] = field(default_factory=list)
     idle_blocks: list[OpenBlock] = field(default_factory=list)
 
 
@@ -49,6 +60,11 @@ class Batch:
         """Take one page."""
         self._load.pages.append(page)
         self._weight += page.weight
+        self._touch()
+
+    def defer(self, request: Request, delay: float) -> None:
+        """Take the keys of a request that is to be tried again after `delay` seconds."""
+        self._load.put_off += [PutOff(item, request.tries, delay) for item in request.items]
         self._touch()
 
     def idle(self, block: OpenBlock) -> None:

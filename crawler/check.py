@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coordinator.connection import check_server, connect, redacted
-from coordinator.settings import Job
+from coordinator.settings import ANY_UPSTREAM, POLITE, Job, LimitSettings, RequestSettings
 from coordinator.source import STANDARD_INPUT, Cursor
+from coordinator.upstreams import Upstreams
 from crawler import jobfile
+from crawler.fetch.identity import with_secrets
+from crawler.fetch.robots_rules import product_token
 from crawler.local import Place, services
 from crawler.opening import open_corpus
 from crawler.parse import hook
 from crawler.store import postgres
+
+NAMELESS = "set [request] user_agent to who you are and how to reach you"
 
 
 async def check(
@@ -22,7 +27,7 @@ async def check(
     """Look at everything that a run needs; returns (what, value, where it came from). Raises the first fault."""
     job = jobfile.read(document, folder)
     hook.load(job)
-    jobfile.with_secrets(job.request.headers, environ)
+    with_secrets(job.request, environ)
     total = await asyncio.to_thread(_look_at_source, job)
     lines: list[Sequence[Any]] = [
         ("run", job.run.name, _origin(given, "name", document, "run", "name")),
@@ -34,12 +39,15 @@ async def check(
             f"{job.request.engine}{', HTTP/2' if job.request.http2 else ''}",
             _origin(given, "", document, "request", "engine"),
         ),
+        ("user agent", job.request.user_agent, _origin(given, "", document, "request", "user_agent")),
+        _robots(job),
         ("workers", job.run.workers or "one a core", _origin(given, "workers", document, "run", "workers")),
         (
             "concurrency",
             f"{job.run.concurrency} a worker",
             _origin(given, "concurrency", document, "run", "concurrency"),
         ),
+        ("grace", f"{job.run.grace:g} s", _origin(given, "grace", document, "run", "grace")),
         ("batch rows", job.store.batch_rows, _origin(given, "batch_rows", document, "store", "batch_rows")),
         ("attempts", job.retry.attempts, _origin(given, "", document, "retry", "attempts")),
         ("parser", job.parse.python or "none: whole body", _origin(given, "", document, "parse", "python")),
@@ -49,10 +57,13 @@ async def check(
             "job file" if job.tables else "default",
         ),
     ]
-    for upstream, limit in job.limits.items() or {"*": job.limit("*")}.items():
-        bound = "none" if limit.rate is None else f"{limit.rate:g}/s"
-        many = "" if limit.concurrency is None else f", {limit.concurrency} at once"
-        lines.append((f"limit of {upstream}", bound + many, _origin(given, "rate", document, "limits", upstream)))
+    lines += [
+        (f"limit of {upstream}", limit_words(limit), _origin(given, "rate", document, "limits", upstream))
+        for upstream, limit in job.limits.items()
+    ]
+    if unlimited := Upstreams(job.limits).unlimited(job.request.url):
+        whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
+        lines.append((f"limit of {whose}", limit_words(POLITE), "default: polite"))
     async with services(place, share=True) as addresses:
         client = connect(addresses.redis)
         try:
@@ -75,7 +86,22 @@ async def check(
             )
         )
         lines += [("warning", warning, "redis") for warning in warnings]
+        if job.request.user_agent == RequestSettings().user_agent:
+            lines.append(("warning", NAMELESS, "default"))
     return lines
+
+
+def _robots(job: Job) -> tuple[str, str, str]:
+    """Whether robots.txt is obeyed, and why."""
+    request = job.request
+    words = f"obeyed, as {product_token(request.user_agent) or '*'}" if request.obeys_robots else "not asked for"
+    reason = "keys are URLs" if request.url is None else "an API by its template"
+    return "robots.txt", words, f"default: {reason}" if request.robots is None else "job file"
+
+
+def limit_words(limit: LimitSettings) -> str:
+    """A limit in one line."""
+    return limit.words + ("" if limit.concurrency is None else f", {limit.concurrency} at once")
 
 
 def _look_at_source(job: Job) -> int | None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from coordinator.connection import redacted
 from coordinator.errors import ShardcrawlError
-from crawler import audit, check, commands, demo, logs, screen
+from crawler import audit, check, commands, demo, livelimit, logs, screen
 from crawler.local import DATA, Place, RunEnd, Voice, run
 from crawler.overrides import Overrides, load_document
 from crawler.process import INTERRUPTED
@@ -27,6 +27,7 @@ from crawler.progress import say
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 LEVELS = ("debug", "info", "warning", "error")
+GRACE = "Seconds that a drain may take before the process leaves at once."
 
 
 def _option(name: str, envvar: str | None = None, **attributes: Any) -> Callable[[Command], Command]:
@@ -72,7 +73,14 @@ def tuned(command: Command) -> Command:
         _option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores)."),
         _option("--concurrency", type=click.IntRange(1, 100_000), help="Requests in flight a worker."),
         _option("--rate", help='Requests a second of the whole fleet: 50, "50/s", "5000/h", "none".'),
+        _option("--grace", type=click.FloatRange(0, 3600), help=f"{GRACE} (default: 25)"),
         _option("--batch-rows", type=click.IntRange(1, 100_000), help="Rows that wait for one commit, at most."),
+        _option(
+            "--allow-private",
+            multiple=True,
+            metavar="NETWORK",
+            help="A network that is not public and may be fetched from, like 127.0.0.0/8; may be given again.",
+        ),
     )
 
 
@@ -153,7 +161,7 @@ def coordinate(job: str, **options: Any) -> None:
 @main.command()
 @placed("info")
 @_option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores).")
-@_option("--grace", default=25.0, show_default=True, help="Seconds that a drain may take.")
+@_option("--grace", type=click.FloatRange(0, 3600), default=25.0, show_default=True, help=GRACE)
 def work(workers: int | None, grace: float, **options: Any) -> None:
     """Work on every active run of this Redis until stopped.
 
@@ -215,6 +223,45 @@ def rebuild(name: str, **options: Any) -> None:
     place, _, _ = _split(options)
     done = _await(commands.rebuild(place, name, str(Path.cwd())))
     say(Console(), f"run {name} is rebuilt: {done:,} keys are done; go on with shardcrawl run or coordinate")
+
+
+@main.command()
+@click.argument("name", metavar="RUN")
+@click.option("--reason", metavar="TEXT", help="Only keys whose reason has this text in it.")
+@placed("info")
+def retry(name: str, reason: str | None, **options: Any) -> None:
+    """Let the failed keys of a run go back into it, complete or not. Example: shardcrawl retry my-run --reason 503
+
+    They are fetched by the next run, or by the coordinate that is under way. Everything else stays as it is.
+    """
+    place, _, _ = _split(options)
+    keys = _await(commands.retry(place, name, reason))
+    if not keys:
+        say(Console(), f"run {name} has no failed keys{' with this reason' if reason else ''}: nothing is changed")
+        return
+    say(Console(), f"{keys:,} failed keys go back into run {name}; go on with shardcrawl run or coordinate")
+
+
+@main.command("limit")
+@click.argument("name", metavar="RUN")
+@click.argument("upstream")
+@placed("warning")
+@click.option("--rate", help='Requests a second: 50, "50/s, 5000/h", "auto", "none"; "default": as the job says.')
+@click.option("--ceiling", help='What an "auto" rate may never exceed, like 200/s.')
+@click.option("--concurrency", help='Requests in flight of the whole fleet, "none", or "default": as the job says.')
+def limit_command(
+    name: str, upstream: str, rate: str | None, ceiling: str | None, concurrency: str | None, **options: Any
+) -> None:
+    """Change what a run that goes on may ask of an upstream, at once and for all of its workers.
+
+    It holds until it is changed again or the run is complete. Example: shardcrawl limit my-run en.wikipedia.org --rate 20
+    """
+    place, _, _ = _split(options)
+    changed = livelimit.change_limit(place, name, upstream, rate=rate, ceiling=ceiling, concurrency=concurrency)
+    say(
+        Console(),
+        f"run {name}: the limit of {_await(changed)} is changed for every worker; `shardcrawl status` shows it",
+    )
 
 
 @main.command("check")

@@ -14,6 +14,7 @@ from coordinator.connection import check_server, connect, first_line
 from coordinator.errors import UsageError
 from coordinator.model import Counts, Outcome, RunState
 from coordinator.runs import Runs
+from coordinator.source import STANDARD_INPUT
 from coordinator.status import Snapshot, counts, snapshot
 from crawler.local import (
     Addresses,
@@ -78,7 +79,7 @@ async def _snapshot_of(client: Any, run: StoredRun) -> Snapshot:
         live = await counts(client, record) if record is not None else Counts()
         final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
         state = RunState.COMPLETE if run.complete else RunState.RUNNING
-        return Snapshot(run.name, state, final, workers=0, leader=None, pauses={})
+        return Snapshot(run.name, state, final, workers=0, leader=None)
     return await snapshot(client, record)
 
 
@@ -119,6 +120,21 @@ async def rebuild(place: Place, name: str, folder: str) -> int:
             return (await counts(client, opened.record)).done
         finally:
             await client.aclose()
+
+
+async def retry(place: Place, name: str, reason: str | None) -> int:
+    """Let the failed keys of a run go back into it; returns how many. Raises UsageError."""
+    async with services(place) as addresses, _stored(addresses) as stored:
+        run = next((run for run in stored if run.name == name), None)
+        if run is None:
+            raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
+        if (run.document.get("source") or {}).get("path") == STANDARD_INPUT:
+            raise UsageError(f"run {name} read standard input, which cannot be read again: give a file to a new run")
+        connection = await postgres.connect(addresses.database)
+        try:
+            return await Catalogue(connection).reopen(run.run_id, reason)
+        finally:
+            await connection.close()
 
 
 async def sql(place: Place, query: str) -> tuple[list[str], list[Sequence[Any]]]:

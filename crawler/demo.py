@@ -34,6 +34,7 @@ async def demo(place: Place, voice: Voice, *, keys: int, workers: int, port: int
             "run": {"name": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}", "workers": workers},
             "source": {"path": str(corpus.resolve())},
             "request": {"url": f"{upstream}/item/{{key}}", "allow_private": ["127.0.0.0/8"]},
+            "limits": {"*": {"rate": "none"}},
         }
         say(voice.console, f"the sample upstream answers at {upstream}; {keys:,} keys, {workers} workers")
         end = await run_at(addresses, document, str(folder), voice)

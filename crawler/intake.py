@@ -1,41 +1,36 @@
-"""Claims blocks and hands out their requests, keeping just enough at hand for the fetches."""
+"""Claims blocks and puts their requests into the lines, so that just enough is at hand for the fetches."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from coordinator.done import DoneSet
-from coordinator.model import Claim, Outcome, ShardId, WorkerId
+from coordinator.model import UNTRIED, Claim, Outcome, ShardId, Tries, WorkerId
 from coordinator.patience import patiently
 from coordinator.sharding import digest
 from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
+from coordinator.upstreams import Upstreams
 from crawler.batch import Batch
 from crawler.fetch.template import Template
-from crawler.page import Item, OpenBlock, Page
+from crawler.lines import Lines
+from crawler.page import Item, OpenBlock, Page, Request
 
 logger = logging.getLogger(__name__)
 
 IDLE_FIRST = 0.02
 IDLE_LONGEST = 0.5
+# Between claims that bring nothing but more for upstreams that have enough: what others could use may lie behind it.
+SLOW_LONGEST = 2.0
 # So many workers may die of a block before it is suspected of being the reason.
 MOST_DELIVERIES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request and the keys that it asks for."""
-
-    url: str
-    items: Sequence[Item]
-
-
 class Intake:
-    """The requests of one worker; run `feed` beside those who ask for the `next`. While `shut`, nothing is claimed."""
+    """Feeds one worker's lines. While `shut`, nothing is claimed."""
 
     def __init__(
         self,
@@ -45,8 +40,9 @@ class Intake:
         worker: WorkerId,
         batch: Batch,
         template: Template,
+        upstreams: Upstreams,
+        lines: Lines,
         keys_per_request: int,
-        at_hand: int,
         shut: Callable[[], bool] = lambda: False,
         reach: Reach = nowhere,
     ) -> None:
@@ -55,29 +51,21 @@ class Intake:
         self._worker = worker
         self._batch = batch
         self._template = template
+        self._upstreams = upstreams
+        self._lines = lines
         self._keys_per_request = keys_per_request
-        self._at_hand = at_hand
         self._shut = shut
         self._reach = reach
-        self._requests: asyncio.Queue[Request] = asyncio.Queue()
-        self._low = asyncio.Event()
         self._shard: ShardId | None = None
-
-    async def next(self) -> Request:
-        """The next request; waits while no shard has work."""
-        request = await self._requests.get()
-        if self._requests.qsize() < self._at_hand:
-            self._low.set()
-        return request
 
     async def feed(self) -> None:
         """Claim block after block until cancelled. Raises LeaseLost, EpochLost."""
-        idle = IDLE_FIRST
+        idle = slow = IDLE_FIRST
         while True:
-            while self._requests.qsize() >= self._at_hand:
-                self._low.clear()
-                await self._low.wait()
-            # With no share of the only upstream a claim would only keep others from the block.
+            await self._lines.until_low()
+            for request, delay in self._lines.spilled():
+                self._batch.defer(request, delay)
+            # While the only upstream cannot be asked from here, a claim would only keep others from the block.
             claim = None if self._shut() else await patiently(self._claim, "worker")
             if claim is None:
                 await asyncio.sleep(idle)
@@ -85,7 +73,11 @@ class Intake:
                 continue
             idle = IDLE_FIRST
             self._reach("claimed")
-            await self._open(claim)
+            if await self._open(claim):
+                slow = IDLE_FIRST
+            else:
+                await asyncio.sleep(slow)
+                slow = min(slow * 2, SLOW_LONGEST)
 
     async def _claim(self) -> Claim | None:
         """The next block of the shard at hand, or of the one to drain next."""
@@ -98,8 +90,8 @@ class Intake:
             self._shard = None
         return claim
 
-    async def _open(self, claim: Claim) -> None:
-        """Turn a block into requests for those of its keys that are not done."""
+    async def _open(self, claim: Claim) -> bool:
+        """Turn a block into requests for those of its keys that are not done; False when all of them only wait."""
         keys = claim.block.keys
         digests = [digest(key) for key in keys]
         finished = await patiently(lambda: self._done.finished(digests), "worker")
@@ -114,12 +106,13 @@ class Intake:
             )
         if not block.left:
             self._batch.idle(block)
-            return
+            return True
         if claim.deliveries > MOST_DELIVERIES:
             await self._break_up(claim, block, [index for index, name in enumerate(digests) if name not in finished])
-            return
-        refusals = claim.block.refusals
+            return True
+        refusals, tried = claim.block.refusals, claim.block.tries
         items: list[Item] = []
+        tries: list[Tries] = []
         for index, (key, name) in enumerate(zip(keys, digests, strict=True)):
             if name in finished:
                 continue
@@ -128,10 +121,14 @@ class Intake:
                 self._batch.add(Page(item, None, Outcome.REFUSED, refusals[index], fetched_at=time.time()))
             else:
                 items.append(Item(key, name, block))
-        step = self._keys_per_request
+                tries.append(tried.get(index, UNTRIED))
+        step, at_hand = self._keys_per_request, self._lines.at_hand
         for start in range(0, len(items), step):
             part = items[start : start + step]
-            self._requests.put_nowait(Request(self._template.url([item.key for item in part]), part))
+            url = self._template.url([item.key for item in part])
+            most = max(tries[start : start + step], key=lambda one: one.total) if tried else UNTRIED
+            self._lines.put(Request(url, part, self._upstreams.of(url), most))
+        return not items or self._lines.at_hand > at_hand
 
     async def _break_up(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:
         """Cut a block of which workers died, or give up the key that is alone in it."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coordinator.errors import NotYet, UsageError
 from coordinator.settings import (
-    ANY_UPSTREAM,
     Job,
-    LimitSettings,
     ParseSettings,
     RequestSettings,
     RetrySettings,
@@ -23,17 +20,13 @@ from coordinator.settings import (
     TableSettings,
 )
 from crawler.fetch.template import Template
+from crawler.fetch.wording import check_request
+from crawler.limits import limits_in
 from crawler.section import Section
 from crawler.store.tables import OWN_COLUMNS, RESERVED_TABLES, identifier_fault, type_fault
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_UPSTREAM = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s:@/?#\[\]*]+)(?::\d{1,5})?")
-# A line break in a header would begin another one.
-_HEADER_TEXT = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _PART = re.compile(r".*_(?:current|r\d+)")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h|d)")
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _RUN, _RETRY, _STORE = RunSettings(name=""), RetrySettings(), StoreSettings()
 
 
@@ -55,7 +48,7 @@ def read(document: Mapping[str, Any], folder: str = ".") -> Job:
         run=_run(Section("run", whole.table("run"))),
         source=_source(Section("source", whole.table("source"))),
         request=_request(Section("request", whole.table("request"))),
-        limits=_limits(whole.table("limits")),
+        limits=limits_in(whole.table("limits")),
         retry=_retry(Section("retry", whole.table("retry"))),
         parse=_parse(Section("parse", whole.table("parse"))),
         store=_store(Section("store", whole.table("store"))),
@@ -71,40 +64,6 @@ def read(document: Mapping[str, Any], folder: str = ".") -> Job:
     return job
 
 
-def with_secrets(headers: tuple[tuple[str, str], ...], environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Header values with each ${NAME} taken from the environment. Raises UsageError for one that is not set."""
-
-    def secret(match: re.Match[str]) -> str:
-        value = environ.get(match[1])
-        if value is None:
-            raise UsageError(f"job: [request] headers: ${{{match[1]}}} is not set in the environment")
-        if not _HEADER_TEXT.fullmatch(value):
-            raise UsageError(f"job: [request] headers: ${{{match[1]}}} has a line break or a control character in it")
-        return value
-
-    return tuple((name, _SECRET.sub(secret, value)) for name, value in headers)
-
-
-def rate(value: Any, where: str) -> float | None:
-    """Requests a second from 50, "50/s", "5000/h" or "none". Raises UsageError, NotYet."""
-    if isinstance(value, list) or value == "auto":
-        raise NotYet(f'{where}: several windows and "auto" are not yet in this version; give one rate')
-    if value is None or value == "none":
-        return None
-    if isinstance(value, str):
-        match = _RATE.fullmatch(value.strip())
-        if match:
-            value = float(match[1]) / _SECONDS[match[2]]
-        else:
-            try:
-                value = float(value)
-            except ValueError:
-                value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
-        raise UsageError(f'{where}: write requests a second like 50, or "50/s", "5000/h", "none"')
-    return float(value)
-
-
 def _run(section: Section) -> RunSettings:
     publish = section.raw("publish")
     run = RunSettings(
@@ -114,6 +73,7 @@ def _run(section: Section) -> RunSettings:
         shards=section.whole("shards", 0, 0, 65_536) or None,
         high_water=section.whole("high_water", _RUN.high_water, 1000),
         max_failed=section.number("max_failed", _RUN.max_failed, 0.0, 1.0),
+        grace=section.number("grace", _RUN.grace, 0.0, 3600.0),
     )
     section.end()
     if not _NAME.fullmatch(run.name):
@@ -140,10 +100,6 @@ def _source(section: Section) -> SourceSettings:
 
 def _request(section: Section) -> RequestSettings:
     defaults = RequestSettings()
-    headers = section.table("headers")
-    for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not _is_header_text(value):
-            raise UsageError(f"job: [request] headers: {name!r} must be a header name with a text in one line")
     engine = section.text("engine") or defaults.engine
     if engine not in ("pyreqwest", "httpx"):
         raise UsageError(f"job: [request] engine is {engine!r}; known are pyreqwest and httpx")
@@ -151,57 +107,32 @@ def _request(section: Section) -> RequestSettings:
         url=section.text("url"),
         keys_per_request=section.whole("keys_per_request", 1, 1, 500),
         separator=section.text("separator") or defaults.separator,
-        headers=tuple(headers.items()),
+        headers=tuple(section.table("headers").items()),
+        cookies=tuple(section.table("cookies").items()),
+        auth=section.text("auth"),
         user_agent=section.text("user_agent") or defaults.user_agent,
         timeout=section.number("timeout", defaults.timeout, 0.1, 3600),
-        http2=section.flag("http2", defaults.http2),
+        redirects=section.whole("redirects", defaults.redirects, 0, 20),
+        http2=_http2(section.raw("http2")),
         engine=engine,
         allow_private=section.texts("allow_private"),
+        proxy=section.text("proxy"),
+        ca=section.text("ca"),
+        client_cert=section.text("client_cert"),
         max_body=section.whole("max_body", defaults.max_body, 1, 256 * 1024 * 1024),
+        robots=section.choice("robots"),
     )
     section.end()
-    if not _is_header_text(request.user_agent):
-        raise UsageError("job: [request] user_agent must be a text in one line")
-    _check_networks(request.allow_private)
+    check_request(request)
     return request
 
 
-def _check_networks(networks: tuple[str, ...]) -> None:
-    for network in networks:
-        try:
-            ip_network(network)
-        except ValueError as error:
-            raise UsageError(f"job: [request] allow_private: {error}; write networks like 127.0.0.0/8") from None
-
-
-def _is_header_text(value: Any) -> bool:
-    return isinstance(value, str) and _HEADER_TEXT.fullmatch(value) is not None
-
-
-def _limits(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
-    """The limits by upstream, as `upstream_of` names them: a limit that no request would ever meet is an error."""
-    limits: dict[str, LimitSettings] = {}
-    for name, value in values.items():
-        upstream = name.lower()
-        if upstream != ANY_UPSTREAM:
-            if "*" in upstream:
-                raise NotYet(f"job: [limits.{name!r}]: patterns are not yet in this version; name each host, or *")
-            if not _UPSTREAM.fullmatch(upstream):
-                raise UsageError(f"job: [limits.{name!r}]: write a host like en.wikipedia.org, host:port, or *")
-        if upstream in limits:
-            raise UsageError(f"job: [limits.{name!r}] stands there twice; upper and lower case mean the same host")
-        limits[upstream] = _limit(name, value)
-    return limits
-
-
-def _limit(name: str, values: Any) -> LimitSettings:
-    section = Section(f"limits.{name}", values)
-    limit = LimitSettings(
-        rate=rate(section.raw("rate"), f"job: [limits.{name}] rate"),
-        concurrency=section.whole("concurrency", 0, 0, 100_000) or None,
-    )
-    section.end()
-    return limit
+def _http2(value: Any) -> bool | Literal["prior-knowledge"]:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if value == "prior-knowledge":
+        return "prior-knowledge"
+    raise UsageError(f'job: [request] http2 is {value!r}; write true, false or "prior-knowledge"')
 
 
 def _retry(section: Section) -> RetrySettings:

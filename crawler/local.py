@@ -22,11 +22,12 @@ from coordinator.errors import EpochLost, RedisUnavailable, UsageError
 from coordinator.fleet import bury
 from coordinator.model import Counts, Outcome
 from coordinator.runs import RunRecord
-from coordinator.settings import Job
+from coordinator.settings import ANY_UPSTREAM, POLITE, Job
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import counts, snapshot
 from coordinator.steps import crash_at
 from coordinator.together import until_first
+from coordinator.upstreams import Upstreams
 from crawler import embedded, jobfile, progress
 from crawler.opening import OpenedRun, open_run, readable
 from crawler.process import CRASH_AT, INTERRUPTED, Assignment
@@ -172,7 +173,14 @@ def _coordinator(addresses: Addresses, job: Job, voice: Voice) -> ChildPlan:
 
 def _assignment(addresses: Addresses, job: Job, voice: Voice, role: str, who: str) -> Assignment:
     return Assignment(
-        role, who, addresses.redis, addresses.database, job.run.name, level=voice.level, debug=voice.debug
+        role,
+        who,
+        addresses.redis,
+        addresses.database,
+        job.run.name,
+        level=voice.level,
+        grace=job.run.grace,
+        debug=voice.debug,
     )
 
 
@@ -218,6 +226,10 @@ def printer(console: Console) -> Callable[[str], None]:
 def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
     """Tell whether the run is new or goes on, and with how much left."""
     name = opened.job.run.name
+    if unlimited := Upstreams(opened.job.limits).unlimited(opened.job.request.url):
+        whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
+        most = f"{POLITE.words} and {POLITE.concurrency} requests at once"
+        say(console, f"no limit is named for {whose}: {most}, to be polite; set [limits] or --rate (none: no bound)")
     if not opened.resumed:
         about = f", about {now.total:,} keys" if now.total is not None else ""
         say(console, f"run {name} begins{about}")

@@ -15,13 +15,15 @@ JOB_SUFFIX = ".toml"
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """Options that beat the job file; None where the user gave none."""
+    """Options that beat the job file, or add to it (`allow_private`); None where the user gave none."""
 
     name: str | None = None
     workers: int | None = None
     concurrency: int | None = None
     rate: str | None = None
     batch_rows: int | None = None
+    grace: float | None = None
+    allow_private: tuple[str, ...] = ()
 
     def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """The job document with these options in it."""
@@ -30,13 +32,23 @@ class Overrides:
             ("run", "name", self.name),
             ("run", "workers", self.workers),
             ("run", "concurrency", self.concurrency),
+            ("run", "grace", self.grace),
             ("store", "batch_rows", self.batch_rows),
         ):
             if value is not None:
                 changed.setdefault(section, {})[key] = value
+        if self.allow_private:
+            request = changed.setdefault("request", {})
+            given = request.get("allow_private", [])
+            if isinstance(given, list):  # else reading the job says what is wrong with it
+                request["allow_private"] = list(dict.fromkeys([*given, *self.allow_private]))
         if self.rate is not None:
-            limits = {name: {**limit, "rate": self.rate} for name, limit in changed.get("limits", {}).items()}
-            changed["limits"] = {**limits, "*": {**limits.get("*", {}), "rate": self.rate}}
+            limits = {name: dict(limit) for name, limit in changed.get("limits", {}).items()}
+            for limit in (*limits.values(), limits.setdefault("*", {})):
+                limit["rate"] = self.rate
+                if self.rate != "auto":
+                    limit.pop("ceiling", None)
+            changed["limits"] = limits
         return changed
 
 

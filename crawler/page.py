@@ -1,14 +1,15 @@
-"""A key on its way through a worker, and the page that it becomes."""
+"""A key on its way through a worker: the request that asks for it, and the page that it becomes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.model import EntryId, Outcome, ShardId
+from coordinator.model import UNTRIED, EntryId, Outcome, ShardId, Tries
 
-# Characters of a reason that are kept: it may quote what an upstream or a parser said.
-REASON_LENGTH = 500
+# Characters of a reason that are kept: it may quote what an upstream or a parser said, and every try.
+REASON_LENGTH = 2000
 
 
 @dataclass(slots=True)
@@ -28,6 +29,21 @@ class Item:
     key: str
     digest: bytes
     block: OpenBlock
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One HTTP request for some keys. `url` is where it goes next, `asked` where it went first: a redirect moves it."""
+
+    asked: str
+    items: Sequence[Item]
+    upstream: str
+    tries: Tries = UNTRIED
+    url: str = ""
+    hops: int = 0
+
+    def __post_init__(self) -> None:
+        self.url = self.url or self.asked
 
 
 @dataclass(slots=True)

@@ -7,8 +7,7 @@ from hashlib import blake2b
 from coordinator.model import Outcome
 from crawler.fetch.fetcher import Reply
 from crawler.fetch.template import Template
-from crawler.intake import Request
-from crawler.page import Page
+from crawler.page import Page, Request
 from crawler.parse.body import json_text
 from crawler.parse.hook import Hook
 
@@ -29,7 +28,7 @@ class Pages:
         pages = [
             Page(
                 item,
-                request.url if single else self._template.url([item.key]),
+                request.asked if single else self._template.url([item.key]),
                 reply.outcome,
                 reply.reason,
                 attempts=reply.attempts,

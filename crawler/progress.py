@@ -18,6 +18,7 @@ BAR_EVERY = 0.5
 LINE_EVERY = 10.0
 # Keys a second are taken over this many seconds: long enough not to jump with every commit.
 RATE_OVER = 10.0
+SHOWN_UPSTREAMS = 5
 
 
 class Pace:
@@ -74,9 +75,12 @@ def outcome_words(counts: Counts) -> str:
 
 
 def upstream_words(snapshot: Snapshot) -> str:
-    """Which upstreams are paused and for how long; "upstream ok" when none is."""
-    paused = ", ".join(f"{upstream} paused {left:.0f} s" for upstream, left in sorted(snapshot.pauses.items()))
-    return paused or "upstream ok"
+    """What is the matter at which upstreams, those that stop requests first; "upstream ok" when there is nothing."""
+    pressing = sorted(snapshot.upstreams, key=lambda one: (not one.stops, one.upstream))
+    words = [f"{one.upstream} {one.words}" for one in pressing[:SHOWN_UPSTREAMS]]
+    if len(pressing) > SHOWN_UPSTREAMS:
+        words.append(f"{len(pressing) - SHOWN_UPSTREAMS:,} more")
+    return ", ".join(words) or "upstream ok"
 
 
 def holdup_words(snapshot: Snapshot) -> str:

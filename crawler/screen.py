@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from coordinator.conditions import Condition
 from coordinator.model import Counts, Outcome
 from coordinator.status import Snapshot
 from crawler.local import RunEnd
@@ -98,15 +99,17 @@ def snapshot_text(snapshot: Snapshot, console: Console) -> None:
     """One run's snapshot."""
     counts = snapshot.counts
     of = f" of {counts.total:,}" if counts.total is not None else ""
+    again = f", {counts.delayed:,} of them to be tried again later" if counts.delayed else ""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("run", snapshot.name)
     table.add_row("state", snapshot.state.value)
-    table.add_row("keys", f"{counts.done:,}{of} done, {counts.queued:,} queued")
+    table.add_row("keys", f"{counts.done:,}{of} done, {counts.queued:,} queued{again}")
     table.add_row("outcomes", outcome_words(counts))
     table.add_row("requests", f"{counts.requests:,}, {size(counts.received)} of bodies")
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
-    table.add_row("upstreams", upstream_words(snapshot))
+    for condition in snapshot.upstreams:
+        table.add_row("upstream", f"{condition.upstream} {condition.words}")
     for cause in snapshot.waits:
         table.add_row("waits for", cause)
     console.print(table, markup=False)
@@ -121,13 +124,27 @@ def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
         "total": counts.total,
         "done": counts.done,
         "queued": counts.queued,
+        "delayed": counts.delayed,
         "outcomes": counts_json(counts),
         "requests": counts.requests,
         "received_bytes": counts.received,
         "workers": snapshot.workers,
         "coordinator": snapshot.leader,
         "paused": snapshot.pauses,
+        "upstreams": {condition.upstream: _condition_json(condition) for condition in snapshot.upstreams},
         "waits": list(snapshot.waits),
+    }
+
+
+def _condition_json(condition: Condition) -> Mapping[str, Any]:
+    live = condition.live
+    return {
+        "paused": condition.paused,
+        "breaker": condition.breaker,
+        "probe_in": condition.probe_in,
+        "found_rate": condition.found_rate,
+        "live_rate": live.rate.words if live and live.rate else None,
+        "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
     }
 
 

@@ -12,7 +12,7 @@ from coordinator.errors import NotYet, UsageError
 LATER = {
     "source": ("table", "query"),
     "parse": ("records", "columns", "links"),
-    "request": ("method", "body", "proxy", "follow_redirects", "robots", "ca", "client_cert", "cookies", "auth"),
+    "request": ("method", "body"),
     "run": (),
     "retry": ("in_place",),
     "store": ("parquet", "schema"),
@@ -48,9 +48,14 @@ class Section:
 
     def flag(self, key: str, default: bool) -> bool:
         """true or false."""
+        value = self.choice(key)
+        return default if value is None else value
+
+    def choice(self, key: str) -> bool | None:
+        """true or false; None when it is not there."""
         self._known.append(key)
-        value = self._values.pop(key, default)
-        if not isinstance(value, bool):
+        value = self._values.pop(key, None)
+        if value is not None and not isinstance(value, bool):
             raise UsageError(f"job: [{self._name}] {key} is {value!r}; write true or false")
         return value
 

@@ -16,9 +16,12 @@ from coordinator.patience import Waits, patiently
 from coordinator.steps import Reach, nowhere
 from coordinator.streams import LEASE, Completion, Finished, Streams
 from coordinator.together import cancelled, failure_of, until_first
+from coordinator.wire import Deferral
 from crawler.batch import Batch, Load
-from crawler.fetch.fetcher import Drained, Fetcher, Lane, Meter
-from crawler.intake import Intake, Request
+from crawler.fetch.fetcher import Fetcher, Lane, Later, Meter, Soon
+from crawler.intake import Intake
+from crawler.lines import Lines
+from crawler.page import OpenBlock, Request
 from crawler.pages import Pages
 from crawler.store.writer import Writer
 
@@ -36,6 +39,7 @@ class Worker:
         *,
         streams: Streams,
         intake: Intake,
+        lines: Lines,
         fetcher: Fetcher,
         pages: Pages,
         batch: Batch,
@@ -47,6 +51,7 @@ class Worker:
         self.name = name
         self._streams = streams
         self._intake = intake
+        self._lines = lines
         self._fetcher = fetcher
         self._pages = pages
         self._batch = batch
@@ -83,7 +88,7 @@ class Worker:
             raise EpochLost(f"Redis was rolled back behind what worker {self.name} has seen")
         self._moves = presence.moves
         self.state = presence.state
-        self._fetcher.resize(presence.rank, presence.size, presence.turn)
+        self._lines.resize(presence)
         if presence.state is not RunState.RUNNING:
             self._drain.set()
 
@@ -101,7 +106,6 @@ class Worker:
         lanes = {asyncio.create_task(self._serve(lane)): lane for lane in self._lanes}
         try:
             await until_first(self._intake.feed(), self._drain.wait(), failure_of(*lanes))
-            self._fetcher.draining = True
             await cancelled([task for task, lane in lanes.items() if not lane.sending])
             await asyncio.gather(*lanes, return_exceptions=True)
         finally:
@@ -112,17 +116,23 @@ class Worker:
         while not self._drain.is_set():
             if self._batch.full:
                 await self._batch.room()
-            request = await self._intake.next()
-            await self._handle(request, lane)
+            request = await self._lines.next()
+            upstream = request.upstream
+            try:
+                await self._handle(request, lane)
+            finally:
+                self._lines.arrived(upstream)
 
     async def _handle(self, request: Request, lane: Lane) -> None:
-        try:
-            reply = await self._fetcher.fetch(request.url, lane)
-        except Drained:
-            return
-        self._reach("fetched")
-        for page in self._pages.made(request, reply):
-            self._batch.add(page)
+        reply = await self._fetcher.fetch(request, lane)
+        if isinstance(reply, Soon):
+            self._lines.put(request, reply.delay)
+        elif isinstance(reply, Later):
+            self._batch.defer(request, reply.delay)
+        else:
+            self._reach("fetched")
+            for page in self._pages.made(request, reply):
+                self._batch.add(page)
 
     async def _flush(self) -> None:
         """Commit load after load, in this order: Postgres, then done and ack in one script."""
@@ -140,6 +150,7 @@ class Worker:
         completion = Completion(
             outcomes=[(page.item.digest, page.outcome) for page in load.pages],
             finished=_finished(load),
+            deferred=[Deferral(one.item.digest, one.item.key, one.tries, one.delay) for one in load.put_off],
             requests=requests,
             received=received,
         )
@@ -147,11 +158,10 @@ class Worker:
 
 
 def _finished(load: Load) -> list[Finished]:
-    """The blocks that have nothing left now that these pages are committed."""
-    blocks = list(load.idle_blocks)
-    for page in load.pages:
-        block = page.item.block
-        block.left -= 1
-        if not block.left:
-            blocks.append(block)
+    """The blocks that have nothing left now that these pages are committed, and these keys deferred."""
+    blocks: list[OpenBlock] = list(load.idle_blocks)
+    for item in [page.item for page in load.pages] + [one.item for one in load.put_off]:
+        item.block.left -= 1
+        if not item.block.left:
+            blocks.append(item.block)
     return [Finished(block.shard, block.entry, block.keys) for block in blocks]

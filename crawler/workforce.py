@@ -18,17 +18,20 @@ from coordinator.keys import RunKeys
 from coordinator.limiter import Limiter
 from coordinator.model import RunState
 from coordinator.patience import patiently
+from coordinator.robots import RobotsCache
 from coordinator.runs import RunRecord, Runs
 from coordinator.settings import Job
 from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
 from coordinator.together import until_first
+from coordinator.upstreams import Upstreams
 from crawler import jobfile
 from crawler.batch import Batch
 from crawler.fetch.engines import open_engine
 from crawler.fetch.fetcher import Fetcher, Meter
 from crawler.fetch.template import Template
 from crawler.intake import Intake
+from crawler.lines import Lines
 from crawler.pages import Pages
 from crawler.parse import hook
 from crawler.store.catalogue import Catalogue
@@ -108,32 +111,38 @@ class Workforce:
         keys = RunKeys(record.name)
         worker_id = name_here()
         streams = Streams(self._client, keys, record.layout, record.epoch)
-        limiter = Limiter(self._client, keys)
+        upstreams = Upstreams(job.limits)
+        limiter = Limiter(self._client, keys, upstreams)
+        lines = Lines(limiter, enough=job.run.concurrency)
         template = Template(job.request)
         batch = Batch(job.store)
         meter = Meter()
-        headers = jobfile.with_secrets(job.request.headers, self._environ)
         async with AsyncExitStack() as stack:
             writer = Writer(self._database, record.run_id, record.epoch, job.tables, self._reach)
             stack.push_async_callback(writer.close)
-            engine = open_engine(job.request, headers, concurrency=job.run.concurrency)
+            engine = open_engine(job, self._environ)
             stack.push_async_callback(engine.close)
-            fetcher = Fetcher(engine, limiter, job, meter)
+            stack.push_async_callback(lines.close)
+            cache = RobotsCache(self._client, keys, worker_id) if job.request.obeys_robots else None
+            fetcher = Fetcher(engine, limiter, upstreams, job, meter, cache)
+            stack.push_async_callback(fetcher.close)
             intake = Intake(
                 streams=streams,
                 done=DoneSet(self._client, keys, record.layout, record.epoch),
                 worker=worker_id,
                 batch=batch,
                 template=template,
+                upstreams=upstreams,
+                lines=lines,
                 keys_per_request=job.request.keys_per_request,
-                at_hand=job.run.concurrency,
-                shut=partial(fetcher.shut, job.request.url) if job.request.url else lambda: False,
+                shut=partial(lines.shut, upstreams.of(job.request.url)) if job.request.url else lambda: False,
                 reach=self._reach,
             )
             worker = Worker(
                 worker_id,
                 streams=streams,
                 intake=intake,
+                lines=lines,
                 fetcher=fetcher,
                 pages=Pages(template, hook.load(job)),
                 batch=batch,

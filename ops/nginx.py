@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +22,8 @@ _PATIENCE = 10.0
 
 # A parameter of nginx's configuration ends at 4096 bytes, so a body is put together from copies of one padding.
 _PADDING = 512
+_BLOCK = 32
+"""Copies of the padding in a block, of which large bodies are made."""
 
 
 class NginxMissing(ShardcrawlError):
@@ -37,7 +40,9 @@ class Nginx:
     GET /item/ID answers JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a backslash
     makes broken JSON: nginx escapes nothing); GET /batch?ids=… answers {"query": the query string as it was sent}.
     With `limit`, (requests a second, burst), GET /limited/ID answers 429 and Retry-After beyond it, else the item.
-    With `log`, `folder`/access.log gets a line "seconds-since-epoch path" for each request.
+    With `tls`, a certificate and its key, it serves https, HTTP/1.1 or HTTP/2 as the client wants.
+    With `log`, `folder`/access.log gets a line "seconds-since-epoch status path" for each request but those for
+    /robots.txt, which is not there.
     Raises NginxMissing or NginxFailed.
     """
 
@@ -49,6 +54,7 @@ class Nginx:
         workers: int = 1,
         log: bool = False,
         limit: tuple[int, int] | None = None,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         self.url = ""
         self._folder = folder.resolve()
@@ -56,6 +62,7 @@ class Nginx:
         self._workers = workers
         self._log = log
         self._limit = limit
+        self._tls = tls
 
     @property
     def pid(self) -> int:
@@ -64,11 +71,18 @@ class Nginx:
 
     def requests(self) -> list[tuple[float, str]]:
         """Time since the epoch and path of every request so far; empty without `log`."""
+        return [(float(at), path) for at, _, path in self._logged()]
+
+    def answers(self) -> list[tuple[float, int]]:
+        """Time since the epoch and status of every answer so far; empty without `log`."""
+        return [(float(at), int(status)) for at, status, _ in self._logged()]
+
+    def _logged(self) -> Iterator[list[str]]:
         try:
-            lines = (self._folder / "access.log").read_text().splitlines()
+            lines = (self._folder / "access.log").read_text().splitlines(keepends=True)
         except FileNotFoundError:
-            return []
-        return [(float(at), path) for at, _, path in (line.partition(" ") for line in lines)]
+            return iter(())
+        return (line.rstrip("\n").split(" ", 2) for line in lines if line.endswith("\n"))  # the last is being written
 
     def __enter__(self) -> Self:
         program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
@@ -81,7 +95,7 @@ class Nginx:
                 probe.bind(("127.0.0.1", 0))
                 port = int(probe.getsockname()[1])
             if self._start(program, port):
-                self.url = f"http://127.0.0.1:{port}"
+                self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
                 return self
         raise NginxFailed(f"nginx found no free port; see {self._folder / 'error.log'}")
 
@@ -96,7 +110,9 @@ class Nginx:
     def _start(self, program: str, port: int) -> bool:
         """Start it and wait until it listens; False when the port is taken."""
         config, errors = self._folder / "nginx.conf", self._folder / "error.log"
-        config.write_text(configuration(self._folder, port, self._size, self._workers, self._log, self._limit))
+        config.write_text(
+            configuration(self._folder, port, self._size, self._workers, self._log, self._limit, self._tls)
+        )
         errors.write_text("")
         pid = self._folder / "nginx.pid"
         pid.unlink(missing_ok=True)
@@ -122,12 +138,20 @@ class Nginx:
 
 
 def configuration(
-    folder: Path, port: int, size: int, workers: int, log: bool, limit: tuple[int, int] | None = None
+    folder: Path,
+    port: int,
+    size: int,
+    workers: int,
+    log: bool,
+    limit: tuple[int, int] | None = None,
+    tls: tuple[Path, Path] | None = None,
 ) -> str:
     """The nginx.conf; pure but for asking which user this is."""
     empty = len('{"id": "00000000", "padding": ""}')
     copies, rest = divmod(max(0, size - empty), _PADDING)
-    padding = "${padding}" * copies + "x" * rest
+    blocks, copies = divmod(copies, _BLOCK)
+    padding = "${block}" * blocks + "${padding}" * copies + "x" * rest
+    block = f"""set $block "{"${padding}" * _BLOCK}";""" if blocks else ""
     item = f'return 200 \'{{"id": "$id", "padding": "{padding}"}}\';'
     limited, zone = "", ""
     if limit:
@@ -144,6 +168,7 @@ def configuration(
             try_files /nothing @item;
         }}
         location @item {{ {item} }}"""
+    secured = f"ssl_certificate {_quoted(tls[0])}; ssl_certificate_key {_quoted(tls[1])};" if tls else ""
     user = ""
     if os.geteuid() == 0:
         # The workers keep our user, so that they may read and write in a folder of ours.
@@ -162,7 +187,7 @@ error_log {_quoted(folder / "error.log")} warn;
 events {{ worker_connections 8192; multi_accept on; }}
 http {{
     {temporary}
-    log_format asked "$msec $request_uri";
+    log_format asked "$msec $status $request_uri";
     {access}
     default_type application/json;
     merge_slashes off;
@@ -171,12 +196,15 @@ http {{
     keepalive_timeout 3600s;
     {zone}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port}{" ssl http2" if tls else ""} backlog=4096;
         server_name upstream;
         root {_quoted(folder / "temporary")};
+        {secured}
         set $padding "{"x" * _PADDING}";
+        {block}
         location ~ ^/item/(?<id>.*)$ {{ {item} }}
         location = /batch {{ return 200 '{{"query": "$args"}}'; }}
+        location = /robots.txt {{ access_log off; return 404; }}
         location / {{ return 404 '{{"error": "not found"}}'; }}{limited}
     }}
 }}

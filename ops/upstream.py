@@ -11,6 +11,7 @@ It answers, always the same:
     GET /slow/MS/X          the item after MS milliseconds
     GET /status/CODE/X      that status
     GET /flaky/K/X          503 for the first K tries of this path, then the item
+    GET /robots.txt         404, and like those for /~… it is not counted
     GET /limited/X          429 with Retry-After when the last second had more than --limit-rate of these, else the item
     GET /~stats, /~log      what was asked: counts in JSON; lines of "monotonic-seconds path"; POST /~reset clears
 """
@@ -57,7 +58,7 @@ class Upstream:
 
     @property
     def requests(self) -> int:
-        """How many requests came, those for /~… not counted."""
+        """How many requests came, those for /~… and /robots.txt not counted."""
         return self.ledger.requests
 
     @property
@@ -88,6 +89,8 @@ class Upstream:
         path, _, query = target.decode("utf-8", "replace").partition("?")
         if path.startswith("/~"):
             return self._about(method, path)
+        if path == "/robots.txt":
+            return Reply(404)
         now = time.monotonic()
         self.ledger.enter(target, now)
         if method not in ("GET", "HEAD"):

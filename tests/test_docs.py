@@ -38,7 +38,7 @@ def test_the_readme_shows_a_job_file_that_is_one() -> None:
     block = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
     assert block
     job = jobfile.read(tomllib.loads(block[1]))
-    assert job.limit("en.wikipedia.org").rate == 50
+    assert job.limits["en.wikipedia.org"].rate == 50
 
 
 def test_the_readme_shows_a_parser_that_parses() -> None:

@@ -1,12 +1,15 @@
 -- Purpose: after the commit in Postgres: digests into the done set, outcomes counted, finished blocks acked and deleted.
--- Counts follow what SADD and XACK say is new, so a repeated call counts nothing twice; requests and bytes are
--- guarded by the worker's receipt.
+-- Keys that are to be tried again go into the delayed set, and count as published once more.
+-- Counts follow what SADD and XACK say is new, so a repeated call counts nothing twice; requests, bytes and deferred
+-- keys are guarded by the worker's receipt.
 -- The first write can only free memory: a full Redis then lets the others pass (see renew), and finishing work is
 -- what empties it.
--- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts   KEYS[4..] done buckets and streams, as ARGV points to them
+-- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts   KEYS[4] delayed (zset)   KEYS[5] deferred (hash)
+-- KEYS[6..] done buckets and streams, as ARGV points to them
 -- ARGV[1] epoch   ARGV[2] worker   ARGV[3] sequence number   ARGV[4] requests   ARGV[5] bytes received
 -- ARGV[6] number of groups, then for each: index into KEYS of the bucket, outcome, number of members, the members
 -- then number of blocks, then for each: index into KEYS of the stream, entry id, keys in the block
+-- then number of deferred keys, then for each: digest, ms until it is due, key and tries
 -- Returns {"ok", keys newly done} | {"lost"} | {"epoch"}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -51,5 +54,17 @@ if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then
   redis.call('HINCRBY', KEYS[1], 'moves', 1)
   redis.call('HINCRBY', KEYS[1], 'requests', ARGV[4])
   redis.call('HINCRBY', KEYS[1], 'received', ARGV[5])
+  local deferred = 0
+  for first = at + 1, at + 3 * tonumber(ARGV[at]), 3 do
+    -- A block that was delivered twice can defer its keys twice: they wait once.
+    if redis.call('ZADD', KEYS[4], 'NX', string.format('%.0f', now + ARGV[first + 1]), ARGV[first]) == 1 then
+      redis.call('HSET', KEYS[5], ARGV[first], ARGV[first + 2])
+      deferred = deferred + 1
+    end
+  end
+  if deferred > 0 then
+    redis.call('HINCRBY', KEYS[1], 'published', deferred)
+    redis.call('HINCRBY', KEYS[1], 'deferred', deferred)
+  end
 end
 return {'ok', fresh}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+PRIOR_KNOWLEDGE: Literal["prior-knowledge"] = "prior-knowledge"
+# HTTP/2: never, where the server offers it in TLS, or always, also in the clear (RFC 9113, section 3.3).
+Http2 = bool | Literal["prior-knowledge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,12 @@ class Answer:
 class Engine(Protocol):
     """One engine serves one worker process for the whole run; it pools connections by host."""
 
-    async def fetch(self, method: str, url: str, headers: tuple[tuple[str, str], ...]) -> Answer:
+    async def fetch(
+        self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+    ) -> Answer:
         """Send one request and read its whole response; no redirect is followed.
+
+        The job's headers go along, its credentials only `with_credentials`: not to an origin that they are not for.
 
         Raises FetchError with `kind` one of: dns, address, connect, tls, timeout, reset, protocol, too-large, decode,
         url.

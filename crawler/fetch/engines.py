@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from coordinator.settings import RequestSettings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from coordinator.settings import Job
+from crawler.fetch.address import Guard
 from crawler.fetch.engine import Caps, Engine
+from crawler.fetch.identity import with_secrets
 from crawler.fetch.resolve import Resolver
+from crawler.fetch.tls import certificates
+
+if TYPE_CHECKING:
+    from crawler.fetch.httpx_engine import HttpxEngine
+    from crawler.fetch.pyreqwest_engine import PyreqwestEngine
 
 
-def open_engine(request: RequestSettings, headers: tuple[tuple[str, str], ...], *, concurrency: int) -> Engine:
-    """The engine that the job names, with its bounds; `concurrency` is the most requests in flight at once."""
+def open_engine(job: Job, environ: Mapping[str, str]) -> Engine:
+    """The engine that the job names, with its bounds and with its secrets from `environ`. Raises UsageError."""
+    request = job.request
     caps = Caps(
         connect=min(10.0, request.timeout / 2), read=request.timeout, total=request.timeout, body=request.max_body
     )
-    if request.engine == "httpx":
+    return _kind(request.engine)(
+        caps,
+        concurrency=job.run.concurrency,
+        resolver=Resolver(Guard(request.allow_private), patience=caps.connect),
+        http2=request.http2,
+        identity=with_secrets(request, environ),
+        certificates=certificates(request, job.folder),
+        user_agent=request.user_agent,
+    )
+
+
+def _kind(engine: str) -> type[HttpxEngine | PyreqwestEngine]:
+    """Imported when it is wanted: either costs a worker some megabytes."""
+    if engine == "httpx":
         from crawler.fetch.httpx_engine import HttpxEngine
 
-        return HttpxEngine(
-            caps,
-            concurrency=concurrency,
-            http2=request.http2,
-            headers=headers,
-            user_agent=request.user_agent,
-            resolver=Resolver(),
-        )
+        return HttpxEngine
     from crawler.fetch.pyreqwest_engine import PyreqwestEngine
 
-    return PyreqwestEngine(
-        caps,
-        concurrency=concurrency,
-        http2=request.http2,
-        headers=headers,
-        user_agent=request.user_agent,
-        resolver=Resolver(),
-    )
+    return PyreqwestEngine

@@ -1,22 +1,26 @@
-"""One request to its end: wait for a slot, send, decide, again."""
+"""One try of a request: send, note what came of it, decide what follows."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from dataclasses import dataclass
 from functools import partial
 
 from coordinator.errors import FetchError
-from coordinator.limiter import Budget, Limiter
+from coordinator.limiter import Limiter
 from coordinator.model import Outcome
 from coordinator.patience import patiently
+from coordinator.robots import RobotsCache
 from coordinator.settings import Job
+from coordinator.upstreams import Upstreams
+from crawler.fetch.asked import throttled
 from crawler.fetch.engine import Answer, Engine
-from crawler.fetch.gate import Gate
-from crawler.fetch.retry import Again, Tries, after_error, after_status
-from crawler.fetch.template import upstream_of
+from crawler.fetch.redirect import trusts
+from crawler.fetch.retry import Again, End, Follow, Moment, Verdict, after_answer, after_error
+from crawler.fetch.retry_budget import RetryBudget
+from crawler.fetch.robots import Robots
+from crawler.page import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,20 @@ class Reply:
     attempts: int
     at: float
     answer: Answer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Soon:
+    """The request goes back into its line after `delay` seconds: tried again, or at the URL of a redirect."""
+
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The request's keys go to the delayed set for `delay` seconds."""
+
+    delay: float
 
 
 @dataclass(slots=True)
@@ -51,89 +69,113 @@ class Meter:
         return reading
 
 
-class Drained(Exception):
-    """The request was given up between two tries, because the worker leaves."""
-
-
 class Fetcher:
-    """Sends requests within each upstream's budget and follows the retry decisions."""
+    """Sends requests and carries out the retry decisions; who may leave when is not its business."""
 
-    def __init__(self, engine: Engine, limiter: Limiter, job: Job, meter: Meter) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limiter: Limiter,
+        upstreams: Upstreams,
+        job: Job,
+        meter: Meter,
+        cache: RobotsCache | None = None,
+    ) -> None:
+        """`cache` is what the fleet knows of robots.txt; without it nobody asks for it."""
         self._engine = engine
         self._limiter = limiter
-        self._job = job
+        self._upstreams = upstreams
+        self._retry = job.retry
+        self._redirects = job.request.redirects
         self._meter = meter
-        self._ways: dict[str, tuple[Gate, Budget]] = {}
-        self._place: tuple[int, int] | None = None
-        self._places: tuple[tuple[int, int], ...] = ((0, 1),)
-        self.draining = False
+        self._budget = RetryBudget()
+        self._robots = None if cache is None else Robots(self._fetch_robots, cache, job.request.user_agent)
 
-    async def fetch(self, url: str, lane: Lane) -> Reply:
-        """The request's end. Cancel it while `lane.sending` is false to give it up.
+    async def close(self) -> None:
+        """Stop asking for robots.txt."""
+        if self._robots is not None:
+            await self._robots.close()
 
-        Raises Drained when `draining` was set and another try would be needed.
-        """
-        upstream = upstream_of(url)
-        gate, budget = self._way(upstream)
-        tries = Tries()
-        while True:
-            async with gate:
-                await budget.acquire()
-                lane.sending = True
-                self._meter.requests += 1
-                answer: Answer | None = None
-                try:
-                    answer = await self._engine.fetch("GET", url, ())
-                except FetchError as error:
-                    tries = Tries(tries.failed + 1, tries.throttled)
-                    decision = after_error(error, tries, self._job.retry, random.random())
-                else:
-                    self._meter.received += len(answer.body)
-                    status = answer.status
-                    if status == 200:
-                        lane.sending = False
-                        return Reply(Outcome.STORED, None, tries.total + 1, time.time(), answer)
-                    tries = (
-                        Tries(tries.failed, tries.throttled + 1)
-                        if status == 429
-                        else Tries(tries.failed + 1, tries.throttled)
-                    )
-                    decision = after_status(
-                        status,
-                        answer.headers.get("retry-after"),
-                        answer.headers.get("date"),
-                        tries,
-                        self._job.retry,
-                        random.random(),
-                    )
-                lane.sending = False
-            if not isinstance(decision, Again):
-                return Reply(decision.outcome, decision.reason, tries.total, time.time(), answer)
-            if self.draining:
-                raise Drained
-            if decision.pause is not None:
-                await patiently(partial(self._limiter.pause, upstream, decision.pause), "a pause")
-            await asyncio.sleep(decision.delay)
+    async def fetch(self, request: Request, lane: Lane) -> Reply | Soon | Later:
+        """Try once. Cancel it while `lane.sending` is false to give the request up."""
+        if self._robots is not None and (barred := await self._barred(request, self._robots)) is not None:
+            return barred
+        return await self._send(request, lane)
 
-    def resize(self, rank: int, size: int, turn: int = 0) -> None:
-        """Take this worker's share of each upstream's concurrency, as `rank` of `size` workers, rotated by `turn`.
+    async def _send(self, request: Request, lane: Lane) -> Reply | Soon | Later:
+        upstream = request.upstream
+        lane.sending = True
+        self._meter.requests += 1
+        self._budget.sent()
+        began = time.monotonic()
+        answer: Answer | None = None
+        try:
+            answer = await self._engine.fetch("GET", request.url, (), trusts(request.asked, request.url))
+        except FetchError as error:
+            now = time.time()
+            verdict = Verdict(after_error(error, request.tries, self._retry, Moment(now, random.random())))
+            self._limiter.note(upstream, failed=_is_upstreams_fault(error), seconds=time.monotonic() - began)
+        else:
+            now = time.time()
+            self._meter.received += len(answer.body)
+            status = answer.status
+            verdict = after_answer(
+                status,
+                answer.headers,
+                request.url,
+                request.tries,
+                self._retry,
+                Moment(now, random.random()),
+                self._redirects - request.hops,
+            )
+            refused = status == 503 or throttled(status, answer.headers)
+            self._limiter.note(upstream, throttled=refused, failed=status >= 500, seconds=time.monotonic() - began)
+        lane.sending = False
+        if verdict.pause is not None:
+            await patiently(partial(self._limiter.pause, upstream, verdict.pause), "a pause")
+        return self._placed(request, verdict.step, answer, now)
 
-        A share grows one call later than it may: by then the worker that had it before has heard of it too.
-        """
-        before, self._place = self._place, ((rank + turn) % max(size, 1), size)
-        self._places = (before or self._place, self._place)
-        for gate, _ in self._ways.values():
-            gate.settle(*self._places)
+    async def _barred(self, request: Request, robots: Robots) -> Reply | Soon | Later | None:
+        """What follows when robots.txt does not let the request leave, or not now; None when it may."""
+        bars = robots.known(request.url)
+        if bars is None:
+            await robots.verdict(request.url)
+            return Soon()  # the slot is gone: it was for the moment before
+        if bars.crawl_delay is not None:
+            self._upstreams.space(request.upstream, bars.crawl_delay)
+        if bars.allowed:
+            return None
+        now, reason = time.time(), bars.reason or "robots.txt"
+        if bars.again is None:
+            return Reply(Outcome.REFUSED, reason, request.tries.total, now, None)
+        unread = FetchError("robots", reason, sent=False)
+        step = after_error(unread, request.tries, self._retry, Moment(now, random.random()))
+        if isinstance(step, End):
+            return Reply(step.outcome, step.reason, request.tries.total + 1, now, None)
+        request.tries = step.tries
+        return Later(max(step.delay, bars.again))
 
-    def shut(self, url: str) -> bool:
-        """Whether nothing may be sent to this URL's upstream, because this worker has no share of it now."""
-        return self._way(upstream_of(url))[0].shut
+    async def _fetch_robots(self, url: str) -> Answer:
+        self._meter.requests += 1
+        return await self._engine.fetch("GET", url, (), False)
 
-    def _way(self, upstream: str) -> tuple[Gate, Budget]:
-        way = self._ways.get(upstream)
-        if way is None:
-            limit = self._job.limit(upstream)
-            gate = Gate(limit.concurrency)
-            gate.settle(*self._places)
-            way = self._ways[upstream] = (gate, self._limiter.budget(upstream, limit.rate))
-        return way
+    def _placed(
+        self, request: Request, step: End | Again | Follow, answer: Answer | None, now: float
+    ) -> Reply | Soon | Later:
+        if isinstance(step, End):
+            attempts = request.tries.total + 1
+            return Reply(step.outcome, step.reason, attempts, now, answer)
+        if isinstance(step, Follow):
+            request.url = step.url
+            request.upstream = self._upstreams.of(step.url)
+            request.hops += 1
+            return Soon()
+        request.tries = step.tries
+        # Throttled requests wait for the pause, first in their line: that is no retry that costs anybody anything.
+        if not step.delay or self._budget.grants(step.delay):
+            return Soon(step.delay)
+        return Later(step.delay)
+
+
+def _is_upstreams_fault(error: FetchError) -> bool:
+    return error.kind in ("dns", "connect", "tls", "timeout", "reset")

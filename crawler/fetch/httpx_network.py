@@ -11,26 +11,44 @@ from typing import Any
 import httpcore
 import httpx
 
+from crawler.fetch.engine import PRIOR_KNOWLEDGE, Http2
 from crawler.fetch.resolve import Resolver
+from crawler.fetch.tls import Certificates
 
 IDLE_SECONDS = 20.0
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
-    """The network of httpx, with names resolved by our resolver when a connection is made."""
+    """The network of httpx, with names resolved by our resolver when a connection is made; a proxy does so itself."""
 
-    def __init__(self, resolver: Resolver, *, concurrency: int, http2: bool) -> None:
+    def __init__(
+        self, resolver: Resolver, *, concurrency: int, http2: Http2, certificates: Certificates, proxy: str | None
+    ) -> None:
         context = httpx.create_ssl_context(trust_env=False)
+        if certificates.ca is not None:
+            context.load_verify_locations(certificates.ca)
+        if certificates.client is not None:
+            context.load_cert_chain(certificates.client)
         super().__init__(verify=context)
         # httpx has no parameter for the network backend, httpcore has; a test would see this attribute go.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
+            proxy=None if proxy is None else _proxy(proxy, context),
             max_connections=None,
             max_keepalive_connections=concurrency,
             keepalive_expiry=IDLE_SECONDS,
-            http2=http2,
-            network_backend=_PinnedBackend(resolver),
+            http1=http2 != PRIOR_KNOWLEDGE,
+            http2=bool(http2),
+            network_backend=_PinnedBackend(resolver if proxy is None else None),
         )
+
+
+def _proxy(url: str, context: ssl.SSLContext) -> httpcore.Proxy:
+    proxy = httpx.Proxy(url)
+    # An http proxy is spoken to in the clear, and httpcore takes no context for it.
+    return httpcore.Proxy(
+        str(proxy.url), auth=proxy.raw_auth, ssl_context=context if proxy.url.scheme == "https" else None
+    )
 
 
 def came_unasked(response: httpx.Response) -> bool:
@@ -44,7 +62,7 @@ def came_unasked(response: httpx.Response) -> bool:
 
 
 class _PinnedBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver | None) -> None:
         self._resolver = resolver
         self._network = httpcore.AnyIOBackend()
 
@@ -56,7 +74,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        address = await self._resolver.address(host)
+        address = host if self._resolver is None else await self._resolver.address(host)
         stream = await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
         return _WatchedStream(stream)
 

@@ -8,7 +8,6 @@ because a cancelled request keeps running in Rust until one of them ends it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -17,12 +16,17 @@ import certifi
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, RequestError
 from pyreqwest.http import Url
+from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import RequestBuilder
-from pyreqwest.response import Response, ResponseBodyReader
+from pyreqwest.response import Response
 
 from coordinator.errors import FetchError
-from crawler.fetch.engine import Answer, Caps
+from crawler.fetch.decode import ACCEPTED, Body
+from crawler.fetch.engine import PRIOR_KNOWLEDGE, Answer, Caps, Http2
+from crawler.fetch.identity import NOBODY, Identity
+from crawler.fetch.pyreqwest_failure import CLOSED, failure
 from crawler.fetch.resolve import Resolver
+from crawler.fetch.tls import NO_CERTIFICATES, Certificates
 
 IDLE_SECONDS = 20.0
 READ_BYTES = 64 * 1024
@@ -33,28 +37,12 @@ MAX_PINS = 4096
 IDEMPOTENT = frozenset({"GET", "HEAD"})
 SCHEMES = frozenset({"http", "https"})
 
-# What hyper, rustls and tokio say; pinned by tests against the real library.
-CONNECTING = "client error (Connect)"
-SENDING = "client error (SendRequest)"
-READING_BODY = "error reading a body from connection"
-DECODING_BODY = "error decoding response body"
-TIMED_OUT = frozenset({"operation timed out", "deadline has elapsed"})
-CLOSED = "Client was closed"
-ENDED_EARLY = frozenset(
-    {
-        CLOSED,
-        "connection closed before message completed",
-        "end of file before message length reached",
-        "unexpected EOF during chunk size line",
-    }
-)
-
 
 class PyreqwestEngine:
     """Engine on one pyreqwest client at a time, HTTP/1.1 or, with `http2`, HTTP/2 where the server offers it in TLS.
 
     `concurrency` is the most requests the caller has in flight to one host: so many idle connections are kept.
-    `headers` and `user_agent` go with every request unless the request brings its own.
+    The identity's headers and `user_agent` go with every request unless the request brings its own.
     Create it in the process that uses it: a client does not survive a fork.
     """
 
@@ -64,42 +52,47 @@ class PyreqwestEngine:
         *,
         concurrency: int,
         resolver: Resolver,
-        http2: bool = False,
-        headers: tuple[tuple[str, str], ...] = (),
+        http2: Http2 = False,
+        identity: Identity = NOBODY,
+        certificates: Certificates = NO_CERTIFICATES,
         user_agent: str = "shardcrawl",
     ) -> None:
         self._caps = caps
         self._concurrency = concurrency
         self._resolver = resolver
         self._http2 = http2
-        self._headers = headers
+        self._identity = identity
         self._user_agent = user_agent
+        self._roots = [path.read_bytes() for path in (_bundled_roots(), certificates.ca) if path is not None]
+        self._own = None if certificates.client is None else certificates.client.read_bytes()
         self._pins: dict[str, str] = {}  # host -> address, as the current client has them
         self._wanted: dict[str, str] = {}  # the same, for the next client
         self._renewal: asyncio.Task[None] | None = None
         self._client: Client | None = self._build()
         self._built_at = monotonic()
 
-    async def fetch(self, method: str, url: str, headers: tuple[tuple[str, str], ...]) -> Answer:
+    async def fetch(
+        self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+    ) -> Answer:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
         target, host = _target(url)
-        address = await self._resolver.address(host)
-        client = self._client if self._pins.get(host) == address else await self._pin(host, address)
+        headers = self._identity.headers_of(headers, with_credentials)
+        client = await self._client_for(host)
         if client is None:
             raise FetchError("reset", CLOSED, sent=False)
         started = monotonic()
         try:
             return await self._send(client.request(method, target), headers)
         except RequestError as error:
-            failure, raced = _failure(error)
+            failed, raced = failure(error)
             left = self._caps.total - (monotonic() - started)
             if not raced or method not in IDEMPOTENT or left <= 0:
-                raise failure from error
+                raise failed from error
         # The server closed a kept connection while this request was under way: not the request's fault.
         try:
             return await self._send(client.request(method, target).timeout(timedelta(seconds=left)), headers)
         except RequestError as error:
-            raise _failure(error)[0] from error
+            raise failure(error)[0] from error
 
     async def close(self) -> None:
         """Close every connection; requests in flight end with FetchError."""
@@ -112,14 +105,20 @@ class PyreqwestEngine:
             if headers:
                 request = request.headers(headers)
             async with request.streamed_read_buffer_limit(READ_BYTES).build_streamed() as response:
+                answer = _Headers(response)
+                body = Body(answer.get("content-encoding"), self._caps.body)
                 reader = response.body_reader
                 # Fills up to the amount: fewer bytes mean that the body has ended.
                 first = await reader.read(READ_BYTES)
-                body = b"" if first is None else first.to_bytes()
-                if len(body) == READ_BYTES:
-                    body = await self._read_on(body, response, reader)
-                if len(body) > self._caps.body:
-                    raise self._too_large()
+                if first is not None:
+                    if len(first) == READ_BYTES:
+                        body.expect(answer.get("content-length"))
+                    body.add(first.to_bytes())
+                    if len(first) == READ_BYTES:
+                        # What exceeds the cap by more than a piece is left unread.
+                        while (chunk := await reader.read_chunk()) is not None:
+                            body.add(chunk.to_bytes())
+                return Answer(response.status, answer, body.whole())
         except ValueError as error:  # its text may quote a header, and so a secret
             raise FetchError("protocol", "the request is not valid HTTP", sent=False) from error
         except BaseException as error:
@@ -127,24 +126,13 @@ class PyreqwestEngine:
             if type(error).__name__ != "PanicException":
                 raise
             raise FetchError("protocol", "the HTTP library panicked on this response") from error
-        answer = _Headers(response)
-        if body and (encoding := answer.get("content-encoding")) is not None and encoding != "identity":
-            raise FetchError("decode", "the body has a content encoding that was not asked for")
-        return Answer(response.status, answer, body)
 
-    async def _read_on(self, first: bytes, response: Response, reader: ResponseBodyReader) -> bytes:
-        """The body from its first bytes on; what exceeds the cap by more than a chunk is left unread."""
-        announced = response.get_header("content-length") or ""
-        if announced.isdecimal() and int(announced) > self._caps.body:
-            raise self._too_large()
-        chunks, size = [first], len(first)
-        while size <= self._caps.body and (chunk := await reader.read_chunk()) is not None:
-            chunks.append(chunk.to_bytes())
-            size += len(chunk)
-        return b"".join(chunks)
-
-    def _too_large(self) -> FetchError:
-        return FetchError("too-large", f"the body exceeds {self._caps.body} bytes")
+    async def _client_for(self, host: str) -> Client | None:
+        if self._identity.proxy is not None:
+            self._resolver.check(host)
+            return self._client
+        address = await self._resolver.address(host)
+        return self._client if self._pins.get(host) == address else await self._pin(host, address)
 
     async def _pin(self, host: str, address: str) -> Client | None:
         """The client that connects to this address for this host; hosts that appear together share its making."""
@@ -173,13 +161,6 @@ class PyreqwestEngine:
             self._renewal = None
 
     def _build(self) -> Client:
-        try:
-            return self._builder().build()
-        except BuilderError:
-            # No certificate store on this system: bring one, or not even plain http would work.
-            return self._builder().add_root_certificate_pem(Path(certifi.where()).read_bytes()).build()
-
-    def _builder(self) -> ClientBuilder:
         caps = self._caps
         # A connect timeout as long as the read timeout would be reported, or missed, as a read that stalled.
         connect = min(caps.connect, caps.read * 0.9)
@@ -188,21 +169,40 @@ class PyreqwestEngine:
             .no_proxy()
             .follow_redirects(False)
             .referer(False)
+            .gzip(False)
+            .brotli(False)
+            .zstd(False)
+            .deflate(False)
             .connect_timeout(timedelta(seconds=connect))
             .read_timeout(timedelta(seconds=caps.read))
             .timeout(timedelta(seconds=caps.total))
             .pool_max_idle_per_host(self._concurrency)
             .pool_idle_timeout(timedelta(seconds=IDLE_SECONDS))
             .user_agent(self._user_agent)
-            .default_headers(self._headers)
-            .http2(self._http2)
+            .default_headers([("Accept-Encoding", ACCEPTED), *self._identity.headers])
         )
+        for root in self._roots:
+            builder = builder.add_root_certificate_pem(root)
+        if self._own is not None:
+            builder = builder.identity_pem(self._own)
+        if self._identity.proxy is not None:
+            builder = builder.proxy(ProxyBuilder.all(self._identity.proxy))
         if self._http2:
             # Bodies share the connection's window, so one that is read slowly would hold up the others.
             builder = builder.http2_initial_stream_window_size(2**20).http2_initial_connection_window_size(2**24)
+            builder = builder.http2_prior_knowledge() if self._http2 == PRIOR_KNOWLEDGE else builder.http2(True)
         for host, address in self._pins.items():
             builder = builder.resolve(host, address, 0)
-        return builder
+        return builder.build()
+
+
+def _bundled_roots() -> Path | None:
+    """Root certificates for a system that has none; without any, not even plain http would work."""
+    try:
+        ClientBuilder().build()
+    except BuilderError:
+        return Path(certifi.where())
+    return None
 
 
 class _Headers:
@@ -239,27 +239,3 @@ def _target(url: str) -> tuple[Url, str]:
     if host is None or target.scheme not in SCHEMES:
         raise FetchError("url", f"{target.scheme}: only http and https can be fetched", sent=False)
     return target, host
-
-
-def _failure(error: RequestError) -> tuple[FetchError, bool]:
-    """The error in our words, and whether it may be a race with the closing of a kept connection."""
-    causes = [cause["message"] for cause in error.details["causes"] or [{"message": error.message}]]
-    kind = classify(causes)
-    # Only the innermost cause is told: the outer ones quote the URL, which may hold a secret.
-    return FetchError(kind, causes[-1], sent=CONNECTING not in causes), kind == "reset" and SENDING in causes
-
-
-def classify(causes: Sequence[str]) -> str:
-    """The kind of a failed request by the messages of its causes, outermost first; classes are not reliable here."""
-    last = causes[-1]
-    if last in TIMED_OUT:
-        return "timeout"
-    if CONNECTING in causes:
-        if "dns error" in causes:
-            return "dns"
-        return "connect" if "(os error " in last else "tls"
-    if "(os error " in last or last in ENDED_EARLY:
-        return "reset"
-    if DECODING_BODY in causes and READING_BODY not in causes:
-        return "decode"
-    return "protocol"

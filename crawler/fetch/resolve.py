@@ -3,77 +3,121 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from time import monotonic
 
 from coordinator.errors import FetchError
+from crawler.fetch.address import Address, Guard, literal
+from crawler.fetch.lookup import SystemLookup
 
-Address = IPv4Address | IPv6Address
+TTL = 300.0
+FAILURE_TTL = 5.0  # so a dead host costs its name server a question every few seconds, not one a request
+PATIENCE = 10.0
+MAX_KNOWN = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a lookup brought: an address that may be connected to, or why there is none."""
+
+    until: float
+    address: str | None
+    kind: str = ""
+    detail: str = ""
 
 
 class Resolver:
     """Resolves hosts for both engines, which connect to the address it gives and never look a name up themselves.
 
-    `allow` decides about every address, also one written as the host itself; without it everything is allowed.
-    `ttl` is in seconds of `clock`; failures are not remembered.
+    `guard` decides about every address, also one written as the host itself. `ttl` is in seconds of `clock`, also for
+    a refusal; failures of DNS are remembered for `failure_ttl`. `lookup` asks the name service and is given up on after
+    `patience` seconds; `lookups` counts how often it was asked.
     """
 
     def __init__(
         self,
+        guard: Callable[[Address], bool] | None = None,
         *,
-        allow: Callable[[Address], bool] | None = None,
-        ttl: float = 300.0,
+        ttl: float = TTL,
+        failure_ttl: float = FAILURE_TTL,
+        patience: float = PATIENCE,
         clock: Callable[[], float] = monotonic,
+        lookup: Callable[[str], Awaitable[list[Address]]] | None = None,
     ) -> None:
-        self._allow = allow
+        self._guard = guard or Guard()
         self._ttl = ttl
+        self._failure_ttl = failure_ttl
+        self._patience = patience
         self._clock = clock
-        self._known: dict[str, tuple[float, str]] = {}  # host -> (expires, address), the oldest first
-        self._asking: dict[str, asyncio.Task[str]] = {}
+        self._lookup = lookup or SystemLookup()
+        self._known: dict[str, _Known] = {}  # the oldest first
+        self._asking: dict[str, asyncio.Task[_Known]] = {}
+        self.lookups = 0
 
     async def address(self, host: str) -> str:
-        """The address to connect to for a host: the first one the system prefers and `allow` accepts.
+        """The address to connect to for a host: the first one the name service prefers and the guard accepts.
 
         Raises FetchError, unsent, with kind "dns" (no such host, resolver down) or "address" (all refused).
         """
         known = self._known.get(host)
-        if known is not None and self._clock() < known[0]:
-            return known[1]
+        if known is None or self._clock() >= known.until:
+            known = await self._answer(host)
+        if known.address is None:
+            raise FetchError(known.kind, known.detail, sent=False)
+        return known.address
+
+    def check(self, host: str) -> None:
+        """Raise FetchError("address") for a host that is written as an address and refused; asks nobody."""
+        address = literal(host)
+        if address is not None and not self._guard(address):
+            raise FetchError("address", _refusal(host, address), sent=False)
+
+    async def _answer(self, host: str) -> _Known:
         asking = self._asking.get(host)
         if asking is None:
             asking = self._asking[host] = asyncio.create_task(self._ask(host))
-            asking.add_done_callback(lambda task: self._answered(host, task))
+            asking.add_done_callback(lambda task: self._remember(host, task))
         # Shielded: one caller's cancellation must not take the answer from the others.
         return await asyncio.shield(asking)
 
-    async def _ask(self, host: str) -> str:
-        addresses = await _addresses(host)
-        allowed = [address for address in addresses if self._allow is None or self._allow(address)]
-        if not allowed:
-            raise FetchError("address", f"{host} is at {addresses[0]}, which is not allowed", sent=False)
-        return str(allowed[0])
+    async def _ask(self, host: str) -> _Known:
+        written = literal(host)
+        try:
+            if written is not None:
+                addresses = [written]
+            else:
+                self.lookups += 1
+                async with asyncio.timeout(self._patience):
+                    addresses = await self._lookup(host)
+        except FetchError as error:
+            return _Known(self._clock() + self._failure_ttl, None, error.kind, error.detail)
+        except TimeoutError:
+            detail = f"{host}: no answer in {self._patience:g} s"
+            return _Known(self._clock() + self._failure_ttl, None, "dns", detail)
+        until = self._clock() + self._ttl
+        allowed = next((address for address in addresses if self._guard(address)), None)
+        if allowed is None:
+            return _Known(until, None, "address", _refusal(host, addresses[0]))
+        return _Known(until, str(allowed))
 
-    def _answered(self, host: str, asking: asyncio.Task[str]) -> None:
+    def _remember(self, host: str, asking: asyncio.Task[_Known]) -> None:
         del self._asking[host]
         if asking.cancelled() or asking.exception() is not None:
             return
-        now = self._clock()
         self._known.pop(host, None)
-        while self._known and (oldest := next(iter(self._known.items())))[1][0] <= now:
-            del self._known[oldest[0]]
-        self._known[host] = (now + self._ttl, asking.result())
+        now = self._clock()
+        while self._known:
+            oldest = next(iter(self._known))
+            if self._known[oldest].until > now and len(self._known) < MAX_KNOWN:
+                break
+            del self._known[oldest]
+        self._known[host] = asking.result()
 
 
-async def _addresses(host: str) -> list[Address]:
-    try:
-        return [ip_address(host.removeprefix("[").removesuffix("]"))]
-    except ValueError:
-        pass
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a label that is empty or too long
-        reason = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise FetchError("dns", f"{host}: {reason}", sent=False) from error
-    return [ip_address(sockaddr[0]) for *_, sockaddr in found]
+def _refusal(host: str, address: Address) -> str:
+    what = host if host == str(address) else f"{host} is at {address}, which"
+    return (
+        f'{what} is not public; allow_private = ["{address}"] in [request], '
+        f"or --allow-private {address}, would allow it"
+    )

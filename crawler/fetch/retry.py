@@ -1,19 +1,22 @@
-"""Pure: what follows one HTTP try: the key's outcome, or another try after a while."""
+"""Pure: what follows one HTTP try: the key's outcome, another try after a while, or another URL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from coordinator.errors import FetchError
-from coordinator.model import Outcome
+from coordinator.model import Outcome, Tries
 from coordinator.settings import RetrySettings
+from crawler.fetch.asked import pause_asked, throttled
+from crawler.fetch.engine import Headers
+from crawler.fetch.redirect import REDIRECTS, Astray, target
 
-# urllib3's bound on a Retry-After, six hours: a longer one is a mistake or a refusal in disguise.
-LONGEST_PAUSE = 21_600.0
 # An upstream that is asked to wait and answers 429 again is not charged to the key, but not for ever either.
 THROTTLED_FACTOR = 10
+# A history goes along with its key through Redis: at most so many lines, each with so many characters of a reason.
+MOST_LINES = 24
+MOST_WORDS = 150
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
 
 
@@ -27,76 +30,116 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again after `delay` seconds; `pause` stops the whole fleet at this upstream for so many seconds."""
+    """Try again after `delay` seconds; `tries` include the one that was just made."""
 
+    tries: Tries
     delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Ask at another URL."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows for the keys, and for how many seconds the whole fleet leaves the upstream alone."""
+
+    step: End | Again | Follow
     pause: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Tries:
-    """How often one request was tried: `failed` ones count against the attempts, `throttled` ones (429) hardly."""
+class Moment:
+    """What a decision needs besides the answer: seconds since 1970, and a random number in [0, 1)."""
 
-    failed: int = 0
-    throttled: int = 0
-
-    @property
-    def total(self) -> int:
-        """Requests sent so far."""
-        return self.failed + self.throttled
+    now: float
+    jitter: float
 
 
-def after_status(
-    status: int, retry_after: str | None, date: str | None, tries: Tries, settings: RetrySettings, jitter: float
-) -> End | Again:
-    """The decision on a response; `tries` includes this one, `jitter` is a random number in [0, 1)."""
+def after_answer(
+    status: int,
+    headers: Headers,
+    url: str,
+    tries: Tries,
+    settings: RetrySettings,
+    moment: Moment,
+    hops_left: int = 0,
+) -> Verdict:
+    """The verdict on a response to `url`; `tries` are those before it, `hops_left` redirects may still be followed."""
+    pause = pause_asked(status, headers, moment.now)
+    if throttled(status, headers):
+        tries = noted(tries, f"status {status}", moment.now, throttled=True)
+        if tries.throttled >= settings.attempts * THROTTLED_FACTOR:
+            return Verdict(_out_of_attempts(f"status {status}", tries), pause)
+        return Verdict(Again(tries, 0.0), pause or _backoff(tries.throttled, settings, 1.0))
+    if status in PASSING:
+        tries = noted(tries, f"status {status}", moment.now)
+        if tries.failed >= settings.attempts:
+            return Verdict(_out_of_attempts(f"status {status}", tries), pause)
+        # An upstream that asks for a pause has said when; without one each key waits a time of its own.
+        return Verdict(Again(tries, 0.0 if pause else _backoff(tries.failed, settings, moment.jitter)), pause)
+    if status in REDIRECTS:
+        return Verdict(_redirected(status, headers, url, hops_left), pause)
+    return Verdict(_ended(status), pause)
+
+
+def after_error(error: FetchError, tries: Tries, settings: RetrySettings, moment: Moment) -> End | Again:
+    """The decision on a try that brought no response; `tries` are those before it."""
+    if error.kind in ("url", "address"):
+        return End(Outcome.REFUSED, str(error))
+    if error.kind in ("too-large", "decode"):
+        return End(Outcome.FAILED, str(error))
+    tries = noted(tries, str(error), moment.now)
+    if tries.failed >= settings.attempts:
+        return _out_of_attempts(str(error), tries)
+    return Again(tries, _backoff(tries.failed, settings, moment.jitter))
+
+
+def noted(tries: Tries, words: str, now: float, *, throttled: bool = False) -> Tries:
+    """The tries with one more, which ended as `words` say; like ones in a row share a line of the history.
+
+    Of a long history the first line and the latest are kept.
+    """
+    words = words[:MOST_WORDS]
+    line = f"{datetime.fromtimestamp(now, UTC):%H:%M:%S} {words}"
+    history = tries.history
+    if history:
+        since, _, before = history[-1].partition(" ")
+        alike, _, times = before.rpartition(" \u00d7")
+        if before == words:
+            history, line = history[:-1], f"{since} {words} \u00d72"
+        elif alike == words and times.isdigit():
+            history, line = history[:-1], f"{since} {words} \u00d7{int(times) + 1}"
+    if len(history) == MOST_LINES:
+        history = (history[0], "\u2026", *history[3:])
+    return Tries(tries.failed + (not throttled), tries.throttled + throttled, (*history, line))
+
+
+def _out_of_attempts(words: str, tries: Tries) -> End:
+    return End(Outcome.FAILED, f"{words} after {tries.total} attempts: {'; '.join(tries.history)}")
+
+
+def _ended(status: int) -> End:
     if 200 <= status < 300:
         return End(Outcome.STORED)
     if status == 304:
         return End(Outcome.UNCHANGED)
     if status in (404, 410):
         return End(Outcome.GONE, f"status {status}")
-    if status not in PASSING:
-        words = "redirect" if 300 <= status < 400 else "status"
-        return End(Outcome.REFUSED, f"{words} {status}")
-    exhausted = tries.failed >= settings.attempts or tries.throttled >= settings.attempts * THROTTLED_FACTOR
-    if exhausted:
-        return End(Outcome.FAILED, f"status {status} after {tries.total} attempts")
-    asked = pause_asked(retry_after, date) if status in (429, 503) else None
-    if asked:  # none, or "now": an upstream that refuses and asks for no pause gets our own
-        return Again(delay=0.0, pause=asked)
-    if status == 429:
-        return Again(delay=0.0, pause=_backoff(tries.throttled, settings, 1.0))
-    return Again(delay=_backoff(tries.failed, settings, jitter))
+    return End(Outcome.REFUSED, f"{'redirect' if 300 <= status < 400 else 'status'} {status}")
 
 
-def after_error(error: FetchError, tries: Tries, settings: RetrySettings, jitter: float) -> End | Again:
-    """The decision on a try that brought no response."""
-    if error.kind in ("url", "address"):
-        return End(Outcome.REFUSED, str(error))
-    if error.kind in ("too-large", "decode"):
-        return End(Outcome.FAILED, str(error))
-    if tries.failed >= settings.attempts:
-        return End(Outcome.FAILED, f"{error} after {tries.total} attempts")
-    return Again(delay=_backoff(tries.failed, settings, jitter))
-
-
-def pause_asked(retry_after: str | None, date: str | None) -> float | None:
-    """Seconds that a Retry-After asks for, at most six hours; None when there is none or it is malformed.
-
-    A date is counted from the response's own Date, so that the two clocks need not agree.
-    """
-    if retry_after is None:
-        return None
-    text = retry_after.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), LONGEST_PAUSE)
+def _redirected(status: int, headers: Headers, url: str, hops_left: int) -> End | Follow:
     try:
-        until = parsedate_to_datetime(text)
-        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
-        return min(max((until - now).total_seconds(), 0.0), LONGEST_PAUSE)
-    except (ValueError, TypeError, OverflowError):
-        return None
+        there = target(url, headers.get("location"))
+    except Astray as error:
+        return End(Outcome.REFUSED, f"redirect {status}: {error}")
+    if hops_left < 1:
+        return End(Outcome.REFUSED, f"redirect {status} to {there}: no more redirects are followed")
+    return Follow(there)
 
 
 def _backoff(tried: int, settings: RetrySettings, jitter: float) -> float:

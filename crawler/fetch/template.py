@@ -32,12 +32,6 @@ class Template:
         return self._head + self._separator.join(quote(key, safe="") for key in keys) + self._tail
 
 
-def upstream_of(url: str) -> str:
-    """The host, with its port when it names one, of an absolute URL; empty for a key that is none."""
-    parts = url.split("/", 3)
-    return parts[2].partition("?")[0].partition("#")[0].lower() if len(parts) > 2 else ""
-
-
 def _split(url: str) -> tuple[str, str]:
     places = _PLACE.findall(url)
     wrong = [place for place in places if place not in ("key", "keys")]

@@ -19,6 +19,7 @@ from uuid import UUID
 import orjson
 
 from coordinator.settings import TableSettings
+from crawler.parse.bounds import RECORD_SIZE, Fits, fits, measure
 
 Convert: TypeAlias = Callable[[Any], Any]
 Moment = TypeVar("Moment", date, datetime)
@@ -36,6 +37,8 @@ class Table:
         self._columns = tuple(name for name, _ in settings.columns)
         self._known = frozenset(self._columns)
         self._converts = tuple(_conversion(kind) for _, kind in settings.columns)
+        measures = (measure(kind.strip().lower()) for _, kind in settings.columns)
+        self._wide = tuple((index, how) for index, how in enumerate(measures) if how is not None)
 
     def row(self, record: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, ...]:
         """The record's values in column order; a column that a mapping leaves out is null. Raises ValueError."""
@@ -50,11 +53,18 @@ class Table:
             if not ordered or len(values) != len(self._columns):
                 raise ValueError(f"{self.name}: a record is a mapping or {len(self._columns)} values in column order")
         try:
-            return tuple(
+            row = tuple(
                 None if value is None else convert(value) for value, convert in zip(values, self._converts, strict=True)
             )
         except (ValueError, TypeError, OverflowError):
-            return self._row_by_name(values)
+            row = self._row_by_name(values)
+        size = 0
+        for index, how in self._wide:
+            if (value := row[index]) is not None:
+                size += how(value)
+        if size > RECORD_SIZE:
+            raise ValueError(f"{self.name}: a record of {size:,} characters; at most {RECORD_SIZE:,} fit into a row")
+        return row
 
     def _row_by_name(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """The slow way, which knows the name of the column that fails."""
@@ -72,7 +82,19 @@ def _conversion(kind: str) -> Convert:
     if kind.endswith("[]"):
         one = _conversion(kind[:-2])
         return lambda values: [None if value is None else one(value) for value in _list(values)]
-    return _CONVERSIONS.get(kind.partition("(")[0].strip(), lambda value: value)
+    convert = _CONVERSIONS.get(kind.partition("(")[0], lambda value: value)
+    check = fits(kind)
+    return convert if check is None else _checked(convert, check, kind)
+
+
+def _checked(convert: Convert, check: Fits, kind: str) -> Convert:
+    def exactly(value: Any) -> Any:
+        converted = convert(value)
+        if not check(converted):
+            raise ValueError(f"{_shown(value)} does not go into {kind} as it is")
+        return converted
+
+    return exactly
 
 
 def _list(values: Any) -> Sequence[Any]:

@@ -118,6 +118,21 @@ class Catalogue:
         with translated():
             await self._connection.execute(query("void-epoch"), run_id, epoch)
 
+    async def reopen(self, run_id: int, reason: str | None) -> int:
+        """Forget the failed keys, those whose reason has this text in it; returns how many.
+
+        The run is then incomplete and bound to no beginning in Redis: whoever opens it next plans them again. Readers
+        keep what is published.
+        """
+        part = names.quoted(names.part("pages", run_id))
+        with translated():
+            async with self._connection.transaction():
+                await self._connection.execute(query("lock-run"), run_id)
+                deleted: int = await self._connection.fetchval(query("delete-failed", part=part), reason)
+                if deleted:
+                    await self._connection.execute(query("reopen-run"), run_id)
+        return deleted
+
     async def epoch(self, run_id: int) -> Epoch | None:
         """The run's epoch, None when the run is not there."""
         with translated():

@@ -111,7 +111,7 @@ async def _cut(folder: Path, *, redis: bool) -> None:
 async def outage(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
     """Postgres is gone for a minute in mid-run: a worker's memory, and what is fetched meanwhile."""
     async with Embedded(folder / "redis", postgres=False) as redis:
-        environ = {**os.environ, "REDIS_URL": str(redis.services.redis_url)}
+        environ = {**os.environ, "SHARDCRAWL_ALLOW_PRIVATE": "127.0.0.0/8", "REDIS_URL": str(redis.services.redis_url)}
         postgres = Embedded(folder / "postgres", redis=False)
         await postgres.__aenter__()
         environ["DATABASE_URL"] = str(postgres.services.database_url)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import shutil
 import signal
@@ -60,6 +61,7 @@ async def shardcrawl(folder: Path, *arguments: str) -> asyncio.subprocess.Proces
         "--data",
         str(folder / "data"),
         cwd=folder,
+        env={"SHARDCRAWL_RATE": "none", **os.environ, "SHARDCRAWL_ALLOW_PRIVATE": "127.0.0.0/8"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -19,7 +19,8 @@ from coordinator.scripts import Argument, Script
 from coordinator.sharding import Layout, blocks, by_shard, digest
 from coordinator.source import Chunk, Cursor, Refused
 from coordinator.status import counts
-from coordinator.streams import Completion, Finished, Streams, decode
+from coordinator.streams import Completion, Finished, Streams
+from coordinator.wire import decode
 
 PLANNER = "planner"
 ONE, TWO, THREE = WorkerId("one"), WorkerId("two"), WorkerId("three")

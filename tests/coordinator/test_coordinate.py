@@ -513,12 +513,13 @@ async def test_only_the_leader_plans_a_source_again(redis: Redis) -> None:
     run = await Run.made(redis)
     await run.publish(numbered(100))
     refeed = Script(redis, "refeed")
-    keys = [run.keys.state, run.keys.leader, run.keys.ready, *map(run.keys.stream, range(run.layout.shards))]
+    streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
+    keys = [run.keys.state, run.keys.leader, run.keys.delayed, run.keys.ready, *streams]
 
     async def asked(epoch: str = "first", planner: str = PLANNER) -> object:
         return await refeed(keys, [epoch, planner, "0:0"])
 
-    for stream in keys[3:]:
+    for stream in streams:
         await redis.xtrim(stream, maxlen=0, approximate=False)
     before = await run.everything()
     assert await asked(epoch="second") == b"epoch"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from time import monotonic
 from typing import Any
@@ -13,79 +12,39 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.connection import connect
 from coordinator.errors import RedisRefused, RedisUnavailable
 from coordinator.keys import RunKeys
-from coordinator.limiter import HORIZON, MARGIN, Budget, Limiter
-from coordinator.scripts import Argument, Script
+from coordinator.limiter import HORIZON, MARGIN, Limiter
+from coordinator.livelimits import LiveLimits
+from coordinator.scripts import Argument
+from coordinator.settings import LimitSettings, Window
+from coordinator.upstreams import Upstreams
 from tests.conftest import eventually
 
+from .fleet import UPSTREAM, Clock
 from .parts import LostAnswer
 
 pytestmark = pytest.mark.anyio
 
 KEYS = RunKeys("run")
-UPSTREAM = "example.org"
-# uvloop's timers count whole milliseconds, and may be half of one early.
-TICK = 0.002
+# Redis' clock counts microseconds.
+MICRO = 2e-6
 
 
-@dataclass(frozen=True)
-class Booking:
-    """Slots as Redis booked them, in µs of its clock; `asked` is the latest that it can have been then."""
-
-    first: float
-    slots: int
-    interval: float
-    asked: int
-
-    @property
-    def times(self) -> list[float]:
-        return [self.first + index * self.interval for index in range(self.slots)]
+def a_second(rate: float, *more: Window) -> LimitSettings:
+    return LimitSettings((Window(rate, 1.0), *more))
 
 
-class Ledger:
-    """Stands between limiters and Redis, and writes down what was booked: the next free slot is read in the same
-    transaction in which the script runs."""
-
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-        self._script: Any = Script(client, "reserve")._script
-        self.bookings: list[Booking] = []
-
-    async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        sha = await self._client.script_load(self._script.script)
-        async with self._client.pipeline(transaction=True) as pipe:
-            pipe.evalsha(sha, len(keys), *keys, *arguments)
-            pipe.get(keys[0])
-            pipe.time()
-            answer, free, (seconds, micros) = await pipe.execute()
-        granted, interval = answer[0], float(arguments[1])
-        if granted:
-            first = float(free) - granted * interval
-            self.bookings.append(Booking(first, granted, interval, seconds * 1_000_000 + micros))
-        return answer
-
-    @property
-    def slots(self) -> list[float]:
-        return sorted(time for booking in self.bookings for time in booking.times)
+def limiter_of(client: Redis, limit: LimitSettings | None = None) -> Limiter:
+    return Limiter(client, KEYS, Upstreams({UPSTREAM: limit or LimitSettings(), "*": LimitSettings()}))
 
 
-class Clock:
-    """The monotonic clock, which can be made to jump."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return monotonic() + self.ahead
-
-
-def limiter_of(client: Redis, ledger: Ledger | None = None, clock: Clock | None = None) -> Limiter:
-    limiter = Limiter(client, KEYS, clock=clock or monotonic)
-    if ledger is not None:
-        limiter._reserve = ledger  # type: ignore[assignment]
-    return limiter
+@pytest.fixture
+async def clock(redis: Redis) -> Clock:
+    """A simulated clock, for Redis too."""
+    clock = Clock(redis)
+    await clock.set(100.0)
+    return clock
 
 
 @asynccontextmanager
@@ -99,230 +58,146 @@ async def watching(limiter: Limiter) -> AsyncIterator[None]:
             await task
 
 
+async def taken(clock: Clock, limiters: Sequence[Limiter], until: float, wanted: int = 1000) -> list[float]:
+    """Every slot that these workers get until then, each asking again as it is told."""
+    slots: list[float] = []
+    while clock() < until:
+        again = until
+        for limiter in limiters:
+            booking = await limiter.book(UPSTREAM, wanted)
+            slots += booking.slots
+            again = min(again, booking.again_at if not booking.slots else booking.slots[0])
+        await clock.set(max(again, clock() + 0.001))
+    return sorted(slots)
+
+
+def most_within(slots: Sequence[float], seconds: float) -> int:
+    """The most slots in any window of that length."""
+    most = first = 0
+    for last, slot in enumerate(slots):
+        while slots[first] <= slot - seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
 # -- booking
 
 
-async def test_slots_booked_by_two_workers_follow_each_other_without_gap_or_overlap(redis: Redis) -> None:
-    ledger = Ledger(redis)
-    workers = [limiter_of(redis, ledger), limiter_of(redis, ledger)]
-    granted = [(await workers[turn % 2].book(UPSTREAM, 300.0, 7 + turn))[0] for turn in range(6)]
-    assert sum(granted) == len(ledger.slots)
-    assert granted[0] == 7
-    for before, after in pairwise(ledger.bookings):
-        # The next slot is free, or it is past: then there was a gap in the asking, and the booking starts anew.
-        free = before.times[-1] + MARGIN / 300 * 1e6
-        assert abs(after.first - free) < 1 or free < before.asked <= after.first <= after.asked
+@pytest.mark.parametrize("rate", [3.0, 70.0, 1_000.0, 20_000.0])
+async def test_slots_of_two_workers_are_evenly_spaced_and_the_rate_is_kept(
+    redis: Redis, clock: Clock, rate: float
+) -> None:
+    workers = [clock.limiter(KEYS, a_second(rate)) for _ in range(2)]
+    slots = await taken(clock, workers, 100.0 + max(1.0, 10 / rate))
+    assert min(b - a for a, b in pairwise(slots)) >= MARGIN / rate - MICRO
+    assert (len(slots) - 1) / (slots[-1] - slots[0]) == pytest.approx(rate / MARGIN, rel=0.01)
+
+
+async def test_workers_that_ask_alike_get_alike(redis: Redis, clock: Clock) -> None:
+    one, two = (clock.limiter(KEYS, a_second(1_000.0)) for _ in range(2))
+    got = [0, 0]
+    for _ in range(100):
+        got[0] += len((await one.book(UPSTREAM, 500)).slots)
+        got[1] += len((await two.book(UPSTREAM, 500)).slots)
+        await clock.set(clock() + 0.05)
+    assert got[0] == pytest.approx(got[1], rel=0.05)
 
 
 @pytest.mark.parametrize("rate", [3.0, 70.0, 1_000.0, 20_000.0])
-async def test_no_slot_is_booked_more_than_200_ms_ahead(redis: Redis, rate: float) -> None:
-    ledger = Ledger(redis)
-    limiter = limiter_of(redis, ledger)
-    granted = [(await limiter.book(UPSTREAM, rate, 1_000))[0] for _ in range(6)]
-    assert min(granted) < 1_000
-    assert all(time <= booking.asked + HORIZON * 1e6 for booking in ledger.bookings for time in booking.times)
-    last, interval = ledger.slots[-1], MARGIN / rate * 1e6
-    assert last + interval > ledger.bookings[-1].asked + HORIZON * 1e6 - interval, "the horizon is used"
+async def test_no_slot_is_booked_more_than_200_ms_ahead_nor_more_than_a_share_at_a_time(
+    redis: Redis, clock: Clock, rate: float
+) -> None:
+    limiter = clock.limiter(KEYS, a_second(rate))
+    bookings = []
+    while (booking := await limiter.book(UPSTREAM, 10_000)).slots:
+        bookings.append(booking.slots)
+    assert max(len(slots) for slots in bookings) <= max(1, round(rate * 0.025))
+    assert bookings[-1][-1] <= clock() + HORIZON + MICRO
+    assert bookings[-1][-1] + MARGIN / rate > clock() + HORIZON, "the horizon is used"
 
 
-async def test_who_gets_no_slot_is_told_when_to_ask_again(redis: Redis) -> None:
-    limiter = limiter_of(redis)
-    wait = MARGIN / 4.0 - HORIZON
-    before = monotonic()
-    assert (await limiter.book(UPSTREAM, 4.0, 5))[0] == 1
-    granted, again, _ = await limiter.book(UPSTREAM, 4.0, 5)
-    assert granted == 0
-    assert before + wait - 0.001 <= again <= monotonic() + wait
-
-    async def granted_now() -> bool:
-        return (await limiter.book(UPSTREAM, 4.0, 5))[0] == 1
-
-    await eventually(granted_now, "the next slot")
+async def test_a_worker_gets_no_more_than_it_wants(redis: Redis, clock: Clock) -> None:
+    assert len((await clock.limiter(KEYS, a_second(1_000.0)).book(UPSTREAM, 3)).slots) == 3
 
 
-async def test_an_idle_upstream_saves_up_no_slots(redis: Redis) -> None:
-    ledger = Ledger(redis)
-    limiter = limiter_of(redis, ledger)
-    await limiter.book(UPSTREAM, 1_000.0, 1)
-    first = ledger.slots[0]
-
-    async def later() -> bool:
-        seconds, micros = await redis.time()
-        return bool(seconds * 1_000_000 + micros > first + 50_000)
-
-    await eventually(later, "50 ms to pass")
-    granted, at, _ = await limiter.book(UPSTREAM, 1_000.0, 10)
-    assert granted == 10
-    assert ledger.slots[1] >= first + 50_000
-    assert at <= monotonic(), "the first of them is now"
+async def test_who_gets_no_slot_is_told_when_to_ask_again(redis: Redis, clock: Clock) -> None:
+    limiter = clock.limiter(KEYS, a_second(0.001))
+    assert len((await limiter.book(UPSTREAM, 5)).slots) == 1
+    booking = await limiter.book(UPSTREAM, 5)
+    assert booking.slots == ()
+    assert booking.again_at == pytest.approx(100 + 1_000 * MARGIN - HORIZON, abs=1e-3)
+    assert await redis.pttl(KEYS.slots(UPSTREAM)) > 1_000_000
+    await clock.set(booking.again_at)
+    assert len((await limiter.book(UPSTREAM, 5)).slots) == 1
 
 
-async def test_a_booked_slot_lies_where_redis_put_it(redis: Redis) -> None:
-    limiter = limiter_of(redis, ledger := Ledger(redis))
-    await limiter.book(UPSTREAM, 100.0, 10)
-    before = monotonic()
-    _, first, interval = await limiter.book(UPSTREAM, 100.0, 1)
-    after = monotonic()
-    assert interval == pytest.approx(MARGIN / 100)
-    ahead = (ledger.bookings[1].first - ledger.bookings[1].asked) / 1e6
-    assert before + ahead - 0.001 <= first <= after + ahead + (after - before)
+async def test_an_idle_upstream_saves_up_no_slots(redis: Redis, clock: Clock) -> None:
+    limiter = clock.limiter(KEYS, a_second(1_000.0))
+    await limiter.book(UPSTREAM, 1)
+    await clock.set(105.0)
+    slots = (await limiter.book(UPSTREAM, 10)).slots
+    assert slots[0] == pytest.approx(105.0, abs=MICRO)
+    assert min(b - a for a, b in pairwise(slots)) >= MARGIN / 1_000 - MICRO
 
 
 async def test_upstreams_and_runs_have_budgets_of_their_own(redis: Redis) -> None:
-    limiter = limiter_of(redis)
-    assert (await limiter.book("a", 1.0, 5))[0] == 1
-    assert (await limiter.book("a", 1.0, 5))[0] == 0
-    assert (await limiter.book("b", 1.0, 5))[0] == 1
-    assert (await Limiter(redis, RunKeys("another")).book("a", 1.0, 5))[0] == 1
-    assert limiter.budget("a", 1.0) is limiter.budget("a", 1.0)
-    assert limiter.budget("a", 1.0) is not limiter.budget("b", 1.0)
+    upstreams = Upstreams({"*": a_second(1.0)})
+    limiter = Limiter(redis, KEYS, upstreams)
+    assert [len((await limiter.book(name, 5)).slots) for name in ("a", "a", "b")] == [1, 0, 1]
+    assert len((await Limiter(redis, RunKeys("another"), upstreams).book("a", 5)).slots) == 1
 
 
-async def test_a_slow_rate_is_remembered_until_its_next_slot(redis: Redis) -> None:
-    limiter = limiter_of(redis)
-    assert (await limiter.book(UPSTREAM, 0.001, 5))[0] == 1
-    granted, again, _ = await limiter.book(UPSTREAM, 0.001, 5)
-    assert granted == 0
-    assert 1_000 - 5 < again - monotonic() < 1_000 * MARGIN
-    assert await redis.pttl(KEYS.slots(UPSTREAM)) > 1_000_000
+async def test_slots_lie_on_the_workers_own_clock(redis: Redis) -> None:
+    before = monotonic()
+    booking = await limiter_of(redis, a_second(100.0)).book(UPSTREAM, 2)
+    assert before <= booking.slots[0] <= monotonic()
+    assert booking.slots[1] - booking.slots[0] == pytest.approx(MARGIN / 100, abs=MICRO)
 
 
-# -- acquiring
-
-
-def traced(budget: Budget) -> dict[asyncio.Task[Any] | None, float]:
-    """The last slot of each task that acquires."""
-    taken: dict[asyncio.Task[Any] | None, float] = {}
-    booked = budget._slot
-
-    async def slot() -> float:
-        found = taken[asyncio.current_task()] = await booked()
-        return found
-
-    budget._slot = slot  # type: ignore[method-assign]
-    return taken
-
-
-async def test_two_workers_together_keep_the_rate(redis: Redis, redis_url: str) -> None:
-    """The slots come out of one key in Redis, and nobody leaves before its own: so the rate holds on any machine."""
-    rate, many = 400.0, 200
-    ledger = Ledger(redis)
-    other = connect(redis_url)
-    left: list[tuple[float, float]] = []
-
-    async def work(limiter: Limiter) -> None:
-        budget = limiter.budget(UPSTREAM, rate)
-        taken = traced(budget)
-
-        async def request() -> None:
-            await budget.acquire()
-            left.append((taken[asyncio.current_task()], monotonic()))
-
-        await asyncio.gather(*[request() for _ in range(many // 2)])
-
-    try:
-        await asyncio.gather(work(limiter_of(redis, ledger)), work(limiter_of(other, ledger)))
-    finally:
-        await other.aclose()
-    assert len({slot for slot, _ in left}) == many, "nobody shares a slot"
-    assert all(at >= slot - TICK for slot, at in left), "nobody leaves before its slot"
-    slots = ledger.slots
-    assert len(slots) >= many
-    assert min(b - a for a, b in pairwise(slots)) >= MARGIN / rate * 1e6 - 1
-    assert (len(slots) - 1) / (slots[-1] - slots[0]) * 1e6 <= rate * 1.02
-
-
-async def test_a_worker_books_what_it_needs_and_at_most_a_share_at_a_time(redis: Redis) -> None:
-    ledger = Ledger(redis)
-    budget = limiter_of(redis, ledger).budget(UPSTREAM, 2_000.0)
-    await asyncio.gather(*[budget.acquire() for _ in range(120)])
-    await budget.acquire()
-    assert sum(booking.slots for booking in ledger.bookings) >= 121
-    assert max(booking.slots for booking in ledger.bookings) <= 50
-    assert ledger.bookings[-1].slots == 1
-
-
-async def test_without_a_rate_nothing_is_booked(redis: Redis) -> None:
-    ledger = Ledger(redis)
-    budget = limiter_of(redis, ledger).budget(UPSTREAM, None)
-    for _ in range(100):
-        await budget.acquire()
-    assert not ledger.bookings
-    assert not await redis.keys()
-
-
-async def test_a_slot_that_was_slept_past_is_dropped(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was frozen for ten seconds must not send at once all that it had booked before."""
-    clock, ledger = Clock(), Ledger(redis)
-    limiter = limiter_of(redis, ledger, clock)
-    budget = limiter.budget(UPSTREAM, 100.0)
-    taken = traced(budget)
-    book = limiter.book
-
-    async def book_and_freeze(upstream: str, rate: float, wanted: int) -> tuple[int, float, float]:
-        found = await book(upstream, rate, wanted)
-        if len(ledger.bookings) == 1:
-            clock.ahead += 10.0
-        return found
-
-    monkeypatch.setattr(limiter, "book", book_and_freeze)
-    await budget.acquire()
-    assert len(ledger.slots) == 2, "the stale slot is dropped and another one booked"
-    assert clock() - taken[asyncio.current_task()] < 5
-
-
-async def test_waiters_that_were_cancelled_take_no_slots(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    limiter = limiter_of(redis, ledger := Ledger(redis))
-    budget = limiter.budget(UPSTREAM, 1_000.0)
-    book, go, asked = limiter.book, asyncio.Event(), asyncio.Event()
-
-    async def book_later(upstream: str, rate: float, wanted: int) -> tuple[int, float, float]:
-        asked.set()
-        await go.wait()
-        return await book(upstream, rate, wanted)
-
-    monkeypatch.setattr(limiter, "book", book_later)
-    first = asyncio.create_task(budget.acquire())
-    await asked.wait()
-    others = [asyncio.create_task(budget.acquire()) for _ in range(10)]
-    await eventually(lambda: len(budget._waiting) == 11, "all to wait")
-    for task in others[2:8]:
-        task.cancel()
-    await asyncio.wait(others[2:8])
-    go.set()
-    async with asyncio.timeout(20):
-        await asyncio.gather(first, *others[:2], *others[8:])
-    assert all(task.cancelled() for task in others[2:8])
-    assert [booking.slots for booking in ledger.bookings] == [1, 4]
-
-
-async def test_cancelling_all_waiters_leaves_a_budget_that_works(redis: Redis) -> None:
-    budget = limiter_of(redis).budget(UPSTREAM, 50.0)
-    waiters = [asyncio.create_task(budget.acquire()) for _ in range(20)]
-    await eventually(lambda: len(budget._waiting) > 0, "some to wait")
-    for task in waiters:
-        task.cancel()
-    await asyncio.wait(waiters)
-    await asyncio.wait_for(budget.acquire(), 10)
-
-
-async def test_a_booking_waits_for_redis_and_goes_on(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    limiter = limiter_of(redis)
-    monkeypatch.setattr(limiter, "_reserve", LostAnswer(limiter._reserve))
-    await limiter.budget(UPSTREAM, 1_000.0).acquire()
-    assert "rate limit of example.org waits for Redis: Redis does not answer" in caplog.text
-
-
-async def test_an_error_that_waiting_does_not_heal_reaches_every_waiter(redis: Redis) -> None:
-    await redis.hset(KEYS.slots(UPSTREAM), "not", "a string")
-    budget = limiter_of(redis).budget(UPSTREAM, 10.0)
-    async with asyncio.timeout(20):
-        answers = await asyncio.gather(*[budget.acquire() for _ in range(3)], return_exceptions=True)
-    assert [type(answer) for answer in answers] == [RedisRefused] * 3
+async def test_redis_that_is_away_or_refuses_is_an_error_of_ours(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = limiter_of(redis, a_second(10.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(limiter, "_reserve", LostAnswer(limiter._reserve))
+        with pytest.raises(RedisUnavailable):
+            await limiter.book(UPSTREAM, 1)
     await redis.delete(KEYS.slots(UPSTREAM))
-    await budget.acquire()
+    await redis.set(KEYS.slots(UPSTREAM), "no hash")
+    with pytest.raises(RedisRefused):
+        await limiter.book(UPSTREAM, 1)
+
+
+# -- several windows
+
+
+@pytest.mark.parametrize(
+    ("windows", "hours"),
+    [((Window(50, 1), Window(300, 60)), 0.2), ((Window(5, 1), Window(40, 60), Window(1_000, 3600)), 3)],
+)
+async def test_no_window_ever_holds_more_than_its_count(
+    redis: Redis, clock: Clock, windows: tuple[Window, ...], hours: float
+) -> None:
+    workers = [clock.limiter(KEYS, LimitSettings(windows)) for _ in range(2)]
+    slots = await taken(clock, workers, 100.0 + hours * 3600)
+    for window in windows:
+        assert most_within(slots, window.seconds) <= window.count * (1 if window.seconds > 1 else 1.02)
+    slowest = min(window.count / window.seconds for window in windows)
+    assert len(slots) >= 0.95 * slowest * hours * 3600, "and none is left unused"
+
+
+async def test_a_long_window_lets_a_burst_through_at_the_short_windows_rate(redis: Redis, clock: Clock) -> None:
+    limiter = clock.limiter(KEYS, LimitSettings((Window(50, 1), Window(5_000, 3600))))
+    slots = await taken(clock, [limiter], 160.0)
+    assert len(slots) == pytest.approx(60 * 50, rel=0.02)
+
+
+async def test_a_full_window_says_when_its_oldest_requests_leave_it(redis: Redis, clock: Clock) -> None:
+    limiter = clock.limiter(KEYS, LimitSettings((Window(1_000, 1), Window(10, 60))))
+    assert len((await limiter.book(UPSTREAM, 100)).slots) == 10
+    booking = await limiter.book(UPSTREAM, 1)
+    assert booking.slots == ()
+    assert 160.0 < booking.again_at <= 161.0
+    assert 60_000 < await redis.pttl(KEYS.slots(UPSTREAM)) <= 61_000
 
 
 # -- pauses
@@ -330,86 +205,61 @@ async def test_an_error_that_waiting_does_not_heal_reaches_every_waiter(redis: R
 
 async def test_a_pause_of_one_worker_is_seen_by_the_others(redis: Redis) -> None:
     one, two = limiter_of(redis), limiter_of(redis)
+    changes: list[float] = []
+    two.on_change = lambda: changes.append(two.resumes(UPSTREAM))
     async with watching(two):
         await one.pause(UPSTREAM, 30.0)
-        await eventually(lambda: two.resumes(UPSTREAM) > monotonic() + 20, "the other to learn of the pause")
+        await eventually(lambda: bool(changes), "the other to be told of a change")
+        assert changes[0] > monotonic() + 20
+        await one.pause("another", 30.0)
+        await eventually(lambda: two.resumes("another") > monotonic() + 20, "and of the next one")
     assert two.resumes(UPSTREAM) == pytest.approx(one.resumes(UPSTREAM), abs=5)
-    assert two.resumes("another upstream") <= monotonic()
-    assert (await two.running_pauses()).keys() == {UPSTREAM}
+    assert two.resumes("a third") <= monotonic()
 
 
-async def test_a_worker_that_has_not_heard_of_a_pause_gets_no_slot_in_it(redis: Redis) -> None:
-    one, two = limiter_of(redis), limiter_of(redis, ledger := Ledger(redis))
-    before = monotonic()
+async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock: Clock) -> None:
+    limiter = clock.limiter(KEYS, LimitSettings())
+    changes: list[None] = []
+    limiter.on_change = lambda: changes.append(None)
+    await limiter._hear()
+    for pause in (5.0, 6.0):
+        await clock.limiter(KEYS, LimitSettings()).pause(UPSTREAM, pause)
+    for _ in range(3):
+        await limiter._hear()
+    assert len(changes) == 1
+    await redis.flushall()
+    await clock.set(100.0)
+    await clock.limiter(KEYS, LimitSettings()).pause("another", 5.0)
+    await limiter._hear()
+    assert limiter.resumes("another") > 100, "a Redis that begins anew is heard too"
+
+
+async def test_a_worker_that_has_not_heard_of_a_pause_gets_no_slot_in_it(redis: Redis, clock: Clock) -> None:
+    one, two = (clock.limiter(KEYS, a_second(1_000.0)) for _ in range(2))
     await one.pause(UPSTREAM, 60.0)
-    granted, again, _ = await two.book(UPSTREAM, 1_000.0, 5)
-    assert granted == 0
-    assert before + 59 < again < monotonic() + 60
-    await one.pause("short", 0.1)
-    assert (await two.book("short", 1_000.0, 1))[0] == 1
-    pauses = {name: float(ends) for name, ends in (await redis.hgetall(KEYS.pauses)).items()}
-    assert ledger.slots[0] >= pauses[b"short"], "it begins where the pause ends"
+    booking = await two.book(UPSTREAM, 5)
+    assert booking.slots == ()
+    assert booking.again_at == pytest.approx(160 - HORIZON, abs=1e-3)
+    await clock.set(booking.again_at)
+    assert (await two.book(UPSTREAM, 5)).slots[0] >= 160 - MICRO
 
 
-@pytest.mark.parametrize("rate", [None, 200.0])
-async def test_nobody_leaves_during_a_pause(redis: Redis, rate: float | None) -> None:
-    limiter = limiter_of(redis)
-    budget = limiter.budget(UPSTREAM, rate)
-    await limiter.pause(UPSTREAM, 0.2)
-    left: list[float] = []
-
-    async def request() -> None:
-        await budget.acquire()
-        left.append(monotonic())
-
-    await asyncio.gather(*[request() for _ in range(5)])
-    assert min(left) >= limiter.resumes(UPSTREAM) - TICK
-
-
-@pytest.mark.parametrize("whose", ["own", "another worker's"])
-async def test_a_pause_voids_slots_that_were_booked_before(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch, whose: str
-) -> None:
-    limiter = limiter_of(redis, ledger := Ledger(redis))
-    other = limiter_of(redis)
-    budget = limiter.budget(UPSTREAM, 1_000.0)
-    book = limiter.book
-
-    async def book_and_pause(upstream: str, rate: float, wanted: int) -> tuple[int, float, float]:
-        found = await book(upstream, rate, wanted)
-        if len(ledger.bookings) == 1:
-            await (limiter if whose == "own" else other).pause(UPSTREAM, 0.3)
-            await eventually(lambda: limiter.resumes(UPSTREAM) > 0, "the pause to be known")
-        return found
-
-    monkeypatch.setattr(limiter, "book", book_and_pause)
-    async with watching(limiter):
-        await asyncio.gather(*[budget.acquire() for _ in range(5)])
-        left = monotonic()
-    assert left >= limiter.resumes(UPSTREAM) - TICK
-    ends = float(await redis.hget(KEYS.pauses, UPSTREAM) or 0)
-    first = ledger.bookings[0]
-    assert len([slot for slot in ledger.slots if slot >= ends]) >= 5, "all five got a slot after the pause"
-    assert all(slot < ends for slot in first.times)
-
-
-async def test_a_pause_is_only_ever_raised(redis: Redis) -> None:
-    one, two = limiter_of(redis), limiter_of(redis)
+async def test_a_pause_is_only_ever_raised(redis: Redis, clock: Clock) -> None:
+    one, two = (clock.limiter(KEYS, LimitSettings()) for _ in range(2))
     await one.pause(UPSTREAM, 60.0)
-    ends = one.resumes(UPSTREAM)
     await one.pause(UPSTREAM, 1.0)
-    assert one.resumes(UPSTREAM) >= ends
+    assert one.resumes(UPSTREAM) == pytest.approx(160)
     await two.pause(UPSTREAM, 1.0)
-    assert two.resumes(UPSTREAM) > monotonic() + 50, "who pauses learns of the longer pause"
-    assert (await one.running_pauses())[UPSTREAM] > 50
+    assert two.resumes(UPSTREAM) == pytest.approx(160), "who pauses learns of the longer pause"
     await two.pause(UPSTREAM, 120.0)
-    assert (await one.running_pauses())[UPSTREAM] > 110
+    await one._hear()
+    assert one.resumes(UPSTREAM) == pytest.approx(220)
 
 
 async def test_a_short_pause_never_ends_a_longer_one_that_redis_has_not_heard_of(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = limiter_of(redis), limiter_of(redis)
+    one, two = (clock.limiter(KEYS, LimitSettings()) for _ in range(2))
 
     async def cut_off(keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         raise OSError("cut off")
@@ -418,26 +268,101 @@ async def test_a_short_pause_never_ends_a_longer_one_that_redis_has_not_heard_of
         patch.setattr(one, "_pause", cut_off)
         with pytest.raises(RedisUnavailable):
             await one.pause(UPSTREAM, 60.0)
-    assert one.resumes(UPSTREAM) > monotonic() + 50
-    await one.pause(UPSTREAM, 2.0)
     await two.pause(UPSTREAM, 2.0)
-    await two.pause("later", 30.0)
-    async with watching(one):
-        await eventually(lambda: one.resumes("later") > 0, "the other's pauses to be heard")
-    assert one.resumes(UPSTREAM) > monotonic() + 50
+    await one._hear()
+    assert one.resumes(UPSTREAM) == pytest.approx(160)
 
 
-async def test_a_pause_that_is_over_is_none(redis: Redis) -> None:
-    limiter = limiter_of(redis)
+async def test_a_pause_that_is_over_is_none_and_leaves_nothing_for_ever(redis: Redis, clock: Clock) -> None:
+    limiter = clock.limiter(KEYS, LimitSettings())
     await limiter.pause(UPSTREAM, 0.0)
-    assert await limiter.running_pauses() == {}
-    assert 0 < await redis.ttl(KEYS.pauses) <= 86_400
-    await limiter.budget(UPSTREAM, None).acquire()
+    assert limiter.resumes(UPSTREAM) <= clock()
+    assert not limiter.rated(UPSTREAM)
+    await limiter.pause(UPSTREAM, 1.0)
+    assert 0 < await redis.ttl(KEYS.upstreams) <= 7 * 86_400
+    assert 0 < await redis.ttl(KEYS.changes) <= 7 * 86_400
 
 
 async def test_the_watch_survives_a_redis_that_is_away(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     limiter = limiter_of(redis)
-    monkeypatch.setattr(limiter, "_paused", LostAnswer(limiter._paused))
+    monkeypatch.setattr(limiter, "_heed", LostAnswer(limiter._heed))
     await limiter_of(redis).pause(UPSTREAM, 30.0)
     async with watching(limiter):
         await eventually(lambda: limiter.resumes(UPSTREAM) > 0, "the watch to go on")
+
+
+# -- rising after a pause
+
+
+async def test_after_a_pause_the_rate_rises_from_a_quarter(redis: Redis, clock: Clock) -> None:
+    workers = [clock.limiter(KEYS, a_second(200.0)) for _ in range(2)]
+    await workers[0].pause(UPSTREAM, 10.0)
+    slots = await taken(clock, workers, 117.0)
+    assert slots[0] >= 110 - MICRO
+    seconds = [sum(110 + second <= slot < 111 + second for slot in slots) for second in range(7)]
+    assert seconds[0] == pytest.approx(200 * 0.325, rel=0.1)
+    assert seconds[4] == pytest.approx(200 * 0.925, rel=0.1)
+    assert seconds[5] == pytest.approx(200, rel=0.02)
+    assert seconds[:5] == sorted(seconds[:5])
+
+
+async def test_without_a_rate_slots_bound_the_rise_and_then_nothing_does(redis: Redis, clock: Clock) -> None:
+    workers = [clock.limiter(KEYS, LimitSettings()) for _ in range(2)]
+    assert not workers[1].rated(UPSTREAM)
+    await workers[0].pause(UPSTREAM, 10.0)
+    await workers[1]._hear()
+    await clock.set(110.0)
+    assert all(worker.rated(UPSTREAM) for worker in workers)
+    slots = await taken(clock, workers, 115.0)
+    assert sum(slot < 110.5 for slot in slots) <= 10, "no herd"
+    assert sum(114.5 <= slot < 115 for slot in slots) > 1_000
+    await clock.set(115.01)
+    assert not any(worker.rated(UPSTREAM) for worker in workers)
+    assert len((await workers[0].book(UPSTREAM, 7)).slots) == 7, "who asks all the same may leave at once"
+
+
+async def test_the_rise_is_as_long_as_the_pause_but_no_longer_than_five_seconds(redis: Redis, clock: Clock) -> None:
+    limiter = clock.limiter(KEYS, LimitSettings())
+    await limiter.pause("short", 0.5)
+    await limiter.pause("long", 500.0)
+    rising = {name: limiter._states[name].rising_until - limiter.resumes(name) for name in ("short", "long")}
+    assert rising == {"short": pytest.approx(0.5), "long": pytest.approx(5.0)}
+
+
+# -- live limits
+
+
+async def test_a_live_limit_is_heard_by_every_worker_and_by_those_that_come_later(redis: Redis, clock: Clock) -> None:
+    await redis.hset(KEYS.state, "state", "running")
+    one = clock.limiter(KEYS, LimitSettings((Window(0.01, 1.0),), concurrency=4))
+    await one.book(UPSTREAM, 1)
+    assert (await one.book(UPSTREAM, 1)).slots == ()
+    changes: list[None] = []
+    one.on_change = lambda: changes.append(None)
+    live = LiveLimits(redis, KEYS)
+    assert await live.change(UPSTREAM, a_second(100.0), 9)
+    await one._hear()
+    late = clock.limiter(KEYS, a_second(0.01))
+    await late._hear()
+    for limiter in (one, late):
+        assert (limiter.rate(UPSTREAM), limiter.concurrency(UPSTREAM)) == (100.0, 9)
+    assert changes
+    booking = await one.book(UPSTREAM, 1)
+    assert booking.slots[0] < clock() + 0.1, "a slot booked at the old rate holds nobody up"
+    assert await live.change(UPSTREAM, LimitSettings(), 0)
+    await one._hear()
+    assert (one.rated(UPSTREAM), one.concurrency(UPSTREAM)) == (False, None)
+    assert await live.change(UPSTREAM, "", "")
+    await one._hear()
+    assert (one.rate(UPSTREAM), one.concurrency(UPSTREAM)) == (0.01, 4)
+
+
+async def test_a_live_limit_of_all_others_leaves_those_with_an_entry_alone(redis: Redis, clock: Clock) -> None:
+    await redis.hset(KEYS.state, "state", "running")
+    limiter = clock.limiter(KEYS, a_second(3.0))
+    await LiveLimits(redis, KEYS).change("*", a_second(7.0))
+    await limiter._hear()
+    assert (limiter.rate(UPSTREAM), limiter.rate("other.example")) == (3.0, 7.0)
+    await LiveLimits(redis, KEYS).change("other.example", a_second(8.0))
+    await limiter._hear()
+    assert limiter.rate("other.example") == 8.0

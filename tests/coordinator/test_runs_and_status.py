@@ -12,21 +12,32 @@ import coordinator.keys
 from coordinator.keys import RUNS, RunKeys
 from coordinator.leader import Leadership
 from coordinator.limiter import Limiter
-from coordinator.model import Outcome, Presence, RunState
+from coordinator.livelimits import LiveLimits
+from coordinator.model import Outcome, Presence, RunState, Tries
+from coordinator.robots import RobotsCache
 from coordinator.runs import RunRecord, Runs
+from coordinator.settings import LimitSettings, Window
+from coordinator.sharding import digest
 from coordinator.status import Snapshot, counts, snapshot
+from coordinator.upstreams import Upstreams
+from coordinator.wire import Deferral
 
 from .parts import ONE, PLANNER, TWO, Run, completion, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
+DAY = 86_400_000
+HOST = "example.org:8080"
+LIMITS = Upstreams({HOST: LimitSettings((Window(10.0, 1.0), Window(5_000.0, 3600.0)))})
 LIFETIMES = {
     "as long as Redis": lambda milliseconds: milliseconds == -1,
     "as long as the run": lambda milliseconds: milliseconds == -1,
     "until the run is complete": lambda milliseconds: milliseconds == -1,
     "its lease": lambda milliseconds: 0 < milliseconds <= 10_000,
-    "a minute": lambda milliseconds: 0 < milliseconds <= 61_000,
-    "a day": lambda milliseconds: 0 < milliseconds <= 86_400_000,
+    "its longest window": lambda milliseconds: 0 < milliseconds <= 3_600_000 + 120_000,
+    "eleven seconds": lambda milliseconds: 0 < milliseconds <= 11_000,
+    "two days": lambda milliseconds: 0 < milliseconds <= 2 * DAY,
+    "a week": lambda milliseconds: 0 < milliseconds <= 7 * DAY,
 }
 
 
@@ -37,7 +48,9 @@ def documented(run: str) -> dict[str, tuple[str, str]]:
     table = {}
     for name, kind, lifetime in rows:
         pattern = re.escape(name.replace("…", f"shardcrawl:{{{run}}}"))
-        table[pattern.replace("UPSTREAM", r"\S+").replace(":N", r":\d+")] = (kind, lifetime)
+        for place, what in (("UPSTREAM", r"\S+"), ("ORIGIN", r"\S+"), (":N", r":\d+")):
+            pattern = pattern.replace(place, what)
+        table[pattern] = (kind, lifetime)
     assert len(table) == len(re.findall(r"^    (?:…:|shardcrawl:)", coordinator.keys.__doc__ or "", re.MULTILINE))
     return table
 
@@ -60,11 +73,19 @@ async def worked_on(redis: Redis, name: str) -> Run:
     await redis.xadd(run.keys.stream(shard), {"b": "rubbish"})
     await run.streams.claim(TWO, shard)
     assert await run.streams.claim(TWO, shard) is None
-    await run.complete(ONE, 1, [first])
+    done, put_off = completion([first]), first.block.keys[0]
+    waits = [Deferral(digest(put_off), put_off, Tries(1, 0, ("12:00:00 status 500",)), 60.0)]
+    await run.streams.complete(ONE, 1, replace(done, outcomes=done.outcomes[1:], deferred=waits))
     await run.streams.renew(TWO, waits="Postgres does not answer")
-    limiter = Limiter(redis, run.keys)
+    limiter = Limiter(redis, run.keys, LIMITS)
     await limiter.pause("paused.example", 5.0)
-    await limiter.book("example.org:8080", 10.0, 1)
+    assert (await limiter.book(HOST, 1)).slots
+    limiter.note(HOST, failed=1)
+    await limiter._tell()
+    await LiveLimits(redis, run.keys).change(HOST, concurrency=3)
+    robots = RobotsCache(redis, run.keys, ONE)
+    await robots.ask("https://example.org", 10.0)
+    await robots.tell("https://example.org", b"found", 3600.0)
     return run
 
 
@@ -114,8 +135,9 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
 async def test_what_a_finished_run_leaves_of_its_limits_ends_by_itself(redis: Redis) -> None:
     run = await worked_on(redis, "run")
     await run.runs.finish(run.record, {})
-    for key in (run.keys.pauses, run.keys.slots("example.org:8080"), run.keys.leader):
-        assert 0 < await redis.ttl(key) <= 86_400
+    limits = (*run.keys.limiting, run.keys.slots(HOST), run.keys.health(HOST), run.keys.leader)
+    for key in limits:
+        assert 0 < await redis.pttl(key) <= 7 * DAY, key
 
 
 def test_all_keys_of_a_run_live_in_one_cluster_slot() -> None:
@@ -157,8 +179,10 @@ async def test_making_a_run_anew_clears_what_the_earlier_one_left(redis: Redis) 
     kept = {key: value for key, value in (await old.everything()).items() if b"another" in key}
     record = record_of("run", shards=1, buckets=2, epoch="second")
     await old.runs.make(record)
-    left = {key.decode() async for key in redis.scan_iter("*{run}*")} - {old.keys.slots("example.org:8080")}
-    assert left == {old.keys.spec, old.keys.state}
+    left = {key.decode() async for key in redis.scan_iter("*{run}*")}
+    own = {old.keys.slots(HOST), old.keys.health(HOST), *old.keys.limiting, old.keys.robots("https://example.org")}
+    assert left - own == {old.keys.spec, old.keys.state}
+    assert all([await redis.pttl(key) > 0 for key in left & own])
     assert await redis.hgetall(old.keys.state) == {
         b"epoch": b"second",
         b"state": b"running",
@@ -212,12 +236,12 @@ async def test_a_snapshot_shows_counts_living_workers_leader_and_pauses(redis: R
     await redis.zadd(run.keys.workers, {"dead": 5})
     claims = await run.drain(ONE)
     await run.streams.complete(ONE, 1, completion(claims, Outcome.GONE, requests=9))
-    await Limiter(redis, run.keys).pause("example.org", 30.0)
+    await Limiter(redis, run.keys, LIMITS).pause("example.org", 30.0)
     found = await snapshot(redis, run.record)
     assert found.pauses.keys() == {"example.org"}
     assert 10 < found.pauses["example.org"] <= 30
-    assert replace(found, pauses={}) == Snapshot(
-        name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=PLANNER, pauses={}
+    assert replace(found, upstreams=()) == Snapshot(
+        name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=PLANNER
     )
     assert found.counts.outcomes[Outcome.GONE] == found.counts.resolved == 100
     assert (found.counts.requests, found.counts.received) == (9, 90)
@@ -232,7 +256,7 @@ async def test_a_snapshot_changes_nothing(redis: Redis) -> None:
 
 async def test_a_snapshot_of_a_finished_run(redis: Redis) -> None:
     run = await worked_on(redis, "run")
-    await redis.delete(run.keys.leader, run.keys.pauses)
+    await redis.delete(run.keys.leader, *run.keys.limiting)
     await run.runs.finish(run.record, {Outcome.STORED: 500})
     found = await snapshot(redis, run.record)
     assert (found.state, found.workers, found.leader, found.pauses) == (RunState.COMPLETE, 0, None, {})

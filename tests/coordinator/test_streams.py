@@ -1,34 +1,28 @@
-"""The wire between planner and workers, on a real Redis: publish, claim, renew, complete, release."""
+"""The queue between planner and workers, on a real Redis: publish, claim, renew, complete, release."""
 
 from __future__ import annotations
 
 import asyncio
-import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, LeaseLost, RedisRefused, RedisUnavailable
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.scripts import Script
-from coordinator.sharding import BLOCK_KEYS, digest
-from coordinator.streams import MOST_ASIDE_BYTES, MOST_BYTES, Completion, Finished, Streams, decode, encode
+from coordinator.sharding import digest
+from coordinator.streams import MOST_ASIDE_BYTES, Completion, Finished, Streams
 from tests.conftest import eventually
 
 from .parts import ONE, PLANNER, THREE, TWO, LostAnswer, Run, completion, keys_of, numbered, packed, record_of
 
 pytestmark = pytest.mark.anyio
 
-SHARD = ShardId(3)
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 SHORT = 0.2
 
 
@@ -56,117 +50,6 @@ async def full(client: Redis) -> AsyncIterator[None]:
         yield
     finally:
         await client.config_set("maxmemory", 0)
-
-
-# -- the wire format
-
-
-@given(st.lists(TEXTS, max_size=40), st.dictionaries(st.integers(0, 39), TEXTS))
-def test_a_block_comes_back_as_it_was_sent(keys: list[str], reasons: dict[int, str]) -> None:
-    block = Block(SHARD, tuple(keys), {index: why for index, why in reasons.items() if index < len(keys)})
-    assert decode(SHARD, encode(block)) == block
-
-
-def test_the_largest_block_that_a_planner_makes_fits() -> None:
-    block = Block(SHARD, tuple("k" * 8192 for _ in range(BLOCK_KEYS)), dict.fromkeys(range(BLOCK_KEYS), "w" * 100))
-    assert decode(SHARD, encode(block)) == block
-
-
-@given(st.lists(TEXTS, min_size=1, max_size=10), st.data())
-def test_a_truncated_block_is_refused(keys: list[str], data: st.DataObject) -> None:
-    payload = encode(Block(SHARD, tuple(keys), {0: "why"}))
-    with pytest.raises(ValueError, match="not a block: "):
-        decode(SHARD, payload[: data.draw(st.integers(0, len(payload) - 1))])
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param([2, ["a"], {}], id="a later wire version"),
-        pytest.param(["1", ["a"], {}], id="a version in text"),
-        pytest.param([1, ["a"]], id="too few parts"),
-        pytest.param([1, ["a"], {}, 0], id="too many parts"),
-        pytest.param([1, [b"a"], {}], id="keys of bytes"),
-        pytest.param([1, ["a", 5], {}], id="a number as a key"),
-        pytest.param([1, ["a", None], {}], id="nothing as a key"),
-        pytest.param([1, ["a", ["b"]], {}], id="a list as a key"),
-        pytest.param([1, "abc", {}], id="one text instead of keys"),
-        pytest.param([1, {"a": "b"}, {}], id="a map instead of keys"),
-        pytest.param([1, 5, {}], id="a number instead of keys"),
-        pytest.param([1, None, {}], id="nothing instead of keys"),
-        pytest.param([1, ["a"], []], id="a list instead of refusals"),
-        pytest.param([1, ["a"], None], id="nothing instead of refusals"),
-        pytest.param([1, ["a"], {1: "why"}], id="a refusal behind the last key"),
-        pytest.param([1, ["a"], {-1: "why"}], id="a refusal before the first key"),
-        pytest.param([1, ["a"], {"0": "why"}], id="a refusal of a text"),
-        pytest.param([1, ["a", "b"], {True: "why"}], id="a refusal of a truth"),
-        pytest.param([1, ["a"], {0: 5}], id="a number as a reason"),
-        pytest.param([1, ["a"], {0: None}], id="nothing as a reason"),
-        pytest.param([1, ["a"] * (BLOCK_KEYS + 1), {}], id="too many keys"),
-        pytest.param([1, ["a"], dict.fromkeys(range(BLOCK_KEYS + 1), "why")], id="too many refusals"),
-        pytest.param(5, id="a number"),
-        pytest.param(None, id="nothing"),
-        pytest.param({}, id="a map"),
-    ],
-)
-def test_what_is_no_block_is_refused(content: object) -> None:
-    with pytest.raises(ValueError, match="block"):
-        decode(SHARD, msgpack.packb(content))
-
-
-FIVE_HUNDRED = b"\xdc\x01\xf4"
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"\xc1", id="a byte that msgpack never uses"),
-        pytest.param(b"\x93\x01\xdd\xff\xff\xff\xff", id="claims four billion keys"),
-        pytest.param(b"\x93\x01\xdb\xff\xff\xff\xff", id="claims a text of four gigabytes"),
-        pytest.param(b"\x93\x01\x91\xa1\xff\x80", id="a key that is no UTF-8"),
-        pytest.param(b"\x93\x01" + b"\x91" * 1_000_000, id="a million arrays in each other"),
-        pytest.param(b"\x93\x01\x91\xa1a\x81\x80\x00", id="a map as a map's key"),
-        pytest.param(encode(Block(SHARD, ("a",))) + b"\x00", id="one byte too many"),
-    ],
-)
-def test_hostile_bytes_are_refused(payload: bytes) -> None:
-    assert len(payload) <= MOST_BYTES
-    with pytest.raises(ValueError, match=r"\A(not )?a block.+\Z"):
-        decode(SHARD, payload)
-
-
-def test_what_a_hostile_block_unpacks_to_is_bounded() -> None:
-    numbers = b"\x95" + b"\xcd\xff\xff" * 5
-    payload = b"\x93\x01" + FIVE_HUNDRED + (FIVE_HUNDRED + numbers * 500) * 500 + b"\x80"
-    assert MOST_BYTES * 0.7 < len(payload) < MOST_BYTES
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="keys are not text"):
-            decode(SHARD, payload)
-        assert tracemalloc.get_traced_memory()[1] < 100_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_payload_that_is_too_large_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    block = Block(SHARD, tuple("k" * 20_000 for _ in range(BLOCK_KEYS)))
-    payload = encode(block)
-    assert len(payload) > MOST_BYTES
-    monkeypatch.setattr("coordinator.streams.msgpack.unpackb", lambda *_, **__: pytest.fail("was unpacked"))
-    with pytest.raises(ValueError, match=f"a block of {len(payload)} bytes"):
-        decode(SHARD, payload)
-
-
-@given(st.binary(max_size=60))
-def test_any_bytes_are_a_block_or_a_value_error(payload: bytes) -> None:
-    for candidate in (payload, b"\x93\x01" + payload):
-        try:
-            block = decode(SHARD, candidate)
-        except ValueError:
-            continue
-        assert all(isinstance(key, str) for key in block.keys)
-        assert all(block.keys[index] is not None and isinstance(why, str) for index, why in block.refusals.items())
 
 
 # -- publish

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from coordinator.model import EntryId, ShardId
+from coordinator.model import UNTRIED, EntryId, ShardId, Tries
 from coordinator.settings import StoreSettings
-from crawler.batch import Batch, Load
-from crawler.page import OpenBlock, Page
+from crawler.batch import Batch, Load, PutOff
+from crawler.page import OpenBlock, Page, Request
 from tests.conftest import eventually
 
-from .examples import a_page
+from .examples import a_page, a_request
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +143,36 @@ async def test_blocks_without_work_are_handed_over_with_age() -> None:
     clock.now = 1.0
     load = await taken(batch)
     assert (load.pages, load.idle_blocks) == ([], [block])
+
+
+async def test_every_key_of_a_request_is_put_off_with_its_tries_and_its_delay() -> None:
+    batch = a_batch()
+    items = [item for key in "abc" for item in a_request(key).items]
+    tries = Tries(2, 1, ("a line",))
+    batch.defer(Request("https://upstream.example/?ids=a,b,c", items, "upstream.example", tries), 7.5)
+    batch.defer(a_request("d"), 30.0)
+    batch.close()
+    load = await taken(batch)
+    assert load.put_off[:3] == [PutOff(item, tries, 7.5) for item in items]
+    assert [(one.item.key, one.tries, one.delay) for one in load.put_off[3:]] == [("d", UNTRIED, 30.0)]
+    assert (load.pages, load.idle_blocks) == ([], [])
+
+
+async def test_keys_that_are_put_off_are_handed_over_with_age_and_keep_no_fetch_waiting() -> None:
+    clock = Clock()
+    batch = a_batch(clock, rows=4, age=0.01)
+    for number in range(100):
+        batch.defer(a_request(str(number)), 1.0)
+    assert not batch.full
+    async with Waiting(batch.due()) as due:
+        looks = clock.looks
+        await eventually(lambda: clock.looks > looks + 4, "the clock is asked again")
+        assert not due.done()
+        clock.now = 0.01
+        assert len((await ended(due)).put_off) == 100
+    assert len(batch) == 0
+    batch.close()
+    assert await ended(batch.due()) is None
 
 
 async def test_closing_makes_the_rest_due_and_then_ends() -> None:

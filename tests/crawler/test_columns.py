@@ -47,9 +47,14 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("numeric", Decimal("-0.5"), Decimal("-0.5")),
     ("numeric", "1e131071", Decimal("1e131071")),
     ("numeric", "1e-16383", Decimal("1e-16383")),
+    *(("numeric(10, 2)", value, Decimal(value)) for value in ("-1.23", "1.2300", "0E-9", "120E+3", f"1.{'0' * 40}")),
+    ("numeric(4)", "12.000", Decimal(12)),
     *(("timestamptz", value, moment) for value, moment in MOMENTS),
     ("timestamp", "2026-01-01T12:00:00.5", datetime(2026, 1, 1, 12, 0, 0, 500_000)),
     ("timestamp(3)", datetime(2026, 1, 1), datetime(2026, 1, 1)),
+    ("timestamptz(3)", NOON.replace(microsecond=123_000), NOON.replace(microsecond=123_000)),
+    ("time(9)", time(1, 2, 3, 4), time(1, 2, 3, 4)),
+    ("interval(1)", timedelta(seconds=-0.5), timedelta(seconds=-0.5)),
     ("date", "2026-01-31", date(2026, 1, 31)),
     ("date", date(9999, 12, 30), date(9999, 12, 30)),
     ("time", "12:30:01.000001", time(12, 30, 1, 1)),
@@ -67,7 +72,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("numeric(5,2)[]", [0.1], [Decimal("0.1")]),
     ("timestamptz[]", ["2026-01-01T12:00:00Z"], [NOON]),
 ]
-WHOLE = "no whole number"
+WHOLE, AS_IT_IS = "no whole number", "as it is"
 BAD: list[tuple[str, Any, str]] = [
     *(
         (kind, value, WHOLE)
@@ -98,6 +103,15 @@ BAD: list[tuple[str, Any, str]] = [
     *(("numeric", value, "no number") for value in (True, "one", "", None.__class__, [1])),
     *(("numeric", value, "not finite") for value in ("NaN", "Infinity", Decimal("sNaN"))),
     *(("numeric", value, "more digits") for value in ("1e131072", Decimal("1E+999999999"), "1e-16384")),
+    # Postgres would round or cut these without a word.
+    *(("numeric(10, 2)", value, AS_IT_IS) for value in ("1.239", Decimal("0.001"), 1.005, f"1.{'0' * 40}1")),
+    *(("numeric(4)", value, AS_IT_IS) for value in ("1.5", "0.1")),
+    ("numeric(4,2)[]", ["1.50", "1.501"], AS_IT_IS),
+    *((kind, "ab ", AS_IT_IS) for kind in ("varchar(2)", "char(2)", "char")),
+    *(("timestamp(3)", f"2026-01-01T12:00:00.{fraction}", AS_IT_IS) for fraction in ("000001", "1234")),
+    ("timestamptz(0)", NOON.replace(microsecond=1), AS_IT_IS),
+    ("time(5)", time(1, 2, 3, 4), AS_IT_IS),
+    ("interval(0)", timedelta(seconds=-0.5), AS_IT_IS),
     ("timestamptz", datetime(2026, 1, 1), "no time zone"),
     ("timestamptz", "2026-01-01T12:00:00", "no time zone"),
     ("timestamptz", "2026-01-01", "no time zone"),
@@ -215,3 +229,16 @@ def test_what_is_no_record_is_refused(record: Any) -> None:
 def test_a_column_that_the_table_does_not_have_is_an_error() -> None:
     with pytest.raises(ValueError, match="^facts has no column b, c$"):
         Table(a_table(a="bigint")).row({"a": 1, "c": 2, "b": 3})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"a": "x" * 11}, {"a": "x" * 6, "b": b"y" * 5}, {"c": ["x" * 5, None, "y" * 6]}, {"d": {"key": "x"}}],
+    ids=["a text", "text and bytes", "a list", "JSON"],
+)
+def test_a_record_that_no_row_can_hold_is_an_error(record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawler.parse.columns.RECORD_SIZE", 10)
+    table = Table(a_table(a="text", b="bytea", c="varchar(9)[]", d="jsonb", n="bigint", m="numeric(30,2)[]"))
+    with pytest.raises(ValueError, match="^facts: a record of 1[1-3] characters; at most 10"):
+        table.row(record)
+    table.row({"a": "x" * 5, "b": b"y" * 5, "n": 10**15, "m": ["1"] * 20})

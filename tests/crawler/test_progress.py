@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from coordinator.conditions import Condition
 from coordinator.errors import RedisUnavailable
 from coordinator.model import Counts, Outcome, RunState
 from coordinator.status import Snapshot
@@ -22,7 +23,8 @@ RUNNING = Counts(
 
 
 def a_snapshot(counts: Counts = RUNNING, *, pauses: dict[str, float] | None = None) -> Snapshot:
-    return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", pauses=pauses or {})
+    upstreams = tuple(Condition(name, paused=left) for name, left in (pauses or {}).items())
+    return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", upstreams=upstreams)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,8 @@ def test_paused_upstreams_are_named() -> None:
     assert upstream_words(a_snapshot(pauses={"b.example": 1.6, "a.example": 60.0})) == (
         "a.example paused 60 s, b.example paused 2 s"
     )
+    many = a_snapshot(pauses={f"{number}.example": 5.0 for number in range(9)})
+    assert upstream_words(many).endswith("4.example paused 5 s, 4 more")
 
 
 class Shown:

@@ -5,18 +5,55 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.errors import FetchError
-from coordinator.model import Outcome
+from coordinator.model import UNTRIED, Outcome, Tries
 from coordinator.settings import RetrySettings
-from crawler.fetch.retry import LONGEST_PAUSE, Again, End, Tries, after_error, after_status, pause_asked
+from crawler.fetch.retry import (
+    MOST_LINES,
+    MOST_WORDS,
+    PASSING,
+    Again,
+    End,
+    Follow,
+    Moment,
+    Verdict,
+    after_answer,
+    after_error,
+    noted,
+)
+
+from .scripted import Sent
 
 SETTINGS = RetrySettings(attempts=3, backoff=0.5, max_delay=60.0)
-FIRST, LAST = Tries(failed=1), Tries(failed=3)
+NOON = 1_767_268_800.0  # 2026-01-01 12:00:00 UTC
+MOMENT = Moment(NOON, 0.5)
+URL = "https://upstream.example/a"
+LAST = Tries(2, 0, ("11:59:00 timeout: read", "11:59:10 status 502"))
+
+
+def after(
+    status: int,
+    tries: Tries = UNTRIED,
+    *,
+    settings: RetrySettings = SETTINGS,
+    jitter: float = 0.5,
+    hops: int = 0,
+    **sent: str,
+) -> Verdict:
+    headers = Sent({name.replace("_", "-"): value for name, value in sent.items()})
+    return after_answer(status, headers, URL, tries, settings, Moment(NOON, jitter), hops)
+
+
+# -- what decides at once
+
+
 FINAL = {
     200: End(Outcome.STORED),
+    201: End(Outcome.STORED),
     204: End(Outcome.STORED),
     206: End(Outcome.STORED),
-    301: End(Outcome.REFUSED, "redirect 301"),
+    300: End(Outcome.REFUSED, "redirect 300"),
     304: End(Outcome.UNCHANGED),
+    305: End(Outcome.REFUSED, "redirect 305"),
     400: End(Outcome.REFUSED, "status 400"),
     401: End(Outcome.REFUSED, "status 401"),
     403: End(Outcome.REFUSED, "status 403"),
@@ -24,99 +61,109 @@ FINAL = {
     410: End(Outcome.GONE, "status 410"),
     418: End(Outcome.REFUSED, "status 418"),
     451: End(Outcome.REFUSED, "status 451"),
+    501: End(Outcome.REFUSED, "status 501"),
+    505: End(Outcome.REFUSED, "status 505"),
+    999: End(Outcome.REFUSED, "status 999"),
 }
-PASSING = (408, 429, 500, 502, 503, 504, 520)
-SENT_AT = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
-@pytest.mark.parametrize("tries", [FIRST, LAST], ids=["attempts left", "none left"])
+@pytest.mark.parametrize("tries", [UNTRIED, LAST], ids=["the first try", "the last try"])
 @pytest.mark.parametrize("status", FINAL)
 def test_a_final_status_decides_at_once(status: int, tries: Tries) -> None:
-    assert after_status(status, "7", SENT_AT, tries, SETTINGS, 0.5) == FINAL[status]
+    assert after(status, tries) == Verdict(FINAL[status])
 
 
-@pytest.mark.parametrize("status", PASSING)
+@pytest.mark.parametrize("kind", ["url", "address"])
+def test_a_request_that_must_not_be_sent_is_refused(kind: str) -> None:
+    assert after_error(FetchError(kind, "why"), UNTRIED, SETTINGS, MOMENT) == End(Outcome.REFUSED, f"{kind}: why")
+
+
+@pytest.mark.parametrize("kind", ["too-large", "decode"])
+def test_a_body_that_cannot_be_taken_fails_at_once(kind: str) -> None:
+    assert after_error(FetchError(kind, "why"), UNTRIED, SETTINGS, MOMENT) == End(Outcome.FAILED, f"{kind}: why")
+
+
+# -- what passes
+
+
+@pytest.mark.parametrize("status", sorted(PASSING - {429}))
 def test_a_passing_status_is_tried_again_while_attempts_are_left(status: int) -> None:
-    assert isinstance(after_status(status, None, None, Tries(failed=2), SETTINGS, 0.5), Again)
-
-
-@pytest.mark.parametrize("status", PASSING)
-def test_a_passing_status_fails_the_key_when_no_attempts_are_left(status: int) -> None:
-    assert after_status(status, "7", None, LAST, SETTINGS, 0.5) == End(
-        Outcome.FAILED, f"status {status} after 3 attempts"
+    assert after(status) == Verdict(Again(Tries(1, 0, (f"12:00:00 status {status}",)), 0.25))
+    assert after(status, LAST) == Verdict(
+        End(
+            Outcome.FAILED,
+            f"status {status} after 3 attempts: 11:59:00 timeout: read; "
+            + ("11:59:10 status 502 \u00d72" if status == 502 else f"11:59:10 status 502; 12:00:00 status {status}"),
+        )
     )
 
 
-def test_the_reason_counts_throttled_tries_too() -> None:
-    end = after_status(500, None, None, Tries(failed=3, throttled=4), SETTINGS, 0.5)
-    assert end == End(Outcome.FAILED, "status 500 after 7 attempts")
+@pytest.mark.parametrize("kind", ["timeout", "reset", "connect", "dns", "tls", "protocol"])
+def test_a_connection_that_fails_is_tried_again_while_attempts_are_left(kind: str) -> None:
+    error = FetchError(kind, "why")
+    assert after_error(error, UNTRIED, SETTINGS, MOMENT) == Again(Tries(1, 0, (f"12:00:00 {kind}: why",)), 0.25)
+    assert after_error(error, LAST, SETTINGS, MOMENT) == End(
+        Outcome.FAILED,
+        f"{kind}: why after 3 attempts: 11:59:00 timeout: read; 11:59:10 status 502; 12:00:00 {kind}: why",
+    )
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "date", "seconds"),
-    [
-        ("0", None, 0.0),
-        ("7", None, 7.0),
-        (" 120 ", None, 120.0),
-        ("000000000012", None, 12.0),
-        ("21600", None, LONGEST_PAUSE),
-        ("21601", None, LONGEST_PAUSE),
-        ("9" * 5000, None, LONGEST_PAUSE),
-        ("Thu, 01 Jan 2026 00:01:30 GMT", SENT_AT, 90.0),
-        ("Thursday, 01-Jan-26 00:01:30 GMT", SENT_AT, 90.0),
-        ("Wed, 31 Dec 2025 23:59:00 GMT", SENT_AT, 0.0),
-        ("Fri, 01 Jan 2027 00:00:00 GMT", SENT_AT, LONGEST_PAUSE),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", None, 0.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", None, LONGEST_PAUSE),
-        (None, SENT_AT, None),
-        ("", SENT_AT, None),
-        ("-1", SENT_AT, None),
-        ("1e9", SENT_AT, None),
-        ("1.5", SENT_AT, None),
-        ("²", SENT_AT, None),
-        ("inf", SENT_AT, None),
-        ("soon", SENT_AT, None),
-        ("Thu, 32 Jan 2026 00:00:00 GMT", SENT_AT, None),
-        ("Thu, 01 Jan 2026 00:01:30 GMT", "yesterday", None),
-    ],
-)
-def test_retry_after_is_read_in_seconds_or_as_a_date_against_the_responses_own(
-    retry_after: str | None, date: str | None, seconds: float | None
-) -> None:
-    assert pause_asked(retry_after, date) == seconds
+def test_a_job_with_one_attempt_never_tries_again() -> None:
+    once = RetrySettings(attempts=1)
+    assert isinstance(after(500, settings=once).step, End)
+    assert isinstance(after_error(FetchError("reset", ""), UNTRIED, once, MOMENT), End)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_pause_that_the_upstream_asks_for_stops_the_fleet(status: int) -> None:
-    assert after_status(status, "90", None, FIRST, SETTINGS, 0.5) == Again(delay=0.0, pause=90.0)
+# -- what the upstream asks for
+
+
+@pytest.mark.parametrize("status", [429, 403])
+def test_a_throttled_request_waits_for_the_fleets_pause_and_counts_apart(status: int) -> None:
+    tries = Tries(0, 1, (f"12:00:00 status {status}",))
+    assert after(status, retry_after="90") == Verdict(Again(tries, 0.0), pause=90.0)
+
+
+def test_a_503_that_names_a_time_pauses_the_fleet_and_counts_as_an_attempt() -> None:
+    tries = Tries(1, 0, ("12:00:00 status 503",))
+    assert after(503, retry_after="90") == Verdict(Again(tries, 0.0), pause=90.0)
+    last = after(503, LAST, retry_after="90")
+    assert isinstance(last.step, End)
+    assert last.pause == 90.0, "the others should wait all the same"
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 504, 520])
 def test_retry_after_of_another_status_is_not_obeyed(status: int) -> None:
-    decision = after_status(status, "90", None, FIRST, SETTINGS, 0.5)
-    assert decision == Again(delay=0.25, pause=None)
+    verdict = after(status, retry_after="90")
+    assert verdict.pause is None
+    assert isinstance(verdict.step, Again)
+    assert verdict.step.delay == 0.25
 
 
 @pytest.mark.parametrize("retry_after", [None, "0", "garbage"])
 def test_a_429_without_a_time_pauses_the_fleet_by_its_own_backoff(retry_after: str | None) -> None:
-    pauses = [after_status(429, retry_after, None, Tries(throttled=tried), SETTINGS, 0.0) for tried in range(1, 10)]
-    assert pauses == [Again(0.0, pause) for pause in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0)]
+    sent = {"retry_after": retry_after} if retry_after else {}
+    verdicts = [after(429, Tries(0, tried), jitter=0.0, **sent) for tried in range(9)]
+    assert [verdict.pause for verdict in verdicts] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert {verdict.step.delay for verdict in verdicts if isinstance(verdict.step, Again)} == {0.0}
 
 
-def test_a_503_that_asks_to_come_back_at_once_is_still_backed_off_from() -> None:
-    assert after_status(503, "0", None, FIRST, SETTINGS, 0.5) == Again(delay=0.25, pause=None)
+def test_a_good_answer_that_uses_up_a_limit_pauses_the_fleet_and_is_kept() -> None:
+    verdict = after(200, x_ratelimit_remaining="0", x_ratelimit_reset="30")
+    assert verdict == Verdict(End(Outcome.STORED), pause=30.0)
 
 
 def test_429_hardly_counts_against_the_attempts_but_not_for_ever() -> None:
-    assert isinstance(after_status(429, "1", None, Tries(throttled=29), SETTINGS, 0.5), Again)
-    assert isinstance(after_status(500, None, None, Tries(failed=2, throttled=29), SETTINGS, 0.5), Again)
-    assert after_status(429, "1", None, Tries(throttled=30), SETTINGS, 0.5) == End(
-        Outcome.FAILED, "status 429 after 30 attempts"
-    )
+    assert isinstance(after(429, Tries(2, 28)).step, Again)
+    assert isinstance(after(500, Tries(1, 29)).step, Again)
+    end = after(429, Tries(0, 29, ("11:00:00 status 429 \u00d729",)), retry_after="5")
+    assert end == Verdict(End(Outcome.FAILED, "status 429 after 30 attempts: 11:00:00 status 429 \u00d730"), pause=5.0)
+
+
+# -- delays
 
 
 @given(
-    tried=st.integers(1, 100),
+    tried=st.integers(0, 98),
     backoff=st.floats(0, 3600),
     max_delay=st.floats(0, 86_400),
     jitter=st.floats(0, 1, exclude_max=True),
@@ -124,35 +171,83 @@ def test_429_hardly_counts_against_the_attempts_but_not_for_ever() -> None:
 def test_a_delay_lies_within_the_bounds_for_every_jitter(
     tried: int, backoff: float, max_delay: float, jitter: float
 ) -> None:
-    settings = RetrySettings(attempts=101, backoff=backoff, max_delay=max_delay)
-    decision = after_status(500, None, None, Tries(failed=tried), settings, jitter)
-    assert isinstance(decision, Again)
-    assert 0 <= decision.delay <= min(max_delay, backoff * 2 ** (tried - 1))
+    settings = RetrySettings(attempts=100, backoff=backoff, max_delay=max_delay)
+    step = after(500, Tries(tried), settings=settings, jitter=jitter).step
+    assert isinstance(step, Again)
+    assert 0 <= step.delay <= min(max_delay, backoff * 2**tried)
 
 
 def test_delays_double_from_try_to_try() -> None:
-    delays = []
-    for tried in range(1, 11):
-        decision = after_status(
-            500, None, None, Tries(failed=tried), RetrySettings(attempts=99, backoff=0.5, max_delay=60), 0.5
-        )
-        assert isinstance(decision, Again)
-        delays.append(decision.delay)
+    settings = RetrySettings(attempts=99, backoff=0.5, max_delay=60)
+    steps = [after(500, Tries(tried), settings=settings).step for tried in range(10)]
+    delays = [step.delay for step in steps if isinstance(step, Again)]
     assert delays == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
-@pytest.mark.parametrize("kind", ["url", "address"])
-def test_a_request_that_must_not_be_sent_is_refused(kind: str) -> None:
-    assert after_error(FetchError(kind, "why"), FIRST, SETTINGS, 0.5) == End(Outcome.REFUSED, f"{kind}: why")
+# -- the history
 
 
-@pytest.mark.parametrize("kind", ["too-large", "decode"])
-def test_a_body_that_cannot_be_taken_fails_at_once(kind: str) -> None:
-    assert after_error(FetchError(kind, "why"), FIRST, SETTINGS, 0.5) == End(Outcome.FAILED, f"{kind}: why")
+def test_tries_that_end_alike_in_a_row_share_a_line() -> None:
+    tries = UNTRIED
+    ends = ["status 500", "status 500", "status 500", "reset: peer", "status 500", "status 429", "status 429"]
+    for second, words in enumerate(ends):
+        tries = noted(tries, words, NOON + second, throttled=words == "status 429")
+    assert tries == Tries(
+        5,
+        2,
+        ("12:00:00 status 500 \u00d73", "12:00:03 reset: peer", "12:00:04 status 500", "12:00:05 status 429 \u00d72"),
+    )
 
 
-@pytest.mark.parametrize("kind", ["timeout", "reset", "connect", "dns", "tls", "protocol"])
-def test_a_connection_that_fails_is_tried_again_until_the_attempts_are_used_up(kind: str) -> None:
-    error = FetchError(kind, "why")
-    assert after_error(error, FIRST, SETTINGS, 0.5) == Again(delay=0.25)
-    assert after_error(error, LAST, SETTINGS, 0.5) == End(Outcome.FAILED, f"{kind}: why after 3 attempts")
+def test_what_only_looks_like_a_count_is_not_taken_for_one() -> None:
+    assert noted(noted(UNTRIED, "odd \u00d7x", NOON), "odd", NOON).history == ("12:00:00 odd \u00d7x", "12:00:00 odd")
+    assert noted(Tries(1, 0, ("12:00:00 \u00d7",)), "\u00d7", NOON).history == ("12:00:00 \u00d7 \u00d72",)
+
+
+@given(st.lists(st.sampled_from(["status 500", "status 429", "reset: peer", "x" * 400]), max_size=200))
+def test_the_history_is_bounded_and_every_try_is_counted(ends: list[str]) -> None:
+    tries = UNTRIED
+    for words in ends:
+        tries = noted(tries, words, NOON, throttled=words == "status 429")
+    assert tries.total == len(ends)
+    assert tries.throttled == ends.count("status 429")
+    assert len(tries.history) <= MOST_LINES
+    assert all(len(line) <= MOST_WORDS + 15 for line in tries.history)
+    if ends:
+        assert tries.history[0].startswith(f"12:00:00 {ends[0][:MOST_WORDS]}")
+        assert f" {ends[-1][:MOST_WORDS]}" in tries.history[-1]
+
+
+def test_of_a_long_history_the_first_line_and_the_latest_are_kept() -> None:
+    tries = UNTRIED
+    for number in range(100):
+        tries = noted(tries, f"status {500 + number}", NOON)
+    assert tries.history[:3] == ("12:00:00 status 500", "…", f"12:00:00 status {600 - MOST_LINES + 2}")
+    assert tries.history[-1] == "12:00:00 status 599"
+
+
+# -- redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_followed_while_hops_are_left(status: int) -> None:
+    assert after(status, LAST, hops=1, location="/b") == Verdict(Follow("https://upstream.example/b"))
+    assert after(status, LAST, hops=0, location="/b") == Verdict(
+        End(Outcome.REFUSED, f"redirect {status} to https://upstream.example/b: no more redirects are followed")
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ({}, "it has no Location that can be read"),
+        ({"location": "ftp://x.example/"}, "its Location is of the scheme 'ftp'; only http and https can be fetched"),
+        ({"location": "https://me:secret@x.example/"}, "its Location has a user name in it"),
+    ],
+)
+def test_a_redirect_to_nowhere_is_refused_with_the_reason(sent: dict[str, str], why: str) -> None:
+    assert after(301, hops=5, **sent) == Verdict(End(Outcome.REFUSED, f"redirect 301: {why}"))
+
+
+def test_a_304_is_never_followed() -> None:
+    assert after(304, hops=5, location="/b") == Verdict(End(Outcome.UNCHANGED))

@@ -11,7 +11,10 @@ import orjson
 import pytest
 from rich.console import Console
 
+from coordinator.conditions import Condition
+from coordinator.livelimits import LiveLimit
 from coordinator.model import Counts, Epoch, Outcome, RunState
+from coordinator.settings import LimitSettings, Window
 from coordinator.status import Snapshot
 from crawler import screen
 from crawler.local import RunEnd
@@ -175,8 +178,11 @@ SNAPSHOT = Snapshot(
     COUNTS,
     workers=2,
     leader=None,
-    pauses={"[fe80::1]:80": 61.4},
     waits=("Postgres does not answer",),
+    upstreams=(
+        Condition("[fe80::1]:80", paused=61.4),
+        Condition("x.example", live=LiveLimit(LimitSettings((Window(5, 1),)), 0), breaker="open", probe_in=3.0),
+    ),
 )
 
 
@@ -185,7 +191,8 @@ def test_a_snapshot_is_shown_whole() -> None:
     screen.snapshot_text(SNAPSHOT, console)
     text = out.getvalue()
     parts = ("running", "5 of 20 done, 10 queued", "4 stored, 1 failed", "1,234, 5.6 kB", "none", "waits for")
-    for part in (*parts, "[fe80::1]:80"):
+    upstreams = ("[fe80::1]:80 paused 61 s", "x.example breaker open, probe in 3 s, live rate 5/s, live concurrency none")
+    for part in (*parts, *upstreams):
         assert part in text
     assert "Postgres does not answer" in " ".join(text.split())
 
@@ -197,11 +204,30 @@ def test_a_snapshot_as_json_names_every_count() -> None:
         "total": 20,
         "done": 5,
         "queued": 10,
+        "delayed": 0,
         "outcomes": {"stored": 4, "unchanged": 0, "gone": 0, "refused": 0, "failed": 1},
         "requests": 1_234,
         "received_bytes": 5_600,
         "workers": 2,
         "coordinator": None,
         "paused": {"[fe80::1]:80": 61.4},
+        "upstreams": {
+            "[fe80::1]:80": {
+                "paused": 61.4,
+                "breaker": "closed",
+                "probe_in": 0.0,
+                "found_rate": None,
+                "live_rate": None,
+                "live_concurrency": None,
+            },
+            "x.example": {
+                "paused": 0.0,
+                "breaker": "open",
+                "probe_in": 3.0,
+                "found_rate": None,
+                "live_rate": "5/s",
+                "live_concurrency": "none",
+            },
+        },
         "waits": ["Postgres does not answer"],
     }

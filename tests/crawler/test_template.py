@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator.errors import UsageError
 from coordinator.settings import RequestSettings
-from crawler.fetch.template import Template, upstream_of
+from crawler.fetch.template import Template
 
 API = "https://en.wikipedia.org/w/api.php?titles={keys}&format=json"
 
@@ -96,21 +96,3 @@ def test_a_malformed_template_is_a_usage_error_in_one_line(template: str, word: 
     assert "[request] url" in message
     assert len(message.splitlines()) == 1
     assert "secret" not in message
-
-
-@pytest.mark.parametrize(
-    ("address", "upstream"),
-    [
-        ("https://en.wikipedia.org/wiki/US", "en.wikipedia.org"),
-        ("HTTPS://EN.Wikipedia.ORG/wiki/US", "en.wikipedia.org"),
-        ("http://x.example:8080/a", "x.example:8080"),
-        ("http://x.example", "x.example"),
-        ("http://x.example?q=a/b", "x.example"),
-        ("http://x.example#a/b", "x.example"),
-        ("http://x.example/?u=http://y.example/", "x.example"),
-        ("http://[2001:DB8::1]/a", "[2001:db8::1]"),
-        ("http://[::1]:8080/a", "[::1]:8080"),
-    ],
-)
-def test_the_upstream_is_the_host_with_its_port(address: str, upstream: str) -> None:
-    assert upstream_of(address) == upstream

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from time import monotonic
 
 import pytest
 from redis.asyncio import Redis
@@ -16,9 +15,6 @@ from tests.faults.servers import SmallDisk
 from tests.faults.table import Row
 from tests.faults.upstreams import Disturbed
 from tests.live.shell import Shell
-
-BOUND = 20 * 60.0
-BEGAN = monotonic()
 
 
 @pytest.fixture
@@ -65,11 +61,6 @@ async def small_disk(tmp_path: Path) -> AsyncIterator[SmallDisk]:
     yield disk
     await disk.drop()
     subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if monotonic() - BEGAN > BOUND:
-        pytest.fail(f"the suite's {BOUND / 60:.0f} minutes are over")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

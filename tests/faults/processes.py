@@ -7,7 +7,8 @@ is a counter, and the few lines of `workforce`, `coordinate` and `opening` that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from types import SimpleNamespace
@@ -19,16 +20,17 @@ from coordinator.coordinate import Coordinator
 from coordinator.done import DoneSet
 from coordinator.errors import EpochLost, LeaseLost, PostgresUnavailable, RedisUnavailable
 from coordinator.keys import RunKeys
-from coordinator.model import Outcome, RunState, WorkerId
+from coordinator.model import Outcome, Presence, RunState, WorkerId
 from coordinator.patience import patiently
 from coordinator.runs import RunRecord, Runs
 from coordinator.settings import StoreSettings
 from coordinator.sharding import digest
 from coordinator.streams import Streams
 from crawler.batch import Batch, Load
-from crawler.fetch.fetcher import Lane, Meter
-from crawler.intake import Intake, Request
-from crawler.page import Page
+from crawler.fetch.fetcher import Lane, Later, Meter, Soon
+from crawler.fetch.retry import noted
+from crawler.intake import Intake
+from crawler.page import Page, Request
 from crawler.worker import Worker
 from tests.faults.wire import LOST, Client, Truth, pause
 
@@ -53,13 +55,37 @@ class Event(asyncio.Event):
         return True
 
 
-class Queue(asyncio.Queue[Request]):
-    """A queue for which a coroutine waits turn by turn."""
+class OneLine:
+    """Lines of an upstream that may be asked at any time, in which lanes wait turn by turn."""
 
-    async def get(self) -> Request:
-        while self.empty():
+    def __init__(self, enough: int) -> None:
+        self._enough = enough
+        self.waiting: deque[Request] = deque()
+
+    def put(self, request: Request, delay: float = 0.0) -> None:
+        (self.waiting.appendleft if delay else self.waiting.append)(request)
+
+    async def next(self) -> Request:
+        while not self.waiting:
             await pause(IDLE)
-        return self.get_nowait()
+        return self.waiting.popleft()
+
+    async def until_low(self) -> None:
+        while len(self.waiting) >= self._enough:
+            await pause(IDLE)
+
+    @property
+    def at_hand(self) -> int:
+        return len(self.waiting)
+
+    def spilled(self) -> Iterator[tuple[Request, float]]:
+        return iter(())
+
+    def arrived(self, upstream: str) -> None:
+        """Nobody counts."""
+
+    def resize(self, presence: Presence) -> None:
+        """Nothing here is shared."""
 
 
 class Shelf:
@@ -98,7 +124,7 @@ def without_a_loop(patch: pytest.MonkeyPatch) -> Clock:
 
     clock = Clock()
     patch.setattr("coordinator.scripts.files", shelf)
-    world = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event, Queue=Queue)
+    world = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event)
     for module in ("coordinate", "patience", "planner", "janitor", "leader"):
         patch.setattr(f"coordinator.{module}.asyncio", world)
     for module in ("worker", "intake"):
@@ -138,19 +164,15 @@ class DictWriter:
 
 
 class CountingFetcher:
-    """Asks nobody, and counts what it would have asked."""
-
-    draining = False
+    """Asks nobody, and counts what it would have asked. Some keys need a second or a third try."""
 
     def __init__(self, truth: Truth, name: str, meter: Meter) -> None:
         self._truth = truth
         self._name = name
         self._meter = meter
 
-    def resize(self, *place: int) -> None:
-        """Nothing here is shared."""
-
-    async def fetch(self, url: str, lane: Lane) -> str:
+    async def fetch(self, request: Request, lane: Lane) -> str | Soon | Later:
+        url = request.url
         lane.sending = True
         await pause(FETCH)
         lane.sending = False
@@ -159,6 +181,11 @@ class CountingFetcher:
         self._truth.say(self._name, f"fetches {url}")
         if url == self._truth.poison:
             raise Killed
+        tried = request.tries.failed
+        if tried < digest(url)[14] % 4 - 1:
+            request.tries = noted(request.tries, "status 503", self._truth.now / 1000)
+            self._truth.put_off[url] += 1
+            return Later(float(digest(url)[13] % 8)) if tried == 0 else Soon(1.0)
         return url
 
 
@@ -276,16 +303,19 @@ class WorkerProcess(Process):
         meter, lanes = Meter(), self.simulation.lanes
         self.streams = Streams(client, keys, record.layout, record.epoch)
         self.batch = PromptBatch(StoreSettings(batch_age=0.0), clock=lambda: 0.0)
+        self.lines = OneLine(self.simulation.at_hand)
         self.intake = Intake(
             streams=self.streams,
             done=DoneSet(client, keys, record.layout, record.epoch),
             worker=name,
             batch=self.batch,
             template=SimpleNamespace(url="|".join),  # type: ignore[arg-type]
+            upstreams=SimpleNamespace(of=lambda url: "upstream"),  # type: ignore[arg-type]
+            lines=self.lines,  # type: ignore[arg-type]
             keys_per_request=1,
-            at_hand=self.simulation.at_hand,
         )
         parts: dict[str, Any] = {
+            "lines": self.lines,
             "fetcher": CountingFetcher(self.truth, self.who, meter),
             "pages": OnePage(),
             "writer": DictWriter(self.truth, self.client, self.who),
@@ -338,7 +368,7 @@ class WorkerProcess(Process):
             self._drain(self.worker)
         if not any(task.startswith("lane") for task in self.tasks):
             self.batch.close()
-        idle = self.intake._requests.empty()
+        idle = not self.lines.waiting
         return [
             task
             for task in self.tasks

@@ -304,7 +304,7 @@ class Simulation:
         truth.expect(not wrong, f"{wrong} have another outcome than was fetched")
         times = Counter(self.corpus)
         for key, fetched in truth.fetches.items():
-            most = times[key] + truth.unclean + truth.refeeds
+            most = times[key] + truth.unclean + truth.refeeds + truth.put_off[key]
             truth.expect(fetched <= most, f"{key} was fetched {fetched} times, at most {most} can be explained")
         state, queued, entries, _ = wire.look()
         truth.expect(queued == entries == 0, f"{entries} entries are left of a complete run")

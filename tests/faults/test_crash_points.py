@@ -3,92 +3,82 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from coordinator import steps
-from ops.upstream import Upstream
 from tests.conftest import eventually
-from tests.live.shell import Shell, kill_tree
-from tests.live.test_run import ONCE
+from tests.faults.crawl import IN_HAND, KEYS, Crawl
+from tests.live.shell import kill_tree
 
 pytestmark = pytest.mark.anyio
 
-KEYS = 1500
-CONCURRENCY, BATCH_ROWS = 16, 200
 PLANNER = ("read", "published")
 OPENING = ("made", "rebuilt")
 WORKER = tuple(step for step in steps.STEPS if step not in PLANNER + OPENING)
-EVERY_KEY_ONCE = [{"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}]
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    await shell.sweep()
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream(size=300) as upstream:
-        yield upstream
-
-
-def command(shell: Shell, upstream: Upstream, workers: int = 2) -> tuple[str, ...]:
-    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
-    return (
-        *("run", str(urls), "--workers", str(workers)),
-        *("--concurrency", str(CONCURRENCY), "--batch-rows", str(BATCH_ROWS)),
-    )
+PLACES = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
+QUICK = ("published", "committed")
 
 
 @pytest.mark.parametrize(
-    ("who", "step"), [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
+    ("who", "step"), [pytest.param(*place, marks=() if place[1] in QUICK else pytest.mark.slow) for place in PLACES]
 )
-async def test_a_child_that_dies_at_a_step(shell: Shell, upstream: Upstream, who: str, step: str) -> None:
-    line = command(shell, upstream, workers=1 if step == "finished" else 2)  # the last step is reached by one worker
-    ended = await shell.run(*line, environ={"CRASH_AT": f"{who}:{step}"})
+async def test_a_child_that_dies_at_a_step(embedded_crawl: Crawl, who: str, step: str) -> None:
+    crawl = embedded_crawl
+    workers = 1 if step == "finished" else 2  # the last step is reached by one worker
+    running = await crawl.start(rate=None, workers=workers, environ={"CRASH_AT": f"{who}:{step}"})
+    ended = await crawl.complete(running)
     assert f"{who} was ended by SIGKILL" in ended.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests <= KEYS + CONCURRENCY + BATCH_ROWS
+    number = "2" if step == "copied" else "1"
+    await crawl.audited(f"{number} killed at a step", f"{who}: {step}", again=IN_HAND)
 
 
-async def test_a_command_that_dies_between_postgres_and_redis_when_it_makes_a_run(
-    shell: Shell, upstream: Upstream
-) -> None:
-    line = command(shell, upstream)
-    await shell.run(*line, environ={"CRASH_AT": "opening:made"}, code=-signal.SIGKILL)
-    await shell.run(*line)
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests == KEYS
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["fetched", "copied", "committed", "completed"])
+async def test_a_worker_that_dies_in_the_middle_of_its_work(embedded_crawl: Crawl, step: str) -> None:
+    """At its third batch, with blocks of both workers under way."""
+    crawl = embedded_crawl
+    times = 300 if step == "fetched" else 3
+    running = await crawl.start(environ={"CRASH_AT": f"worker-1:{step}:{times}"})
+    ended = await crawl.complete(running)
+    assert "worker-1 was ended by SIGKILL" in ended.err
+    number = "2" if step == "copied" else "1"
+    await crawl.audited(f"{number} killed in mid-run", f"worker-1: {step}, time {times}", again=IN_HAND)
 
 
-async def test_everything_dies_between_the_final_counts_and_redis(shell: Shell, upstream: Upstream) -> None:
+@pytest.mark.slow
+async def test_a_command_that_dies_between_postgres_and_redis_when_it_makes_a_run(embedded_crawl: Crawl) -> None:
+    crawl = embedded_crawl
+    ended = await (await crawl.start(environ={"CRASH_AT": "opening:made"})).end()
+    assert ended.code == -signal.SIGKILL
+    await crawl.complete(await crawl.start(rate=None))
+    await crawl.audited("1 killed at a step", "opening: made")
+
+
+@pytest.mark.slow
+async def test_everything_dies_between_the_final_counts_and_redis(embedded_crawl: Crawl) -> None:
     """The next command tells Redis what Postgres knows, so that nothing of the queue is left behind."""
-    line = command(shell, upstream, workers=1)
-    running = await shell.start(*line, environ={"CRASH_AT": "worker-1:finished"})
-    await eventually(lambda: not running.children("worker-1") and upstream.requests == KEYS, "the worker's death")
+    crawl = embedded_crawl
+    running = await crawl.start(rate=None, workers=1, environ={"CRASH_AT": "worker-1:finished"})
+    await eventually(lambda: not running.children("worker-1") and crawl.upstream.requests == KEYS, "the worker's death")
     kill_tree(running.process.pid)
     await running.process.wait()
-    again = await shell.run(*line)
-    assert "complete" in again.out
-    await shell.run("audit", "urls")
-    assert upstream.requests == KEYS
+    ended = await crawl.complete(await crawl.start())
+    assert "complete" in ended.out
+    await crawl.audited("1 killed at a step", "everything: finished")
 
 
-async def test_a_command_that_dies_while_it_rebuilds(shell: Shell, upstream: Upstream) -> None:
+@pytest.mark.slow
+async def test_a_command_that_dies_while_it_rebuilds(embedded_crawl: Crawl) -> None:
     """The epoch reaches Postgres last: a rebuild that was cut short is begun again, and costs no request."""
-    line = command(shell, upstream)
-    running = await shell.start(*line, "--rate", "800")
-    await eventually(lambda: upstream.requests >= KEYS // 2, "half of the requests")
+    crawl = embedded_crawl
+    running = await crawl.start()
+    await crawl.asked(KEYS // 2)
     running.interrupt()
     assert (await running.end()).code == 130
-    (shell.data / "redis").rename(shell.data / "redis-lost")
-    await shell.run(*line, environ={"CRASH_AT": "opening:rebuilt"}, code=-signal.SIGKILL)
-    again = await shell.run(*line)
-    assert "rebuilt from Postgres" in again.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests == KEYS
+    (crawl.shell.data / "redis").rename(crawl.shell.data / "redis-lost")
+    ended = await (await crawl.start(environ={"CRASH_AT": "opening:rebuilt"})).end()
+    assert ended.code == -signal.SIGKILL
+    ended = await crawl.complete(await crawl.start(rate=None))
+    assert "rebuilt from Postgres" in ended.err
+    await crawl.audited("1 killed at a step", "opening: rebuilt")

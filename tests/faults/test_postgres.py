@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 COMMIT = b"COMMIT;"
 
 
-@pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("answered", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"])
 async def test_the_connection_is_cut_during_commit(crawl: Crawl, answered: bool) -> None:
     """Nobody knows whether Postgres committed: neither lost nor doubled, and nothing is fetched again."""
     async with Proxy(crawl.environ["DATABASE_URL"]) as proxy:
@@ -135,9 +135,8 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "change", [pytest.param(change, marks=() if "dropped" in change else pytest.mark.slow) for change in CHANGES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
 async def test_the_schema_changes_under_the_run(crawl: Crawl, change: str) -> None:
     """It fails loudly, in one line; nothing is acked or recorded as failed, and it goes on when the schema is back."""
     broken, mended = CHANGES[change]
@@ -153,7 +152,9 @@ async def test_the_schema_changes_under_the_run(crawl: Crawl, change: str) -> No
     assert "Traceback" not in ended.err
     await connection.execute(mended)
     assert await connection.fetchval("SELECT count(*) FROM pages_r1 WHERE outcome <> 'stored'") == 0
-    ended = await crawl.complete(await crawl.start(environ=environ))
+    running = await crawl.start(environ=environ)
+    await crawl.recovered()
+    ended = await crawl.complete(running)
     assert "goes on" in ended.err
     await connection.close()
     await crawl.audited("18 schema changed", change, again=2 * IN_HAND)

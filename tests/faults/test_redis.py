@@ -86,7 +86,7 @@ async def test_redis_is_empty(crawl: Crawl, tmp_path: Path, restarted: bool) -> 
 @pytest.mark.slow
 async def test_redis_is_empty_for_several_machines(crawl: Crawl, redis: Redis) -> None:
     """`coordinate` rebuilds the run, and `work` goes on with it; nothing is called complete before."""
-    run = await crawl.shell.start("coordinate", crawl.corpus(), "--rate", "700", environ=crawl.environ)
+    run = await crawl.start(command="coordinate")
     work = await crawl.shell.start("work", "--workers", "2", environ=crawl.environ)
     await crawl.asked(KEYS // 3)
     await redis.flushall()

@@ -43,6 +43,21 @@ MUTATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "what dead workers had is never claimed": {
         "claim": ("if named['name'] ~= ARGV[1] and not living(named['name']) then", "if false then"),
     },
+    "a repeated completion defers its keys again": {
+        "complete": ("if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then", "if true then"),
+    },
+    "keys that are due are published while they stay in the delayed set": {
+        "readmit": ("redis.call('ZREM', KEYS[4], ARGV[at])", ""),
+    },
+    "readmit does not look whether somebody was faster": {
+        "readmit": ("if not redis.call('ZSCORE', KEYS[4], ARGV[at]) then return 'moved' end", ""),
+    },
+    "a deposed planner readmits": {
+        "readmit": ("if redis.call('GET', KEYS[2]) ~= ARGV[2] then", "if false then"),
+    },
+    "deferred keys are not counted": {
+        "complete": ("redis.call('HINCRBY', KEYS[1], 'published', deferred)", ""),
+    },
     "publish does not compare the cursor": {
         "publish": ("if state[2] ~= ARGV[3] then", "if false then"),
     },
@@ -113,7 +128,7 @@ def test_a_few_hundred_schedules_keep_every_promise(staged: Staged) -> None:
         assert what in met, f"no schedule had one in which a process or Redis {what}"
     for call in ("claim", "commit", "complete", "publish", "renew", "seek", "release"):
         assert f"{call} its answer gets lost:" in met
-    for start in ("split", "remember", "a stranger deletes an entry", "refeed -> 1"):
+    for start in ("split", "remember", "readmit", "a stranger deletes an entry", "refeed -> 1"):
         assert any(what.startswith(start) for what in met), f"no schedule has {start}"
 
 

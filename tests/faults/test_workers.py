@@ -13,23 +13,11 @@ from coordinator.keys import RunKeys
 from coordinator.streams import LEASE
 from tests.conftest import eventually
 from tests.faults.crawl import CONCURRENCY, IN_HAND, KEYS, NAME, Crawl, lasting
+from tests.live.shell import kill_tree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 FAKETIME = sorted(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
-
-
-@pytest.mark.parametrize(
-    ("scenario", "step"),
-    [("1 killed after COMMIT, before the ack", "committed"), ("2 killed in the middle of a COPY", "copied")],
-)
-async def test_a_worker_dies_around_a_commit(embedded_crawl: Crawl, scenario: str, step: str) -> None:
-    """Its block is delivered again; what it had committed is not doubled, what it had not is fetched again."""
-    crawl = embedded_crawl
-    running = await crawl.start(environ={"CRASH_AT": f"worker-1:{step}:2"})
-    ended = await crawl.complete(running)
-    assert "worker-1 was ended by SIGKILL" in ended.err
-    await crawl.audited(scenario, "SIGKILL at a crash point", again=IN_HAND)
 
 
 async def test_a_worker_frozen_for_three_leases(crawl: Crawl, redis: Redis) -> None:
@@ -82,7 +70,7 @@ async def _fingerprint(crawl: Crawl, redis: Redis) -> tuple[dict[bytes, bytes], 
 
 async def test_sigterm_under_load_returns_the_leases(crawl: Crawl, redis: Redis) -> None:
     """What is in flight is finished and committed, no lease stays, and the next workers ask for nothing twice."""
-    run = await crawl.shell.start("coordinate", crawl.corpus(), "--rate", "700", environ=crawl.environ)
+    run = await crawl.start(command="coordinate")
     work = ("work", "--workers", "2")
     first = await crawl.shell.start(*work, environ=crawl.environ)
     await crawl.asked(KEYS // 3)
@@ -97,6 +85,31 @@ async def test_sigterm_under_load_returns_the_leases(crawl: Crawl, redis: Redis)
     second.process.terminate()
     assert (await second.end()).code == 0
     await crawl.audited("20 SIGTERM under load", "SIGTERM to `work`, others take over")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["its grace is over", "SIGKILL"])
+async def test_a_drain_that_cannot_end(crawl: Crawl, redis: Redis, killed: bool) -> None:
+    """What is in flight is given up; when the leases have ended, others ask for that again, and for no more."""
+    run = await crawl.start(command="coordinate")
+    work = ("work", "--workers", "2", "--grace", "2")
+    first = await crawl.shell.start(*work, environ=crawl.environ)
+    await crawl.asked(KEYS // 3)
+    crawl.upstream.hold()
+    await crawl.asked(crawl.upstream.requests + CONCURRENCY)
+    first.process.terminate()
+    if killed:
+        await lasting(1.0)
+        assert first.process.returncode is None
+        kill_tree(first.process.pid)
+    await first.end()
+    crawl.upstream.release()
+    second = await crawl.shell.start(*work, environ=crawl.environ)
+    await crawl.recovered()
+    await crawl.complete(run)
+    second.process.terminate()
+    assert (await second.end()).code == 0
+    how = "SIGTERM, then SIGKILL to all of `work`" if killed else "SIGTERM, grace of 2 s"
+    await crawl.audited("20 a drain that cannot end", how, again=2 * IN_HAND)
 
 
 async def test_a_second_signal_leaves_at_once(crawl: Crawl) -> None:
@@ -124,7 +137,7 @@ async def test_a_worker_whose_clock_is_an_hour_off(crawl: Crawl, offset: str) ->
     environ = {**crawl.environ, "LD_PRELOAD": FAKETIME[0], "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     wrong = await crawl.shell.start("work", "--workers", "1", environ=environ)
     right = await crawl.shell.start("work", "--workers", "1", environ=crawl.environ)
-    run = await crawl.shell.start("coordinate", crawl.corpus(), "--rate", "400", environ=crawl.environ)
+    run = await crawl.start(command="coordinate", rate=400)
     await crawl.complete(run)
     for work in (wrong, right):
         work.process.terminate()

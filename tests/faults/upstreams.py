@@ -1,9 +1,10 @@
-"""Upstreams that do what none should: say nothing for a while, answer with what Postgres cannot hold."""
+"""Upstreams that do what none should: say nothing for a while, throttle, answer with what Postgres cannot hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from time import monotonic
 
 from ops.connection import Reply
 from ops.upstream import Upstream
@@ -12,12 +13,22 @@ SILENCE = 60.0
 
 
 class Disturbed(Upstream):
-    """The small upstream, which a test can silence; GET /body/NAME answers with `bodies[NAME]`, called JSON."""
+    """The small upstream, which a test can silence or let throttle; `throttled` are the monotonic times of its 429s.
 
-    def __init__(self, bodies: Mapping[str, bytes] | None = None) -> None:
+    GET /body/NAME answers with `bodies[NAME]`, called JSON; GET /to/NAME with a redirect to `redirects[NAME]`.
+    """
+
+    def __init__(self) -> None:
         super().__init__(size=300)
-        self._bodies = bodies or {}
+        self.bodies: Mapping[str, bytes] = {}
+        self.redirects: Mapping[str, str] = {}
         self._held = False
+        self._refusal: str | None = None
+        self.throttled: list[float] = []
+
+    def throttle(self, headers: str) -> None:
+        """Answer the next request, and no other, with 429 and these header lines."""
+        self._refusal = headers
 
     def hold(self) -> None:
         """Answer nothing that is asked from now on."""
@@ -30,7 +41,13 @@ class Disturbed(Upstream):
     def reply(self, method: str, target: bytes, condition: str) -> Reply:
         """Answer one request."""
         reply = super().reply(method, target, condition)
-        _, _, name = target.decode("latin-1").partition("/body/")
-        if name:
-            reply = Reply(200, self._bodies[name])
+        if self._refusal is not None:
+            reply, self._refusal = Reply(429, headers=self._refusal), None
+            self.throttled.append(monotonic())
+            return reply
+        kind, _, name = target.decode("latin-1")[1:].partition("/")
+        if kind == "body":
+            reply = Reply(200, self.bodies[name])
+        elif kind == "to":
+            reply = Reply(302, headers=f"Location: {self.redirects[name]}\r\n")
         return replace(reply, delay=SILENCE) if self._held else reply

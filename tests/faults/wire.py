@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,10 +19,10 @@ from coordinator.sharding import Layout, digest, member
 
 UNSENT, LOST, TWICE = "never arrives", "its answer gets lost", "arrives twice"
 # Where a script's arguments name the epoch and the worker.
-EPOCH_AT = {"publish": 0, "complete": 0, "split": 0, "settle": 0, "refeed": 0, "remember": 0}
+EPOCH_AT = {"publish": 0, "readmit": 0, "complete": 0, "split": 0, "settle": 0, "refeed": 0, "remember": 0}
 EPOCH_AT |= {"seek": 1, "renew": 2, "claim": 2}
 WORKER_AT = {"renew": 0, "seek": 0, "claim": 0, "complete": 1, "split": 1}
-PLANNER_AT = {"publish": 1, "refeed": 1}
+PLANNER_AT = {"publish": 1, "readmit": 1, "refeed": 1}
 LEADER_LEASE = 10_000
 
 # The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
@@ -29,16 +30,16 @@ CLOCKED = {
     "redis.call('TIME')": "redis.call('MGET', 'test:seconds', 'test:micros')",
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])": "redis.call('SET', KEYS[1], ARGV[1])",
 }
-# KEYS of the run, the state first; ARGV[1] how many streams follow it, then the done buckets.
+# KEYS of the run: state, delayed set, then ARGV[1] streams, then the done buckets.
 LOOK = """
-local keys, done, entries = 0, {}, 0
-for at = 2, 1 + ARGV[1] do
+local keys, done, entries = redis.call('ZCARD', KEYS[2]), {}, 0
+for at = 3, 2 + ARGV[1] do
   for _, entry in ipairs(redis.call('XRANGE', KEYS[at], '-', '+')) do
     entries = entries + 1
     keys = keys + #cmsgpack.unpack(entry[2][2])[2]
   end
 end
-for at = 2 + ARGV[1], #KEYS do
+for at = 3 + ARGV[1], #KEYS do
   for _, name in ipairs(redis.call('SMEMBERS', KEYS[at])) do done[#done + 1] = name end
 end
 return {redis.call('HGETALL', KEYS[1]), keys, entries, done}
@@ -74,6 +75,7 @@ class Truth:
     complete: bool = False
     fetches: dict[str, int] = field(default_factory=dict)
     poison: str | None = None
+    put_off: Counter[str] = field(default_factory=Counter)
     unclean: int = 0
     refeeds: int = 0
 
@@ -113,7 +115,7 @@ class Wire:
         layout, names = truth.layout, truth.keys
         streams = [names.stream(shard) for shard in range(layout.shards)]
         buckets = [names.done(bucket) for bucket in range(layout.buckets)]
-        self._looked = [names.state, *streams, *buckets]
+        self._looked = [names.state, names.delayed, *streams, *buckets]
         self._all = list(names.all(layout.shards, layout.buckets))
         self._guarded = [name for name in self._all if name != names.workers]  # renew forgets old leases there
         self._members = {member(digest(key)): digest(key) for key in truth.corpus}
@@ -154,7 +156,7 @@ class Wire:
         """A stranger deletes one entry of a stream."""
         entries = [
             (stream, entry)
-            for stream in self._looked[1 : 1 + self.truth.layout.shards]
+            for stream in self._looked[2 : 2 + self.truth.layout.shards]
             for entry in self._send(b"XRANGE", stream, b"-", b"+")
         ]
         if not entries:
@@ -197,7 +199,7 @@ class Wire:
         return answer
 
     def look(self) -> tuple[dict[str, str], int, int, set[int]]:
-        """(state, keys in the streams, entries there, done set)"""
+        """(state, keys in the streams and in the delayed set, entries of streams, done set)"""
         state, keys, entries, done = self._evaluate(self._look, self._looked, [self.truth.layout.shards])
         fields = [field.decode() for field in state]
         return dict(zip(fields[::2], fields[1::2], strict=True)), keys, entries, {int(name) for name in done}
@@ -213,11 +215,11 @@ class Wire:
         published, resolved = int(state.get("published", 0)), int(state.get("resolved", 0))
         truth.expect(
             queued <= published - resolved <= queued + self.vanished,
-            f"published {published} - resolved {resolved} is not {queued}, the keys in the streams"
+            f"published {published} - resolved {resolved} is not {queued}, the keys in the streams and the delayed set"
             + (f" (and {self.vanished} vanished)" if self.vanished else ""),
         )
         if state.get("exhausted") == "1" and self._once:
-            planned = published + int(state.get("skipped", 0))
+            planned = published - int(state.get("deferred", 0)) + int(state.get("skipped", 0))
             truth.expect(planned == len(truth.corpus), f"{planned} keys are planned of a corpus of {len(truth.corpus)}")
         if state.get("state") in ("resolved", "complete"):
             missing = len(self._members) - len(committed)
@@ -227,7 +229,7 @@ class Wire:
         """Deliveries that nobody has acked."""
         return sum(
             int(self._send(b"XPENDING", stream, "workers")[0])
-            for stream in self._looked[1 : 1 + self.truth.layout.shards]
+            for stream in self._looked[2 : 2 + self.truth.layout.shards]
             if self._send(b"EXISTS", stream)
         )
 
@@ -265,7 +267,7 @@ class Wire:
             self.vanished = 0
             truth.refeeds += 1
             time.sleep(0.002)  # entry ids are ms of the real clock, which must have moved when a stream begins anew
-        if name in ("publish", "complete", "split", "settle", "refeed", "remember"):
+        if name in ("publish", "readmit", "complete", "split", "settle", "refeed", "remember"):
             self.check()
 
     def _fingerprinted(self) -> Any:
@@ -359,7 +361,7 @@ class Pipeline:
 
 def _word(answer: Any) -> str:
     first = answer[0] if isinstance(answer, list) and answer else answer
-    return first.decode() if isinstance(first, bytes) else str(first)
+    return first.decode(errors="replace") if isinstance(first, bytes) else str(first)
 
 
 def _short(answer: Any) -> str:
@@ -370,6 +372,8 @@ def _short(answer: Any) -> str:
 
 def _told(name: str, arguments: Sequence[Any]) -> str:
     match name:
+        case "readmit":
+            return f"{arguments[2]} keys "
         case "publish":
             return f"{arguments[2]} to {arguments[3]}{' (the end)' if int(arguments[4]) else ''} "
         case "claim":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
+from crawler.fetch.address import Guard
 from crawler.fetch.engine import Caps, Engine
 from crawler.fetch.httpx_engine import HttpxEngine
 from crawler.fetch.pyreqwest_engine import PyreqwestEngine
@@ -18,6 +19,7 @@ from crawler.fetch.resolve import Resolver
 from .misbehaving import Misbehaving, misbehaving
 
 PATIENT = Caps(connect=5.0, read=8.0, total=10.0, body=400_000)
+LOOPBACK = Guard(["127.0.0.0/8", "::1"])
 MakeEngine = Callable[..., Engine]
 
 
@@ -44,7 +46,7 @@ async def make_engine(kind_of_engine: type[PyreqwestEngine | HttpxEngine]) -> As
     async with AsyncExitStack() as engines:
 
         def make(caps: Caps = PATIENT, resolver: Resolver | None = None, **parameters: Any) -> Engine:
-            engine = kind_of_engine(caps, concurrency=16, resolver=resolver or Resolver(), **parameters)
+            engine = kind_of_engine(caps, concurrency=16, resolver=resolver or Resolver(LOOPBACK), **parameters)
             engines.push_async_callback(engine.close)
             return engine
 
@@ -52,26 +54,26 @@ async def make_engine(kind_of_engine: type[PyreqwestEngine | HttpxEngine]) -> As
 
 
 class Names:
-    """A name service for the tests: `addresses` by host, and every host asked for in order."""
+    """A name service for the tests: `addresses` by host, and every host that getaddrinfo was asked for, in order."""
 
     def __init__(self) -> None:
         self.addresses: dict[str, list[str]] = {}
         self.asked: list[str] = []
-        self.asking = asyncio.Event()
-        self.hold = asyncio.Event()
+        self.hold = threading.Event()
         self.hold.set()
 
-    async def getaddrinfo(self, host: str, port: int | None, **_: Any) -> list[tuple[Any, ...]]:
+    def getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
         self.asked.append(host)
-        self.asking.set()
-        await self.hold.wait()
+        self.hold.wait(20)
         if host not in self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses[host]]
 
 
 @pytest.fixture
-async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    """Stands in for getaddrinfo, so that it sees every lookup that anything in Python makes."""
     names = Names()
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names.getaddrinfo)
-    return names
+    monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
+    yield names
+    names.hold.set()

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import brotli
+import zstandard
+
 BODY = b'{"answer": 42}' * 100
 PLENTY = 10**15
 MIB = 1024 * 1024
@@ -23,6 +26,22 @@ def gzip_bomb(mebibytes: int) -> bytes:
     return head + block * (mebibytes - 1)
 
 
+def brotli_bomb(mebibytes: int) -> bytes:
+    """A brotli stream of that many MiB of zeros, without an end."""
+    packer = brotli.Compressor(quality=5)
+    head = packer.process(bytes(MIB)) + packer.flush()
+    packer.process(bytes(MIB))
+    packer.flush()
+    block = packer.process(bytes(MIB)) + packer.flush()
+    return bytes(head + block * (mebibytes - 1))
+
+
+def zstd_bomb(mebibytes: int) -> bytes:
+    """A zstd frame of that many MiB of zeros, without an end: blocks of 4 bytes that stand for 128 KiB (RFC 8878)."""
+    size_and_kind = (128 * 1024 << 3) | (1 << 1)
+    return bytes.fromhex("28b52ffd0050") + (size_and_kind.to_bytes(3, "little") + b"\0") * 8 * mebibytes
+
+
 @dataclass
 class Misbehaving:
     """What the server saw: requests by path, their heads in order, the address each connection reached."""
@@ -32,6 +51,7 @@ class Misbehaving:
     heads: list[bytes] = field(default_factory=list)
     reached: list[str] = field(default_factory=list)
     open: int = 0
+    strays: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def url(self, path: str, host: str = "127.0.0.1", scheme: str = "http") -> str:
@@ -55,6 +75,7 @@ class Exchange:
     method: str
     place: int
     writer: asyncio.StreamWriter
+    seen: Misbehaving
 
     async def answer(self, *lines: str, body: bytes = b"", status: str = "200 OK") -> None:
         self.writer.write("\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin-1") + body)
@@ -110,15 +131,37 @@ plain("/plenty-304", f"Content-Length: {PLENTY}", status="304 Not Modified", kee
 sized("/cookie", BODY, "Set-Cookie: name=value")
 sized("/gzip", gzip.compress(BODY), "Content-Encoding: gzip")
 sized("/deflate", zlib.compress(BODY), "Content-Encoding: deflate")
+sized("/deflate-raw", raw_deflate(BODY), "Content-Encoding: deflate")
+sized("/br", brotli.compress(BODY), "Content-Encoding: br")
+sized("/zstd", zstandard.compress(BODY), "Content-Encoding: zstd")
+sized("/x-gzip", gzip.compress(BODY), "Content-Encoding: X-GZIP")
+sized("/gzip-members", gzip.compress(BODY[:500]) + gzip.compress(BODY[500:]), "Content-Encoding: gzip")
+sized("/gzip-padded", gzip.compress(BODY) + bytes(100), "Content-Encoding: gzip")
+sized("/zstd-frames", zstandard.compress(BODY[:500]) + zstandard.compress(BODY[500:]), "Content-Encoding: zstd")
+sized("/gzip-empty", b"", "Content-Encoding: gzip")
+sized("/gzip-members-cut", gzip.compress(BODY) + gzip.compress(BODY)[:-9], "Content-Encoding: gzip")
+sized("/br-cut", brotli.compress(BODY)[:-3], "Content-Encoding: br")
+sized("/zstd-cut", zstandard.compress(BODY)[:-3], "Content-Encoding: zstd")
+sized("/deflate-cut", zlib.compress(BODY)[:-5], "Content-Encoding: deflate")
+sized("/br-not", BODY, "Content-Encoding: br")
+sized("/zstd-not", BODY, "Content-Encoding: zstd")
+sized("/compress", BODY, "Content-Encoding: compress")
 sized("/gzip-cut", gzip.compress(BODY)[:-12], "Content-Encoding: gzip")
 sized("/gzip-not", BODY, "Content-Encoding: gzip")
 sized("/gzip-twice", gzip.compress(gzip.compress(BODY)), "Content-Encoding: gzip, gzip")
 sized("/bomb", gzip_bomb(1024), "Content-Encoding: gzip")
+sized("/bomb-br", brotli_bomb(1024), "Content-Encoding: br")
+sized("/bomb-zstd", zstd_bomb(1024), "Content-Encoding: zstd")
+plain("/empty-members", "Content-Encoding: gzip", body=gzip.compress(b"") * 60_000, keep=False)
 sized("/large", bytes(300_000))
 plain("/short", f"Content-Length: {len(BODY) + 5}", body=BODY, keep=False)
 plain("/chunked-cut", "Transfer-Encoding: chunked", body=chunk(BODY) + b"ff\r\nabc", keep=False)
 plain("/malformed", status="two hundred", keep=False)
-plain("/headers", *(f"X-{n}: 0123456789" for n in range(20_000)), "Content-Length: 0", keep=False)
+plain("/headers", *(f"X-{n}: 0123456789" for n in range(100_000)), "Content-Length: 0", keep=False)
+plain("/header-without-colon", "no header at all", "Content-Length: 0", keep=False)
+plain("/length-twice", "Content-Length: 5", "Content-Length: 6", body=b"12345", keep=False)
+plain("/length-negative", "Content-Length: -5", body=b"12345", keep=False)
+plain("/length-not", "Content-Length: five", body=b"12345", keep=False)
 plain("/redirect", "Location: /sized", "Content-Length: 0", status="302 Found")
 sized("/latin", BODY, "Location: /caf\xe9", "X-Plain: yes")
 plain("/chunk-malformed", "Transfer-Encoding: chunked", body=b"zz\r\nabc", keep=False)
@@ -165,6 +208,31 @@ async def drip(exchange: Exchange) -> bool:
     return True
 
 
+@behaviour("/huge-header")
+async def send_a_huge_header(exchange: Exchange) -> bool:
+    exchange.writer.write(b"HTTP/1.1 200 OK\r\nX-Huge: ")
+    for _ in range(50):
+        exchange.writer.write(b"x" * MIB)
+        await exchange.writer.drain()
+    return False
+
+
+@behaviour("/drip-headers")
+async def drip_headers(exchange: Exchange) -> bool:
+    for letter in "HTTP/1.1 200 OK\r\nX-Slow: and steady\r\n\r\n":
+        exchange.writer.write(letter.encode())
+        await exchange.writer.drain()
+        await asyncio.sleep(0.2)
+    return False
+
+
+@behaviour("/informed")
+async def inform_for_ever(exchange: Exchange) -> bool:
+    while True:
+        await exchange.answer(status="103 Early Hints")
+        await asyncio.sleep(0.05)
+
+
 @behaviour("/two-packets")
 async def pause_between_packets(exchange: Exchange) -> bool:
     await exchange.answer(f"Content-Length: {len(BODY)}", body=BODY[:10])
@@ -188,6 +256,16 @@ async def answer_twice(exchange: Exchange) -> bool:
     return True
 
 
+@behaviour("/unasked-later")
+async def answer_once_more_later(exchange: Exchange) -> bool:
+    await exchange.answer("Content-Length: 4", body=b"fine")
+    await asyncio.sleep(0.1)
+    await exchange.answer("Content-Length: 6", body=b"POISON")
+    exchange.seen.strays += 1
+    await exchange.seen.notify()
+    return True
+
+
 @asynccontextmanager
 async def misbehaving() -> AsyncIterator[Misbehaving]:
     """The server, listening until the context ends."""
@@ -208,7 +286,7 @@ async def misbehaving() -> AsyncIterator[Misbehaving]:
                 seen.asked[path] += 1
                 seen.heads.append(head)
                 await seen.notify()
-                keep = await BEHAVIOURS[path](Exchange(method, place, writer))
+                keep = await BEHAVIOURS[path](Exchange(method, place, writer, seen))
                 place += 1
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass

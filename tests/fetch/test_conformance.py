@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from coordinator.errors import FetchError
+from crawler.fetch.address import Guard
 from crawler.fetch.engine import Caps
+from crawler.fetch.identity import Identity
 from crawler.fetch.resolve import Resolver
 
-from .conftest import PATIENT, MakeEngine, Names
+from .conftest import LOOPBACK, PATIENT, MakeEngine, Names
 from .misbehaving import BODY, Misbehaving
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +48,9 @@ def stuck_port() -> Iterator[int]:
 
 @pytest.mark.parametrize("http2", [False, True])
 @pytest.mark.parametrize(
-    "path", ["/sized", "/chunked", "/until-close", "/two-packets", "/gzip", "/deflate", "/cookie", "/latin"]
+    "path",
+    ["/sized", "/chunked", "/until-close", "/two-packets", "/cookie", "/latin"]
+    + ["/gzip", "/x-gzip", "/gzip-members", "/gzip-padded", "/deflate", "/deflate-raw", "/br", "/zstd", "/zstd-frames"],
 )
 async def test_a_body_arrives_whole_and_decoded(
     make_engine: MakeEngine, server: Misbehaving, path: str, http2: bool
@@ -84,13 +88,28 @@ async def test_head_brings_no_body(make_engine: MakeEngine, server: Misbehaving,
         ("/reset", "reset"),
         ("/malformed", "protocol"),
         ("/headers", "protocol"),
+        ("/huge-header", "protocol"),
+        ("/header-without-colon", "protocol"),
+        ("/length-twice", "protocol"),
+        ("/length-negative", "protocol"),
+        ("/length-not", "protocol"),
         ("/chunk-malformed", "protocol"),
         ("/gzip-cut", "decode"),
+        ("/gzip-members-cut", "decode"),
+        ("/deflate-cut", "decode"),
+        ("/br-cut", "decode"),
+        ("/zstd-cut", "decode"),
+        ("/br-not", "decode"),
+        ("/zstd-not", "decode"),
+        ("/compress", "decode"),
+        ("/empty-members", "too-large"),
         ("/gzip-not", "decode"),
         ("/gzip-twice", "decode"),
         ("/endless", "too-large"),
         ("/silent", "timeout"),
         ("/drip", "timeout"),
+        ("/drip-headers", "timeout"),
+        ("/informed", "timeout"),
     ],
 )
 async def test_a_bad_answer_fails_with_its_kind_and_counts_as_sent(
@@ -128,14 +147,25 @@ async def test_a_body_of_exactly_the_cap_is_taken(
     assert len(answer.body) == cap
 
 
-async def test_a_gzip_bomb_is_refused_in_bounded_memory(make_engine: MakeEngine, server: Misbehaving) -> None:
+@pytest.mark.parametrize("path", ["/bomb", "/bomb-br", "/bomb-zstd"])
+async def test_a_bomb_of_a_gigabyte_is_refused_in_bounded_memory(
+    make_engine: MakeEngine, server: Misbehaving, path: str
+) -> None:
     engine = make_engine(Caps(body=16 * 1024 * 1024))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(FetchError) as failure:
-        await engine.fetch("GET", server.url("/bomb"), ())
+        await engine.fetch("GET", server.url(path), ())
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert failure.value.kind == "too-large"
     assert grown_kib < 100 * 1024
+
+
+async def test_a_header_of_50_megabytes_is_given_up_on_early(make_engine: MakeEngine, server: Misbehaving) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FetchError):
+        await make_engine().fetch("GET", server.url("/huge-header"), ())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024
+    await server.wait_until(lambda seen: seen.open == 0)
 
 
 async def test_a_request_that_never_left_is_told_apart(
@@ -240,7 +270,7 @@ async def test_a_header_byte_that_is_not_ascii_spoils_no_other_header(
 async def test_requests_carry_the_headers_of_engine_and_request_and_nothing_remembered(
     make_engine: MakeEngine, server: Misbehaving
 ) -> None:
-    engine = make_engine(user_agent="tests/1", headers=(("X-Engine", "yes"), ("X-Both", "engine")))
+    engine = make_engine(user_agent="tests/1", identity=Identity((("X-Engine", "yes"), ("X-Both", "engine"))))
     await engine.fetch("GET", server.url("/cookie"), (("X-Both", "request"),))
     await engine.fetch("GET", server.url("/cookie"), (("User-Agent", "other"),))
     first, second = (set(head.decode().lower().split("\r\n")) for head in server.heads)
@@ -248,6 +278,21 @@ async def test_requests_carry_the_headers_of_engine_and_request_and_nothing_reme
     assert {"user-agent: other", "x-engine: yes", "x-both: engine"} <= second
     assert not first & {"x-both: engine"}
     assert not [line for line in second if line.startswith(("cookie:", "referer:"))]
+
+
+async def test_credentials_go_along_only_where_the_caller_says_so(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine(
+        identity=Identity((("X-Open", "yes"),), (("Authorization", "Bearer s3cret"), ("Cookie", "a=1")))
+    )
+    await engine.fetch("GET", server.url("/sized"), ())
+    await engine.fetch("GET", server.url("/sized"), (("authorization", "Bearer other"), ("X-Own", "yes")))
+    await engine.fetch("GET", server.url("/sized"), (("X-Own", "yes"),), with_credentials=False)
+    with_them, with_own, without = (head.decode().lower().split("\r\n") for head in server.heads)
+    assert {"authorization: bearer s3cret", "cookie: a=1", "x-open: yes"} <= set(with_them)
+    assert [line for line in with_own if line.startswith("authorization:")] == ["authorization: bearer other"]
+    assert {"cookie: a=1", "x-own: yes"} <= set(with_own)
+    assert {"x-open: yes", "x-own: yes"} <= set(without)
+    assert not [line for line in without if line.startswith(("authorization:", "cookie:")) or "s3cret" in line]
 
 
 async def test_a_header_that_cannot_be_sent_is_not_quoted(make_engine: MakeEngine, server: Misbehaving) -> None:
@@ -278,29 +323,63 @@ async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_one(
     engine = make_engine()
     for _ in range(3):
         assert (await engine.fetch("GET", server.url("/unasked"), ())).body == b"fine"
+    for strays in (1, 2):
+        assert (await engine.fetch("GET", server.url("/unasked-later"), ())).body == b"fine"
+        await server.wait_until(lambda seen: seen.strays == strays)  # noqa: B023 - called at once
     assert (await engine.fetch("GET", server.url("/sized"), ())).body == BODY
 
 
 async def test_hosts_are_resolved_once_by_our_resolver_and_keep_their_names(
     make_engine: MakeEngine, server: Misbehaving, names: Names
 ) -> None:
-    names.addresses = {f"host{n}.test": ["127.0.0.1"] for n in range(10)}
-    engine = make_engine()
+    names.addresses = {f"host{n}.test": ["127.0.0.1"] for n in range(9)} | {"host7.test.": ["127.0.0.1"]}
+    resolver = Resolver(LOOPBACK)
+    engine = make_engine(resolver=resolver)
     urls = [server.url("/sized", host) for host in names.addresses]
     answers = await asyncio.gather(*(engine.fetch("GET", url, ()) for url in urls * 3))
     assert [answer.body for answer in answers] == [BODY] * 30
     assert sorted(names.asked) == sorted(names.addresses)
-    assert sum(b"host7.test" in head for head in server.heads) == 3
+    assert resolver.lookups == 10
+    assert sum(b"host5.test" in head for head in server.heads) == 3
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "0x7f.1", "2130706433", "localhost", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "[::1]", "0x7f.1", "2130706433", "017700000001", "localhost", "[::ffff:127.0.0.1]"]
+    + ["[::ffff:7f00:1]", "[::]", "0", "0.0.0.0", "127.1", "[64:ff9b::127.0.0.1]"],
+)
 async def test_a_refused_address_is_never_connected_to(make_engine: MakeEngine, server: Misbehaving, host: str) -> None:
-    local = {"127.0.0.1", "::1", "::ffff:7f00:1", "::ffff:127.0.0.1"}
-    engine = make_engine(resolver=Resolver(allow=lambda address: str(address) not in local))
+    engine = make_engine(resolver=Resolver())
     with pytest.raises(FetchError) as failure:
         await engine.fetch("GET", server.url("/sized", host), ())
     assert (failure.value.kind, failure.value.sent) == ("address", False)
     assert server.reached == []
+
+
+async def test_a_name_is_rebound_in_vain(make_engine: MakeEngine, server: Misbehaving, names: Names) -> None:
+    """The address that was judged is the one connected to, whatever the name service says a moment later."""
+    now = 0.0
+    engine = make_engine(resolver=Resolver(Guard(["127.0.0.1"]), ttl=300, clock=lambda: now))
+    names.addresses = {"rebound.test": ["127.0.0.1"]}
+    await engine.fetch("GET", server.url("/until-close", "rebound.test"), ())
+    names.addresses = {"rebound.test": ["127.0.0.2"]}
+    await engine.fetch("GET", server.url("/until-close", "rebound.test"), ())
+    now = 300.0
+    with pytest.raises(FetchError, match="rebound.test is at 127.0.0.2, which is not public") as failure:
+        await engine.fetch("GET", server.url("/until-close", "rebound.test"), ())
+    assert (failure.value.kind, failure.value.sent) == ("address", False)
+    assert server.reached == ["127.0.0.1"] * 2
+
+
+async def test_connections_of_cancelled_fetches_close(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine(HASTY)
+    fetches = [asyncio.create_task(engine.fetch("GET", server.url(path), ())) for path in ["/drip"] * 10]
+    await server.wait_until(lambda seen: seen.asked.total() == 10)
+    for fetch in fetches:
+        fetch.cancel()
+    ends = await asyncio.gather(*fetches, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    await server.wait_until(lambda seen: seen.open == 0)
 
 
 async def test_a_cancelled_fetch_leaves_the_engine_usable(make_engine: MakeEngine, server: Misbehaving) -> None:

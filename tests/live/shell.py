@@ -38,13 +38,11 @@ class Running:
 
     async def end(self) -> Ended:
         """Wait for its end, with a deadline."""
-        try:
-            async with asyncio.timeout(DEADLINE):
-                out, err = await self.process.communicate()
-        except TimeoutError:
+        ending = asyncio.create_task(self.process.communicate())
+        if not (await asyncio.wait({ending}, timeout=DEADLINE))[0]:
             kill_tree(self.process.pid)
-            out, err = await self.process.communicate()
-            pytest.fail(f"not over after {DEADLINE:.0f} s:\n{err.decode()[-3000:]}")
+            pytest.fail(f"not over after {DEADLINE:.0f} s:\n{(await ending)[1].decode()[-3000:]}")
+        out, err = await ending
         assert self.process.returncode is not None
         return Ended(self.process.returncode, out.decode(), err.decode())
 
@@ -76,7 +74,10 @@ class Running:
 
 
 class Shell:
-    """Starts commands in one folder, with the environment that a fresh user has; ends what a test leaves behind."""
+    """Starts commands in one folder, with the environment that a fresh user has; ends what a test leaves behind.
+
+    Upstreams on loopback are allowed, because every test's upstream is there; nor need anybody be polite to it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,7 +99,13 @@ class Shell:
             "crawler",
             *map(str, arguments),
             cwd=self.folder,
-            env={**clean, "SHARDCRAWL_DATA": str(self.data), **(environ or {})},
+            env={
+                **clean,
+                "SHARDCRAWL_DATA": str(self.data),
+                "SHARDCRAWL_ALLOW_PRIVATE": "127.0.0.0/8",
+                "SHARDCRAWL_RATE": "none",
+                **(environ or {}),
+            },
             stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -15,6 +15,9 @@ from tests.live.shell import Shell
 
 pytestmark = pytest.mark.anyio
 
+# What is known of upstreams, each with a lifetime of its own.
+LIMITS = ("slots", "health", "upstreams", "limits", "changes", "robots")
+
 ONCE = (
     "select count(*) as keys, count(distinct digest) as digests, count(*) filter (where outcome = 'stored') as stored, "
     "count(*) filter (where body->>'id' = split_part(key, '/item/', 2)) as right_id from pages"
@@ -63,15 +66,82 @@ async def test_every_kind_of_answer_becomes_its_outcome(shell: Shell, upstream: 
         "/item/1": "stored",
         "/missing/x": "gone",
         "/status/403/x": "refused",
-        "/status/301/x": "refused",
+        "/status/301/x": "stored",
         "/flaky/2/x": "stored",
         "/notjson/x": "failed",
         "/text/x": "stored",
     }
     assert found["/flaky/2/x"]["attempts"] == 3
-    assert found["/status/301/x"]["reason"] == "redirect 301"
+    assert json.loads(found["/status/301/x"]["body"])["id"] == "x", "a redirect is followed"
     assert "JSON" in found["/notjson/x"]["reason"] or "json" in found["/notjson/x"]["reason"]
     assert isinstance(json.loads(found["/text/x"]["body"]), str)
+
+
+async def test_failed_keys_go_back_into_their_run(shell: Shell, upstream: Upstream) -> None:
+    """`retry`: only what failed for that reason is fetched again, and the final counts are true."""
+    paths = [*(f"/item/{number}" for number in range(50)), *(f"/flaky/3/{number}" for number in range(5)), "/notjson/x"]
+    job = """
+        [run]
+        name = "again"
+        max_failed = 1.0
+        [source]
+        path = "urls.txt"
+        [retry]
+        attempts = 2
+        backoff = 0.05
+    """
+    shell.write("urls.txt", [upstream.url + path for path in paths])
+    path = shell.write("job.toml", job)
+    await shell.run("run", path)
+    counted = "select outcome, count(*) as keys from pages_current group by 1 order by 1"
+    assert await shell.sql(counted) == [{"outcome": "failed", "keys": 6}, {"outcome": "stored", "keys": 50}]
+    history = await shell.sql(
+        "select distinct regexp_replace(reason, '[0-9:]{8}', 'TIME') as reason from pages where status = 503"
+    )
+    assert history == [{"reason": "status 503 after 2 attempts: TIME status 503 \u00d72"}]
+    sent = upstream.requests
+    ended = await shell.run("retry", "again", "--reason", "no such reason")
+    assert "nothing is changed" in ended.out
+    ended = await shell.run("retry", "again", "--reason", "Status 503")
+    assert "5 failed keys go back into run again" in ended.out
+    assert await shell.sql(counted) == [{"outcome": "failed", "keys": 1}, {"outcome": "stored", "keys": 50}]
+    await shell.run("run", path)
+    assert await shell.sql(counted) == [{"outcome": "failed", "keys": 1}, {"outcome": "stored", "keys": 55}]
+    assert upstream.requests == sent + 10, "each flaky page is good at its fourth request"
+    await shell.run("audit", "again")
+
+
+async def test_keys_that_wait_for_their_next_try_hold_nothing_up(shell: Shell, upstream: Upstream) -> None:
+    """Backoff beyond two seconds: the delayed set keeps the key, and `status` says so."""
+    paths = [*(f"/item/{number}" for number in range(200)), *(f"/flaky/1/{letter}" for letter in "abcdef")]
+    job = """
+        [run]
+        name = "delayed"
+        workers = 1
+        [source]
+        path = "urls.txt"
+        [retry]
+        backoff = 8.0
+    """
+    shell.write("urls.txt", [upstream.url + path for path in paths])
+    running = await shell.start("run", shell.write("job.toml", job), "--rate", "none")
+    environ = {"SHARDCRAWL_LOG_LEVEL": "error"}
+
+    async def waiting() -> bool:
+        ended = await shell.run("status", "delayed", "--json", environ=environ, code=None)
+        if ended.code:
+            return False
+        snapshot = json.loads(ended.out)
+        return bool(snapshot["delayed"] and snapshot["outcomes"]["stored"] >= 200)
+
+    await eventually(waiting, "all but the delayed keys to be stored")
+    ended = await running.end()
+    assert ended.code == 0, ended.err
+    assert await shell.sql("select attempts, count(*) as keys from pages group by 1 order by 1") == [
+        {"attempts": 1, "keys": 200},
+        {"attempts": 2, "keys": 6},
+    ]
+    await shell.run("audit", "delayed")
 
 
 async def test_bad_lines_are_refused_with_their_number(shell: Shell, upstream: Upstream) -> None:
@@ -194,7 +264,7 @@ async def test_no_redis_key_of_the_queue_outlives_a_complete_run(
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(500)])
     await shell.run("run", urls, environ={"REDIS_URL": redis_url, "DATABASE_URL": database})
     names = Counter(name.decode().rpartition("}:")[2].partition(":")[0] for name in await redis.keys("*"))  # type: ignore[attr-defined]
-    assert set(names) <= {"shardcrawl", "spec", "state", "done", "slots", "pauses", "leader"}, names
+    assert set(names) <= {"shardcrawl", "spec", "state", "done", "leader", *LIMITS}, names
 
 
 async def test_fewer_requests_at_once_than_workers(shell: Shell, upstream: Upstream) -> None:

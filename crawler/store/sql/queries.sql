@@ -75,6 +75,17 @@ WHERE run_id = $1;
 -- name: final-counts
 SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
 
+-- name: delete-failed
+WITH deleted AS (
+    DELETE FROM {part} WHERE outcome = 'failed' AND ($1::text IS NULL OR position(lower($1) IN lower(reason)) > 0)
+    RETURNING 1
+)
+SELECT count(*) FROM deleted;
+
+-- name: reopen-run
+UPDATE runs SET state = 'running', counts = NULL, finished_at = NULL, epoch = 'void-' || md5(random()::text)
+WHERE run_id = $1;
+
 -- name: attach
 ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES IN ({run_id});
 

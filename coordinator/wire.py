@@ -1,0 +1,97 @@
+"""Pure: both ends of what planner, workers and janitor write for each other, as msgpack.
+
+What is read was bounded before and is checked after it is unpacked: a stranger may have written it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from coordinator.model import Block, ShardId, Tries
+from coordinator.sharding import BLOCK_KEYS
+
+WIRE = 2
+# 500 keys of 8 KB each, and room for reasons and tries: what is larger was not written by us.
+MOST_BYTES = 6 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """A key that waits `delay` seconds for its next try."""
+
+    digest: bytes
+    key: str
+    tries: Tries
+    delay: float = 0.0
+
+
+def encode(block: Block) -> bytes:
+    """A block as [version, keys, refusals, tries as {index: [failed, throttled, history]}]."""
+    tries = {index: _fields(one) for index, one in block.tries.items()}
+    return _packed([WIRE, block.keys, block.refusals, tries])
+
+
+def decode(shard: ShardId, payload: bytes) -> Block:
+    """A block from msgpack; bounded before it is unpacked. Raises ValueError when it is not one of ours."""
+    if len(payload) > MOST_BYTES:
+        raise ValueError(f"a block of {len(payload)} bytes")
+    match _unpacked(payload, "a block"):
+        case (version, *_) if version != WIRE:
+            raise ValueError(f"a block of another wire version than {WIRE}")
+        case (_, tuple(keys), dict(refusals), dict(tries)):
+            pass
+        case _:
+            raise ValueError("not a block: keys, refusals and tries are expected")
+    if not all(isinstance(key, str) for key in keys):
+        raise ValueError("a block whose keys are not text")
+    if not all(_points(index, keys) and isinstance(reason, str) for index, reason in refusals.items()):
+        raise ValueError("a block whose refusals are not reasons of its keys")
+    if not all(_points(index, keys) for index in tries):
+        raise ValueError("a block whose tries are not those of its keys")
+    return Block(shard, keys, refusals, {index: _tries(fields) for index, fields in tries.items()})
+
+
+def packed(deferral: Deferral) -> bytes:
+    """A deferral's key and tries as [key, [failed, throttled, history]]."""
+    return _packed([deferral.key, _fields(deferral.tries)])
+
+
+def unpacked(digest: bytes, payload: bytes) -> Deferral:
+    """A deferral from msgpack. Raises ValueError when it is not one of ours."""
+    match _unpacked(payload, "a deferred key"):
+        case (str(key), fields):
+            return Deferral(digest, key, _tries(fields))
+    raise ValueError("a deferred key that is not text")
+
+
+def _fields(tries: Tries) -> tuple[int, int, tuple[str, ...]]:
+    return tries.failed, tries.throttled, tries.history
+
+
+def _tries(fields: Any) -> Tries:
+    match fields:
+        case (int(failed), int(throttled), tuple(history)):
+            if failed >= 0 and throttled >= 0 and all(isinstance(line, str) for line in history):
+                return Tries(failed, throttled, history)
+    raise ValueError("tries that are not two numbers and some lines")
+
+
+def _points(index: Any, keys: tuple[Any, ...]) -> bool:
+    return type(index) is int and 0 <= index < len(keys)
+
+
+def _packed(fields: list[Any]) -> bytes:
+    payload: bytes = msgpack.packb(fields)
+    return payload
+
+
+def _unpacked(payload: bytes, what: str) -> Any:
+    try:
+        return msgpack.unpackb(
+            payload, max_array_len=BLOCK_KEYS, max_map_len=BLOCK_KEYS, strict_map_key=False, use_list=False
+        )
+    except (msgpack.UnpackException, ValueError, TypeError) as error:
+        raise ValueError(f"not {what}: {type(error).__name__}") from error

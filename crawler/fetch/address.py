@@ -1,0 +1,101 @@
+"""Pure: which addresses a request may connect to; by default only those of the public internet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import inet_aton
+
+from coordinator.errors import UsageError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# The IANA registries of special-purpose addresses (RFC 6890, as of 2024) and multicast. Python's own `is_global`
+# follows the registries of its version, and so would judge differently from one machine to the next.
+CLOSED_V4 = tuple(
+    map(
+        IPv4Network,
+        (
+            "0.0.0.0/8",  # this network; Linux connects 0.0.0.0 to itself
+            "10.0.0.0/8",
+            "100.64.0.0/10",  # carrier-grade NAT; some clouds' metadata
+            "127.0.0.0/8",
+            "169.254.0.0/16",  # link-local: cloud metadata at .169.254
+            "172.16.0.0/12",
+            "192.0.0.0/24",  # protocol assignments; metadata at .192 in one cloud
+            "192.0.2.0/24",  # documentation
+            "192.88.99.0/24",  # 6to4 relays, deprecated
+            "192.168.0.0/16",
+            "198.18.0.0/15",  # benchmarking
+            "198.51.100.0/24",  # documentation
+            "203.0.113.0/24",  # documentation
+            "168.63.129.16/32",  # one cloud's metadata, at a public address
+            "224.0.0.0/3",  # multicast, reserved, broadcast
+        ),
+    )
+)
+OPEN_V6 = IPv6Network("2000::/3")  # all that IANA has given out as global unicast; loopback and link-local lie outside
+CLOSED_V6 = tuple(
+    map(
+        IPv6Network,
+        (
+            "2001::/23",  # protocol assignments; Teredo, which carries IPv4 addresses
+            "2001:db8::/32",  # documentation
+            "2002::/16",  # 6to4, which carries an IPv4 address
+            "3fff::/20",  # documentation
+        ),
+    )
+)
+# Prefixes behind which the packet goes to the IPv4 address in the last 32 bits (RFC 4291, RFC 6052).
+MAPPED = IPv6Network("::ffff:0:0/96")
+NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class Guard:
+    """Says whether a request may connect to an address: a global one, or one in the `allowed` networks.
+
+    An IPv4-mapped or NAT64 address is judged by the IPv4 address in it; other forms that carry one are refused,
+    whatever they carry, unless `allowed` names them. Raises UsageError for what is no network.
+    """
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._allowed = [_network(text) for text in allowed]
+
+    def __call__(self, address: Address) -> bool:
+        """Whether a request may connect to the address."""
+        meant = unwrapped(address)
+        return is_global(meant) or any(address in network or meant in network for network in self._allowed)
+
+
+def is_global(address: Address) -> bool:
+    """Whether an address belongs to the public internet, and carries no other one in it."""
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in CLOSED_V4)
+    return address in OPEN_V6 and not any(address in network for network in CLOSED_V6)
+
+
+def unwrapped(address: Address) -> Address:
+    """The IPv4 address that an IPv4-mapped or NAT64 address stands for; every other address itself."""
+    if isinstance(address, IPv6Address) and (address in MAPPED or address in NAT64):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def literal(host: str) -> Address | None:
+    """The address that a URL's host is written as, also in the forms of inet_aton (2130706433, 0x7f.1); else None."""
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        pass
+    try:
+        return IPv4Address(inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
+
+
+def _network(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"job: [request] allow_private: {error}; write networks like 127.0.0.0/8") from None

@@ -1,0 +1,146 @@
+"""The ground on which contenders meet: one Redis, one Postgres, one nginx, and everything fresh for each of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import psutil
+
+from coordinator.connection import connect
+from coordinator.errors import ShardcrawlError
+from crawler.embedded import Embedded
+from ops.bench import watch
+from ops.bench.report import Report
+from ops.nginx import Nginx
+
+DATABASE = "bench"
+STORED = """
+SELECT count(*) AS keys, count(*) FILTER (WHERE body->>'id' = split_part(url, '/item/', 2)) AS own,
+       extract(epoch FROM min(fetched_at))::float8 AS first
+FROM pages
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An nginx that answers with JSON of `size` bytes; `ca` is to be trusted when it serves https."""
+
+    url: str
+    size: int
+    pid: int
+    ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a crawl left in its table: keys, those among them with their own body, and when the first page came."""
+
+    keys: int
+    own: int
+    first: float
+
+
+class Arena:
+    """Redis and Postgres for one crawl after another, none of which finds anything of those before it."""
+
+    def __init__(self, folder: Path, embedded: Embedded) -> None:
+        self.folder = folder
+        self.redis = str(embedded.services.redis_url)
+        self._postgres = str(embedded.services.database_url)
+        self._pids = list(embedded.pids.values())
+
+    @property
+    def database(self) -> str:
+        """The address of the database that is made anew for every crawl."""
+        return re.sub(r"(?<=@)/[^?]*", f"/{DATABASE}", self._postgres)
+
+    async def clear(self) -> None:
+        """An empty Redis, a new database, and no checkpoint that is due."""
+        client = connect(self.redis)
+        await client.flushall()
+        await client.aclose()
+        connection = await asyncpg.connect(self._postgres)
+        try:
+            await connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+            await connection.execute(f"CREATE DATABASE {DATABASE}")
+            await connection.execute("CHECKPOINT")
+        finally:
+            await connection.close()
+
+    async def stored(self) -> Stored:
+        """What the crawl has stored."""
+        connection = await asyncpg.connect(self.database)
+        try:
+            row = await connection.fetchrow(STORED)
+        finally:
+            await connection.close()
+        assert row is not None
+        return Stored(row["keys"], row["own"], row["first"] or 0.0)
+
+    async def run_report(self, name: str) -> Report:
+        """A shardcrawl run's report, from Postgres: it calls itself finished a moment after its last commit."""
+        stored = await self.stored()
+        connection = await asyncpg.connect(self.database)
+        try:
+            ended = "SELECT extract(epoch FROM finished_at)::float8 FROM runs WHERE name = $1"
+            return Report(stored.keys, stored.first, await connection.fetchval(ended, name))
+        finally:
+            await connection.close()
+
+    def servers_cpu(self, upstream: Upstream) -> float:
+        """CPU seconds that Redis, Postgres and the upstream have used so far."""
+        return watch.cpu([*self._pids, upstream.pid])
+
+
+@asynccontextmanager
+async def arena(folder: Path) -> AsyncIterator[Arena]:
+    """Embedded Redis and Postgres in a folder that must be short-lived."""
+    async with Embedded(folder / "services") as embedded:
+        yield Arena(folder, embedded)
+
+
+@contextmanager
+def upstream(folder: Path, size: int, *, tls: bool = False, workers: int = 1) -> Iterator[Upstream]:
+    """nginx for one kind of body. Raises NginxMissing."""
+    place = folder / "nginx"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    pair = certificate(place) if tls else None
+    with Nginx(place, size=size, tls=pair, workers=workers) as nginx:
+        yield Upstream(nginx.url, size, nginx.pid, pair[0] if pair else None)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key, made by openssl."""
+    made, key = folder / "certificate.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
+    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE"]
+    try:
+        subprocess.run(
+            [*command.split(), *extensions, "-keyout", str(key), "-out", str(made)], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ShardcrawlError("openssl makes no certificate for the runs over TLS; install Debian's openssl") from error
+    return made, key
+
+
+def machine() -> dict[str, object]:
+    """What this machine is, for whoever reads the figures later."""
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "unknown",
+    )
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "load_before": round(os.getloadavg()[0], 2),
+    }

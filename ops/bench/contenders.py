@@ -1,0 +1,142 @@
+"""Who is measured: how each is started, and how many keys keep it busy for five to ten seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.bench.arena import Arena, Stored, Upstream
+from ops.bench.report import Report
+from ops.bench.watch import ContenderFailed, Spent, cpu, run
+
+RUN = "bench"
+MOST_SECONDS = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One crawl that is to be made: where, of which keys, and how."""
+
+    upstream: Upstream
+    keys: int
+    urls: Path
+    redis: str
+    database: str
+    workers: int = 2
+    http2: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A name, a command line for a course, and the keys that it takes for 5 KB bodies."""
+
+    name: str
+    keys: int
+    command: Callable[[Course], list[str]]
+    reports: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One crawl that was made.
+
+    `seconds` are from its first page to its last commit, `command_seconds` those of the whole command; `cpu` and
+    `servers_cpu` are the CPU seconds of its own processes, and of Redis, Postgres and nginx; `memory` is in MB.
+    """
+
+    keys: int
+    seconds: float
+    command_seconds: float
+    cpu: float
+    servers_cpu: float
+    memory: float
+
+
+def shardcrawl(course: Course) -> list[str]:
+    """As a user runs it: a job file, and the command."""
+    request = ['allow_private = ["127.0.0.0/8"]', "robots = false"]
+    if course.upstream.ca is not None:
+        request.append(f'ca = "{course.upstream.ca}"')
+    if course.http2:
+        request.append("http2 = true")
+    job = course.urls.with_name("job.toml")
+    job.write_text(
+        "\n".join(
+            [
+                f'[run]\nname = "{RUN}"',
+                f'[source]\npath = "{course.urls}"',
+                "[request]",
+                *request,
+                '[limits."*"]\nrate = "none"\n',
+            ]
+        )
+    )
+    return ["crawler", "run", str(job), "--workers", str(course.workers), "--rate", "none"]
+
+
+def prototype(course: Course) -> list[str]:
+    """The limit."""
+    arguments = ["ops.bench.prototype", str(course.urls), course.database, "--redis", course.redis]
+    if course.upstream.ca is not None:
+        arguments += ["--ca", str(course.upstream.ca)]
+    return [*arguments, *(["--http2"] if course.http2 else []), "--workers", str(course.workers)]
+
+
+def rival(name: str) -> Callable[[Course], list[str]]:
+    """The command of the rival in that file."""
+
+    def command(course: Course) -> list[str]:
+        ca = ["--ca", str(course.upstream.ca)] if course.upstream.ca is not None else []
+        return [f"ops.bench.rivals.{name}", str(course.urls), course.database, *ca]
+
+    return command
+
+
+def scrapy_redis(course: Course) -> list[str]:
+    """The rival that wants Redis too."""
+    return [*rival("scrapy_redis_spider")(course), "--redis", course.redis]
+
+
+SHARDCRAWL = Contender("shardcrawl", 80_000, shardcrawl, reports=False)
+PROTOTYPE = Contender("bare prototype", 100_000, prototype)
+AIOHTTP = Contender("aiohttp script", 60_000, rival("aiohttp_script"))
+CRAWLEE = Contender("Crawlee", 10_000, rival("crawlee_crawler"))
+SCRAPY_REDIS = Contender("scrapy-redis", 6_000, scrapy_redis)
+SCRAPY = Contender("Scrapy", 5_000, rival("scrapy_spider"))
+HTTPX = Contender("httpx script", 2_000, rival("httpx_script"))
+ALL = (SHARDCRAWL, PROTOTYPE, AIOHTTP, CRAWLEE, SCRAPY_REDIS, SCRAPY, HTTPX)
+
+
+async def crawl(arena: Arena, upstream: Upstream, contender: Contender, keys: int, **how: int) -> Result:
+    """One crawl on fresh ground. Raises ContenderFailed when not every key is stored once with its own body."""
+    await arena.clear()
+    urls = arena.folder / "urls.txt"
+    with urls.open("w") as file:
+        file.writelines(f"{upstream.url}/item/{number}\n" for number in range(keys))
+    course = Course(
+        upstream, keys, urls, arena.redis, arena.database, how.get("workers", 2), bool(how.get("http2", False))
+    )
+    environ = _environ(course)
+    before = arena.servers_cpu(upstream)
+    spent = run(contender.command(course), environ, arena.folder, most_seconds=MOST_SECONDS)
+    servers = arena.servers_cpu(upstream) - before
+    _check(contender, keys, await arena.stored())
+    report = Report.read(spent.out) if contender.reports else await arena.run_report(RUN)
+    if contender is SHARDCRAWL:
+        run(["crawler", "audit", RUN], environ, arena.folder, most_seconds=MOST_SECONDS)
+    return Result(keys, report.last - report.first, spent.seconds, spent.cpu, servers, spent.memory)
+
+
+def _check(contender: Contender, keys: int, stored: Stored) -> None:
+    if (stored.keys, stored.own) != (keys, keys):
+        raise ContenderFailed(
+            f"{contender.name} stored {stored.keys} of {keys} keys, {stored.own} of them with their own body"
+        )
+
+
+def _environ(course: Course) -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
+    return {**kept, "REDIS_URL": course.redis, "DATABASE_URL": course.database}

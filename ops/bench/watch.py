@@ -1,0 +1,98 @@
+"""Run a command and measure what its processes take: wall time, CPU, memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+
+from coordinator.errors import ShardcrawlError
+
+LOOK_EVERY = 0.2
+
+
+class ContenderFailed(ShardcrawlError):
+    """A contender ended with an error, took too long, or stored something else than it was told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """One command: wall and CPU seconds of it and all its descendants, and the most memory (MB) they held together."""
+
+    out: str
+    seconds: float
+    cpu: float
+    memory: float
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, *, most_seconds: float) -> Spent:
+    """Run `python -m ARGUMENTS` to its end. CPU is the kernel's own sum of all descendants that were waited for.
+
+    Raises ContenderFailed when it fails or is not over after `most_seconds`.
+    """
+    what = " ".join(arguments[:1])
+    out, err = folder / "out.txt", folder / "err.txt"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        began = monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=folder,
+            env=environ,
+        )
+        root, most = psutil.Process(process.pid), 0
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            if monotonic() - began > most_seconds:
+                end(root)
+                process.returncode = os.wait4(process.pid, 0)[1]
+                raise ContenderFailed(f"{what} is not over after {most_seconds:.0f} s; see {err}")
+            most = max(most, memory(root))
+            sleep(LOOK_EVERY)
+        seconds = monotonic() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ContenderFailed(f"{what} ended with {process.returncode}: {' '.join(err.read_text().split())[-500:]}")
+    return Spent(out.read_text(), seconds, usage.ru_utime + usage.ru_stime, most / 1e6)
+
+
+def memory(root: psutil.Process) -> int:
+    """Resident bytes of a process and its descendants."""
+    total = 0
+    with suppress(psutil.Error):
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total
+
+
+def cpu(roots: Sequence[int]) -> float:
+    """CPU seconds so far of these processes and their descendants, ended ones included."""
+    total = 0.0
+    for pid in roots:
+        with suppress(psutil.Error):
+            root = psutil.Process(pid)
+            total += sum(root.cpu_times()[:4])  # its own, and those of children that were waited for
+            for process in root.children(recursive=True):
+                with suppress(psutil.Error):
+                    total += sum(process.cpu_times()[:4])
+    return total
+
+
+def end(root: psutil.Process) -> None:
+    """SIGKILL for a process that we started, and all its descendants."""
+    with suppress(psutil.Error):
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):
+                process.kill()

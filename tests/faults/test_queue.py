@@ -1,0 +1,115 @@
+"""Poison in the corpus and in the queue itself: what a stranger, or a careless generator, puts there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import pytest
+from redis.asyncio import Redis
+
+from coordinator.keys import RunKeys
+from coordinator.model import Block, ShardId
+from coordinator.wire import MOST_BYTES, encode
+from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl
+from tests.faults.table import Row
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.slow
+async def test_the_same_key_in_two_blocks(crawl: Crawl) -> None:
+    """So near each other that both are published before either is done: one page, though it may be asked twice."""
+    lines = [f"{crawl.upstream.url}/item/{number}" for number in range(KEYS)]
+    await crawl.job(lines * 3)
+    await crawl.audited("17 the same key in several blocks", "every key three times", again=KEYS)
+
+
+def packed(keys: Sequence[str]) -> bytes:
+    return encode(Block(ShardId(0), tuple(keys)))
+
+
+def altered(place: int, value: Any) -> bytes:
+    """A block of ours with another value at this place."""
+    fields = msgpack.unpackb(packed(["x"]), strict_map_key=False)
+    fields[place] = value
+    return bytes(msgpack.packb(fields))
+
+
+VERSION, BLOCK_KEYS, REFUSALS = range(3)
+MALFORMED = (
+    b"",
+    b"\xc1",
+    b"not msgpack at all",
+    packed(["cut"])[:-3],
+    altered(VERSION, 1_000_000),
+    altered(VERSION, None),
+    altered(BLOCK_KEYS, [1, None]),
+    altered(BLOCK_KEYS, "x"),
+    altered(BLOCK_KEYS, ["x"] * 100_000),
+    altered(REFUSALS, {5: "no such key"}),
+    altered(REFUSALS, {0: 5}),
+    msgpack.packb({"keys": ["x"]}),
+    b"\xdd\xff\xff\xff\xff",
+    b"\x91" * 10_000,
+    packed(["x" * MOST_BYTES]),
+)
+
+
+async def test_a_stranger_puts_hostile_entries_into_the_queue(crawl: Crawl, redis: Redis) -> None:
+    """They are put aside and told of; their shards go on, and every key is stored."""
+    running = await crawl.start(rate=500)
+    await crawl.asked(KEYS // 10)
+    stream = await a_stream(redis)
+    for payload in MALFORMED:
+        await redis.xadd(stream, {"b": payload})
+    await redis.xadd(stream, {"another": "field"})
+    ended = await crawl.complete(running)
+    assert await redis.llen(RunKeys(NAME).aside) == len(MALFORMED) + 1
+    assert ended.err.count("is put aside") == len(MALFORMED) + 1
+    await redis.delete(RunKeys(NAME).aside)
+    await crawl.audited("25 hostile entries in a stream", f"{len(MALFORMED) + 1} XADDs", again=IN_HAND)
+
+
+HOSTILE = (
+    "http://user:secret@127.0.0.1:{port}/item/a",
+    "http://127.0.0.1:{port}/item/b\r\nX-Injected: yes",
+    "http://127.0.0.1:{port}/item/c HTTP/1.1\r\nHost: x\r\n\r\nGET /item/smuggled",
+    "http://127.0.0.1:{port}/item/" + "d" * 9000,
+    "file:///etc/passwd",
+    "ftp://127.0.0.1:{port}/item/e",
+    "http://127.0.0.1:{port}/item/\x1b[31m",
+    "http://[::ffff:127.0.0.1:{port}/item/f",
+    "http://127.0.0.1:99999/item/g",
+    "http:///item/h",
+    "",
+)
+
+
+@pytest.mark.parametrize("way", [pytest.param("corpus", marks=pytest.mark.slow), "queue"])
+async def test_hostile_keys(crawl: Crawl, redis: Redis, way: str) -> None:
+    """As lines of a generator, or in a well-formed block of a stranger's: refused, and nothing is injected into a
+    request, a log or a table."""
+    upstream, keys = crawl.upstream, crawl.good_keys()
+    hostile = [url.replace("{port}", upstream.url.rpartition(":")[2]) for url in HOSTILE]
+    if way == "corpus":
+        running = await crawl.begin([*keys[:100], *hostile, *keys[100:]])
+    else:
+        crawl.environ["SHARDCRAWL_RATE"] = "100"
+        running = await crawl.begin(keys)
+        await crawl.asked(50)
+        await redis.xadd(await a_stream(redis), {"b": packed(hostile)})
+    ended = await crawl.complete(running)
+    found = await crawl.outcomes()
+    assert all(found.pop(key) == ("stored", None) for key in keys)
+    assert {outcome for outcome, _ in found.values()} == {"refused"}, found
+    assert len(found) == len(HOSTILE)
+    assert sorted(upstream.paths) == sorted(key.removeprefix(upstream.url) for key in keys), "nothing else was asked"
+    assert "secret" not in ended.err + ended.out
+    assert "\x1b" not in ended.err + ended.out
+    crawl.report(Row("25 hostile keys", f"{len(HOSTILE)} in the {way}", 0, 0, None))
+
+
+async def a_stream(redis: Redis) -> bytes:
+    return min([name async for name in redis.scan_iter(match="*:stream:*")])

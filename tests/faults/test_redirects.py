@@ -1,0 +1,72 @@
+"""Upstreams that send a crawler to where it must not go."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.faults.crawl import Crawl
+from tests.fetch.misbehaving import misbehaving
+
+pytestmark = pytest.mark.anyio
+
+# Where each redirect leads, and what its key's reason says then; a port is that of a server on 127.0.0.1, which may be
+# asked, and on 127.0.0.2, which may not.
+ASTRAY = {
+    "metadata": ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is not public"),
+    "other-loopback": ("http://127.0.0.2:{port}/chunked", "127.0.0.2 is not public"),
+    "mapped": ("http://[::ffff:127.0.0.2]:{port}/chunked", "is not public"),
+    "one-number": ("http://2130706434:{port}/chunked", "127.0.0.2"),
+    "any": ("http://0.0.0.0:{port}/chunked", "0.0.0.0 is not public"),
+    "file": ("file:///etc/passwd", "only http and https"),
+    "user": ("http://user:secret@127.0.0.1:{port}/chunked", "user name"),
+    "loop": ("/to/loop", "redirect"),
+    "nowhere": ("", "Location"),
+}
+# A resolver that says 127.0.0.1 first, and 127.0.0.2 from then on; two.test is at both at once.
+RESOLVER = """
+import socket
+known, asked = socket.getaddrinfo, []
+def getaddrinfo(host, *rest, **named):
+    if host == "rebind.test":
+        asked.append(host)
+        host = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"
+    if host == "two.test":
+        return known("127.0.0.1", *rest, **named) + known("127.0.0.2", *rest, **named)
+    return known(host, *rest, **named)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+async def test_redirects_to_where_nobody_may_go(crawl: Crawl) -> None:
+    """They are refused before anything connects; a name means the address that was judged; credentials go nowhere."""
+    upstream, keys = crawl.upstream, crawl.good_keys()
+    crawl.shell.write("sitecustomize.py", RESOLVER)
+    path = os.pathsep.join(filter(None, (str(crawl.shell.folder), os.environ.get("PYTHONPATH"))))
+    async with misbehaving() as elsewhere:
+        upstream.redirects = {name: url.replace("{port}", str(elsewhere.port)) for name, (url, _) in ASTRAY.items()}
+        upstream.redirects |= {"elsewhere": elsewhere.url("/chunked"), "here": f"{upstream.url}/item/here"}
+        for host in ("rebind.test", "two.test"):
+            upstream.redirects |= {f"{host}-{number}": elsewhere.url("/chunked", host) for number in range(5)}
+        lines = [*keys, *(f"{upstream.url}/to/{name}" for name in upstream.redirects)]
+        running = await crawl.begin(
+            lines,
+            request='robots = false\nheaders = { Authorization = "Bearer ${TOKEN}" }',
+            allowed="127.0.0.1",
+            environ={"PYTHONPATH": path, "TOKEN": "s3cret"},
+        )
+        ended = await crawl.complete(running)
+    found = await crawl.outcomes("regexp_replace(key, '.*/to/', '')")
+    assert all(found[key] == ("stored", None) for key in keys)
+    for name, (_, words) in ASTRAY.items():
+        outcome, reason = found[name]
+        assert outcome == "refused", (name, reason)
+        assert words in (reason or ""), (name, reason)
+    assert found["here"] == found["elsewhere"] == ("stored", None)
+    assert set(elsewhere.reached) == {"127.0.0.1"}
+    assert elsewhere.heads
+    for secret in ("s3cret", "user:secret"):
+        assert not [head for head in elsewhere.heads if secret.encode() in head]
+        assert secret not in ended.err + ended.out
+    await crawl.agreed("24 hostile redirects", f"{len(upstream.redirects) - 2} kinds", len(lines))

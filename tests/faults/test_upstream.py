@@ -1,0 +1,123 @@
+"""Upstreams that ask for pauses, and answer with bombs, floods and silence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import psutil
+import pytest
+
+from tests.conftest import eventually
+from tests.faults.crawl import Crawl
+from tests.fetch.misbehaving import misbehaving
+
+pytestmark = pytest.mark.anyio
+
+RATE = 300
+DATE = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+THEN = int(DATE.timestamp()) + 2
+DATED = f"Date: {format_datetime(DATE, usegmt=True)}\r\n"
+# Headers of a 429, and the seconds that they ask for; 0 for what asks for nothing that a client can follow.
+PAUSES = {
+    "Retry-After: 2": 2.0,
+    f"{DATED}Retry-After: {format_datetime(DATE + timedelta(seconds=3), usegmt=True)}": 3.0,
+    "Retry-After: Thu, 01 Jan 2015 00:00:00 GMT": 0.0,
+    "Retry-After: -1": 0.0,
+    "Retry-After: 1e9": 0.0,
+    "Retry-After: in a moment": 0.0,
+    "X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 2": 2.0,
+    f"{DATED}X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: {THEN}": 2.0,
+    f"{DATED}X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: {THEN}000": 2.0,
+    'RateLimit: "default";r=0;t=2': 2.0,
+}
+# Requests that were under way when the upstream said so: within the fleet's poll, and what a busy machine adds.
+UNDER_WAY = 0.6
+
+
+@pytest.mark.slow
+async def test_the_whole_fleet_pauses_as_long_as_it_was_asked(crawl: Crawl) -> None:
+    """By the origin's own log: nobody asks before the pause is over, and nobody bursts after it. What asks for nothing
+    that can be followed holds up nobody for long."""
+    running = await crawl.start(rate=RATE)
+    for number, headers in enumerate(PAUSES, start=1):
+        before = crawl.upstream.requests
+        await crawl.asked(before + 100)
+        crawl.upstream.throttle(f"{headers}\r\n")
+        await eventually(lambda: len(crawl.upstream.throttled) == number, "the 429")  # noqa: B023
+    await crawl.complete(running)
+    times = [at for at, _ in crawl.upstream.ledger.log()]
+    pauses = zip(crawl.upstream.throttled, PAUSES.items(), strict=True)
+    for began, (headers, seconds) in pauses:
+        after = [at - began for at in times if at > began + UNDER_WAY]
+        assert seconds - 0.05 <= after[0] < seconds + 10, headers
+        assert sum(at < after[0] + 1 for at in after) <= 1.15 * RATE, headers
+    await crawl.audited("21 throttled", f"{len(PAUSES)} kinds of headers", again=len(PAUSES))
+
+
+ATTEMPTS = 2
+# Path -> what the reason of its failure begins with. One that says too much is not asked again.
+HOSTILE = {
+    "/bomb": "too-large",
+    "/endless": "too-large",
+    "/large": "too-large",
+    "/gzip-cut": "decode",
+    "/gzip-not": "decode",
+    "/headers": "protocol",
+    "/huge-header": "protocol",
+    "/malformed": "protocol",
+    "/chunk-malformed": "protocol",
+    "/length-twice": "protocol",
+    "/short": "reset",
+    "/plenty": "reset",
+    "/chunked-cut": "reset",
+    "/reset": "reset",
+    "/silent": "timeout",
+    "/drip": "timeout",
+    "/drip-headers": "timeout",
+    "/informed": "timeout",
+}
+MOST_MEMORY = 150 * 1024 * 1024
+
+
+async def test_hostile_answers(crawl: Crawl) -> None:
+    """Each is failed with its kind, in bounded time and memory; what is asked beside it is stored."""
+    keys = crawl.good_keys()
+    async with misbehaving() as hostile:
+        urls = {hostile.url(path): kind for path, kind in HOSTILE.items()}
+        running = await crawl.begin(
+            [*keys[:10], *urls, *keys[10:]],
+            request="robots = false\ntimeout = 2.0\nmax_body = 200_000",
+            rest=f"[retry]\nattempts = {ATTEMPTS}\nbackoff = 0.1",
+        )
+        peak = Peak(await running.child("worker-1"))
+        await eventually(peak.over, "the worker's end", seconds=60)
+        await crawl.complete(running, code=3)
+        assert all(
+            hostile.asked[path] <= (1 if kind in ("too-large", "decode") else 2 * ATTEMPTS)
+            for path, kind in HOSTILE.items()
+        ), hostile.asked
+    found = await crawl.outcomes()
+    assert all(found[key] == ("stored", None) for key in keys)
+    kinds = {
+        url: (outcome, (reason or "").partition(":")[0]) for url, (outcome, reason) in found.items() if url in urls
+    }
+    assert kinds == {url: ("failed", kind) for url, kind in urls.items()}
+    assert peak.bytes < MOST_MEMORY, f"{peak.bytes / 1e6:.0f} MB"
+    await crawl.agreed("23 hostile answers", f"{len(HOSTILE)} kinds", len(keys) + len(urls))
+
+
+class Peak:
+    """The most memory that a process had, in bytes."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self.bytes = 0
+
+    def over(self) -> bool:
+        """Whether the process has ended; looks once more when it has not."""
+        try:
+            self.bytes = max(self.bytes, self._process.memory_info().rss)
+            return bool(self._process.status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
