@@ -12,7 +12,7 @@ test: $(VENV)/ready lint  ## what CI runs: lint, types, contracts, unit and live
 	$(BIN)/pytest -n 3
 
 faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of them (root fills disks too)
-	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults -m "" -n 3 -rs
+	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults -m "" -n 3 --dist worksteal -rs
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -23,6 +23,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready  ## the figures of the README, measured here (needs Debian's nginx-light)
 	$(BIN)/python -m ops.bench.first_light
 	$(BIN)/python -m ops.bench.faults
+	$(BIN)/python -m ops.bench.polite
 
 lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no index address
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --all-extras \

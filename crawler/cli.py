@@ -254,7 +254,8 @@ def limit_command(
 ) -> None:
     """Change what a run that goes on may ask of an upstream, at once and for all of its workers.
 
-    It holds until it is changed again or the run is complete. Example: shardcrawl limit my-run en.wikipedia.org --rate 20
+    It holds until it is changed again or the run is complete.
+    Example: shardcrawl limit my-run en.wikipedia.org --rate 20
     """
     place, _, _ = _split(options)
     changed = livelimit.change_limit(place, name, upstream, rate=rate, ceiling=ceiling, concurrency=concurrency)

@@ -116,9 +116,11 @@ class Intake:
         for index, (key, name) in enumerate(zip(keys, digests, strict=True)):
             if name in finished:
                 continue
-            if index in refusals:
+            # The source has judged each key, but a stranger may have put this block into the queue.
+            reason = refusals.get(index) or self._template.fault(key)
+            if reason is not None:
                 item = Item(key, name, block)
-                self._batch.add(Page(item, None, Outcome.REFUSED, refusals[index], fetched_at=time.time()))
+                self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
             else:
                 items.append(Item(key, name, block))
                 tries.append(tried.get(index, UNTRIED))

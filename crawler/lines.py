@@ -25,6 +25,8 @@ MOST_WAITING = 10_000
 SPILLED_FOR = 30.0
 # So many seconds of an upstream's rate count as work at hand; the rest of its line keeps no lane busy.
 SECONDS_AT_HAND = 2.0
+# With so many at hand nothing more is claimed, also when the line of a busy upstream has run dry: it may be over.
+ENOUGH_WHEN_DRY = 2_000
 # Slots for lanes that come free within this time are booked by one call.
 GATHER = 0.005
 # Who sleeps until a slot can be booked hears within this time that it can be booked earlier.
@@ -36,7 +38,7 @@ class Line:
 
     __slots__ = (
         *("at_hand", "book_at", "booking", "inside", "listed", "most_at_hand", "name", "paused", "room", "slots"),
-        *("surveyed", "waiting"),
+        *("surveyed", "taken", "waiting"),
     )
 
     def __init__(self, name: str) -> None:
@@ -44,6 +46,7 @@ class Line:
         self.waiting: deque[Request] = deque()
         self.slots: deque[float] = deque()
         self.inside = 0
+        self.taken = 0
         self.at_hand = 0
         self.surveyed = False
         self.room: int | None = None
@@ -70,6 +73,7 @@ class Lines:
         self._parked = 0
         self._waiting = 0
         self._at_hand = 0
+        self._dry = False  # since the last block a busy upstream's line came to its end
         self._low = asyncio.Event()
         limiter.on_change = self.look
 
@@ -80,6 +84,7 @@ class Lines:
             asyncio.get_running_loop().call_later(delay, self._return, request)
             return
         line = self._line(request.upstream)
+        self._dry = self._dry and bool(request.tries.total)
         # One that was tried before has waited already.
         (line.waiting.appendleft if request.tries.total else line.waiting.append)(request)
         self._waiting += 1
@@ -137,8 +142,8 @@ class Lines:
 
     @property
     def low(self) -> bool:
-        """Whether another block is wanted: too little is at hand."""
-        return self._at_hand < self._enough
+        """Whether another block is wanted: too little is at hand, or what there is leaves a busy upstream idle."""
+        return self._at_hand < self._enough or (self._dry and self._at_hand < ENOUGH_WHEN_DRY)
 
     async def until_low(self) -> None:
         """Return when `low` holds."""
@@ -175,8 +180,12 @@ class Lines:
             line.inside += 1
             self._waiting -= 1
             self._count(line)
+            line.taken += 1
             if line.waiting:
                 self._list(line)
+            elif line.taken >= self._enough:
+                self._dry = True
+                self._low.set()
             if self._listed:
                 self._wake()
             return line, request, slot

@@ -19,7 +19,7 @@ from coordinator.conditions import Condition
 from coordinator.model import Counts, Outcome
 from coordinator.status import Snapshot
 from crawler.local import RunEnd
-from crawler.progress import clock, outcome_words, say, size, upstream_words
+from crawler.progress import clock, outcome_words, say, size
 
 CELL = 60
 WIDEST = 10_000

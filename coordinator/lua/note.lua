@@ -107,7 +107,7 @@ local function adapt(auto, rests_until, sent, throttled, micros, ceiling)
   end
   local mean = auto.micros / auto.sent
   auto.base = math.min(auto.base or mean, mean)
-  if false then
+  if mean > 2 * auto.base + LATE and auto.rate >= auto.floor then
     if exploring then
       return cut(auto, auto.rate)
     end

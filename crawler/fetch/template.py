@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from coordinator.errors import UsageError
 from coordinator.settings import RequestSettings
+from coordinator.source.rule import KeyRule
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
 
@@ -19,9 +20,14 @@ class Template:
         self._separator = quote(settings.separator, safe="")
         self._head: str | None = None
         self._tail = ""
+        self._rule = KeyRule(absolute_url=True)
         if settings.url is None:
             return
         self._head, self._tail = _split(settings.url)
+
+    def fault(self, key: str) -> str | None:
+        """Why a key cannot be asked for as it stands, None when it can; one that a template encodes always can."""
+        return None if self._head is not None or self._rule.quick(key) else self._rule.reason(key)
 
     def url(self, keys: Sequence[str]) -> str:
         """The URL of one request for these keys; each is percent-encoded, and they are joined by the separator."""

@@ -35,19 +35,20 @@ async def test_after_thirty_seconds_the_fleet_gets_nine_tenths_with_hardly_a_429
     redis: Redis, rate: float, burst: float
 ) -> None:
     fleet = await fleet_at(redis, LeakyBucket(rate, burst))
-    await fleet.run(100.0)
-    assert fleet.count(OK, after=30.0) >= 0.9 * rate * 70
+    await fleet.run(80.0)
+    assert fleet.count(OK, after=30.0) >= 0.9 * rate * 50
     assert fleet.count(THROTTLED) > 0, "or nothing was found"
     assert fleet.count(THROTTLED) < 0.01 * fleet.count()
     assert fleet.count(THROTTLED, after=30.0) < 0.01 * fleet.count(after=30.0)
 
 
-async def test_the_ceiling_is_never_exceeded(redis: Redis) -> None:
-    fleet = await fleet_at(redis, LeakyBucket(200), LimitSettings((Window(50, 1),), auto=True))
+@pytest.mark.parametrize("ceiling", [50, 4])
+async def test_the_ceiling_is_never_exceeded(redis: Redis, ceiling: int) -> None:
+    fleet = await fleet_at(redis, LeakyBucket(200), LimitSettings((Window(ceiling, 1),), auto=True))
     await fleet.run(20.0)
     assert fleet.count(THROTTLED) == 0
-    assert 0.95 * 50 * 10 < fleet.count(after=10.0) <= 50 * 10
-    assert await found(redis) == 50
+    assert 0.95 * ceiling * 10 < fleet.count(after=10.0) <= ceiling * 10
+    assert await found(redis) == ceiling
 
 
 async def test_a_limit_that_falls_is_followed_at_once_and_one_that_rises_is_found_again(redis: Redis) -> None:

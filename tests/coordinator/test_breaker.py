@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.conditions import Condition, conditions
+from coordinator.conditions import conditions
 from coordinator.keys import RunKeys
 from coordinator.limiter import Limiter
 from coordinator.settings import LimitSettings, Window
@@ -81,10 +81,13 @@ async def test_requests_that_are_throttled_do_not_open_it(clock: Clock) -> None:
 async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, clock: Clock) -> None:
     one, two = await broken(clock)
     assert (await two.book(UPSTREAM, 5)).slots == ()
-    assert (await conditions(redis, KEYS)) == (Condition(UPSTREAM, breaker="open", probe_in=pytest.approx(1, abs=1e9)),)
+    (condition,) = await conditions(redis, KEYS)
+    assert condition.breaker == "open"
     await clock.set(101.0)
+    one._states[UPSTREAM].shut_until += 0.01
     booking = await one.book(UPSTREAM, 50)
     assert booking.slots == (pytest.approx(101.0),)
+    assert one.resumes(UPSTREAM) <= 101.0, "what a slow answer made one believe does not hold the probe back"
     other = await two.book(UPSTREAM, 50)
     assert other.slots == ()
     assert other.again_at > 130, "a probe that was lost with its worker is given again"
@@ -129,7 +132,7 @@ async def test_a_failed_probe_among_good_ones_begins_the_count_anew(clock: Clock
     assert worker.resumes(UPSTREAM) == pytest.approx(clock() + 2)
     for _ in range(2):
         await probe(clock, worker, failed=False)
-    assert worker.rated(UPSTREAM)
+    assert worker._states[UPSTREAM].broken
     await probe(clock, worker, failed=False)
     assert not worker._states[UPSTREAM].broken
 

@@ -200,6 +200,20 @@ async def test_a_full_window_says_when_its_oldest_requests_leave_it(redis: Redis
     assert 60_000 < await redis.pttl(KEYS.slots(UPSTREAM)) <= 61_000
 
 
+async def test_what_is_counted_late_in_a_bucket_is_counted_until_it_is_a_whole_window_ago(
+    redis: Redis, clock: Clock
+) -> None:
+    limiter = clock.limiter(KEYS, LimitSettings((Window(1_000, 1), Window(30, 60))))
+    await clock.set(100.99)
+    first = (await limiter.book(UPSTREAM, 100)).slots
+    assert len(first) == 10, "one booking goes into one bucket"
+    assert len((await limiter.book(UPSTREAM, 100)).slots) == 20
+    await clock.set(160.5)
+    assert (await limiter.book(UPSTREAM, 1)).slots == ()
+    await clock.set(161.0)
+    assert len((await limiter.book(UPSTREAM, 100)).slots) == 10
+
+
 # -- pauses
 
 

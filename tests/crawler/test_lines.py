@@ -377,6 +377,20 @@ async def test_only_what_an_upstream_takes_within_a_moment_is_at_hand(
     assert not lines.low
 
 
+async def test_what_waits_for_one_upstream_keeps_no_block_from_another_that_has_run_dry() -> None:
+    """After a pause there is plenty for the one, and nothing for the other."""
+    limiter = ScriptedLimiter(rates={"a": 10.0, "b": 10.0})
+    lines = lines_of(limiter, enough=10)
+    fill(lines, "a", 500)
+    fill(lines, "b", 12)
+    async with crew(lines, 4) as lanes:
+        assert not lines.low
+        await lanes.until(lambda: len(lanes.to("b")) == 12)
+        await asyncio.wait_for(lines.until_low(), 1.0)
+        fill(lines, "a", 5)  # one block is asked for each time, not block after block: the other may be over
+        assert not lines.low
+
+
 async def test_the_intake_is_woken_when_too_little_is_left_or_a_pause_begins() -> None:
     limiter = ScriptedLimiter()
     lines = lines_of(limiter, enough=10)

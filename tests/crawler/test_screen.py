@@ -191,7 +191,10 @@ def test_a_snapshot_is_shown_whole() -> None:
     screen.snapshot_text(SNAPSHOT, console)
     text = out.getvalue()
     parts = ("running", "5 of 20 done, 10 queued", "4 stored, 1 failed", "1,234, 5.6 kB", "none", "waits for")
-    upstreams = ("[fe80::1]:80 paused 61 s", "x.example breaker open, probe in 3 s, live rate 5/s, live concurrency none")
+    upstreams = (
+        "[fe80::1]:80 paused 61 s",
+        "x.example breaker open, probe in 3 s, live rate 5/s, live concurrency none",
+    )
     for part in (*parts, *upstreams):
         assert part in text
     assert "Postgres does not answer" in " ".join(text.split())

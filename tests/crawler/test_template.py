@@ -38,6 +38,17 @@ def test_a_key_is_percent_encoded_whole(key: str, encoded: str) -> None:
     assert url("https://x.example/wiki/{key}?a=1", key) == f"https://x.example/wiki/{encoded}?a=1"
 
 
+@pytest.mark.parametrize(
+    "key", ["file:///etc/passwd", "https://user:secret@x.example/", "https://x.example/a\r\nb", ""]
+)
+def test_a_key_that_is_no_url_cannot_be_asked_for_but_through_a_template(key: str) -> None:
+    reason = Template(RequestSettings()).fault(key)
+    assert reason
+    assert "secret" not in reason
+    assert Template(RequestSettings()).fault("https://x.example/a?b#c") is None
+    assert Template(RequestSettings(url=API)).fault(key) is None
+
+
 def test_several_keys_are_joined_by_the_encoded_separator() -> None:
     assert url(API, "A|B", "C D", "É") == (
         "https://en.wikipedia.org/w/api.php?titles=A%7CB%7CC%20D%7C%C3%89&format=json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from redis.asyncio import Redis
 
 from ops.upstream import Upstream
 from tests.conftest import eventually
@@ -42,7 +43,7 @@ async def test_a_live_limit_reaches_every_worker_shows_in_status_and_outlives_th
 
 
 async def test_a_limit_that_would_limit_nothing_is_an_error_in_one_line(
-    shell: Shell, redis_url: str, database: str
+    shell: Shell, redis: Redis, redis_url: str, database: str
 ) -> None:
     environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
     shell.write("urls.txt", ["https://de.wikipedia.org/"])

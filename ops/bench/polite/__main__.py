@@ -7,6 +7,7 @@ own counts: nginx with limit_req, a scripted server, a name server. All of it ta
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
 import sys
 import tempfile
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import uvloop
 
+from coordinator.errors import ShardcrawlError
 from ops.bench.first_light import Row, report
 from ops.bench.polite.budget import auto, budget
-from ops.bench.polite.crawl import TooLong
 from ops.bench.polite.flaky import flaky
 from ops.bench.polite.hostile import hostile
 from ops.bench.polite.names import names
@@ -34,11 +35,14 @@ async def measure(parts: list[str]) -> list[Row]:
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     rows: list[Row] = []
     try:
-        for part in parts:
-            try:
-                rows += await PARTS[part](folder / part)
-            except TooLong as error:
-                rows.append(Row(part, str(error), "an end", False))
+        async with asyncio.timeout(LONGEST):
+            for part in parts:
+                try:
+                    rows += await PARTS[part](folder / part)
+                except ShardcrawlError as error:
+                    rows.append(Row(part, str(error), "a measurement", False))
+    except TimeoutError:
+        rows.append(Row("the whole benchmark", "not over", f"within {LONGEST:.0f} s", False))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return rows
