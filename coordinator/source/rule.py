@@ -105,7 +105,7 @@ def _quick_pattern(absolute_url: bool, separator: str | None) -> re.Pattern[str]
     banned = _UNFIT + (re.escape(separator) if separator and narrow else "")
     ahead = f"(?s:(?!.*{re.escape(separator)}))" if separator and not narrow else ""
     if absolute_url:
-        body = rf"https?://[0-9A-Za-z._-]{{1,253}}(?::[0-9]{{1,4}})?(?:[/?#][^\s{banned}]{{0,1700}})?"
+        body = rf"https?://[0-9A-Za-z._-]{{1,253}}(?::[1-5]?[0-9]{{1,4}})?(?:[/?#][^\s{banned}]{{0,1700}})?"
     else:
         body = rf"[^\s#{banned}][^{banned}]{{0,2047}}"
     return re.compile(ahead + body)

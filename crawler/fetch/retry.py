@@ -51,6 +51,9 @@ class Verdict:
     pause: float | None = None
 
 
+STORED = Verdict(End(Outcome.STORED))
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """What a decision needs besides the answer: seconds since 1970, and a random number in [0, 1)."""
@@ -83,6 +86,8 @@ def after_answer(
         return Verdict(Again(tries, 0.0 if pause else _backoff(tries.failed, settings, moment.jitter)), pause)
     if status in REDIRECTS:
         return Verdict(_redirected(status, headers, url, hops_left), pause)
+    if pause is None and 200 <= status < 300:
+        return STORED
     return Verdict(_ended(status), pause)
 
 

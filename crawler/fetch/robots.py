@@ -50,6 +50,9 @@ class Verdict:
     again: float | None = None
 
 
+ALLOWED = Verdict(True)
+
+
 class Origin:
     """The rules of one origin as they hold until `expires`, on a monotonic clock."""
 
@@ -64,6 +67,11 @@ class Origin:
         delay = min((self._rules and self._rules.crawl_delay("*")) or 0.0, LONGEST_DELAY) or None
         self._yes = Verdict(True, None, delay)
         self._no = Verdict(False, f"robots.txt of {name} disallows it", delay)
+
+    @property
+    def has_no_rules(self) -> bool:
+        """Whether every path is allowed."""
+        return self._rules is None and self._fault is None
 
     def verdict(self, path: str, now: float) -> Verdict:
         """On one path with its query."""
@@ -94,17 +102,27 @@ class Robots:
         self._origins: OrderedDict[str, Origin] = OrderedDict()  # the one asked for last is last
         self._size = 0
         self._learning: dict[str, asyncio.Task[Origin]] = {}
+        self._open: dict[str, Origin] = {}  # origins without rules, by how URLs of theirs begin
 
     def known(self, url: str) -> Verdict | None:
         """The verdict, if this worker knows the origin's rules."""
+        now = self._clock()
+        # What stands before the first slash behind "https://" decides about the origin, whatever follows it.
+        begins = url[: url.find("/", len("https://"))]
+        open_origin = self._open.get(begins)
+        if open_origin is not None and now < open_origin.expires:
+            return ALLOWED
         name, path = place(url)
         if not name:
-            return Verdict(True)  # no engine sends it, and the engine says why
-        now = self._clock()
+            return ALLOWED  # no engine sends it, and the engine says why
         origin = self._origins.get(name)
         if origin is None or origin.expires <= now:
             return None
         self._origins.move_to_end(name)
+        if origin.has_no_rules:
+            if len(self._open) >= ORIGINS:
+                self._open.clear()
+            self._open[begins] = origin
         return origin.verdict(path, now)
 
     async def verdict(self, url: str) -> Verdict:
