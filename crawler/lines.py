@@ -7,18 +7,16 @@ slow, paused or broken upstream takes nothing from the others.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
-from coordinator.errors import RedisUnavailable
-from coordinator.limiter import STALE, Limiter
+from coordinator.limiter import Limiter
 from coordinator.model import Presence
 from crawler.page import Request
 from crawler.share import Standing
-
-logger = logging.getLogger(__name__)
+from crawler.slots import Slots
 
 # Requests that wait in a worker, at most. What an upstream cannot take before that goes to the delayed set.
 MOST_WAITING = 10_000
@@ -27,24 +25,20 @@ SPILLED_FOR = 30.0
 SECONDS_AT_HAND = 2.0
 # With so many at hand nothing more is claimed, also when the line of a busy upstream has run dry: it may be over.
 ENOUGH_WHEN_DRY = 2_000
-# Slots for lanes that come free within this time are booked by one call.
-GATHER = 0.005
-# Who sleeps until a slot can be booked hears within this time that it can be booked earlier.
-NEWS_WITHIN = 0.25
 
 
 class Line:
     """The requests of one upstream, in order, and the slots booked for them."""
 
     __slots__ = (
-        *("at_hand", "book_at", "booking", "inside", "listed", "most_at_hand", "name", "paused", "room", "slots"),
-        *("surveyed", "taken", "waiting"),
+        *("at_hand", "inside", "listed", "most_at_hand", "name", "paused", "room", "slots", "surveyed", "taken"),
+        "waiting",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lines: Lines, limiter: Limiter) -> None:
         self.name = name
         self.waiting: deque[Request] = deque()
-        self.slots: deque[float] = deque()
+        self.slots = Slots(limiter, name, wanted=partial(lines.wanted, self), booked=partial(lines.booked, self))
         self.inside = 0
         self.taken = 0
         self.at_hand = 0
@@ -53,8 +47,6 @@ class Line:
         self.most_at_hand: int | None = None
         self.listed = False
         self.paused: asyncio.TimerHandle | None = None
-        self.booking: asyncio.Task[None] | None = None
-        self.book_at = 0.0
 
 
 class Lines:
@@ -100,8 +92,12 @@ class Lines:
                 await self._idle()
                 continue
             line, request, slot = taken
-            if slot is None or await self._on_slot(line, slot, request):
-                return request
+            try:
+                if slot is None or await line.slots.reached(slot):
+                    return request
+            except asyncio.CancelledError:
+                self._give_back(line, request)
+                raise
             self._give_back(line, request)
 
     def arrived(self, upstream: str) -> None:
@@ -122,7 +118,7 @@ class Lines:
         """Something changed that may let requests leave: look at every line."""
         for line in list(self._lines.values()):
             line.surveyed = False
-            line.book_at = 0.0  # a higher limit, or a probe that ended, lets requests leave earlier than was said
+            line.slots.hurry()
             if line.paused and self._limiter.resumes(line.name) <= self._limiter.clock():
                 self._resumed(line)  # earlier than was said: a probe closed the breaker
             elif line.waiting:
@@ -173,8 +169,8 @@ class Lines:
             if not line.waiting or not self._open(line):
                 continue
             slot = None
-            if self._limiter.rated(line.name) and (slot := self._slot(line)) is None:
-                self._book(line)
+            if self._limiter.rated(line.name) and (slot := line.slots.take()) is None:
+                line.slots.book()
                 continue
             request = line.waiting.popleft()
             line.inside += 1
@@ -211,27 +207,6 @@ class Lines:
         else:
             self._forget(line)
 
-    def _slot(self, line: Line) -> float | None:
-        """The line's next slot; older ones were slept past, in a frozen process say, and would make a burst."""
-        oldest = self._limiter.clock() - STALE
-        while line.slots:
-            slot = line.slots.popleft()
-            if slot >= oldest:
-                return slot
-        return None
-
-    async def _on_slot(self, line: Line, slot: float, request: Request) -> bool:
-        """Wait for the slot; False when it was slept past, or when a pause that began meanwhile voids it."""
-        ahead = slot - self._limiter.clock()
-        if ahead > 0:
-            try:
-                await asyncio.sleep(ahead)
-            except asyncio.CancelledError:
-                self._give_back(line, request)
-                raise
-        now = self._limiter.clock()
-        return now - slot <= STALE and self._limiter.resumes(line.name) <= now
-
     def _give_back(self, line: Line, request: Request) -> None:
         line.inside -= 1
         line.waiting.appendleft(request)
@@ -243,40 +218,20 @@ class Lines:
         self._parked -= 1
         self.put(request)
 
-    # -- booking
+    # -- slots
 
-    def _book(self, line: Line) -> None:
-        if line.booking is None:
-            line.booking = asyncio.create_task(self._book_on(line), name=f"book {line.name}")
-            line.booking.add_done_callback(lambda task: self._booked(line, task))
+    def wanted(self, line: Line) -> int:
+        """How many slots this line could use now: for the lanes that are free, one at least."""
+        if not line.waiting:
+            return 0
+        room = self._share(line.name)
+        free = len(self._lanes) if room is None else min(len(self._lanes), room - line.inside)
+        return max(1, min(free, len(line.waiting)))
 
-    async def _book_on(self, line: Line) -> None:
-        """Book slots for the lanes that are free; ask again until there are some."""
-        clock = self._limiter.clock
-        while line.waiting and not line.slots:
-            if (wait := line.book_at - clock()) > 0:
-                await asyncio.sleep(min(wait, NEWS_WITHIN))
-                continue
-            room = self._share(line.name)
-            free = len(self._lanes) if room is None else min(len(self._lanes), room - line.inside)
-            try:
-                booking = await self._limiter.book(line.name, max(1, min(free, len(line.waiting))))
-            except RedisUnavailable as error:
-                logger.warning("rate limit of %s waits for Redis: %s", line.name, error)
-                await asyncio.sleep(1.0)
-                continue
-            line.slots.extend(booking.slots)
-            line.surveyed = False
-            if not booking.slots:
-                line.book_at = max(booking.again_at, clock() + 0.001)
-            elif booking.slots[0] - clock() > GATHER:
-                line.book_at = clock() + GATHER
-
-    def _booked(self, line: Line, task: asyncio.Task[None]) -> None:
-        line.booking = None
-        if task.cancelled():
-            return
-        if (error := task.exception()) is not None:
+    def booked(self, line: Line, error: BaseException | None) -> None:
+        """The line has slots, or nothing that waits for one; an error reaches the lanes."""
+        line.surveyed = False
+        if error is not None:
             self._fail(error)
             self._list(line)  # a lane that is busy now tries again, and learns of it then
         elif line.waiting:
@@ -285,7 +240,6 @@ class Lines:
             self._forget(line)
 
     def _fail(self, error: BaseException) -> None:
-        """The lanes must know: without slots they would wait for ever."""
         for lane in self._lanes:
             if not lane.done():
                 lane.set_exception(error)
@@ -293,8 +247,7 @@ class Lines:
     async def close(self) -> None:
         """Stop booking."""
         for line in self._lines.values():
-            if line.booking is not None:
-                line.booking.cancel()
+            line.slots.close()
 
     # -- lanes that wait, lines that are listed
 
@@ -324,12 +277,12 @@ class Lines:
     def _line(self, upstream: str) -> Line:
         line = self._lines.get(upstream)
         if line is None:
-            line = self._lines[upstream] = Line(upstream)
+            line = self._lines[upstream] = Line(upstream, self, self._limiter)
         return line
 
     def _forget(self, line: Line) -> None:
         """A crawl over a million hosts must not remember them all."""
-        if not (line.waiting or line.inside or line.booking or line.paused):
+        if not (line.waiting or line.inside or line.slots.booking or line.paused):
             del self._lines[line.name]
 
     def _share(self, upstream: str) -> int | None:

@@ -14,8 +14,9 @@ import pytest
 
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Presence, RunState, Tries
-from crawler.lines import GATHER, SPILLED_FOR, Lines
+from crawler.lines import SPILLED_FOR, Lines
 from crawler.page import Request
+from crawler.slots import GATHER
 
 from .examples import a_request
 from .scripted import ScriptedLimiter
