@@ -21,6 +21,9 @@ lint: $(VENV)/ready
 	$(BIN)/lint-imports
 
 bench: $(VENV)/ready  ## the figures of the README, measured here (needs Debian's nginx-light)
+	$(BIN)/python -m ops.bench.compare
+	$(BIN)/python -m ops.bench.latency
+	$(BIN)/python -m ops.bench.footprint
 	$(BIN)/python -m ops.bench.first_light
 	$(BIN)/python -m ops.bench.faults
 	$(BIN)/python -m ops.bench.polite

@@ -40,6 +40,7 @@ class Nginx:
     GET /item/ID answers JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a backslash
     makes broken JSON: nginx escapes nothing); GET /batch?ids=… answers {"query": the query string as it was sent}.
     With `limit`, (requests a second, burst), GET /limited/ID answers 429 and Retry-After beyond it, else the item.
+    With `delay`, seconds, GET /slow/ID answers with the item that much later.
     With `tls`, a certificate and its key, it serves https, HTTP/1.1 or HTTP/2 as the client wants.
     With `log`, `folder`/access.log gets a line "seconds-since-epoch status path" for each request but those for
     /robots.txt, which is not there.
@@ -55,6 +56,7 @@ class Nginx:
         log: bool = False,
         limit: tuple[int, int] | None = None,
         tls: tuple[Path, Path] | None = None,
+        delay: float = 0.0,
     ) -> None:
         self.url = ""
         self._folder = folder.resolve()
@@ -63,6 +65,7 @@ class Nginx:
         self._log = log
         self._limit = limit
         self._tls = tls
+        self._delay = delay
 
     @property
     def pid(self) -> int:
@@ -111,7 +114,7 @@ class Nginx:
         """Start it and wait until it listens; False when the port is taken."""
         config, errors = self._folder / "nginx.conf", self._folder / "error.log"
         config.write_text(
-            configuration(self._folder, port, self._size, self._workers, self._log, self._limit, self._tls)
+            configuration(self._folder, port, self._size, self._workers, self._log, self._limit, self._tls, self._delay)
         )
         errors.write_text("")
         pid = self._folder / "nginx.pid"
@@ -145,6 +148,7 @@ def configuration(
     log: bool,
     limit: tuple[int, int] | None = None,
     tls: tuple[Path, Path] | None = None,
+    delay: float = 0.0,
 ) -> str:
     """The nginx.conf; pure but for asking which user this is."""
     empty = len('{"id": "00000000", "padding": ""}')
@@ -166,8 +170,15 @@ def configuration(
             limit_req_log_level info;
             add_header Retry-After 1 always;
             try_files /nothing @item;
-        }}
-        location @item {{ {item} }}"""
+        }}"""
+    # All that nginx itself can wait with is the answer to a client without a password; that becomes the item.
+    slow = f"""
+        location ~ ^/slow/(?<id>.*)$ {{
+            auth_basic slow;
+            auth_basic_user_file /dev/null;
+            auth_delay {round(1000 * delay)}ms;
+            error_page 401 =200 @item;
+        }}"""
     secured = f"ssl_certificate {_quoted(tls[0])}; ssl_certificate_key {_quoted(tls[1])};" if tls else ""
     user = ""
     if os.geteuid() == 0:
@@ -205,7 +216,8 @@ http {{
         location ~ ^/item/(?<id>.*)$ {{ {item} }}
         location = /batch {{ return 200 '{{"query": "$args"}}'; }}
         location = /robots.txt {{ access_log off; return 404; }}
-        location / {{ return 404 '{{"error": "not found"}}'; }}{limited}
+        location / {{ return 404 '{{"error": "not found"}}'; }}{limited}{slow if delay else ""}
+        location @item {{ {item} }}
     }}
 }}
 """

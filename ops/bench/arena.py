@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -10,18 +11,21 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 
 import asyncpg
 import psutil
 
 from coordinator.connection import connect
 from coordinator.errors import ShardcrawlError
+from coordinator.runs import Runs
+from coordinator.status import counts
 from crawler.embedded import Embedded
 from ops.bench import watch
-from ops.bench.report import Report
 from ops.nginx import Nginx
 
 DATABASE = "bench"
+LOOK_EVERY = 0.02
 STORED = """
 SELECT count(*) AS keys, count(*) FILTER (WHERE body->>'id' = split_part(url, '/item/', 2)) AS own,
        extract(epoch FROM min(fetched_at))::float8 AS first
@@ -85,15 +89,17 @@ class Arena:
         assert row is not None
         return Stored(row["keys"], row["own"], row["first"] or 0.0)
 
-    async def run_report(self, name: str) -> Report:
-        """A shardcrawl run's report, from Postgres: it calls itself finished a moment after its last commit."""
-        stored = await self.stored()
-        connection = await asyncpg.connect(self.database)
+    async def committed(self, name: str, keys: int) -> float:
+        """Return when Redis knows that the last of a shardcrawl run's keys is committed: a moment after that."""
+        client = connect(self.redis)
         try:
-            ended = "SELECT extract(epoch FROM finished_at)::float8 FROM runs WHERE name = $1"
-            return Report(stored.keys, stored.first, await connection.fetchval(ended, name))
+            while True:
+                record = await Runs(client).find(name)
+                if record is not None and (await counts(client, record)).done >= keys:
+                    return time()
+                await asyncio.sleep(LOOK_EVERY)
         finally:
-            await connection.close()
+            await client.aclose()
 
     def servers_cpu(self, upstream: Upstream) -> float:
         """CPU seconds that Redis, Postgres and the upstream have used so far."""
@@ -108,34 +114,40 @@ async def arena(folder: Path) -> AsyncIterator[Arena]:
 
 
 @contextmanager
-def upstream(folder: Path, size: int, *, tls: bool = False, workers: int = 1) -> Iterator[Upstream]:
+def upstream(folder: Path, size: int, *, tls: bool = False) -> Iterator[Upstream]:
     """nginx for one kind of body. Raises NginxMissing."""
     place = folder / "nginx"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    pair = certificate(place) if tls else None
-    with Nginx(place, size=size, tls=pair, workers=workers) as nginx:
-        yield Upstream(nginx.url, size, nginx.pid, pair[0] if pair else None)
+    made = certificate(place) if tls else None
+    with Nginx(place, size=size, tls=made and made[1:]) as nginx:
+        yield Upstream(nginx.url, size, nginx.pid, made and made[0])
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key, made by openssl."""
-    made, key = folder / "certificate.pem", folder / "key.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
-    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE"]
+def certificate(folder: Path) -> tuple[Path, Path, Path]:
+    """An authority, a certificate by it for 127.0.0.1, and that one's key, made by openssl."""
+    ca, certified, key = folder / "ca.pem", folder / "certificate.pem", folder / "key.pem"
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    request = ["openssl", "req", "-x509", *curve, "-nodes", "-days", "2"]
+    authority = [*request, "-subj", "/CN=authority", "-out", str(ca), "-keyout", str(folder / "ca.key")]
+    signed = ["-CA", str(ca), "-CAkey", str(folder / "ca.key"), "-addext", "basicConstraints=critical,CA:FALSE"]
+    leaf = [*request, "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", *signed]
     try:
-        subprocess.run(
-            [*command.split(), *extensions, "-keyout", str(key), "-out", str(made)], check=True, capture_output=True
-        )
+        for command in (authority, [*leaf, "-out", str(certified), "-keyout", str(key)]):
+            subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ShardcrawlError("openssl makes no certificate for the runs over TLS; install Debian's openssl") from error
-    return made, key
+    return ca, certified, key
 
 
 def machine() -> dict[str, object]:
     """What this machine is, for whoever reads the figures later."""
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         "unknown",
     )
     return {

@@ -1,0 +1,186 @@
+"""The figures of `compare` as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ops.bench.contenders import AIOHTTP, PROTOTYPE, SHARDCRAWL
+from ops.bench.trials import PARTS, Line, ratio
+
+INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+OURS, LIMIT, RIVAL = "#0b7285", "#a5d8dd", "#c5ccd3"
+COLOURS = {SHARDCRAWL.name: OURS, PROTOTYPE.name: LIMIT}
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": FAINT,
+    "xtick.color": FAINT,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": GRID,
+}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Write the picture; parts that were not measured are left out."""
+    lines = [Line(**line) for line in results["lines"]]
+    measured = [part for part in PARTS if any(line.part == part for line in lines)]
+    small = [part for part in measured if part != "rivals"]
+    with mpl.rc_context(cast("Any", STYLE)):
+        tall = ("rivals" in measured) + bool(small)
+        figure = Figure(figsize=(11, 0.6 + 4.3 * tall), dpi=150, facecolor="white")
+        rows = figure.subfigures(tall, 1, squeeze=False, hspace=0.02)[:, 0]
+        if "rivals" in measured:
+            speed, cpu = rows[0].subplots(1, 2, width_ratios=(2.1, 1))
+            rows[0].subplots_adjust(left=0.175, right=0.97, top=0.74, bottom=0.04, wspace=0.12)
+            _rivals(speed, cpu, [line for line in lines if line.part == "rivals"])
+            _title(rows[0], results)
+        if small:
+            axes = rows[-1].subplots(1, len(small), squeeze=False)[0]
+            rows[-1].subplots_adjust(left=0.06, right=0.97, top=0.84, bottom=0.12, wspace=0.22)
+            for part, axis in zip(small, axes, strict=True):
+                PANELS[part](axis, lines)
+        figure.savefig(path)
+
+
+def _title(figure: Any, results: dict[str, Any]) -> None:
+    machine = results["machine"]
+    figure.text(0.03, 0.94, "Pages fetched and stored per second", fontsize=16, fontweight="bold", va="top")
+    where = f"{machine['cores']} cores with nginx, Redis and Postgres on them"
+    rounds = f"medians of {results['rounds']} alternating rounds" if results["rounds"] > 1 else "one round"
+    how = f"5 KB JSON into jsonb, {rounds}, {where}"
+    figure.text(0.03, 0.865, how, fontsize=10.5, color=FAINT, va="top")
+
+
+def _rivals(speed: Axes, cpu: Axes, lines: Sequence[Line]) -> None:
+    ordered = sorted(lines, key=lambda line: (line.contender == PROTOTYPE.name, line.rate))
+    ours = next(line for line in lines if line.contender == SHARDCRAWL.name)
+    names = [line.contender for line in ordered]
+    colours = [COLOURS.get(name, RIVAL) for name in names]
+    _bars(speed, names, [line.rate for line in ordered], colours)
+    for place, line in enumerate(ordered):
+        said = f"{line.rate:,.0f}"
+        if line.contender == PROTOTYPE.name:
+            said += "   the limit: the same path without any promise"
+        elif line is not ours:
+            said += f"   ours is {_times(ratio(ours, line))}"
+        inside = line.contender == PROTOTYPE.name
+        speed.text(
+            line.rate * (0.0 if inside else 1.0) + speed.get_xlim()[1] * 0.012,
+            place,
+            said,
+            va="center",
+            color=INK,
+            fontweight="bold" if line.contender == SHARDCRAWL.name else "normal",
+        )
+    for label in speed.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() == SHARDCRAWL.name else "normal")
+    _bars(cpu, ["" for _ in names], [line.cpu for line in ordered], colours)
+    for place, line in enumerate(ordered):
+        cpu.text(line.cpu + cpu.get_xlim()[1] * 0.02, place, f"{line.cpu:.2f}", va="center", color=INK)
+    speed.set_title("keys/s", loc="left", fontsize=10.5, color=FAINT)
+    cpu.set_title("CPU seconds per 1,000 keys", loc="left", fontsize=10.5, color=FAINT)
+
+
+def _bars(axis: Axes, names: Sequence[str], values: Sequence[float], colours: Sequence[str]) -> None:
+    axis.barh(range(len(values)), values, color=colours, height=0.68)
+    axis.set_yticks(range(len(values)), names)
+    axis.tick_params(length=0)
+    axis.set_xticks([])
+    axis.spines["bottom"].set_visible(False)
+    axis.set_xlim(0, max(values) * 1.18)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} x as fast" if ratio < 10 else f"{ratio:.0f} x as fast"
+
+
+def _grouped(axis: Axes, lines: Sequence[Line], part: str, first: str, title: str) -> None:
+    """Columns of ours, the limit and aiohttp under each circumstance; `first` names that of the rivals' part."""
+    groups = [first, *dict.fromkeys(line.circumstance for line in lines if line.part == part)]
+    if part == "bodies" and len(groups) == 3:
+        groups = [groups[1], groups[0], groups[2]]
+    names = (SHARDCRAWL.name, PROTOTYPE.name, AIOHTTP.name)
+    for offset, name in enumerate(names):
+        for place, group in enumerate(groups):
+            rate = _rate(lines, part, group, first, name)
+            if rate is None:
+                continue
+            at = place + (offset - 1) * 0.28
+            axis.bar(at, rate, width=0.25, color=COLOURS.get(name, RIVAL), label=name if not place else None)
+            axis.text(at, rate, f" {_short(rate)}", ha="center", va="bottom", fontsize=8.5, color=INK)
+    axis.set_xticks(range(len(groups)), groups)
+    axis.legend(frameon=False, fontsize=8.5, loc="upper right", handlelength=1.0, handleheight=0.9)
+    _column_style(axis, title)
+
+
+def _rate(lines: Sequence[Line], part: str, group: str, first: str, name: str) -> float | None:
+    wanted = ("rivals", None) if group == first else (part, group)
+    for line in lines:
+        if line.part == wanted[0] and wanted[1] in (None, line.circumstance) and line.contender == name:
+            return line.rate
+    return None
+
+
+def _workers(axis: Axes, lines: Sequence[Line]) -> None:
+    rates = {int(line.circumstance.split()[0]): line.rate for line in lines if line.part == "workers"}
+    both = _rate(lines, "rivals", "", "", SHARDCRAWL.name)
+    rates |= {} if both is None else {2: both}
+    counts = sorted(rates)
+    for place, count in enumerate(counts):
+        axis.bar(place, rates[count], width=0.5, color=OURS)
+        axis.text(place, rates[count], _short(rates[count]), ha="center", va="bottom", fontsize=8.5, color=INK)
+    axis.set_xticks(range(len(counts)), [str(count) for count in counts])
+    _column_style(axis, "keys/s by workers")
+
+
+def _column_style(axis: Axes, title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10.5, color=FAINT, pad=14)
+    axis.tick_params(length=0)
+    axis.tick_params(axis="x", labelcolor=INK, labelsize=9)
+    axis.set_yticks([])
+    axis.margins(y=0.22)
+
+
+def _short(rate: float) -> str:
+    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
+
+
+PANELS: dict[str, Callable[[Axes, Sequence[Line]], None]] = {
+    "bodies": lambda axis, lines: _grouped(axis, lines, "bodies", "5 KB", "keys/s by size of the body"),
+    "transports": lambda axis, lines: _grouped(axis, lines, "transports", "HTTP/1.1", "keys/s by transport"),
+    "workers": _workers,
+}
+
+
+def draw_latency(results: dict[str, Any], path: Path) -> None:
+    """Write the picture of `latency`: columns of what was reached before what was possible."""
+    lines = results["lines"]
+    with mpl.rc_context(cast("Any", STYLE)):
+        figure = Figure(figsize=(11, 4.0), dpi=150, facecolor="white")
+        axis = figure.add_axes((0.03, 0.13, 0.94, 0.62))
+        for place, line in enumerate(lines):
+            axis.bar(place, line["possible"], width=0.62, color=LIMIT, label=None if place else "possible")
+            axis.bar(place, line["rate"], width=0.4, color=OURS, label=None if place else "reached")
+            said = f"{line['rate']:,.0f}\n{line['rate'] / line['possible']:.1%}"
+            axis.text(place, max(line["possible"], line["rate"]), said, ha="center", va="bottom", fontsize=9.5)
+        each = [
+            f"{line['in_flight']:,} in flight\n{line['workers']} x {line['in_flight'] // line['workers']:,}"
+            for line in lines
+        ]
+        axis.set_xticks(range(len(lines)), each)
+        _column_style(axis, "")
+        axis.legend(frameon=False, fontsize=9.5, loc="upper left")
+        figure.text(0.03, 0.95, "An upstream that takes 300 ms", fontsize=16, fontweight="bold", va="top")
+        how = f"keys/s in the middle of a run, and the share of in flight / {results['delay']} s"
+        figure.text(0.03, 0.86, how, fontsize=10.5, color=FAINT, va="top")
+        figure.savefig(path)

@@ -1,0 +1,171 @@
+"""`python -m ops.bench.footprint`: what a key costs in Redis and in Postgres, in bytes; the plan in README.md uses it.
+
+A coordinator plans a corpus alone, then a run of it ends. Prints a table and writes footprint.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import asyncpg
+from redis.asyncio import Redis
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.connection import connect
+from coordinator.errors import ShardcrawlError
+from coordinator.runs import Runs
+from coordinator.status import counts
+from ops.bench import watch
+from ops.bench.arena import Arena, arena, upstream
+
+HERE = Path(__file__).parent
+SIZES = (300, 5_000)
+NAME = "footprint"
+MOST_SECONDS = 600.0
+PLANNED_WITHIN = 120.0
+TABLES = """
+SELECT sum(pg_table_size(relid))::float8 AS rows, sum(pg_indexes_size(relid))::float8 AS indexes
+FROM pg_partition_tree('pages')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes for each key of a run with bodies of `size` bytes; `planned` is how many keys a second were planned.
+
+    `queued` and `done` are Redis' memory for a key that waits and for one that is over, `log` its append-only file,
+    `rows`, `index` and `wal` what Postgres writes: the table with its compressed bodies, its primary key, its log.
+    """
+
+    size: int
+    keys: int
+    planned: float
+    queued: float
+    done: float
+    log: float
+    rows: float
+    index: float
+    wal: float
+
+
+async def measure(keys: int) -> list[Footprint]:
+    """A run for each size of bodies."""
+    folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
+    try:
+        async with arena(folder) as ground:
+            return [await _footprint(ground, size, keys) for size in SIZES]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _footprint(ground: Arena, size: int, keys: int) -> Footprint:
+    await ground.clear()
+    client = connect(ground.redis)
+    connection = await asyncpg.connect(ground.database)
+    try:
+        with upstream(ground.folder, size) as at:
+            job = _job(ground.folder, at.url, keys)
+            memory, log = await _memory(client), await _log(client)
+            planned = await _plan(client, ground, job, keys)
+            queued = await _memory(client) - memory
+            begin = await connection.fetchval("SELECT pg_current_wal_lsn()")
+            environ = _environ(ground)
+            await asyncio.to_thread(
+                watch.run, ["crawler", "run", str(job)], environ, ground.folder, most_seconds=MOST_SECONDS
+            )
+        wal = float(await connection.fetchval("SELECT pg_current_wal_lsn() - $1::pg_lsn", begin))
+        stored = await connection.fetchrow(TABLES)
+        assert stored is not None
+        sums = (queued, await _memory(client) - memory, await _log(client) - log, *stored.values(), wal)
+        return Footprint(size, keys, planned, *(each / keys for each in sums))
+    finally:
+        await connection.close()
+        await client.aclose()
+
+
+async def _plan(client: Redis, ground: Arena, job: Path, keys: int) -> float:
+    """Let a coordinator plan everything; how many keys a second it planned once it had begun."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "crawler", "coordinate", str(job)),
+        cwd=ground.folder,
+        env=_environ(ground),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        began, first, published = monotonic(), 0.0, 0
+        while monotonic() - began < PLANNED_WITHIN:
+            record = await Runs(client).find(NAME)
+            now = None if record is None else await counts(client, record)
+            if now is not None and now.published and not first:
+                first, published = monotonic(), now.published
+            if now is not None and now.exhausted:
+                return (keys - published) / (monotonic() - first)
+            await asyncio.sleep(0.01)
+        raise watch.ContenderFailed(f"the coordinator has not planned {keys:,} keys within {PLANNED_WITHIN:.0f} s")
+    finally:
+        process.send_signal(signal.SIGINT)
+        await process.wait()
+
+
+def _job(folder: Path, url: str, keys: int) -> Path:
+    urls, job = folder / "urls.txt", folder / "job.toml"
+    with urls.open("w") as file:
+        file.writelines(f"{url}/item/{number}\n" for number in range(keys))
+    job.write_text(
+        f'[run]\nname = "{NAME}"\nhigh_water = 100000000\nworkers = 2\n[source]\npath = "{urls}"\n'
+        '[request]\nallow_private = ["127.0.0.0/8"]\nrobots = false\n[limits."*"]\nrate = "none"\n'
+    )
+    return job
+
+
+def _environ(ground: Arena) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
+    return {**kept, "REDIS_URL": ground.redis, "DATABASE_URL": ground.database}
+
+
+async def _memory(client: Redis) -> float:
+    return float((await client.info("memory"))["used_memory"])
+
+
+async def _log(client: Redis) -> float:
+    return float((await client.info("persistence"))["aof_current_size"])
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keys", type=int, default=400_000)
+    parser.add_argument("--output", type=Path, default=HERE, help="folder of footprint.json")
+    arguments = parser.parse_args()
+    try:
+        found = asyncio.run(measure(arguments.keys))
+    except ShardcrawlError as error:
+        sys.exit(f"error: {error}")
+    (arguments.output / "footprint.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+    shown = Table(box=box.SIMPLE_HEAD, title="bytes a key")
+    for column in ("bodies", "keys", "Redis: queued", "done", "its log", "rows", "index", "WAL", "planned"):
+        shown.add_column(column, justify="right")
+    for one in found:
+        costs = (one.queued, one.done, one.log, one.rows, one.index, one.wal)
+        shown.add_row(
+            f"{one.size:,}", f"{one.keys:,}", *(f"{cost:,.1f}" for cost in costs), f"{one.planned:,.0f} keys/s"
+        )
+    Console(width=120).print(shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The COPY pipeline that every rival stores through, so that none of them loses by its way into Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from time import time
+from typing import TypeAlias
+
+import asyncpg
+
+from ops.bench.report import Report
+
+Row: TypeAlias = tuple[str, int, datetime, str]
+
+BATCH_ROWS = 1000
+COLUMNS = ("url", "status", "fetched_at", "body")
+TABLE = "CREATE TABLE IF NOT EXISTS pages (url text PRIMARY KEY, status smallint, fetched_at timestamptz, body jsonb)"
+
+
+class Sink:
+    """One connection; 1,000 rows are committed by one COPY while the next are fetched."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._rows: list[Row] = []
+        self._copying = asyncio.Lock()
+        self._stored = 0
+        self._first = self._last = 0.0
+
+    async def open(self) -> None:
+        """Connect and make the table."""
+        self._connection = await asyncpg.connect(self._database)
+        await self._connection.execute(TABLE)
+
+    async def put(self, url: str, status: int, body: str) -> None:
+        """Take a page; whoever brings the thousandth commits them all."""
+        self._first = self._first or time()
+        self._rows.append((url, status, datetime.now(UTC), body))
+        if len(self._rows) >= BATCH_ROWS:
+            await self._flush()
+
+    async def close(self) -> None:
+        """Commit the rest, and report."""
+        await self._flush()
+        await self._connection.close()
+        print(Report(self._stored, self._first, self._last).line, flush=True)
+
+    async def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        async with self._copying:
+            await self._connection.copy_records_to_table("pages", records=rows, columns=COLUMNS)
+            self._stored += len(rows)
+            self._last = time()
