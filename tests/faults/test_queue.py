@@ -112,4 +112,4 @@ async def test_hostile_keys(crawl: Crawl, redis: Redis, way: str) -> None:
 
 
 async def a_stream(redis: Redis) -> bytes:
-    return min([name async for name in redis.scan_iter(match="*:stream:*")])
+    return bytes(min([name async for name in redis.scan_iter(match="*:stream:*")]))

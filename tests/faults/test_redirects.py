@@ -46,7 +46,7 @@ async def test_redirects_to_where_nobody_may_go(crawl: Crawl) -> None:
     path = os.pathsep.join(filter(None, (str(crawl.shell.folder), os.environ.get("PYTHONPATH"))))
     async with misbehaving() as elsewhere:
         upstream.redirects = {name: url.replace("{port}", str(elsewhere.port)) for name, (url, _) in ASTRAY.items()}
-        upstream.redirects |= {"elsewhere": elsewhere.url("/chunked"), "here": f"{upstream.url}/item/here"}
+        upstream.redirects |= {"elsewhere": elsewhere.url("/chunked"), "here": f"{upstream.url}/item/there"}
         for host in ("rebind.test", "two.test"):
             upstream.redirects |= {f"{host}-{number}": elsewhere.url("/chunked", host) for number in range(5)}
         lines = [*keys, *(f"{upstream.url}/to/{name}" for name in upstream.redirects)]

@@ -14,6 +14,7 @@ from coordinator.streams import LEASE
 from tests.conftest import eventually
 from tests.faults.crawl import CONCURRENCY, IN_HAND, KEYS, NAME, Crawl, lasting
 from tests.live.shell import kill_tree
+from tests.live.test_run import LIMITS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -49,7 +50,6 @@ async def test_a_zombie_changes_nothing(crawl: Crawl, redis: Redis, scenario: st
         return await redis.hget(RunKeys(NAME).state, "state") == b"complete"
 
     await eventually(complete, "the run to be complete without it", seconds=60)
-    # The leader's lease and the limiter's slots are the coordinator's and the clock's.
     before = await _fingerprint(crawl, redis)
     worker.resume()
     await crawl.complete(running)
@@ -57,9 +57,10 @@ async def test_a_zombie_changes_nothing(crawl: Crawl, redis: Redis, scenario: st
     await crawl.audited(scenario, "SIGSTOP at a crash point", again=IN_HAND)
 
 
-async def _fingerprint(crawl: Crawl, redis: Redis) -> tuple[dict[bytes, bytes], str]:
+async def _fingerprint(crawl: Crawl, redis: Redis) -> tuple[dict[bytes, bytes | None], str]:
     """All of the run's lasting keys in Redis, and every version of every page in Postgres."""
-    keys = [key async for key in redis.scan_iter() if b"slots" not in key and b"leader" not in key]
+    passing = {"leader", *LIMITS}
+    keys = [key async for key in redis.scan_iter() if key.decode().partition("}:")[2].split(":")[0] not in passing]
     connection = await asyncpg.connect(crawl.environ["DATABASE_URL"])
     pages = await connection.fetchval(
         "SELECT md5(string_agg(p.xmin::text || p::text, ',' ORDER BY digest)) FROM pages_r1 p"
@@ -133,11 +134,13 @@ async def test_a_second_signal_leaves_at_once(crawl: Crawl) -> None:
 @pytest.mark.parametrize("offset", ["+1h", "-1h"])
 @pytest.mark.skipif(not FAKETIME, reason="there is no libfaketime; install Debian's faketime")
 async def test_a_worker_whose_clock_is_an_hour_off(crawl: Crawl, offset: str) -> None:
-    """Leases, slots and pauses run on Redis' clock: the run ends as any other, and below its rate."""
+    """Leases, slots and pauses run on Redis' clock: the run ends as any other, below its rate, and pauses as asked."""
     environ = {**crawl.environ, "LD_PRELOAD": FAKETIME[0], "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     wrong = await crawl.shell.start("work", "--workers", "1", environ=environ)
     right = await crawl.shell.start("work", "--workers", "1", environ=crawl.environ)
     run = await crawl.start(command="coordinate", rate=400)
+    await crawl.asked(KEYS // 3)
+    crawl.upstream.throttle("Retry-After: 2\r\n")
     await crawl.complete(run)
     for work in (wrong, right):
         work.process.terminate()
@@ -148,6 +151,7 @@ async def test_a_worker_whose_clock_is_an_hour_off(crawl: Crawl, offset: str) ->
         environ=crawl.environ,
     )
     assert rows[0]["apart"], "both clocks wrote pages"
-    stats = crawl.upstream.stats()
-    assert (KEYS - 1) / (stats["last"] - stats["first"]) <= 400
-    await crawl.audited(f"22 a worker's clock at {offset}", "libfaketime")
+    times = crawl.upstream.times
+    assert (KEYS - 1) / (times[-1] - times[0] - 2.0) <= 400
+    assert crawl.upstream.silence_after(crawl.upstream.throttled[0]) >= 1.95
+    await crawl.audited(f"22 a worker's clock at {offset}", "libfaketime", again=1)

@@ -10,12 +10,15 @@ from ops.connection import Reply
 from ops.upstream import Upstream
 
 SILENCE = 60.0
+# Seconds in which requests come that were under way when the upstream asked for silence: within the fleet's poll, and
+# what a busy machine adds.
+UNDER_WAY = 0.6
 
 
 class Disturbed(Upstream):
     """The small upstream, which a test can silence or let throttle; `throttled` are the monotonic times of its 429s.
 
-    GET /body/NAME answers with `bodies[NAME]`, called JSON; GET /to/NAME with a redirect to `redirects[NAME]`.
+    GET /…/NAME answers with `bodies[NAME]`, called JSON, or with a redirect to `redirects[NAME]`, where there is one.
     """
 
     def __init__(self) -> None:
@@ -29,6 +32,15 @@ class Disturbed(Upstream):
     def throttle(self, headers: str) -> None:
         """Answer the next request, and no other, with 429 and these header lines."""
         self._refusal = headers
+
+    @property
+    def times(self) -> list[float]:
+        """When each request came, in monotonic seconds."""
+        return [at for at, _ in self.ledger.log()]
+
+    def silence_after(self, began: float) -> float:
+        """Seconds from then until somebody asked again, but for what was under way."""
+        return next(at for at in self.times if at > began + UNDER_WAY) - began
 
     def hold(self) -> None:
         """Answer nothing that is asked from now on."""
@@ -45,9 +57,9 @@ class Disturbed(Upstream):
             reply, self._refusal = Reply(429, headers=self._refusal), None
             self.throttled.append(monotonic())
             return reply
-        kind, _, name = target.decode("latin-1")[1:].partition("/")
-        if kind == "body":
+        name = target.decode("latin-1").rpartition("/")[2]
+        if name in self.bodies:
             reply = Reply(200, self.bodies[name])
-        elif kind == "to":
+        elif name in self.redirects:
             reply = Reply(302, headers=f"Location: {self.redirects[name]}\r\n")
         return replace(reply, delay=SILENCE) if self._held else reply

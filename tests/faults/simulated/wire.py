@@ -1,29 +1,18 @@
-"""A real Redis on a simulated clock: the product's scripts, answers that get lost, and what must hold after each."""
+"""A real Redis on a simulated clock: the product's scripts, and what must hold after each of them."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
-from types import coroutine
-from typing import Any, Self
+from typing import Any
 
 import redis
-import redis.exceptions
 
-from coordinator.keys import RUNS, RunKeys
+from coordinator.keys import RUNS
 from coordinator.model import Outcome
-from coordinator.sharding import Layout, digest, member
-
-UNSENT, LOST, TWICE = "never arrives", "its answer gets lost", "arrives twice"
-# Where a script's arguments name the epoch and the worker.
-EPOCH_AT = {"publish": 0, "readmit": 0, "complete": 0, "split": 0, "settle": 0, "refeed": 0, "remember": 0}
-EPOCH_AT |= {"seek": 1, "renew": 2, "claim": 2}
-WORKER_AT = {"renew": 0, "seek": 0, "claim": 0, "complete": 1, "split": 1}
-PLANNER_AT = {"publish": 1, "readmit": 1, "refeed": 1}
-LEADER_LEASE = 10_000
+from coordinator.sharding import digest, member
+from tests.faults.simulated.account import COUNTED, WORKER_AT, Account
+from tests.faults.simulated.truth import Truth
 
 # The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
 CLOCKED = {
@@ -51,43 +40,6 @@ return redis.sha1hex(table.concat(all, '|'))
 """
 
 
-class Broken(AssertionError):
-    """A promise was broken."""
-
-
-@coroutine
-def pause(at: str) -> Generator[str, None, None]:
-    """Where a coroutine of the simulation waits for its next turn."""
-    yield at
-
-
-@dataclass
-class Truth:
-    """What the outside world knows, and the tests' own account of the leases. Times are ms of the simulated clock."""
-
-    corpus: Sequence[str]
-    keys: RunKeys
-    layout: Layout
-    now: int = 1_700_000_000_000
-    trace: list[str] = field(default_factory=list)
-    pages: dict[bytes, tuple[Outcome, str]] = field(default_factory=dict)
-    epoch: str | None = None
-    complete: bool = False
-    fetches: dict[str, int] = field(default_factory=dict)
-    poison: str | None = None
-    put_off: Counter[str] = field(default_factory=Counter)
-    unclean: int = 0
-    refeeds: int = 0
-
-    def say(self, who: str, what: str) -> None:
-        """One step of the schedule, as a line."""
-        self.trace.append(f"{(self.now - 1_700_000_000_000) / 1000:7.2f} s  {who:<8} {what}")
-
-    def expect(self, holds: bool, otherwise: str) -> None:
-        if not holds:
-            raise Broken(otherwise)
-
-
 class Wire:
     """One connection to Redis for all processes of a simulation. `mutations` maps a script to (text, other text)."""
 
@@ -101,7 +53,7 @@ class Wire:
             self.names[source] = name
             for text, other in CLOCKED.items():
                 source = source.replace(text, other)
-            if name in (mutations or {}):
+            if mutations and name in mutations:
                 text, other = mutations[name]
                 assert source.count(text) == 1, f"{name}.lua no longer says {text!r} once"
                 source = source.replace(text, other)
@@ -120,12 +72,7 @@ class Wire:
         self._guarded = [name for name in self._all if name != names.workers]  # renew forgets old leases there
         self._members = {member(digest(key)): digest(key) for key in truth.corpus}
         self._once = once
-        self.leases: dict[str, int] = {}
-        self.leader: str | None = None
-        self.leader_until = 0
-        self.epoch: str | None = None
-        self.state: str | None = None
-        self.vanished = 0
+        self.account = Account(truth)
         self.wipe()
         self.advance(0)
 
@@ -138,9 +85,9 @@ class Wire:
         truth = self.truth
         truth.now += milliseconds
         self._send(b"MSET", b"test:seconds", truth.now // 1000, b"test:micros", truth.now % 1000 * 1000)
-        if self.leader is not None and self.leader_until <= truth.now:
+        if self.account.leader is not None and self.account.leader_until <= truth.now:
             self._send(b"DEL", truth.keys.leader)
-            self.leader = None
+            self.account.leader = None
 
     def wipe(self) -> None:
         """All is gone, the loaded scripts excepted."""
@@ -150,7 +97,7 @@ class Wire:
     def bury(self, worker: str) -> None:
         """What `fleet.bury` does for a worker whose end was seen."""
         self._send(b"ZREM", self.truth.keys.workers, worker)
-        self.leases.pop(worker, None)
+        self.account.leases.pop(worker, None)
 
     def vanish(self, chosen: Callable[[Sequence[Any]], Any]) -> str:
         """A stranger deletes one entry of a stream."""
@@ -165,7 +112,7 @@ class Wire:
         stream, (entry, _) = chosen(entries)
         self._send(b"XDEL", stream, entry)
         keys = before - self.look()[1]
-        self.vanished += keys
+        self.account.vanished += keys
         return f"a stranger deletes an entry of {stream.rpartition('}:')[2]}: {keys} keys"
 
     def synchronise(self) -> None:
@@ -173,16 +120,12 @@ class Wire:
         epoch, state = (
             value and value.decode() for value in self._send(b"HMGET", self.truth.keys.state, "epoch", "state")
         )
-        if epoch is None:
-            self.leader, self.vanished = None, 0
-        if epoch != self.epoch or state == "complete":
-            self.leases.clear()
-        self.epoch, self.state = epoch, state
+        self.account.found(epoch, state)
 
     def run(self, who: str, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Carry a script out, and see that it kept the protocol."""
         truth, worker = self.truth, str(arguments[WORKER_AT[name]]) if name in WORKER_AT else None
-        refusal = self._refusal(name, arguments, worker)
+        refusal = self.account.refusal(name, arguments, worker)
         stale = name == "publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
         fingerprint = self._fingerprinted() if refusal or stale else None
         answer = self._evaluate(self._hashes[name], keys, arguments)
@@ -195,7 +138,9 @@ class Wire:
         if fingerprint:
             truth.expect(self._fingerprinted() == fingerprint, f"{name} of {who} must change nothing, and it does")
         elif not refusal:
-            self._took_place(name, arguments, worker, answer, word)
+            self.account.enter(name, arguments, worker, answer, word)
+            if name in COUNTED:
+                self.check()
         return answer
 
     def look(self) -> tuple[dict[str, str], int, int, set[int]]:
@@ -214,9 +159,9 @@ class Wire:
         truth.expect(outcomes == len(done), f"{outcomes} outcomes are counted for {len(done)} keys that are done")
         published, resolved = int(state.get("published", 0)), int(state.get("resolved", 0))
         truth.expect(
-            queued <= published - resolved <= queued + self.vanished,
+            queued <= published - resolved <= queued + self.account.vanished,
             f"published {published} - resolved {resolved} is not {queued}, the keys in the streams and the delayed set"
-            + (f" (and {self.vanished} vanished)" if self.vanished else ""),
+            + (f" (and {self.account.vanished} vanished)" if self.account.vanished else ""),
         )
         if state.get("exhausted") == "1" and self._once:
             planned = published - int(state.get("deferred", 0)) + int(state.get("skipped", 0))
@@ -238,38 +183,6 @@ class Wire:
         queue = list(self.truth.keys.queue(self.truth.layout.shards))
         return [name.rpartition("}:")[2] for name in queue if self._send(b"EXISTS", name)]
 
-    def _refusal(self, name: str, arguments: Sequence[Any], worker: str | None) -> tuple[str, ...]:
-        """The words with which the script must refuse this call; none when it must not."""
-        if name in EPOCH_AT and arguments[EPOCH_AT[name]] != self.epoch:
-            return ("epoch",)
-        if name in PLANNER_AT and arguments[PLANNER_AT[name]] != self.leader:
-            return ("deposed",)
-        if worker is None or (name == "renew" and (arguments[3] == "join" or self.state == "complete")):
-            return ()
-        if self.leases.get(worker, 0) <= self.truth.now:
-            return ("none",) if name == "seek" and self.state == "complete" else ("lost",)
-        return ()
-
-    def _took_place(self, name: str, arguments: Sequence[Any], worker: str | None, answer: Any, word: str) -> None:
-        truth = self.truth
-        if name == "renew" and self.state != "complete":
-            self.leases[str(worker)] = truth.now + int(arguments[1])
-        elif name == "release":
-            self.leases.pop(str(arguments[0]), None)
-        elif name == "lead":
-            if answer:
-                self.leader, self.leader_until = str(arguments[0]), truth.now + LEADER_LEASE
-            elif arguments[2] == "leave" and self.leader == arguments[0]:
-                self.leader = None
-        elif name == "settle":
-            self.state = word
-        elif name == "refeed" and answer:
-            self.vanished = 0
-            truth.refeeds += 1
-            time.sleep(0.002)  # entry ids are ms of the real clock, which must have moved when a stream begins anew
-        if name in ("publish", "readmit", "complete", "split", "settle", "refeed", "remember"):
-            self.check()
-
     def _fingerprinted(self) -> Any:
         return self._evaluate(self._fingerprint, self._guarded, [])
 
@@ -279,84 +192,6 @@ class Wire:
     def _send(self, *command: Any) -> Any:
         self._connection.send_command(*command)
         return self._connection.read_response()
-
-
-class Client:
-    """What one process holds for a Redis client: it waits for its turn before each call, and calls can go wrong."""
-
-    def __init__(self, wire: Wire, who: str) -> None:
-        self.wire = wire
-        self.who = who
-        self.fault: str | None = None
-
-    def register_script(self, source: str) -> Any:
-        name = self.wire.names[source]
-
-        async def call(*, keys: Sequence[str], args: Sequence[Any]) -> Any:
-            return await self.send(name, lambda: self.wire.run(self.who, name, keys, args), may_repeat=name != "refeed")
-
-        return call
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*arguments: Any, **named: Any) -> Any:
-            return await self.send(name, lambda: self._plain(name, arguments, named))
-
-        return call
-
-    def pipeline(self, transaction: bool) -> Pipeline:
-        return Pipeline(self, self.wire.redis.pipeline(transaction=transaction))
-
-    async def send(
-        self, what: str, carry_out: Callable[[], Any], *, error: type[Exception] | None = None, may_repeat: bool = False
-    ) -> Any:
-        """Carry a call out at the next turn, with the fault that this turn brings."""
-        await pause(what)
-        fault, self.fault = self.fault, None
-        error = error or redis.exceptions.ConnectionError
-        if fault == TWICE and not may_repeat:
-            fault = None
-        if fault:
-            self.wire.truth.say(self.who, f"{what} {fault}:")
-        if fault == UNSENT:
-            raise error("Connection closed by server.")
-        answer = carry_out()
-        if fault == TWICE:
-            answer = carry_out()
-        if fault == LOST:
-            raise error("Connection closed by server.")
-        return answer
-
-    def _plain(self, name: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        answer = getattr(self.wire.redis, name)(*arguments, **named)
-        if name in ("unlink", "set"):
-            self.wire.truth.say(self.who, name)
-            self.wire.synchronise()
-        return answer
-
-
-class Pipeline:
-    """A transaction of plain commands."""
-
-    def __init__(self, client: Client, commands: Any) -> None:
-        self._client = client
-        self._commands = commands
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._commands.reset()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._commands, name)
-
-    async def execute(self) -> None:
-        await self._client.send("transaction", self._carry_out)
-
-    def _carry_out(self) -> None:
-        self._commands.execute()
-        self._client.wire.truth.say(self._client.who, "transaction")
-        self._client.wire.synchronise()
 
 
 def _word(answer: Any) -> str:

@@ -6,12 +6,8 @@ Redis and its scripts are real (see wire), and so is the code of the processes (
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import Any
-
-import pytest
 
 from coordinator.keys import RunKeys
 from coordinator.model import Epoch, Outcome
@@ -22,83 +18,18 @@ from coordinator.sharding import Layout, digest
 from coordinator.source import Cursor
 from crawler.worker import Worker
 from tests.coordinator.parts import MemorySource
-from tests.faults.processes import (
-    IDLE,
-    NAP,
-    RUN,
-    Clock,
-    CoordinatorProcess,
-    Flush,
-    Opener,
-    Process,
-    WorkerProcess,
-    outcome_of,
-    without_a_loop,
-)
-from tests.faults.wire import LOST, TWICE, UNSENT, Broken, Truth, Wire
+from tests.faults.simulated.client import LOST, TWICE, UNSENT
+from tests.faults.simulated.loop import IDLE, NAP, Clock
+from tests.faults.simulated.process import RUN, Process
+from tests.faults.simulated.processes import CoordinatorProcess, Flush, Opener, WorkerProcess
+from tests.faults.simulated.stand_ins import outcome_of
+from tests.faults.simulated.truth import Broken, Truth
+from tests.faults.simulated.weather import Weather
+from tests.faults.simulated.wire import Wire
 
 # Calls that a schedule has few of go wrong more often.
 RARE = ("publish", "settle", "refeed", "split", "remember", "release", "transaction")
 TAIL_ROUNDS = 200
-
-
-class Stage:
-    """Where simulations are played, one after another; `mutations` change the scripts, `flush` the worker."""
-
-    def __init__(
-        self,
-        url: str,
-        patch: pytest.MonkeyPatch,
-        mutations: Mapping[str, tuple[str, str]] | None = None,
-        flush: Flush = Worker._flush,
-    ) -> None:
-        self._patch = patch
-        self._clock = without_a_loop(patch)
-        self._wire = Wire(url, mutations)
-        self._flush = flush
-
-    def play(self, seed: int) -> list[str]:
-        """The steps of one schedule. Raises Broken, which tells them."""
-        simulation = Simulation(self._wire, self._clock, seed, self._flush)
-        self._patch.setattr("coordinator.sharding.BLOCK_KEYS", simulation.block_keys)
-        trace = simulation.truth.trace
-        try:
-            simulation.play()
-        except Broken as broken:
-            raise Broken("\n".join([*trace, f"seed {seed}, {len(trace)} steps: {broken}"])) from broken
-        return trace
-
-    def close(self) -> None:
-        self._wire.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Weather:
-    """How often what goes wrong, a step; drawn anew for each schedule, so that some have much of one thing."""
-
-    fault: float
-    die: float
-    freeze: float
-    drain: float
-    advance: float
-    vanish: float
-    wipe: float
-
-    @classmethod
-    def of(cls, random: Random) -> Weather:
-        def often(rate: float) -> float:
-            return rate * random.choice((0, 1, 1, 4))
-
-        rare = random.random()
-        return cls(
-            fault=often(0.04),
-            die=often(0.006),
-            freeze=often(0.008),
-            drain=often(0.004),
-            advance=0.01 * random.choice((1, 2, 6)),
-            vanish=0.03 if rare < 0.15 else 0.0,
-            wipe=0.006 if rare > 0.9 else 0.0,
-        )
 
 
 class Simulation:
@@ -234,7 +165,7 @@ class Simulation:
         who = process.who
         self.truth.say(who, "is killed")
         process.die()
-        if isinstance(process, WorkerProcess) and self.random.random() < 0.4 and self.wire.epoch is not None:
+        if isinstance(process, WorkerProcess) and self.random.random() < 0.4 and self.wire.account.epoch is not None:
             self.truth.say(who, "is buried")
             self.wire.bury(who)
 
@@ -272,7 +203,7 @@ class Simulation:
             self._open()
             for process in self.processes:
                 self._turn(process)
-            if self.wire.state == "complete" and not any(process.worker for process in self.workers):
+            if self.wire.account.state == "complete" and not any(process.worker for process in self.workers):
                 return
             self.pass_time(2000)
         state, queued, entries, done = self.wire.look()
@@ -304,7 +235,7 @@ class Simulation:
         truth.expect(not wrong, f"{wrong} have another outcome than was fetched")
         times = Counter(self.corpus)
         for key, fetched in truth.fetches.items():
-            most = times[key] + truth.unclean + truth.refeeds + truth.put_off[key]
+            most = times[key] * truth.plans + truth.put_off[key] + truth.back[key]
             truth.expect(fetched <= most, f"{key} was fetched {fetched} times, at most {most} can be explained")
         state, queued, entries, _ = wire.look()
         truth.expect(queued == entries == 0, f"{entries} entries are left of a complete run")
