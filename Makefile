@@ -20,7 +20,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/ready  ## the figures of the README, measured here (needs Debian's nginx-light)
+bench: $(VENV)/bench-ready  ## the figures of the README, measured here (needs Debian's nginx-light)
 	$(BIN)/python -m ops.bench.compare
 	$(BIN)/python -m ops.bench.latency
 	$(BIN)/python -m ops.bench.footprint
@@ -28,9 +28,15 @@ bench: $(VENV)/ready  ## the figures of the README, measured here (needs Debian'
 	$(BIN)/python -m ops.bench.faults
 	$(BIN)/python -m ops.bench.polite
 
+$(VENV)/bench-ready: $(VENV)/ready ops/bench/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/bench/requirements.lock
+	touch $@
+
 lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no index address
-	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --all-extras \
+	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev \
 		--python-version 3.11 pyproject.toml -o requirements.lock --upgrade
+	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra bench \
+		--python-version 3.11 pyproject.toml -c requirements.lock -o ops/bench/requirements.lock --upgrade
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -57,14 +57,18 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, *, m
             if monotonic() - began > most_seconds:
                 end(root)
                 process.returncode = os.wait4(process.pid, 0)[1]
-                raise ContenderFailed(f"{what} is not over after {most_seconds:.0f} s; see {err}")
+                raise ContenderFailed(f"{what} is not over after {most_seconds:.0f} s; it said: {_last_words(err)}")
             most = max(most, memory(root))
             sleep(LOOK_EVERY)
         seconds = monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise ContenderFailed(f"{what} ended with {process.returncode}: {' '.join(err.read_text().split())[-500:]}")
+        raise ContenderFailed(f"{what} ended with {process.returncode}; it said: {_last_words(err)}")
     return Spent(out.read_text(), seconds, usage.ru_utime + usage.ru_stime, most / 1e6)
+
+
+def _last_words(log: Path) -> str:
+    return " ".join(log.read_text().split())[-500:] or "nothing"
 
 
 def memory(root: psutil.Process) -> int:
