@@ -28,7 +28,7 @@ from ops.bench.arena import Arena, Upstream, arena, machine, upstream
 from ops.bench.contenders import Result
 from ops.bench.drawing import draw
 from ops.bench.tables import table, verdicts
-from ops.bench.trials import PARTS, Line, Promise, Trial, ratio, trials
+from ops.bench.trials import IDLE_LOAD, PARTS, Line, Promise, Trial, ratio, trials
 
 HERE = Path(__file__).parent
 FEWER_ROUNDS = 3
@@ -42,7 +42,6 @@ PROMISED = {
     who.HTTPX.name: 25.0,
 }
 PROMISED_RATE = 11_000
-IDLE_LOAD = 1.5
 
 
 async def measure(chosen: Sequence[Trial], rounds: int, scale: float, console: Console) -> list[Line]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ops.bench.contenders import AIOHTTP, PROTOTYPE, SHARDCRAWL
-from ops.bench.trials import PARTS, Line, ratio
+from ops.bench.trials import IDLE_LOAD, PARTS, Line, ratio
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 OURS, LIMIT, RIVAL = "#0b7285", "#a5d8dd", "#c5ccd3"
@@ -56,6 +56,8 @@ def _title(figure: Any, results: dict[str, Any]) -> None:
     machine = results["machine"]
     figure.text(0.03, 0.94, "Pages fetched and stored per second", fontsize=16, fontweight="bold", va="top")
     where = f"{machine['cores']} cores with nginx, Redis and Postgres on them"
+    if machine["load_before"] >= IDLE_LOAD:
+        where += f", and other work (load {machine['load_before']:.0f})"
     rounds = f"medians of {results['rounds']} alternating rounds" if results["rounds"] > 1 else "one round"
     how = f"5 KB JSON into jsonb, {rounds}, {where}"
     figure.text(0.03, 0.865, how, fontsize=10.5, color=FAINT, va="top")

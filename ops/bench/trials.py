@@ -9,6 +9,7 @@ from statistics import median
 from ops.bench import contenders as who
 from ops.bench.contenders import Contender, Result
 
+IDLE_LOAD = 1.5
 PARTS = ("rivals", "bodies", "transports", "workers")
 SMALL, MIDDLE, LARGE = 300, 5_000, 200_000
 # How many keys keep a contender as busy as one key of 5 KB does.
