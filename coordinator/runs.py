@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -13,6 +14,11 @@ from coordinator.connection import as_text, translated
 from coordinator.keys import FIRST_CURSOR, RUNS, RunKeys
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.sharding import Layout
+
+
+# Redis drops a connection that sends a command with more than 1,048,576 arguments: a run of 400 million keys has as
+# many buckets.
+UNLINKED_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,9 @@ class Runs:
         earlier = await self.find(record.name)
         layout = earlier.layout if earlier else record.layout
         with translated():
-            await self._client.unlink(*keys.all(layout.shards, layout.buckets))
+            earlier_keys = iter(keys.all(layout.shards, layout.buckets))
+            while some := list(islice(earlier_keys, UNLINKED_AT_ONCE)):
+                await self._client.unlink(*some)
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.hset(
                     keys.state,

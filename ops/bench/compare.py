@@ -24,6 +24,7 @@ from rich.console import Console
 
 from coordinator.errors import ShardcrawlError
 from ops.bench import contenders as who
+from ops.bench import watch
 from ops.bench.arena import Arena, Upstream, arena, machine, upstream
 from ops.bench.contenders import Result
 from ops.bench.drawing import draw
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual keys; below 1 for a first look")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of results.json and compare.png")
     arguments = parser.parse_args()
+    watch.stop_on_sigterm()
     console = Console(width=140)
     where = machine()
     try:

@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=400_000)
     parser.add_argument("--output", type=Path, default=HERE, help="folder of footprint.json")
     arguments = parser.parse_args()
+    watch.stop_on_sigterm()
     try:
         found = asyncio.run(measure(arguments.keys))
     except ShardcrawlError as error:

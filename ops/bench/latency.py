@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=HERE, help="folder of latency.json and latency.png")
     arguments = parser.parse_args()
+    watch.stop_on_sigterm()
     where = machine()
     try:
         lines = asyncio.run(measure(arguments.rounds, Console(stderr=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, *, m
 
     Raises ContenderFailed when it fails or is not over after `most_seconds`.
     """
-    what = " ".join(arguments[:1])
+    what = arguments[0]
     out, err = folder / "out.txt", folder / "err.txt"
     with out.open("w") as stdout, err.open("w") as stderr:
         began = monotonic()
@@ -65,6 +66,11 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, *, m
     if process.returncode:
         raise ContenderFailed(f"{what} ended with {process.returncode}; it said: {_last_words(err)}")
     return Spent(out.read_text(), seconds, usage.ru_utime + usage.ru_stime, most / 1e6)
+
+
+def stop_on_sigterm() -> None:
+    """Take SIGTERM as Ctrl-C: servers stop, and the folder goes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _last_words(log: Path) -> str:

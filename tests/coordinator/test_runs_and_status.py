@@ -173,6 +173,12 @@ async def test_a_made_run_is_found_and_listed(redis: Redis) -> None:
     assert await runs.state("a") is RunState.RUNNING
 
 
+async def test_a_run_of_a_billion_keys_can_be_made(redis: Redis) -> None:
+    record = record_of(shards=256, buckets=2**22)
+    await Runs(redis).make(record)
+    assert await Runs(redis).find(record.name) == record
+
+
 async def test_making_a_run_anew_clears_what_the_earlier_one_left(redis: Redis) -> None:
     old = await worked_on(redis, "run")
     other = await worked_on(redis, "another")
