@@ -15,7 +15,6 @@ from coordinator.keys import FIRST_CURSOR, RUNS, RunKeys
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.sharding import Layout
 
-
 # Redis drops a connection that sends a command with more than 1,048,576 arguments: a run of 400 million keys has as
 # many buckets.
 UNLINKED_AT_ONCE = 100_000
