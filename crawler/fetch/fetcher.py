@@ -14,7 +14,6 @@ from coordinator.patience import patiently
 from coordinator.robots import RobotsCache
 from coordinator.settings import Job
 from coordinator.upstreams import Upstreams
-from crawler.fetch.asked import throttled
 from crawler.fetch.engine import Answer, Engine
 from crawler.fetch.redirect import trusts
 from crawler.fetch.retry import Again, End, Follow, Moment, Verdict, after_answer, after_error
@@ -128,7 +127,7 @@ class Fetcher:
                 Moment(now, random.random()),
                 self._redirects - request.hops,
             )
-            refused = status == 503 or throttled(status, answer.headers)
+            refused = status == 503 or verdict.throttled
             self._limiter.note(upstream, throttled=refused, failed=status >= 500, seconds=time.monotonic() - began)
         lane.sending = False
         if verdict.pause is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from coordinator.errors import FetchError
@@ -45,10 +45,14 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows for the keys, and for how many seconds the whole fleet leaves the upstream alone."""
+    """What follows for the keys, and for how many seconds the whole fleet leaves the upstream alone.
+
+    `throttled` tells the limiter that the upstream said so itself: too much is asked of it.
+    """
 
     step: End | Again | Follow
     pause: float | None = None
+    throttled: bool = field(default=False, compare=False)
 
 
 STORED = Verdict(End(Outcome.STORED))
@@ -76,8 +80,8 @@ def after_answer(
     if throttled(status, headers):
         tries = noted(tries, f"status {status}", moment.now, throttled=True)
         if tries.throttled >= settings.attempts * THROTTLED_FACTOR:
-            return Verdict(_out_of_attempts(f"status {status}", tries), pause)
-        return Verdict(Again(tries, 0.0), pause or _backoff(tries.throttled, settings, 1.0))
+            return Verdict(_out_of_attempts(f"status {status}", tries), pause, throttled=True)
+        return Verdict(Again(tries, 0.0), pause or _backoff(tries.throttled, settings, 1.0), throttled=True)
     if status in PASSING:
         tries = noted(tries, f"status {status}", moment.now)
         if tries.failed >= settings.attempts:
