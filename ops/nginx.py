@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Self
 
 from coordinator.errors import ShardcrawlError
+from ops.sample import sample
 
 _PATIENCE = 10.0
 """Seconds that nginx gets to start, and again to stop."""
 
-# A parameter of nginx's configuration ends at 4096 bytes, so a body is put together from copies of one padding.
-_PADDING = 512
-_BLOCK = 32
-"""Copies of the padding in a block, of which large bodies are made."""
+# A parameter of nginx's configuration ends at 4096 bytes, so a body is put together from parts.
+_PART = 4000
 
 
 class NginxMissing(ShardcrawlError):
@@ -37,8 +36,8 @@ class NginxFailed(ShardcrawlError):
 class Nginx:
     """`with Nginx(folder) as nginx` serves at `nginx.url` on loopback, as our child, from files in `folder`.
 
-    GET /item/ID answers JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a backslash
-    makes broken JSON: nginx escapes nothing); GET /batch?ids=… answers {"query": the query string as it was sent}.
+    GET /item/ID answers sample JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a
+    backslash makes broken JSON: nginx escapes nothing); GET /batch?ids=… answers {"query": the query string as sent}.
     With `limit`, (requests a second, burst), GET /limited/ID answers 429 and Retry-After beyond it, else the item.
     With `delay`, seconds, GET /slow/ID answers with the item that much later.
     With `tls`, a certificate and its key, it serves https, HTTP/1.1 or HTTP/2 as the client wants.
@@ -151,12 +150,10 @@ def configuration(
     delay: float = 0.0,
 ) -> str:
     """The nginx.conf; pure but for asking which user this is."""
-    empty = len('{"id": "00000000", "padding": ""}')
-    copies, rest = divmod(max(0, size - empty), _PADDING)
-    blocks, copies = divmod(copies, _BLOCK)
-    padding = "${block}" * blocks + "${padding}" * copies + "x" * rest
-    block = f"""set $block "{"${padding}" * _BLOCK}";""" if blocks else ""
-    item = f'return 200 \'{{"id": "$id", "padding": "{padding}"}}\';'
+    head, tail = '{"id": "$id", ', sample(size - len('{"id": "00000000", '))[1:]
+    parts = {f"part{at // _PART}": tail[at : at + _PART] for at in range(0, len(tail), _PART)}
+    sets = "\n        ".join(f"set ${name} '{part}';" for name, part in parts.items())
+    item = f"return 200 '{head}{''.join(f'${{{name}}}' for name in parts)}';"
     limited, zone = "", ""
     if limit:
         rate, burst = limit
@@ -211,8 +208,7 @@ http {{
         server_name upstream;
         root {_quoted(folder / "temporary")};
         {secured}
-        set $padding "{"x" * _PADDING}";
-        {block}
+        {sets}
         location ~ ^/item/(?<id>.*)$ {{ {item} }}
         location = /batch {{ return 200 '{{"query": "$args"}}'; }}
         location = /robots.txt {{ access_log off; return 404; }}

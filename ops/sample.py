@@ -1,0 +1,46 @@
+"""A sample answer of an API: JSON as catalogues, registries and statistics give it, the same at every start.
+
+What a body costs a parser, Postgres and its compression depends on what is in it. A long string of one letter costs
+nearly nothing, so a benchmark with such bodies flatters everybody, and most of all whoever does least.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+
+_WORDS = """
+amber anchor basin birch border cedar chart cliff coast copper delta ember fable field forest frost garden
+glacier granite harbour hazel island ivory jasper juniper kettle lagoon lantern maple marble meadow meridian
+mosaic north orchard pebble prairie quarry raven reef ridge river saffron season sierra silver spruce summit
+thistle timber tundra valley velvet violet walnut willow winter
+""".split()  # noqa: SIM905 - as a list these would be 60 lines
+_SEED = 20_26
+
+
+def sample(size: int) -> str:
+    """A JSON object of `size` bytes, or the least that is one: records, none like another, and the rest as words."""
+    choice = random.Random(_SEED)
+    parts: list[str] = []
+    left = size - len('{"records": [], "rest": ""}')
+    while (left := left - len(part := json.dumps(_record(choice, len(parts)))) - len(", ")) >= 0:
+        parts.append(part)
+    text = f'{{"records": [{", ".join(parts)}], "rest": ""}}'
+    rest = " ".join(choice.choices(_WORDS, k=max(0, size - len(text))))[: max(0, size - len(text))]
+    return f'{text[:-2]}{rest}"}}'
+
+
+def _record(choice: random.Random, number: int) -> dict[str, object]:
+    """One record: text, numbers, dates, nothing, a list and an object, with about as many names as values."""
+    return {
+        "number": number,
+        "name": " ".join(choice.choices(_WORDS, k=2)).title(),
+        "summary": " ".join(choice.choices(_WORDS, k=choice.randint(4, 9))),
+        "price": round(choice.uniform(1, 900), 2),
+        "stock": choice.choice((None, choice.randrange(5000))),
+        "active": choice.random() < 0.8,
+        "changed": f"20{choice.randint(10, 25)}-{choice.randint(1, 12):02}-{choice.randint(1, 28):02}T"
+        f"{choice.randrange(24):02}:{choice.randrange(60):02}:{choice.randrange(60):02}Z",
+        "tags": choice.sample(_WORDS, k=choice.randint(1, 3)),
+        "place": {"lat": round(choice.uniform(-90, 90), 5), "lon": round(choice.uniform(-180, 180), 5)},
+    }
