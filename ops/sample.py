@@ -31,16 +31,15 @@ def sample(size: int) -> str:
 
 
 def _record(choice: random.Random, number: int) -> dict[str, object]:
-    """One record: text, numbers, dates, nothing, a list and an object, with about as many names as values."""
+    """One record of about 330 bytes: mostly text, as of articles or products; a number, a date, a list, nothing."""
+    name = choice.choices(_WORDS, k=2)
     return {
         "number": number,
-        "name": " ".join(choice.choices(_WORDS, k=2)).title(),
-        "summary": " ".join(choice.choices(_WORDS, k=choice.randint(4, 9))),
-        "price": round(choice.uniform(1, 900), 2),
-        "stock": choice.choice((None, choice.randrange(5000))),
+        "title": " ".join(name).title(),
+        "url": f"https://{name[0]}.example.org/{name[1]}/{choice.randrange(10**8):08}",
+        "summary": " ".join(choice.choices(_WORDS, k=choice.randint(12, 20))).capitalize() + ".",
         "active": choice.random() < 0.8,
-        "changed": f"20{choice.randint(10, 25)}-{choice.randint(1, 12):02}-{choice.randint(1, 28):02}T"
-        f"{choice.randrange(24):02}:{choice.randrange(60):02}:{choice.randrange(60):02}Z",
+        "changed": f"20{choice.randint(10, 25)}-{choice.randint(1, 12):02}-{choice.randint(1, 28):02}",
         "tags": choice.sample(_WORDS, k=choice.randint(1, 3)),
-        "place": {"lat": round(choice.uniform(-90, 90), 5), "lon": round(choice.uniform(-180, 180), 5)},
+        "follows": None,
     }
