@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -77,6 +78,12 @@ class Batch:
         while self.full:
             self._room.clear()
             await self._room.wait()
+
+    def hurry(self) -> None:
+        """What is there is due: nothing comes soon that would be worth waiting for."""
+        if self._since is not None:
+            self._since = -math.inf
+            self._changed.set()
 
     def close(self) -> None:
         """No more pages come: what is there is due, and after it `due` gives None."""

@@ -132,6 +132,11 @@ class Lines:
         return self._limiter.resumes(upstream) > self._limiter.clock() or self._share(upstream) == 0
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing waits here, and nothing that left is under way."""
+        return not (self._lines or self._parked)
+
+    @property
     def at_hand(self) -> int:
         """Requests that could leave within a moment."""
         return self._at_hand

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from xxhash import xxh3_128_digest
 
 from coordinator.model import Outcome
 from crawler.fetch.fetcher import Reply
@@ -23,30 +23,19 @@ class Pages:
 
     def made(self, request: Request, reply: Reply) -> list[Page]:
         """One page for each key of the request. Each key's `url` asks for that key alone."""
-        items = request.items
-        single = len(items) == 1
-        pages = [
-            Page(
-                item,
-                request.asked if single else self._template.url([item.key]),
-                reply.outcome,
-                reply.reason,
-                attempts=reply.attempts,
-                fetched_at=reply.at,
-            )
-            for item in items
-        ]
         answer = reply.answer
-        if answer is None:
-            return pages
-        etag, modified = answer.headers.get("etag"), answer.headers.get("last-modified")
-        digest = blake2b(answer.body, digest_size=16).digest() if answer.body else None
-        for page in pages:
-            page.status = answer.status
-            page.body_digest = digest
-            page.etag = etag[:SHOWN_ETAG] if etag else None
-            page.last_modified = modified[:SHOWN_ETAG] if modified else None
-        if reply.outcome is Outcome.STORED:
+        status = etag = modified = digest = None
+        if answer is not None:
+            status = answer.status
+            etag, modified = _shown(answer.headers.get("etag")), _shown(answer.headers.get("last-modified"))
+            digest = xxh3_128_digest(answer.body) if answer.body else None
+        outcome, reason, attempts, at, _ = reply
+        single = len(request.items) == 1
+        pages = []
+        for item in request.items:
+            url = request.asked if single else self._template.url([item.key])
+            pages.append(Page(item, url, outcome, reason, status, attempts, at, etag, modified, digest))
+        if answer is not None and outcome is Outcome.STORED:
             if self._hook is not None:
                 self._hook.apply(pages, request.url, answer)
             else:
@@ -64,3 +53,7 @@ class Pages:
             return
         for page in pages:
             page.body = text
+
+
+def _shown(validator: str | None) -> str | None:
+    return validator[:SHOWN_ETAG] if validator else None

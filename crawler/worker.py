@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from coordinator.errors import EpochLost
 from coordinator.model import Presence, RunState, WorkerId
@@ -64,6 +65,7 @@ class Worker:
         self._moves = 0
         self._waits = Waits()
         self._drain = asyncio.Event()
+        self._beat = asyncio.Event()
 
     async def run(self) -> RunState:
         """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
@@ -80,7 +82,9 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._beat.wait(), HEARTBEAT)
+            self._beat.clear()
             self._take(await patiently(lambda: self._streams.renew(self.name, waits=self._waits.words), "worker"))
 
     def _take(self, presence: Presence) -> None:
@@ -122,6 +126,8 @@ class Worker:
                 await self._handle(request, lane)
             finally:
                 self._lines.arrived(upstream)
+            if self._lines.empty:
+                self._batch.hurry()
 
     async def _handle(self, request: Request, lane: Lane) -> None:
         reply = await self._fetcher.fetch(request, lane)
@@ -143,6 +149,8 @@ class Worker:
             await self._complete(load)
             self._reach("completed")
             self._batch.flushed()
+            if self._lines.empty:
+                self._beat.set()  # this may have been the last of the run
 
     async def _complete(self, load: Load) -> None:
         self._sequence += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 PRIOR_KNOWLEDGE: Literal["prior-knowledge"] = "prior-knowledge"
 # HTTP/2: never, where the server offers it in TLS, or always, also in the clear (RFC 9113, section 3.3).
@@ -32,8 +32,7 @@ class Headers(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole response: the body is decoded from its content encoding and within the cap."""
 
     status: int

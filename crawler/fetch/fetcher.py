@@ -6,6 +6,7 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.limiter import Limiter
@@ -22,8 +23,7 @@ from crawler.fetch.robots import Robots
 from crawler.page import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """How a request ended. `answer` is there when a response decided it; `at` is seconds since 1970."""
 
     outcome: Outcome

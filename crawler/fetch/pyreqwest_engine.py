@@ -18,7 +18,7 @@ from pyreqwest.exceptions import BuilderError, RequestError
 from pyreqwest.http import Url
 from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import RequestBuilder
-from pyreqwest.response import Response
+from pyreqwest.response import Response, ResponseBodyReader
 
 from coordinator.errors import FetchError
 from crawler.fetch.decode import ACCEPTED, Body
@@ -77,7 +77,10 @@ class PyreqwestEngine:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
         target, host = _target(url)
         headers = self._identity.headers_of(headers, with_credentials)
-        client = await self._client_for(host)
+        client = self._client
+        address = self._resolver.known(host)
+        if address is None or (address != host and self._pins.get(host) != address):
+            client = await self._client_for(host)
         if client is None:
             raise FetchError("reset", CLOSED, sent=False)
         started = monotonic()
@@ -106,19 +109,7 @@ class PyreqwestEngine:
                 request = request.headers(headers)
             async with request.streamed_read_buffer_limit(READ_BYTES).build_streamed() as response:
                 answer = _Headers(response)
-                body = Body(answer.get("content-encoding"), self._caps.body)
-                reader = response.body_reader
-                # Fills up to the amount: fewer bytes mean that the body has ended.
-                first = await reader.read(READ_BYTES)
-                if first is not None:
-                    if len(first) == READ_BYTES:
-                        body.expect(answer.get("content-length"))
-                    body.add(first.to_bytes())
-                    if len(first) == READ_BYTES:
-                        # What exceeds the cap by more than a piece is left unread.
-                        while (chunk := await reader.read_chunk()) is not None:
-                            body.add(chunk.to_bytes())
-                return Answer(response.status, answer, body.whole())
+                return Answer(response.status, answer, await self._read(response.body_reader, answer))
         except ValueError as error:  # its text may quote a header, and so a secret
             raise FetchError("protocol", "the request is not valid HTTP", sent=False) from error
         except BaseException as error:
@@ -126,6 +117,25 @@ class PyreqwestEngine:
             if type(error).__name__ != "PanicException":
                 raise
             raise FetchError("protocol", "the HTTP library panicked on this response") from error
+
+    async def _read(self, reader: ResponseBodyReader, headers: _Headers) -> bytes:
+        first = await reader.read(READ_BYTES)
+        if first is None:
+            return b""
+        encoding = headers.get("content-encoding")
+        # It fills up to the amount: fewer bytes mean that the body has ended.
+        ended = len(first) < READ_BYTES
+        if ended and encoding is None and len(first) <= self._caps.body:
+            return first.to_bytes()
+        body = Body(encoding, self._caps.body)
+        if not ended:
+            body.expect(headers.get("content-length"))
+        body.add(first.to_bytes())
+        if not ended:
+            # What exceeds the cap by more than a piece is left unread.
+            while (chunk := await reader.read_chunk()) is not None:
+                body.add(chunk.to_bytes())
+        return body.whole()
 
     async def _client_for(self, host: str) -> Client | None:
         if self._identity.proxy is not None:

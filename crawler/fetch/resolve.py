@@ -55,6 +55,11 @@ class Resolver:
         self._asking: dict[str, asyncio.Task[_Known]] = {}
         self.lookups = 0
 
+    def known(self, host: str) -> str | None:
+        """The address to connect to, when it was asked for within its TTL and may be connected to."""
+        known = self._known.get(host)
+        return known.address if known is not None and self._clock() < known.until else None
+
     async def address(self, host: str) -> str:
         """The address to connect to for a host: the first one the name service prefers and the guard accepts.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.model import Outcome, Tries
@@ -58,8 +59,7 @@ class Verdict:
 STORED = Verdict(End(Outcome.STORED))
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """What a decision needs besides the answer: seconds since 1970, and a random number in [0, 1)."""
 
     now: float

@@ -126,6 +126,22 @@ async def test_age_counts_from_the_oldest_page_of_each_load() -> None:
         assert not due.done()
 
 
+async def test_hurry_makes_what_is_there_due_at_once_and_nothing_that_comes_later() -> None:
+    batch = a_batch(age=NEVER)
+    batch.hurry()  # nothing is there
+    async with Waiting(batch.due()) as due:
+        pages = filled(batch, 2)
+        await settled()
+        assert not due.done()
+        batch.hurry()
+        assert (await ended(due)).pages == pages
+    batch.flushed()
+    async with Waiting(batch.due()) as due:
+        filled(batch, 1)
+        await settled()
+        assert not due.done()
+
+
 async def test_an_empty_batch_is_never_due() -> None:
     clock = Clock()
     batch = a_batch(clock, age=0.01)

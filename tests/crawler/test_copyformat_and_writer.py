@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -41,7 +40,7 @@ async def test_every_field_of_a_page_is_stored_as_it_is(database: str) -> None:
     full.etag, full.last_modified = 'W/"é"', "Thu, 01 Jan 2026 00:00:00 GMT"
     full.body_digest = bytes(range(16))
     full.body = '{"b": [1.10, "é😀\\n"], "a": null}'.encode()
-    empty = Page(replace(full.item, key="", digest=bytes(16)), None, Outcome.REFUSED)
+    empty = Page(full.item._replace(key="", digest=bytes(16)), None, Outcome.REFUSED)
     async with a_loading_run(database) as run:
         await store(run, [full, empty])
         stored = await run.pages()

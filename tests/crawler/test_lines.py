@@ -124,6 +124,21 @@ async def test_paused_slow_and_full_upstreams_hold_no_lane_and_the_others_go_on_
         assert len(lanes.to("slow")) == pytest.approx(2 * took, abs=2)
 
 
+async def test_lines_are_empty_when_nothing_waits_is_parked_or_under_way() -> None:
+    lines = lines_of()
+    assert lines.empty
+    (request,) = fill(lines, "a", 1)
+    assert not lines.empty
+    assert await lines.next() is request
+    assert not lines.empty
+    lines.put(request, 5.0)
+    lines.arrived("a")
+    assert not lines.empty
+    assert await lines.next() is request
+    lines.arrived("a")
+    assert lines.empty
+
+
 async def test_lines_take_turns_whatever_their_lengths() -> None:
     lines = lines_of()
     for upstream, count in (("a", 50), ("b", 3), ("c", 2)):

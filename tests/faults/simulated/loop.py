@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import cache
 from importlib.resources import files
 from types import SimpleNamespace
@@ -52,6 +52,11 @@ def without_a_loop(patch: pytest.MonkeyPatch) -> Clock:
     async def nap(seconds: float) -> None:
         await pause(NAP)
 
+    async def time_out(waiting: Coroutine[Any, Any, Any], seconds: float) -> None:
+        waiting.close()
+        await nap(seconds)
+        raise TimeoutError
+
     async def at_once(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
 
@@ -61,7 +66,7 @@ def without_a_loop(patch: pytest.MonkeyPatch) -> Clock:
 
     clock = Clock()
     patch.setattr("coordinator.scripts.files", shelf)
-    world = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event)
+    world = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event, wait_for=time_out)
     for module in ("coordinate", "patience", "planner", "janitor", "leader"):
         patch.setattr(f"coordinator.{module}.asyncio", world)
     for module in ("worker", "intake"):

@@ -43,6 +43,10 @@ class OneLine:
             await pause(IDLE)
 
     @property
+    def empty(self) -> bool:
+        return not self.waiting
+
+    @property
     def at_hand(self) -> int:
         return len(self.waiting)
 
