@@ -51,10 +51,17 @@ class Planner:
         self._high_water = high_water
         self._reach = reach
         self._exhausted = False
+        self._anything_done = True
         self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // CHUNKS_QUEUED))
 
     async def plan(self) -> bool:
-        """Publish the whole source; False when another planner leads now. Raises SourceError."""
+        """Publish the whole source; False when another planner leads now. Raises SourceError.
+
+        While nothing is done, nothing is looked up: a key ends only after it was published from here. One that ends
+        while the rest is planned, and stands in the source again, is dropped by the worker that opens its block, which
+        looks up every key.
+        """
+        self._anything_done = (await self._counts()).done > 0
         while not self._exhausted:
             if not await self._plan_chunk():
                 return False
@@ -84,7 +91,7 @@ class Planner:
         """The chunk's blocks without the keys that are done, and how many those are."""
         refusals = {line.key: f"line {line.line}: {line.reason}" for line in chunk.refused}
         keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
-        finished = await self._done.finished(list(keys))
+        finished = await self._done.finished(list(keys)) if self._anything_done else ()
         for name in finished:
             del keys[name]
         reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}

@@ -68,9 +68,8 @@ class Layout:
 
 
 def by_digest(keys: Iterable[str]) -> dict[bytes, str]:
-    """The keys as {digest: key}, sorted by digest; a key that comes twice is kept once."""
-    named = {blake2b(key.encode(), digest_size=DIGEST_BYTES).digest(): key for key in keys}
-    return {name: named[name] for name in sorted(named)}
+    """The keys as {digest: key}; a key that comes twice is kept once."""
+    return {blake2b(key.encode(), digest_size=DIGEST_BYTES).digest(): key for key in keys}
 
 
 def by_bucket(digests: Iterable[bytes], layout: Layout) -> tuple[Mapping[int, int], array[int]]:

@@ -173,7 +173,7 @@ def test_blocks_are_full_even_sorted_and_hold_every_key(count: int) -> None:
     assert len(set(sizes[:-1])) <= 1
     assert not sizes or sizes[-1] <= sizes[0]
     ordered = [digest(key) for block in made for key in block.keys]
-    assert ordered == list(keys) == sorted(keys)
+    assert ordered == sorted(keys)
 
 
 @given(st.sets(KEYS, min_size=1, max_size=50), st.data())
