@@ -6,8 +6,8 @@ only one is done share their 64 bits once in 1.8e19 / keys tries: at a billion k
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 
 from redis.asyncio import Redis
 
@@ -15,8 +15,9 @@ from coordinator.connection import translated
 from coordinator.errors import EpochLost
 from coordinator.keys import RunKeys
 from coordinator.model import Epoch, Outcome
-from coordinator.scripts import Argument, Script
-from coordinator.sharding import Layout, member
+from coordinator.scripts import Script
+from coordinator.sharding import Layout, by_bucket
+from coordinator.wire import grouped
 
 # One SMISMEMBER or SADD takes its members from Lua's stack, which ends near 8,000.
 MOST_AT_ONCE = 4000
@@ -33,23 +34,21 @@ class DoneSet:
         self._remember = Script(client, "remember")
 
     async def finished(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Those of the digests (sorted, for speed) that are done."""
+        """Those of the digests that are done."""
         found: set[bytes] = set()
-        for start in range(0, len(digests), MOST_AT_ONCE):
-            part = digests[start : start + MOST_AT_ONCE]
-            keys, arguments = self._by_bucket(part)
+        for part in _parts(digests):
+            keys, members = self._by_bucket(part)
             with translated():
-                hits = await self._check(keys, arguments)
-            found.update(digest for digest, hit in zip(part, hits, strict=True) if hit == 49)
+                hits: bytes = await self._check(keys, [members])
+            found.update(compress(part, hits.replace(b"0", b"\0")))
         return found
 
     async def remember(self, outcome: Outcome, digests: Iterable[bytes]) -> None:
         """Add digests that Postgres says are finished. Raises EpochLost."""
-        ordered = sorted(digests)
-        for start in range(0, len(ordered), MOST_AT_ONCE):
-            keys, arguments = self._by_bucket(ordered[start : start + MOST_AT_ONCE])
+        for part in _parts(digests):
+            keys, members = self._by_bucket(part)
             with translated():
-                answer = await self._remember([self._keys.state, *keys], [self._epoch, outcome, *arguments])
+                answer = await self._remember([self._keys.state, *keys], [self._epoch, outcome, members])
             if answer[0] == b"epoch":
                 raise EpochLost(f"run {self._keys.run} was made anew in Redis while its done set was rebuilt")
 
@@ -59,12 +58,14 @@ class DoneSet:
             for outcome, digests in batch.items():
                 await self.remember(outcome, digests)
 
-    def _by_bucket(self, digests: Sequence[bytes]) -> tuple[list[str], list[Argument]]:
-        keys: list[str] = []
-        arguments: list[Argument] = []
-        for bucket, group in groupby(digests, self._layout.bucket):
-            members = [member(digest) for digest in group]
-            keys.append(self._keys.done(bucket))
-            arguments.append(len(members))
-            arguments.extend(members)
-        return keys, arguments
+    def _by_bucket(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
+        """The buckets' keys, and their members on the wire."""
+        counts, members = by_bucket(digests, self._layout)
+        return [self._keys.done(bucket) for bucket in counts], grouped(counts.values(), members)
+
+
+def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+    """The digests sorted, so that those of one bucket are asked for together, in parts that a script can take."""
+    ordered = sorted(digests)
+    for start in range(0, len(ordered), MOST_AT_ONCE):
+        yield ordered[start : start + MOST_AT_ONCE]

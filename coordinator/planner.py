@@ -9,7 +9,7 @@ from itertools import chain
 
 from coordinator.done import DoneSet
 from coordinator.model import Block, Counts
-from coordinator.sharding import Layout, blocks, by_shard
+from coordinator.sharding import Layout, blocks, by_digest
 from coordinator.source import Chunk, Source
 from coordinator.steps import Reach, nowhere
 from coordinator.streams import Streams
@@ -51,10 +51,17 @@ class Planner:
         self._high_water = high_water
         self._reach = reach
         self._exhausted = False
+        self._anything_done = True
         self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // CHUNKS_QUEUED))
 
     async def plan(self) -> bool:
-        """Publish the whole source; False when another planner leads now. Raises SourceError."""
+        """Publish the whole source; False when another planner leads now. Raises SourceError.
+
+        While nothing is done, nothing is looked up: a key ends only after it was published from here. One that ends
+        while the rest is planned, and stands in the source again, is dropped by the worker that opens its block, which
+        looks up every key.
+        """
+        self._anything_done = (await self._counts()).done > 0
         while not self._exhausted:
             if not await self._plan_chunk():
                 return False
@@ -83,19 +90,12 @@ class Planner:
     async def _unfinished(self, chunk: Chunk) -> tuple[list[Block], int]:
         """The chunk's blocks without the keys that are done, and how many those are."""
         refusals = {line.key: f"line {line.line}: {line.reason}" for line in chunk.refused}
-        planned: list[Block] = []
-        skipped = 0
-        shards = by_shard(chain(chunk.keys, refusals), self._layout)
-        chunk.keys.clear()  # from here on the shards hold them: the chunk is never in memory twice
-        for shard in sorted(shards):
-            keys = shards.pop(shard)
-            finished = await self._done.finished(sorted(keys))
-            for name in finished:
-                del keys[name]
-            skipped += len(finished)
-            reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}
-            planned += blocks(shard, keys, reasons)
-        return planned, skipped
+        keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
+        finished = await self._done.finished(list(keys)) if self._anything_done else ()
+        for name in finished:
+            del keys[name]
+        reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}
+        return list(blocks(keys, self._layout, reasons)), len(finished)
 
     async def _room(self, keys: int) -> None:
         """Wait until `keys` more stay below the high-water mark, or nothing is queued at all."""

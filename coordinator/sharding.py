@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -64,20 +67,15 @@ class Layout:
         return int.from_bytes(digest[:8], "big") >> self.bucket_shift
 
 
-def by_shard(keys: Iterable[str], layout: Layout) -> dict[ShardId, dict[bytes, str]]:
-    """Sort keys into shards as {shard: {digest: key}}; a key that comes twice is kept once."""
-    shift = layout.shard_shift
-    shards: dict[ShardId, dict[bytes, str]] = {}
-    hasher = blake2b
-    for key in keys:
-        name = hasher(key.encode(), digest_size=DIGEST_BYTES).digest()
-        shard = ShardId(int.from_bytes(name[:8], "big") >> shift)
-        members = shards.get(shard)
-        if members is None:
-            shards[shard] = {name: key}
-        else:
-            members[name] = key
-    return shards
+def by_digest(keys: Iterable[str]) -> dict[bytes, str]:
+    """The keys as {digest: key}; a key that comes twice is kept once."""
+    return {blake2b(key.encode(), digest_size=DIGEST_BYTES).digest(): key for key in keys}
+
+
+def by_bucket(digests: Iterable[bytes], layout: Layout) -> tuple[Mapping[int, int], array[int]]:
+    """The members of these digests, bucket after bucket, and how many of them each bucket has as {bucket: count}."""
+    members = _members(sorted(digests))
+    return _tally(members, layout.bucket_shift), members
 
 
 def parts(block: Block, keys: Sequence[int]) -> Iterator[Block]:
@@ -90,14 +88,28 @@ def parts(block: Block, keys: Sequence[int]) -> Iterator[Block]:
         yield Block(block.shard, tuple(block.keys[index] for index in chosen), refusals, tries)
 
 
-def blocks(shard: ShardId, keys: Mapping[bytes, str], reasons: Mapping[bytes, str]) -> Iterator[Block]:
-    """Cut one shard's {digest: key} into even blocks of at most 500 keys, sorted by digest."""
+def blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes, str]) -> Iterator[Block]:
+    """Cut {digest: key} into even blocks of at most 500 keys, shard after shard, sorted by digest."""
     ordered = sorted(keys)
-    if not ordered:
-        return
-    count = -(-len(ordered) // BLOCK_KEYS)
-    size = -(-len(ordered) // count)
-    for start in range(0, len(ordered), size):
-        part = ordered[start : start + size]
-        refusals = {index: reasons[name] for index, name in enumerate(part) if name in reasons} if reasons else {}
-        yield Block(shard=shard, keys=tuple(keys[name] for name in part), refusals=refusals)
+    end = 0
+    for shard, count in _tally(_members(ordered), layout.shard_shift).items():
+        begin, end = end, end + count
+        size = -(-count // -(-count // BLOCK_KEYS))
+        for start in range(begin, end, size):
+            part = ordered[start : min(start + size, end)]
+            refusals = {index: reasons[name] for index, name in enumerate(part) if name in reasons} if reasons else {}
+            yield Block(shard=ShardId(shard), keys=tuple([keys[name] for name in part]), refusals=refusals)
+
+
+def _members(digests: Sequence[bytes]) -> array[int]:
+    """`member` of each digest, in order; a call for each of them would take a planner as long as its hashing."""
+    halves = array("q", b"".join(digests))
+    if sys.byteorder == "little":
+        halves.byteswap()
+    return halves[::2]
+
+
+def _tally(members: Iterable[int], shift: int) -> Mapping[int, int]:
+    """How many members each shard, or bucket, has that the shift gives; in the order in which they come."""
+    mask = (1 << (64 - shift)) - 1  # a shifted member keeps its sign
+    return Counter([(one >> shift) & mask for one in members])

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
 
 from redis.asyncio import Redis
 
@@ -15,8 +14,8 @@ from coordinator.errors import EpochLost, LeaseLost
 from coordinator.keys import RunKeys
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.scripts import Argument, Script
-from coordinator.sharding import Layout, member, parts
-from coordinator.wire import Deferral, decode, encode, packed
+from coordinator.sharding import Layout, by_bucket, parts
+from coordinator.wire import Deferral, decode, encode, grouped, packed
 
 logger = logging.getLogger(__name__)
 
@@ -146,19 +145,20 @@ class Streams:
         Returns how many of the keys were not done before.
         """
         keys = [self._keys.state, self._keys.workers, self._keys.receipts, self._keys.delayed, self._keys.deferred]
+        sizes: list[int] = []
+        members: list[int] = []
+        outcomes: list[Outcome] = []
+        for outcome, digests in _by_outcome(done.outcomes).items():
+            counts, some = by_bucket(digests, self._layout)
+            keys += map(self._keys.done, counts)
+            sizes += counts.values()
+            members += some
+            outcomes += [outcome] * len(counts)
+        keys += [self._keys.stream(block.shard) for block in done.finished]
         arguments: list[Argument] = [self._epoch, worker, sequence, done.requests, done.received]
-        groups = sorted(
-            (self._layout.bucket(digest), outcome.value, member(digest)) for digest, outcome in done.outcomes
-        )
-        by_group = [(name, [entry[2] for entry in group]) for name, group in groupby(groups, itemgetter(0, 1))]
-        arguments.append(len(by_group))
-        for (bucket, outcome), members in by_group:
-            keys.append(self._keys.done(bucket))
-            arguments += [len(keys), outcome, len(members), *members]
-        arguments.append(len(done.finished))
+        arguments += [grouped(sizes, members, outcomes), len(done.finished)]
         for block in done.finished:
-            keys.append(self._keys.stream(block.shard))
-            arguments += [len(keys), block.entry, block.keys]
+            arguments += [block.entry, block.keys]
         arguments.append(len(done.deferred))
         for deferral in done.deferred:
             arguments += [deferral.digest, int(deferral.delay * 1000), packed(deferral)]
@@ -188,3 +188,10 @@ class Streams:
         if word == "lost":
             raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
         return word
+
+
+def _by_outcome(outcomes: Iterable[tuple[bytes, Outcome]]) -> dict[Outcome, list[bytes]]:
+    found: dict[Outcome, list[bytes]] = {}
+    for digest, outcome in outcomes:
+        found.setdefault(outcome, []).append(digest)
+    return found

@@ -5,6 +5,7 @@ What is read was bounded before and is checked after it is unpacked: a stranger 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,15 @@ def decode(shard: ShardId, payload: bytes) -> Block:
     if not all(_points(index, keys) for index in tries):
         raise ValueError("a block whose tries are not those of its keys")
     return Block(shard, keys, refusals, {index: _tries(fields) for index, fields in tries.items()})
+
+
+def grouped(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
+    """Members of the done set for a script to unpack: [how many each group has, all members, outcome of each group].
+
+    One argument, not thousands: Redis and its client spend most of such a call on its arguments. Members are text,
+    because Lua's numbers have 53 bits.
+    """
+    return _packed([list(counts), list(map(str, members)), list(outcomes)])
 
 
 def packed(deferral: Deferral) -> bytes:

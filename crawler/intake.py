@@ -80,15 +80,19 @@ class Intake:
                 slow = min(slow * 2, SLOW_LONGEST)
 
     async def _claim(self) -> Claim | None:
-        """The next block of the shard at hand, or of the one to drain next."""
-        if self._shard is None:
-            self._shard = await self._streams.seek(self._worker)
-        if self._shard is None:
-            return None
-        claim = await self._streams.claim(self._worker, self._shard)
-        if claim is None:
+        """The next block of the shard at hand, or of the next one that has any; None when no shard has.
+
+        A worker that left may have held every shard, most of them drained: each is looked at once, without a pause.
+        """
+        while True:
+            if self._shard is None:
+                self._shard = await self._streams.seek(self._worker)
+            if self._shard is None:
+                return None
+            claim = await self._streams.claim(self._worker, self._shard)
+            if claim is not None:
+                return claim
             self._shard = None
-        return claim
 
     async def _open(self, claim: Claim) -> bool:
         """Turn a block into requests for those of its keys that are not done; False when all of them only wait."""

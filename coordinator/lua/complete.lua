@@ -5,10 +5,10 @@
 -- The first write can only free memory: a full Redis then lets the others pass (see renew), and finishing work is
 -- what empties it.
 -- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts   KEYS[4] delayed (zset)   KEYS[5] deferred (hash)
--- KEYS[6..] done buckets and streams, as ARGV points to them
+-- KEYS[6..] a done bucket for each group of members, then a stream for each block
 -- ARGV[1] epoch   ARGV[2] worker   ARGV[3] sequence number   ARGV[4] requests   ARGV[5] bytes received
--- ARGV[6] number of groups, then for each: index into KEYS of the bucket, outcome, number of members, the members
--- then number of blocks, then for each: index into KEYS of the stream, entry id, keys in the block
+-- ARGV[6] msgpack: [number of members in each group, all members as text, group after group, outcome of each group]
+-- ARGV[7] number of blocks, then for each: entry id, keys in the block
 -- then number of deferred keys, then for each: digest, ms until it is due, key and tries
 -- Returns {"ok", keys newly done} | {"lost"} | {"epoch"}
 local time = redis.call('TIME')
@@ -21,32 +21,32 @@ if not ends or tonumber(ends) <= now then
   return {'lost'}
 end
 redis.call('HDEL', KEYS[3], '')
-local at = 7
+local counts, members, outcomes = unpack(cmsgpack.unpack(ARGV[6]))
 local new = {}
 local fresh = 0
-for _ = 1, tonumber(ARGV[6]) do
-  local bucket, outcome, count = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
+local last = 0
+for group, count in ipairs(counts) do
+  local bucket, outcome, begin = KEYS[5 + group], outcomes[group], last + 1
+  last = last + count
   -- Lua's stack ends near 8,000: a bucket is never so full, unless the corpus was far larger than its estimate.
-  for first = at + 3, at + 2 + count, 4000 do
-    local added = redis.call('SADD', bucket, unpack(ARGV, first, math.min(first + 3999, at + 2 + count)))
+  for first = begin, last, 4000 do
+    local added = redis.call('SADD', bucket, unpack(members, first, math.min(first + 3999, last)))
     new[outcome] = (new[outcome] or 0) + added
     fresh = fresh + added
   end
-  at = at + 3 + count
 end
 for outcome, count in pairs(new) do
   if count > 0 then redis.call('HINCRBY', KEYS[1], outcome, count) end
 end
-local blocks = tonumber(ARGV[at])
-at = at + 1
+local at = 8
 local resolved = 0
-for _ = 1, blocks do
-  local stream, entry = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
+for block = 1, tonumber(ARGV[7]) do
+  local stream, entry = KEYS[5 + #counts + block], ARGV[at]
   if redis.call('XACK', stream, 'workers', entry) == 1 then
     redis.call('XDEL', stream, entry)
-    resolved = resolved + tonumber(ARGV[at + 2])
+    resolved = resolved + tonumber(ARGV[at + 1])
   end
-  at = at + 3
+  at = at + 2
 end
 if resolved > 0 then redis.call('HINCRBY', KEYS[1], 'resolved', resolved) end
 if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then

@@ -16,7 +16,7 @@ from coordinator.leader import Leadership
 from coordinator.model import Block, Claim, Counts, Epoch, Outcome, ShardId, WorkerId
 from coordinator.runs import RunRecord, Runs
 from coordinator.scripts import Argument, Script
-from coordinator.sharding import Layout, blocks, by_shard, digest
+from coordinator.sharding import Layout, blocks, by_digest, digest
 from coordinator.source import Chunk, Cursor, Refused
 from coordinator.status import counts
 from coordinator.streams import Completion, Finished, Streams
@@ -33,7 +33,7 @@ def numbered(count: int, word: str = "key") -> list[str]:
 def packed(keys: Iterable[str], layout: Layout, reasons: Mapping[str, str] | None = None) -> list[Block]:
     """The keys as blocks, those with a reason refused."""
     why = {digest(key): reason for key, reason in (reasons or {}).items()}
-    return [block for shard, part in sorted(by_shard(keys, layout).items()) for block in blocks(shard, part, why)]
+    return list(blocks(by_digest(keys), layout, why))
 
 
 def record_of(

@@ -106,6 +106,40 @@ async def test_finished_keys_are_skipped_and_count_towards_the_total(redis: Redi
     assert (counts.published, counts.total, counts.done) == (2_000, 3_000, 1_000)
 
 
+async def test_the_done_set_is_asked_only_when_something_was_done_before(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await Run.made(redis)
+    keys = numbered(1_000)
+    source = MemorySource([*keys, *keys], chunk=1_000, held_at=1_000)
+    asked: list[int] = []
+    finished = run.done.finished
+
+    async def noted(digests: Sequence[bytes]) -> set[bytes]:
+        asked.append(len(digests))
+        return await finished(digests)
+
+    monkeypatch.setattr(run.done, "finished", noted)
+    planning = asyncio.create_task(planner_of(run, source).plan())
+
+    async def half() -> bool:
+        return (await run.counts()).published == 1_000
+
+    await eventually(half, "half to be published")
+    await run.streams.join(ONE)
+    assert await run.complete(ONE, 1, await run.drain(ONE)) == 1_000
+    source.go.set()
+    assert await planning
+    assert asked == [], "a key that comes again is a worker's to drop"
+    assert await run.complete(ONE, 2, await run.drain(ONE)) == 0
+    counts = await run.counts()
+    assert (counts.total, counts.published, counts.resolved, counts.done) == (2_000, 2_000, 2_000, 1_000)
+    await redis.hset(run.keys.state, mapping={"cursor": "0:0", "exhausted": "0"})
+    assert await planner_of(run, MemorySource(keys)).plan()
+    assert asked == [1_000]
+    assert (await run.counts()).published == 2_000
+
+
 async def test_refused_lines_arrive_with_their_line_and_reason(redis: Redis) -> None:
     run = await Run.made(redis)
     keys = numbered(200)

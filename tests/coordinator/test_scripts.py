@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 import coordinator
 from coordinator.scripts import Script
+from coordinator.wire import grouped
 
 from .parts import ONE, Run, numbered
 
@@ -73,7 +74,12 @@ async def test_a_script_that_redis_has_forgotten_is_sent_again(redis: Redis) -> 
 async def test_a_script_takes_text_bytes_and_numbers(redis: Redis) -> None:
     remember = Script(redis, "remember")
     await redis.hset("state", "epoch", "first")
-    answer = await remember(["state", "bucket"], ["first", b"stored", 3, "5", b"-7", 2**63 - 1])
-    assert answer == [b"ok", 3]
-    assert await redis.smembers("bucket") == {b"5", b"-7", str(2**63 - 1).encode()}
+    members = [5, -7, 2**63 - 1, -(2**63)]
+    answer = await remember(["state", "bucket"], ["first", b"stored", grouped([4], members)])
+    assert answer == [b"ok", 4]
+    assert await redis.smembers("bucket") == {str(member).encode() for member in members}, "to the last digit"
+    complete = Script(redis, "complete")
+    await redis.zadd("workers", {"one": "inf"})
+    numbers = ["first", "one", 7, 1, 0, grouped([], []), 0, 0]
+    assert await complete(["state", "workers", "receipts", "delayed", "deferred"], numbers) == [b"ok", 0]
     assert repr(remember) == "<Script remember>"

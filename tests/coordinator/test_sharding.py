@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.model import Block, ShardId
-from coordinator.sharding import BLOCK_KEYS, BUCKET_KEYS, PARTS, Layout, blocks, by_shard, digest, member, parts
+from coordinator.sharding import (
+    BLOCK_KEYS,
+    BUCKET_KEYS,
+    PARTS,
+    Layout,
+    blocks,
+    by_bucket,
+    by_digest,
+    digest,
+    member,
+    parts,
+)
 
 from .parts import numbered
 
 POWERS = st.integers(0, 16).map(lambda power: 1 << power)
 DIGESTS = st.binary(min_size=16, max_size=16)
+ONE_SHARD = Layout(shards=1, buckets=1)
 KEYS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
 
@@ -74,10 +88,19 @@ def test_the_first_and_the_last_digest_fall_into_the_first_and_the_last_shard() 
 
 def test_shards_and_buckets_fill_evenly() -> None:
     layout = Layout(shards=16, buckets=64)
-    shards = by_shard(numbered(16_000), layout)
-    assert sorted(shards) == list(range(16))
-    assert all(850 < len(keys) < 1150 for keys in shards.values())  # 1,000 ± 5 standard deviations
-    assert len({layout.bucket(name) for keys in shards.values() for name in keys}) == 64
+    names = by_digest(numbered(16_000))
+    keys = Counter(layout.shard(name) for name in names)
+    assert sorted(keys) == list(range(16))
+    assert all(850 < count < 1150 for count in keys.values())  # 1,000 ± 5 standard deviations
+    assert len({layout.bucket(name) for name in names}) == 64
+
+
+@given(layouts(), st.sets(DIGESTS, max_size=200))
+def test_members_come_bucket_after_bucket(layout: Layout, names: set[bytes]) -> None:
+    counts, members = by_bucket(names, layout)
+    ordered = sorted(names)
+    assert list(members) == [member(name) for name in ordered]
+    assert list(counts.items()) == list(Counter(layout.bucket(name) for name in ordered).items())
 
 
 @pytest.mark.parametrize(
@@ -123,22 +146,28 @@ def test_a_layout_is_powers_of_two_and_its_buckets_hold_at_most_400_keys(estimat
 
 
 @given(layouts(), st.lists(KEYS, max_size=200))
-def test_by_shard_keeps_every_key_once_and_where_its_digest_says(layout: Layout, keys: list[str]) -> None:
-    shards = by_shard([*keys, *keys], layout)
-    assert sorted(key for part in shards.values() for key in part.values()) == sorted(set(keys))
-    for shard, part in shards.items():
-        assert part
-        for name, key in part.items():
-            assert name == digest(key)
-            assert layout.shard(name) == shard
+def test_blocks_have_every_key_once_and_in_its_shard(layout: Layout, keys: list[str]) -> None:
+    made = list(blocks(by_digest([*keys, *keys]), layout, {}))
+    assert sorted(key for block in made for key in block.keys) == sorted(set(keys))
+    assert [block.shard for block in made] == sorted(block.shard for block in made)
+    for block in made:
+        assert block.keys
+        assert {layout.shard(digest(key)) for key in block.keys} == {block.shard}
+
+
+def test_every_shard_has_full_blocks_of_its_own() -> None:
+    made = list(blocks(by_digest(numbered(5_000)), Layout(shards=4, buckets=4), {}))
+    sizes = [[len(block.keys) for block in made if block.shard == shard] for shard in range(4)]
+    assert [len(each) for each in sizes] == [3, 3, 3, 3]
+    assert all(max(each) - min(each) <= 2 for each in sizes)
 
 
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 999, 1000, 1001, 2501, 49_901])
 def test_blocks_are_full_even_sorted_and_hold_every_key(count: int) -> None:
-    keys = by_shard(numbered(count), Layout(shards=1, buckets=1)).get(ShardId(0), {})
-    made = list(blocks(ShardId(7), keys, {}))
+    keys = by_digest(numbered(count))
+    made = list(blocks(keys, ONE_SHARD, {}))
     assert len(made) == -(-count // BLOCK_KEYS)
-    assert all(block.shard == 7 and not block.refusals for block in made)
+    assert all(block.shard == 0 and not block.refusals for block in made)
     sizes = [len(block.keys) for block in made]
     assert all(0 < size <= BLOCK_KEYS for size in sizes)
     assert len(set(sizes[:-1])) <= 1
@@ -150,18 +179,17 @@ def test_blocks_are_full_even_sorted_and_hold_every_key(count: int) -> None:
 @given(st.sets(KEYS, min_size=1, max_size=50), st.data())
 def test_a_refusal_points_at_its_own_key(keys: set[str], data: st.DataObject) -> None:
     refused = data.draw(st.sets(st.sampled_from(sorted(keys))))
-    shard = by_shard(keys, Layout(shards=1, buckets=1))[ShardId(0)]
     reasons = {digest(key): f"why {key}" for key in refused}
-    (block,) = blocks(ShardId(0), shard, reasons)
+    (block,) = blocks(by_digest(keys), ONE_SHARD, reasons)
     assert {block.keys[index]: reason for index, reason in block.refusals.items()} == {
         key: f"why {key}" for key in refused
     }
 
 
 def test_refusals_count_from_the_start_of_their_own_block() -> None:
-    keys = by_shard(numbered(1_200), Layout(shards=1, buckets=1))[ShardId(0)]
+    keys = by_digest(numbered(1_200))
     refused = {name: key for place, (name, key) in enumerate(sorted(keys.items())) if place % 7 == 0}
-    made = list(blocks(ShardId(0), keys, refused))
+    made = list(blocks(keys, ONE_SHARD, refused))
     assert len(made) == 3
     assert [block.keys[index] for block in made for index in block.refusals] == list(refused.values())
     assert all(block.keys[index] == reason for block in made for index, reason in block.refusals.items())

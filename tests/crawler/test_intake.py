@@ -142,6 +142,26 @@ async def test_no_more_is_claimed_than_is_wanted(run: Run, feed: Feed) -> None:
     await eventually(lambda: len(feeding.claims) == 4, "what waits for a pause is not at hand")
 
 
+async def test_the_drained_shards_of_a_worker_that_left_are_passed_over_without_a_pause(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await Run.made(redis, record_of("wide", shards=16, buckets=16))
+    await run.publish(numbered(1_000))
+    await run.streams.join(TWO)
+    await run.complete(TWO, 1, await run.drain(TWO))
+    await run.streams.release(TWO)
+    assert await redis.hlen(run.keys.claims) == 16, "it left holding them all"
+    await run.publish(["one more"])
+    await run.streams.join(ONE)
+    monkeypatch.setattr("crawler.intake.IDLE_FIRST", 3600.0)
+    feeding = Feeding(run, enough=10, keys_per_request=1)
+    feeding.begin()
+    try:
+        await feeding.claimed(1)
+    finally:
+        await feeding.end()
+
+
 async def test_nothing_is_claimed_while_the_only_upstream_is_shut(run: Run, feed: Feed) -> None:
     feeding = feed()
     feeding.shut = True
