@@ -116,7 +116,7 @@ class Intake:
             return True
         refusals, tried = claim.block.refusals, claim.block.tries
         items: list[Item] = []
-        tries: list[Tries] = []
+        tries: dict[bytes, Tries] = {}
         for index, (key, name) in enumerate(zip(keys, digests, strict=True)):
             if name in finished:
                 continue
@@ -127,12 +127,13 @@ class Intake:
                 self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
             else:
                 items.append(Item(key, name, block))
-                tries.append(tried.get(index, UNTRIED))
+                if index in tried:
+                    tries[name] = tried[index]
         step, at_hand = self._keys_per_request, self._lines.at_hand
         for start in range(0, len(items), step):
             part = items[start : start + step]
-            url = self._template.url([item.key for item in part])
-            most = max(tries[start : start + step], key=lambda one: one.total) if tried else UNTRIED
+            url = self._template.url([key for key, _, _ in part])
+            most = max((tries.get(item.digest, UNTRIED) for item in part), key=_total) if tries else UNTRIED
             self._lines.put(Request(url, part, self._upstreams.of(url), most))
         return not items or self._lines.at_hand > at_hand
 
@@ -145,3 +146,7 @@ class Intake:
         key = claim.block.keys[left[0]]
         reason = f"{claim.deliveries - 1} workers died while they had this key"
         self._batch.add(Page(Item(key, digest(key), block), None, Outcome.FAILED, reason, fetched_at=time.time()))
+
+
+def _total(tries: Tries) -> int:
+    return tries.total

@@ -7,6 +7,7 @@ The pipe stays open as long as the parent lives: its end means that nobody watch
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -96,12 +97,22 @@ async def _coordinate(assignment: Assignment, client: Redis, control: int) -> No
 
 
 async def _work(assignment: Assignment, client: Redis, control: int) -> None:
+    _collect_less()
     workforce = Workforce(client, assignment.database, os.environ, _reach(assignment))
     _when_told(control, assignment, workforce.drain)
     if assignment.run is None:
         await workforce.serve_all()
     else:
         await workforce.serve(assignment.run)
+
+
+def _collect_less() -> None:
+    """Let the collector of cycles leave alone what was imported, and look seldom at what is made for each key.
+
+    None of that is in cycles. Measured: it took 4 % of a worker's main thread with Python's thresholds, 0.5 % so.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _reach(assignment: Assignment) -> Reach:

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 import certifi
+from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, RequestError
 from pyreqwest.http import Url
@@ -107,9 +108,22 @@ class PyreqwestEngine:
         try:
             if headers:
                 request = request.headers(headers)
-            async with request.streamed_read_buffer_limit(READ_BYTES).build_streamed() as response:
-                answer = _Headers(response)
-                return Answer(response.status, answer, await self._read(response.body_reader, answer))
+            stream = request.streamed_read_buffer_limit(READ_BYTES).build_streamed()
+            response = await stream.__aenter__()
+            head, ended = _Headers(response), False
+            try:
+                # It fills up to the amount: fewer bytes mean that the body has ended.
+                first = await response.body_reader.read(READ_BYTES)
+                if first is None or len(first) < READ_BYTES:
+                    ended = True
+                    body = self._whole(first, head)
+                else:
+                    body = await self._rest(first, response.body_reader, head)
+            finally:
+                # Leaving costs a switch to the library's thread and back; at its end a body holds nothing any more.
+                if not ended:
+                    await stream.__aexit__(None, None, None)
+            return Answer(response.status, head, body)
         except ValueError as error:  # its text may quote a header, and so a secret
             raise FetchError("protocol", "the request is not valid HTTP", sent=False) from error
         except BaseException as error:
@@ -118,23 +132,24 @@ class PyreqwestEngine:
                 raise
             raise FetchError("protocol", "the HTTP library panicked on this response") from error
 
-    async def _read(self, reader: ResponseBodyReader, headers: _Headers) -> bytes:
-        first = await reader.read(READ_BYTES)
+    def _whole(self, first: Bytes | None, headers: _Headers) -> bytes:
+        """The body that came in one piece."""
         if first is None:
             return b""
         encoding = headers.get("content-encoding")
-        # It fills up to the amount: fewer bytes mean that the body has ended.
-        ended = len(first) < READ_BYTES
-        if ended and encoding is None and len(first) <= self._caps.body:
+        if encoding is None and len(first) <= self._caps.body:
             return first.to_bytes()
         body = Body(encoding, self._caps.body)
-        if not ended:
-            body.expect(headers.get("content-length"))
         body.add(first.to_bytes())
-        if not ended:
-            # What exceeds the cap by more than a piece is left unread.
-            while (chunk := await reader.read_chunk()) is not None:
-                body.add(chunk.to_bytes())
+        return body.whole()
+
+    async def _rest(self, first: Bytes, reader: ResponseBodyReader, headers: _Headers) -> bytes:
+        """The body of which this is the first piece. What exceeds the cap by more than a piece is left unread."""
+        body = Body(headers.get("content-encoding"), self._caps.body)
+        body.expect(headers.get("content-length"))
+        body.add(first.to_bytes())
+        while (chunk := await reader.read_chunk()) is not None:
+            body.add(chunk.to_bytes())
         return body.whole()
 
     async def _client_for(self, host: str) -> Client | None:
