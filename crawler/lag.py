@@ -9,7 +9,7 @@ from time import monotonic
 logger = logging.getLogger(__name__)
 
 # Seconds between two looks, of which each costs some 10 microseconds; a hold-up is seen this much too short at most.
-TICK = 0.01
+TICK = 0.02
 # Seconds that are worth a warning: a lease ends after ten times that.
 LONG = 1.0
 _MOST_MS = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 # Seconds. 64 lanes that end at once hold the loop up for 64 times that; a process of its own costs 0.2 ms a call.
 QUICK = 0.001
 # Seconds spent in the first calls before they are judged: so much is lost in the loop when a parser is slow.
-ENOUGH = 0.008
+ENOUGH = 0.004
 WINDOW = 64
 # The first call imports and compiles, and now and then another process has the core: that tells nothing of a parser.
 SPARED = 2
