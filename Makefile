@@ -23,6 +23,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/bench-ready  ## the figures of the README, measured here (needs Debian's nginx-light)
 	$(BIN)/python -m ops.bench.compare
 	$(BIN)/python -m ops.bench.latency
+	$(BIN)/python -m ops.bench.parsers
 	$(BIN)/python -m ops.bench.footprint
 	$(BIN)/python -m ops.bench.first_light
 	$(BIN)/python -m ops.bench.faults

@@ -1,6 +1,9 @@
-"""Pure: a request's reply -> the pages of its keys, parsed by the job's hook or kept whole."""
+"""A request's reply -> the pages of its keys, parsed by the job's parser or kept whole."""
 
 from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
 
 from xxhash import xxh3_128_digest
 
@@ -9,20 +12,23 @@ from crawler.fetch.fetcher import Reply
 from crawler.fetch.template import Template
 from crawler.page import Page, Request
 from crawler.parse.body import json_text
-from crawler.parse.hook import Hook
+from crawler.parse.parser import Parser
 
 SHOWN_ETAG = 1000
 
 
 class Pages:
-    """Makes pages; without a hook the body of a stored key goes into its page."""
+    """Makes pages; without a parser the body of a stored key goes into its page."""
 
-    def __init__(self, template: Template, hook: Hook | None) -> None:
+    def __init__(self, template: Template, parser: Parser | None) -> None:
         self._template = template
-        self._hook = hook
+        self._parser = parser
 
-    def made(self, request: Request, reply: Reply) -> list[Page]:
-        """One page for each key of the request. Each key's `url` asks for that key alone."""
+    def made(self, request: Request, reply: Reply) -> list[Page] | Coroutine[Any, Any, list[Page]]:
+        """One page for each key of the request, to be awaited when its parser is slow.
+
+        Each key's `url` asks for that key alone.
+        """
         answer = reply.answer
         status = etag = modified = digest = None
         if answer is not None:
@@ -36,10 +42,9 @@ class Pages:
             url = request.asked if single else self._template.url([item.key])
             pages.append(Page(item, url, outcome, reason, status, attempts, at, etag, modified, digest))
         if answer is not None and outcome is Outcome.STORED:
-            if self._hook is not None:
-                self._hook.apply(pages, request.url, answer)
-            else:
-                self._keep(pages, answer.headers.get("content-type"), answer.body)
+            if self._parser is not None:
+                return self._parser.parsed(pages, request.url, answer)
+            self._keep(pages, answer.headers.get("content-type"), answer.body)
         return pages
 
     def _keep(self, pages: list[Page], content_type: str | None, body: bytes) -> None:

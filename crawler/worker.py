@@ -137,7 +137,12 @@ class Worker:
             self._batch.defer(request, reply.delay)
         else:
             self._reach("fetched")
-            for page in self._pages.made(request, reply):
+            pages = self._pages.made(request, reply)
+            if not isinstance(pages, list):
+                lane.sending = True  # a drain waits for it
+                pages = await pages
+                lane.sending = False
+            for page in pages:
                 self._batch.add(page)
 
     async def _flush(self) -> None:

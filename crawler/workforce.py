@@ -31,9 +31,11 @@ from crawler.fetch.engines import open_engine
 from crawler.fetch.fetcher import Fetcher, Meter
 from crawler.fetch.template import Template
 from crawler.intake import Intake
+from crawler.lag import Lag
 from crawler.lines import Lines
 from crawler.pages import Pages
 from crawler.parse import hook
+from crawler.parse.parser import Parser
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import connect
 from crawler.store.writer import Writer
@@ -124,6 +126,10 @@ class Workforce:
             stack.push_async_callback(engine.close)
             stack.push_async_callback(lines.close)
             cache = RobotsCache(self._client, keys, worker_id) if job.request.obeys_robots else None
+            parse = hook.load(job)
+            parser = None if parse is None else Parser(parse, job)
+            if parser is not None:
+                stack.push_async_callback(parser.close)
             fetcher = Fetcher(engine, limiter, upstreams, job, meter, cache)
             stack.push_async_callback(fetcher.close)
             intake = Intake(
@@ -144,7 +150,7 @@ class Workforce:
                 intake=intake,
                 lines=lines,
                 fetcher=fetcher,
-                pages=Pages(template, hook.load(job)),
+                pages=Pages(template, parser),
                 batch=batch,
                 writer=writer,
                 meter=meter,
@@ -154,7 +160,7 @@ class Workforce:
             await patiently(writer.open, "worker")
             self._working.add(worker)
             try:
-                await until_first(worker.run(), limiter.watch())
+                await until_first(worker.run(), limiter.watch(), Lag().watch())
             finally:
                 self._working.discard(worker)
         return worker.state

@@ -122,7 +122,8 @@ def _text(value: Any) -> str:
     if "\0" in value:
         raise ValueError("text with a NUL character")
     value.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
-    return value
+    # An HTML parser's text is of a type of its own and holds its whole document, in memory and on the way elsewhere.
+    return value if type(value) is str else str.__str__(value)
 
 
 def _double(value: Any) -> float:

@@ -1,0 +1,59 @@
+"""The job's parser at work: in the event loop while it is quick, in a process of its own once it is slow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine
+from time import perf_counter
+from typing import Any
+
+from coordinator.settings import Job
+from crawler.fetch.engine import Answer
+from crawler.page import Page
+from crawler.parse.hook import Hook
+from crawler.parse.judge import Judge
+from crawler.parse.offload import CannotStart, Offload
+
+logger = logging.getLogger(__name__)
+
+
+class Parser:
+    """A slow parse in the loop would hold up every request in flight; a quick one is done before a process is asked."""
+
+    def __init__(self, hook: Hook, job: Job) -> None:
+        self._hook = hook
+        self._job = job
+        self._judge: Judge | None = Judge()
+        self._offload: Offload | None = None
+
+    def parsed(self, pages: list[Page], url: str, answer: Answer) -> list[Page] | Coroutine[Any, Any, list[Page]]:
+        """The pages with what the parser makes of the answer: at once, or to be awaited."""
+        if self._offload is not None:
+            return self._parsed_apart(self._offload, pages, url, answer)
+        if self._judge is None:
+            self._hook.apply(pages, url, answer)
+            return pages
+        began = perf_counter()
+        self._hook.apply(pages, url, answer)
+        if self._judge.slow(perf_counter() - began):
+            logger.info(
+                "the parser takes %.1f ms a response: from now on it runs in a process of its own",
+                1000 * self._judge.usual,
+            )
+            self._offload = Offload(self._job)
+        return pages
+
+    async def close(self) -> None:
+        """End the parser's process, if there is one."""
+        if self._offload is not None:
+            await self._offload.close()
+
+    async def _parsed_apart(self, offload: Offload, pages: list[Page], url: str, answer: Answer) -> list[Page]:
+        try:
+            return await offload.parsed(pages, url, answer)
+        except CannotStart as error:
+            if self._offload is not None:
+                logger.warning("the parser goes on in the worker, for it has no process of its own: %s", error)
+                self._offload = self._judge = None
+            self._hook.apply(pages, url, answer)
+            return pages
