@@ -178,8 +178,9 @@ async def test_a_key_whose_process_was_killed_once_is_tried_again(job: Job) -> N
     async with offloaded(job) as parsed:
         made = await asyncio.gather(*(parsed(name) for name in ("pid", "once", "pid-2")))
         assert [pages[0].outcome for pages in made] == [Outcome.STORED] * 3
-        child().kill()
-        await eventually(lambda: not psutil.Process().children(), "the end of the idle process")
+        idle = child()
+        idle.kill()
+        await eventually(lambda: not idle.is_running(), "the end of the idle process")
         assert (await parsed("pid-3"))[0].outcome is Outcome.STORED
 
 
