@@ -25,6 +25,7 @@ bench: $(VENV)/bench-ready  ## the figures of the README, measured here (needs D
 	$(BIN)/python -m ops.bench.latency
 	$(BIN)/python -m ops.bench.parsers
 	$(BIN)/python -m ops.bench.footprint
+	$(BIN)/python -m ops.bench.growth
 	$(BIN)/python -m ops.bench.first_light
 	$(BIN)/python -m ops.bench.faults
 	$(BIN)/python -m ops.bench.polite

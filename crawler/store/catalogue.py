@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -182,10 +183,10 @@ class Catalogue:
             async with self._connection.transaction(readonly=True):
                 cursor = await self._connection.cursor(query("digests", part=part))
                 while rows := await cursor.fetch(FETCH_ROWS):
-                    batch: dict[Outcome, list[bytes]] = {}
+                    batch: defaultdict[str, list[bytes]] = defaultdict(list)
                     for outcome, digest in rows:
-                        batch.setdefault(Outcome(outcome), []).append(digest)
-                    yield batch
+                        batch[outcome].append(digest)
+                    yield {Outcome(outcome): digests for outcome, digests in batch.items()}
 
     async def _make_table(self, table: TableSettings, run_id: int) -> None:
         quoted, columns = names.quoted(table.name), names.column_list(table.columns)

@@ -66,6 +66,12 @@ class Arena:
         """The address of the database that is made anew for every crawl."""
         return re.sub(r"(?<=@)/[^?]*", f"/{DATABASE}", self._postgres)
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of a shardcrawl command that works here."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
+        return {**kept, "REDIS_URL": self.redis, "DATABASE_URL": self.database}
+
     async def clear(self) -> None:
         """An empty Redis, a new database, and no checkpoint that is due."""
         client = connect(self.redis)

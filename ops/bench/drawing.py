@@ -1,8 +1,9 @@
-"""The figures of `compare` as one picture."""
+"""The figures of `compare`, `latency` and `growth` as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -186,3 +187,51 @@ def draw_latency(results: dict[str, Any], path: Path) -> None:
         how = f"keys/s in the middle of a run, and the share of in flight / {results['delay']} s"
         figure.text(0.03, 0.86, how, fontsize=10.5, color=FAINT, va="top")
         figure.savefig(path)
+
+
+def draw_growth(results: dict[str, Any], path: Path) -> None:
+    """Write the picture of `growth`: over each run's keys its speed, its processes' memory and that of Redis."""
+    panels: tuple[tuple[str, Callable[[Axes, dict[str, Any]], None]], ...] = (
+        ("keys/s", _speed_over_keys),
+        ("MB of each process", _resident_over_keys),
+        ("MB of Redis", _redis_over_keys),
+    )
+    runs = results["runs"]
+    with mpl.rc_context(cast("Any", STYLE)):
+        figure = Figure(figsize=(11, 0.9 + 2.6 * len(runs)), dpi=150, facecolor="white")
+        tall = 0.9 / (0.9 + 2.6 * len(runs))
+        figure.text(0.03, 1 - 0.25 * tall, "From the first key to the last", fontsize=16, fontweight="bold", va="top")
+        axes = figure.subplots(len(runs), 3, squeeze=False)
+        figure.subplots_adjust(left=0.07, right=0.97, top=1 - 1.2 * tall, bottom=0.09, wspace=0.25, hspace=0.5)
+        for row, run in zip(axes, runs, strict=True):
+            for (title, panel), axis in zip(panels, row, strict=True):
+                panel(axis, run)
+                axis.set_title(f"{run['keys']:,} keys: {title}", loc="left", fontsize=10.5, color=FAINT)
+                axis.set_xlim(0, run["keys"])
+                axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
+                axis.set_xticks([run["keys"] * part / 4 for part in range(5)])
+                axis.xaxis.set_major_formatter(lambda count, _: f"{count / 1e6:.3g} M" if count else "0")
+                axis.grid(axis="y", color=GRID)
+                axis.tick_params(length=0)
+        figure.savefig(path)
+
+
+def _speed_over_keys(axis: Axes, run: dict[str, Any]) -> None:
+    steady = [sample for sample in run["samples"] if 0 < sample["done"] < run["keys"]]
+    pairs = list(pairwise(steady))
+    speeds = [(after["done"] - before["done"]) / (after["at"] - before["at"]) for before, after in pairs]
+    axis.plot([after["done"] for _, after in pairs], speeds, color=OURS)
+
+
+def _resident_over_keys(axis: Axes, run: dict[str, Any]) -> None:
+    for who in sorted({who for sample in run["samples"] for who in sample["resident"]}):
+        some = [(sample["done"], sample["resident"][who]) for sample in run["samples"] if who in sample["resident"]]
+        axis.plot(*zip(*some, strict=True), color=FAINT if who == "coordinator" else OURS, label=who)
+    axis.legend(frameon=False, fontsize=8.5, loc="lower right")
+
+
+def _redis_over_keys(axis: Axes, run: dict[str, Any]) -> None:
+    counts = [sample["done"] for sample in run["samples"]]
+    axis.plot(counts, [sample["redis"] / 1e6 for sample in run["samples"]], color=OURS)
+    axis.plot([0, run["keys"]], [run["empty"] / 1e6, run["left"] / 1e6], color=LIMIT, label="what is done")
+    axis.legend(frameon=False, fontsize=8.5, loc="lower right")

@@ -8,14 +8,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shutil
-import signal
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic
 
 import asyncpg
 from redis.asyncio import Redis
@@ -25,10 +22,9 @@ from rich.table import Table
 
 from coordinator.connection import connect
 from coordinator.errors import ShardcrawlError
-from coordinator.runs import Runs
-from coordinator.status import counts
 from ops.bench import watch
 from ops.bench.arena import Arena, arena, upstream
+from ops.bench.planning import planned
 
 HERE = Path(__file__).parent
 SIZES = (300, 5_000)
@@ -78,47 +74,19 @@ async def _footprint(ground: Arena, size: int, keys: int) -> Footprint:
         with upstream(ground.folder, size) as at:
             job = _job(ground.folder, at.url, keys)
             memory, log = await _memory(client), await _log(client)
-            planned = await _plan(client, ground, job, keys)
+            speed = (await planned(ground, job, NAME, most_seconds=PLANNED_WITHIN)).planned
             queued = await _memory(client) - memory
             begin = await connection.fetchval("SELECT pg_current_wal_lsn()")
-            environ = _environ(ground)
-            await asyncio.to_thread(
-                watch.run, ["crawler", "run", str(job)], environ, ground.folder, most_seconds=MOST_SECONDS
-            )
+            command = ["crawler", "run", str(job)]
+            await asyncio.to_thread(watch.run, command, ground.environ, ground.folder, most_seconds=MOST_SECONDS)
         wal = float(await connection.fetchval("SELECT pg_current_wal_lsn() - $1::pg_lsn", begin))
         stored = await connection.fetchrow(TABLES)
         assert stored is not None
         sums = (queued, await _memory(client) - memory, await _log(client) - log, *stored.values(), wal)
-        return Footprint(size, keys, planned, *(each / keys for each in sums))
+        return Footprint(size, keys, speed, *(each / keys for each in sums))
     finally:
         await connection.close()
         await client.aclose()
-
-
-async def _plan(client: Redis, ground: Arena, job: Path, keys: int) -> float:
-    """Let a coordinator plan everything; how many keys a second it planned once it had begun."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "crawler", "coordinate", str(job)),
-        cwd=ground.folder,
-        env=_environ(ground),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        began, first, published = monotonic(), 0.0, 0
-        while monotonic() - began < PLANNED_WITHIN:
-            record = await Runs(client).find(NAME)
-            now = None if record is None else await counts(client, record)
-            if now is not None and now.published and not first:
-                first, published = monotonic(), now.published
-            if now is not None and now.exhausted:
-                return (keys - published) / (monotonic() - first)
-            await asyncio.sleep(0.01)
-        raise watch.ContenderFailed(f"the coordinator has not planned {keys:,} keys within {PLANNED_WITHIN:.0f} s")
-    finally:
-        process.send_signal(signal.SIGINT)
-        await process.wait()
 
 
 def _job(folder: Path, url: str, keys: int) -> Path:
@@ -130,11 +98,6 @@ def _job(folder: Path, url: str, keys: int) -> Path:
         '[request]\nallow_private = ["127.0.0.0/8"]\nrobots = false\n[limits."*"]\nrate = "none"\n'
     )
     return job
-
-
-def _environ(ground: Arena) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
-    return {**kept, "REDIS_URL": ground.redis, "DATABASE_URL": ground.database}
 
 
 async def _memory(client: Redis) -> float:
