@@ -25,7 +25,8 @@ REMAINING = (
     ("x-ratelimit-remaining", "x-ratelimit-reset"),
     ("x-rate-limit-remaining", "x-rate-limit-reset"),
 )
-_SPEAKING = ("ratelimit", *(remaining for remaining, _ in REMAINING))
+# By one of these a good answer can say that it is none, or ask for a pause. Most have none, so it is asked first.
+SPEAKING = ("mediawiki-api-error", "ratelimit", *(remaining for remaining, _ in REMAINING))
 MEDIAWIKI_THROTTLES = frozenset({"maxlag", "ratelimited"})
 
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?", re.ASCII)
@@ -61,8 +62,6 @@ def pause_asked(status: int, headers: Headers, now: float) -> float | None:
     asks for nothing; times are counted from the answer's own Date, so that the two clocks need not agree.
     """
     refused = status == 503 or throttled(status, headers)
-    if not refused and not _speaks_of_limits(headers):
-        return None
     if refused and (asked := _retry_after(headers, now)) is not None:
         return _bounded(asked)
     limits = [*_ratelimit(headers), *_pairs(headers, refused, now)]
@@ -72,14 +71,6 @@ def pause_asked(status: int, headers: Headers, now: float) -> float | None:
         lag = _number(headers.get("x-database-lag"))
         return _bounded(max(lag or 0.0, SHORTEST_LAG))
     return None
-
-
-def _speaks_of_limits(headers: Headers) -> bool:
-    """Whether there is any header by which a good answer can ask for a pause. Most have none, so it is asked first."""
-    for name in _SPEAKING:  # noqa: SIM110 - any() makes a generator for every answer
-        if headers.get(name) is not None:
-            return True
-    return False
 
 
 def _bounded(seconds: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -25,6 +26,10 @@ class Headers(Protocol):
 
     def get(self, name: str) -> str | None:
         """The first value of the header, or None."""
+        ...
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether any of these headers, written in lower case, is there."""
         ...
 
     def items(self) -> list[tuple[str, str]]:

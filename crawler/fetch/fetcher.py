@@ -99,9 +99,6 @@ class Fetcher:
         """Try once. Cancel it while `lane.sending` is false to give the request up."""
         if self._robots is not None and (barred := await self._barred(request, self._robots)) is not None:
             return barred
-        return await self._send(request, lane)
-
-    async def _send(self, request: Request, lane: Lane) -> Reply | Soon | Later:
         upstream = request.upstream
         lane.sending = True
         self._meter.requests += 1

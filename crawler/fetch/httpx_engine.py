@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from http.cookiejar import DefaultCookiePolicy
 
 import httpx
@@ -126,6 +127,10 @@ class _Headers:
     def get(self, name: str) -> str | None:
         wanted = name.lower().encode("latin-1")
         return next((value.decode("latin-1") for key, value in self._raw if key.lower() == wanted), None)
+
+    def has(self, names: Iterable[str]) -> bool:
+        wanted = {name.encode("latin-1") for name in names}
+        return any(key.lower() in wanted for key, _ in self._raw)
 
     def items(self) -> list[tuple[str, str]]:
         return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in self._raw]

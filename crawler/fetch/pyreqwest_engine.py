@@ -8,6 +8,7 @@ because a cancelled request keeps running in Rust until one of them ends it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -243,6 +244,13 @@ class _Headers:
             return self._response.get_header(name)
         except ValueError:  # a byte that is not ASCII; the library gives no way to read it
             return None
+
+    def has(self, names: Iterable[str]) -> bool:
+        headers = self._response.headers
+        for name in names:  # noqa: SIM110 - any() makes a generator for every answer
+            if name in headers:
+                return True
+        return False
 
     def items(self) -> list[tuple[str, str]]:
         headers = self._response.headers

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from coordinator.errors import FetchError
 from coordinator.model import Outcome, Tries
 from coordinator.settings import RetrySettings
-from crawler.fetch.asked import pause_asked, throttled
+from crawler.fetch.asked import SPEAKING, pause_asked, throttled
 from crawler.fetch.engine import Headers
 from crawler.fetch.redirect import REDIRECTS, Astray, target
 
@@ -76,6 +76,8 @@ def after_answer(
     hops_left: int = 0,
 ) -> Verdict:
     """The verdict on a response to `url`; `tries` are those before it, `hops_left` redirects may still be followed."""
+    if status == 200 and not headers.has(SPEAKING):
+        return STORED
     pause = pause_asked(status, headers, moment.now)
     if throttled(status, headers):
         tries = noted(tries, f"status {status}", moment.now, throttled=True)

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from select import poll
 from time import sleep
 from typing import Any, BinaryIO
@@ -37,6 +37,10 @@ class _Headers:
     def get(self, name: str) -> str | None:
         wanted = name.lower()
         return next((value for key, value in self._items if key == wanted), None)
+
+    def has(self, names: Iterable[str]) -> bool:
+        wanted = set(names)
+        return any(key in wanted for key, _ in self._items)
 
     def items(self) -> list[tuple[str, str]]:
         return list(self._items)

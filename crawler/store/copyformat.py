@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 
+from coordinator.model import Outcome
 from crawler.page import Page
 
 COLUMNS = (
@@ -43,10 +44,11 @@ def rows(pages: Sequence[Page], run_id: int) -> list[bytes]:
     pieces: list[bytes] = [SIGNATURE]
     put = pieces.append
     for page in pages:
+        key = _text(page.item.key)
         put(_HEAD.pack(len(COLUMNS), 4, run_id, 16, page.item.digest))
-        put(_text(page.item.key))
-        put(_text(page.url))
-        put(_text(page.outcome.value))
+        put(key)
+        put(key if page.url is page.item.key else _text(page.url))
+        put(_OUTCOMES[page.outcome])
         put(_text(page.reason))
         put(_NULL if page.status is None else _SHORT(2, page.status))
         put(_TIMES(2, page.attempts, 8, round((page.fetched_at - POSTGRES_EPOCH) * 1_000_000)))
@@ -68,3 +70,6 @@ def _text(text: str | None) -> bytes:
     # Keys were checked by the source; a reason may quote what Postgres' text cannot hold.
     encoded = text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
     return _LENGTH(len(encoded)) + encoded
+
+
+_OUTCOMES = {outcome: _text(outcome.value) for outcome in Outcome}

@@ -67,6 +67,9 @@ class ScriptedLimiter:
 class Sent(dict[str, str]):
     """Headers of a response."""
 
+    def has(self, names: Iterable[str]) -> bool:
+        return not self.keys().isdisjoint(names)
+
     def items(self) -> list[tuple[str, str]]:  # type: ignore[override]
         return list(super().items())
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ TABLES = [Table(a_table("facts", n="smallint")), Table(a_table("notes", text="te
 
 class Sent(dict[str, str]):
     """Headers of a response."""
+
+    def has(self, names: Iterable[str]) -> bool:
+        return not self.keys().isdisjoint(names)
 
     def items(self) -> list[tuple[str, str]]:  # type: ignore[override]
         return list(super().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from email.utils import formatdate
 
 import pytest
@@ -23,6 +24,9 @@ class Lines:
 
     def get(self, name: str) -> str | None:
         return next((value for field, value in self._lines if field == name), None)
+
+    def has(self, names: Iterable[str]) -> bool:
+        return any(field in set(names) for field, _ in self._lines)
 
     def items(self) -> list[tuple[str, str]]:
         return self._lines

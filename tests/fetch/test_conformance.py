@@ -250,6 +250,8 @@ async def test_headers_are_found_in_any_case_and_listed_in_order(make_engine: Ma
     assert headers.get("CONTENT-type") == "application/json"
     assert headers.get("x-twice") == "one"
     assert headers.get("x-missing") is None
+    assert headers.has(("x-missing", "x-twice"))
+    assert not headers.has(("x-missing", "x-none"))
     assert headers.items() == [
         ("content-length", "1400"),
         ("content-type", "application/json"),
