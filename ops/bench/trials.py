@@ -11,8 +11,8 @@ from ops.bench.contenders import Contender, Result
 
 IDLE_LOAD = 1.5
 PARTS = ("rivals", "bodies", "transports", "workers")
-SMALL, MIDDLE, LARGE = 300, 5_000, 200_000
-# How many keys keep a contender as busy as one key of 5 KB does.
+SMALL, MIDDLE, LARGE = 300, 4_096, 200_000
+# How many keys keep a contender as busy as one key of 4 KB does.
 WEIGHT = {SMALL: 1.25, MIDDLE: 1.0, LARGE: 0.04}
 
 
@@ -83,9 +83,9 @@ class Promise:
 
 
 def trials(parts: Iterable[str]) -> list[Trial]:
-    """Everything that is measured; 5 KB over HTTP/1.1 by 2 workers stands among the rivals."""
+    """Everything that is measured; 4 KB over HTTP/1.1 by 2 workers stands among the rivals."""
     fast = (who.SHARDCRAWL, who.PROTOTYPE, who.AIOHTTP)
-    every = [Trial("rivals", "5 KB, HTTP/1.1, ours with 2 workers", contender) for contender in who.ALL]
+    every = [Trial("rivals", "4 KB, HTTP/1.1, ours with 2 workers", contender) for contender in who.ALL]
     for size, name in ((SMALL, "0.3 KB"), (LARGE, "200 KB")):
         every += [Trial("bodies", name, contender, size=size) for contender in fast]
     every += [Trial("transports", "HTTP/1.1, TLS", contender, tls=True) for contender in fast]
