@@ -20,15 +20,10 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/bench-ready  ## the figures of the README, measured here (needs Debian's nginx-light)
-	$(BIN)/python -m ops.bench.compare
-	$(BIN)/python -m ops.bench.latency
-	$(BIN)/python -m ops.bench.parsers
-	$(BIN)/python -m ops.bench.footprint
-	$(BIN)/python -m ops.bench.growth
-	$(BIN)/python -m ops.bench.first_light
-	$(BIN)/python -m ops.bench.faults
-	$(BIN)/python -m ops.bench.polite
+bench: $(VENV)/bench-ready  ## the figures of the README, measured here in an hour (needs Debian's nginx-light)
+	@failed=; for part in compare latency parsers footprint growth first_light faults polite; do \
+		echo "== $$part"; $(BIN)/python -m ops.bench.$$part || failed="$$failed $$part"; \
+	done; test -z "$$failed" || { echo "did not hold, or did not end:$$failed"; exit 1; }
 
 $(VENV)/bench-ready: $(VENV)/ready ops/bench/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/bench/requirements.lock

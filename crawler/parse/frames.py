@@ -2,6 +2,7 @@
 
 Both ends are the same program, one started by the other. The first frame to the child is an Assignment, its first one
 back None, or the words why the parser cannot be used there. Then each Asked is answered, in order, by a list of Told.
+Those two are tuples, which pickle takes apart in C.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import pickle
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from coordinator.connection import first_line
 from coordinator.model import Outcome
@@ -27,8 +28,7 @@ class Assignment:
     level: str
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """One response to parse; `headers` as Headers.items gives them."""
 
     keys: Sequence[str]
@@ -38,8 +38,7 @@ class Asked:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """How one key ended: `emptied` says that its page keeps nothing but the reason.
 
     `records` are a pickle of their own, so that one that cannot be read costs its own key.

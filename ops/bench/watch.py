@@ -16,7 +16,7 @@ import psutil
 
 from coordinator.errors import ShardcrawlError
 
-LOOK_EVERY = 0.2
+LOOK_EVERY = 0.5
 
 
 class ContenderFailed(ShardcrawlError):
