@@ -23,13 +23,20 @@ class Lag:
         self.largest = 0.0
 
     async def watch(self) -> None:
-        """Look until cancelled."""
+        """Look until cancelled. By a callback: to wake a coroutine takes three times as long, fifty times a second."""
+        loop = asyncio.get_running_loop()
+
+        def look(due: float) -> None:
+            nonlocal timer
+            now = monotonic()
+            self.note(now - due)
+            timer = loop.call_later(TICK, look, now + TICK)
+
+        timer = loop.call_later(TICK, look, monotonic() + TICK)
         try:
-            while True:
-                due = monotonic() + TICK
-                await asyncio.sleep(TICK)
-                self.note(monotonic() - due)
+            await loop.create_future()
         finally:
+            timer.cancel()
             logger.debug(
                 "event loop lag: 99 %% within %.0f ms, largest %.0f ms", 1000 * self.within(0.99), 1000 * self.largest
             )

@@ -15,14 +15,14 @@ from coordinator.errors import EpochLost
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.patience import Waits, patiently
 from coordinator.steps import Reach, nowhere
-from coordinator.streams import LEASE, Completion, Finished, Streams
+from coordinator.streams import LEASE, Streams
 from coordinator.together import cancelled, failure_of, until_first
-from coordinator.wire import Deferral
 from crawler.batch import Batch, Load
+from crawler.completion import completion_of
 from crawler.fetch.fetcher import Fetcher, Lane, Later, Meter, Soon
 from crawler.intake import Intake
 from crawler.lines import Lines
-from crawler.page import OpenBlock, Request
+from crawler.page import Request
 from crawler.pages import Pages
 from crawler.store.writer import Writer
 
@@ -159,22 +159,5 @@ class Worker:
 
     async def _complete(self, load: Load) -> None:
         self._sequence += 1
-        requests, received = self._meter.read()
-        completion = Completion(
-            outcomes=[(page.item.digest, page.outcome) for page in load.pages],
-            finished=_finished(load),
-            deferred=[Deferral(one.item.digest, one.item.key, one.tries, one.delay) for one in load.put_off],
-            requests=requests,
-            received=received,
-        )
+        completion = completion_of(load, *self._meter.read())
         await patiently(lambda: self._streams.complete(self.name, self._sequence, completion), "worker")
-
-
-def _finished(load: Load) -> list[Finished]:
-    """The blocks that have nothing left now that these pages are committed, and these keys deferred."""
-    blocks: list[OpenBlock] = list(load.idle_blocks)
-    for item in [page.item for page in load.pages] + [one.item for one in load.put_off]:
-        item.block.left -= 1
-        if not item.block.left:
-            blocks.append(item.block)
-    return [Finished(block.shard, block.entry, block.keys) for block in blocks]

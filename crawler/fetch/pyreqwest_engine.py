@@ -254,6 +254,10 @@ class _Headers:
 
     def items(self) -> list[tuple[str, str]]:
         headers = self._response.headers
+        try:
+            return list(headers.items())
+        except ValueError:
+            pass
         readable: list[tuple[str, str]] = []
         for name in dict.fromkeys(headers.keys()):
             try:

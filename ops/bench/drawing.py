@@ -42,7 +42,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         rows = figure.subfigures(tall, 1, squeeze=False, hspace=0.02)[:, 0]
         if "rivals" in measured:
             speed, cpu = rows[0].subplots(1, 2, width_ratios=(2.1, 1))
-            rows[0].subplots_adjust(left=0.175, right=0.97, top=0.74, bottom=0.04, wspace=0.12)
+            rows[0].subplots_adjust(left=0.21, right=0.97, top=0.74, bottom=0.04, wspace=0.12)
             _rivals(speed, cpu, [line for line in lines if line.part == "rivals"])
             _title(rows[0], results)
         if small:
@@ -124,6 +124,7 @@ def _grouped(axis: Axes, lines: Sequence[Line], part: str, first: str, title: st
     axis.set_xticks(range(len(groups)), groups)
     axis.legend(frameon=False, fontsize=8.5, loc="upper right", handlelength=1.0, handleheight=0.9)
     _column_style(axis, title)
+    axis.margins(y=0.42)  # the legend stands above the highest
 
 
 def _rate(lines: Sequence[Line], part: str, group: str, first: str, name: str) -> float | None:

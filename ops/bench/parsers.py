@@ -35,6 +35,7 @@ CPU = 0.005
 SIZE = 1000
 SECONDS = 4.0
 MOST_SECONDS = 60.0
+LOOK_EVERY = 2.0
 FLEETS = (1, 2)
 PROMISED_RATIO = 1.9
 PROMISED_LAG = 0.05
@@ -96,7 +97,9 @@ async def _crawl(ground: Arena, url: str, workers: int) -> Crawl:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
     environ = {**kept, "REDIS_URL": ground.redis, "DATABASE_URL": ground.database}
     command = ["crawler", "run", str(job), "--workers", str(workers), "--log-level", "debug"]
-    spent = await asyncio.to_thread(watch.run, command, environ, ground.folder, most_seconds=MOST_SECONDS)
+    spent = await asyncio.to_thread(
+        watch.run, command, environ, ground.folder, most_seconds=MOST_SECONDS, look_every=LOOK_EVERY
+    )
     said = " ".join((ground.folder / "err.txt").read_text().split())
     lags = [(int(usual) / 1000, int(largest) / 1000) for usual, largest in LAG.findall(said)]
     connection = await asyncpg.connect(ground.database)

@@ -33,9 +33,17 @@ class Spent:
     memory: float
 
 
-def run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, *, most_seconds: float) -> Spent:
+def run(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    folder: Path,
+    *,
+    most_seconds: float,
+    look_every: float = LOOK_EVERY,
+) -> Spent:
     """Run `python -m ARGUMENTS` to its end. CPU is the kernel's own sum of all descendants that were waited for.
 
+    Memory is looked at every so many seconds; each look goes through all processes of the machine, which takes CPU too.
     Raises ContenderFailed when it fails or is not over after `most_seconds`.
     """
     what = arguments[0]
@@ -60,7 +68,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, *, m
                 process.returncode = os.wait4(process.pid, 0)[1]
                 raise ContenderFailed(f"{what} is not over after {most_seconds:.0f} s; it said: {_last_words(err)}")
             most = max(most, memory(root))
-            sleep(LOOK_EVERY)
+            sleep(look_every)
         seconds = monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
