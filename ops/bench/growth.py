@@ -103,7 +103,7 @@ def _promises(run: Growth) -> list[Row]:
         Row(
             f"{run.keys:,} keys: speed in the second and the last tenth",
             f"{first:,.0f} and {last:,.0f} keys/s ({last / first - 1:+.1%}; trend {slope(speeds):+.1%})",
-            f"at most {STEADY:.0%} slower",  # faster it gets when the planner is done and leaves its core to the workers
+            f"at most {STEADY:.0%} slower",  # faster it gets: the planner leaves its core to the workers
             last / first - 1 >= -STEADY,
         ),
         Row("Redis, a key that is done", f"{key_bytes:.1f} bytes", f"{DONE_BYTES:.0f}", key_bytes <= DONE_BYTES),
