@@ -24,22 +24,21 @@ class Lag:
 
     async def watch(self) -> None:
         """Look until cancelled. By a callback: to wake a coroutine takes three times as long, fifty times a second."""
-        loop = asyncio.get_running_loop()
-
-        def look(due: float) -> None:
-            nonlocal timer
-            now = monotonic()
-            self.note(now - due)
-            timer = loop.call_later(TICK, look, now + TICK)
-
-        timer = loop.call_later(TICK, look, monotonic() + TICK)
+        self._timer = self._look_later()
         try:
-            await loop.create_future()
+            await asyncio.get_running_loop().create_future()
         finally:
-            timer.cancel()
+            self._timer.cancel()
             logger.debug(
                 "event loop lag: 99 %% within %.0f ms, largest %.0f ms", 1000 * self.within(0.99), 1000 * self.largest
             )
+
+    def _look_later(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(TICK, self._look, monotonic() + TICK)
+
+    def _look(self, due: float) -> None:
+        self.note(monotonic() - due)
+        self._timer = self._look_later()
 
     def note(self, seconds: float) -> None:
         """The loop came this much late."""
