@@ -47,7 +47,7 @@ def usable(data: Path) -> Iterator[None]:
         ) from error
 
 
-async def lock(data: Path, *, tries: int = 10) -> int:
+async def lock(data: Path, *, tries: int = 250) -> int:
     """Make the folder and lock it for this process; the lock ends with the returned descriptor or the process.
 
     Raises DataInUse when another process holds it, ShardcrawlError when the folder cannot be used.
@@ -55,7 +55,8 @@ async def lock(data: Path, *, tries: int = 10) -> int:
     descriptor = _open_lock(data)
     try:
         with usable(data):
-            # A reader in `held` may have the lock for an instant, hence more than one try.
+            # A reader in `held` has the lock for an instant, and `status` or `sql`, which start the servers for
+            # themselves when nobody has, for a second or two: hence five seconds of tries.
             while not _locked(descriptor, fcntl.LOCK_EX):
                 if not (tries := tries - 1):
                     holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"

@@ -24,7 +24,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import DataInUse, ShardcrawlError
-from crawler.embedded import Embedded, Services, running
+from crawler.embedded import Embedded, Services, folder, running
 
 pytestmark = pytest.mark.anyio
 
@@ -201,6 +201,21 @@ async def test_servers_left_by_a_killed_owner_are_stopped_and_their_data_is_kept
     async with Embedded(tmp_path) as embedded:
         assert not any(map(alive, pids.values()))
         await assert_kept(embedded.services)
+
+
+async def test_a_command_that_only_looks_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`status` starts the servers for itself when nobody has; a run that is started meanwhile must not end over it."""
+    looking = await folder.lock(tmp_path)
+    naps: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if sum(naps) >= 3.0:
+            os.close(looking)
+            naps.clear()
+
+    monkeypatch.setattr(folder.asyncio, "sleep", nap)
+    os.close(await folder.lock(tmp_path))
 
 
 async def test_a_frozen_owner_keeps_the_folder_to_itself(tmp_path: Path) -> None:
