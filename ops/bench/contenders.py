@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,19 +129,18 @@ async def crawl(arena: Arena, upstream: Upstream, contender: Contender, keys: in
     course = Course(
         upstream, keys, urls, arena.redis, arena.database, how.get("workers", 2), bool(how.get("http2", False))
     )
-    environ = _environ(course)
     last = asyncio.create_task(arena.committed(RUN, keys)) if contender.ours else None
     before = arena.servers_cpu(upstream)
     try:
         spent = await asyncio.to_thread(
-            run, contender.command(course), environ, arena.folder, most_seconds=MOST_SECONDS
+            run, contender.command(course), arena.environ, arena.folder, most_seconds=MOST_SECONDS
         )
         servers = arena.servers_cpu(upstream) - before
         stored = await arena.stored()
         _check(contender, keys, stored)
         if last is not None:
             report = Report(keys, stored.first, await last)
-            run(["crawler", "audit", RUN], environ, arena.folder, most_seconds=MOST_SECONDS)
+            run(["crawler", "audit", RUN], arena.environ, arena.folder, most_seconds=MOST_SECONDS)
         else:
             report = Report.read(spent.out)
     finally:
@@ -156,8 +154,3 @@ def _check(contender: Contender, keys: int, stored: Stored) -> None:
         raise ContenderFailed(
             f"{contender.name} stored {stored.keys} of {keys} keys, {stored.own} of them with their own body"
         )
-
-
-def _environ(course: Course) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
-    return {**kept, "REDIS_URL": course.redis, "DATABASE_URL": course.database}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -102,11 +101,9 @@ async def _crawl(ground: Arena, url: str, workers: int, concurrency: int) -> tup
         '[request]\nallow_private = ["127.0.0.0/8"]\nrobots = false\n[limits."*"]\nrate = "none"\n'
         f"[store]\nbatch_rows = {max(1000, 2 * concurrency)}\n"
     )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
-    environ = {**kept, "REDIS_URL": ground.redis, "DATABASE_URL": ground.database}
     command = ["crawler", "run", str(job), "--workers", str(workers)]
-    spent = await asyncio.to_thread(watch.run, command, environ, ground.folder, most_seconds=MOST_SECONDS)
-    watch.run(["crawler", "audit", "latency"], environ, ground.folder, most_seconds=MOST_SECONDS)
+    spent = await asyncio.to_thread(watch.run, command, ground.environ, ground.folder, most_seconds=MOST_SECONDS)
+    watch.run(["crawler", "audit", "latency"], ground.environ, ground.folder, most_seconds=MOST_SECONDS)
     connection = await asyncpg.connect(ground.database)
     try:
         row = await connection.fetchrow(STEADY)

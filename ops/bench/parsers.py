@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
 import shutil
 import sys
@@ -94,11 +93,9 @@ async def _crawl(ground: Arena, url: str, workers: int) -> Crawl:
         f'[request]\nurl = "{url}/item/{{key}}"\nallow_private = ["127.0.0.0/8"]\n[limits."*"]\nrate = "none"\n'
         '[parse]\npython = "slow_parser:items"\n[[tables]]\nname = "things"\ncolumns = { name = "text" }\n'
     )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
-    environ = {**kept, "REDIS_URL": ground.redis, "DATABASE_URL": ground.database}
     command = ["crawler", "run", str(job), "--workers", str(workers), "--log-level", "debug"]
     spent = await asyncio.to_thread(
-        watch.run, command, environ, ground.folder, most_seconds=MOST_SECONDS, look_every=LOOK_EVERY
+        watch.run, command, ground.environ, ground.folder, most_seconds=MOST_SECONDS, look_every=LOOK_EVERY
     )
     said = " ".join((ground.folder / "err.txt").read_text().split())
     lags = [(int(usual) / 1000, int(largest) / 1000) for usual, largest in LAG.findall(said)]
