@@ -16,6 +16,7 @@ from crawler import screen
 from crawler.commands import query_rows
 from crawler.local import Place, RunEnd, Voice, run_at, services
 from crawler.progress import say
+from crawler.sample import upstream
 
 QUERIES = (
     "select outcome, count(*) as keys from pages_current group by outcome",
@@ -25,7 +26,7 @@ QUERIES = (
 
 async def demo(place: Place, voice: Voice, *, keys: int, workers: int, port: int) -> RunEnd:
     """Run a sample corpus against the bundled upstream, then show its outcomes and some rows."""
-    async with services(place) as addresses, _upstream(port) as upstream:
+    async with services(place) as addresses, _upstream(port) as url:
         folder = place.data / "demo"
         folder.mkdir(parents=True, exist_ok=True)
         corpus = folder / "keys.txt"
@@ -33,10 +34,10 @@ async def demo(place: Place, voice: Voice, *, keys: int, workers: int, port: int
         document = {
             "run": {"name": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}", "workers": workers},
             "source": {"path": str(corpus.resolve())},
-            "request": {"url": f"{upstream}/item/{{key}}", "allow_private": ["127.0.0.0/8"]},
+            "request": {"url": f"{url}/item/{{key}}", "allow_private": ["127.0.0.0/8"]},
             "limits": {"*": {"rate": "none"}},
         }
-        say(voice.console, f"the sample upstream answers at {upstream}; {keys:,} keys, {workers} workers")
+        say(voice.console, f"the sample upstream answers at {url}; {keys:,} keys, {workers} workers")
         end = await run_at(addresses, document, str(folder), voice)
         out = Console()
         screen.summary(end, out, again="shardcrawl demo", at=place.options)
@@ -54,7 +55,7 @@ async def _upstream(port: int) -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "ops.upstream",
+        upstream.__name__,
         "--port",
         str(port),
         "--stdin-guard",

@@ -1,1 +1,1 @@
-"""What runs around shardcrawl: local upstreams, deployment, benchmarks."""
+"""What runs around shardcrawl: deployment, benchmarks and the nginx they measure against."""

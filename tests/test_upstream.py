@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ops.ledger import Ledger
+from crawler.sample.ledger import Ledger
+from crawler.sample.upstream import Upstream
 from ops.nginx import Nginx, NginxFailed, NginxMissing, configuration
-from ops.upstream import Upstream
 
 HAS_NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 needs_nginx = pytest.mark.skipif(not HAS_NGINX, reason="nginx is not on this machine")
@@ -229,7 +229,7 @@ async def test_leaving_drops_clients_that_wait(client: httpx.AsyncClient) -> Non
 
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    command = [sys.executable, "-m", "ops.upstream", *arguments]
+    command = [sys.executable, "-m", "crawler.sample.upstream", *arguments]
     running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert running.stdout

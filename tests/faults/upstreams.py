@@ -1,4 +1,4 @@
-"""Upstreams that do what none should: say nothing for a while, throttle, answer with what Postgres cannot hold."""
+"""Upstreams that do what none should: say nothing for a while, throttle, respond with what Postgres cannot hold."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
 
-from ops.connection import Reply
-from ops.upstream import Upstream
+from crawler.sample.connection import CannedResponse
+from crawler.sample.upstream import Upstream
 
 SILENCE = 60.0
 # Seconds in which requests come that were under way when the upstream asked for silence: within the fleet's poll, and
@@ -18,7 +18,7 @@ UNDER_WAY = 0.6
 class Disturbed(Upstream):
     """The small upstream, which a test can silence or let throttle; `throttled` are the monotonic times of its 429s.
 
-    GET /…/NAME answers with `bodies[NAME]`, called JSON, or with a redirect to `redirects[NAME]`, where there is one.
+    GET /…/NAME responds with `bodies[NAME]`, called JSON, or with a redirect to `redirects[NAME]`, where there is one.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Disturbed(Upstream):
         self.throttled: list[float] = []
 
     def throttle(self, headers: str) -> None:
-        """Answer the next request, and no other, with 429 and these header lines."""
+        """Respond to the next request, and no other, with 429 and these header lines."""
         self._refusal = headers
 
     @property
@@ -43,23 +43,23 @@ class Disturbed(Upstream):
         return next(at for at in self.times if at > began + UNDER_WAY) - began
 
     def hold(self) -> None:
-        """Answer nothing that is asked from now on."""
+        """Respond to nothing that is asked from now on."""
         self._held = True
 
     def release(self) -> None:
-        """Answer again; what was asked meanwhile stays unanswered."""
+        """Respond again; what was asked meanwhile gets no response."""
         self._held = False
 
-    def reply(self, method: str, target: bytes, condition: str) -> Reply:
-        """Answer one request."""
-        reply = super().reply(method, target, condition)
+    def respond(self, method: str, target: bytes, condition: str) -> CannedResponse:
+        """Respond to one request."""
+        response = super().respond(method, target, condition)
         if self._refusal is not None:
-            reply, self._refusal = Reply(429, headers=self._refusal), None
+            response, self._refusal = CannedResponse(429, headers=self._refusal), None
             self.throttled.append(monotonic())
-            return reply
+            return response
         name = target.decode("latin-1").rpartition("/")[2]
         if name in self.bodies:
-            reply = Reply(200, self.bodies[name])
+            response = CannedResponse(200, self.bodies[name])
         elif name in self.redirects:
-            reply = Reply(302, headers=f"Location: {self.redirects[name]}\r\n")
-        return replace(reply, delay=SILENCE) if self._held else reply
+            response = CannedResponse(302, headers=f"Location: {self.redirects[name]}\r\n")
+        return replace(response, delay=SILENCE) if self._held else response

@@ -20,7 +20,7 @@ from crawler.fetch.pyreqwest_engine import PyreqwestEngine
 from crawler.fetch.resolve import Resolver
 from crawler.fetch.robots import Robots, Verdict
 from crawler.fetch.robots_rules import LARGEST
-from ops.connection import Connection, Reply
+from crawler.sample.connection import CannedResponse, Connection
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.anyio
@@ -30,28 +30,28 @@ NONE_OF_X = b"User-agent: *\nDisallow: /x\n"
 
 
 class Sites:
-    """One server at three addresses, so three hosts: `replies` by the path of robots.txt and where it leads."""
+    """One server at three addresses, so three hosts: `responses` by the path of robots.txt and where it leads."""
 
     def __init__(self) -> None:
-        self.replies: dict[str, Reply] = {}
+        self.responses: dict[str, CannedResponse] = {}
         self.asked: Counter[str] = Counter()
         self.connections: set[Connection] = set()
 
     async def listen(self, stack: AsyncExitStack) -> None:
         loop, port = asyncio.get_running_loop(), 0
         for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
-            server = await loop.create_server(lambda: Connection(self.reply, self.connections), address, port)
+            server = await loop.create_server(lambda: Connection(self.respond, self.connections), address, port)
             stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
         self.url, self.other, self.third = (f"http://127.0.0.{number}:{port}" for number in (1, 2, 3))
 
-    def reply(self, _: str, target: bytes, __: str) -> Reply:
+    def respond(self, _: str, target: bytes, __: str) -> CannedResponse:
         path = target.decode()
         self.asked[path] += 1
-        return self.replies.get(path, Reply(404))
+        return self.responses.get(path, CannedResponse(404))
 
     def says(self, status: int, body: bytes = b"", headers: str = "", delay: float = 0.0) -> None:
-        self.replies["/robots.txt"] = Reply(status, body, "text/plain", headers, delay)
+        self.responses["/robots.txt"] = CannedResponse(status, body, "text/plain", headers, delay)
 
 
 @pytest.fixture
@@ -191,15 +191,15 @@ async def test_an_origin_that_cannot_be_reached_allows_nothing(fleet: Fleet) -> 
 async def test_five_redirects_are_followed_also_to_another_host(sites: Sites, fleet: Fleet) -> None:
     way = ["/robots.txt", "/1", "/2", "/3", "/4"]
     for here, there in pairwise(way):
-        sites.replies[here] = Reply(301, headers=f"Location: {there}\r\n")
-    sites.replies["/4"] = Reply(302, headers=f"Location: {sites.other}/rules#part\r\n")
-    sites.replies["/rules"] = Reply(200, NONE_OF_X)
+        sites.responses[here] = CannedResponse(301, headers=f"Location: {there}\r\n")
+    sites.responses["/4"] = CannedResponse(302, headers=f"Location: {sites.other}/rules#part\r\n")
+    sites.responses["/rules"] = CannedResponse(200, NONE_OF_X)
     assert not (await fleet.worker().verdict(f"{sites.url}/x")).allowed
     assert (await fleet.worker().verdict(f"{sites.url}/y")).allowed
     assert sites.asked == dict.fromkeys([*way, "/rules"], 1)
     # One more is too many: as if there were none.
-    sites.replies["/rules"] = Reply(301, headers="Location: /beyond\r\n")
-    sites.replies["/beyond"] = Reply(200, NONE_OF_X)
+    sites.responses["/rules"] = CannedResponse(301, headers="Location: /beyond\r\n")
+    sites.responses["/beyond"] = CannedResponse(200, NONE_OF_X)
     await fleet.let_pass(sites.url)
     assert (await fleet.worker().verdict(f"{sites.url}/x")).allowed
     assert sites.asked["/beyond"] == 0
@@ -213,7 +213,7 @@ async def test_a_redirect_to_nowhere_is_no_robots_txt(sites: Sites, fleet: Fleet
 
 async def test_a_redirect_to_what_fails_allows_nothing(sites: Sites, fleet: Fleet) -> None:
     sites.says(302, headers="Location: /down\r\n")
-    sites.replies["/down"] = Reply(502)
+    sites.responses["/down"] = CannedResponse(502)
     assert not (await fleet.worker().verdict(f"{sites.url}/x")).allowed
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.live.shell import Shell
 
 

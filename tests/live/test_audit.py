@@ -16,7 +16,7 @@ from coordinator.keys import RunKeys
 from crawler import audit
 from crawler.findings import Finding
 from crawler.local import Place
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 from tests.live.shell import Running, Shell
 

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.live.shell import Shell
 from tests.live.test_run import job
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.live.shell import Shell
 
 pytestmark = pytest.mark.anyio

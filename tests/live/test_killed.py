@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 from tests.live.shell import Running, Shell, kill_tree
 from tests.live.test_run import ONCE

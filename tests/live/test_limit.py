@@ -7,7 +7,7 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 
 from .shell import Shell

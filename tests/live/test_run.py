@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 from tests.live.shell import Shell
 

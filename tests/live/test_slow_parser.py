@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from ops.upstream import Upstream
+from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 from tests.live.shell import Running, Shell
 from tests.live.test_run import job

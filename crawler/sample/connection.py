@@ -15,7 +15,7 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class CannedResponse:
     """One response; `headers` are whole lines, `delay` is in seconds."""
 
     status: int
@@ -26,16 +26,16 @@ class Reply:
 
 
 class Connection(asyncio.Protocol):
-    """One client: answers its requests in the order they came, also when it sends many at once.
+    """One client: responds to its requests in the order they came, also when it sends many at once.
 
-    `reply` answers a method, a target as it was sent, and an If-None-Match.
+    `respond` makes the response to a method, a target as it was sent, and an If-None-Match.
     """
 
-    def __init__(self, reply: Callable[[str, bytes, str], Reply], connections: set[Connection]) -> None:
-        self._reply = reply
+    def __init__(self, respond: Callable[[str, bytes, str], CannedResponse], connections: set[Connection]) -> None:
+        self._respond = respond
         self._connections = connections
         self._buffer = b""
-        self._waiting: asyncio.TimerHandle | None = None  # a slow answer, and with it all later ones
+        self._waiting: asyncio.TimerHandle | None = None  # a slow response, and with it all that follow
         self._held = False  # the client does not read
         self._over = False
 
@@ -81,46 +81,48 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _take(self) -> bool:
-        """Answer the next request in the buffer; False when it has not come whole."""
+        """Respond to the next request in the buffer; False when it has not come whole."""
         head, end, rest = self._buffer.partition(b"\r\n\r\n")
         if not end:
             if len(head) > _LARGEST:
-                self._send(Reply(431), close=True)
+                self._send(CannedResponse(431), close=True)
             return False
         first, *lines = head.lstrip(b"\r\n").split(b"\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
         words = first.split(b" ")
         length = fields.get(b"content-length", b"0")
         if len(words) != 3 or not words[1].startswith(b"/") or not length.isdigit() or b"transfer-encoding" in fields:
-            self._send(Reply(400), close=True)
+            self._send(CannedResponse(400), close=True)
             return False
         if int(length) > _LARGEST:
-            self._send(Reply(413), close=True)
+            self._send(CannedResponse(413), close=True)
             return False
         if len(rest) < int(length):
             return False
         self._buffer = rest[int(length) :]
-        reply = self._reply(words[0].decode("latin-1"), words[1], fields.get(b"if-none-match", b"").decode("latin-1"))
+        response = self._respond(
+            words[0].decode("latin-1"), words[1], fields.get(b"if-none-match", b"").decode("latin-1")
+        )
         wish = fields.get(b"connection", b"").lower()
         close = b"close" in wish or (words[2] == b"HTTP/1.0" and wish != b"keep-alive")
-        if reply.delay:
+        if response.delay:
             loop = asyncio.get_running_loop()
-            self._waiting = loop.call_later(reply.delay, self._send_late, reply, words[0] == b"HEAD", close)
+            self._waiting = loop.call_later(response.delay, self._send_delayed, response, words[0] == b"HEAD", close)
         else:
-            self._send(reply, bare=words[0] == b"HEAD", close=close)
+            self._send(response, bare=words[0] == b"HEAD", close=close)
         return True
 
-    def _send_late(self, reply: Reply, bare: bool, close: bool) -> None:
+    def _send_delayed(self, response: CannedResponse, bare: bool, close: bool) -> None:
         self._waiting = None
-        self._send(reply, bare=bare, close=close)
+        self._send(response, bare=bare, close=close)
         self._serve()
 
-    def _send(self, reply: Reply, *, bare: bool = False, close: bool) -> None:
-        head = f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Status')}\r\n{reply.headers}"
-        if reply.status not in (204, 304):
-            head += f"Content-Type: {reply.kind}\r\nContent-Length: {len(reply.body)}\r\n"
+    def _send(self, response: CannedResponse, *, bare: bool = False, close: bool) -> None:
+        head = f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Status')}\r\n{response.headers}"
+        if response.status not in (204, 304):
+            head += f"Content-Type: {response.kind}\r\nContent-Length: {len(response.body)}\r\n"
         head += "Connection: close\r\n\r\n" if close else "\r\n"
-        body = b"" if bare or reply.status in (204, 304) else reply.body
+        body = b"" if bare or response.status in (204, 304) else response.body
         self._transport.write(head.encode("latin-1") + body)
         if close:
             self._over = True

@@ -1,7 +1,7 @@
 """A small fast upstream on this machine, for `shardcrawl demo`, tests and benchmarks.
 
-`python -m ops.upstream --port 0` prints {"url": …, "pid": …} in one line when it listens.
-It answers, always the same:
+`python -m crawler.sample.upstream --port 0` prints {"url": …, "pid": …} in one line when it listens.
+Its responses, always the same:
 
     GET /item/ID            200, JSON of about --size bytes, with ETag and Last-Modified; If-None-Match gives 304
     GET /batch?ids=A|B      200, {"items": […]}; an id beginning "missing" comes as {"id": …, "missing": true}
@@ -10,7 +10,7 @@ It answers, always the same:
     GET /notjson/X          200, called JSON, but broken
     GET /slow/MS/X          the item after MS milliseconds
     GET /status/CODE/X      that status
-    GET /flaky/K/X          503 for the first K tries of this path, then the item
+    GET /flaky/K/X          503 for the first K attempts at this path, then the item
     GET /robots.txt         404, and like those for /~… it is not counted
     GET /limited/X          429 with Retry-After when the last second had more than --limit-rate of these, else the item
     GET /~stats, /~log      what was asked: counts in JSON; lines of "monotonic-seconds path"; POST /~reset clears
@@ -34,8 +34,8 @@ from urllib.parse import unquote, unquote_plus
 
 import uvloop
 
-from ops.connection import Connection, Reply
-from ops.ledger import Ledger, slide
+from crawler.sample.connection import CannedResponse, Connection
+from crawler.sample.ledger import Ledger, slide
 
 _WORDS = "amber birch coral delta ember fjord grove heron inlet jetty knoll larch maple north ocean".split()  # noqa: SIM905
 
@@ -53,7 +53,7 @@ class Upstream:
         self._port = port
         self._limit_rate = limit_rate
         self._limited: deque[float] = deque()
-        self._tries: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
         self._words = [_words(first, max(0, size - 80)) for first in range(len(_WORDS))]
 
     @property
@@ -73,7 +73,7 @@ class Upstream:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self.reply, self._connections), "127.0.0.1", self._port, backlog=4096
+            lambda: Connection(self.respond, self._connections), "127.0.0.1", self._port, backlog=4096
         )
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -84,24 +84,24 @@ class Upstream:
             connection.abort()
         await self._server.wait_closed()
 
-    def reply(self, method: str, target: bytes, condition: str) -> Reply:
-        """Answer one request; `condition` is its If-None-Match."""
+    def respond(self, method: str, target: bytes, condition: str) -> CannedResponse:
+        """Respond to one request; `condition` is its If-None-Match."""
         path, _, query = target.decode("utf-8", "replace").partition("?")
         if path.startswith("/~"):
             return self._about(method, path)
         if path == "/robots.txt":
-            return Reply(404)
+            return CannedResponse(404)
         now = time.monotonic()
         self.ledger.enter(target, now)
         if method not in ("GET", "HEAD"):
-            reply = Reply(405, headers="Allow: GET, HEAD\r\n")
+            response = CannedResponse(405, headers="Allow: GET, HEAD\r\n")
         else:
             kind, _, rest = path[1:].partition("/")
-            reply = self._page(kind, rest, query, condition, now)
-        self.ledger.by_status[reply.status] += 1
-        return reply
+            response = self._page(kind, rest, query, condition, now)
+        self.ledger.by_status[response.status] += 1
+        return response
 
-    def _page(self, kind: str, rest: str, query: str, condition: str, now: float) -> Reply:
+    def _page(self, kind: str, rest: str, query: str, condition: str, now: float) -> CannedResponse:
         number, _, after = rest.partition("/")
         match kind:
             case "item":
@@ -109,36 +109,36 @@ class Upstream:
             case "batch":
                 return self._batch(query)
             case "text":
-                return Reply(200, f"Text of {unquote(rest)}\n".encode(), "text/plain; charset=utf-8")
+                return CannedResponse(200, f"Text of {unquote(rest)}\n".encode(), "text/plain; charset=utf-8")
             case "notjson":
-                return Reply(200, b'{"id": "broken", "words": [')
+                return CannedResponse(200, b'{"id": "broken", "words": [')
             case "limited":
                 if slide(self._limited, now) > self._limit_rate:
-                    return Reply(429, headers="Retry-After: 1\r\n")
+                    return CannedResponse(429, headers="Retry-After: 1\r\n")
                 return self._item(rest, condition)
             case "slow" if number.isdecimal():
                 item = self._item(after, condition)
-                return Reply(item.status, item.body, item.kind, item.headers, delay=int(number) / 1000)
+                return CannedResponse(item.status, item.body, item.kind, item.headers, delay=int(number) / 1000)
             case "status" if number.isdecimal() and 200 <= int(number) <= 599:
                 location = f"Location: /item/{after}\r\n" if number in ("301", "302", "303", "307", "308") else ""
-                return Reply(int(number), json.dumps({"status": int(number)}).encode(), headers=location)
+                return CannedResponse(int(number), json.dumps({"status": int(number)}).encode(), headers=location)
             case "flaky" if number.isdecimal():
-                self._tries[rest] += 1
-                return Reply(503) if self._tries[rest] <= int(number) else self._item(after, condition)
+                self._attempts[rest] += 1
+                return CannedResponse(503) if self._attempts[rest] <= int(number) else self._item(after, condition)
             case _:
-                return Reply(404, b'{"error": "not found"}')
+                return CannedResponse(404, b'{"error": "not found"}')
 
-    def _item(self, quoted: str, condition: str) -> Reply:
+    def _item(self, quoted: str, condition: str) -> CannedResponse:
         key = unquote(quoted)
         number = zlib.crc32(key.encode())
         etag = f'"{number:08x}"'
         modified = formatdate(1_600_000_000 + number % 100_000_000, usegmt=True)
         headers = f"ETag: {etag}\r\nLast-Modified: {modified}\r\n"
         if condition and (condition == "*" or etag in condition):
-            return Reply(304, headers=headers)
-        return Reply(200, self._json(key, number).encode(), headers=headers)
+            return CannedResponse(304, headers=headers)
+        return CannedResponse(200, self._json(key, number).encode(), headers=headers)
 
-    def _batch(self, query: str) -> Reply:
+    def _batch(self, query: str) -> CannedResponse:
         fields = dict(field.partition("=")[::2] for field in query.split("&"))
         keys = [key for key in unquote_plus(fields.get("ids", "")).split("|") if key]
         items = [
@@ -147,27 +147,27 @@ class Upstream:
             else self._json(key, zlib.crc32(key.encode()))
             for key in keys
         ]
-        return Reply(200, f'{{"items": [{", ".join(items)}]}}'.encode())
+        return CannedResponse(200, f'{{"items": [{", ".join(items)}]}}'.encode())
 
     def _json(self, key: str, number: int) -> str:
         first = number % len(_WORDS)
         title = f"{_WORDS[first]} {_WORDS[number // 100 % len(_WORDS)]}"
         return f'{{"id": {_quoted(key)}, "title": "{title}", "n": {number}, "words": [{self._words[first]}]}}'
 
-    def _about(self, method: str, path: str) -> Reply:
+    def _about(self, method: str, path: str) -> CannedResponse:
         match method, path:
             case "GET", "/~stats":
-                return Reply(200, json.dumps(self.stats()).encode())
+                return CannedResponse(200, json.dumps(self.stats()).encode())
             case "GET", "/~log":
                 lines = (f"{at:.6f} {path}\n" for at, path in self.ledger.log())
-                return Reply(200, "".join(lines).encode("latin-1"), "text/plain; charset=utf-8")
+                return CannedResponse(200, "".join(lines).encode("latin-1"), "text/plain; charset=utf-8")
             case "POST", "/~reset":
                 self.ledger.clear()
                 self._limited.clear()
-                self._tries.clear()
-                return Reply(204)
+                self._attempts.clear()
+                return CannedResponse(204)
             case _:
-                return Reply(404)
+                return CannedResponse(404)
 
 
 def _quoted(key: str) -> str:
@@ -201,10 +201,12 @@ async def serve(upstream: Upstream, *, stdin_guard: bool) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m ops.upstream", description="a small fast upstream for tests")
+    parser = argparse.ArgumentParser(
+        prog="python -m crawler.sample.upstream", description="a small fast upstream for tests"
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--size", type=int, default=1_000, help="bytes of an item, about")
-    parser.add_argument("--limit-rate", type=float, default=50.0, help="requests in any second that /limited/ answers")
+    parser.add_argument("--limit-rate", type=float, default=50.0, help="requests in any second that /limited/ serves")
     parser.add_argument("--log-max", type=int, default=1_000_000, help="requests that /~log remembers")
     parser.add_argument("--stdin-guard", action="store_true", help="stop when standard input ends")
     chosen = parser.parse_args(arguments)
