@@ -3,18 +3,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults lint bench lock clean
+.PHONY: demo test test-matrix faults check bench dist lock clean
 
 demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, start to end
 	$(BIN)/shardcrawl demo
 
-test: $(VENV)/ready lint  ## what CI runs: lint, types, contracts, unit and live tests
+test: check  ## what CI runs: lint, types, contracts, unit and live tests
 	$(BIN)/pytest -n 3
 
 faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of them (root fills disks too)
 	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults -m "" -n 3 --dist worksteal -rs
 
-lint: $(VENV)/ready
+check: $(VENV)/ready  ## lint, format, types and contracts, in seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,6 +29,12 @@ $(VENV)/bench-ready: $(VENV)/ready ops/bench/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/bench/requirements.lock
 	touch $@
 
+dist: $(VENV)/ready  ## sdist and wheel into dist/; the wheel is installed alone and crawls the demo
+	$(BIN)/python -m ops.dist
+
+test-matrix: $(VENV)/ready  ## the live tests on other Pythons, Redis, Valkey and Postgres, as far as they are to be had
+	$(BIN)/python -m ops.matrix
+
 lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no index address
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev \
 		--python-version 3.11 pyproject.toml -o requirements.lock --upgrade
@@ -42,4 +48,4 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .shardcrawl build *.egg-info
+	rm -rf $(VENV) .shardcrawl build dist *.egg-info
