@@ -12,7 +12,7 @@ test: check  ## what CI runs: lint, types, contracts, unit and live tests
 	$(BIN)/pytest -n 3
 
 faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of them (root fills disks too)
-	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults -m "" -n 3 --dist worksteal -rs
+	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults tests/simulation -m "" -n 3 --dist worksteal -rs
 
 check: $(VENV)/ready  ## lint, format, types and contracts, in seconds
 	$(BIN)/ruff check .

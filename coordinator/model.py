@@ -31,7 +31,7 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tries:
+class Attempts:
     """How often a key was tried: `failed` tries count against its attempts, `throttled` ones (429) hardly.
 
     `history` has a line for each try, or for several in a row that ended alike.
@@ -47,7 +47,7 @@ class Tries:
         return self.failed + self.throttled
 
 
-UNTRIED = Tries()
+NO_ATTEMPTS = Attempts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,13 @@ class Block:
     """Up to 500 keys, sorted by digest; immutable once it has an entry id.
 
     The planner's blocks are of one shard; those of keys that come back from the delayed set may be of several.
-    `refusals` maps an index into `keys` to the reason why that key must not be fetched, `tries` to its tries so far.
+    `refusals` maps an index into `keys` to the reason why that key must not be fetched, `attempts` to its tries so far.
     """
 
     shard: ShardId
     keys: tuple[str, ...]
     refusals: dict[int, str] = field(default_factory=dict)
-    tries: dict[int, Tries] = field(default_factory=dict)
+    attempts: dict[int, Attempts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Presence:
 class Counts:
     """A run's progress as Redis knows it: keys by outcome, requests sent and body bytes received.
 
-    `delayed` of the published keys wait to be tried again.
+    `deferred` of the published keys wait to be tried again.
     """
 
     total: int | None = None
@@ -103,7 +103,7 @@ class Counts:
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     requests: int = 0
     received: int = 0
-    delayed: int = 0
+    deferred: int = 0
 
     @property
     def done(self) -> int:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from coordinator.conditions import Condition, conditions
-from coordinator.connection import as_text, translated
-from coordinator.keys import RunKeys
+from coordinator.limits.upstream_health import UpstreamHealth, upstream_health
 from coordinator.model import Counts, Outcome, RunState
-from coordinator.runs import RunRecord
+from coordinator.queue.registry import RunRecord
+from coordinator.redis.connection import as_text, translated
+from coordinator.redis.keys import RunKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Snapshot:
     workers: int
     leader: str | None
     waits: tuple[str, ...] = ()
-    upstreams: tuple[Condition, ...] = ()
+    upstreams: tuple[UpstreamHealth, ...] = ()
 
     @property
     def pauses(self) -> dict[str, float]:
         """Seconds left of each upstream's pause."""
-        return {condition.upstream: condition.paused for condition in self.upstreams if condition.paused > 0}
+        return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
 
 
 async def counts(client: Redis, record: RunRecord) -> Counts:
@@ -40,7 +40,7 @@ async def counts(client: Redis, record: RunRecord) -> Counts:
     keys = RunKeys(record.name)
     with translated():
         fields = await client.hgetall(keys.state)
-        delayed = await client.zcard(keys.delayed)
+        deferred = await client.zcard(keys.deferred_due)
     state = {as_text(name): as_text(value) for name, value in fields.items()}
     exhausted = state.get("exhausted") == "1"
     published = int(state.get("published", 0))
@@ -52,7 +52,7 @@ async def counts(client: Redis, record: RunRecord) -> Counts:
         outcomes={outcome: int(state.get(outcome.value, 0)) for outcome in Outcome},
         requests=int(state.get("requests", 0)),
         received=int(state.get("received", 0)),
-        delayed=delayed,
+        deferred=deferred,
     )
 
 
@@ -75,5 +75,5 @@ async def snapshot(client: Redis, record: RunRecord) -> Snapshot:
         workers=len(living),
         leader=as_text(leader) if leader else None,
         waits=tuple(sorted({as_text(cause) for name, cause in causes.items() if as_text(name) in living})),
-        upstreams=await conditions(client, keys),
+        upstreams=await upstream_health(client, keys),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crawler.cli import main
+from crawler.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -13,16 +13,16 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from coordinator.done import DoneSet
 from coordinator.errors import EpochLost, UsageError
-from coordinator.keys import RunKeys
+from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Epoch, RunState
-from coordinator.runs import RunRecord, Runs
+from coordinator.queue.done import DoneSet
+from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.sharding import Layout
+from coordinator.redis.keys import RunKeys
 from coordinator.settings import Job
-from coordinator.sharding import Layout
 from coordinator.source import STANDARD_INPUT, Cursor, KeyRule, Source, open_source
-from coordinator.steps import Reach, nowhere
-from crawler import jobfile
+from crawler.job import jobfile
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import connect
 from crawler.store.queries import query
@@ -56,7 +56,7 @@ async def readable(job: Job) -> None:
 
 
 async def open_run(
-    client: Redis, database: str, document: Mapping[str, Any], folder: str, reach: Reach = nowhere
+    client: Redis, database: str, document: Mapping[str, Any], folder: str, failpoint: Failpoint = no_failpoint
 ) -> OpenedRun:
     """Make the run that the document names, or go on with it. One process at a time opens a run.
 
@@ -68,13 +68,13 @@ async def open_run(
         catalogue = Catalogue(connection)
         await catalogue.prepare()
         async with _alone(database, job.run.name):
-            return await _open(client, Runs(client), catalogue, document, job, reach)
+            return await _open(client, Runs(client), catalogue, document, job, failpoint)
     finally:
         await connection.close()
 
 
 async def _open(
-    client: Redis, runs: Runs, catalogue: Catalogue, document: Mapping[str, Any], job: Job, reach: Reach
+    client: Redis, runs: Runs, catalogue: Catalogue, document: Mapping[str, Any], job: Job, failpoint: Failpoint
 ) -> OpenedRun:
     name = job.run.name
     stored, record = await catalogue.find(name), await runs.find(name)
@@ -107,7 +107,7 @@ async def _open(
     if stored is None:
         run_id = await catalogue.make(name, document, record.epoch, job.tables)
         record = replace(record, run_id=run_id)
-        reach("made")
+        failpoint("made")
         await runs.make(record)
         return OpenedRun(record, job, resumed=False)
     # Postgres gets the new epoch last: until it has it, no worker joins, and a crash here is begun again.
@@ -116,7 +116,7 @@ async def _open(
     logger.warning("Redis does not know run %s as Postgres does: its done set is rebuilt from Postgres", name)
     done = DoneSet(client, RunKeys(name), record.layout, record.epoch)
     await done.rebuild(catalogue.digests(stored.run_id))
-    reach("rebuilt")
+    failpoint("rebuilt")
     await catalogue.change_epoch(stored.run_id, record.epoch)
     return OpenedRun(record, job, resumed=True)
 

@@ -12,18 +12,18 @@ import logging
 from contextlib import suppress
 
 from coordinator.errors import EpochLost
+from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Presence, RunState, WorkerId
-from coordinator.patience import Waits, patiently
-from coordinator.steps import Reach, nowhere
-from coordinator.streams import LEASE, Streams
-from coordinator.together import cancelled, failure_of, until_first
-from crawler.batch import Batch, Load
-from crawler.completion import completion_of
-from crawler.fetch.fetcher import Fetcher, Lane, Later, Meter, Soon
-from crawler.intake import Intake
-from crawler.lines import Lines
-from crawler.page import Request
-from crawler.pages import Pages
+from coordinator.queue.streams import LEASE, Streams
+from coordinator.redis.retrying import Waits, retry_unavailable
+from coordinator.tasks import cancelled, failure_of, until_first
+from crawler.fetch.fetcher import Defer, Fetcher, Lane, Meter, RetryInPlace
+from crawler.model import Request
+from crawler.pipeline.batch import Batch, Load
+from crawler.pipeline.completion import completion_of
+from crawler.pipeline.intake import Intake
+from crawler.pipeline.page_builder import PageBuilder
+from crawler.pipeline.scheduler import Scheduler
 from crawler.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -40,25 +40,25 @@ class Worker:
         *,
         streams: Streams,
         intake: Intake,
-        lines: Lines,
+        scheduler: Scheduler,
         fetcher: Fetcher,
-        pages: Pages,
+        pages: PageBuilder,
         batch: Batch,
         writer: Writer,
         meter: Meter,
         concurrency: int,
-        reach: Reach = nowhere,
+        failpoint: Failpoint = no_failpoint,
     ) -> None:
         self.name = name
         self._streams = streams
         self._intake = intake
-        self._lines = lines
+        self._scheduler = scheduler
         self._fetcher = fetcher
         self._pages = pages
         self._batch = batch
         self._writer = writer
         self._meter = meter
-        self._reach = reach
+        self._failpoint = failpoint
         self._lanes = [Lane() for _ in range(concurrency)]
         self.state = RunState.RUNNING
         self._sequence = 0
@@ -69,10 +69,10 @@ class Worker:
 
     async def run(self) -> RunState:
         """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
-        self._take(await patiently(lambda: self._streams.join(self.name), "worker"))
+        self._take(await retry_unavailable(lambda: self._streams.join(self.name), "worker"))
         logger.info("worker %s joined", self.name)
         await until_first(self._heartbeat(), self._work())
-        await patiently(lambda: self._streams.release(self.name), "worker")
+        await retry_unavailable(lambda: self._streams.release(self.name), "worker")
         logger.info("worker %s left", self.name)
         return self.state
 
@@ -85,14 +85,16 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._beat.wait(), HEARTBEAT)
             self._beat.clear()
-            self._take(await patiently(lambda: self._streams.renew(self.name, waits=self._waits.words), "worker"))
+            self._take(
+                await retry_unavailable(lambda: self._streams.renew(self.name, waits=self._waits.words), "worker")
+            )
 
     def _take(self, presence: Presence) -> None:
         if presence.moves < self._moves:
             raise EpochLost(f"Redis was rolled back behind what worker {self.name} has seen")
         self._moves = presence.moves
         self.state = presence.state
-        self._lines.resize(presence)
+        self._scheduler.resize(presence)
         if presence.state is not RunState.RUNNING:
             self._drain.set()
 
@@ -120,24 +122,24 @@ class Worker:
         while not self._drain.is_set():
             if self._batch.full:
                 await self._batch.room()
-            request = await self._lines.next()
+            request = await self._scheduler.next()
             upstream = request.upstream
             try:
                 await self._handle(request, lane)
             finally:
-                self._lines.arrived(upstream)
-            if self._lines.empty:
+                self._scheduler.arrived(upstream)
+            if self._scheduler.empty:
                 self._batch.hurry()
 
     async def _handle(self, request: Request, lane: Lane) -> None:
-        reply = await self._fetcher.fetch(request, lane)
-        if isinstance(reply, Soon):
-            self._lines.put(request, reply.delay)
-        elif isinstance(reply, Later):
-            self._batch.defer(request, reply.delay)
+        result = await self._fetcher.fetch(request, lane)
+        if isinstance(result, RetryInPlace):
+            self._scheduler.put(request, result.delay)
+        elif isinstance(result, Defer):
+            self._batch.defer(request, result.delay)
         else:
-            self._reach("fetched")
-            pages = self._pages.made(request, reply)
+            self._failpoint("fetched")
+            pages = self._pages.made(request, result)
             if not isinstance(pages, list):
                 lane.sending = True  # a drain waits for it
                 pages = await pages
@@ -149,15 +151,15 @@ class Worker:
         """Commit load after load, in this order: Postgres, then done and ack in one script."""
         while (load := await self._batch.due()) is not None:
             if load.pages:
-                await patiently(lambda: self._writer.write(load.pages), "worker", self._waits)
-            self._reach("committed")
+                await retry_unavailable(lambda: self._writer.write(load.pages), "worker", self._waits)
+            self._failpoint("committed")
             await self._complete(load)
-            self._reach("completed")
+            self._failpoint("completed")
             self._batch.flushed()
-            if self._lines.empty:
+            if self._scheduler.empty:
                 self._beat.set()  # this may have been the last of the run
 
     async def _complete(self, load: Load) -> None:
         self._sequence += 1
         completion = completion_of(load, *self._meter.read())
-        await patiently(lambda: self._streams.complete(self.name, self._sequence, completion), "worker")
+        await retry_unavailable(lambda: self._streams.complete(self.name, self._sequence, completion), "worker")

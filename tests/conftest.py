@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.connection import connect
-from crawler.embedded import Embedded, Services
+from coordinator.redis.connection import connect
+from crawler.local.embedded import Embedded, Services
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused, Source
 from coordinator.source.generator import GeneratorSource
-from coordinator.source.rule import KeyRule
+from coordinator.source.key_rule import KeyRule
 from coordinator.source.text import STANDARD_INPUT, TextSource
 
 __all__ = ["STANDARD_INPUT", "Chunk", "Cursor", "KeyRule", "Refused", "Source", "open_source"]

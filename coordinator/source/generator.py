@@ -11,7 +11,7 @@ from pathlib import Path
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
-from coordinator.source.rule import KeyRule, refuse
+from coordinator.source.key_rule import KeyRule, refuse
 
 
 class GeneratorSource:

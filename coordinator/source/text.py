@@ -11,8 +11,8 @@ from pathlib import Path
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
+from coordinator.source.key_rule import MAX_KEY, KeyRule, refuse
 from coordinator.source.pieces import DAMAGED, Raw, after_lines, pieces
-from coordinator.source.rule import MAX_KEY, KeyRule, refuse
 
 STANDARD_INPUT = "-"
 

@@ -9,39 +9,39 @@ from functools import partial
 from typing import NamedTuple
 
 from coordinator.errors import FetchError
-from coordinator.limiter import Limiter
+from coordinator.limits.limiter import Limiter
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.limits.robots_cache import RobotsCache
 from coordinator.model import Outcome
-from coordinator.patience import patiently
-from coordinator.robots import RobotsCache
+from coordinator.redis.retrying import retry_unavailable
 from coordinator.settings import Job
-from coordinator.upstreams import Upstreams
-from crawler.fetch.engine import Answer, Engine
-from crawler.fetch.redirect import trusts
-from crawler.fetch.retry import Again, End, Follow, Moment, Verdict, after_answer, after_error
+from crawler.fetch.engines.protocol import Engine, HttpResponse
+from crawler.fetch.redirect import may_carry_credentials
+from crawler.fetch.retry import Again, Decision, End, Follow, Moment, after_answer, after_error
 from crawler.fetch.retry_budget import RetryBudget
-from crawler.fetch.robots import Robots
-from crawler.page import Request
+from crawler.fetch.robots.policy import Robots
+from crawler.model import Request
 
 
-class Reply(NamedTuple):
-    """How a request ended. `answer` is there when a response decided it; `at` is seconds since 1970."""
+class FetchResult(NamedTuple):
+    """How a request ended. `response` is there when a response decided it; `at` is seconds since 1970."""
 
     outcome: Outcome
     reason: str | None
     attempts: int
     at: float
-    answer: Answer | None
+    response: HttpResponse | None
 
 
 @dataclass(frozen=True, slots=True)
-class Soon:
+class RetryInPlace:
     """The request goes back into its line after `delay` seconds: tried again, or at the URL of a redirect."""
 
     delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class Defer:
     """The request's keys go to the delayed set for `delay` seconds."""
 
     delay: float
@@ -75,7 +75,7 @@ class Fetcher:
         self,
         engine: Engine,
         limiter: Limiter,
-        upstreams: Upstreams,
+        matcher: UpstreamMatcher,
         job: Job,
         meter: Meter,
         cache: RobotsCache | None = None,
@@ -83,7 +83,7 @@ class Fetcher:
         """`cache` is what the fleet knows of robots.txt; without it nobody asks for it."""
         self._engine = engine
         self._limiter = limiter
-        self._upstreams = upstreams
+        self._matcher = matcher
         self._retry = job.retry
         self._redirects = job.request.redirects
         self._meter = meter
@@ -95,7 +95,7 @@ class Fetcher:
         if self._robots is not None:
             await self._robots.close()
 
-    async def fetch(self, request: Request, lane: Lane) -> Reply | Soon | Later:
+    async def fetch(self, request: Request, lane: Lane) -> FetchResult | RetryInPlace | Defer:
         """Try once. Cancel it while `lane.sending` is false to give the request up."""
         if self._robots is not None and (barred := await self._barred(request, self._robots)) is not None:
             return barred
@@ -104,73 +104,75 @@ class Fetcher:
         self._meter.requests += 1
         self._budget.sent()
         began = time.monotonic()
-        answer: Answer | None = None
+        response: HttpResponse | None = None
         try:
-            answer = await self._engine.fetch("GET", request.url, (), trusts(request.asked, request.url))
+            response = await self._engine.fetch(
+                "GET", request.url, (), may_carry_credentials(request.first_url, request.url)
+            )
         except FetchError as error:
             now = time.time()
-            verdict = Verdict(after_error(error, request.tries, self._retry, Moment(now, random.random())))
-            self._limiter.note(upstream, failed=_is_upstreams_fault(error), seconds=time.monotonic() - began)
+            decision = Decision(after_error(error, request.attempts, self._retry, Moment(now, random.random())))
+            self._limiter.report(upstream, failed=_is_upstreams_fault(error), seconds=time.monotonic() - began)
         else:
             now = time.time()
-            self._meter.received += len(answer.body)
-            status = answer.status
-            verdict = after_answer(
+            self._meter.received += len(response.body)
+            status = response.status
+            decision = after_answer(
                 status,
-                answer.headers,
+                response.headers,
                 request.url,
-                request.tries,
+                request.attempts,
                 self._retry,
                 Moment(now, random.random()),
                 self._redirects - request.hops,
             )
-            refused = status == 503 or verdict.throttled
-            self._limiter.note(upstream, throttled=refused, failed=status >= 500, seconds=time.monotonic() - began)
+            refused = status == 503 or decision.throttled
+            self._limiter.report(upstream, throttled=refused, failed=status >= 500, seconds=time.monotonic() - began)
         lane.sending = False
-        if verdict.pause is not None:
-            await patiently(partial(self._limiter.pause, upstream, verdict.pause), "a pause")
-        return self._placed(request, verdict.step, answer, now)
+        if decision.pause is not None:
+            await retry_unavailable(partial(self._limiter.pause, upstream, decision.pause), "a pause")
+        return self._placed(request, decision.step, response, now)
 
-    async def _barred(self, request: Request, robots: Robots) -> Reply | Soon | Later | None:
+    async def _barred(self, request: Request, robots: Robots) -> FetchResult | RetryInPlace | Defer | None:
         """What follows when robots.txt does not let the request leave, or not now; None when it may."""
         bars = robots.known(request.url)
         if bars is None:
-            await robots.verdict(request.url)
-            return Soon()  # the slot is gone: it was for the moment before
+            await robots.permission(request.url)
+            return RetryInPlace()  # the slot is gone: it was for the moment before
         if bars.crawl_delay is not None:
-            self._upstreams.space(request.upstream, bars.crawl_delay)
+            self._matcher.space(request.upstream, bars.crawl_delay)
         if bars.allowed:
             return None
         now, reason = time.time(), bars.reason or "robots.txt"
         if bars.again is None:
-            return Reply(Outcome.REFUSED, reason, request.tries.total, now, None)
+            return FetchResult(Outcome.REFUSED, reason, request.attempts.total, now, None)
         unread = FetchError("robots", reason, sent=False)
-        step = after_error(unread, request.tries, self._retry, Moment(now, random.random()))
+        step = after_error(unread, request.attempts, self._retry, Moment(now, random.random()))
         if isinstance(step, End):
-            return Reply(step.outcome, step.reason, request.tries.total + 1, now, None)
-        request.tries = step.tries
-        return Later(max(step.delay, bars.again))
+            return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, None)
+        request.attempts = step.attempts
+        return Defer(max(step.delay, bars.again))
 
-    async def _fetch_robots(self, url: str) -> Answer:
+    async def _fetch_robots(self, url: str) -> HttpResponse:
         self._meter.requests += 1
         return await self._engine.fetch("GET", url, (), False)
 
     def _placed(
-        self, request: Request, step: End | Again | Follow, answer: Answer | None, now: float
-    ) -> Reply | Soon | Later:
+        self, request: Request, step: End | Again | Follow, response: HttpResponse | None, now: float
+    ) -> FetchResult | RetryInPlace | Defer:
         if isinstance(step, End):
-            attempts = request.tries.total + 1
-            return Reply(step.outcome, step.reason, attempts, now, answer)
+            attempts = request.attempts.total + 1
+            return FetchResult(step.outcome, step.reason, attempts, now, response)
         if isinstance(step, Follow):
             request.url = step.url
-            request.upstream = self._upstreams.of(step.url)
+            request.upstream = self._matcher.of(step.url)
             request.hops += 1
-            return Soon()
-        request.tries = step.tries
+            return RetryInPlace()
+        request.attempts = step.attempts
         # Throttled requests wait for the pause, first in their line: that is no retry that costs anybody anything.
         if not step.delay or self._budget.grants(step.delay):
-            return Soon(step.delay)
-        return Later(step.delay)
+            return RetryInPlace(step.delay)
+        return Defer(step.delay)
 
 
 def _is_upstreams_fault(error: FetchError) -> bool:

@@ -10,32 +10,34 @@ LONGEST_URL = 8192
 PORTS = {"http": 80, "https": 443}
 
 
-class Astray(Exception):
+class InvalidRedirect(Exception):
     """A redirect that cannot be followed; the message says why."""
 
 
 def target(url: str, location: str | None) -> str:
     """The absolute URL that `location`, sent in answer to `url`, leads to, without a fragment. Raises Astray."""
     if location is None or not location.strip():
-        raise Astray("it has no Location that can be read")
+        raise InvalidRedirect("it has no Location that can be read")
     try:
         parts = urlsplit(urljoin(url, location.strip()))
         port_fits = parts.port is None or parts.port > 0
     except ValueError as error:
-        raise Astray(f"its Location is no URL: {error}") from error
+        raise InvalidRedirect(f"its Location is no URL: {error}") from error
     if parts.scheme not in PORTS:
-        raise Astray(f"its Location is of the scheme {parts.scheme[:20]!r}; only http and https can be fetched")
+        raise InvalidRedirect(
+            f"its Location is of the scheme {parts.scheme[:20]!r}; only http and https can be fetched"
+        )
     if not parts.hostname or not port_fits:
-        raise Astray("its Location names no host")
+        raise InvalidRedirect("its Location names no host")
     if "@" in parts.netloc:
-        raise Astray("its Location has a user name in it")
+        raise InvalidRedirect("its Location has a user name in it")
     there = parts._replace(fragment="").geturl()
     if len(there) > LONGEST_URL:
-        raise Astray(f"its Location has more than {LONGEST_URL} characters")
+        raise InvalidRedirect(f"its Location has more than {LONGEST_URL} characters")
     return there
 
 
-def trusts(origin: str, url: str) -> bool:
+def may_carry_credentials(origin: str, url: str) -> bool:
     """Whether credentials meant for `origin` may go to `url`: to the same origin, or to its https from its http."""
     if origin == url:
         return True

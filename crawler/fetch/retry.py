@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from coordinator.errors import FetchError
-from coordinator.model import Outcome, Tries
+from coordinator.model import Attempts, Outcome
 from coordinator.settings import RetrySettings
-from crawler.fetch.asked import SPEAKING, pause_asked, throttled
-from crawler.fetch.engine import Headers
-from crawler.fetch.redirect import REDIRECTS, Astray, target
+from crawler.fetch.engines.protocol import Headers
+from crawler.fetch.ratelimit_headers import SPEAKING, requested_pause, throttled
+from crawler.fetch.redirect import REDIRECTS, InvalidRedirect, target
 
 # An upstream that is asked to wait and answers 429 again is not charged to the key, but not for ever either.
 THROTTLED_FACTOR = 10
@@ -31,9 +31,9 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again after `delay` seconds; `tries` include the one that was just made."""
+    """Try again after `delay` seconds; `attempts` include the one that was just made."""
 
-    tries: Tries
+    attempts: Attempts
     delay: float
 
 
@@ -45,7 +45,7 @@ class Follow:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """What follows for the keys, and for how many seconds the whole fleet leaves the upstream alone.
 
     `throttled` tells the limiter that the upstream said so itself: too much is asked of it.
@@ -56,7 +56,7 @@ class Verdict:
     throttled: bool = field(default=False, compare=False)
 
 
-STORED = Verdict(End(Outcome.STORED))
+STORED = Decision(End(Outcome.STORED))
 
 
 class Moment(NamedTuple):
@@ -70,53 +70,53 @@ def after_answer(
     status: int,
     headers: Headers,
     url: str,
-    tries: Tries,
+    attempts: Attempts,
     settings: RetrySettings,
     moment: Moment,
     hops_left: int = 0,
-) -> Verdict:
-    """The verdict on a response to `url`; `tries` are those before it, `hops_left` redirects may still be followed."""
+) -> Decision:
+    """Decide on a response to `url`; `attempts` are those before it, `hops_left` redirects may still be followed."""
     if status == 200 and not headers.has(SPEAKING):
         return STORED
-    pause = pause_asked(status, headers, moment.now)
+    pause = requested_pause(status, headers, moment.now)
     if throttled(status, headers):
-        tries = noted(tries, f"status {status}", moment.now, throttled=True)
-        if tries.throttled >= settings.attempts * THROTTLED_FACTOR:
-            return Verdict(_out_of_attempts(f"status {status}", tries), pause, throttled=True)
-        return Verdict(Again(tries, 0.0), pause or _backoff(tries.throttled, settings, 1.0), throttled=True)
+        attempts = noted(attempts, f"status {status}", moment.now, throttled=True)
+        if attempts.throttled >= settings.attempts * THROTTLED_FACTOR:
+            return Decision(_out_of_attempts(f"status {status}", attempts), pause, throttled=True)
+        return Decision(Again(attempts, 0.0), pause or _backoff(attempts.throttled, settings, 1.0), throttled=True)
     if status in PASSING:
-        tries = noted(tries, f"status {status}", moment.now)
-        if tries.failed >= settings.attempts:
-            return Verdict(_out_of_attempts(f"status {status}", tries), pause)
+        attempts = noted(attempts, f"status {status}", moment.now)
+        if attempts.failed >= settings.attempts:
+            return Decision(_out_of_attempts(f"status {status}", attempts), pause)
         # An upstream that asks for a pause has said when; without one each key waits a time of its own.
-        return Verdict(Again(tries, 0.0 if pause else _backoff(tries.failed, settings, moment.jitter)), pause)
+        return Decision(Again(attempts, 0.0 if pause else _backoff(attempts.failed, settings, moment.jitter)), pause)
     if status in REDIRECTS:
-        return Verdict(_redirected(status, headers, url, hops_left), pause)
+        return Decision(_redirected(status, headers, url, hops_left), pause)
     if pause is None and 200 <= status < 300:
         return STORED
-    return Verdict(_ended(status), pause)
+    return Decision(_ended(status), pause)
 
 
-def after_error(error: FetchError, tries: Tries, settings: RetrySettings, moment: Moment) -> End | Again:
-    """The decision on a try that brought no response; `tries` are those before it."""
+def after_error(error: FetchError, attempts: Attempts, settings: RetrySettings, moment: Moment) -> End | Again:
+    """The decision on a try that brought no response; `attempts` are those before it."""
     if error.kind in ("url", "address"):
         return End(Outcome.REFUSED, str(error))
     if error.kind in ("too-large", "decode"):
         return End(Outcome.FAILED, str(error))
-    tries = noted(tries, str(error), moment.now)
-    if tries.failed >= settings.attempts:
-        return _out_of_attempts(str(error), tries)
-    return Again(tries, _backoff(tries.failed, settings, moment.jitter))
+    attempts = noted(attempts, str(error), moment.now)
+    if attempts.failed >= settings.attempts:
+        return _out_of_attempts(str(error), attempts)
+    return Again(attempts, _backoff(attempts.failed, settings, moment.jitter))
 
 
-def noted(tries: Tries, words: str, now: float, *, throttled: bool = False) -> Tries:
+def noted(attempts: Attempts, words: str, now: float, *, throttled: bool = False) -> Attempts:
     """The tries with one more, which ended as `words` say; like ones in a row share a line of the history.
 
     Of a long history the first line and the latest are kept.
     """
     words = words[:MOST_WORDS]
     line = f"{datetime.fromtimestamp(now, UTC):%H:%M:%S} {words}"
-    history = tries.history
+    history = attempts.history
     if history:
         since, _, before = history[-1].partition(" ")
         alike, _, times = before.rpartition(" \u00d7")
@@ -126,11 +126,11 @@ def noted(tries: Tries, words: str, now: float, *, throttled: bool = False) -> T
             history, line = history[:-1], f"{since} {words} \u00d7{int(times) + 1}"
     if len(history) == MOST_LINES:
         history = (history[0], "\u2026", *history[3:])
-    return Tries(tries.failed + (not throttled), tries.throttled + throttled, (*history, line))
+    return Attempts(attempts.failed + (not throttled), attempts.throttled + throttled, (*history, line))
 
 
-def _out_of_attempts(words: str, tries: Tries) -> End:
-    return End(Outcome.FAILED, f"{words} after {tries.total} attempts: {'; '.join(tries.history)}")
+def _out_of_attempts(words: str, attempts: Attempts) -> End:
+    return End(Outcome.FAILED, f"{words} after {attempts.total} attempts: {'; '.join(attempts.history)}")
 
 
 def _ended(status: int) -> End:
@@ -146,13 +146,13 @@ def _ended(status: int) -> End:
 def _redirected(status: int, headers: Headers, url: str, hops_left: int) -> End | Follow:
     try:
         there = target(url, headers.get("location"))
-    except Astray as error:
+    except InvalidRedirect as error:
         return End(Outcome.REFUSED, f"redirect {status}: {error}")
     if hops_left < 1:
         return End(Outcome.REFUSED, f"redirect {status} to {there}: no more redirects are followed")
     return Follow(there)
 
 
-def _backoff(tried: int, settings: RetrySettings, jitter: float) -> float:
+def _backoff(attempted: int, settings: RetrySettings, jitter: float) -> float:
     """Exponential backoff with full jitter, in seconds (Brooker, "Exponential Backoff And Jitter", AWS 2015)."""
-    return float(min(settings.max_delay, settings.backoff * 2 ** min(max(tried - 1, 0), 30))) * jitter
+    return float(min(settings.max_delay, settings.backoff * 2 ** min(max(attempted - 1, 0), 30))) * jitter

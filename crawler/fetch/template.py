@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from coordinator.errors import UsageError
 from coordinator.settings import RequestSettings
-from coordinator.source.rule import KeyRule
+from coordinator.source.key_rule import KeyRule
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
 

@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from coordinator.connection import first_line
 from coordinator.errors import UsageError
 from coordinator.model import Outcome
+from coordinator.redis.connection import first_line
 from coordinator.settings import Job
-from crawler.fetch.engine import Answer, Headers
-from crawler.page import REASON_LENGTH, Page
+from crawler.fetch.engines.protocol import Headers, HttpResponse
+from crawler.model import REASON_LENGTH, Page
 from crawler.parse.body import decoded
 from crawler.parse.columns import Table
 
@@ -86,9 +86,11 @@ class Hook:
         self._tables = tables
         self._numbers = {table.name: number for number, table in enumerate(tables)}
 
-    def apply(self, pages: Sequence[Page], url: str, answer: Answer) -> None:
+    def apply(self, pages: Sequence[Page], url: str, http_response: HttpResponse) -> None:
         """Give the request's pages their records; an error of the parser fails all of them, a bad record its key."""
-        response = Response([page.item.key for page in pages], url, answer.status, answer.headers, answer.body)
+        response = Response(
+            [page.item.key for page in pages], url, http_response.status, http_response.headers, http_response.body
+        )
         try:
             records = self._parse(response)
             self._assign(pages, records)

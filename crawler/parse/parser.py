@@ -8,11 +8,11 @@ from time import perf_counter
 from typing import Any
 
 from coordinator.settings import Job
-from crawler.fetch.engine import Answer
-from crawler.page import Page
+from crawler.fetch.engines.protocol import HttpResponse
+from crawler.model import Page
 from crawler.parse.hook import Hook
-from crawler.parse.judge import Judge
-from crawler.parse.offload import CannotStart, Offload
+from crawler.parse.slow_parser import SlowParserDetector
+from crawler.pool.pool import CannotStart, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -23,24 +23,26 @@ class Parser:
     def __init__(self, hook: Hook, job: Job) -> None:
         self._hook = hook
         self._job = job
-        self._judge: Judge | None = Judge()
-        self._offload: Offload | None = None
+        self._detector: SlowParserDetector | None = SlowParserDetector()
+        self._offload: Pool | None = None
 
-    def parsed(self, pages: list[Page], url: str, answer: Answer) -> list[Page] | Coroutine[Any, Any, list[Page]]:
+    def parsed(
+        self, pages: list[Page], url: str, http_response: HttpResponse
+    ) -> list[Page] | Coroutine[Any, Any, list[Page]]:
         """The pages with what the parser makes of the answer: at once, or to be awaited."""
         if self._offload is not None:
-            return self._parsed_apart(self._offload, pages, url, answer)
-        if self._judge is None:
-            self._hook.apply(pages, url, answer)
+            return self._parsed_apart(self._offload, pages, url, http_response)
+        if self._detector is None:
+            self._hook.apply(pages, url, http_response)
             return pages
         began = perf_counter()
-        self._hook.apply(pages, url, answer)
-        if self._judge.slow(perf_counter() - began):
+        self._hook.apply(pages, url, http_response)
+        if self._detector.slow(perf_counter() - began):
             logger.info(
                 "the parser takes %.1f ms a response: from now on it runs in a process of its own",
-                1000 * self._judge.usual,
+                1000 * self._detector.usual,
             )
-            self._offload = Offload(self._job)
+            self._offload = Pool(self._job)
         return pages
 
     async def close(self) -> None:
@@ -48,12 +50,14 @@ class Parser:
         if self._offload is not None:
             await self._offload.close()
 
-    async def _parsed_apart(self, offload: Offload, pages: list[Page], url: str, answer: Answer) -> list[Page]:
+    async def _parsed_apart(
+        self, offload: Pool, pages: list[Page], url: str, http_response: HttpResponse
+    ) -> list[Page]:
         try:
-            return await offload.parsed(pages, url, answer)
+            return await offload.parsed(pages, url, http_response)
         except CannotStart as error:
             if self._offload is not None:
                 logger.warning("the parser goes on in the worker, for it has no process of its own: %s", error)
-                self._offload = self._judge = None
-            self._hook.apply(pages, url, answer)
+                self._offload = self._detector = None
+            self._hook.apply(pages, url, http_response)
             return pages

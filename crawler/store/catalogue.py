@@ -12,9 +12,9 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.connection import first_line
 from coordinator.errors import PostgresRefused
 from coordinator.model import Epoch, Outcome
+from coordinator.redis.connection import first_line
 from coordinator.settings import TableSettings
 from crawler.store import tables as names
 from crawler.store.postgres import Connection, translated

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from struct import Struct
 
 from coordinator.model import Outcome
-from crawler.page import Page
+from crawler.model import Page
 
 COLUMNS = (
     "run_id",

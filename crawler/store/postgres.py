@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from coordinator.connection import first_line, redacted
 from coordinator.errors import PostgresRefused, PostgresUnavailable
+from coordinator.redis.connection import first_line, redacted
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -10,12 +10,12 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.connection import first_line
 from coordinator.errors import EpochLost, PostgresRefused
+from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Epoch
+from coordinator.redis.connection import first_line
 from coordinator.settings import TableSettings
-from coordinator.steps import Reach, nowhere
-from crawler.page import REASON_LENGTH, Page
+from crawler.model import REASON_LENGTH, Page
 from crawler.store import copyformat
 from crawler.store import tables as names
 from crawler.store.catalogue import Catalogue
@@ -43,13 +43,13 @@ class Writer:
     """One worker's connection to Postgres for one run; reconnects by itself at the next write."""
 
     def __init__(
-        self, url: str, run_id: int, epoch: Epoch, tables: Sequence[TableSettings], reach: Reach = nowhere
+        self, url: str, run_id: int, epoch: Epoch, tables: Sequence[TableSettings], failpoint: Failpoint = no_failpoint
     ) -> None:
         self._url = url
         self._run_id = run_id
         self._epoch = epoch
         self._tables = tables
-        self._reach = reach
+        self._failpoint = failpoint
         self._pages = names.part("pages", run_id)
         self._staging = f"staging_r{run_id}"
         self._connection: Connection | None = None
@@ -107,7 +107,7 @@ class Writer:
                     for index, table in enumerate(self._tables):
                         await self._copy_records(connection, table, self._records(pages, index))
                     await self._check_columns(connection)
-                    self._reach("copied")
+                    self._failpoint("copied")
         except ROW_ERRORS:
             raise
         except BaseException:

@@ -16,11 +16,11 @@ from time import time
 import asyncpg
 import psutil
 
-from coordinator.connection import connect
 from coordinator.errors import ShardcrawlError
-from coordinator.runs import Runs
+from coordinator.queue.registry import Runs
+from coordinator.redis.connection import connect
 from coordinator.status import counts
-from crawler.embedded import Embedded
+from crawler.local.embedded import Embedded
 from ops.bench import watch
 from ops.nginx import Nginx
 

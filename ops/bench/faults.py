@@ -21,8 +21,8 @@ from time import monotonic
 import asyncpg
 import psutil
 
-from coordinator.connection import connect
-from crawler.embedded import Embedded, running
+from coordinator.redis.connection import connect
+from crawler.local.embedded import Embedded, running
 from ops.bench.first_light import Row, corpus, family, report, right, rows_of, shardcrawl, shown
 from ops.nginx import Nginx
 

@@ -25,10 +25,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.connection import connect
-from coordinator.runs import Runs
+from coordinator.queue.registry import Runs
+from coordinator.redis.connection import connect
 from coordinator.status import counts
-from crawler.embedded import Embedded
+from crawler.local.embedded import Embedded
 from ops.nginx import Nginx
 
 CONCURRENCY = 64

@@ -20,8 +20,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.connection import connect
 from coordinator.errors import ShardcrawlError
+from coordinator.redis.connection import connect
 from ops.bench import watch
 from ops.bench.arena import Arena, arena, upstream
 from ops.bench.planning import planned

@@ -21,9 +21,9 @@ from statistics import median
 import asyncpg
 from rich.console import Console
 
-from coordinator.connection import connect
 from coordinator.errors import ShardcrawlError
-from coordinator.runs import Runs
+from coordinator.queue.registry import Runs
+from coordinator.redis.connection import connect
 from coordinator.status import counts
 from crawler.store.queries import query
 from ops.bench import watch

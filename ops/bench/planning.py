@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from coordinator.connection import as_text, connect
-from coordinator.keys import RunKeys
 from coordinator.model import Outcome
+from coordinator.redis.connection import as_text, connect
+from coordinator.redis.keys import RunKeys
 from ops.bench import watch
 from ops.bench.arena import Arena
 

@@ -28,7 +28,7 @@ import uvloop
 from pyreqwest.client import Client, ClientBuilder
 from redis.asyncio import Redis
 
-from coordinator.sharding import BLOCK_KEYS, digest
+from coordinator.queue.sharding import BLOCK_KEYS, digest
 from ops.bench.report import Report
 
 STREAM, GROUP = "prototype:blocks", "workers"

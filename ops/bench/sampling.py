@@ -14,8 +14,8 @@ from time import monotonic
 
 import psutil
 
-from coordinator.connection import connect
-from coordinator.runs import Runs
+from coordinator.queue.registry import Runs
+from coordinator.redis.connection import connect
 from coordinator.status import counts
 from ops.bench import watch
 from ops.bench.arena import Arena
@@ -128,6 +128,6 @@ def _resident(pid: int) -> dict[str, float]:
         for child in psutil.Process(pid).children():
             with suppress(psutil.Error):
                 line = child.cmdline()
-                if "crawler.process" in line:
+                if "crawler.local.child" in line:
                     found[line[-1]] = child.memory_info().rss / 1e6
     return found

@@ -10,17 +10,17 @@ from typing import Any
 import redis.exceptions
 from redis.asyncio import Redis
 
-from coordinator.done import DoneSet
-from coordinator.keys import RunKeys
-from coordinator.leader import Leadership
 from coordinator.model import Block, Claim, Counts, Epoch, Outcome, ShardId, WorkerId
-from coordinator.runs import RunRecord, Runs
-from coordinator.scripts import Argument, Script
-from coordinator.sharding import Layout, blocks, by_digest, digest
+from coordinator.queue.done import DoneSet
+from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.sharding import Layout, blocks, by_digest, digest
+from coordinator.queue.streams import Completion, Finished, Streams
+from coordinator.queue.wire import decode
+from coordinator.redis.keys import RunKeys
+from coordinator.redis.scripts import Argument, Script
+from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor, Refused
 from coordinator.status import counts
-from coordinator.streams import Completion, Finished, Streams
-from coordinator.wire import decode
 
 PLANNER = "planner"
 ONE, TWO, THREE = WorkerId("one"), WorkerId("two"), WorkerId("three")
@@ -67,7 +67,7 @@ class Run:
     async def made(cls, client: Redis, record: RunRecord | None = None) -> Run:
         run = cls(client, record or record_of())
         await run.runs.make(run.record)
-        await Leadership(client, run.keys, PLANNER).gain()
+        await Election(client, run.keys, PLANNER).gain()
         return run
 
     async def publish(

@@ -10,11 +10,11 @@ from typing import Any
 
 import asyncpg
 
-from coordinator.model import UNTRIED, EntryId, Epoch, Outcome, ShardId, Tries
+from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Epoch, Outcome, ShardId
+from coordinator.queue.sharding import digest
 from coordinator.settings import Job, TableSettings
-from coordinator.sharding import digest
-from crawler import jobfile
-from crawler.page import Item, OpenBlock, Page, Request
+from crawler.job import jobfile
+from crawler.model import Item, OpenBlock, Page, Request
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import Connection, connect
 from crawler.store.writer import Writer
@@ -49,10 +49,10 @@ def a_page(key: str, *, body: bytes | None = b'{"a":1}', records: Sequence[tuple
     )
 
 
-def a_request(key: str, upstream: str = "upstream.example", tries: Tries = UNTRIED) -> Request:
+def a_request(key: str, upstream: str = "upstream.example", attempts: Attempts = NO_ATTEMPTS) -> Request:
     """A request for one key."""
     item = Item(key, digest(key), OpenBlock(ShardId(0), EntryId("1-0"), 1, 1))
-    return Request(f"https://{upstream}/{key}", [item], upstream, tries)
+    return Request(f"https://{upstream}/{key}", [item], upstream, attempts)
 
 
 @dataclass(frozen=True)

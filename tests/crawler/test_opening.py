@@ -9,22 +9,21 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.done import DoneSet
 from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, SourceError, UsageError
-from coordinator.keys import RunKeys
 from coordinator.model import Block, Epoch, Outcome, ShardId
-from coordinator.runs import RunRecord, Runs
-from coordinator.sharding import digest
+from coordinator.queue.done import DoneSet
+from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.sharding import digest
+from coordinator.queue.streams import Streams
+from coordinator.redis.keys import RunKeys
 from coordinator.status import counts
-from coordinator.streams import Streams
 from crawler import opening
+from crawler.model import Page
 from crawler.opening import OpenedRun, open_run
-from crawler.page import Page
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import Connection, connect
 from crawler.store.writer import Writer
-
-from .examples import a_page
+from tests.crawler.examples import a_page
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 
 from tests.faults import table
 from tests.faults.crawl import Crawl
-from tests.faults.servers import SmallDisk
 from tests.faults.table import Row
-from tests.faults.upstreams import Disturbed
 from tests.live.shell import Shell
+from tests.servers.disturbed import Disturbed
+from tests.servers.own_servers import SmallDisk
 
 
 @pytest.fixture

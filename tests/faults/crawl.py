@@ -12,12 +12,12 @@ from time import monotonic
 import asyncpg
 import pytest
 
-from crawler.embedded import running
+from crawler.local.embedded import running
 from tests.conftest import eventually
 from tests.faults.table import Row
-from tests.faults.upstreams import Disturbed
 from tests.live.shell import Ended, Running, Shell
 from tests.live.test_run import ONCE
+from tests.servers.disturbed import Disturbed
 
 NAME = "urls"
 KEYS = 1500

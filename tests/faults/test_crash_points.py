@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from coordinator import steps
+from coordinator import failpoints
 from tests.conftest import eventually
 from tests.faults.crawl import IN_HAND, KEYS, Crawl
 from tests.live.shell import kill_tree
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 PLANNER = ("read", "published")
 OPENING = ("made", "rebuilt")
-WORKER = tuple(step for step in steps.STEPS if step not in PLANNER + OPENING)
+WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING)
 PLACES = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
 QUICK = ("published", "committed")
 
@@ -25,7 +25,7 @@ QUICK = ("published", "committed")
 )
 async def test_a_child_that_dies_at_a_step(embedded_crawl: Crawl, who: str, step: str) -> None:
     crawl = embedded_crawl
-    running = await crawl.start(rate=None, workers=1, environ={"CRASH_AT": f"{who}:{step}"})
+    running = await crawl.start(rate=None, workers=1, environ={"FAILPOINT": f"{who}:{step}"})
     ended = await crawl.complete(running)
     assert f"{who} was ended by SIGKILL" in ended.err
     number = "2" if step == "copied" else "1"
@@ -38,7 +38,7 @@ async def test_a_worker_that_dies_in_the_middle_of_its_work(embedded_crawl: Craw
     """With blocks of both workers under way; the other one goes on."""
     crawl = embedded_crawl
     times = 200 if step == "fetched" else 3
-    running = await crawl.start(rate=300, environ={"CRASH_AT": f"worker-1:{step}:{times}"})
+    running = await crawl.start(rate=300, environ={"FAILPOINT": f"worker-1:{step}:{times}"})
     ended = await crawl.complete(running)
     assert "worker-1 was ended by SIGKILL" in ended.err
     number = "2" if step == "copied" else "1"
@@ -48,7 +48,7 @@ async def test_a_worker_that_dies_in_the_middle_of_its_work(embedded_crawl: Craw
 @pytest.mark.slow
 async def test_a_command_that_dies_between_postgres_and_redis_when_it_makes_a_run(embedded_crawl: Crawl) -> None:
     crawl = embedded_crawl
-    ended = await (await crawl.start(environ={"CRASH_AT": "opening:made"})).end()
+    ended = await (await crawl.start(environ={"FAILPOINT": "opening:made"})).end()
     assert ended.code == -signal.SIGKILL
     await crawl.complete(await crawl.start(rate=None))
     await crawl.audited("1 killed at a step", "opening: made")
@@ -58,7 +58,7 @@ async def test_a_command_that_dies_between_postgres_and_redis_when_it_makes_a_ru
 async def test_everything_dies_between_the_final_counts_and_redis(embedded_crawl: Crawl) -> None:
     """The next command tells Redis what Postgres knows, so that nothing of the queue is left behind."""
     crawl = embedded_crawl
-    running = await crawl.start(rate=None, workers=1, environ={"CRASH_AT": "worker-1:finished"})
+    running = await crawl.start(rate=None, workers=1, environ={"FAILPOINT": "worker-1:finished"})
     await eventually(lambda: not running.children("worker-1") and crawl.upstream.requests == KEYS, "the worker's death")
     kill_tree(running.process.pid)
     await running.process.wait()
@@ -76,7 +76,7 @@ async def test_a_command_that_dies_while_it_rebuilds(embedded_crawl: Crawl) -> N
     running.interrupt()
     assert (await running.end()).code == 130
     (crawl.shell.data / "redis").rename(crawl.shell.data / "redis-lost")
-    ended = await (await crawl.start(environ={"CRASH_AT": "opening:rebuilt"})).end()
+    ended = await (await crawl.start(environ={"FAILPOINT": "opening:rebuilt"})).end()
     assert ended.code == -signal.SIGKILL
     ended = await crawl.complete(await crawl.start(rate=None))
     assert "rebuilt from Postgres" in ended.err

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import eventually
 from tests.faults.crawl import IN_HAND, KEYS, Crawl, lasting
-from tests.faults.proxy import Proxy
-from tests.faults.servers import NoPgbouncer, SmallDisk, pgbouncer
+from tests.servers.network import Proxy
+from tests.servers.own_servers import NoPgbouncer, SmallDisk, pgbouncer
 
 pytestmark = pytest.mark.anyio
 

@@ -9,9 +9,9 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.keys import RunKeys
 from coordinator.model import Block, ShardId
-from coordinator.wire import MOST_BYTES, encode
+from coordinator.queue.wire import MOST_BYTES, encode
+from coordinator.redis.keys import RunKeys
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl
 from tests.faults.table import Row
 

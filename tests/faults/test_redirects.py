@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.faults.crawl import Crawl
-from tests.fetch.misbehaving import misbehaving
+from tests.servers.misbehaving import misbehaving
 
 pytestmark = pytest.mark.anyio
 

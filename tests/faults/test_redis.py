@@ -12,13 +12,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from coordinator.connection import connect
-from coordinator.keys import RunKeys
-from coordinator.streams import LEASE
+from coordinator.queue.streams import LEASE
+from coordinator.redis.connection import connect
+from coordinator.redis.keys import RunKeys
 from tests.conftest import eventually
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl, lasting
-from tests.faults.proxy import Proxy
-from tests.faults.servers import SmallDisk, own_redis
+from tests.servers.network import Proxy
+from tests.servers.own_servers import SmallDisk, own_redis
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.faults.crawl import Crawl
-from tests.fetch.misbehaving import misbehaving
+from tests.servers.misbehaving import misbehaving
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.keys import RunKeys
-from coordinator.streams import LEASE
+from coordinator.queue.streams import LEASE
+from coordinator.redis.keys import RunKeys
 from tests.conftest import eventually
 from tests.faults.crawl import CONCURRENCY, IN_HAND, KEYS, NAME, Crawl, lasting
 from tests.live.shell import kill_tree
@@ -42,7 +42,7 @@ async def test_a_worker_frozen_for_three_leases(crawl: Crawl, redis: Redis) -> N
 )
 async def test_a_zombie_changes_nothing(crawl: Crawl, redis: Redis, scenario: str, step: str) -> None:
     """The run is complete without it; thawed, it writes nothing to Redis and changes nothing in Postgres."""
-    running = await crawl.start(environ={"CRASH_AT": f"worker-1:{step}:2:stop"})
+    running = await crawl.start(environ={"FAILPOINT": f"worker-1:{step}:2:stop"})
     worker = await running.child("worker-1")
     await eventually(lambda: worker.status() == psutil.STATUS_STOPPED, "the worker to freeze itself")
 
@@ -117,7 +117,7 @@ async def test_a_second_signal_leaves_at_once(crawl: Crawl) -> None:
     """The second SIGTERM does not wait for what is in flight; the next command asks for that again, no more."""
     running = await crawl.start(rate=300)
     await crawl.asked(KEYS // 3)
-    children = running.children("crawler.process")
+    children = running.children("crawler.local.child")
     crawl.upstream.hold()
     await crawl.asked(KEYS // 3 + CONCURRENCY)
     running.process.terminate()

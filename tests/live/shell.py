@@ -47,7 +47,7 @@ class Running:
         return Ended(self.process.returncode, out.decode(), err.decode())
 
     def children(self, word: str) -> list[psutil.Process]:
-        """Its live children of that kind: worker-, worker-1, coordinator, redis-server, postgres, crawler.process."""
+        """Its live children of that kind: worker-1, coordinator, redis-server, postgres, crawler.local.child."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=False):
             try:
@@ -56,8 +56,8 @@ class Running:
                     continue
             except psutil.Error:
                 continue
-            ours = "crawler.process" in line
-            if (ours and (word == "crawler.process" or line[-1].startswith(word))) or (
+            ours = "crawler.local.child" in line
+            if (ours and (word == "crawler.local.child" or line[-1].startswith(word))) or (
                 not ours and child.name() == word
             ):
                 found.append(child)

@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import UsageError
-from coordinator.keys import RunKeys
-from crawler import audit
-from crawler.findings import Finding
-from crawler.local import Place
+from coordinator.redis.keys import RunKeys
+from crawler.audit import auditor
+from crawler.audit.checks import Finding
+from crawler.local.run import Place
 from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 from tests.live.shell import Running, Shell
@@ -103,7 +103,7 @@ class Crawl:
 
     async def findings(self, log: Path | None = None, allowed: int = 0) -> dict[str, Finding]:
         place = Place(self.environ["REDIS_URL"], self.environ["DATABASE_URL"], self.shell.data)
-        found = await audit.audit(place, NAME, "/", log, allowed)
+        found = await auditor.audit(place, NAME, "/", log, allowed)
         assert len({one.what for one in found}) == len(found)
         return {one.what: one for one in found}
 
@@ -269,7 +269,7 @@ async def test_a_run_that_redis_lost_is_said_to_be_lost_and_holds(crawl: Crawl) 
     assert await crawl.broken() == set()
     await crawl.redis.flushall()
     place = Place(crawl.environ["REDIS_URL"], crawl.environ["DATABASE_URL"], crawl.shell.data)
-    lost = await audit.audit(place, NAME, str(crawl.shell.folder), None, 0)
+    lost = await auditor.audit(place, NAME, str(crawl.shell.folder), None, 0)
     assert all(one.ok for one in lost)
     assert "not needed any more" in [one.expected for one in lost]
 

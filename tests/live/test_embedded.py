@@ -24,7 +24,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import DataInUse, ShardcrawlError
-from crawler.embedded import Embedded, Services, folder, running
+from crawler.local.embedded import Embedded, Services, folder, running
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ BUSY_MINUTE = """DO $$ DECLARE finish timestamptz := clock_timestamp() + interva
 BEGIN WHILE clock_timestamp() < finish LOOP END LOOP; END $$"""
 OWNER = """
 import asyncio, json, pathlib, sys
-from crawler.embedded import Embedded
+from crawler.local.embedded import Embedded
 
 async def own() -> None:
     async with Embedded(pathlib.Path(sys.argv[1])) as embedded:

@@ -96,7 +96,7 @@ async def test_kill_9_of_everything_and_start_again(shell: Shell, upstream: Upst
 async def test_children_of_a_killed_run_leave_by_themselves(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     await asked(upstream, 1000)
-    children = running.children("crawler.process")
+    children = running.children("crawler.local.child")
     assert len(children) == 3
     running.process.kill()
     await eventually(lambda: not any(map(alive, children)), "children of the killed run to leave")
@@ -123,7 +123,7 @@ async def test_ctrl_c_twice_leaves_at_once(shell: Shell) -> None:
         urls = shell.write("urls.txt", [f"{upstream.url}/slow/20000/{number}" for number in range(50)])
         running = await shell.start("run", urls, "--workers", "1")
         await asked(upstream, 5)
-        children = running.children("crawler.process")
+        children = running.children("crawler.local.child")
         running.interrupt()
         await eventually(lambda: len(running.children("coordinator")) == 0, "the coordinator to drain")
         running.interrupt()

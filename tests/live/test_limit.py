@@ -9,8 +9,7 @@ from redis.asyncio import Redis
 
 from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
-
-from .shell import Shell
+from tests.live.shell import Shell
 
 pytestmark = pytest.mark.anyio
 

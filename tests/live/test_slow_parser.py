@@ -39,7 +39,7 @@ async def begin(shell: Shell, upstream: Upstream, workers: int = 1) -> Running:
 
 def parsers(worker: psutil.Process) -> list[psutil.Process]:
     try:
-        return [child for child in worker.children() if "crawler.parse.child" in child.cmdline()]
+        return [child for child in worker.children() if "crawler.pool.child" in child.cmdline()]
     except psutil.Error:
         return []
 

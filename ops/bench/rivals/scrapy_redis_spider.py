@@ -23,7 +23,7 @@ START_URLS = "pages:start_urls"
 PUSHED_AT_ONCE = 10_000
 
 
-class Pages(RedisSpider):  # type: ignore[misc]  # it has no types
+class PageBuilder(RedisSpider):  # type: ignore[misc]  # it has no types
     """Every URL that comes by Redis, its body as it came."""
 
     name = "pages"
@@ -50,7 +50,7 @@ def crawl(server: str, database: str) -> None:
             "MAX_IDLE_TIME_BEFORE_CLOSE": 1,
         }
     )
-    process.crawl(Pages)
+    process.crawl(PageBuilder)
     process.start()
 
 

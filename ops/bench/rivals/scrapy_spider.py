@@ -55,7 +55,7 @@ class CopyPipeline:
         await self.sink.close()
 
 
-class Pages(scrapy.Spider):
+class PageBuilder(scrapy.Spider):
     """Every URL of a file, its body as it came."""
 
     name = "pages"
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("database")
     arguments = parser.parse_args()
     process = CrawlerProcess({**SETTINGS, "DATABASE": arguments.database})
-    process.crawl(Pages, urls=arguments.urls)
+    process.crawl(PageBuilder, urls=arguments.urls)
     process.start()
 
 

@@ -1,0 +1,81 @@
+"""The done set: digests of keys whose outcome is committed in Postgres, as intsets of 64-bit integers.
+
+8.3 bytes a key were measured, against 68 for a set of digests and 116 for a set of URLs. Two keys of which
+only one is done share their 64 bits once in 1.8e19 / keys tries: at a billion keys, 3 % for a single one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
+
+from redis.asyncio import Redis
+
+from coordinator.errors import EpochLost
+from coordinator.model import Epoch, Outcome
+from coordinator.queue.sharding import Layout, by_bucket
+from coordinator.queue.wire import grouped
+from coordinator.redis.connection import translated
+from coordinator.redis.keys import RunKeys
+from coordinator.redis.scripts import Script
+
+# One SMISMEMBER or SADD takes its members from Lua's stack, which ends near 8,000.
+MOST_AT_ONCE = 4000
+# Calls at a time: while Redis looks up one part, the next is put together.
+LANES = 2
+
+
+class DoneSet:
+    """The done set of one run."""
+
+    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
+        self._keys = keys
+        self._layout = layout
+        self._epoch = epoch
+        self._check = Script(client, "check")
+        self._remember = Script(client, "remember")
+
+    async def finished(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of the digests that are done."""
+        parts = list(_parts(digests))
+        if len(parts) < LANES:  # a worker's block
+            return await self._finished(parts)
+        lanes = (self._finished(parts[lane::LANES]) for lane in range(LANES))
+        return set[bytes]().union(*await asyncio.gather(*lanes))
+
+    async def _finished(self, parts: Iterable[Sequence[bytes]]) -> set[bytes]:
+        found: set[bytes] = set()
+        for part in parts:
+            keys, members = self._by_bucket(part)
+            with translated():
+                hits: bytes = await self._check(keys, [members])
+            found.update(compress(part, hits.replace(b"0", b"\0")))
+        return found
+
+    async def remember(self, outcome: Outcome, digests: Iterable[bytes]) -> None:
+        """Add digests that Postgres says are finished. Raises EpochLost."""
+        for part in _parts(digests):
+            keys, members = self._by_bucket(part)
+            with translated():
+                returned = await self._remember([self._keys.state, *keys], [self._epoch, outcome, members])
+            if returned[0] == b"epoch":
+                raise EpochLost(f"run {self._keys.run} was made anew in Redis while its done set was rebuilt")
+
+    async def rebuild(self, rows: AsyncIterator[Mapping[Outcome, Sequence[bytes]]]) -> None:
+        """Fill the done set from batches of Postgres' own rows, as {outcome: digests}."""
+        async for batch in rows:
+            for outcome, digests in batch.items():
+                await self.remember(outcome, digests)
+
+    def _by_bucket(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
+        """The buckets' keys, and their members on the wire."""
+        counts, members = by_bucket(digests, self._layout)
+        return [self._keys.done(bucket) for bucket in counts], grouped(counts.values(), members)
+
+
+def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+    """The digests sorted, so that those of one bucket are asked for together, in parts that a script can take."""
+    ordered = sorted(digests)
+    for start in range(0, len(ordered), MOST_AT_ONCE):
+        yield ordered[start : start + MOST_AT_ONCE]

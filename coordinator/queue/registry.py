@@ -1,0 +1,122 @@
+"""The runs that this Redis knows: made, found, listed, finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+
+from coordinator.model import Epoch, Outcome, RunState
+from coordinator.queue.sharding import Layout
+from coordinator.redis.connection import as_text, translated
+from coordinator.redis.keys import FIRST_CURSOR, RUNS, RunKeys
+
+# Redis drops a connection that sends a command with more than 1,048,576 arguments: a run of 400 million keys has as
+# many buckets.
+UNLINKED_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What every process needs to take part in a run. `document` is the job file as JSON, secrets not filled in."""
+
+    name: str
+    run_id: int
+    epoch: Epoch
+    layout: Layout
+    document: Mapping[str, Any]
+    folder: str
+    fingerprint: str = ""
+    total: int | None = None
+
+    def packed(self) -> bytes:
+        """The record as JSON."""
+        return orjson.dumps(
+            {
+                "name": self.name,
+                "run_id": self.run_id,
+                "epoch": self.epoch,
+                "shards": self.layout.shards,
+                "buckets": self.layout.buckets,
+                "document": self.document,
+                "folder": self.folder,
+                "fingerprint": self.fingerprint,
+                "total": self.total,
+            }
+        )
+
+    @classmethod
+    def unpacked(cls, packed: bytes | str) -> RunRecord:
+        """The record from JSON."""
+        fields = orjson.loads(packed)
+        layout = Layout(shards=fields.pop("shards"), buckets=fields.pop("buckets"))
+        return cls(layout=layout, **fields)
+
+
+class Runs:
+    """The list of runs in one Redis. Every method raises RedisUnavailable when it does not answer."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    async def names(self) -> list[str]:
+        """Every run's name, sorted."""
+        with translated():
+            return sorted(as_text(name) for name in await self._client.smembers(RUNS))
+
+    async def find(self, name: str) -> RunRecord | None:
+        """The run of that name, None when this Redis does not know it."""
+        with translated():
+            packed = await self._client.get(RunKeys(name).spec)
+        return None if packed is None else RunRecord.unpacked(packed)
+
+    async def state(self, name: str) -> RunState | None:
+        """Where the run stands, None when this Redis does not know it."""
+        with translated():
+            state = await self._client.hget(RunKeys(name).state, "state")
+        return None if state is None else RunState(as_text(state))
+
+    async def make(self, record: RunRecord) -> None:
+        """Write a new run, clearing what an earlier one of that name left behind."""
+        keys = RunKeys(record.name)
+        earlier = await self.find(record.name)
+        layout = earlier.layout if earlier else record.layout
+        with translated():
+            earlier_keys = iter(keys.all(layout.shards, layout.buckets))
+            while some := list(islice(earlier_keys, UNLINKED_AT_ONCE)):
+                await self._client.unlink(*some)
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hset(
+                    keys.state,
+                    mapping={
+                        "epoch": record.epoch,
+                        "state": RunState.RUNNING.value,
+                        "cursor": FIRST_CURSOR,
+                        "exhausted": "0",
+                    },
+                )
+                pipe.set(keys.spec, record.packed())
+                pipe.sadd(RUNS, record.name)
+                await pipe.execute()
+
+    async def rewrite(self, record: RunRecord, document: Mapping[str, Any], folder: str) -> RunRecord:
+        """Give a run that goes on the job file as it is now."""
+        changed = replace(record, document=document, folder=folder)
+        with translated():
+            await self._client.set(RunKeys(record.name).spec, changed.packed())
+        return changed
+
+    async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
+        """Mark a run complete with Postgres' own counts, and drop what only an unfinished run needs."""
+        keys = RunKeys(record.name)
+        with translated():
+            async with self._client.pipeline(transaction=True) as pipe:
+                for outcome in Outcome:
+                    pipe.hset(keys.state, outcome.value, counts.get(outcome, 0))
+                pipe.hset(keys.state, "state", RunState.COMPLETE.value)
+                pipe.unlink(*keys.queue(record.layout.shards))
+                await pipe.execute()

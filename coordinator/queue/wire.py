@@ -1,0 +1,107 @@
+"""Pure: both ends of what planner, workers and janitor write for each other, as msgpack.
+
+What is read was bounded before and is checked after it is unpacked: a stranger may have written it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from coordinator.model import Attempts, Block, ShardId
+from coordinator.queue.sharding import BLOCK_KEYS
+
+WIRE = 2
+# 500 keys of 8 KB each, and room for reasons and tries: what is larger was not written by us.
+MOST_BYTES = 6 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """A key that waits `delay` seconds for its next try."""
+
+    digest: bytes
+    key: str
+    attempts: Attempts
+    delay: float = 0.0
+
+
+def encode(block: Block) -> bytes:
+    """A block as [version, keys, refusals, tries as {index: [failed, throttled, history]}]."""
+    attempts = {index: _fields(one) for index, one in block.attempts.items()}
+    return _packed([WIRE, block.keys, block.refusals, attempts])
+
+
+def decode(shard: ShardId, payload: bytes) -> Block:
+    """A block from msgpack; bounded before it is unpacked. Raises ValueError when it is not one of ours."""
+    if len(payload) > MOST_BYTES:
+        raise ValueError(f"a block of {len(payload)} bytes")
+    match _unpacked(payload, "a block"):
+        case (version, *_) if version != WIRE:
+            raise ValueError(f"a block of another wire version than {WIRE}")
+        case (_, tuple(keys), dict(refusals), dict(attempts)):
+            pass
+        case _:
+            raise ValueError("not a block: keys, refusals and tries are expected")
+    if not all(isinstance(key, str) for key in keys):
+        raise ValueError("a block whose keys are not text")
+    if not all(_points(index, keys) and isinstance(reason, str) for index, reason in refusals.items()):
+        raise ValueError("a block whose refusals are not reasons of its keys")
+    if not all(_points(index, keys) for index in attempts):
+        raise ValueError("a block whose tries are not those of its keys")
+    return Block(shard, keys, refusals, {index: _attempts(fields) for index, fields in attempts.items()})
+
+
+def grouped(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
+    """Members of the done set for a script to unpack: [how many each group has, all members, outcome of each group].
+
+    One argument, not thousands: Redis and its client spend most of such a call on its arguments. Members are text,
+    because Lua's numbers have 53 bits.
+    """
+    return _packed([list(counts), list(map(str, members)), list(outcomes)])
+
+
+def packed(deferral: Deferral) -> bytes:
+    """A deferral's key and tries as [key, [failed, throttled, history]]."""
+    return _packed([deferral.key, _fields(deferral.attempts)])
+
+
+def unpacked(digest: bytes, payload: bytes) -> Deferral:
+    """A deferral from msgpack. Raises ValueError when it is not one of ours."""
+    match _unpacked(payload, "a deferred key"):
+        case (str(key), fields):
+            return Deferral(digest, key, _attempts(fields))
+    raise ValueError("a deferred key that is not text")
+
+
+def _fields(attempts: Attempts) -> tuple[int, int, tuple[str, ...]]:
+    return attempts.failed, attempts.throttled, attempts.history
+
+
+def _attempts(fields: Any) -> Attempts:
+    match fields:
+        case (int(failed), int(throttled), tuple(history)):
+            if failed >= 0 and throttled >= 0 and all(isinstance(line, str) for line in history):
+                return Attempts(failed, throttled, history)
+    raise ValueError("tries that are not two numbers and some lines")
+
+
+def _points(index: Any, keys: tuple[Any, ...]) -> bool:
+    return type(index) is int and 0 <= index < len(keys)
+
+
+def _packed(fields: list[Any]) -> bytes:
+    payload: bytes = msgpack.packb(fields)
+    return payload
+
+
+def _unpacked(payload: bytes, what: str) -> Any:
+    try:
+        return msgpack.unpackb(
+            payload, max_array_len=BLOCK_KEYS, max_map_len=BLOCK_KEYS, strict_map_key=False, use_list=False
+        )
+    except (msgpack.UnpackException, ValueError, TypeError) as error:
+        raise ValueError(f"not {what}: {type(error).__name__}") from error

@@ -1,0 +1,107 @@
+"""The door to Redis: connect, check that it keeps what it is told, translate its errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from coordinator.errors import RedisRefused, RedisUnavailable
+
+OLDEST = (6, 2)
+# What passes: said by Redis itself, or by a script that it stopped ("… -OOM command not allowed …").
+_NOT_NOW = re.compile(r"\b(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
+
+
+def connect(url: str, *, timeout: float = 5.0) -> Redis:
+    """A client for `url` (redis://, rediss://, unix://) that never repeats a command by itself.
+
+    redis-py's own retries have carried out an XADD twice; here every repeat is the caller's decision.
+    Raises RedisRefused when the URL is malformed.
+    """
+    try:
+        return Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_timeout=False,
+            max_connections=1000,
+        )
+    except ValueError:  # its text may quote a part of the password
+        raise RedisRefused(f"Redis address {redacted(url)} is malformed; give it as redis://HOST:PORT/0") from None
+
+
+def redacted(url: str) -> str:
+    """An address without its user and password, also of one so badly written that it has no host."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    address = re.split("[?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(address) :]:  # a password with ? or # in it, or one among the options
+        return f"{scheme}{mark}***"
+    return f"{scheme}{mark}{address.rpartition('@')[2]}"
+
+
+@contextmanager
+def translated(where: str = "") -> Iterator[None]:
+    """Turn redis-py's exceptions into ours; `where` names the server in the message."""
+    at = f" at {where}" if where else ""
+    try:
+        yield
+    except (exceptions.RedisError, OSError) as error:
+        # What the server says while a connection opens comes wrapped as if the network had failed.
+        wrapped = isinstance(error, exceptions.ConnectionError) and isinstance(error.__cause__, exceptions.RedisError)
+        said = error.__cause__ if wrapped else error
+        text = first_line(error)
+        if isinstance(said, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
+            raise RedisRefused(f"Redis{at} refuses the password or its rights: {text}") from error
+        if isinstance(said, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
+            raise RedisUnavailable(f"Redis{at} does not answer: {text}; is it running?") from error
+        code = getattr(said, "status_code", None)  # redis-py cuts the codes that it knows off the text
+        if _NOT_NOW.search(f"{code} {text}"):
+            raise RedisUnavailable(f"Redis{at} takes no writes now: {text}") from error
+        raise RedisRefused(f"Redis{at} refuses a command: {text}") from error
+
+
+def as_text(returned: bytes | str) -> str:
+    """What Redis answered, as text."""
+    return returned if isinstance(returned, str) else returned.decode()
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's first line of text, or its class when it has none."""
+    return next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+
+
+async def check_server(client: Redis, url: str) -> list[str]:
+    """Check that the server is new enough and evicts nothing; returns warnings in the user's words.
+
+    Raises RedisUnavailable or RedisRefused.
+    """
+    where = redacted(url)
+    warnings: list[str] = []
+    with translated(where):
+        server = await client.info("server")
+        version = str(server["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            raise RedisRefused(f"Redis at {where} is version {version}; shardcrawl needs 6.2 or newer")
+        memory = await client.info("memory")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise RedisRefused(
+                f"Redis at {where} evicts keys (maxmemory-policy {policy}): finished work could vanish; "
+                "set maxmemory-policy noeviction"
+            )
+        persistence = await client.info("persistence")
+        if not persistence.get("aof_enabled") and persistence.get("rdb_last_save_time") is not None:
+            try:
+                saves = (await client.config_get("save")).get("save", "")
+            except exceptions.ResponseError:
+                saves = "unknown"  # managed Redis hides CONFIG; its operator decides on persistence
+            if not saves:
+                warnings.append(f"Redis at {where} keeps nothing on disk: a restart loses the queue (appendonly yes)")
+    return warnings

@@ -1,0 +1,141 @@
+"""Every Redis key: its name, type, lifetime and writer.
+
+All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only the list of runs stands outside.
+
+    name               type     lifetime                  written by
+    shardcrawl:runs    set      as long as Redis          opening (run made)
+    …:spec             string   as long as the run        opening: the job document and the layout, as JSON
+    …:state            hash     as long as the run        opening, planner (cursor, published), workers (outcomes)
+    …:done:N           intset   as long as the run        workers, in `complete`
+    …:stream:N         stream   until the run is complete planner (publish), workers (ack and delete)
+    …:ready            zset     until the run is complete publish and claim: shard -> blocks nobody has claimed
+    …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
+    …:claims           hash     until the run is complete workers: "shard worker" -> its last block there
+    …:waits            hash     until the run is complete workers: id -> what it waits for
+    …:deferred:due     zset     until the run is complete complete: digest -> when it is due, ms of Redis TIME
+    …:deferred:keys    hash     until the run is complete complete: digest -> key and its tries (the janitor reads both)
+    …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
+    …:aside            list     as long as the run        workers: the last entries that were no blocks of ours
+    …:leader           string   its lease                 planner
+    …:slots:UPSTREAM   hash     its longest window        limiter: the last slot, µs of Redis TIME; windows' counts
+    …:health:UPSTREAM  string   eleven seconds            limiter: requests sent and failed in each of ten seconds
+    …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
+    …:limits           hash     a week                    the `limit` command: what is changed while the run goes on
+    …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
+    …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or who is asking for it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+RUNS = "shardcrawl:runs"
+FIRST_CURSOR = "0:0"
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """The key names of one run."""
+
+    run: str
+
+    def _name(self, tail: str) -> str:
+        return f"shardcrawl:{{{self.run}}}:{tail}"
+
+    @property
+    def spec(self) -> str:
+        return self._name("spec")
+
+    @property
+    def state(self) -> str:
+        return self._name("state")
+
+    @property
+    def ready(self) -> str:
+        return self._name("ready")
+
+    @property
+    def workers(self) -> str:
+        return self._name("workers")
+
+    @property
+    def claims(self) -> str:
+        return self._name("claims")
+
+    @property
+    def receipts(self) -> str:
+        return self._name("receipts")
+
+    @property
+    def deferred_due(self) -> str:
+        return self._name("deferred:due")
+
+    @property
+    def deferred_keys(self) -> str:
+        return self._name("deferred:keys")
+
+    @property
+    def waits(self) -> str:
+        return self._name("waits")
+
+    @property
+    def leader(self) -> str:
+        return self._name("leader")
+
+    @property
+    def upstreams(self) -> str:
+        return self._name("upstreams")
+
+    @property
+    def limits(self) -> str:
+        return self._name("limits")
+
+    @property
+    def changes(self) -> str:
+        return self._name("changes")
+
+    @property
+    def aside(self) -> str:
+        return self._name("aside")
+
+    @property
+    def limiting(self) -> tuple[str, ...]:
+        """What the limiter keeps of all upstreams together."""
+        return self.upstreams, self.limits, self.changes
+
+    def stream(self, shard: int) -> str:
+        return self._name(f"stream:{shard}")
+
+    def done(self, bucket: int) -> str:
+        return self._name(f"done:{bucket}")
+
+    def slots(self, upstream: str) -> str:
+        return self._name(f"slots:{upstream}")
+
+    def health(self, upstream: str) -> str:
+        return self._name(f"health:{upstream}")
+
+    def robots(self, origin: str) -> str:
+        return self._name(f"robots:{origin}")
+
+    def queue(self, shards: int) -> Iterable[str]:
+        """What only an unfinished run needs."""
+        yield from (
+            self.ready,
+            self.workers,
+            self.claims,
+            self.waits,
+            self.receipts,
+            self.deferred_due,
+            self.deferred_keys,
+        )
+        for shard in range(shards):
+            yield self.stream(shard)
+
+    def all(self, shards: int, buckets: int) -> Iterable[str]:
+        """Everything of the run that has no lifetime of its own."""
+        yield from (self.spec, self.state, self.leader, self.aside)
+        yield from self.queue(shards)
+        for bucket in range(buckets):
+            yield self.done(bucket)

@@ -1,0 +1,116 @@
+"""A coordinator: leads one run, or stands by; planner and janitor work while it leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from redis.asyncio import Redis
+
+from coordinator.errors import RedisUnavailable, SourceError
+from coordinator.failpoints import Failpoint, no_failpoint
+from coordinator.model import RunState
+from coordinator.queue.done import DoneSet
+from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.streams import Streams
+from coordinator.redis.connection import as_text, translated
+from coordinator.redis.keys import FIRST_CURSOR, RunKeys
+from coordinator.redis.retrying import retry_unavailable
+from coordinator.roles.election import Election
+from coordinator.roles.janitor import Janitor
+from coordinator.roles.planner import Planner
+from coordinator.settings import Job
+from coordinator.source import STANDARD_INPUT, Cursor, Source
+from coordinator.status import counts
+from coordinator.tasks import until_first
+
+logger = logging.getLogger(__name__)
+
+STATE_POLL = 0.2
+
+
+class Coordinator:
+    """The coordinator of one run in this process. `open_corpus` opens the source behind a cursor."""
+
+    def __init__(
+        self,
+        client: Redis,
+        record: RunRecord,
+        job: Job,
+        name: str,
+        open_corpus: Callable[[Job, Cursor], Source],
+        failpoint: Failpoint = no_failpoint,
+    ) -> None:
+        self._client = client
+        self._record = record
+        self._job = job
+        self._name = name
+        self._open_corpus = open_corpus
+        self._failpoint = failpoint
+        self._keys = RunKeys(record.name)
+        self._streams = Streams(client, self._keys, record.layout, record.epoch)
+        self._done = DoneSet(client, self._keys, record.layout, record.epoch)
+        self._leadership = Election(client, self._keys, name)
+
+    async def run(self) -> None:
+        """Return when the run is complete. Raises SourceError, EpochLost."""
+        try:
+            await until_first(self._lead(), self._complete())
+        finally:
+            with suppress(RedisUnavailable):  # then the lease ends by itself
+                await self._leadership.leave()
+
+    async def _lead(self) -> None:
+        """Gain the lead, plan and tidy; start over where Redis says the cursor is after whatever came between."""
+        while True:
+            await retry_unavailable(self._leadership.gain, "coordinator")
+            try:
+                await until_first(self._leadership.keep(), self._plan_rest(), self._tidy())
+            except RedisUnavailable as error:
+                logger.warning("coordinator waits: %s", error)
+                await asyncio.sleep(1.0)
+
+    async def _plan_rest(self) -> None:
+        """Plan what the source still has; return only when Redis says that its cursor moved without us."""
+        with translated():
+            cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
+        if exhausted == b"1" or await self._plan(as_text(cursor or FIRST_CURSOR)):
+            await asyncio.Event().wait()
+
+    async def _tidy(self) -> None:
+        """Tidy beside the planner, which would wait for ever for room in a queue that lost its keys.
+
+        Returns only when keys vanished and the source is to be planned again. Raises SourceError.
+        """
+        janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._name)
+        if await janitor.watch():
+            await asyncio.Event().wait()  # `_complete` notices too, and ends this
+        elif self._job.source.path == STANDARD_INPUT:
+            raise SourceError(
+                f"keys vanished from the queue of run {self._record.name}, and standard input cannot be read again: "
+                "give the same input to a run with another --name"
+            )
+
+    async def _plan(self, cursor: str) -> bool:
+        source = await asyncio.to_thread(self._open_corpus, self._job, Cursor.parse(cursor))
+        try:
+            return await Planner(
+                name=self._name,
+                source=source,
+                cursor=cursor,
+                streams=self._streams,
+                done=self._done,
+                layout=self._record.layout,
+                counts=lambda: counts(self._client, self._record),
+                high_water=self._job.run.high_water,
+                failpoint=self._failpoint,
+            ).plan()
+        finally:
+            source.close()
+
+    async def _complete(self) -> None:
+        runs = Runs(self._client)
+        while await retry_unavailable(lambda: runs.state(self._record.name), "coordinator") != RunState.COMPLETE:
+            await asyncio.sleep(STATE_POLL)

@@ -1,0 +1,257 @@
+"""The auditor: looks at source, Postgres, Redis and the upstream's log of one run, and compares what they say.
+
+It changes nothing: digests of the source go into a temporary table of a transaction that is rolled back. Memory stays
+flat whatever the corpus's size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from coordinator.errors import SourceError, UsageError
+from coordinator.model import RunState
+from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.sharding import digest
+from coordinator.redis.connection import as_text, connect, translated
+from coordinator.redis.keys import RunKeys
+from coordinator.settings import Job
+from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
+from coordinator.status import snapshot
+from crawler.audit import checks
+from crawler.audit.checks import (
+    EXAMPLES,
+    Finding,
+    InPostgres,
+    InRedis,
+    InSource,
+    LoggedRequests,
+    Orphans,
+    Queue,
+    Sessions,
+)
+from crawler.audit.upstream_log import logged_keys
+from crawler.job import jobfile
+from crawler.local.run import Place, services
+from crawler.opening import open_corpus
+from crawler.store import postgres
+from crawler.store import tables as names
+from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.postgres import Connection
+from crawler.store.queries import query
+
+CHUNK = 50_000
+CHUNK_SECONDS = 60.0
+PIPELINE = 2000
+# A batch pauses between its statements for milliseconds; while a run goes on, its own time-out ends what hangs.
+IDLE_SECONDS, IDLE_SECONDS_RUNNING = 1.0, 30.0
+
+
+async def audit(place: Place, name: str, folder: str, requests: Path | None, allowed: int) -> list[Finding]:
+    """Compare everything that knows about a run; `folder` is where relative paths begin when Redis lost the run.
+
+    `requests` is the upstream's log, `allowed` how many of them may repeat a key. Raises UsageError for an unknown run.
+    """
+    async with services(place, share=True) as addresses:
+        client = connect(addresses.redis)
+        try:
+            connection = await postgres.connect(addresses.database)
+            try:
+                await Catalogue(connection).prepare()
+                return await _look(client, connection, name, folder, requests, allowed)
+            finally:
+                await connection.close()
+        finally:
+            await client.aclose()
+
+
+async def _look(
+    client: Redis, connection: Connection, name: str, folder: str, requests: Path | None, allowed: int
+) -> list[Finding]:
+    record = await Runs(client).find(name)
+    # Redis first: what it calls done was committed before, so this snapshot of Postgres has it.
+    seen = await _in_redis(client, record) if record else None
+    with postgres.translated():
+        transaction = connection.transaction(isolation="repeatable_read")
+        await transaction.start()
+        await connection.execute(query("audit-settings"))
+        stored = await _find(Catalogue(connection), name, known=record is not None)
+        job = jobfile.read(stored.document, record.folder if record else folder)
+        in_source = await _in_source(connection, stored, job, record)
+        in_postgres = await _in_postgres(connection, stored, job)
+        logged = await _logged(connection, requests, job) if requests else None
+        await transaction.rollback()
+        rows = await connection.fetch(query("idle-sessions"), IDLE_SECONDS if stored.complete else IDLE_SECONDS_RUNNING)
+        staging = await connection.fetchval(query("staging-tables"), f"staging_r{stored.run_id}")
+    if stored.complete and record and seen and seen.state is not RunState.COMPLETE:
+        seen = await _in_redis(client, record, complete=True)  # Redis is told after Postgres
+    sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
+    return checks.compare(in_source, in_postgres, _queue(seen, record, stored), sessions, logged, allowed)
+
+
+async def _find(catalogue: Catalogue, name: str, *, known: bool) -> StoredRun:
+    stored = await catalogue.find(name)
+    if stored is not None:
+        return stored
+    if known:
+        raise UsageError(f"run {name} is in Redis but not in Postgres: is DATABASE_URL the right one?")
+    runs = ", ".join(run.name for run in await catalogue.all()) or "none"
+    raise UsageError(f"no run {name}; known runs: {runs}")
+
+
+def _queue(seen: InRedis | None, record: RunRecord | None, stored: StoredRun) -> Queue:
+    if seen is not None and record is not None and record.epoch == stored.epoch:
+        return seen
+    if stored.complete:
+        found = "not there" if record is None else "belongs to another beginning of the run"
+        return Finding("the run in Redis", found, "not needed any more", record is None)
+    found = "not there" if record is None else "void"
+    return Finding("the run in Redis", found, "rebuilt from Postgres by the next `shardcrawl run`", True)
+
+
+async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False) -> InRedis:
+    keys, layout = RunKeys(record.name), record.layout
+    now = await snapshot(client, record)
+    complete = complete or now.state is RunState.COMPLETE
+    with translated():
+        return InRedis(
+            state=now.state,
+            counts=now.counts,
+            skipped=int(await client.hget(keys.state, "skipped") or 0),
+            done=await _sum(client, "SCARD", [keys.done(bucket) for bucket in range(layout.buckets)]),
+            blocks=await _sum(client, "XLEN", [keys.stream(shard) for shard in range(layout.shards)]),
+            workers=now.workers,
+            stray=await _stray(client, record, complete=complete),
+        )
+
+
+async def _sum(client: Redis, command: str, keys: Sequence[str]) -> int:
+    total = 0
+    for start in range(0, len(keys), PIPELINE):
+        async with client.pipeline(transaction=False) as pipe:
+            for key in keys[start : start + PIPELINE]:
+                pipe.execute_command(command, key)
+            total += sum(await pipe.execute())
+    return total
+
+
+async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[str]:
+    """The run's keys that `coordinator.redis.keys` does not explain; after its end only those without a lifetime."""
+    keys, layout = RunKeys(record.name), record.layout
+    known = {*keys.all(layout.shards, layout.buckets), *keys.limiting}
+    if complete:
+        known -= {*keys.queue(layout.shards), keys.leader, *keys.limiting}
+    strange = set()
+    async for found in client.scan_iter(match=f"shardcrawl:{{{record.name}}}:*", count=1000):
+        key = as_text(found)
+        if key not in known and (complete or not key.startswith((keys.slots(""), keys.health("")))):
+            strange.add(key)
+    return sorted([key for key in strange if not complete or await client.ttl(key) == -1])
+
+
+async def _in_source(
+    connection: Connection, stored: StoredRun, job: Job, record: RunRecord | None
+) -> InSource | Finding:
+    if job.source.path == STANDARD_INPUT:
+        return Finding("the source", "standard input", "not compared: it cannot be read again", True)
+    try:
+        lines, fingerprint = await _load(connection, job)
+    except SourceError as error:
+        return Finding("the source", "cannot be read", "readable", False, str(error))
+    part = names.quoted(names.part("pages", stored.run_id))
+    await connection.execute("ANALYZE audit_source")
+    row = await connection.fetchrow(query("audit-source", part=part))
+    assert row is not None
+    missing = await connection.fetch(query("missing-digests", part=part), EXAMPLES) if stored.complete else []
+    return InSource(
+        lines=lines,
+        keys=row["keys"],
+        missing=row["missing"],
+        unknown=row["unknown"],
+        changed=record is not None and bool(record.fingerprint) and fingerprint != record.fingerprint,
+        missing_examples=await asyncio.to_thread(_keys_of, job, {row["digest"] for row in missing}),
+        unknown_examples=[row["key"] for row in await connection.fetch(query("unknown-keys", part=part), EXAMPLES)],
+    )
+
+
+async def _load(connection: Connection, job: Job) -> tuple[int, str]:
+    """Bring the digests of the whole source into a temporary table; returns how many, and its fingerprint."""
+    await connection.execute(query("make-audit-source"))
+    source = await asyncio.to_thread(open_corpus, job, Cursor())
+    lines, exhausted = 0, False
+    try:
+        while not exhausted:
+            digests, exhausted = await asyncio.to_thread(_digests, source)
+            lines += len(digests)
+            await connection.copy_records_to_table("audit_source", records=digests, columns=["digest"])
+        return lines, await asyncio.to_thread(source.fingerprint)
+    finally:
+        source.close()
+
+
+def _digests(source: Source) -> tuple[list[tuple[bytes]], bool]:
+    chunk = source.read(CHUNK, CHUNK_SECONDS)
+    return [(digest(key),) for key in _keys(chunk)], chunk.exhausted
+
+
+def _keys(chunk: Chunk) -> Iterator[str]:
+    """A chunk's keys as the planner takes them: a refused line is a key too."""
+    yield from chunk.keys
+    for line in chunk.refused:
+        yield line.key
+
+
+def _keys_of(job: Job, wanted: set[bytes]) -> list[str]:
+    """The keys of a few digests, looked up in the source from its beginning."""
+    if not wanted:
+        return []
+    found: dict[bytes, str] = {}
+    source, exhausted = open_corpus(job, Cursor()), False
+    try:
+        while len(found) < len(wanted) and not exhausted:
+            chunk = source.read(CHUNK, CHUNK_SECONDS)
+            exhausted = chunk.exhausted
+            found.update((name, key) for key in _keys(chunk) if (name := digest(key)) in wanted)
+    finally:
+        source.close()
+    return sorted(found.values())
+
+
+async def _in_postgres(connection: Connection, stored: StoredRun, job: Job) -> InPostgres:
+    tables = ["pages", *names.names(job.tables)]
+    parts = {table: names.quoted(names.part(table, stored.run_id)) for table in tables}
+    pages = parts["pages"]
+    outcomes = await connection.fetch(query("count-outcomes", part=pages))
+    orphans = []
+    for table in tables[1:]:
+        row = await connection.fetchrow(query("orphan-records", part=parts[table], pages=pages), EXAMPLES)
+        assert row is not None
+        orphans.append(Orphans(table, row["records"], row["examples"]))
+    return InPostgres(
+        complete=stored.complete,
+        counts=stored.counts,
+        pages={row["outcome"]: row["keys"] for row in outcomes},
+        digests=await connection.fetchval(query("count-digests", part=pages)),
+        orphans=orphans,
+        tables=tables,
+        published=[
+            table
+            for table, part in parts.items()
+            if await connection.fetchval(query("is-attached"), names.quoted(table), part)
+        ],
+    )
+
+
+async def _logged(connection: Connection, log: Path, job: Job) -> LoggedRequests:
+    """The keys in the upstream's log, counted in a temporary table. Raises UsageError when it cannot be read."""
+    await connection.execute(query("make-audit-requests"))
+    keys = logged_keys(log, job.request)
+    while batch := await asyncio.to_thread(lambda: [(key,) for key in islice(keys, CHUNK)]):
+        await connection.copy_records_to_table("audit_requests", records=batch, columns=["key"])
+    row = await connection.fetchrow(query("audit-requests"), EXAMPLES)
+    assert row is not None
+    return LoggedRequests(total=row["total"], distinct=row["distinct"], examples=row["examples"])

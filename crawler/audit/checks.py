@@ -1,0 +1,213 @@
+"""Pure: what an audit saw in source, Postgres, Redis and the upstream's log -> findings that hold or do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from coordinator.model import Counts, Outcome, RunState
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One comparison: what was compared, what was found and expected, whether it holds, and examples or a reason."""
+
+    what: str
+    found: int | str
+    expected: int | str
+    ok: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InSource:
+    """The source beside the pages: `lines` counts every key as often as it comes, `keys` once.
+
+    `missing` keys have no page, `unknown` pages have no key; `changed` since the run began, as far as that is known.
+    """
+
+    lines: int
+    keys: int
+    missing: int
+    unknown: int
+    changed: bool = False
+    missing_examples: Sequence[str] = ()
+    unknown_examples: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """Records of one table whose key has no stored page."""
+
+    table: str
+    records: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class InPostgres:
+    """A run's rows: pages by outcome, also those that are none of ours; `counts` are the final ones of `runs`."""
+
+    complete: bool
+    counts: Mapping[Outcome, int]
+    pages: Mapping[str, int]
+    digests: int
+    orphans: Sequence[Orphans]
+    tables: Sequence[str]
+    published: Sequence[str]
+
+    @property
+    def total(self) -> int:
+        """All pages."""
+        return sum(self.pages.values())
+
+
+@dataclass(frozen=True, slots=True)
+class InRedis:
+    """A run's keys: its state and counts, members of the done set, blocks in its streams, names that nothing explains.
+
+    `skipped` keys were done already when the planner read them; `workers` are those whose lease has not ended.
+    """
+
+    state: RunState
+    counts: Counts
+    skipped: int
+    done: int
+    blocks: int
+    workers: int
+    stray: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """Other sessions of the database: those that hold a staging table of the run, those idle in a transaction."""
+
+    staging: int
+    idle: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRequests:
+    """The upstream's own log: keys asked for, and how many different ones."""
+
+    total: int
+    distinct: int
+    examples: Sequence[str]
+
+
+# A place that could not be looked at is a finding itself.
+Source: TypeAlias = InSource | Finding
+Queue: TypeAlias = InRedis | Finding
+
+
+def compare(
+    source: Source, postgres: InPostgres, redis: Queue, sessions: Sessions, logged: LoggedRequests | None, allowed: int
+) -> list[Finding]:
+    """Everything that must hold of a run. While it runs, `redis` was looked at before `postgres`: a page is
+    committed before Redis hears of it, so Redis may only know less."""
+    workers = 0 if isinstance(redis, Finding) else redis.workers
+    return [
+        *([source] if isinstance(source, Finding) else _of_source(source, postgres, redis)),
+        *_of_postgres(postgres),
+        *([redis] if isinstance(redis, Finding) else _of_redis(redis, postgres)),
+        *_of_sessions(sessions, 0 if postgres.complete else workers),
+        *([] if logged is None else [_of_requests(logged, allowed)]),
+    ]
+
+
+def _of_source(source: InSource, postgres: InPostgres, redis: Queue) -> list[Finding]:
+    findings = [_none("pages of keys that are not in the source", source.unknown, such_as(source.unknown_examples))]
+    if source.changed:
+        findings.append(Finding("the source", "changed since the run began", "as it was", False))
+    if postgres.complete:
+        return [
+            _none("keys of the source without a page", source.missing, such_as(source.missing_examples)),
+            *findings,
+        ]
+    what = "keys of the source not finished yet"
+    if isinstance(redis, Finding):
+        return [Finding(what, source.missing, "the rest", True), *findings]
+    # A line that was skipped as done, or stood in a block that is resolved, has its page; the others may.
+    rest = source.lines - redis.counts.resolved - redis.skipped
+    return [_at_most(what, source.missing, rest, "keys are neither stored nor queued nor still to be read"), *findings]
+
+
+def _of_postgres(postgres: InPostgres) -> list[Finding]:
+    strange = {outcome: keys for outcome, keys in postgres.pages.items() if outcome not in set(Outcome)}
+    found = ", ".join(postgres.published) or "none"
+    expected = ", ".join(postgres.tables) if postgres.complete else "none"
+    findings = [
+        _none("pages without one of the five outcomes", sum(strange.values()), such_as(list(strange))),
+        _none("pages beyond one a key", postgres.total - postgres.digests),
+    ]
+    findings += [
+        _none(f"records in {table.table} without a stored page", table.records, such_as(table.examples))
+        for table in postgres.orphans
+    ]
+    if postgres.complete:
+        final = {outcome.value: keys for outcome, keys in postgres.counts.items()}
+        findings.append(_same("final counts of the run", _words(final), _words(postgres.pages)))
+    return [*findings, _same("tables where readers see the run", found, expected)]
+
+
+def _of_redis(redis: InRedis, postgres: InPostgres) -> list[Finding]:
+    stray = _none("stray Redis keys", len(redis.stray), such_as(redis.stray))
+    outcomes = {outcome.value: keys for outcome, keys in redis.counts.outcomes.items()}
+    if not postgres.complete:
+        return [
+            Finding(
+                *("state in Redis", redis.state, "running or resolved", redis.state is not RunState.COMPLETE),
+                note="complete in Redis, not in Postgres" if redis.state is RunState.COMPLETE else "",
+            ),
+            # By outcome they may differ: a key that was fetched again after a crash keeps its first page.
+            _at_most("keys done, as Redis counts them", redis.counts.done, postgres.total, "done without a page"),
+            _at_most("digests in the done set", redis.done, postgres.total, "done without a page"),
+            _at_most("published keys that are resolved", redis.counts.resolved, redis.counts.published),
+            stray,
+        ]
+    lost = "done without a page" if redis.done > postgres.total else "Redis lost a part; no longer needed"
+    return [
+        _same("state in Redis", redis.state, RunState.COMPLETE.value),
+        _same("outcomes, as Redis counts them", _words(outcomes), _words(postgres.pages)),
+        _same("digests in the done set", redis.done, postgres.total, lost),
+        _same("published keys that are resolved", redis.counts.resolved, redis.counts.published),
+        _none("blocks left in the streams", redis.blocks),
+        stray,
+    ]
+
+
+def _of_sessions(sessions: Sessions, workers: int) -> list[Finding]:
+    staging = "staging tables of sessions"
+    return [
+        _at_most(staging, sessions.staging, workers) if workers else _none(staging, sessions.staging),
+        _none("sessions idle in a transaction", len(sessions.idle), "; ".join(sessions.idle[:EXAMPLES])),
+    ]
+
+
+def _of_requests(logged: LoggedRequests, allowed: int) -> Finding:
+    again = logged.total - logged.distinct
+    return _at_most("requests for a key that was asked before", again, allowed, such_as(logged.examples))
+
+
+def _same(what: str, found: int | str, expected: int | str, note: str = "") -> Finding:
+    return Finding(what, found, expected, found == expected, "" if found == expected else note)
+
+
+def _none(what: str, found: int, note: str = "") -> Finding:
+    return _same(what, found, 0, note)
+
+
+def _at_most(what: str, found: int, most: int, note: str = "") -> Finding:
+    return Finding(what, found, f"at most {most}", found <= most, "" if found <= most else note)
+
+
+def such_as(examples: Sequence[str]) -> str:
+    """A few examples as one text."""
+    return f"such as {', '.join(examples[:EXAMPLES])}" if examples else ""
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts) if counts[outcome]) or "none"

@@ -1,0 +1,196 @@
+"""What commands print: tables, summaries and the next command to try."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from coordinator.limits.upstream_health import UpstreamHealth
+from coordinator.model import Counts, Outcome
+from coordinator.status import Snapshot
+from crawler.cli.progress import clock, outcome_words, say, size
+from crawler.local.run import RunEnd
+
+CELL = 60
+WIDEST = 10_000
+
+
+def summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
+    """How a run stands: outcomes, time, bytes, and what to do next.
+
+    `again` is the command that goes on with it, `at` the options that let another command find it.
+    """
+    outcomes = end.stored.counts if end.stored else end.counts.outcomes
+    say(console, _standing(end, sum(outcomes.values())))
+    table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
+    table.add_column("outcome")
+    table.add_column("keys", justify="right")
+    for outcome in Outcome:
+        if outcomes.get(outcome) or outcome in (Outcome.STORED, Outcome.FAILED):
+            table.add_row(outcome.value, f"{outcomes.get(outcome, 0):,}")
+    console.print(table)
+    if not end.was_complete:
+        sent = f"{end.counts.requests:,} requests and {size(end.counts.received)} of bodies in the whole run"
+        say(console, f"{clock(end.seconds)} in this session, {sent}")
+    if end.stored is None:
+        say(console, f"go on with: {again}")
+        return
+    where = f"run_id = {end.stored.run_id}"
+    if outcomes.get(Outcome.FAILED):
+        query = f"select reason, count(*) from pages where {where} and outcome = 'failed' group by 1 order by 2 desc"
+        say(console, f'see why keys failed: shardcrawl sql{at} "{query}"')
+    else:
+        query = f"select key, status, body from pages where {where} limit 5"
+        say(console, f'look at the rows: shardcrawl sql{at} "{query}"')
+
+
+def _standing(end: RunEnd, done: int) -> str:
+    name = end.job.run.name
+    if end.was_complete:
+        return f"run {name} is complete already: {done:,} keys, nothing fetched"
+    if end.stored is not None:
+        return f"run {name} is complete: {done:,} keys"
+    of = f" of {end.counts.total:,}" if end.counts.total is not None else ""
+    return f"run {name} is interrupted: {done:,}{of} keys are done, and stay done"
+
+
+def rows(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console) -> None:
+    """A query's result as a table; long values are cut."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for record in records:
+        table.add_row(*(_cell(value) for value in record))
+    # A line longer than the terminal wraps and can be read; a column squeezed to nothing cannot.
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST, markup=False), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table, markup=False, crop=False)
+    say(console, f"{len(records):,} row{'' if len(records) == 1 else 's'}")
+
+
+def rows_json(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
+    """A query's result as a JSON list of objects."""
+    listed = [dict(zip(columns, record, strict=True)) for record in records]
+    return orjson.dumps(listed, default=_plain, option=orjson.OPT_INDENT_2).decode()
+
+
+def rows_csv(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
+    """A query's result as CSV; what a spreadsheet would take for a formula gets a quote before it."""
+    return "".join(_line(fields) for fields in (columns, *([_field(value) for value in record] for record in records)))
+
+
+def _line(fields: Sequence[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerow(fields)  # with its own line end, or it leaves a field with a lone \r unquoted
+    return out.getvalue().removesuffix("\r\n") + "\n"
+
+
+def snapshot_text(snapshot: Snapshot, console: Console) -> None:
+    """One run's snapshot."""
+    counts = snapshot.counts
+    of = f" of {counts.total:,}" if counts.total is not None else ""
+    again = f", {counts.deferred:,} of them to be tried again later" if counts.deferred else ""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("run", snapshot.name)
+    table.add_row("state", snapshot.state.value)
+    table.add_row("keys", f"{counts.done:,}{of} done, {counts.queued:,} queued{again}")
+    table.add_row("outcomes", outcome_words(counts))
+    table.add_row("requests", f"{counts.requests:,}, {size(counts.received)} of bodies")
+    table.add_row("workers", str(snapshot.workers))
+    table.add_row("coordinator", snapshot.leader or "none")
+    for health in snapshot.upstreams:
+        table.add_row("upstream", f"{health.upstream} {health.words}")
+    for cause in snapshot.waits:
+        table.add_row("waits for", cause)
+    console.print(table, markup=False)
+
+
+def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
+    """One run's snapshot as plain values."""
+    counts = snapshot.counts
+    return {
+        "run": snapshot.name,
+        "state": snapshot.state.value,
+        "total": counts.total,
+        "done": counts.done,
+        "queued": counts.queued,
+        "delayed": counts.deferred,
+        "outcomes": counts_json(counts),
+        "requests": counts.requests,
+        "received_bytes": counts.received,
+        "workers": snapshot.workers,
+        "coordinator": snapshot.leader,
+        "paused": snapshot.pauses,
+        "upstreams": {health.upstream: _health_json(health) for health in snapshot.upstreams},
+        "waits": list(snapshot.waits),
+    }
+
+
+def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
+    live = health.live
+    return {
+        "paused": health.paused,
+        "breaker": health.breaker,
+        "probe_in": health.probe_in,
+        "found_rate": health.found_rate,
+        "live_rate": live.rate.words if live and live.rate else None,
+        "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
+    }
+
+
+def counts_json(counts: Counts) -> Mapping[str, int]:
+    """Keys by outcome, every outcome named."""
+    return {outcome.value: counts.outcomes.get(outcome, 0) for outcome in Outcome}
+
+
+def end_json(end: RunEnd) -> Mapping[str, Any]:
+    """How a run ended as plain values."""
+    outcomes = end.stored.counts if end.stored else end.counts.outcomes
+    return {
+        "run": end.job.run.name,
+        "state": "complete" if end.stored else "interrupted",
+        "outcomes": {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome},
+        "requests": 0 if end.was_complete else end.counts.requests,
+        "received_bytes": 0 if end.was_complete else end.counts.received,
+        "seconds": round(end.seconds, 3),
+    }
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(_plain_or(value))
+    if isinstance(value, datetime):
+        text = value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+
+
+def _plain_or(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    text = str(_plain_or(value))
+    if isinstance(value, int | float | Decimal) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    number = text.removeprefix("-").replace(".", "", 1).isdigit()
+    return text if number else f"'{text}"

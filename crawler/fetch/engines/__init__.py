@@ -1,0 +1,1 @@
+"""HTTP engines behind one protocol: pyreqwest (fast) and httpx."""

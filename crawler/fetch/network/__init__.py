@@ -1,0 +1,1 @@
+"""Where requests may connect: addresses, name lookup, TLS, credentials."""

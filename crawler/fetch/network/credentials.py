@@ -1,0 +1,111 @@
+"""What a job's requests carry, with its secrets filled in; nothing else looks at ${NAME}."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlsplit
+
+from coordinator.errors import UsageError
+from coordinator.settings import RequestSettings
+
+HeaderPairs = tuple[tuple[str, str], ...]
+
+PROXY_SCHEMES = ("http", "https", "socks5")
+CREDENTIAL_NAMES = frozenset({"authorization", "cookie", "proxy-authorization"})
+SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# A line break in a header would begin another one.
+HEADER_TEXT = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+COOKIE_TEXT = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265, section 4.1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who the job is for its upstream.
+
+    `headers` go with every request. `secret_headers` are headers too: those that say who asks (Authorization, Cookie,
+    Proxy-Authorization) and those with a secret in them. The caller of an engine sends them to their own origin only.
+    `proxy` is the proxy's URL with the user and password in it.
+    """
+
+    headers: HeaderPairs = ()
+    secret_headers: HeaderPairs = field(default=(), repr=False)
+    proxy: str | None = field(default=None, repr=False)
+
+    def headers_of(self, headers: HeaderPairs, with_credentials: bool) -> HeaderPairs:
+        """A request's own headers, and the credentials that it does not bring itself."""
+        if not with_credentials or not self.secret_headers:
+            return headers
+        if not headers:
+            return self.secret_headers
+        own = {name.lower() for name, _ in headers}
+        return (*(pair for pair in self.secret_headers if pair[0].lower() not in own), *headers)
+
+
+NO_CREDENTIALS = Credentials()
+
+
+def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) -> Credentials:
+    """The identity that a job describes, each ${NAME} taken from the environment.
+
+    Raises UsageError for a name that is not set, or that would begin a line of its own in a header.
+    """
+    headers: list[tuple[str, str]] = []
+    secret_headers: list[tuple[str, str]] = []
+    for name, text in request.headers:
+        secret = name.lower() in CREDENTIAL_NAMES or SECRET.search(text) is not None
+        (secret_headers if secret else headers).append((name, _filled(text, "headers", environ)))
+    if request.auth is not None:
+        secret_headers.append(("Authorization", _authorization(request.auth, environ)))
+    if request.cookies:
+        cookies = (f"{name}={_filled(text, 'cookies', environ, COOKIE_TEXT)}" for name, text in request.cookies)
+        secret_headers.append(("Cookie", "; ".join(cookies)))
+    proxy = None if request.proxy is None else _proxy(request.proxy, environ)
+    return Credentials(tuple(headers), tuple(secret_headers), proxy)
+
+
+def _authorization(auth: str, environ: Mapping[str, str]) -> str:
+    """`basic:USER:PASSWORD` (RFC 7617) or `bearer:TOKEN` (RFC 6750) as the header's value."""
+    scheme, _, rest = auth.partition(":")
+    if scheme == "bearer":
+        return f"Bearer {_filled(rest, 'auth', environ)}"
+    user, _, password = rest.partition(":")
+    user, password = _filled(user, "auth", environ), _filled(password, "auth", environ)
+    if ":" in user:
+        raise UsageError("job: [request] auth: a user name for basic may have no colon in it")
+    return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def _proxy(proxy: str, environ: Mapping[str, str]) -> str:
+    """The proxy's URL; what stands before its @ is encoded, so that a password may have any character."""
+    userinfo, at, place = proxy.rpartition("@")
+    encoded = {name: quote(value, safe="") for name, value in environ.items()}
+    url = _filled(userinfo, "proxy", encoded) + at + _filled(place, "proxy", environ)
+    if not is_proxy(url):
+        raise UsageError("job: [request] proxy: with its ${NAME} filled in it is no http, https or socks5 URL")
+    return url
+
+
+def is_proxy(url: str) -> bool:
+    """Whether a URL names a proxy: a scheme that we speak, a host, and nothing behind it."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
+    except ValueError:  # the port is no number
+        return False
+
+
+def _filled(text: str, key: str, environ: Mapping[str, str], allowed: re.Pattern[str] = HEADER_TEXT) -> str:
+    def secret(match: re.Match[str]) -> str:
+        value = environ.get(match[1])
+        if value is None:
+            raise UsageError(f"job: [request] {key}: ${{{match[1]}}} is not set in the environment")
+        if not allowed.fullmatch(value):
+            raise UsageError(
+                f"job: [request] {key}: ${{{match[1]}}} has a line break, or another character that cannot stand there"
+            )
+        return value
+
+    return SECRET.sub(secret, text)

@@ -1,0 +1,1 @@
+"""robots.txt: its rules, and what they allow."""

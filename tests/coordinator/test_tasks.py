@@ -1,0 +1,116 @@
+"""Coroutines that live and end together."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from coordinator.tasks import cancelled, until_first
+from tests.conftest import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+class Sleeper:
+    """Sleeps until cancelled, and then takes a while to end."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = False
+
+    async def run(self) -> None:
+        self.began = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.ended = True
+
+
+async def nothing() -> None:
+    await asyncio.sleep(0)
+
+
+async def failing(error: Exception) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+async def test_when_the_first_returns_the_others_are_ended_before_it_goes_on() -> None:
+    one, two = Sleeper(), Sleeper()
+    await until_first(one.run(), nothing(), two.run())
+    assert one.began
+    assert one.ended
+    assert two.ended
+
+
+async def test_when_the_first_fails_the_others_are_ended_and_its_error_is_raised() -> None:
+    sleeper = Sleeper()
+    with pytest.raises(LookupError, match="mine"):
+        await until_first(sleeper.run(), failing(LookupError("mine")))
+    assert sleeper.ended
+
+
+async def test_of_several_that_failed_at_once_the_first_argument_counts() -> None:
+    with pytest.raises(LookupError):
+        await until_first(failing(LookupError()), failing(KeyError()))
+    with pytest.raises(KeyError):
+        await until_first(nothing(), failing(KeyError()), failing(LookupError()))
+
+
+async def test_what_fails_while_it_is_cancelled_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails_at_its_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise LookupError
+
+    with caplog.at_level(logging.ERROR):
+        with pytest.raises(OSError, match="the cause"):
+            await until_first(fails_at_its_end(), failing(OSError("the cause")))
+        await until_first(fails_at_its_end(), nothing())
+        gc.collect()
+    assert not caplog.records, "no task is reported as forgotten"
+
+
+async def test_cancelling_the_call_ends_all() -> None:
+    one, two = Sleeper(), Sleeper()
+    call = asyncio.create_task(until_first(one.run(), two.run()))
+    await eventually(lambda: one.began and two.began, "both to begin")
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert one.ended
+    assert two.ended
+
+
+async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.tasks.CANCEL_AGAIN", 0.01)
+    swallowed = 0
+
+    async def deaf() -> None:
+        nonlocal swallowed
+        while swallowed < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await cancelled([task])
+    assert task.done()
+    assert swallowed == 3
+
+
+@pytest.mark.parametrize("body", [nothing, lambda: failing(LookupError())])
+async def test_tasks_that_ended_already_are_no_trouble(body: Callable[[], object]) -> None:
+    task: asyncio.Task[None] = asyncio.create_task(body())  # type: ignore[arg-type]
+    await asyncio.wait([task])
+    await cancelled([task])
+    await cancelled([])

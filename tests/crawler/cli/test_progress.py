@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from coordinator.errors import RedisUnavailable
+from coordinator.limits.upstream_health import UpstreamHealth
+from coordinator.model import Counts, Outcome, RunState
+from coordinator.status import Snapshot
+from crawler.cli import progress
+from crawler.cli.progress import Pace, clock, outcome_words, size, upstream_words
+from tests.conftest import eventually
+
+RUNNING = Counts(
+    total=20_000, published=15_000, resolved=5_000, outcomes={Outcome.STORED: 4_990, Outcome.GONE: 10}, requests=5_100
+)
+
+
+def a_snapshot(counts: Counts = RUNNING, *, pauses: dict[str, float] | None = None) -> Snapshot:
+    upstreams = tuple(UpstreamHealth(name, paused=left) for name, left in (pauses or {}).items())
+    return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", upstreams=upstreams)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00:00"), (0.4, "0:00:00"), (0.5, "0:00:01"), (59.6, "0:01:00"), (3599, "0:59:59"), (360_000, "100:00:00")],
+)
+def test_seconds_are_shown_as_a_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_250_000, "1.2 MB"), (3.5e9, "3.5 GB"), (7e15, "7000.0 TB")],
+)
+def test_bytes_are_shown_for_people(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+def test_a_pace_is_counted_over_the_last_ten_seconds() -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.add(float(second), second * 10 if second < 50 else 500 + (second - 50) * 40)
+    assert pace.rate == 40.0
+
+
+def test_a_pace_that_has_seen_nothing_is_zero_and_tells_no_end() -> None:
+    pace = Pace()
+    assert pace.rate == 0.0
+    assert pace.left(RUNNING) == "?"
+    pace.add(1.0, 500)
+    assert pace.rate == 0.0
+    pace.add(1.0, 900)
+    assert pace.rate == 0.0
+
+
+def test_the_rest_takes_what_is_left_at_that_pace() -> None:
+    pace = Pace()
+    pace.add(0.0, 4_000)
+    pace.add(10.0, 5_000)
+    assert pace.left(RUNNING) == "0:02:30"
+    assert pace.left(Counts(total=None, outcomes={Outcome.STORED: 1})) == "?"
+    assert pace.left(Counts(total=10, outcomes={Outcome.STORED: 11})) == "0:00:00"
+
+
+def test_a_run_that_stands_still_or_was_begun_again_tells_no_end() -> None:
+    pace = Pace()
+    pace.add(0.0, 5_000)
+    pace.add(10.0, 4_000)
+    assert pace.left(RUNNING) == "?"
+
+
+def test_outcomes_are_named_when_they_occurred() -> None:
+    assert outcome_words(RUNNING) == "4,990 stored, 10 gone"
+    assert outcome_words(Counts(outcomes={Outcome.FAILED: 0})) == "nothing yet"
+
+
+def test_paused_upstreams_are_named() -> None:
+    assert upstream_words(a_snapshot(pauses={"b.example": 1.6, "a.example": 60.0})) == (
+        "a.example paused 60 s, b.example paused 2 s"
+    )
+    many = a_snapshot(pauses={f"{number}.example": 5.0 for number in range(9)})
+    assert upstream_words(many).endswith("4.example paused 5 s, 4 more")
+
+
+class Shown:
+    """Runs `progress.show` against looks that follow a script; the last one is repeated."""
+
+    def __init__(self, *looks: Snapshot | Exception, terminal: bool) -> None:
+        self._looks = list(looks)
+        self.out = io.StringIO()
+        self.console = Console(file=self.out, force_terminal=terminal, width=200, color_system=None)
+        self.asked = 0
+
+    async def look(self) -> Snapshot:
+        self.asked += 1
+        look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    async def until(self, health: Callable[[str], bool]) -> str:
+        task = asyncio.create_task(progress.show(self.look, self.console, "test"))
+        try:
+            await eventually(lambda: health(self.out.getvalue()) or task.done(), "the progress is shown")
+            assert not task.done(), task.exception()
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        return self.out.getvalue()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
+    monkeypatch.setattr(progress, "BAR_EVERY", 0.001)
+
+
+@pytest.mark.anyio
+async def test_without_a_terminal_it_prints_plain_lines_and_waits_for_a_redis_that_is_away(quick: Any) -> None:
+    away = RedisUnavailable("Redis does not answer: [Errno 111] [/red]; is it running?")
+    shown = Shown(a_snapshot(), away, a_snapshot(pauses={"[fe80::1]:80": 3.0}), terminal=False)
+    text = await shown.until(lambda text: "paused" in text)
+    first, second, third = text.splitlines()[:3]
+    assert first.startswith("test: 5,000 of 20,000 keys, 0/s, ETA ?; 4,990 stored, 10 gone")
+    assert second == "test: Redis does not answer: [Errno 111] [/red]; is it running?"
+    assert third.endswith("[fe80::1]:80 paused 3 s")
+    assert "\x1b" not in text
+
+
+@pytest.mark.anyio
+async def test_a_source_of_unknown_length_is_shown_without_a_total(quick: Any) -> None:
+    shown = Shown(a_snapshot(Counts(outcomes={Outcome.STORED: 7})), terminal=False)
+    text = await shown.until(lambda text: "\n" in text)
+    assert text.startswith("test: 7 keys, ")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("upstream", ["upstream.example", "[fe80::1]:80", "[/bold]"])
+async def test_on_a_terminal_a_bar_tells_keys_outcomes_and_pauses(quick: Any, upstream: str) -> None:
+    shown = Shown(a_snapshot(pauses={upstream: 3.0}), terminal=True)
+    text = await shown.until(lambda text: "paused" in text)
+    for part in ("5,000/20,000", "4,990 stored, 10 gone", f"{upstream} paused 3 s", "ETA ?"):
+        assert part in text
+
+
+@pytest.mark.anyio
+async def test_the_bar_says_that_it_waits_for_redis_and_goes_on(quick: Any) -> None:
+    shown = Shown(RedisUnavailable("gone"), terminal=True)
+    await shown.until(lambda text: "waiting for Redis" in text)
+    shown = Shown(RedisUnavailable("gone"), a_snapshot(), terminal=True)
+    await shown.until(lambda text: "5,000/20,000" in text)

@@ -1,0 +1,73 @@
+"""Both engines, the misbehaving server, and names that exist only here."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from crawler.fetch.engines.httpx_engine import HttpxEngine
+from crawler.fetch.engines.protocol import Caps, Engine
+from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
+from crawler.fetch.network.address import Guard
+from crawler.fetch.network.resolve import Resolver
+from tests.servers.misbehaving import Misbehaving, misbehaving
+
+PATIENT = Caps(connect=5.0, read=8.0, total=10.0, body=400_000)
+LOOPBACK = Guard(["127.0.0.0/8", "::1"])
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Misbehaving]:
+    async with misbehaving() as server:
+        yield server
+
+
+@pytest.fixture(params=[PyreqwestEngine, HttpxEngine])
+def kind_of_engine(request: pytest.FixtureRequest) -> type[PyreqwestEngine | HttpxEngine]:
+    kind: type[PyreqwestEngine | HttpxEngine] = request.param
+    return kind
+
+
+@pytest.fixture
+async def make_engine(kind_of_engine: type[PyreqwestEngine | HttpxEngine]) -> AsyncIterator[MakeEngine]:
+    """Makes engines with short words for their parameters and closes them when the test is over."""
+    async with AsyncExitStack() as engines:
+
+        def make(caps: Caps = PATIENT, resolver: Resolver | None = None, **parameters: Any) -> Engine:
+            engine = kind_of_engine(caps, concurrency=16, resolver=resolver or Resolver(LOOPBACK), **parameters)
+            engines.push_async_callback(engine.close)
+            return engine
+
+        yield make
+
+
+class Names:
+    """A name service for the tests: `addresses` by host, and every host that getaddrinfo was asked for, in order."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, list[str]] = {}
+        self.asked: list[str] = []
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        self.asked.append(host)
+        self.hold.wait(20)
+        if host not in self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses[host]]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    """Stands in for getaddrinfo, so that it sees every lookup that anything in Python makes."""
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
+    yield names
+    names.hold.set()

@@ -1,0 +1,107 @@
+"""Bodies however they are cut: whole or an error, never silently short."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import brotli
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.errors import FetchError
+from crawler.fetch.engines.content_encoding import Body
+from tests.servers.misbehaving import BODY, MIB, raw_deflate, zstd_bomb
+
+GZIP_MEMBER, ZSTD_FRAME = gzip.compress(BODY[:500]), zstandard.compress(BODY[:500])
+ENCODED = {
+    "gzip": gzip.compress(BODY),
+    "gzip in two members": GZIP_MEMBER + gzip.compress(BODY[500:]),
+    "deflate": zlib.compress(BODY),
+    "deflate without its header": raw_deflate(BODY),
+    "br": brotli.compress(BODY),
+    "zstd": zstandard.compress(BODY),
+    "zstd in two frames": ZSTD_FRAME + zstandard.compress(BODY[500:]),
+}
+
+
+def decoded(pieces: list[bytes], encoding: str | None, cap: int = 100_000) -> bytes:
+    body = Body(encoding, cap)
+    for piece in pieces:
+        body.add(piece)
+    return body.whole()
+
+
+def failure(pieces: list[bytes], encoding: str, cap: int = 100_000) -> str:
+    with pytest.raises(FetchError) as caught:
+        decoded(pieces, encoding, cap)
+    return caught.value.kind
+
+
+@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.parametrize("size", [1, 2, 7, 100_000])
+def test_pieces_of_any_size_make_the_same_body(name: str, size: int) -> None:
+    encoded = ENCODED[name]
+    pieces = [encoded[start : start + size] for start in range(0, len(encoded), size)]
+    assert decoded(pieces, name.split()[0]) == BODY
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_a_body_that_was_cut_anywhere_is_an_error(name: str) -> None:
+    """Except between two members: there nothing tells that another one was to come."""
+    encoded = ENCODED[name]
+    for length in range(1, len(encoded)):
+        if encoded[:length] not in (GZIP_MEMBER, ZSTD_FRAME):
+            assert failure([encoded[:length]], name.split()[0]) == "decode"
+
+
+@given(st.binary(max_size=3000), st.lists(st.integers(1, 400), max_size=20))
+def test_whatever_is_encoded_comes_back(content: bytes, sizes: list[int]) -> None:
+    for encode, encoding in ((gzip.compress, "gzip"), (zlib.compress, "deflate"), (brotli.compress, "br")):
+        encoded, pieces = encode(content), []
+        for size in sizes:
+            pieces.append(encoded[:size])
+            encoded = encoded[size:]
+        assert decoded([*pieces, encoded], encoding) == content
+    assert decoded([zstandard.compress(content)], "zstd") == content
+
+
+@given(st.binary(min_size=1, max_size=500), st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br", "x"]))
+def test_noise_is_a_body_or_a_failure_of_its_kind(noise: bytes, encoding: str) -> None:
+    kind = ""
+    try:
+        decoded([noise], encoding, 10_000)
+    except FetchError as error:
+        kind = error.kind
+    assert kind in ("", "decode", "too-large")
+
+
+@pytest.mark.parametrize("encoding", [None, "identity", "", " Identity "])
+def test_a_body_without_encoding_is_taken_as_it_is(encoding: str | None) -> None:
+    assert decoded([b"as ", b"", b"it is"], encoding) == b"as it is"
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_the_cap_counts_decoded_bytes(name: str) -> None:
+    encoding = name.split()[0]
+    assert decoded([ENCODED[name]], encoding, cap=1400) == BODY
+    assert failure([ENCODED[name]], encoding, cap=1399) == "too-large"
+
+
+def test_encoded_bytes_without_content_are_counted_too() -> None:
+    assert failure([gzip.compress(b"")] * 200, "gzip", cap=1000) == "too-large"
+
+
+def test_a_zstd_frame_that_wants_a_window_of_a_gigabyte_is_refused() -> None:
+    wide = bytes.fromhex("28b52ffd00a0") + zstd_bomb(1)[6:]
+    assert failure([wide], "zstd", cap=2 * MIB) == "decode"
+
+
+def test_a_length_that_is_announced_is_judged_before_the_body_comes() -> None:
+    with pytest.raises(FetchError):
+        Body(None, 1000).expect("1001")
+    for fine in (None, "1000", "nonsense", "-1", ""):
+        Body(None, 1000).expect(fine)
+    Body("gzip", 1000).expect("1001")

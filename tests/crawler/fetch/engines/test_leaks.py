@@ -1,0 +1,84 @@
+"""Thousands of good and bad answers leave nothing behind: no socket, no task, no memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from coordinator.errors import FetchError
+from crawler.fetch.engines.httpx_engine import HttpxEngine
+from crawler.fetch.engines.protocol import Caps, Engine
+from tests.conftest import eventually
+from tests.crawler.fetch.conftest import MakeEngine
+from tests.servers.misbehaving import Misbehaving
+
+pytestmark = pytest.mark.anyio
+
+PATHS = (
+    "/sized",
+    "/gzip",
+    "/br",
+    "/zstd",
+    "/gzip-cut",
+    "/short",
+    "/closed",
+    "/large",
+    "/malformed",
+    "/204",
+    "/bomb-zstd",
+)
+AT_ONCE = 16
+
+
+async def fetch_many(engine: Engine, server: Misbehaving, requests: int) -> None:
+    """So many requests over all paths, failures included; some are cancelled."""
+    numbers = iter(range(requests))
+
+    async def lane() -> None:
+        for number in numbers:
+            fetch = asyncio.create_task(engine.fetch("GET", server.url(PATHS[number % len(PATHS)]), ()))
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+                fetch.cancel()
+            server.heads.clear()
+            server.reached.clear()
+            with suppress(FetchError, asyncio.CancelledError):
+                await fetch
+
+    await asyncio.gather(*(lane() for _ in range(AT_ONCE)))
+
+
+async def leaks(engine: Engine, server: Misbehaving, warm_up: int, requests: int) -> int:
+    """Bytes of resident memory that the requests after the warm-up have cost; no task and no socket may be left."""
+    process = psutil.Process(os.getpid())
+    tasks = len(asyncio.all_tasks())
+    await fetch_many(engine, server, warm_up)
+    gc.collect()
+    before = process.memory_info().rss
+    await fetch_many(engine, server, requests)
+    gc.collect()
+    grown = process.memory_info().rss - before
+    await engine.close()
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks, "tasks to end")
+    await eventually(lambda: _only_listening(process), "sockets to be closed")
+    return grown
+
+
+def _only_listening(process: psutil.Process) -> bool:
+    return all(connection.status == psutil.CONN_LISTEN for connection in process.net_connections("tcp"))
+
+
+async def test_thousands_of_requests_leave_nothing_behind(make_engine: MakeEngine, server: Misbehaving) -> None:
+    assert await leaks(make_engine(Caps(body=400_000)), server, 1_000, 2_000) < 16 * 2**20
+
+
+@pytest.mark.slow
+async def test_half_a_million_requests_leave_nothing_behind(make_engine: MakeEngine, server: Misbehaving) -> None:
+    engine = make_engine(Caps(body=400_000))
+    many = 50_000 if isinstance(engine, HttpxEngine) else 500_000
+    assert await leaks(engine, server, 5_000, many) < 16 * 2**20

@@ -1,0 +1,211 @@
+"""What a robots.txt means: groups, paths, patterns, and bytes that nobody should have written."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.errors import UsageError
+from crawler.fetch.robots.policy import Origin, Permission
+from crawler.fetch.robots.rules import LARGEST, RobotsRecord, failed, place, product_token, rules_for
+from crawler.job import jobfile
+
+
+def permission(robots: bytes | str, path: str, token: str = "shardcrawl") -> Permission:
+    body = robots if isinstance(robots, bytes) else robots.encode()
+    return Origin("https://host", RobotsRecord(rules_for(token, body)), expires=1.0).permission(path, now=0.0)
+
+
+ALL, MINE = "User-agent: *\nDisallow: /\n", "User-agent: shardcrawl\nDisallow: /mine\n"
+
+
+@pytest.mark.parametrize(
+    ("robots", "path", "allowed"),
+    [
+        ("", "/x", True),
+        (ALL, "/x", False),
+        (ALL, "/robots.txt", True),
+        (ALL + MINE, "/x", True),
+        (MINE + ALL, "/mine", False),
+        (MINE + ALL + "User-agent: SHARDCRAWL/2.0\nDisallow: /too\n", "/too", False),  # its groups count together
+        (MINE + ALL + "User-agent: shardcrawl\nDisallow: /too\n", "/mine", False),
+        ("User-agent: shard\nDisallow: /\n", "/x", True),
+        ("User-agent: crawl\nDisallow: /\n", "/x", True),
+        ("User-agent: shardcrawler\nDisallow: /\n", "/x", True),
+        ("User-agent:\nDisallow: /\n", "/x", True),
+        (ALL + "User-agent: shardcrawl\nDisallow:\n", "/x", True),
+        (ALL + "User-agent: shardcrawl\n", "/x", True),
+        ("User-agent: other\nUser-agent: shardcrawl\n\nDisallow: /\n", "/x", False),
+        ("User-agent: shardcrawl\nSitemap: /s.xml\nUser-agent: other\nDisallow: /\n", "/x", False),
+        ("User-agent: *\nCrawl-delay: 1\nUser-agent: other\nDisallow: /\n", "/x", True),
+        ("Disallow: /\n", "/x", True),
+        ("  user-AGENT : *  # all\r\n disallow :/x # this\r\n", "/x", False),
+        ("User-agent: *\rDisallow: /x\r", "/x", False),
+    ],
+)
+def test_the_group_of_ones_own_name_counts_else_that_of_everybody(robots: str, path: str, allowed: bool) -> None:
+    assert permission(robots, path).allowed is allowed
+
+
+@pytest.mark.parametrize(
+    ("rules", "path", "allowed"),
+    [
+        ("Disallow: /a", "/ab?c", False),
+        ("Disallow: /a/", "/a", True),
+        ("Disallow: /a", "/A", True),
+        ("Disallow: /a\nAllow: /a/b", "/a/b", True),  # the longest match wins, whatever its place
+        ("Allow: /a/b\nDisallow: /a", "/a/c", False),
+        ("Disallow: /a\nAllow: /a", "/a", True),
+        ("Disallow: /*.gif$", "/x/y.gif", False),
+        ("Disallow: /*.gif$", "/x/y.gif?z", True),
+        ("Disallow: /*.gif", "/x/y.gif?z", False),
+        ("Disallow: *b", "/abc", False),
+        ("Disallow: /a*/c*e", "/ab/b/cd/e", False),
+        ("Disallow: /" + "*a" * 5000 + "$", "/" + "a" * 4999 + "b", True),  # and it takes no time
+        ("Disallow: /$", "/", False),
+        ("Disallow: /$", "/a", True),
+        ("Disallow: /?", "/?", False),
+        ("Disallow: /*?id=", "/a?id=1", False),
+        ("Disallow: //b", "//b/c", False),
+        ("Disallow: /caf\u00e9", "/caf%C3%A9", False),
+        ("Disallow: /caf%c3%a9", "/caf\u00e9", False),
+        ("Disallow: /a%2Fb", "/a/b", True),
+        ("Disallow: /%61", "/a", False),
+        ("Disallow: /a%2Ab", "/axb", True),
+        ("Disallow: /a b", "/a%20b", False),
+    ],
+)
+def test_a_path_is_matched_as_the_standard_says(rules: str, path: str, allowed: bool) -> None:
+    response = permission(f"User-agent: *\n{rules}\n", path)
+    assert response == (Permission(True) if allowed else Permission(False, "robots.txt of https://host disallows it"))
+
+
+def test_bytes_in_any_encoding_match_the_path_that_has_them() -> None:
+    robots = b"\xef\xbb\xbfUser-agent: *\nDisallow: /caf\xe9\nDisallow: /\x00\x85\x0c!\n\xff\xfe: \xff\nDisallow: /z"
+    assert [permission(robots, path).allowed for path in ("/caf%E9", "/caf%C3%A9", "/%00%85%0C!", "/z")] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_what_lies_beyond_half_a_mebibyte_is_not_read_and_the_line_that_is_cut_says_nothing() -> None:
+    head = b"User-agent: *\nDisallow: /read\n"
+    filler = b"# " + b"x" * (LARGEST - len(head) - len(b"\nDisallow: /") - 2)
+    robots = head + filler + b"\nDisallow: /private\nDisallow: /unread\n"
+    assert robots[:LARGEST].endswith(b"\nDisallow: /")
+    assert [permission(robots, path).allowed for path in ("/read", "/private", "/unread")] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("written", "delay"),
+    [("2.5", 2.5), ("0", None), ("-1", None), ("nan", None), ("inf", None), ("soon", None), ("86400", 60.0)],
+)
+def test_a_crawl_delay_is_told_within_its_bounds(written: str, delay: float | None) -> None:
+    robots = f"User-agent: *\nCrawl-delay: {written}\nDisallow: /no\n"
+    assert permission(robots, "/yes") == Permission(True, crawl_delay=delay)
+    assert permission(robots, "/no").crawl_delay == delay
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "path"),
+    [
+        ("https://Host.Example/A?b#c", "https://host.example", "/A?b"),
+        ("HTTP://host:80", "http://host", "/"),
+        ("https://host:80/", "https://host:80", "/"),
+        ("https://host:443/", "https://host", "/"),
+        ("http://[::1]:8080/x", "http://[::1]:8080", "/x"),
+        ("https://user:pass@host/x", "https://host", "/x"),
+        ("https://host?x=/../y", "https://host", "/?x=/../y"),
+        # What engines make of these before they send them.
+        ("https://host/a/../secret/./x", "https://host", "/secret/x"),
+        ("https://host/a/%2E%2e/secret", "https://host", "/secret"),
+        ("https://host/../../a/b/..", "https://host", "/a/"),
+        ("https://host/a/.", "https://host", "/a/"),
+        ("https://host/.well-known/x", "https://host", "/.well-known/x"),
+        ("https:\\\\host\\a\\..\\secret?\\", "https://host", "/secret?\\"),
+        (" https:/host/x", "https://host", "/x"),
+        ("https://host/a/.\t./secret", "https://host", "/secret"),
+        ("ftp://host/x", "", ""),
+        ("no url", "", ""),
+    ],
+)
+def test_a_url_is_judged_by_where_it_is_sent(url: str, origin: str, path: str) -> None:
+    assert place(url) == (origin, path)
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "token"),
+    [
+        ("shardcrawl (+https://pypi.org/project/shardcrawl/)", "shardcrawl"),
+        ("TidyBot/2.1 (me@example.org)", "tidybot"),
+        ("Mozilla/5.0 (compatible; TidyBot/2.1; +mailto:me@example.org)", "tidybot"),
+        ("  ", ""),
+    ],
+)
+def test_we_are_known_by_our_product_token(user_agent: str, token: str) -> None:
+    assert product_token(user_agent) == token
+
+
+def test_an_agent_without_a_name_has_the_rules_of_everybody() -> None:
+    assert not permission(ALL, "/x", token="").allowed
+    assert permission("User-agent: \nDisallow: /\n", "/x", token="").allowed
+
+
+@pytest.mark.parametrize(
+    ("request_", "obeyed"),
+    [
+        ({}, True),
+        ({"url": "https://api.example/?id={key}"}, False),
+        ({"robots": False}, False),
+        ({"url": "https://api.example/?id={key}", "robots": True}, True),
+    ],
+)
+def test_robots_txt_is_obeyed_where_keys_are_urls_unless_the_job_says_otherwise(
+    request_: dict[str, object], obeyed: bool
+) -> None:
+    job = jobfile.read({"run": {"name": "r"}, "source": {"path": "keys"}, "request": request_})
+    assert job.request.obeys_robots is obeyed
+
+
+def test_robots_is_true_or_false() -> None:
+    with pytest.raises(UsageError, match=r"\[request\] robots is 'yes'; write true or false"):
+        jobfile.read({"run": {"name": "r"}, "source": {"path": "keys"}, "request": {"robots": "yes"}})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RobotsRecord(""),
+        RobotsRecord("disallow: /%C3%A9"),
+        failed("status 503", None),
+        failed("x", RobotsRecord("allow: /")),
+    ],
+)
+def test_a_finding_is_the_same_for_the_whole_fleet(record: RobotsRecord) -> None:
+    assert RobotsRecord.unpack(record.pack()) == record
+
+
+def test_an_origin_that_fails_is_asked_again_ever_later_but_each_hour() -> None:
+    record, held = failed("status 503", None), []
+    for _ in range(100):
+        held.append(record.holds(None))
+        record = failed("status 503", record)
+    assert held[:7] == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0]
+    assert max(held) == 3600.0
+    assert record.holds(21_600.0) == 21_600.0
+    assert failed("status 503", None).holds(5.0) == 60.0
+
+
+LINES = st.sampled_from(
+    [b"user-agent: *", b"disallow: ", b"allow: /", b"crawl-delay: ", b"\r", b"\n", b"*", b"$", b"%", b"#"]
+)
+
+
+@given(st.binary() | st.lists(LINES | st.binary(max_size=4)).map(b"".join), st.text())
+def test_no_bytes_break_it(robots: bytes, url: str) -> None:
+    permission(robots, place(f"https://host/{url}")[1])
+    place(url)
+    product_token(url)

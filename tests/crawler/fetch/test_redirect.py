@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.fetch.redirect import LONGEST_URL, InvalidRedirect, may_carry_credentials, target
+
+HERE = "https://a.example/one/two?x=1#part"
+
+
+@pytest.mark.parametrize(
+    ("location", "there"),
+    [
+        ("https://b.example/other", "https://b.example/other"),
+        ("http://a.example/one/two", "http://a.example/one/two"),
+        ("/root?y=2", "https://a.example/root?y=2"),
+        ("three", "https://a.example/one/three"),
+        ("../up", "https://a.example/up"),
+        ("../../../../up", "https://a.example/up"),
+        ("?y=2", "https://a.example/one/two?y=2"),
+        ("//b.example:8443/x", "https://b.example:8443/x"),
+        ("  /padded\t", "https://a.example/padded"),
+        ("/fragment#here", "https://a.example/fragment"),
+        ("HTTPS://B.example/Case", "https://B.example/Case"),
+        ("https://[2001:db8::1]:444/x", "https://[2001:db8::1]:444/x"),
+        ("/bücher", "https://a.example/bücher"),
+        ("https://b.example", "https://b.example"),
+    ],
+)
+def test_a_redirect_leads_to_an_absolute_url_without_a_fragment(location: str, there: str) -> None:
+    assert target(HERE, location) == there
+
+
+@pytest.mark.parametrize(
+    ("location", "why"),
+    [
+        (None, "no Location"),
+        ("", "no Location"),
+        (" \t ", "no Location"),
+        ("ftp://b.example/x", "scheme 'ftp'"),
+        ("file:///etc/passwd", "scheme 'file'"),
+        ("javascript:alert(1)", "scheme 'javascript'"),
+        ("data:text/html,x", "scheme 'data'"),
+        ("x" * 100 + ":y", "scheme 'xxxxxxxxxxxxxxxxxxxx';"),
+        ("http:///x", "names no host"),
+        ("https://:443/x", "names no host"),
+        ("https://b.example:0/x", "names no host"),
+        ("https://b.example:99999/x", "is no URL"),
+        ("https://b.example:port/x", "is no URL"),
+        ("https://[::1/x", "is no URL"),
+        ("https://user:secret@b.example/", "user name"),
+        ("https://a.example@b.example/", "user name"),
+        ("https://@b.example/", "user name"),
+        ("/" + "x" * LONGEST_URL, "more than 8192"),
+    ],
+)
+def test_a_redirect_that_cannot_be_followed_says_why(location: str | None, why: str) -> None:
+    with pytest.raises(InvalidRedirect, match=why.replace("[", r"\[")) as caught:
+        target(HERE, location)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=60))
+def test_any_location_is_an_http_url_or_goes_astray(location: str) -> None:
+    try:
+        there = target(HERE, location)
+    except InvalidRedirect:
+        return
+    assert there.startswith(("http://", "https://"))
+    assert "#" not in there
+
+
+@pytest.mark.parametrize(
+    ("origin", "url", "trusted"),
+    [
+        ("https://a.example/x", "https://a.example/x", True),
+        ("https://a.example/x", "https://A.example:443/y", True),
+        ("http://a.example:80/x", "http://a.example/y", True),
+        ("http://a.example/x", "https://a.example/x", True),
+        ("http://a.example/x", "https://a.example:8443/x", False),
+        ("http://a.example:8080/x", "https://a.example/x", False),
+        ("https://a.example/x", "http://a.example/x", False),
+        ("https://a.example/x", "https://a.example:8443/x", False),
+        ("https://a.example/x", "https://www.a.example/x", False),
+        ("https://a.example/x", "https://a.example.evil.example/x", False),
+        ("https://a.example/x", "https://b.example/x", False),
+    ],
+)
+def test_credentials_go_to_the_origin_that_they_are_for_and_nowhere_else(origin: str, url: str, trusted: bool) -> None:
+    assert may_carry_credentials(origin, url) is trusted

@@ -1,0 +1,269 @@
+"""The job's parser in a process of its own: what comes of it is what comes of it in the loop, whatever it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from coordinator.model import Outcome
+from coordinator.settings import Job
+from crawler.fetch.engines.protocol import HttpResponse
+from crawler.model import Page
+from crawler.parse import hook
+from crawler.parse.parser import Parser
+from crawler.pool import pool
+from crawler.pool.pool import CannotStart, Pool
+from crawler.pool.protocol import ParserSetup, ParseTask, frame
+from tests.conftest import eventually
+from tests.crawler.examples import a_job, a_page
+from tests.crawler.parse.test_hook import Sent
+
+pytestmark = pytest.mark.anyio
+
+COLUMNS = {
+    "n": "bigint", "big": "numeric", "at": "timestamptz", "day": "date", "span": "interval", "text": "text",
+    "raw": "bytea", "more": "jsonb", "id": "uuid", "list": "integer[]", "pid": "integer",
+}  # fmt: skip
+MODULE = """
+import os, signal, sys, time
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from uuid import UUID
+
+def parse(response):
+    name = response.keys[0]
+    return globals()[name.partition("-")[0]](response)
+
+def good(response):
+    return {"facts": [{
+        "n": 2**63 - 1, "big": 10**400 + 1, "at": datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=2))),
+        "day": date(2026, 2, 3), "span": timedelta(microseconds=1), "text": response.text() + "ü", "raw": b"\\0",
+        "more": {"n": 2**60, "header": response.headers.get("X-Shown"), "all": response.headers.items()},
+        "id": UUID(int=7), "list": [1, None]}, {"big": Decimal("1.50"), "n": len(response.url) + response.status}]}
+
+def several(response):
+    response.gone("b", "no such key")
+    response.failed("c", "nothing usable")
+    return {"facts": [{"_key": "several-a", "n": 1}, {"_key": "b", "n": 1}, {"_key": "d", "n": "x"}]}
+
+def raises(response): raise RuntimeError("first\\nsecond")
+def exits(response): sys.exit("bye")
+def unfit(response): return {"facts": [{"n": 1}, {"n": 1.5}]}
+def badly(response): return [1]
+def elsewhere(response): return {"other": []}
+def says(response): response.failed(response.key, "x" * 9999)
+def nothing(response): pass
+
+def local(response):
+    class Day(date): pass
+    class Text(str): pass
+    day, text = Day(2026, 1, 1), Text("c")
+    return {"facts": [{"_key": "local-a", "day": day}, {"_key": "b", "n": 1}, {"_key": "c", "text": text}]}
+
+def pid(response): return {"facts": [{"pid": os.getpid()}]}
+def dies(response): os._exit(7)
+def once(response):
+    try:
+        os.close(os.open("died", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return pid(response)
+    os.kill(os.getpid(), signal.SIGSEGV)
+def hangs(response):
+    open("hangs", "w").write(str(os.getpid()))
+    while True: pass
+def slow(response):
+    time.sleep(0.005)
+    return pid(response)
+"""
+ENDINGS: tuple[tuple[str, ...], ...] = (
+    ("good",), ("several-a", "b", "c", "d"), ("raises",), ("raises-a", "b"), ("exits",), ("unfit",), ("badly",),
+    ("elsewhere",), ("says",), ("nothing",), ("unknown",),
+)  # fmt: skip
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    name = f"parse_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    made = a_job(parse={"python": f"{name}:parse"}, tables=[{"name": "facts", "columns": COLUMNS}])
+    return Job(**{field: getattr(made, field) for field in Job.__slots__ if field != "folder"}, folder=str(tmp_path))
+
+
+def task(*keys: str) -> tuple[list[Page], str, HttpResponse]:
+    pages = [a_page(key, body=None) for key in keys]
+    for page in pages:
+        page.etag = page.last_modified = "known"
+    headers = Sent({"content-type": "text/plain; charset=latin-1", "x-shown": "é"})
+    headers.get = lambda name: dict(headers.items()).get(name.lower())  # type: ignore[method-assign]
+    return pages, "https://upstream.example/api", HttpResponse(200, headers, "é".encode("latin-1"))
+
+
+def ends(pages: list[Page]) -> list[Any]:
+    return [(page.outcome, page.reason, page.records, page.etag, page.last_modified) for page in pages]
+
+
+@asynccontextmanager
+async def offloaded(job: Job) -> AsyncIterator[Callable[..., Any]]:
+    """The parser's process, to which keys are given; it and its like are gone at the end."""
+    before = set(psutil.Process().children())
+    apart = Pool(job)
+
+    async def parsed(*keys: str) -> list[Page]:
+        return await apart.parsed(*task(*keys))
+
+    try:
+        async with asyncio.timeout(60):
+            yield parsed
+    finally:
+        await apart.close()
+    assert set(psutil.Process().children()) <= before
+
+
+def child() -> psutil.Process:
+    (found,) = [one for one in psutil.Process().children() if "crawler.pool.child" in one.cmdline()]
+    return found
+
+
+async def test_everything_ends_as_it_does_in_the_loop(job: Job) -> None:
+    here = hook.load(job)
+    assert here is not None
+    async with offloaded(job) as parsed:
+        for keys, pages in zip(ENDINGS, await asyncio.gather(*(parsed(*keys) for keys in ENDINGS)), strict=True):
+            expected, url, http_response = task(*keys)
+            here.apply(expected, url, http_response)
+            assert ends(pages) == ends(expected), keys
+            values = [[[type(value) for value in row] for _, row in page.records] for page in pages]
+            assert values == [[[type(value) for value in row] for _, row in page.records] for page in expected]
+
+
+async def test_a_record_that_pickle_refuses_costs_its_own_key(job: Job) -> None:
+    async with offloaded(job) as parsed:
+        pages = await parsed("local-a", "b", "c")
+    assert [page.outcome for page in pages] == [Outcome.FAILED, Outcome.STORED, Outcome.STORED]
+    assert pages[0].reason.startswith("parse: a record that cannot leave the parser's process: ")
+    assert pages[2].records[0][1][5] == "c"
+
+
+async def test_the_key_that_ends_the_process_is_failed_and_the_others_are_parsed(
+    job: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"pid-{number}" for number in range(20)]
+    names[3:3], names[9:9] = ["dies-a"], ["dies-b"]
+    async with offloaded(job) as parsed:
+        made = [pages[0] for pages in await asyncio.gather(*(parsed(name) for name in names))]
+    for name, page in zip(names, made, strict=True):
+        if name.startswith("dies"):
+            assert (page.outcome, page.reason) == (
+                Outcome.FAILED,
+                "parse: its process ended with exit code 7, 2 times",
+            )
+        else:
+            assert page.outcome is Outcome.STORED
+    assert len({page.records[0][1][-1] for page in made if page.records}) > 1
+    assert [record.levelno for record in caplog.records if "starts again" in record.message] == [logging.WARNING]
+
+
+async def test_a_key_whose_process_was_killed_once_is_tried_again(job: Job) -> None:
+    async with offloaded(job) as parsed:
+        made = await asyncio.gather(*(parsed(name) for name in ("pid", "once", "pid-2")))
+        assert [pages[0].outcome for pages in made] == [Outcome.STORED] * 3
+        idle = child()
+        idle.kill()
+        await eventually(lambda: not idle.is_running(), "the end of the idle process")
+        assert (await parsed("pid-3"))[0].outcome is Outcome.STORED
+
+
+async def test_a_parse_that_never_ends_is_given_up(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MOST_SECONDS", 1.0)
+    async with offloaded(job) as parsed:
+        hung, other = await asyncio.gather(parsed("hangs"), parsed("pid"))
+    assert hung[0].reason == "parse: its process gave no answer within 1 s, 2 times"
+    assert other[0].outcome is Outcome.STORED
+
+
+async def test_who_no_longer_waits_takes_nothing_from_the_others(job: Job) -> None:
+    async with offloaded(job) as parsed:
+        await parsed("pid")
+        tasks = [asyncio.create_task(parsed(f"slow-{number}")) for number in range(20)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(pages, list) for pages in ended] == [False, True] * 10
+        assert {pages[0].item.key for pages in ended[1::2]} == {f"slow-{number}" for number in range(1, 20, 2)}  # type: ignore[index]
+
+
+async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worker_in_mid_parse(
+    job: Job, tmp_path: Path
+) -> None:
+    async with offloaded(job) as parsed:
+        (page,) = await parsed("pid")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            child().send_signal(number)
+        assert (await parsed("pid-2"))[0].records == page.records
+        hanging = asyncio.create_task(parsed("hangs"))
+        await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+
+
+async def test_a_parse_that_never_ends_does_not_outlive_its_worker(job: Job, tmp_path: Path) -> None:
+    process, reader, writer = await pool._spawned()
+    writer.write(frame(ParserSetup(job, "INFO")))
+    assert await pool._received(reader) is None
+    writer.write(frame(ParseTask(["hangs"], "", 200, [], b"")))
+    await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
+    writer.transport.abort()  # what the kernel does for a worker that was killed
+    await eventually(lambda: process.returncode is not None, "the end of the parser's process")
+
+
+async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    here = hook.load(job)
+    assert here is not None
+    parser = Parser(here, job)
+    pids = []
+    try:
+        for number in range(12):
+            made = parser.parsed(*task(f"slow-{number}"))
+            pages = made if isinstance(made, list) else await made
+            pids.append(pages[0].records[0][1][-1])
+    finally:
+        await parser.close()
+    assert pids[:3] == [psutil.Process().pid] * 3
+    assert len(set(pids[3:])) == 1
+    assert pids[3] != pids[0]
+    (line,) = [record.getMessage() for record in caplog.records if "process of its own" in record.getMessage()]
+    assert line.startswith("the parser takes ")
+
+
+async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = hook.load(job)
+    assert here is not None
+    (module,) = tmp_path.glob("*.py")
+    module.write_text("raise RuntimeError('not twice')")
+    with pytest.raises(CannotStart, match="not twice"):
+        async with offloaded(job) as parsed:
+            await parsed("pid")
+    parser = Parser(here, job)
+    parser._offload = Pool(job)
+    made = [parser.parsed(*task(f"slow-{number}")) for number in range(5)]
+    assert [page.outcome for pages in made for page in (pages if isinstance(pages, list) else await pages)] == [
+        Outcome.STORED
+    ] * 5
+    assert isinstance(parser.parsed(*task("slow")), list)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    await parser.close()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.pipeline.fair_share import FairShare, share
+
+
+@given(limit=st.integers(0, 10_000), size=st.integers(1, 300))
+def test_the_shares_of_all_workers_add_up_to_the_limit_and_are_even(limit: int, size: int) -> None:
+    shares = [share(limit, rank, size) for rank in range(size)]
+    assert sum(shares) == limit
+    assert max(shares) - min(shares) <= 1
+
+
+def test_a_worker_that_has_heard_of_nobody_has_it_all() -> None:
+    assert FairShare().share(7) == 7
+
+
+def test_a_share_shrinks_at_once_and_grows_a_heartbeat_late() -> None:
+    fair_share = FairShare().moved(0, 4, 0)
+    assert fair_share.share(8) == 2
+    grown = fair_share.moved(0, 2, 0)
+    assert grown.share(8) == 2
+    assert grown.moved(0, 2, 0).share(8) == 4
+
+
+def test_turns_give_everybody_the_remainder_once() -> None:
+    for rank in range(3):
+        shares = [FairShare().moved(rank, 3, turn).moved(rank, 3, turn).share(1) for turn in range(3)]
+        assert sorted(shares) == [0, 0, 1]
+
+
+def test_a_fleet_of_nobody_is_one_worker() -> None:
+    assert FairShare().moved(0, 0, 5).share(3) == 3
+
+
+@given(
+    limit=st.integers(0, 40),
+    sizes=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+    phases=st.lists(st.floats(0, 1, exclude_max=True), min_size=8, max_size=8),
+)
+def test_the_shares_of_all_exceed_the_limit_at_no_moment(limit: int, sizes: list[int], phases: list[float]) -> None:
+    """The fleet's size and turn change every 5 s; each worker hears of it at its own heartbeat, once a second.
+
+    Where a worker joins, the others must have heard of it first: that takes them one heartbeat.
+    """
+    standings: dict[int, FairShare] = {}
+    joined_at = 0
+    for heartbeat in range(5 * len(sizes)):
+        turn = heartbeat // 5
+        size = sizes[turn]
+        for gone in [worker for worker in standings if worker >= size]:
+            del standings[gone]
+        for worker in sorted(range(size), key=lambda worker: phases[worker]):
+            if worker not in standings:
+                joined_at = heartbeat
+            standings[worker] = standings.get(worker, FairShare()).moved(worker, size, turn)
+            if heartbeat > joined_at + 1:
+                assert sum(fair_share.share(limit) for fair_share in standings.values()) <= limit

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from coordinator.errors import PostgresRefused
+from coordinator.model import Epoch, Outcome
+from coordinator.settings import TableSettings
+from coordinator.tasks import cancelled
+from crawler.model import Page
+from crawler.store import catalogue as catalogue_module
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import Connection, connect
+from crawler.store.writer import Writer
+from tests.conftest import eventually
+from tests.crawler.examples import a_document, a_page, a_table
+
+pytestmark = pytest.mark.anyio
+
+EPOCH = Epoch("first")
+FACTS = a_table(n="numeric(10, 2)", t="varchar(5)", c="char", at="timestamptz(3)", many="numeric(5,2)[]")
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Connection]:
+    connection = await connect(database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def reader(database: str) -> AsyncIterator[Connection]:
+    """Somebody else's connection."""
+    connection = await connect(database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def second_reader(database: str) -> AsyncIterator[Connection]:
+    connection = await connect(database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def catalogue(connection: Connection) -> Catalogue:
+    catalogue = Catalogue(connection)
+    await catalogue.prepare()
+    return catalogue
+
+
+async def made(catalogue: Catalogue, name: str = "test", *tables: TableSettings) -> int:
+    return await catalogue.make(name, a_document(), EPOCH, tables)
+
+
+async def written(database: str, run_id: int, pages: list[Page], *tables: TableSettings) -> None:
+    writer = Writer(database, run_id, EPOCH, tables)
+    try:
+        await writer.write(pages)
+    finally:
+        await writer.close()
+
+
+async def refusal(catalogue: Catalogue, *tables: TableSettings) -> str:
+    """The one line with which a run with these tables is refused; nothing of it is left."""
+    before = [run.name for run in await catalogue.all()]
+    with pytest.raises(PostgresRefused) as caught:
+        await made(catalogue, "refused", *tables)
+    assert [run.name for run in await catalogue.all()] == before
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+async def test_a_run_is_found_as_it_was_made(catalogue: Catalogue) -> None:
+    document = a_document(request={"headers": {"A": "${TOKEN} é"}}, limits={"x.example": {"rate": 0.5}})
+    run_id = await catalogue.make("test", document, EPOCH, ())
+    run = await catalogue.find("test")
+    assert run is not None
+    assert (run.run_id, run.name, run.document, run.epoch) == (run_id, "test", document, EPOCH)
+    assert (run.complete, run.counts, run.finished_at) == (False, {}, None)
+    assert abs(run.created_at - datetime.now(UTC)) < timedelta(minutes=10)
+    assert await catalogue.find("Test") is None
+    assert await catalogue.epoch(run_id) == EPOCH
+    assert await catalogue.epoch(run_id + 1) is None
+
+
+async def test_runs_are_listed_in_the_order_they_were_made(catalogue: Catalogue) -> None:
+    for name in ("b", "a", "c"):
+        await made(catalogue, name)
+    assert [run.name for run in await catalogue.all()] == ["b", "a", "c"]
+
+
+async def test_the_epoch_of_one_run_is_changed(catalogue: Catalogue) -> None:
+    first, second = await made(catalogue, "a"), await made(catalogue, "b")
+    await catalogue.change_epoch(first, Epoch("second"))
+    assert (await catalogue.epoch(first), await catalogue.epoch(second)) == (Epoch("second"), EPOCH)
+
+
+async def test_preparing_again_changes_nothing_and_waits_for_no_reader(
+    catalogue: Catalogue, reader: Connection
+) -> None:
+    await made(catalogue)
+    async with reader.transaction():
+        await reader.fetch("SELECT * FROM pages_current")
+        async with asyncio.timeout(5):
+            await catalogue.prepare()
+    assert await catalogue.find("test") is not None
+
+
+async def test_a_new_run_with_the_same_tables_waits_for_no_reader(catalogue: Catalogue, reader: Connection) -> None:
+    await made(catalogue, "first", FACTS)
+    async with reader.transaction():
+        await reader.fetch("SELECT * FROM facts_current")
+        async with asyncio.timeout(5):
+            await made(catalogue, "second", FACTS)
+
+
+async def test_machines_that_prepare_at_once_do_not_meet(database: str) -> None:
+    connections = [await connect(database) for _ in range(4)]
+    try:
+        await asyncio.gather(*(Catalogue(connection).prepare() for connection in connections))
+        assert await Catalogue(connections[0]).all() == []
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of_it(
+    catalogue: Catalogue, reader: Connection, second_reader: Connection, database: str
+) -> None:
+    facts = a_table(n="integer")
+    run_id = await made(catalogue, "test", facts)
+    pages = [a_page(str(number), records=[(number,), (-number,)]) for number in range(100)]
+    gone = a_page("gone", body=None)
+    gone.outcome = Outcome.GONE
+    await written(database, run_id, [*pages, gone], facts)
+    seen: set[tuple[int, ...]] = set()
+    raw: set[tuple[int, ...]] = set()
+
+    async def watch(connection: Connection, found: set[tuple[int, ...]], counts: Sequence[str]) -> None:
+        columns = ", ".join(f"(SELECT count(*) FROM {count})" for count in counts)
+        while True:
+            found.add(tuple(await connection.fetchrow(f"SELECT {columns}")))
+
+    current = ("pages_current", "facts_current", "runs WHERE published_at IS NOT NULL")
+    watchers = [
+        asyncio.create_task(watch(reader, seen, current)),
+        asyncio.create_task(watch(second_reader, raw, ("pages", "facts"))),
+    ]
+    try:
+        await eventually(lambda: bool(seen and raw), "readers read")
+        assert (seen, raw) == ({(0, 0, 0)}, {(0, 0)})
+        counts = await catalogue.finish(run_id, [facts])
+        await eventually(lambda: (101, 200, 1) in seen and (101, 200) in raw, "the run is seen whole")
+    finally:
+        await cancelled(watchers)
+    assert seen == {(0, 0, 0), (101, 200, 1)}
+    # Either table of every run is there whole; only the views promise that both came at once.
+    assert raw <= {(0, 0), (101, 0), (0, 200), (101, 200)}
+    assert counts == {Outcome.STORED: 100, Outcome.GONE: 1}
+    run = await catalogue.find("test")
+    assert run is not None
+    assert (run.complete, run.counts) == (True, counts)
+    assert run.finished_at is not None
+    assert run.finished_at >= run.created_at
+
+
+async def test_the_current_views_move_to_the_newest_run_and_the_older_one_stays(
+    catalogue: Catalogue, reader: Connection, database: str
+) -> None:
+    facts = a_table(n="integer")
+    older, newer = await made(catalogue, "older", facts), await made(catalogue, "newer", facts)
+    for number, run_id in enumerate((older, newer)):
+        await written(database, run_id, [a_page(f"key-{number}", records=[(number,)])], facts)
+    for run_id in (older, newer):
+        await catalogue.finish(run_id, [facts])
+        assert [row["run_id"] for row in await reader.fetch("SELECT run_id FROM pages_current")] == [run_id]
+        assert [row["run_id"] for row in await reader.fetch("SELECT run_id FROM facts_current")] == [run_id]
+    everything = await reader.fetch("SELECT run_id, key FROM pages ORDER BY run_id")
+    assert [tuple(row) for row in everything] == [(older, "key-0"), (newer, "key-1")]
+
+
+async def test_a_run_that_is_finished_again_keeps_its_counts_and_its_place(
+    catalogue: Catalogue, reader: Connection, database: str
+) -> None:
+    older = await made(catalogue, "older")
+    await written(database, older, [a_page("a"), a_page("b")])
+    counts = await catalogue.finish(older, [])
+    newer = await made(catalogue, "newer")
+    await written(database, newer, [a_page("c")])
+    await catalogue.finish(newer, [])
+    await reader.execute(f"DELETE FROM pages_r{older} WHERE key = 'a'")
+    before = await catalogue.find("older")
+    assert await catalogue.finish(older, []) == counts == {Outcome.STORED: 2}
+    assert await catalogue.find("older") == before
+    assert [row["key"] for row in await reader.fetch("SELECT key FROM pages_current")] == ["c"]
+
+
+async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
+    catalogue: Catalogue, reader: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = a_table(n="integer")
+    run_id = await made(catalogue, "test", facts)
+    await written(database, run_id, [a_page("a", records=[(1,)])], facts)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue_module, "SETTLE", 3600)
+        finishing = asyncio.create_task(catalogue.finish(run_id, [facts]))
+
+        async def attached() -> bool:
+            return bool(await reader.fetchval("SELECT count(*) FROM pages"))
+
+        await eventually(attached, "the parts are attached")
+        await cancelled([finishing])
+    run = await catalogue.find("test")
+    assert run is not None
+    assert not run.complete
+    assert await reader.fetch("SELECT * FROM pages_current") == []
+    assert await catalogue.finish(run_id, [facts]) == {Outcome.STORED: 1}
+    assert await reader.fetchval("SELECT n FROM facts_current") == 1
+
+
+async def test_an_open_transaction_of_a_reader_does_not_hold_a_run_back(
+    catalogue: Catalogue, reader: Connection
+) -> None:
+    run_id = await made(catalogue)
+    async with reader.transaction():
+        await reader.fetch("SELECT * FROM pages_current")
+        async with asyncio.timeout(30):
+            await catalogue.finish(run_id, [])
+
+
+async def test_workers_that_finish_a_run_at_once_finish_it_once(catalogue: Catalogue, database: str) -> None:
+    run_id = await made(catalogue)
+    await written(database, run_id, [a_page("a")])
+    connections = [await connect(database) for _ in range(4)]
+    try:
+        ends = await asyncio.gather(*(Catalogue(connection).finish(run_id, []) for connection in connections))
+    finally:
+        for connection in connections:
+            await connection.close()
+    assert ends == [{Outcome.STORED: 1}] * 4
+
+
+async def test_an_empty_run_is_finished_too(catalogue: Catalogue) -> None:
+    run_id = await made(catalogue)
+    assert await catalogue.finish(run_id, []) == {}
+    run = await catalogue.find("test")
+    assert run is not None
+    assert run.complete
+
+
+async def test_a_late_page_of_a_finished_run_is_still_stored_once(
+    catalogue: Catalogue, reader: Connection, database: str
+) -> None:
+    run_id = await made(catalogue)
+    await written(database, run_id, [a_page("a", body=b'"first"')])
+    await catalogue.finish(run_id, [])
+    await written(database, run_id, [a_page("a", body=b'"late"')])
+    assert [row["body"] for row in await reader.fetch("SELECT body FROM pages")] == ['"first"']
+
+
+async def test_digests_come_in_batches_by_outcome(
+    catalogue: Catalogue, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_module, "FETCH_ROWS", 7)
+    run_id = await made(catalogue)
+    other = await made(catalogue, "other")
+    pages = [a_page(str(number), body=None) for number in range(30)]
+    for page in pages[:10]:
+        page.outcome = Outcome.GONE
+    await written(database, run_id, pages)
+    await written(database, other, [a_page("not this one")])
+    found: list[tuple[Outcome, bytes]] = []
+    batches = 0
+    async for batch in catalogue.digests(run_id):
+        batches += 1
+        assert sum(map(len, batch.values())) <= 7
+        found += [(outcome, digest) for outcome, digests in batch.items() for digest in digests]
+    assert batches == 5
+    assert sorted(found) == sorted((page.outcome, page.item.digest) for page in pages)
+
+
+async def test_a_table_of_every_type_serves_one_run_after_another(catalogue: Catalogue, reader: Connection) -> None:
+    first = await made(catalogue, "first", FACTS)
+    await catalogue.finish(first, [FACTS])
+    second = await made(catalogue, "second", FACTS)
+    await catalogue.finish(second, [FACTS])
+    assert await reader.fetch("SELECT * FROM facts_current") == []
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        a_table(n="bigint"),
+        a_table(n="integer", t="text"),
+        a_table(t="integer"),
+        a_table(n="integer[]"),
+    ],
+    ids=["type", "more", "name", "array"],
+)
+async def test_a_table_that_exists_with_other_columns_is_refused(catalogue: Catalogue, table: TableSettings) -> None:
+    await made(catalogue, "first", a_table(n="integer"))
+    message = await refusal(catalogue, table)
+    assert "table facts exists with other columns" in message
+    assert "n integer" in message
+
+
+async def test_a_table_that_exists_with_another_size_is_refused(catalogue: Catalogue) -> None:
+    await made(catalogue, "first", a_table(n="numeric(5,2)"))
+    assert "n numeric(5,2)" in await refusal(catalogue, a_table(n="numeric(6,2)"))
+
+
+async def test_somebody_elses_table_of_that_name_is_refused(catalogue: Catalogue, reader: Connection) -> None:
+    await reader.execute("CREATE TABLE facts (id integer, n integer)")
+    assert "table facts exists with other columns" in await refusal(catalogue, a_table(n="integer"))
+
+
+async def test_a_table_that_could_not_be_published_is_refused_at_the_beginning(
+    catalogue: Catalogue, reader: Connection
+) -> None:
+    await reader.execute("CREATE TABLE facts (run_id integer NOT NULL, digest bytea NOT NULL, n integer)")
+    assert "unpartitioned" in await refusal(catalogue, a_table(n="integer"))
+
+
+@pytest.mark.parametrize("kind", ["numeric(2000)", "varchar(0)"])
+async def test_a_type_that_postgres_refuses_is_one_line(catalogue: Catalogue, kind: str) -> None:
+    assert "correct its columns' types" in await refusal(catalogue, a_table(n=kind))
+
+
+async def test_what_a_deleted_run_left_behind_is_not_taken_for_the_new_runs(
+    catalogue: Catalogue, reader: Connection, database: str
+) -> None:
+    run_id = await made(catalogue)
+    await written(database, run_id, [a_page("old")])
+    await reader.execute("TRUNCATE runs RESTART IDENTITY")
+    assert f'"pages_r{run_id}" already exists' in await refusal(catalogue)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "CREATE TABLE pages (id integer, url text)",
+        "CREATE TABLE pages (runid integer, url text)",  # Postgres adds a HINT, in a line of its own
+        "CREATE TABLE pages (run_id integer, url text)",
+        "CREATE TABLE runs (id integer)",
+        "CREATE TABLE runs (run_id integer, publishedat text)",
+    ],
+)
+async def test_other_peoples_tables_are_refused_in_one_line(connection: Connection, foreign: str) -> None:
+    await connection.execute(foreign)
+    with pytest.raises(PostgresRefused, match="has other tables named runs or pages") as caught:
+        await Catalogue(connection).prepare()
+    assert len(str(caught.value).splitlines()) == 1
+    assert await connection.fetchval("SELECT to_regclass('pages_current')") is None, "nothing is left half made"
+
+
+async def test_a_user_without_rights_is_refused_in_one_line(connection: Connection) -> None:
+    await connection.execute("CREATE ROLE reader_only; SET ROLE reader_only")
+    try:
+        with pytest.raises(PostgresRefused, match="grant the rights") as caught:
+            await Catalogue(connection).prepare()
+        assert len(str(caught.value).splitlines()) == 1
+    finally:
+        await connection.execute("RESET ROLE; DROP ROLE reader_only")

@@ -1,0 +1,151 @@
+"""Servers and disks of a test's own, to be killed, filled and rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import asyncpg
+
+from crawler.local.embedded.redis import Redis
+from tests.conftest import eventually
+from tests.servers.network import Proxy
+
+BOUNCER = """
+[databases]
+* = host=127.0.0.1 port={behind} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 2
+max_client_conn = 50
+ignore_startup_parameters = extra_float_digits
+"""
+
+
+class NoPgbouncer(Exception):
+    """There is no pgbouncer on this machine."""
+
+
+class OwnRedis(Redis):
+    """A Redis in a folder, with the embedded one's settings, that a test kills and starts again."""
+
+    async def kill(self) -> None:
+        """kill -9, and wait for its end."""
+        assert self.pid is not None
+        os.kill(self.pid, signal.SIGKILL)
+        await eventually(lambda: self.ending is not None, "redis to be dead")
+
+    async def start(self) -> None:
+        """Start on what the folder holds, and wait until it answers."""
+        await self.spawn()
+        await self.ready()
+
+
+@asynccontextmanager
+async def own_redis(folder: Path) -> AsyncIterator[OwnRedis]:
+    """A Redis that keeps its data in `folder`/redis; its socket has a short path elsewhere."""
+    sockets = Path(tempfile.mkdtemp(prefix="faults-"))
+    server = OwnRedis(folder, sockets)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+class SmallDisk:
+    """A file system of a few megabytes in memory, mounted at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+        self._databases: list[tuple[str, str]] = []
+
+    def fill(self) -> None:
+        """Leave no room on it."""
+        with self._ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def empty(self) -> None:
+        """Give the room back."""
+        self._ballast.unlink(missing_ok=True)
+
+    async def database(self, url: str) -> str:
+        """Another database of the server at `url`, all of whose tables are on this disk."""
+        place = self.path / "tablespace"
+        place.mkdir()
+        admin = await asyncpg.connect(url)
+        try:
+            account = Path(await admin.fetchval("SHOW data_directory")).stat()
+            os.chown(place, account.st_uid, account.st_gid)
+            name = f"small_{os.getpid()}_{self.path.name}".replace("-", "_")
+            await admin.execute(f"CREATE TABLESPACE {name} LOCATION '{place}'")
+            await admin.execute(f"CREATE DATABASE {name} TABLESPACE {name}")
+        finally:
+            await admin.close()
+        self._databases.append((url, name))
+        return re.sub(r"/[^/?]*\?", f"/{name}?", url, count=1)
+
+    async def drop(self) -> None:
+        """Remove its databases."""
+        self.empty()
+        for url, name in self._databases:
+            admin = await asyncpg.connect(url)
+            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await admin.execute(f"DROP TABLESPACE {name}")
+            await admin.close()
+
+
+@asynccontextmanager
+async def pgbouncer(proxy: Proxy) -> AsyncIterator[str]:
+    """Debian's pgbouncer in transaction mode in front of the proxy's Postgres; yields its address."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        raise NoPgbouncer("there is no pgbouncer; install Debian's pgbouncer")
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    folder.chmod(0o755)
+    port = _free_port()
+    (folder / "pgbouncer.ini").write_text(BOUNCER.format(behind=proxy.port, port=port))
+    # It refuses to run as root.
+    account = "nobody" if os.geteuid() == 0 else None
+    process = subprocess.Popen(
+        [program, str(folder / "pgbouncer.ini")], user=account, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = proxy.url.replace(f":{proxy.port}", f":{port}")
+
+    async def answers() -> bool:
+        assert process.poll() is None, f"pgbouncer ended with exit code {process.returncode}"
+        try:
+            await (await asyncpg.connect(url, statement_cache_size=0)).close()
+        except OSError:
+            return False
+        return True
+
+    try:
+        await eventually(answers, "pgbouncer to answer")
+        yield url
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

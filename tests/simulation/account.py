@@ -1,0 +1,81 @@
+"""The tests' own account of leases, leadership, epoch and state: from it follows what each script must answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from coordinator.model import ShardId
+from coordinator.queue.wire import decode
+from tests.simulation.truth import Truth
+
+# Where a script's arguments name the epoch and the worker.
+EPOCH_AT = {"publish": 0, "readmit": 0, "complete": 0, "split": 0, "settle": 0, "refeed": 0, "remember": 0}
+EPOCH_AT |= {"seek": 1, "renew": 2, "claim": 2}
+WORKER_AT = {"renew": 0, "seek": 0, "claim": 0, "complete": 1, "split": 1}
+PLANNER_AT = {"publish": 1, "readmit": 1, "refeed": 1}
+LEADER_LEASE = 10_000
+# After these the counts of the run must hold.
+COUNTED = ("publish", "readmit", "complete", "split", "settle", "refeed", "remember")
+
+
+class Account:
+    """What Redis must know, if its scripts kept the protocol so far."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self.leases: dict[str, int] = {}
+        self.leader: str | None = None
+        self.leader_until = 0
+        self.epoch: str | None = None
+        self.state: str | None = None
+        self.vanished = 0
+        self._delivered: dict[tuple[int, bytes], tuple[str | None, int]] = {}
+
+    def found(self, epoch: str | None, state: str | None) -> None:
+        """This run is there now, with this state."""
+        if epoch is None:
+            self.leader, self.vanished = None, 0
+        if epoch != self.epoch or state == "complete":
+            self.leases.clear()
+        self.epoch, self.state = epoch, state
+
+    def refusal(self, name: str, arguments: Sequence[Any], worker: str | None) -> tuple[str, ...]:
+        """The words with which the script must refuse this call; none when it must not."""
+        if name in EPOCH_AT and arguments[EPOCH_AT[name]] != self.epoch:
+            return ("epoch",)
+        if name in PLANNER_AT and arguments[PLANNER_AT[name]] != self.leader:
+            return ("deposed",)
+        if worker is None or (name == "renew" and (arguments[3] == "join" or self.state == "complete")):
+            return ()
+        if self.leases.get(worker, 0) <= self._truth.now:
+            return ("none",) if name == "seek" and self.state == "complete" else ("lost",)
+        return ()
+
+    def enter(self, name: str, arguments: Sequence[Any], worker: str | None, answer: Any, word: str) -> None:
+        truth = self._truth
+        if name == "renew" and self.state != "complete":
+            self.leases[str(worker)] = truth.now + int(arguments[1])
+        elif name == "release":
+            if self.leases.pop(str(arguments[0]), truth.now + 1) <= truth.now:
+                truth.unclean += 1  # too late to leave: its blocks were taken as a dead worker's
+        elif name == "lead":
+            if answer:
+                self.leader, self.leader_until = str(arguments[0]), truth.now + LEADER_LEASE
+            elif arguments[2] == "leave" and self.leader == arguments[0]:
+                self.leader = None
+        elif name == "claim" and word == "block":
+            self._claimed((arguments[1], answer[1]), (worker, arguments[3]), answer[3])
+        elif name == "settle":
+            self.state = word
+        elif name == "refeed" and answer:
+            self.vanished = 0
+            truth.plans += 1
+            time.sleep(0.002)  # entry ids are ms of the real clock, which must have moved when a stream begins anew
+
+    def _claimed(self, entry: tuple[int, bytes], claim: tuple[str | None, int], payload: bytes) -> None:
+        """A claim that is repeated brings the same block; any other one takes it from whoever had it."""
+        if self._delivered.setdefault(entry, claim) != claim:
+            self._truth.back.update(decode(ShardId(entry[0]), payload).keys)
+        self._delivered[entry] = claim

@@ -1,0 +1,194 @@
+"""The processes of a simulation: the product's own coroutines, which pause before whatever others can see.
+
+Real are worker, intake, batch, planner, janitor, leadership and rebuild. Stand-ins are told in their own file, and the
+few lines of `runner`, `coordinate` and `opening` that need an event loop are told again here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from coordinator.errors import EpochLost, RedisUnavailable
+from coordinator.model import Outcome, RunState, WorkerId
+from coordinator.queue.done import DoneSet
+from coordinator.queue.registry import Runs
+from coordinator.queue.streams import Streams
+from coordinator.redis.keys import RunKeys
+from coordinator.redis.retrying import retry_unavailable
+from coordinator.roles.coordinator import Coordinator
+from coordinator.settings import StoreSettings
+from crawler.fetch.fetcher import Meter
+from crawler.pipeline.intake import Intake
+from crawler.worker import Worker
+from tests.simulation.client import LOST
+from tests.simulation.loop import IDLE, NAP
+from tests.simulation.process import RUN, Process
+from tests.simulation.stand_ins import FETCH, CountingFetcher, DictWriter, OneLine, OnePage, PromptBatch
+
+Flush = Callable[[Worker], Coroutine[Any, Any, None]]
+
+
+class WorkerProcess(Process):
+    """One lease after another, as `runner` has it."""
+
+    worker: Worker | None = None
+
+    async def life(self) -> None:
+        self.worker = None
+        record = await self.record()
+        self.opened = record
+        client: Any = self.client
+        keys, name = RunKeys(RUN), WorkerId(self.who)
+        meter, lanes = Meter(), self.simulation.lanes
+        self.streams = Streams(client, keys, record.layout, record.epoch)
+        self.batch = PromptBatch(StoreSettings(batch_age=0.0), clock=lambda: 0.0)
+        self.scheduler = OneLine(self.simulation.at_hand)
+        self.intake = Intake(
+            streams=self.streams,
+            done=DoneSet(client, keys, record.layout, record.epoch),
+            worker=name,
+            batch=self.batch,
+            template=SimpleNamespace(url="|".join, fault=lambda key: None),  # type: ignore[arg-type]
+            matcher=SimpleNamespace(of=lambda url: "upstream"),  # type: ignore[arg-type]
+            scheduler=self.scheduler,  # type: ignore[arg-type]
+            keys_per_request=1,
+        )
+        parts: dict[str, Any] = {
+            "lines": self.scheduler,
+            "fetcher": CountingFetcher(self.truth, self.who, meter),
+            "pages": OnePage(),
+            "writer": DictWriter(self.truth, self.client, self.who),
+        }
+        worker = Worker(
+            name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, concurrency=lanes, **parts
+        )
+        worker._take(await retry_unavailable(lambda: self.streams.join(name), "worker"))
+        self.worker = worker
+        self._work = {
+            "heartbeat": worker._heartbeat(),
+            "feed": self.intake.feed(),
+            "flush": self.simulation.flush(worker),
+            **{f"lane {number}": worker._serve(lane) for number, lane in enumerate(worker._lanes)},
+        }
+
+    async def _leave(self, worker: Worker) -> None:
+        await retry_unavailable(lambda: self.streams.release(worker.name), "worker")
+        self.truth.say(self.who, "left")
+        if worker.state is RunState.RESOLVED:
+            await self.simulation.finish(self.client, self.opened)
+
+    def ended(self, task: str, value: Any) -> None:
+        if task == "begin":
+            self.run(**self._work)
+        elif task == "flush":
+            assert self.worker is not None
+            self.run(leave=self._leave(self.worker))
+        elif task == "leave":
+            self.worker = None
+
+    def failed(self, error: Exception) -> None:
+        if self.worker is not None:
+            self.truth.unclean += 1
+            self.worker = None
+        if isinstance(error, EpochLost) and self.truth.epoch == self.opened.epoch:
+            self.truth.epoch = None  # `Catalogue.void_epoch`
+        self.run()
+
+    def die(self) -> None:
+        self.truth.unclean += self.worker is not None
+        self.worker = None
+        super().die()
+
+    def ready(self) -> list[str]:
+        if "feed" not in self.tasks and "flush" not in self.tasks:
+            return super().ready()
+        assert self.worker is not None
+        if self.worker._drain.is_set():
+            self._drain(self.worker)
+        if not any(task.startswith("lane") for task in self.tasks):
+            self.batch.close()
+        idle = not self.scheduler.waiting
+        return [
+            task
+            for task in self.tasks
+            if not (task == "flush" and self.at[task] == IDLE and not self.batch._is_due() and not self.batch._closing)
+            and not (task.startswith("lane") and self.at[task] in (IDLE, "") and idle)
+        ]
+
+    def _drain(self, worker: Worker) -> None:
+        for task in [task for task in self.tasks if task == "feed" or task.startswith("lane")]:
+            if self.at[task] not in (FETCH, IDLE, NAP, "") and self.simulation.random.random() < 0.5:
+                self.step(task, LOST)  # cancelled in the middle of a call, which Redis then carries out
+            if task in self.tasks and (task == "feed" or self.at[task] != FETCH):
+                self.tasks.pop(task).close()
+                del self.at[task]
+
+    def beat(self) -> None:
+        self.beats("heartbeat")
+
+
+class CoordinatorProcess(Process):
+    """Leads or stands by, as `coordinate` has it."""
+
+    async def life(self) -> None:
+        record = await self.record()
+        client: Any = self.client
+        self.coordinator = Coordinator(
+            client, record, self.simulation.job, self.who, lambda job, cursor: self.simulation.source(cursor)
+        )
+
+    def ended(self, task: str, value: Any) -> None:
+        if task == "begin" or task in ("keep", "plan", "tidy"):
+            self.run(gain=retry_unavailable(self.coordinator._leadership.gain, "coordinator"))
+        elif task == "gain":
+            leads = self.coordinator
+            self.run(keep=leads._leadership.keep(), plan=leads._plan_rest(), tidy=leads._tidy())
+
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, RedisUnavailable):
+            self.ended("plan", None)
+        else:
+            self.run()
+
+    def beat(self) -> None:
+        self.beats("keep")
+
+
+class Opener(Process):
+    """Whoever starts the command again: makes the run, or rebuilds what Redis lost, as `opening` has it."""
+
+    async def life(self) -> None:
+        truth, wire = self.truth, self.simulation.wire
+        client: Any = self.client
+        runs = Runs(client)
+        record = await runs.find(RUN)
+        if truth.complete:
+            if record is not None and wire.account.state != "complete":
+                await runs.finish(record, self.simulation.counts())
+            return
+        if record is not None and record.epoch == truth.epoch:
+            return
+        record = self.simulation.new_record()
+        await runs.make(record)
+        if truth.pages:
+            await DoneSet(client, RunKeys(RUN), record.layout, record.epoch).rebuild(self._rows())
+        truth.epoch = record.epoch
+        truth.plans += 1
+        truth.say(self.who, f"opens the run with epoch {record.epoch}")
+
+    async def _rows(self) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
+        rows = list(self.truth.pages.items())
+        for start in range(0, len(rows), 5):
+            batch: dict[Outcome, list[bytes]] = {}
+            for name, (outcome, _) in rows[start : start + 5]:
+                batch.setdefault(outcome, []).append(name)
+            yield batch
+
+    @property
+    def needed(self) -> bool:
+        truth, wire = self.truth, self.simulation.wire
+        if truth.complete:
+            return wire.account.epoch is not None and wire.account.state != "complete"
+        return wire.account.epoch is None or wire.account.epoch != truth.epoch

@@ -1,0 +1,220 @@
+"""A real Redis on a simulated clock: the product's scripts, and what must hold after each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from coordinator.model import Outcome
+from coordinator.queue.sharding import digest, member
+from coordinator.redis.keys import RUNS
+from tests.simulation.account import COUNTED, WORKER_AT, Account
+from tests.simulation.truth import Truth
+
+# The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
+CLOCKED = {
+    "redis.call('TIME')": "redis.call('MGET', 'test:seconds', 'test:micros')",
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])": "redis.call('SET', KEYS[1], ARGV[1])",
+}
+# KEYS of the run: state, delayed set, then ARGV[1] streams, then the done buckets.
+LOOK = """
+local keys, done, entries = redis.call('ZCARD', KEYS[2]), {}, 0
+for at = 3, 2 + ARGV[1] do
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[at], '-', '+')) do
+    entries = entries + 1
+    keys = keys + #cmsgpack.unpack(entry[2][2])[2]
+  end
+end
+for at = 3 + ARGV[1], #KEYS do
+  for _, name in ipairs(redis.call('SMEMBERS', KEYS[at])) do done[#done + 1] = name end
+end
+return {redis.call('HGETALL', KEYS[1]), keys, entries, done}
+"""
+FINGERPRINT = """
+local all = {}
+for _, key in ipairs(KEYS) do all[#all + 1] = redis.call('DUMP', key) or '' end
+return redis.sha1hex(table.concat(all, '|'))
+"""
+
+
+class Wire:
+    """One connection to Redis for all processes of a simulation. `mutations` maps a script to (text, other text)."""
+
+    def __init__(self, url: str, mutations: Mapping[str, tuple[str, str]] | None = None) -> None:
+        self.redis = redis.Redis.from_url(url, single_connection_client=True)
+        self._connection: Any = self.redis.connection
+        self.names: dict[str, str] = {}
+        self._hashes: dict[str, bytes] = {}
+        for path in files("coordinator").joinpath("lua").iterdir():
+            source, name = path.read_text(), path.name.removesuffix(".lua")
+            self.names[source] = name
+            for text, other in CLOCKED.items():
+                source = source.replace(text, other)
+            if mutations and name in mutations:
+                text, other = mutations[name]
+                assert source.count(text) == 1, f"{name}.lua no longer says {text!r} once"
+                source = source.replace(text, other)
+            self._hashes[name] = self.redis.script_load(source).encode()
+        self._look = self.redis.script_load(LOOK).encode()
+        self._fingerprint = self.redis.script_load(FINGERPRINT).encode()
+
+    def begin(self, truth: Truth, *, once: bool) -> None:
+        """Forget the last simulation, on both sides of the wire; `once`: no key stands twice in the source."""
+        self.truth = truth
+        layout, names = truth.layout, truth.keys
+        streams = [names.stream(shard) for shard in range(layout.shards)]
+        buckets = [names.done(bucket) for bucket in range(layout.buckets)]
+        self._looked = [names.state, names.deferred_due, *streams, *buckets]
+        self._all = list(names.all(layout.shards, layout.buckets))
+        self._guarded = [name for name in self._all if name != names.workers]  # renew forgets old leases there
+        self._members = {member(digest(key)): digest(key) for key in truth.corpus}
+        self._once = once
+        self.account = Account(truth)
+        self.wipe()
+        self.advance(0)
+
+    def close(self) -> None:
+        self.wipe()
+        self._send(b"UNLINK", b"test:seconds", b"test:micros")
+        self.redis.close()
+
+    def advance(self, milliseconds: int) -> None:
+        truth = self.truth
+        truth.now += milliseconds
+        self._send(b"MSET", b"test:seconds", truth.now // 1000, b"test:micros", truth.now % 1000 * 1000)
+        if self.account.leader is not None and self.account.leader_until <= truth.now:
+            self._send(b"DEL", truth.keys.leader)
+            self.account.leader = None
+
+    def wipe(self) -> None:
+        """All is gone, the loaded scripts excepted."""
+        self._send(b"UNLINK", RUNS, *self._all)
+        self.synchronise()
+
+    def release_dead(self, worker: str) -> None:
+        """What `fleet.bury` does for a worker whose end was seen."""
+        self._send(b"ZREM", self.truth.keys.workers, worker)
+        self.account.leases.pop(worker, None)
+
+    def vanish(self, chosen: Callable[[Sequence[Any]], Any]) -> str:
+        """A stranger deletes one entry of a stream."""
+        entries = [
+            (stream, entry)
+            for stream in self._looked[2 : 2 + self.truth.layout.shards]
+            for entry in self._send(b"XRANGE", stream, b"-", b"+")
+        ]
+        if not entries:
+            return "a stranger finds no entry to delete"
+        before = self.look()[1]
+        stream, (entry, _) = chosen(entries)
+        self._send(b"XDEL", stream, entry)
+        keys = before - self.look()[1]
+        self.account.vanished += keys
+        return f"a stranger deletes an entry of {stream.rpartition('}:')[2]}: {keys} keys"
+
+    def synchronise(self) -> None:
+        """After a plain write: which run is there now, and with which state?"""
+        epoch, state = (
+            value and value.decode() for value in self._send(b"HMGET", self.truth.keys.state, "epoch", "state")
+        )
+        self.account.found(epoch, state)
+
+    def run(self, who: str, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Carry a script out, and see that it kept the protocol."""
+        truth, worker = self.truth, str(arguments[WORKER_AT[name]]) if name in WORKER_AT else None
+        refusal = self.account.refusal(name, arguments, worker)
+        stale = name == "publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
+        fingerprint = self._fingerprinted() if refusal or stale else None
+        answer = self._evaluate(self._hashes[name], keys, arguments)
+        word = _word(answer)
+        truth.say(who, f"{name} {_told(name, arguments)}-> {_short(answer)}")
+        if refusal:
+            truth.expect(word in refusal, f"{name} of {who} must be refused ({' or '.join(refusal)}), and says {word}")
+        else:
+            truth.expect(word not in ("lost", "epoch"), f"{name} of {who} is refused ({word}) without a reason")
+        if fingerprint:
+            truth.expect(self._fingerprinted() == fingerprint, f"{name} of {who} must change nothing, and it does")
+        elif not refusal:
+            self.account.enter(name, arguments, worker, answer, word)
+            if name in COUNTED:
+                self.check()
+        return answer
+
+    def look(self) -> tuple[dict[str, str], int, int, set[int]]:
+        """(state, keys in the streams and in the delayed set, entries of streams, done set)"""
+        state, keys, entries, done = self._evaluate(self._look, self._looked, [self.truth.layout.shards])
+        fields = [field.decode() for field in state]
+        return dict(zip(fields[::2], fields[1::2], strict=True)), keys, entries, {int(name) for name in done}
+
+    def check(self) -> None:
+        """What must hold between any two steps."""
+        truth = self.truth
+        state, queued, _, done = self.look()
+        committed = {name for name, digest in self._members.items() if digest in truth.pages}
+        truth.expect(done <= committed, f"{len(done - committed)} keys are done that were never committed")
+        outcomes = sum(int(state.get(outcome.value, 0)) for outcome in Outcome)
+        truth.expect(outcomes == len(done), f"{outcomes} outcomes are counted for {len(done)} keys that are done")
+        published, resolved = int(state.get("published", 0)), int(state.get("resolved", 0))
+        truth.expect(
+            queued <= published - resolved <= queued + self.account.vanished,
+            f"published {published} - resolved {resolved} is not {queued}, the keys in the streams and the delayed set"
+            + (f" (and {self.account.vanished} vanished)" if self.account.vanished else ""),
+        )
+        if state.get("exhausted") == "1" and self._once:
+            planned = published - int(state.get("deferred", 0)) + int(state.get("skipped", 0))
+            truth.expect(planned == len(truth.corpus), f"{planned} keys are planned of a corpus of {len(truth.corpus)}")
+        if state.get("state") in ("resolved", "complete"):
+            missing = len(self._members) - len(committed)
+            truth.expect(not missing, f"the run is {state['state']} while {missing} keys have no outcome")
+
+    def pending(self) -> int:
+        """Deliveries that nobody has acked."""
+        return sum(
+            int(self._send(b"XPENDING", stream, "workers")[0])
+            for stream in self._looked[2 : 2 + self.truth.layout.shards]
+            if self._send(b"EXISTS", stream)
+        )
+
+    def left_behind(self) -> list[str]:
+        """Keys of the queue that exist."""
+        queue = list(self.truth.keys.queue(self.truth.layout.shards))
+        return [name.rpartition("}:")[2] for name in queue if self._send(b"EXISTS", name)]
+
+    def _fingerprinted(self) -> Any:
+        return self._evaluate(self._fingerprint, self._guarded, [])
+
+    def _evaluate(self, script: bytes, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        return self._send(b"EVALSHA", script, len(keys), *keys, *arguments)
+
+    def _send(self, *command: Any) -> Any:
+        self._connection.send_command(*command)
+        return self._connection.read_response()
+
+
+def _word(answer: Any) -> str:
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    return first.decode(errors="replace") if isinstance(first, bytes) else str(first)
+
+
+def _short(answer: Any) -> str:
+    parts = answer if isinstance(answer, list) else [answer]
+    shown = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in parts[:3]]
+    return " ".join(shown)[:60]
+
+
+def _told(name: str, arguments: Sequence[Any]) -> str:
+    match name:
+        case "readmit":
+            return f"{arguments[2]} keys "
+        case "publish":
+            return f"{arguments[2]} to {arguments[3]}{' (the end)' if int(arguments[4]) else ''} "
+        case "claim":
+            return f"of shard {arguments[1]}, number {arguments[3]} "
+        case "renew":
+            return f"({arguments[3]}) "
+        case "complete":
+            return f"number {arguments[2]} "
+    return ""
