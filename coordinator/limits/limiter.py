@@ -74,10 +74,11 @@ class Limiter:
         self._matcher = matcher
         self.clock = clock
         self.on_change: Callable[[], None] = lambda: None
-        self._reserve = Script(client, "reserve")
-        self._pause = Script(client, "pause")
-        self._heed = Script(client, "heed")
-        self._note = Script(client, "note")
+        self._reserve = Script(client, "limits/reserve")
+        self._pause = Script(client, "limits/pause")
+        self._changes_since = Script(client, "limits/changes_since")
+        self._breaker = Script(client, "limits/breaker")
+        self._auto_rate = Script(client, "limits/auto_rate")
         self._states: dict[str, _State] = {}
         self._live: dict[str, LimitOverride] = {}
         self._tallies: dict[str, _Tally] = {}
@@ -163,7 +164,9 @@ class Limiter:
 
     async def _hear(self) -> None:
         with translated():
-            returned = await self._heed([self._keys.changes, self._keys.upstreams, self._keys.limits], [self._heard])
+            returned = await self._changes_since(
+                [self._keys.changes, self._keys.upstreams, self._keys.limits], [self._heard]
+            )
         self._heard = returned[0]
         for at in range(1, len(returned), 7):
             name, left, ramp, breaker, probe, rate, concurrency = returned[at : at + 7]
@@ -183,15 +186,19 @@ class Limiter:
         """Tell what was counted. What is under way when Redis goes away is not told twice: it may have arrived."""
         while self._tallies:
             names = list(islice(self._tallies, TOLD_AT_ONCE))
-            told: list[Argument] = []
+            reports: list[Argument] = []
+            auto: list[Argument] = []
             for name in names:
                 tally, limit = self._tallies.pop(name), self._limit(name)
-                ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
-                told += [name, tally.sent, tally.throttled, tally.failed, int(tally.seconds * 1_000_000)]
-                told += ["auto" if limit.auto else "", ceiling]
+                reports += [name, tally.sent, tally.failed]
+                if limit.auto:
+                    ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
+                    auto += [name, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
             shared = [self._keys.upstreams, self._keys.changes, self._keys.limits]
             with translated():
-                await self._note([*shared, *map(self._keys.health, names)], told)
+                await self._breaker([*shared, *map(self._keys.health, names)], reports)
+                if auto:
+                    await self._auto_rate([self._keys.upstreams], auto)
 
     def _limit(self, upstream: str) -> LimitSettings:
         limit = self._matcher.limit(upstream)

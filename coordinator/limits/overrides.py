@@ -42,7 +42,7 @@ class LimitOverrides:
 
     def __init__(self, client: Redis, keys: RunKeys) -> None:
         self._keys = keys
-        self._script = Script(client, "limit")
+        self._override_limit = Script(client, "limits/override_limit")
 
     async def change(
         self, upstream: str, rate: LimitSettings | str | None = KEEP, concurrency: int | str | None = KEEP
@@ -57,7 +57,9 @@ class LimitOverrides:
         if concurrency is not KEEP:
             arguments += ["concurrency", concurrency]
         with translated():
-            return bool(await self._script([self._keys.state, self._keys.limits, self._keys.changes], arguments))
+            return bool(
+                await self._override_limit([self._keys.state, self._keys.limits, self._keys.changes], arguments)
+            )
 
 
 @lru_cache(maxsize=1000)

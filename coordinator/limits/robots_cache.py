@@ -37,8 +37,8 @@ class RobotsCache:
     def __init__(self, client: Redis, keys: RunKeys, worker: str) -> None:
         self._keys = keys
         self._worker = worker
-        self._ask = Script(client, "robots_ask")
-        self._tell = Script(client, "robots_tell")
+        self._ask = Script(client, "robots/ask")
+        self._store = Script(client, "robots/store")
 
     async def ask(self, origin: str, lease: float) -> CachedRobots:
         """What is known of an origin; whoever is told to ask has `lease` seconds before another worker may."""
@@ -49,7 +49,7 @@ class RobotsCache:
     async def tell(self, origin: str, found: bytes, holds: float) -> None:
         """Tell what this worker found and for how many seconds that holds; unheard when its lease has ended."""
         with translated():
-            await self._tell(
+            await self._store(
                 [self._keys.robots(origin)],
                 [self._worker, found, int(holds * 1000), int((holds + STALE) * 1000)],
             )

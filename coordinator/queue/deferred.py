@@ -34,13 +34,13 @@ class DeferredKeys:
         self._keys = keys
         self._layout = layout
         self._epoch = epoch
-        self._due = Script(client, "due")
-        self._readmit = Script(client, "readmit")
+        self._list_due = Script(client, "queue/list_due")
+        self._requeue_due = Script(client, "queue/requeue_due")
 
     async def due(self) -> dict[bytes, bytes]:
         """Keys whose time has come, those that wait longest first, as {digest: packed}."""
         with translated():
-            returned = await self._due([self._keys.deferred_due, self._keys.deferred_keys], [MOST_AT_ONCE])
+            returned = await self._list_due([self._keys.deferred_due, self._keys.deferred_keys], [MOST_AT_ONCE])
         return dict(zip(returned[::2], returned[1::2], strict=True))
 
     async def readmit(self, planner: str, due: Mapping[bytes, bytes]) -> bool:
@@ -61,7 +61,7 @@ class DeferredKeys:
             keys.append(self._keys.stream(shard))
             arguments += [shard, len(payloads), *payloads]
         with translated():
-            returned = as_text(await self._readmit(keys, arguments))
+            returned = as_text(await self._requeue_due(keys, arguments))
         if returned == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
         return returned == "ok"

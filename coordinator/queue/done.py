@@ -33,8 +33,8 @@ class DoneSet:
         self._keys = keys
         self._layout = layout
         self._epoch = epoch
-        self._check = Script(client, "check")
-        self._remember = Script(client, "remember")
+        self._done_contains = Script(client, "run/done_contains")
+        self._done_add = Script(client, "run/done_add")
 
     async def finished(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of the digests that are done."""
@@ -49,7 +49,7 @@ class DoneSet:
         for part in parts:
             keys, members = self._by_bucket(part)
             with translated():
-                hits: bytes = await self._check(keys, [members])
+                hits: bytes = await self._done_contains(keys, [members])
             found.update(compress(part, hits.replace(b"0", b"\0")))
         return found
 
@@ -58,7 +58,7 @@ class DoneSet:
         for part in _parts(digests):
             keys, members = self._by_bucket(part)
             with translated():
-                returned = await self._remember([self._keys.state, *keys], [self._epoch, outcome, members])
+                returned = await self._done_add([self._keys.state, *keys], [self._epoch, outcome, members])
             if returned[0] == b"epoch":
                 raise EpochLost(f"run {self._keys.run} was made anew in Redis while its done set was rebuilt")
 

@@ -60,14 +60,14 @@ class Streams:
         self._keys = keys
         self._layout = layout
         self._epoch = epoch
-        self._publish = Script(client, "publish")
-        self._renew = Script(client, "renew")
-        self._seek = Script(client, "seek")
-        self._claim = Script(client, "claim")
-        self._complete = Script(client, "complete")
-        self._release = Script(client, "release")
-        self._split = Script(client, "split")
-        self._aside = Script(client, "aside")
+        self._publish = Script(client, "queue/publish")
+        self._renew = Script(client, "run/renew")
+        self._claim_shard = Script(client, "queue/claim_shard")
+        self._claim_block = Script(client, "queue/claim_block")
+        self._complete = Script(client, "queue/complete")
+        self._release = Script(client, "run/release")
+        self._split = Script(client, "queue/split")
+        self._quarantine = Script(client, "queue/quarantine")
         self._delivered = 0
 
     async def publish(
@@ -116,7 +116,7 @@ class Streams:
         """The shard that this worker should drain next, now claimed by it; None when none has work."""
         keys = [self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         with translated():
-            returned = await self._seek(keys, [worker, self._epoch])
+            returned = await self._claim_shard(keys, [worker, self._epoch])
         return None if self._word(returned) == "none" else ShardId(returned[1])
 
     async def claim(self, worker: WorkerId, shard: ShardId) -> Claim | None:
@@ -128,7 +128,7 @@ class Streams:
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         while True:
             with translated():
-                returned = await self._claim(keys, [worker, shard, self._epoch, self._delivered])
+                returned = await self._claim_block(keys, [worker, shard, self._epoch, self._delivered])
             if self._word(returned) == "empty":
                 return None
             entry = EntryId(returned[1].decode())
@@ -141,7 +141,7 @@ class Streams:
                 return claim
             with translated():
                 aside = [self._keys.stream(shard), self._keys.aside]
-                await self._aside(aside, [entry, returned[3][:MOST_ASIDE_BYTES], MOST_ASIDE])
+                await self._quarantine(aside, [entry, returned[3][:MOST_ASIDE_BYTES], MOST_ASIDE])
 
     async def complete(self, worker: WorkerId, sequence: int, done: Completion) -> int:
         """Record a committed batch; repeating a call with its sequence number changes nothing.

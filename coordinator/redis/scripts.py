@@ -1,27 +1,42 @@
-"""The Lua scripts as typed callables; each file in `lua/` opens with its contract."""
+"""The Lua scripts as typed callables; each file in `lua/` opens with its contract.
+
+A line `-- include: NAME` in a script stands for the text of `lua/fragments/NAME.lua`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
 
 Argument: TypeAlias = "str | bytes | int | float"
+_INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a script such as "queue/publish", with its fragments in place. Raises FileNotFoundError."""
+    return _INCLUDE.sub(lambda include: _read(f"fragments/{include[1]}"), _read(name))
+
+
+def _read(name: str) -> str:
+    return files("coordinator").joinpath("lua", f"{name}.lua").read_text()
 
 
 class Script:
     """One script, sent by its digest and loaded again when Redis has forgotten it."""
 
     def __init__(self, client: Redis, name: str) -> None:
-        source = files("coordinator").joinpath("lua", f"{name}.lua").read_text()
-        self._script = client.register_script(source)
+        self._script = client.register_script(source(name))
         self.name = name
 
     def __repr__(self) -> str:
         return f"<Script {self.name}>"
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Run it; the answer's shape stands in the script's contract."""
+        """Run it; the shape of what it returns stands in the script's contract."""
         return await self._script(keys=list(keys), args=list(arguments))

@@ -24,7 +24,7 @@ class Election:
     def __init__(self, client: Redis, keys: RunKeys, planner: str) -> None:
         self.planner = planner
         self._keys = keys
-        self._lead = Script(client, "lead")
+        self._election = Script(client, "run/election")
 
     async def gain(self) -> None:
         """Return when this planner leads; say once that it stands by."""
@@ -53,4 +53,4 @@ class Election:
 
     async def _ask(self, verb: str) -> bool:
         with translated():
-            return bool(await self._lead([self._keys.leader], [self.planner, int(LEASE * 1000), verb]))
+            return bool(await self._election([self._keys.leader], [self.planner, int(LEASE * 1000), verb]))

@@ -31,8 +31,8 @@ class Janitor:
         self._layout = layout
         self._planner = planner
         self._deferred = DeferredKeys(client, keys, layout, epoch)
-        self._settle = Script(client, "settle")
-        self._refeed = Script(client, "refeed")
+        self._check_resolved = Script(client, "run/check_resolved")
+        self._replan = Script(client, "run/replan")
 
     async def watch(self) -> bool:
         """Bring back deferred keys that are due; settle the run when its source is exhausted and every key resolved.
@@ -69,7 +69,7 @@ class Janitor:
 
     async def _settled(self) -> RunState:
         with translated():
-            returned = as_text(await self._settle([self._keys.state], [self._epoch]))
+            returned = as_text(await self._check_resolved([self._keys.state], [self._epoch]))
         if returned == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
         return RunState(returned)
@@ -79,7 +79,7 @@ class Janitor:
         keys = [self._keys.state, self._keys.leader, self._keys.deferred_due, self._keys.ready]
         keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
         with translated():
-            returned = await self._refeed(keys, [self._epoch, self._planner, FIRST_CURSOR])
+            returned = await self._replan(keys, [self._epoch, self._planner, FIRST_CURSOR])
         if not isinstance(returned, int) or returned == 0:
             return False
         logger.warning(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 from coordinator.queue.streams import LEASE
 from coordinator.redis.connection import connect
 from coordinator.redis.keys import RunKeys
+from coordinator.redis.scripts import source
 from tests.conftest import eventually
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl, lasting
 from tests.servers.network import Proxy
@@ -27,19 +27,19 @@ STATE = RunKeys(NAME).state
 
 def digest_of(script: str) -> bytes:
     """What a client sends to call one of the scripts."""
-    return hashlib.sha1(files("coordinator").joinpath("lua", f"{script}.lua").read_bytes()).hexdigest().encode()
+    return hashlib.sha1(source(script).encode()).hexdigest().encode()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["complete", "claim", "publish", "renew"])
+@pytest.mark.parametrize("script", ["queue/complete", "queue/claim_block", "queue/publish", "run/renew"])
 @pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
 async def test_the_connection_is_cut_during_a_script(crawl: Crawl, script: str, answered: bool) -> None:
     """Nobody knows whether the script was carried out; it is repeated, and changes nothing the second time."""
     async with Proxy(crawl.environ["REDIS_URL"]) as proxy:
         running = await crawl.start(environ={"REDIS_URL": proxy.url})
-        if script != "publish":
+        if script != "queue/publish":
             await crawl.asked(KEYS // 4)
-        cuts = 1 if script == "publish" else 3
+        cuts = 1 if script == "queue/publish" else 3
         proxy.cut_at(digest_of(script), times=cuts, answered=answered)
         await eventually(lambda: proxy.cuts == cuts, "the cuts", seconds=30)
         await crawl.recovered()

@@ -17,7 +17,7 @@ from crawler.store import queries
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-LUA = sorted((ROOT / "coordinator" / "lua").glob("*.lua"))
+LUA = sorted(path for path in (ROOT / "coordinator" / "lua").glob("*/*.lua") if path.parent.name != "fragments")
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
@@ -68,7 +68,7 @@ def test_the_error_tree_in_the_docstring_is_the_tree() -> None:
 
 @pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
 def test_every_script_opens_with_its_contract(path: Path) -> None:
-    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("--"))
+    header = path.read_text().partition("\n\n")[0]
     for word in ("Purpose:", "KEYS", "ARGV", "Returns"):
         assert word in header or (word == "ARGV" and "ARGV" not in path.read_text()), word
 

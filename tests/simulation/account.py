@@ -11,13 +11,29 @@ from coordinator.queue.wire import decode
 from tests.simulation.truth import Truth
 
 # Where a script's arguments name the epoch and the worker.
-EPOCH_AT = {"publish": 0, "readmit": 0, "complete": 0, "split": 0, "settle": 0, "refeed": 0, "remember": 0}
-EPOCH_AT |= {"seek": 1, "renew": 2, "claim": 2}
-WORKER_AT = {"renew": 0, "seek": 0, "claim": 0, "complete": 1, "split": 1}
-PLANNER_AT = {"publish": 1, "readmit": 1, "refeed": 1}
+EPOCH_AT = {
+    "queue/publish": 0,
+    "queue/requeue_due": 0,
+    "queue/complete": 0,
+    "queue/split": 0,
+    "run/check_resolved": 0,
+    "run/replan": 0,
+    "run/done_add": 0,
+}
+EPOCH_AT |= {"queue/claim_shard": 1, "run/renew": 2, "queue/claim_block": 2}
+WORKER_AT = {"run/renew": 0, "queue/claim_shard": 0, "queue/claim_block": 0, "queue/complete": 1, "queue/split": 1}
+PLANNER_AT = {"queue/publish": 1, "queue/requeue_due": 1, "run/replan": 1}
 LEADER_LEASE = 10_000
 # After these the counts of the run must hold.
-COUNTED = ("publish", "readmit", "complete", "split", "settle", "refeed", "remember")
+COUNTED = (
+    "queue/publish",
+    "queue/requeue_due",
+    "queue/complete",
+    "queue/split",
+    "run/check_resolved",
+    "run/replan",
+    "run/done_add",
+)
 
 
 class Account:
@@ -47,29 +63,29 @@ class Account:
             return ("epoch",)
         if name in PLANNER_AT and arguments[PLANNER_AT[name]] != self.leader:
             return ("deposed",)
-        if worker is None or (name == "renew" and (arguments[3] == "join" or self.state == "complete")):
+        if worker is None or (name == "run/renew" and (arguments[3] == "join" or self.state == "complete")):
             return ()
         if self.leases.get(worker, 0) <= self._truth.now:
-            return ("none",) if name == "seek" and self.state == "complete" else ("lost",)
+            return ("none",) if name == "queue/claim_shard" and self.state == "complete" else ("lost",)
         return ()
 
     def enter(self, name: str, arguments: Sequence[Any], worker: str | None, answer: Any, word: str) -> None:
         truth = self._truth
-        if name == "renew" and self.state != "complete":
+        if name == "run/renew" and self.state != "complete":
             self.leases[str(worker)] = truth.now + int(arguments[1])
-        elif name == "release":
+        elif name == "run/release":
             if self.leases.pop(str(arguments[0]), truth.now + 1) <= truth.now:
                 truth.unclean += 1  # too late to leave: its blocks were taken as a dead worker's
-        elif name == "lead":
+        elif name == "run/election":
             if answer:
                 self.leader, self.leader_until = str(arguments[0]), truth.now + LEADER_LEASE
             elif arguments[2] == "leave" and self.leader == arguments[0]:
                 self.leader = None
-        elif name == "claim" and word == "block":
+        elif name == "queue/claim_block" and word == "block":
             self._claimed((arguments[1], answer[1]), (worker, arguments[3]), answer[3])
-        elif name == "settle":
+        elif name == "run/check_resolved":
             self.state = word
-        elif name == "refeed" and answer:
+        elif name == "run/replan" and answer:
             self.vanished = 0
             truth.plans += 1
             time.sleep(0.002)  # entry ids are ms of the real clock, which must have moved when a stream begins anew

@@ -25,7 +25,9 @@ class Client:
         name = self.wire.names[source]
 
         async def call(*, keys: Sequence[str], args: Sequence[Any]) -> Any:
-            return await self.send(name, lambda: self.wire.run(self.who, name, keys, args), may_repeat=name != "refeed")
+            return await self.send(
+                name, lambda: self.wire.run(self.who, name, keys, args), may_repeat=name != "run/replan"
+            )
 
         return call
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 
 from redis.asyncio import Redis
 
 from coordinator.limits.limiter import HEED_EVERY, TELL_EVERY, Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.redis.keys import RunKeys
+from coordinator.redis.scripts import source
 from coordinator.settings import LimitSettings
 
 EPOCH = 1_700_000_000.0
 UPSTREAM = "example.org"
-SCRIPTS = ("reserve", "pause", "heed", "note")
+SCRIPTS = ("reserve", "pause", "changes_since", "breaker", "auto_rate")
 OK, THROTTLED, FAILED = "ok", "throttled", "failed"
 AT_HAND = 200
 # What the retry policy asks for after a 429 that names no time.
@@ -42,9 +42,9 @@ class Clock:
         """A limiter that lives by this clock; nobody runs its watch."""
         limiter = Limiter(self._client, keys, UpstreamMatcher({UPSTREAM: limit, "*": LimitSettings()}), clock=self)
         for name in SCRIPTS:
-            source = files("coordinator").joinpath("lua", f"{name}.lua").read_text()
-            clocked = source.replace("redis.call('TIME')", "redis.call('MGET', 'test:seconds', 'test:micros')")
-            assert clocked != source
+            text = source(f"limits/{name}")
+            clocked = text.replace("redis.call('TIME')", "redis.call('MGET', 'test:seconds', 'test:micros')")
+            assert clocked != text
             getattr(limiter, f"_{name}")._script = self._client.register_script(clocked)
         return limiter
 

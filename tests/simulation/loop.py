@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import cache
-from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -23,18 +21,6 @@ class Event(asyncio.Event):
         while not self.is_set():
             await pause(IDLE)
         return True
-
-
-class Shelf:
-    """The files of a package, each read once: a simulation makes a hundred scripts."""
-
-    def __init__(self, package: str) -> None:
-        self._package = files(package)
-        self.joinpath = cache(self._joined)
-
-    def _joined(self, *parts: str) -> SimpleNamespace:
-        text = self._package.joinpath(*parts).read_text()
-        return SimpleNamespace(read_text=lambda: text)
 
 
 class Clock:
@@ -60,12 +46,7 @@ def without_a_loop(patch: pytest.MonkeyPatch) -> Clock:
     async def at_once(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
 
-    @cache
-    def shelf(package: str) -> Shelf:
-        return Shelf(package)
-
     clock = Clock()
-    patch.setattr("coordinator.redis.scripts.files", shelf)
     world = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event, wait_for=time_out)
     for module in ("roles.coordinator", "redis.retrying", "roles.planner", "roles.janitor", "roles.election"):
         patch.setattr(f"coordinator.{module}.asyncio", world)

@@ -28,7 +28,15 @@ from tests.simulation.weather import Weather
 from tests.simulation.wire import Wire
 
 # Calls that a schedule has few of go wrong more often.
-RARE = ("publish", "settle", "refeed", "split", "remember", "release", "transaction")
+RARE = (
+    "queue/publish",
+    "run/check_resolved",
+    "run/replan",
+    "queue/split",
+    "run/done_add",
+    "run/release",
+    "transaction",
+)
 TAIL_ROUNDS = 200
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
 
 import pytest
 
+from coordinator.redis.scripts import source
 from crawler.worker import Worker
 from tests.simulation.processes import Flush
 from tests.simulation.stage import Stage
@@ -24,61 +24,64 @@ Staged = Callable[..., Stage]
 # What an honest script says -> what a script says that forgot why.
 MUTATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "complete does not look at the lease": {
-        "complete": ("if not ends or tonumber(ends) <= now then", "if false then"),
+        "queue/complete": ("if not is_alive(worker) then", "if false then"),
     },
     "renew revives a lease that has ended": {
-        "renew": ("if ARGV[4] == 'renew' and (not ends or tonumber(ends) <= now) then", "if false then"),
+        "run/renew": ("if verb == 'renew' and not is_alive(worker) then", "if false then"),
     },
     "a lease ends a moment late": {
-        "claim": ("return ends and tonumber(ends) > now", "return ends and tonumber(ends) + 2000 > now"),
+        "queue/claim_block": ("tonumber(lease_end_ms) > now_ms", "tonumber(lease_end_ms) + 2000 > now_ms"),
     },
-    "claim does not look at the epoch": {
-        "claim": ("if redis.call('HGET', KEYS[5], 'epoch') ~= ARGV[3] then", "if false then"),
+    "claim_block does not look at the epoch": {
+        "queue/claim_block": ("if is_other_run() then", "if false then"),
     },
     "complete does not look at the epoch": {
-        "complete": ("if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then", "if false then"),
+        "queue/complete": ("if is_other_run() then", "if false then"),
     },
     "a claim whose answer got lost is not repeated": {
-        "claim": ("if number == ARGV[4] then", "if false then"),
+        "queue/claim_block": ("if number == call_number then", "if false then"),
     },
     "what dead workers had is never claimed": {
-        "claim": ("if named['name'] ~= ARGV[1] and not living(named['name']) then", "if false then"),
+        "queue/claim_block": ("if consumer.name ~= worker and not is_alive(consumer.name) then", "if false then"),
     },
     "a repeated completion defers its keys again": {
-        "complete": ("if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then", "if true then"),
+        "queue/complete": ("if redis.call('HGET', receipts_key, worker) ~= sequence then", "if true then"),
     },
-    "keys that are due are published while they stay in the delayed set": {
-        "readmit": ("redis.call('ZREM', KEYS[4], ARGV[at])", ""),
+    "keys that are due are published while they stay in the deferred set": {
+        "queue/requeue_due": ("redis.call('ZREM', deferred_due_key, ARGV[at])", ""),
     },
-    "readmit does not look whether somebody was faster": {
-        "readmit": ("if not redis.call('ZSCORE', KEYS[4], ARGV[at]) then return 'moved' end", ""),
+    "requeue_due does not look whether somebody was faster": {
+        "queue/requeue_due": ("if not redis.call('ZSCORE', deferred_due_key, ARGV[at]) then return 'moved' end", ""),
     },
-    "a deposed planner readmits": {
-        "readmit": ("if redis.call('GET', KEYS[2]) ~= ARGV[2] then", "if false then"),
+    "a deposed coordinator requeues": {
+        "queue/requeue_due": ("if not is_leader() then", "if false then"),
     },
     "deferred keys are not counted": {
-        "complete": ("redis.call('HINCRBY', KEYS[1], 'published', deferred)", ""),
+        "queue/complete": ("redis.call('HINCRBY', state_key, 'published', deferred)", ""),
     },
     "publish does not compare the cursor": {
-        "publish": ("if state[2] ~= ARGV[3] then", "if false then"),
+        "queue/publish": ("if cursor ~= cursor_before then", "if false then"),
     },
-    "a deposed planner publishes": {
-        "publish": ("if redis.call('GET', KEYS[3]) ~= ARGV[2] then", "if false then"),
+    "a deposed coordinator publishes": {
+        "queue/publish": ("if not is_leader() then", "if false then"),
     },
     "a block counts as resolved each time that it is completed": {
-        "complete": ("if redis.call('XACK', stream, 'workers', entry) == 1 then", "if true then"),
+        "queue/complete": (
+            "if remove_entry(stream_key, entry_id) then",
+            "if remove_entry(stream_key, entry_id) or true then",
+        ),
     },
     "outcomes are counted without asking the done set": {
-        "complete": ("new[outcome] = (new[outcome] or 0) + added", "new[outcome] = (new[outcome] or 0) + count"),
+        "queue/complete": ("(newly_done_of[outcome] or 0) + added", "(newly_done_of[outcome] or 0) + count"),
     },
     "a run is settled when its source is exhausted, whatever the counts say": {
-        "settle": ("run[3] == '1' and (run[4] or '0') == (run[5] or '0')", "run[3] == '1'"),
+        "run/check_resolved": ("exhausted == '1' and (published or '0') == (resolved or '0')", "exhausted == '1'"),
     },
-    "a refeed leaves the pending deliveries behind": {
-        "refeed": ("for key = 4, #KEYS do", "for key = 4, 4 do"),
+    "a replan leaves the pending deliveries behind": {
+        "run/replan": ("for key = READY_AT, #KEYS do", "for key = READY_AT, READY_AT do"),
     },
     "a block that was split is counted twice": {
-        "split": ("redis.call('HINCRBY', KEYS[1], 'published', -tonumber(ARGV[5]))", ""),
+        "queue/split": ("redis.call('HINCRBY', state_key, 'published', -keys_before)", ""),
     },
 }
 
@@ -127,9 +130,17 @@ def test_a_few_hundred_schedules_keep_every_promise(staged: Staged) -> None:
         return
     for what in ("ends: LeaseLost", "ends: EpochLost", "is killed", "dies of that key", "Redis is wiped", "drains"):
         assert what in met, f"no schedule had one in which a process or Redis {what}"
-    for call in ("claim", "commit", "complete", "publish", "renew", "seek", "release"):
+    for call in (
+        "queue/claim_block",
+        "commit",
+        "queue/complete",
+        "queue/publish",
+        "run/renew",
+        "queue/claim_shard",
+        "run/release",
+    ):
         assert f"{call} its answer gets lost:" in met
-    for start in ("split", "remember", "readmit", "a stranger deletes an entry", "refeed -> 1"):
+    for start in ("queue/split", "run/done_add", "queue/requeue_due", "a stranger deletes an entry", "run/replan -> 1"):
         assert any(what.startswith(start) for what in met), f"no schedule has {start}"
 
 
@@ -144,8 +155,8 @@ def test_ten_thousand_schedules_keep_every_promise(staged: Staged, first: int) -
 def test_every_mutation_has_something_to_change() -> None:
     for mutation in MUTATIONS.values():
         for script, (text, _) in mutation.items():
-            found = files("coordinator").joinpath("lua", f"{script}.lua").read_text().count(text)
-            assert found == 1, f"{script}.lua says {text!r} {found} times"
+            found = source(script).count(text)
+            assert found == 1, f"{script} says {text!r} {found} times"
 
 
 @pytest.mark.slow

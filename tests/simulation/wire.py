@@ -11,14 +11,21 @@ import redis
 from coordinator.model import Outcome
 from coordinator.queue.sharding import digest, member
 from coordinator.redis.keys import RUNS
+from coordinator.redis.scripts import source
 from tests.simulation.account import COUNTED, WORKER_AT, Account
 from tests.simulation.truth import Truth
 
 # The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
 CLOCKED = {
     "redis.call('TIME')": "redis.call('MGET', 'test:seconds', 'test:micros')",
-    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])": "redis.call('SET', KEYS[1], ARGV[1])",
+    "redis.call('SET', leader_key, coordinator, 'PX', lease_ms)": "redis.call('SET', leader_key, coordinator)",
 }
+SCRIPTS = sorted(
+    f"{folder.name}/{file.name.removesuffix('.lua')}"
+    for folder in files("coordinator").joinpath("lua").iterdir()
+    if folder.name != "fragments"
+    for file in folder.iterdir()
+)
 # KEYS of the run: state, delayed set, then ARGV[1] streams, then the done buckets.
 LOOK = """
 local keys, done, entries = redis.call('ZCARD', KEYS[2]), {}, 0
@@ -48,16 +55,16 @@ class Wire:
         self._connection: Any = self.redis.connection
         self.names: dict[str, str] = {}
         self._hashes: dict[str, bytes] = {}
-        for path in files("coordinator").joinpath("lua").iterdir():
-            source, name = path.read_text(), path.name.removesuffix(".lua")
-            self.names[source] = name
+        for name in SCRIPTS:
+            lua = source(name)
+            self.names[lua] = name
             for text, other in CLOCKED.items():
-                source = source.replace(text, other)
+                lua = lua.replace(text, other)
             if mutations and name in mutations:
                 text, other = mutations[name]
-                assert source.count(text) == 1, f"{name}.lua no longer says {text!r} once"
-                source = source.replace(text, other)
-            self._hashes[name] = self.redis.script_load(source).encode()
+                assert lua.count(text) == 1, f"{name} no longer says {text!r} once"
+                lua = lua.replace(text, other)
+            self._hashes[name] = self.redis.script_load(lua).encode()
         self._look = self.redis.script_load(LOOK).encode()
         self._fingerprint = self.redis.script_load(FINGERPRINT).encode()
 
@@ -126,7 +133,9 @@ class Wire:
         """Carry a script out, and see that it kept the protocol."""
         truth, worker = self.truth, str(arguments[WORKER_AT[name]]) if name in WORKER_AT else None
         refusal = self.account.refusal(name, arguments, worker)
-        stale = name == "publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
+        stale = (
+            name == "queue/publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
+        )
         fingerprint = self._fingerprinted() if refusal or stale else None
         answer = self._evaluate(self._hashes[name], keys, arguments)
         word = _word(answer)
@@ -207,14 +216,14 @@ def _short(answer: Any) -> str:
 
 def _told(name: str, arguments: Sequence[Any]) -> str:
     match name:
-        case "readmit":
+        case "queue/requeue_due":
             return f"{arguments[2]} keys "
-        case "publish":
+        case "queue/publish":
             return f"{arguments[2]} to {arguments[3]}{' (the end)' if int(arguments[4]) else ''} "
-        case "claim":
+        case "queue/claim_block":
             return f"of shard {arguments[1]}, number {arguments[3]} "
-        case "renew":
+        case "run/renew":
             return f"({arguments[3]}) "
-        case "complete":
+        case "queue/complete":
             return f"number {arguments[2]} "
     return ""

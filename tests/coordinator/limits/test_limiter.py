@@ -298,7 +298,7 @@ async def test_a_pause_that_is_over_is_none_and_leaves_nothing_for_ever(redis: R
 
 async def test_the_watch_survives_a_redis_that_is_away(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     limiter = limiter_of(redis)
-    monkeypatch.setattr(limiter, "_heed", LostAnswer(limiter._heed))
+    monkeypatch.setattr(limiter, "_changes_since", LostAnswer(limiter._changes_since))
     await limiter_of(redis).pause(UPSTREAM, 30.0)
     async with watching(limiter):
         await eventually(lambda: limiter.resumes(UPSTREAM) > 0, "the watch to go on")

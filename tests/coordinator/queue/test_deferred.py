@@ -54,7 +54,7 @@ async def drained(run: Run, keys: Sequence[str], *, exhausted: bool = True) -> l
 
 
 async def settled(run: Run) -> RunState:
-    return RunState((await Script(run.client, "settle")([run.keys.state], [run.record.epoch])).decode())
+    return RunState((await Script(run.client, "run/check_resolved")([run.keys.state], [run.record.epoch])).decode())
 
 
 async def readmitted(run: Run) -> int:
@@ -268,7 +268,7 @@ async def test_a_readmission_whose_answer_was_lost_is_made_once(redis: Redis, mo
     await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys[:10]))
     deferred = delayed_of(run)
     due = await deferred.due()
-    monkeypatch.setattr(deferred, "_readmit", LostAnswer(deferred._readmit))
+    monkeypatch.setattr(deferred, "_requeue_due", LostAnswer(deferred._requeue_due))
     with pytest.raises(RedisUnavailable):
         await deferred.readmit(PLANNER, due)
     assert await deferred.due() == {}
@@ -316,7 +316,7 @@ async def refed(run: Run) -> int:
     """What the janitor finds missing from the queue."""
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
     keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
-    answer: int = await Script(run.client, "refeed")(keys, [run.record.epoch, PLANNER, FIRST_CURSOR])
+    answer: int = await Script(run.client, "run/replan")(keys, [run.record.epoch, PLANNER, FIRST_CURSOR])
     return answer
 
 

@@ -70,7 +70,7 @@ async def test_asking_about_nothing_and_about_keys_of_an_empty_run(redis: Redis)
 async def test_remembering_again_counts_nothing_twice(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     run = await Run.made(redis)
     keys = [digest(key) for key in numbered(1_000)]
-    monkeypatch.setattr(run.done, "_remember", LostAnswer(run.done._remember))
+    monkeypatch.setattr(run.done, "_done_add", LostAnswer(run.done._done_add))
     with pytest.raises(RedisUnavailable):
         await run.done.remember(Outcome.STORED, keys)
     await run.done.remember(Outcome.STORED, keys)

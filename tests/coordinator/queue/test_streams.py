@@ -38,7 +38,7 @@ SHORT = 0.2
 
 
 async def settled(run: Run) -> bytes:
-    answer: bytes = await Script(run.client, "settle")([run.keys.state], [run.record.epoch])
+    answer: bytes = await Script(run.client, "run/check_resolved")([run.keys.state], [run.record.epoch])
     return answer
 
 
@@ -239,7 +239,7 @@ async def test_a_claim_whose_answer_was_lost_brings_the_same_block_when_repeated
     await run.streams.join(ONE)
     assert await run.streams.seek(ONE) == 0
     first = await run.streams.claim(ONE, ShardId(0))
-    monkeypatch.setattr(run.streams, "_claim", LostAnswer(run.streams._claim, lost=3))
+    monkeypatch.setattr(run.streams, "_claim_block", LostAnswer(run.streams._claim_block, lost=3))
     claims = []
     while len(claims) < 2:
         try:
@@ -262,7 +262,7 @@ async def test_a_dead_workers_block_whose_answer_was_lost_comes_again(
     await run.died(ONE)
     await run.streams.join(TWO)
     assert await run.streams.seek(TWO) == 0
-    monkeypatch.setattr(run.streams, "_claim", LostAnswer(run.streams._claim))
+    monkeypatch.setattr(run.streams, "_claim_block", LostAnswer(run.streams._claim_block))
     with pytest.raises(RedisUnavailable):
         await run.streams.claim(TWO, ShardId(0))
     again, rest = await run.streams.claim(TWO, ShardId(0)), await run.streams.claim(TWO, ShardId(0))
@@ -285,7 +285,7 @@ async def test_entries_that_are_no_blocks_are_put_aside_and_the_shard_goes_on(
     await redis.zadd(run.keys.ready, {"0": 5})
     await run.streams.join(ONE)
     # Also when Redis does not answer in the middle of it, they do not stay with a living worker.
-    monkeypatch.setattr(run.streams, "_aside", LostAnswer(run.streams._aside))
+    monkeypatch.setattr(run.streams, "_quarantine", LostAnswer(run.streams._quarantine))
     claims: list[Claim] = []
     while True:
         try:
@@ -311,13 +311,13 @@ async def test_an_entry_that_could_not_be_put_aside_comes_again(redis: Redis, mo
     await redis.xdel(run.keys.stream(0), entry)
     await redis.xadd(run.keys.stream(0), {"b": b"rubbish"})
     await run.streams.join(ONE)
-    aside = run.streams._aside
+    aside = run.streams._quarantine
 
     async def cut_off(keys: object, arguments: object) -> object:
-        monkeypatch.setattr(run.streams, "_aside", aside)
+        monkeypatch.setattr(run.streams, "_quarantine", aside)
         raise OSError("cut off")
 
-    monkeypatch.setattr(run.streams, "_aside", cut_off)
+    monkeypatch.setattr(run.streams, "_quarantine", cut_off)
     with pytest.raises(RedisUnavailable):
         await run.streams.claim(ONE, ShardId(0))
     assert await run.streams.claim(ONE, ShardId(0)) is None

@@ -377,7 +377,7 @@ async def takes_no_writes_now(client: Redis, why: str) -> None:
 
     async def script() -> None:
         with translated("here"):
-            await Script(client, "lead")(["leader"], ["planner", 1000, "lead"])
+            await Script(client, "run/election")(["leader"], ["planner", 1000, "lead"])
 
     for call in (command, transaction, script):
         text = await said(call, RedisUnavailable)

@@ -11,18 +11,31 @@ from redis.asyncio import Redis
 
 import coordinator
 from coordinator.queue.wire import grouped
-from coordinator.redis.scripts import Script
+from coordinator.redis.scripts import Script, source
 from tests.coordinator.parts import ONE, Run, numbered
 
 pytestmark = pytest.mark.anyio
 
-LUA = {Path(str(file)).stem: file.read_text() for file in files("coordinator").joinpath("lua").iterdir()}
+FOLDER = Path(str(files("coordinator").joinpath("lua")))
+TEXTS = {str(path.relative_to(FOLDER).with_suffix("")): path.read_text() for path in FOLDER.rglob("*.lua")}
+FRAGMENTS = {name.removeprefix("fragments/"): text for name, text in TEXTS.items() if name.startswith("fragments/")}
+LUA = {name: text for name, text in TEXTS.items() if not name.startswith("fragments/")}
 PYTHON = "".join(file.read_text() for file in Path(next(iter(coordinator.__path__))).rglob("*.py"))
 
 
-def contract(source: str) -> str:
+def contract(text: str) -> str:
     """The comment that opens a script."""
-    return "".join(re.findall(r"\A(?:--.*\n)+", source))
+    return "".join(re.findall(r"\A(?:--.*\n)+", text))
+
+
+def included(text: str) -> list[str]:
+    """The fragments that a script asks for, also where the line is not written as it should be."""
+    return re.findall(r"^\s*--\s*include\b:? *(.*)$", text, re.MULTILINE)
+
+
+def defined(fragment: str) -> list[str]:
+    """What a fragment defines."""
+    return re.findall(r"^local (?:function )?(\w+)", FRAGMENTS[fragment], re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(LUA))
@@ -37,6 +50,37 @@ def test_a_script_opens_with_its_contract(name: str) -> None:
         assert used <= said or re.search(rf"{word} (?:for|done)", opening), f"{word} {used - said} is not explained"
 
 
+@pytest.mark.parametrize("name", sorted(FRAGMENTS))
+def test_a_fragment_says_what_it_needs_and_defines(name: str) -> None:
+    text = FRAGMENTS[name]
+    opening = contract(text)
+    code = text.removeprefix(opening)
+    assert "-- Defines: " in opening
+    assert not included(text), "a script includes all that it needs by itself"
+    assert not re.search("KEYS|ARGV", code), "the script names its keys and arguments"
+    needs = re.search(r"\A-- Needs: (.*)\.\n", opening)
+    for needed in needs[1].split(", ") if needs else ():
+        assert needed in code
+        for script in (script for script, other in LUA.items() if name in included(other)):
+            before = source(script).partition(text)[0]
+            assert re.search(rf"^local {needed}\b", before, re.MULTILINE), f"{script} has no {needed}"
+
+
+@pytest.mark.parametrize("name", sorted(FRAGMENTS))
+def test_a_fragment_is_included(name: str) -> None:
+    assert any(name in included(text) for text in LUA.values())
+
+
+@pytest.mark.parametrize("name", sorted(LUA))
+def test_what_a_script_includes_exists_is_there_once_and_is_used(name: str) -> None:
+    text = source(name)
+    assert not included(text), "every include is replaced"
+    for fragment in included(LUA[name]):
+        assert text.count(FRAGMENTS[fragment]) == 1
+        rest = text.replace(FRAGMENTS[fragment], "")
+        assert any(re.search(rf"\b{word}\b", rest) for word in defined(fragment)), f"{fragment} is of no use"
+
+
 @pytest.mark.parametrize("name", sorted(LUA))
 def test_a_script_is_used(name: str) -> None:
     assert f'Script(client, "{name}")' in PYTHON
@@ -45,18 +89,28 @@ def test_a_script_is_used(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(LUA))
 def test_a_script_touches_only_keys_that_it_was_given(name: str) -> None:
     """In a cluster, and on whatever scripts run in next, nothing else is promised to be there."""
-    code = LUA[name].removeprefix(contract(LUA[name]))
+    code = re.sub(r"^ *--.*\n", "", source(name), flags=re.MULTILINE)
     calls = re.findall(r"redis\.call\('(\w+)'((?:, *'(?:\w+)')*)(?:, *([^,)]+))?", code)
     assert len(calls) == code.count("redis.call("), "every call is understood"
-    given = set(re.findall(r"local (\w+)(?:, \w+)* = KEYS\[", code)) | set(
-        re.findall(r"for _, (\w+) in ipairs\(KEYS\)", code)
-    )
+    given = set(re.findall(r"^ *local (\w+) = KEYS\[[^\]]+\]$", code, re.MULTILINE))
+    # A function may take a key: then whoever calls it hands it one that the script was given.
+    takes = {
+        (function, at): parameter
+        for function, parameters in re.findall(r"local function (\w+)\(([^)]*)\)", code)
+        for at, parameter in enumerate(parameters.split(", "))
+        if parameter.endswith("_key")
+    }
+    given.update(takes.values())
+    for function, at in takes:
+        uses = re.findall(rf"(?<!function )\b{function}\(([^)]*)\)", code)
+        passed = {arguments.split(", ")[at] for arguments in uses}
+        assert all(key.startswith("KEYS[") or key in given for key in passed), f"{function}: {passed}"
     for command, _, key in calls:
         if command in ("TIME", "XREADGROUP"):
             continue
         assert key.startswith("KEYS[") or key in given, f"{command} {key}"
     for streams in re.findall(r"'XREADGROUP'.*'STREAMS', (\S+),", code):
-        assert streams.startswith("KEYS[")
+        assert streams in given
 
 
 async def test_a_script_that_redis_has_forgotten_is_sent_again(redis: Redis) -> None:
@@ -71,14 +125,14 @@ async def test_a_script_that_redis_has_forgotten_is_sent_again(redis: Redis) -> 
 
 
 async def test_a_script_takes_text_bytes_and_numbers(redis: Redis) -> None:
-    remember = Script(redis, "remember")
+    done_add = Script(redis, "run/done_add")
     await redis.hset("state", "epoch", "first")
     members = [5, -7, 2**63 - 1, -(2**63)]
-    answer = await remember(["state", "bucket"], ["first", b"stored", grouped([4], members)])
+    answer = await done_add(["state", "bucket"], ["first", b"stored", grouped([4], members)])
     assert answer == [b"ok", 4]
     assert await redis.smembers("bucket") == {str(member).encode() for member in members}, "to the last digit"
-    complete = Script(redis, "complete")
+    complete = Script(redis, "queue/complete")
     await redis.zadd("workers", {"one": "inf"})
     numbers = ["first", "one", 7, 1, 0, grouped([], []), 0, 0]
     assert await complete(["state", "workers", "receipts", "delayed", "deferred"], numbers) == [b"ok", 0]
-    assert repr(remember) == "<Script remember>"
+    assert repr(done_add) == "<Script run/done_add>"

@@ -268,7 +268,7 @@ async def test_a_lease_is_prolonged_by_its_leader_only(redis: Redis, monkeypatch
     assert await redis.pttl(keys.leader) > 9_000
     await two.leave()
     assert await redis.get(keys.leader) == b"one"
-    monkeypatch.setattr(one, "_lead", LostAnswer(one._lead))
+    monkeypatch.setattr(one, "_election", LostAnswer(one._election))
     with pytest.raises(RedisUnavailable):
         await one.gain()
     await one.gain()
@@ -285,7 +285,7 @@ async def test_keeping_the_lease_waits_for_redis_and_ends_when_another_leads(
     keys = RunKeys("run")
     one = Election(redis, keys, "one")
     await one.gain()
-    monkeypatch.setattr(one, "_lead", LostAnswer(one._lead))
+    monkeypatch.setattr(one, "_election", LostAnswer(one._election))
     keeping = asyncio.create_task(one.keep())
     await eventually(lambda: "coordinator one waits" in caplog.text, "a prolongation to fail")
     assert not keeping.done()
@@ -511,7 +511,7 @@ async def test_a_worker_that_finishes_blocks_which_were_planned_again_does_not_s
 async def test_only_the_leader_plans_a_source_again(redis: Redis) -> None:
     run = await Run.made(redis)
     await run.publish(numbered(100))
-    refeed = Script(redis, "refeed")
+    refeed = Script(redis, "run/replan")
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
     keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
 

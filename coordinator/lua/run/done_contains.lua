@@ -3,11 +3,13 @@
 -- ARGV[1] msgpack: [number of members in each bucket, all members as text, bucket after bucket]
 -- At most 4,000 members, because Lua's stack ends near 8,000.
 -- Returns a string of "0" and "1", one for each member in order
+
 local counts, members = unpack(cmsgpack.unpack(ARGV[1]))
 local found = {}
-local at = 1
+local first = 1
 for bucket, count in ipairs(counts) do
-  found[bucket] = table.concat(redis.call('SMISMEMBER', KEYS[bucket], unpack(members, at, at + count - 1)))
-  at = at + count
+  local flags = redis.call('SMISMEMBER', KEYS[bucket], unpack(members, first, first + count - 1))
+  found[bucket] = table.concat(flags)
+  first = first + count
 end
 return table.concat(found)

@@ -1,0 +1,136 @@
+-- Purpose: reserve the next evenly spaced slots of one upstream for one worker, within all windows of its rate.
+-- The shortest window is spaced evenly (GCRA with a burst of 1, on the clock of Redis). Each longer one is counted
+-- exactly: a ring of 60 buckets and the one that is just ending, so no sliding window ever holds more than its count
+-- (the sliding window counter, without the weighting that makes it an estimate). A GCRA with a burst would lose as much
+-- of the lasting rate as it lets through at once.
+-- After a pause the rate rises: from a quarter to all of it, or without a rate from 10/s to 10,000/s and then unbound.
+-- While the breaker is not closed one probe is granted at a time.
+-- KEYS[1] slots (hash: last -> the last slot, µs; LENGTH:N -> "bucket count" of a window)
+-- KEYS[2] upstreams (hash: upstream -> record, see fragments/upstream_record)
+-- KEYS[3] changes (zset: upstream -> number of its last change)
+-- ARGV[1] upstream   ARGV[2] slots wanted   ARGV[3] msgpack {auto, {{count, seconds}, …} shortest first}
+-- ARGV[4] horizon, µs: how far ahead slots may be reserved   ARGV[5] margin: slots are so many times further apart
+-- Returns {granted, µs from now to the first, µs between them as text} | {0, µs until it is worth asking again, '0'}
+-- Times have 16 digits, which Lua's own conversion would round: they are formatted with %.0f.
+
+local WINDOW_BUCKETS = 60
+local LONGEST_SHARE_US = 25000
+local RAMP_FIRST_SHARE = 0.25
+local RAMP_FIRST_RATE = 10
+local RAMP_GROWTH = 1000
+local PROBE_TIMEOUT_US = 30000000
+local SLOTS_KEPT_MS = 60000
+local slots_key = KEYS[1]
+local upstreams_key = KEYS[2]
+local changes_key = KEYS[3]
+local upstream = ARGV[1]
+local wanted = tonumber(ARGV[2])
+local auto, windows = unpack(cmsgpack.unpack(ARGV[3]))
+local horizon_us = tonumber(ARGV[4])
+local margin = tonumber(ARGV[5])
+-- include: clock
+-- include: upstream_record
+-- include: bump_change
+-- include: keep_a_week
+
+local function nothing_until(at_us)
+  return {0, math.ceil(at_us - now_us), '0'}
+end
+
+local record = read_record(upstream)
+local pause_end_us = record.ends or 0
+local ramp_us = record.ramp or 0
+local breaker = record.breaker
+if breaker then
+  if breaker.at > now_us then
+    return nothing_until(breaker.at)
+  end
+  wanted = 1
+end
+
+-- The time between two slots: by the shortest window and the rate of "auto", longer while the rate rises.
+local interval_us = 0
+if windows[1] then
+  interval_us = windows[1][2] * SECOND_US / windows[1][1]
+end
+if auto then
+  interval_us = math.max(interval_us, SECOND_US / (record.auto and record.auto.rate or FIRST_AUTO_RATE))
+end
+local last_slot_us = tonumber(redis.call('HGET', slots_key, 'last') or '0')
+local risen = (math.max(last_slot_us, now_us, pause_end_us) - pause_end_us) / ramp_us
+if ramp_us > 0 and risen < 1 then
+  if interval_us > 0 then
+    interval_us = interval_us / (RAMP_FIRST_SHARE + (1 - RAMP_FIRST_SHARE) * risen)
+  else
+    interval_us = SECOND_US / (RAMP_FIRST_RATE * RAMP_GROWTH ^ risen)
+  end
+end
+interval_us = interval_us * margin
+local first_us = math.max(last_slot_us + interval_us, pause_end_us, now_us)
+local latest_us = now_us + horizon_us
+if first_us > latest_us then
+  return {0, math.ceil(first_us - latest_us), '0'}
+end
+
+local granted = wanted
+if interval_us > 0 then
+  local before_horizon = math.floor((latest_us - first_us) / interval_us) + 1
+  local fair_share = math.max(1, math.floor(LONGEST_SHARE_US / interval_us + 0.5))
+  granted = math.min(wanted, before_horizon, fair_share)
+end
+
+-- Each longer window: what it still lets through, and the bucket in which the slots will be counted.
+local counted = {}
+local lifetime_ms = SLOTS_KEPT_MS + granted * interval_us / 1000
+for index = 2, #windows do
+  local most, seconds = unpack(windows[index])
+  local length = string.format('%.0f', seconds)
+  local bucket_us = seconds * SECOND_US / WINDOW_BUCKETS
+  local bucket = math.floor(first_us / bucket_us)
+  local fields = {}
+  for place = 0, WINDOW_BUCKETS do
+    fields[place + 1] = length .. ':' .. place
+  end
+  local live = {}
+  local used = 0
+  for _, text in ipairs(redis.call('HMGET', slots_key, unpack(fields))) do
+    local number, count = string.match(text or '', '^(%d+) (%d+)$')
+    if number and tonumber(number) >= bucket - WINDOW_BUCKETS then
+      live[#live + 1] = {number = tonumber(number), count = tonumber(count)}
+      used = used + count
+    end
+  end
+  table.sort(live, function(one, other) return one.number < other.number end)
+  if used + 1 > most then
+    for _, oldest in ipairs(live) do
+      used = used - oldest.count
+      if used + 1 <= most then
+        return nothing_until((oldest.number + WINDOW_BUCKETS + 1) * bucket_us)
+      end
+    end
+  end
+  local before_next_bucket = math.ceil(((bucket + 1) * bucket_us - first_us) / interval_us)
+  granted = math.min(granted, math.floor(most - used), before_next_bucket)
+  local newest = live[#live]
+  counted[#counted + 1] = {
+    field = length .. ':' .. string.format('%.0f', bucket % (WINDOW_BUCKETS + 1)),
+    bucket = bucket,
+    before = newest and newest.number == bucket and newest.count or 0,
+  }
+  lifetime_ms = math.max(lifetime_ms, (seconds + bucket_us / SECOND_US) * 1000)
+end
+
+for _, one in ipairs(counted) do
+  redis.call('HSET', slots_key, one.field, string.format('%.0f %.0f', one.bucket, one.before + granted))
+end
+redis.call('HSET', slots_key, 'last', string.format('%.3f', first_us + (granted - 1) * interval_us))
+redis.call('PEXPIRE', slots_key, math.ceil(lifetime_ms))
+if breaker then
+  breaker.probing = true
+  breaker.at = now_us + PROBE_TIMEOUT_US
+  write_record(upstream, record)
+  bump_change(upstream)
+  keep_a_week(upstreams_key)
+  keep_a_week(changes_key)
+end
+return {granted, math.max(0, math.floor(first_us - now_us)), string.format('%.3f', interval_us)}

@@ -1,0 +1,53 @@
+-- Purpose: give a worker the shard that it should drain next.
+-- Order: a shard that a dead worker held; the unheld shard with most blocks; else the fullest shard of another worker.
+-- KEYS[1] workers (zset)   KEYS[2] claims (hash "shard worker")   KEYS[3] ready (zset: shard -> unclaimed blocks)
+-- KEYS[4] state
+-- ARGV[1] worker   ARGV[2] epoch
+-- Returns {"shard", shard} | {"none"} no shard has work | {"lost"} | {"epoch"}
+
+local workers_key = KEYS[1]
+local claims_key = KEYS[2]
+local ready_key = KEYS[3]
+local state_key = KEYS[4]
+local worker = ARGV[1]
+local epoch = ARGV[2]
+-- include: clock
+-- include: living_workers
+
+local function hold(shard)
+  -- A write that can only free memory comes first, so that a full Redis lets the second one pass (see renew).
+  redis.call('HDEL', claims_key, '')
+  redis.call('HSET', claims_key, shard .. ' ' .. worker, 1)
+  return {'shard', tonumber(shard)}
+end
+
+local current_epoch, state = unpack(redis.call('HMGET', state_key, 'epoch', 'state'))
+if current_epoch ~= epoch then
+  return {'epoch'}
+end
+local alive = {}
+for _, id in ipairs(living_workers()) do
+  alive[id] = true
+end
+if not alive[worker] then
+  return {state == 'complete' and 'none' or 'lost'}
+end
+
+local held = {}
+for _, claim in ipairs(redis.call('HKEYS', claims_key)) do
+  local shard, holder = string.match(claim, '^(%d+) (.+)$')
+  if not alive[holder] then
+    return hold(shard)
+  end
+  held[shard] = true
+end
+local fullest_first = redis.call('ZREVRANGE', ready_key, 0, -1)
+for _, shard in ipairs(fullest_first) do
+  if not held[shard] then
+    return hold(shard)
+  end
+end
+if fullest_first[1] then
+  return hold(fullest_first[1])
+end
+return {'none'}

@@ -1,0 +1,26 @@
+-- Purpose: let one worker of the fleet fetch the robots.txt of an origin, while the others wait for what it finds.
+-- KEYS[1] robots (hash of one origin)
+-- ARGV[1] worker   ARGV[2] how long fetching may take, ms
+-- Returns {"known", ms that it holds, what was found} | {"ask", ms to do so, what was found before or ""} |
+--   {"wait", ms until the other worker must be done, ""}; the same worker may call again
+
+local robots_key = KEYS[1]
+local worker = ARGV[1]
+local lease_ms = tonumber(ARGV[2])
+-- include: clock
+
+local found, holds_until_ms, asker, asker_until_ms =
+  unpack(redis.call('HMGET', robots_key, 'found', 'holds', 'asker', 'until'))
+local holds_ms = tonumber(holds_until_ms or '0') - now_ms
+if holds_ms > 0 then
+  return {'known', holds_ms, found}
+end
+local left_ms = tonumber(asker_until_ms or '0') - now_ms
+if left_ms > 0 and asker ~= worker then
+  return {'wait', left_ms, ''}
+end
+redis.call('HSET', robots_key, 'asker', worker, 'until', string.format('%.0f', now_ms + lease_ms))
+if redis.call('PTTL', robots_key) < lease_ms then
+  redis.call('PEXPIRE', robots_key, lease_ms)
+end
+return {'ask', lease_ms, found or ''}

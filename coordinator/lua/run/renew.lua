@@ -1,0 +1,52 @@
+-- Purpose: let a worker join the run, or prolong its lease; leases are counted on the clock of Redis.
+-- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
+-- KEYS[3] waits (hash: worker -> what it waits for)
+-- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
+-- Returns {"ok", rank from 0, living workers, run state, moves, turn} |
+--   {"lost"} the lease ended before this call | {"epoch"}
+-- Old leases are removed first on purpose: a script that begins by freeing memory may write although Redis is full
+-- (noeviction), and leases must not end exactly then.
+
+local LEASES_UNTIL_FORGOTTEN = 20
+local TURN_MS = 10000
+local workers_key = KEYS[1]
+local state_key = KEYS[2]
+local waits_key = KEYS[3]
+local worker = ARGV[1]
+local lease_ms = tonumber(ARGV[2])
+local epoch = ARGV[3]
+local verb = ARGV[4]
+local waits_for = ARGV[5]
+-- include: clock
+-- include: epoch
+-- include: lease
+-- include: living_workers
+
+local forgotten_ms = now_ms - LEASES_UNTIL_FORGOTTEN * lease_ms
+redis.call('ZREMRANGEBYSCORE', workers_key, 0, forgotten_ms)
+redis.call('ZREMRANGEBYSCORE', workers_key, '(' .. string.format('%.0f', -forgotten_ms), '(0')
+if is_other_run() then
+  return {'epoch'}
+end
+-- A complete run has no queue left to guard; a worker that still works on it learns that, and leaves no trace.
+local state = redis.call('HGET', state_key, 'state')
+if state == 'complete' then
+  return {'ok', 0, 1, state, redis.call('HGET', state_key, 'moves') or '0', 0}
+end
+if verb == 'renew' and not is_alive(worker) then
+  return {'lost'}
+end
+
+redis.call('ZADD', workers_key, now_ms + lease_ms, worker)
+if waits_for == '' then
+  redis.call('HDEL', waits_key, worker)
+else
+  redis.call('HSET', waits_key, worker, waits_for)
+end
+local living = living_workers()
+table.sort(living)
+local rank = 0
+for index, id in ipairs(living) do
+  if id == worker then rank = index - 1 end
+end
+return {'ok', rank, #living, state, redis.call('HGET', state_key, 'moves') or '0', math.floor(now_ms / TURN_MS)}

@@ -1,0 +1,46 @@
+-- Purpose: find keys that vanished from the queue (a stranger trimmed a stream, say): no stream has an entry, and still
+-- published keys are unresolved. Then the source is planned again from its beginning; the done set drops what is
+-- finished.
+-- KEYS[1] state (hash)   KEYS[2] leader (string)   KEYS[3] due times of deferred keys (zset)   KEYS[4] ready (zset)
+-- KEYS[5..] every stream of the run
+-- ARGV[1] epoch   ARGV[2] coordinator   ARGV[3] cursor of the source's beginning
+-- Returns how many keys are missing, 0 when none; "epoch" | "deposed"
+
+local state_key = KEYS[1]
+local leader_key = KEYS[2]
+local deferred_due_key = KEYS[3]
+local READY_AT = 4
+local FIRST_STREAM_AT = 5
+local epoch = ARGV[1]
+local coordinator = ARGV[2]
+local first_cursor = ARGV[3]
+-- include: leader
+
+local current_epoch, published, resolved = unpack(redis.call('HMGET', state_key, 'epoch', 'published', 'resolved'))
+if current_epoch ~= epoch then
+  return 'epoch'
+end
+if not is_leader() then
+  return 'deposed'
+end
+local deferred = redis.call('ZCARD', deferred_due_key)
+local missing = tonumber(published or '0') - tonumber(resolved or '0') - deferred
+if missing == 0 then
+  return 0
+end
+for stream = FIRST_STREAM_AT, #KEYS do
+  if redis.call('XLEN', KEYS[stream]) > 0 then return 0 end
+end
+
+-- The streams go too: what is still pending of vanished entries must not be resolved on top of the new counts.
+for key = READY_AT, #KEYS do
+  redis.call('DEL', KEYS[key])
+end
+if missing < 0 then
+  -- Blocks that a worker held while the source was planned again were counted by it too: nothing is missing.
+  redis.call('HSET', state_key, 'published', resolved + deferred)
+  return 0
+end
+redis.call('HSET', state_key, 'cursor', first_cursor, 'exhausted', '0',
+  'published', deferred, 'deferred', deferred, 'resolved', 0, 'skipped', 0)
+return missing
