@@ -56,7 +56,7 @@ class WorkerProcess(Process):
             keys_per_request=1,
         )
         parts: dict[str, Any] = {
-            "lines": self.scheduler,
+            "scheduler": self.scheduler,
             "fetcher": CountingFetcher(self.truth, self.who, meter),
             "pages": OnePage(),
             "writer": DictWriter(self.truth, self.client, self.who),
