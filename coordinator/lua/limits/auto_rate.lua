@@ -2,8 +2,8 @@
 -- The first report after a step's time takes the step, so there is one for the whole fleet. Nothing is learnt while the
 -- breaker is not closed.
 -- Half at once for a throttled request (Jacobson's multiplicative decrease), then a search between what held (floor)
--- and what was throttled (wall), as BIC TCP does it, which settles within 5 % of the wall. After a quiet minute it looks
--- at what lies above.
+-- and what was throttled (wall), as BIC TCP does it, which settles within 5 % of the wall. After a quiet minute it
+-- looks at what lies above.
 -- KEYS[1] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- ARGV[1..] for each upstream: its name, requests sent, requests throttled, µs that they took in all,
 --   ceiling: requests a second, or 0

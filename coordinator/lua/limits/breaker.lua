@@ -68,7 +68,8 @@ local function report(record, health_key, sent, failed)
   local breaker = record.breaker
   if not breaker then
     if not is_down(health_key, sent, failed) then return false end
-    record.breaker = {at = now_us + FIRST_WAIT_SECONDS * SECOND_US, wait = FIRST_WAIT_SECONDS, good = 0, probing = false}
+    local first_probe_us = now_us + FIRST_WAIT_SECONDS * SECOND_US
+    record.breaker = {at = first_probe_us, wait = FIRST_WAIT_SECONDS, good = 0, probing = false}
     return true
   end
   -- While it is open and nobody probes, reports are of requests that left before it opened: they say nothing new.

@@ -1,4 +1,4 @@
--- Purpose: after the commit in Postgres: digests into the done set, outcomes counted, finished blocks acked and deleted.
+-- Purpose: after the commit in Postgres: add digests to the done set, count outcomes, ack and delete finished blocks.
 -- Keys that need another attempt go into the deferred set, and count as published once more.
 -- Counts follow what SADD and XACK say is new, so a repeated call counts nothing twice; requests, bytes and deferred
 -- keys are guarded by the worker's receipt.
