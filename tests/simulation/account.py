@@ -48,6 +48,7 @@ class Account:
         self.state: str | None = None
         self.vanished = 0
         self._delivered: dict[tuple[int, bytes], tuple[str | None, int]] = {}
+        self._completed: dict[str | None, int] = {}
 
     def found(self, epoch: str | None, state: str | None) -> None:
         """This run is there now, with this state."""
@@ -69,6 +70,10 @@ class Account:
             return ("none",) if name == "queue/claim_shard" and self.state == "complete" else ("lost",)
         return ()
 
+    def repeats(self, name: str, arguments: Sequence[Any]) -> bool:
+        """Whether Redis carried this completion out before: then it must change nothing (see Streams.complete)."""
+        return name == "queue/complete" and self._completed.get(arguments[1]) == arguments[2]
+
     def enter(self, name: str, arguments: Sequence[Any], worker: str | None, answer: Any, word: str) -> None:
         truth = self._truth
         if name == "run/renew" and self.state != "complete":
@@ -83,6 +88,8 @@ class Account:
                 self.leader = None
         elif name == "queue/claim_block" and word == "block":
             self._claimed((arguments[1], answer[1]), (worker, arguments[3]), answer[3])
+        elif name == "queue/complete":
+            self._completed[worker] = arguments[2]
         elif name == "run/check_resolved":
             self.state = word
         elif name == "run/replan" and answer:

@@ -136,7 +136,8 @@ class Wire:
         stale = (
             name == "queue/publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
         )
-        fingerprint = self._fingerprinted() if refusal or stale else None
+        unchanged = refusal or stale or self.account.repeats(name, arguments)
+        fingerprint = self._fingerprinted() if unchanged else None
         answer = self._evaluate(self._hashes[name], keys, arguments)
         word = _word(answer)
         truth.say(who, f"{name} {_told(name, arguments)}-> {_short(answer)}")
