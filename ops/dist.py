@@ -59,14 +59,19 @@ def install(wheel: Path, environment: Path) -> set[str]:
 
 def demo(environment: Path) -> None:
     """Crawl the demo with the installed command, in an empty folder and without this checkout or its settings."""
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("REDIS_URL", "DATABASE_URL", "PYTHONPATH") and not name.startswith("SHARDCRAWL_")
-    }
     with tempfile.TemporaryDirectory() as folder:
         shardcrawl = environment / "bin" / "shardcrawl"
-        subprocess.run([str(shardcrawl), "demo", "--keys", str(DEMO_KEYS)], check=True, cwd=folder, env=clean)
+        subprocess.run(
+            [str(shardcrawl), "demo", "--keys", str(DEMO_KEYS)], check=True, cwd=folder, env=clean_environment()
+        )
+
+
+def clean_environment() -> dict[str, str]:
+    """This process' environment without what shardcrawl or Python would read there."""
+    ours = ("REDIS_URL", "DATABASE_URL", "PYTHONPATH")
+    return {
+        name: value for name, value in os.environ.items() if name not in ours and not name.startswith("SHARDCRAWL_")
+    }
 
 
 def uv(*words: str | Path) -> None:

@@ -11,7 +11,7 @@ Its responses, always the same:
     GET /slow/MS/X          the item after MS milliseconds
     GET /status/CODE/X      that status
     GET /flaky/K/X          503 for the first K attempts at this path, then the item
-    GET /robots.txt         404, and like those for /~… it is not counted
+    GET /robots.txt         404, or with --disallow the rule for everybody; like those for /~… it is not counted
     GET /limited/X          429 with Retry-After when the last second had more than --limit-rate of these, else the item
     GET /~stats, /~log      what was asked: counts in JSON; lines of "monotonic-seconds path"; POST /~reset clears
 """
@@ -46,8 +46,17 @@ class Upstream:
     `requests` counts what was asked, `paths` lists it, `stats()` is what /~stats says.
     """
 
-    def __init__(self, *, port: int = 0, size: int = 1_000, limit_rate: float = 50.0, log_max: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        size: int = 1_000,
+        limit_rate: float = 50.0,
+        log_max: int = 1_000_000,
+        disallow: str | None = None,
+    ) -> None:
         self.url = ""
+        self._robots = CannedResponse(404) if disallow is None else _robots(disallow)
         self.ledger = Ledger(log_max)
         self._connections: set[Connection] = set()
         self._port = port
@@ -90,7 +99,7 @@ class Upstream:
         if path.startswith("/~"):
             return self._about(method, path)
         if path == "/robots.txt":
-            return CannedResponse(404)
+            return self._robots
         now = time.monotonic()
         self.ledger.enter(target, now)
         if method not in ("GET", "HEAD"):
@@ -170,6 +179,10 @@ class Upstream:
                 return CannedResponse(404)
 
 
+def _robots(disallow: str) -> CannedResponse:
+    return CannedResponse(200, f"User-agent: *\nDisallow: {disallow}\n".encode(), "text/plain; charset=utf-8")
+
+
 def _quoted(key: str) -> str:
     return json.dumps(key, ensure_ascii=False)
 
@@ -208,10 +221,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--size", type=int, default=1_000, help="bytes of an item, about")
     parser.add_argument("--limit-rate", type=float, default=50.0, help="requests in any second that /limited/ serves")
     parser.add_argument("--log-max", type=int, default=1_000_000, help="requests that /~log remembers")
+    parser.add_argument("--disallow", metavar="PATH", help="what robots.txt forbids: paths that begin so")
     parser.add_argument("--stdin-guard", action="store_true", help="stop when standard input ends")
     chosen = parser.parse_args(arguments)
-    upstream = Upstream(port=chosen.port, size=chosen.size, limit_rate=chosen.limit_rate, log_max=chosen.log_max)
-    uvloop.run(serve(upstream, stdin_guard=chosen.stdin_guard))
+    settings = vars(chosen)
+    stdin_guard = settings.pop("stdin_guard")
+    uvloop.run(serve(Upstream(**settings), stdin_guard=stdin_guard))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def test_every_query_is_used() -> None:
         assert queries.query(name)
 
 
-def test_the_lock_file_names_no_index() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "ops/bench/requirements.lock", "ops/valkey.lock"])
+def test_a_lock_file_names_no_index(name: str) -> None:
+    lock = (ROOT / name).read_text()
     assert "://" not in lock
     assert "--hash=sha256:" in lock

@@ -15,6 +15,7 @@ pytest.importorskip("uv", reason="uv, which starts the build, is not installed")
 
 from ops.dist import PACKAGES, ROOT, build, uv
 
+EXAMPLES = sorted((ROOT / "examples").glob("*/parse.py"))
 RIGHT = """
 from typing import Any
 
@@ -46,7 +47,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mypy(python: Path, folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     (folder / "parse.py").write_text(source)
-    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "parse.py"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), "parse.py"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -60,8 +61,9 @@ def test_the_wheel_has_every_file_of_both_packages(wheel: Path) -> None:
     }
 
 
-def test_a_parser_is_checked_against_the_installed_package(python: Path, tmp_path: Path) -> None:
-    checked = mypy(python, tmp_path, RIGHT)
+@pytest.mark.parametrize("source", [RIGHT, *map(Path.read_text, EXAMPLES)], ids=range(1 + len(EXAMPLES)))
+def test_a_parser_is_checked_against_the_installed_package(python: Path, tmp_path: Path, source: str) -> None:
+    checked = mypy(python, tmp_path, source)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 

@@ -248,6 +248,13 @@ def test_the_process_tells_its_url_and_stops_on_sigterm() -> None:
         assert running.wait(timeout=20) == 0
 
 
+def test_robots_txt_forbids_what_the_process_is_told() -> None:
+    with process("--disallow", "/item/private") as (_, url):
+        robots = httpx.get(f"{url}/robots.txt", trust_env=False)
+        assert (robots.status_code, robots.text) == (200, "User-agent: *\nDisallow: /item/private\n")
+        assert httpx.get(f"{url}/~stats", trust_env=False).json()["requests"] == 0
+
+
 def test_with_the_guard_the_process_ends_with_its_standard_input() -> None:
     with process("--stdin-guard") as (running, url):
         assert httpx.get(f"{url}/item/a", trust_env=False).status_code == 200

@@ -1,0 +1,97 @@
+"""Every example does what its README says, by the commands that its README shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+from redis.asyncio import Redis
+
+from crawler.sample.upstream import Upstream
+from tests.live.shell import Shell
+
+pytestmark = pytest.mark.anyio
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HERE = "127.0.0.1:8077"  # where the examples expect the sample upstream
+FROM_THE_JOB = {"SHARDCRAWL_RATE": "", "SHARDCRAWL_ALLOW_PRIVATE": ""}
+
+
+class Example:
+    """The commands of one example's README, on real servers, with `upstream` in the place of port 8077."""
+
+    def __init__(self, shell: Shell, environ: dict[str, str]) -> None:
+        self._shell = shell
+        self._environ = environ
+
+    async def follow(self, name: str, upstream: Upstream) -> None:
+        """Run every command that the README shows."""
+        folder = self._shell.folder
+        shutil.copytree(EXAMPLES / name, folder, dirs_exist_ok=True)
+        for path in (folder / "job.toml", *folder.glob("urls.txt")):
+            path.write_text(path.read_text().replace(HERE, upstream.url.removeprefix("http://")))
+        commands = re.findall(r"^shardcrawl (.+)$", (EXAMPLES / name / "README.md").read_text(), re.MULTILINE)
+        assert [command.split()[0] for command in commands[:3]] == ["check", "run", "sql"]
+        for command in commands:
+            await self.run(*shlex.split(command))
+
+    async def run(self, *words: str) -> None:
+        await self._shell.run(*words, environ=self._environ)
+
+    async def sql(self, query: str) -> list[dict[str, Any]]:
+        return await self._shell.sql(query, self._environ)
+
+    async def outcomes(self) -> dict[str, int]:
+        rows = await self.sql("select outcome, count(*) as keys from pages_current group by 1")
+        return {row["outcome"]: row["keys"] for row in rows}
+
+
+@pytest.fixture
+async def example(tmp_path: Path, redis: Redis, redis_url: str, database: str) -> AsyncIterator[Example]:
+    shell = Shell(tmp_path)
+    yield Example(shell, {**FROM_THE_JOB, "REDIS_URL": redis_url, "DATABASE_URL": database})
+    await shell.sweep()
+
+
+def test_every_example_is_listed_and_tested() -> None:
+    folders = {path.parent.name for path in EXAMPLES.glob("*/job.toml")}
+    assert folders == set(re.findall(r"\((.+)/README\.md\)", (EXAMPLES / "README.md").read_text()))
+    assert folders == set(re.findall(r'await example.follow\("(.+)", ', Path(__file__).read_text()))
+
+
+async def test_urls(example: Example) -> None:
+    async with Upstream(size=300, disallow="/item/private") as upstream:
+        await example.follow("urls", upstream)
+        assert await example.outcomes() == {"stored": 48, "gone": 1, "refused": 3}
+        assert not [path for path in upstream.paths if "private" in path]
+        sent = upstream.requests
+        await example.run("run", "job.toml")
+        assert upstream.requests == sent, "a complete run fetches nothing"
+    assert await example.sql("select attempts from pages where attempts > 1") == [{"attempts": 2}]
+    refused = await example.sql("select reason from pages where outcome = 'refused'")
+    assert sum("robots.txt" in row["reason"] for row in refused) == 2
+
+
+async def test_api_batch(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("api-batch", upstream)
+        assert upstream.requests == 4
+    assert await example.outcomes() == {"stored": 195, "gone": 5}
+    joined = "select count(*) as n from items_current join pages_current using (run_id, digest) where key = item_id"
+    assert await example.sql(joined) == [{"n": 195}]
+
+
+async def test_records(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("records", upstream)
+    assert await example.outcomes() == {"stored": 100}
+    assert await example.sql("select article, (price * 100)::bigint as n from articles_current order by 1") == [
+        {"article": key, "n": crc32(key.encode())} for key in (f"page-{number:03}" for number in range(100))
+    ]
+    assert await example.sql("select count(*) as words from article_words_current") == [{"words": 1000}]
