@@ -20,9 +20,8 @@ from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
-from coordinator.settings import Job
 from coordinator.source import STANDARD_INPUT, Cursor, KeyRule, Source, open_source
-from crawler.job import jobfile
+from crawler.job.job import Job, read_job
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import connect
 from crawler.store.queries import query
@@ -62,7 +61,7 @@ async def open_run(
 
     Raises UsageError, SourceError, EpochLost, PostgresRefused and what Redis and Postgres raise when away.
     """
-    job = jobfile.read(document, folder)
+    job = read_job(document, folder)
     connection = await connect(database)
     try:
         catalogue = Catalogue(connection)

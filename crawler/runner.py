@@ -23,12 +23,11 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.membership import new_worker_id
-from coordinator.settings import Job
 from coordinator.tasks import until_first
 from crawler.fetch.engines.open import open_engine
 from crawler.fetch.fetcher import Fetcher, Meter
 from crawler.fetch.template import Template
-from crawler.job import jobfile
+from crawler.job.job import Job, read_job
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
@@ -96,7 +95,7 @@ class Runner:
             record = await retry_unavailable(lambda: self._runs.find(name), "worker")
             if record is None:
                 raise UsageError(f"Redis has no run {name}; `shardcrawl coordinate JOB` makes it")
-            job = jobfile.read(record.document, record.folder)
+            job = read_job(record.document, record.folder)
             try:
                 state = await self._lease(record, job)
             except LeaseLost as error:

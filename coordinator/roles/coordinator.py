@@ -21,8 +21,7 @@ from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.election import Election
 from coordinator.roles.janitor import Janitor
 from coordinator.roles.planner import Planner
-from coordinator.settings import Job
-from coordinator.source import STANDARD_INPUT, Cursor, Source
+from coordinator.source import Cursor, Source
 from coordinator.status import counts
 from coordinator.tasks import until_first
 
@@ -32,27 +31,34 @@ STATE_POLL = 0.2
 
 
 class Coordinator:
-    """The coordinator of one run in this process. `open_corpus` opens the source behind a cursor."""
+    """The coordinator of one run in this process.
+
+    `open_corpus` opens the source at a cursor; `rereadable` says whether it can begin again, which a pipe cannot.
+    `high_water` is the most keys that are queued.
+    """
 
     def __init__(
         self,
         client: Redis,
         record: RunRecord,
-        job: Job,
         name: str,
-        open_corpus: Callable[[Job, Cursor], Source],
+        open_corpus: Callable[[Cursor], Source],
+        *,
+        rereadable: bool,
+        high_water: int,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._client = client
         self._record = record
-        self._job = job
+        self._rereadable = rereadable
+        self._high_water = high_water
         self._name = name
         self._open_corpus = open_corpus
         self._failpoint = failpoint
         self._keys = RunKeys(record.name)
         self._streams = Streams(client, self._keys, record.layout, record.epoch)
         self._done = DoneSet(client, self._keys, record.layout, record.epoch)
-        self._leadership = Election(client, self._keys, name)
+        self._election = Election(client, self._keys, name)
 
     async def run(self) -> None:
         """Return when the run is complete. Raises SourceError, EpochLost."""
@@ -60,14 +66,14 @@ class Coordinator:
             await until_first(self._lead(), self._complete())
         finally:
             with suppress(RedisUnavailable):  # then the lease ends by itself
-                await self._leadership.leave()
+                await self._election.leave()
 
     async def _lead(self) -> None:
         """Gain the lead, plan and tidy; start over where Redis says the cursor is after whatever came between."""
         while True:
-            await retry_unavailable(self._leadership.gain, "coordinator")
+            await retry_unavailable(self._election.gain, "coordinator")
             try:
-                await until_first(self._leadership.keep(), self._plan_rest(), self._tidy())
+                await until_first(self._election.keep(), self._plan_rest(), self._tidy())
             except RedisUnavailable as error:
                 logger.warning("coordinator waits: %s", error)
                 await asyncio.sleep(1.0)
@@ -87,14 +93,14 @@ class Coordinator:
         janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._name)
         if await janitor.watch():
             await asyncio.Event().wait()  # `_complete` notices too, and ends this
-        elif self._job.source.path == STANDARD_INPUT:
+        elif not self._rereadable:
             raise SourceError(
                 f"keys vanished from the queue of run {self._record.name}, and standard input cannot be read again: "
                 "give the same input to a run with another --name"
             )
 
     async def _plan(self, cursor: str) -> bool:
-        source = await asyncio.to_thread(self._open_corpus, self._job, Cursor.parse(cursor))
+        source = await asyncio.to_thread(self._open_corpus, Cursor.parse(cursor))
         try:
             return await Planner(
                 name=self._name,
@@ -104,7 +110,7 @@ class Coordinator:
                 done=self._done,
                 layout=self._record.layout,
                 counts=lambda: counts(self._client, self._record),
-                high_water=self._job.run.high_water,
+                high_water=self._high_water,
                 failpoint=self._failpoint,
             ).plan()
         finally:

@@ -19,7 +19,6 @@ from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import digest
 from coordinator.redis.connection import as_text, connect, translated
 from coordinator.redis.keys import RunKeys
-from coordinator.settings import Job
 from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
 from coordinator.status import snapshot
 from crawler.audit import checks
@@ -35,7 +34,7 @@ from crawler.audit.checks import (
     Sessions,
 )
 from crawler.audit.upstream_log import logged_keys
-from crawler.job import jobfile
+from crawler.job.job import Job, read_job
 from crawler.local.run import Place, services
 from crawler.opening import open_corpus
 from crawler.store import postgres
@@ -80,7 +79,7 @@ async def _look(
         await transaction.start()
         await connection.execute(query("audit-settings"))
         stored = await _find(Catalogue(connection), name, known=record is not None)
-        job = jobfile.read(stored.document, record.folder if record else folder)
+        job = read_job(stored.document, record.folder if record else folder)
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
         logged = await _logged(connection, requests, job) if requests else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from coordinator.errors import UsageError
-from coordinator.settings import RequestSettings
+from crawler.job.models import RequestSettings
 
 
 def logged_keys(log: Path, request: RequestSettings) -> Iterator[str]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.redis.connection import check_server, connect, redacted
-from coordinator.settings import ANY_UPSTREAM, POLITE, Job, LimitSettings, RequestSettings
+from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
 from coordinator.source import STANDARD_INPUT, Cursor
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.robots.rules import product_token
-from crawler.job import jobfile
+from crawler.job.job import Job, read_job
+from crawler.job.models import RequestSettings
 from crawler.local.run import Place, services
 from crawler.opening import open_corpus
 from crawler.parse import hook
@@ -25,7 +26,7 @@ async def check(
     place: Place, document: Mapping[str, Any], folder: str, given: Mapping[str, str], environ: Mapping[str, str]
 ) -> list[Sequence[Any]]:
     """Look at everything that a run needs; returns (what, value, where it came from). Raises the first fault."""
-    job = jobfile.read(document, folder)
+    job = read_job(document, folder)
     hook.load(job)
     resolve_credentials(job.request, environ)
     total = await asyncio.to_thread(_look_at_source, job)

@@ -9,7 +9,7 @@ from coordinator.queue.registry import RunRecord, Runs
 from coordinator.redis.connection import connect
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
-from crawler.job import jobfile
+from crawler.job.job import read_job
 from crawler.job.limits import limit_of, upstream_named
 from crawler.local.run import Place, services
 
@@ -62,7 +62,7 @@ def _concurrency(text: str | None) -> int | str | None:
 
 def _budget(name: str, record: RunRecord) -> str:
     """The upstream by its name, when the run has such a budget: a limit that no request would meet helps nobody."""
-    limits = jobfile.read(record.document, record.folder).limits
+    limits = read_job(record.document, record.folder).limits
     upstream = upstream_named(name, f"limit {name}")
     if upstream in limits or upstream == ANY_UPSTREAM:
         return upstream

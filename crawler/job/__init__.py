@@ -1,1 +1,1 @@
-"""The job file: its models, how it is read, and its reference."""
+"""The job file: its models, reading it, and its reference. This room imports no other room of `crawler`."""

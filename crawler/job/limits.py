@@ -8,11 +8,10 @@ from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings, Window
-from crawler.job.section import Section
+from crawler.job.models import RATE, RATE_FORMS, UPSTREAM_HOST, UPSTREAM_PATH, LimitEntry
+from crawler.job.section import read_section
 
-_HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s:@/?#\[\]]+)(?::(?:\d{1,5}|\*))?")
-_PATH = re.compile(r"[^\s#]+")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:\s*/\s*(s|min|m|h|d))?")
+_RATE = re.compile(RATE)
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -23,18 +22,16 @@ def limits_in(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
         upstream = upstream_named(name, f"job: [limits.{name!r}]")
         if upstream in limits:
             raise UsageError(f"job: [limits.{name!r}] stands there twice; upper and lower case mean the same host")
-        section = Section(f"limits.{name}", value)
-        rate, ceiling = section.raw("rate"), section.raw("ceiling")
-        concurrency = section.whole("concurrency", 0, 0, 100_000) or None
-        section.end()
-        limits[upstream] = limit_of(rate, ceiling, concurrency, f"job: [limits.{name}]")
+        entry = read_section(LimitEntry, f"limits.{name}", value)
+        where = f"job: [limits.{name}]"
+        limits[upstream] = limit_of(entry.rate, entry.ceiling, entry.concurrency or None, where)
     return limits
 
 
 def upstream_named(name: str, where: str) -> str:
     """The name of an upstream, its host in lower case. Raises UsageError."""
     host, slash, path = name.partition("/")
-    if not _HOST.fullmatch(host.lower()) or (slash and not _PATH.fullmatch(path)):
+    if not re.fullmatch(UPSTREAM_HOST, host) or (slash and not re.fullmatch(UPSTREAM_PATH, path)):
         raise UsageError(
             f"{where}: write a host like en.wikipedia.org, host:port, *.wikipedia.org, api.example.org/v2/*, or *"
         )
@@ -53,7 +50,7 @@ def limit_of(rate: Any, ceiling: Any, concurrency: int | None, where: str) -> Li
 def _windows(value: Any, where: str) -> tuple[Window, ...]:
     if value is None or value == "none":
         return ()
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     found = [_window(part, where) for part in parts]
     if not found or len({window.seconds for window in found}) < len(found):
         raise UsageError(f'{where}: write one rate for each length of time, as ["50/s", "5000/h"]')
@@ -67,8 +64,6 @@ def _window(value: Any, where: str) -> Window:
         if match:
             count, seconds = float(match[1]), _SECONDS[match[2] or "s"]
     if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count <= 1e6 * seconds:
-        raise UsageError(
-            f'{where}: write requests a second like 50, or "50/s", "5000/h", ["50/s", "5000/h"], "auto", "none"'
-        )
+        raise UsageError(f"{where}: {RATE_FORMS}")
     # A window that allows less than one request is a longer one that allows one.
     return Window(float(count), seconds) if count >= 1 else Window(1.0, seconds / count)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crawler.job import jobfile
+from crawler.job.job import load_job_file
 
 JOB_SUFFIX = ".toml"
 
@@ -26,7 +26,7 @@ class JobOverrides:
     allow_private: tuple[str, ...] = ()
 
     def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """The job document with these options in it."""
+        """The job document with these options in it. What is malformed stays as it is: reading the job says so."""
         changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
         for section, key, value in (
             ("run", "name", self.name),
@@ -35,28 +35,30 @@ class JobOverrides:
             ("run", "grace", self.grace),
             ("store", "batch_rows", self.batch_rows),
         ):
-            if value is not None:
-                changed.setdefault(section, {})[key] = value
-        if self.allow_private:
-            request = changed.setdefault("request", {})
+            if value is not None and isinstance(changed.setdefault(section, {}), dict):
+                changed[section][key] = value
+        if self.allow_private and isinstance(request := changed.setdefault("request", {}), dict):
             given = request.get("allow_private", [])
-            if isinstance(given, list):  # else reading the job says what is wrong with it
+            if isinstance(given, list):
                 request["allow_private"] = list(dict.fromkeys([*given, *self.allow_private]))
-        if self.rate is not None:
-            limits = {name: dict(limit) for name, limit in changed.get("limits", {}).items()}
-            for limit in (*limits.values(), limits.setdefault("*", {})):
-                limit["rate"] = self.rate
-                if self.rate != "auto":
-                    limit.pop("ceiling", None)
-            changed["limits"] = limits
+        if self.rate is not None and isinstance(limits := changed.setdefault("limits", {}), dict):
+            limits.setdefault("*", {})
+            changed["limits"] = {name: self._limit(limit) for name, limit in limits.items()}
         return changed
+
+    def _limit(self, limit: Any) -> Any:
+        """One entry of `[limits]` with the rate of the command line, which has no ceiling unless it is "auto"."""
+        if not isinstance(limit, Mapping):
+            return limit
+        kept = {key: value for key, value in limit.items() if key != "ceiling" or self.rate == "auto"}
+        return {**kept, "rate": self.rate}
 
 
 def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], str]:
     """The job document of a job file, or of a bare source, and the folder of its relative paths. Raises UsageError."""
     if job.endswith(JOB_SUFFIX):
         path = Path(job)
-        return overrides.apply(jobfile.load(path)), str(path.resolve().parent)
+        return overrides.apply(load_job_file(path)), str(path.resolve().parent)
     stem = (
         "stdin" if job == "-" else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(job).name.split(".")[0]).strip("-.") or "run"
     )

@@ -1,14 +1,24 @@
-"""One table of a job document, read key by key: what is wrong, unknown or not there yet is an error in one line."""
+"""One section of a job document into its model: what is wrong, unknown or not there yet is an error in one line.
+
+msgspec says whether a section is right. Which key is wrong is found by converting each key alone, so that no message
+depends on how msgspec words its own.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
 
 from coordinator.errors import NotYet, UsageError
+from crawler.job.models import Section
 
-# Documented in the command reference, not in this version: refused by name, never ignored.
+Model = TypeVar("Model", bound=Section)
+
+# Documented, and not in this version: refused by name, never ignored.
 LATER = {
     "source": ("table", "query"),
     "parse": ("records", "columns", "links"),
@@ -19,80 +29,80 @@ LATER = {
 }
 
 
-class Section:
-    """One table of the job document; hands out checked values and then tells what nobody asked for."""
+def read_section(model: type[Model], name: str, values: Any) -> Model:
+    """The section called `name`. Raises UsageError, NotYet."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"job: [{name}] is no table; write [{name}] and its keys below it")
+    try:
+        return msgspec.convert(values, model)
+    except msgspec.ValidationError:
+        _refuse_values(model, name, values)
+        refuse_unknown(model, name, values)
+        raise
 
-    def __init__(self, name: str, values: Any) -> None:
-        if not isinstance(values, Mapping):
-            raise UsageError(f"job: [{name}] is no table; write [{name}] and its keys below it")
-        self._name = name
-        self._values = dict(values)
-        self._known: list[str] = []
 
-    def text(self, key: str) -> str | None:
-        """A string that is not empty."""
-        value = self._take(key, str, "text in quotes")
-        if value is not None and not value:
-            raise UsageError(f"job: [{self._name}] {key} is empty; write a text, or leave it out")
-        return None if value is None else str(value)
+def refuse_unknown(model: type[Section], name: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError for the first key that the model does not have."""
+    known = model.__struct_encode_fields__
+    for key in values:
+        if key in known:
+            continue
+        if key in LATER.get(name, ()):
+            raise NotYet(f"job: [{name}] {key}: not yet in this version; leave it out")
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise UsageError(f"job: [{name}] has no key {key!r}; {hint}")
 
-    def whole(self, key: str, default: int, lowest: int = 1, highest: int = 2**31) -> int:
-        """A whole number within bounds."""
-        value = self._take(key, int, "a whole number")
-        return default if value is None else int(self._bounded(key, value, lowest, highest))
 
-    def number(self, key: str, default: float, lowest: float = 0.0, highest: float = 1e9) -> float:
-        """A number within bounds."""
-        value = self._take(key, (int, float), "a number")
-        return default if value is None else float(self._bounded(key, value, lowest, highest))
+def plain(kind: inspect.Type) -> tuple[inspect.Type, Mapping[str, str]]:
+    """A field's type without "or null", and the `extra` of its Meta."""
+    extra: Mapping[str, str] = {}
+    while True:
+        if isinstance(kind, inspect.Metadata):
+            extra = kind.extra or extra
+            kind = kind.type
+        elif isinstance(kind, inspect.UnionType) and isinstance(kind.types[-1], inspect.NoneType):
+            rest = kind.types[:-1]
+            kind = rest[0] if len(rest) == 1 else inspect.UnionType(rest)
+        else:
+            return kind, extra
 
-    def flag(self, key: str, default: bool) -> bool:
-        """true or false."""
-        value = self.choice(key)
-        return default if value is None else value
 
-    def choice(self, key: str) -> bool | None:
-        """true or false; None when it is not there."""
-        self._known.append(key)
-        value = self._values.pop(key, None)
-        if value is not None and not isinstance(value, bool):
-            raise UsageError(f"job: [{self._name}] {key} is {value!r}; write true or false")
-        return value
+def _refuse_values(model: type[Section], name: str, values: Mapping[str, Any]) -> None:
+    for field in msgspec.structs.fields(model):
+        key = field.encode_name
+        if key not in values:
+            continue
+        try:
+            msgspec.convert(values[key], field.type)
+        except msgspec.ValidationError:
+            kind, extra = plain(inspect.type_info(field.type))
+            if "not_yet" in extra:
+                raise NotYet(f"job: [{name}] {key}: {extra['not_yet']}") from None
+            raise UsageError(f"job: [{name}] {key}{_fault(kind, extra, values[key])}") from None
 
-    def table(self, key: str) -> Mapping[str, Any]:
-        """A table within this one."""
-        value = self._take(key, dict, "a table")
-        return {} if value is None else dict(value)
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """A list of strings."""
-        value = self._take(key, list, "a list of texts")
-        if value is not None and not all(isinstance(item, str) for item in value):
-            raise UsageError(f"job: [{self._name}] {key} must be a list of texts")
-        return tuple(value or ())
-
-    def raw(self, key: str) -> Any:
-        """Whatever stands there."""
-        self._known.append(key)
-        return self._values.pop(key, None)
-
-    def end(self) -> None:
-        """Raise UsageError for the first key that nobody asked for."""
-        for key in self._values:
-            if key in LATER.get(self._name, ()):
-                raise NotYet(f"job: [{self._name}] {key}: not yet in this version; leave it out")
-            near = difflib.get_close_matches(key, self._known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(self._known)}"
-            raise UsageError(f"job: [{self._name}] has no key {key!r}; {hint}")
-
-    def _take(self, key: str, kind: type | tuple[type, ...], called: str) -> Any:
-        self._known.append(key)
-        value = self._values.pop(key, None)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise UsageError(f"job: [{self._name}] {key} is {value!r}; it must be {called}")
-        return value
-
-    def _bounded(self, key: str, value: float, lowest: float, highest: float) -> float:
-        if not lowest <= value <= highest:
-            raise UsageError(f"job: [{self._name}] {key} is {value}; it must be from {lowest} to {highest}")
-        return value
+def _fault(kind: inspect.Type, extra: Mapping[str, str], value: Any) -> str:
+    """Why the value is not of this type, as the end of a message that begins with its key."""
+    match kind:
+        case inspect.IntType() | inspect.FloatType():
+            whole = isinstance(kind, inspect.IntType)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                return f" is {value!r}; it must be {'a whole number' if whole else 'a number'}"
+            return f" is {value}; it must be from {kind.ge} to {kind.le}"
+        case inspect.StrType():
+            if value == "":
+                return " is empty; write a text, or leave it out"
+            return f" is {value!r}; it must be text in quotes"
+        case inspect.BoolType():
+            return f" is {value!r}; write true or false"
+        case inspect.VarTupleType():
+            return (
+                " must be a list of texts" if isinstance(value, list) else f" is {value!r}; it must be a list of texts"
+            )
+        case inspect.DictType() if isinstance(value, Mapping):
+            wrong = next(entry for entry, content in value.items() if not isinstance(content, str))
+            return f": {wrong!r} {extra['each']}"
+        case inspect.DictType():
+            return f" is {value!r}; it must be a table"
+    return f" is {value!r}; {extra['write']}"

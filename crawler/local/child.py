@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import orjson
 import uvloop
@@ -26,8 +27,9 @@ from coordinator.redis.connection import connect
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.membership import new_worker_id
+from coordinator.source import STANDARD_INPUT
 from coordinator.tasks import until_first
-from crawler.job import jobfile
+from crawler.job.job import read_job
 from crawler.opening import open_corpus
 from crawler.runner import Runner
 from crawler.telemetry import logs
@@ -89,12 +91,19 @@ async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
     record = await retry_unavailable(lambda: Runs(client).find(str(spec.run)), spec.who)
     if record is None:
         raise UsageError(f"Redis has no run {spec.run}; start it with `shardcrawl run` or `coordinate`")
-    job = jobfile.read(record.document, record.folder)
+    job = read_job(record.document, record.folder)
     leave = asyncio.Event()
     _when_told(control, spec, leave.set)
-    await until_first(
-        leave.wait(), Coordinator(client, record, job, new_worker_id(), open_corpus, _failpoint(spec)).run()
+    coordinator = Coordinator(
+        client,
+        record,
+        new_worker_id(),
+        partial(open_corpus, job),
+        rereadable=job.source.path != STANDARD_INPUT,
+        high_water=job.run.high_water,
+        failpoint=_failpoint(spec),
     )
+    await until_first(leave.wait(), coordinator.run())
 
 
 async def _work(spec: ChildSpec, client: Redis, control: int) -> None:

@@ -24,13 +24,13 @@ from coordinator.model import Counts, Outcome
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import check_server, connect
 from coordinator.roles.membership import release_dead
-from coordinator.settings import ANY_UPSTREAM, POLITE, Job
+from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import counts, snapshot
 from coordinator.tasks import until_first
 from crawler.cli import progress
 from crawler.cli.progress import say
-from crawler.job import jobfile
+from crawler.job.job import Job, read_job
 from crawler.local import embedded
 from crawler.local.child import FAILPOINT_VARIABLE, INTERRUPTED, ChildSpec
 from crawler.local.supervisor import ChildPlan, Supervisor
@@ -116,7 +116,7 @@ async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addres
 
 async def run(place: Place, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
     """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name."""
-    await readable(jobfile.read(document, folder))
+    await readable(read_job(document, folder))
     async with services(place) as addresses:
         return await run_at(addresses, document, folder, voice)
 

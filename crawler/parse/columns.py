@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 
-from coordinator.settings import TableSettings
+from crawler.job.models import TableSettings
 from crawler.parse.bounds import RECORD_SIZE, Fits, fits, measure
 
 Convert: TypeAlias = Callable[[Any], Any]

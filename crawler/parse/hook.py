@@ -15,8 +15,8 @@ import orjson
 from coordinator.errors import UsageError
 from coordinator.model import Outcome
 from coordinator.redis.connection import first_line
-from coordinator.settings import Job
 from crawler.fetch.engines.protocol import Headers, HttpResponse
+from crawler.job.job import Job
 from crawler.model import REASON_LENGTH, Page
 from crawler.parse.body import decoded
 from crawler.parse.columns import Table

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from coordinator.model import Attempts
-from coordinator.settings import StoreSettings
+from crawler.job.models import StoreSettings
 from crawler.model import Item, OpenBlock, Page, Request
 
 

@@ -14,9 +14,9 @@ from time import monotonic
 from typing import Any, cast
 
 from coordinator.errors import ShardcrawlError
-from coordinator.settings import Job
 from coordinator.tasks import cancelled
 from crawler.fetch.engines.protocol import HttpResponse
+from crawler.job.job import Job
 from crawler.model import Page
 from crawler.pool.protocol import LENGTH, ParseResult, ParserSetup, ParseTask, frame, stuck, value_of
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from coordinator.model import Outcome
 from coordinator.redis.connection import first_line
-from coordinator.settings import Job
+from crawler.job.job import Job
 
 LENGTH = struct.Struct(">Q")
 

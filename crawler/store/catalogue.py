@@ -15,7 +15,7 @@ import orjson
 from coordinator.errors import PostgresRefused
 from coordinator.model import Epoch, Outcome
 from coordinator.redis.connection import first_line
-from coordinator.settings import TableSettings
+from crawler.job.models import TableSettings
 from crawler.store import tables as names
 from crawler.store.postgres import Connection, translated
 from crawler.store.queries import query, schema

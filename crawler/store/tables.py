@@ -2,40 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from coordinator.settings import TableSettings
-
-_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,39}")
-RESERVED_TABLES = frozenset({"runs", "pages"})
-OWN_COLUMNS = ("run_id", "digest")
-TYPES = frozenset(
-    {
-        *("bigint", "integer", "smallint", "numeric", "real", "double precision"),
-        *("text", "boolean", "uuid", "bytea", "jsonb", "json"),
-        *("date", "time", "timestamp", "timestamptz", "interval"),
-    }
-)
-_TYPE = re.compile(
-    r"(?:numeric(?:\(\d{1,4}(?:, ?\d{1,4})?\))?|(?:varchar|char|interval|time|timestamp|timestamptz)(?:\(\d{1,4}\))?"
-    rf"|{'|'.join(sorted(TYPES))})(?:\[\])?"
-)
-
-
-def identifier_fault(name: str) -> str | None:
-    """Why a name cannot be a table or a column of ours, None when it can."""
-    if not _IDENTIFIER.fullmatch(name):
-        return "use lower-case letters, digits and _, at most 40"
-    return None
-
-
-def type_fault(name: str) -> str | None:
-    """Why a name is not a column type that a job may use, None when it is."""
-    if _TYPE.fullmatch(name.strip().lower()):
-        return None
-    known = ", ".join(sorted(TYPES))
-    return f"known types are {known}, varchar(n), char(n), numeric(p, s), each also as an array with []"
+from crawler.job.models import TableSettings
+from crawler.job.names import identifier_fault
 
 
 def quoted(name: str) -> str:

@@ -14,7 +14,8 @@ from coordinator.errors import EpochLost, PostgresRefused
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Epoch
 from coordinator.redis.connection import first_line
-from coordinator.settings import TableSettings
+from crawler.job.models import TableSettings
+from crawler.job.names import OWN_COLUMNS
 from crawler.model import REASON_LENGTH, Page
 from crawler.store import copyformat
 from crawler.store import tables as names
@@ -146,7 +147,7 @@ class Writer:
         self, connection: Connection, table: TableSettings, records: Sequence[tuple[Any, ...]]
     ) -> None:
         if records:
-            columns = [*names.OWN_COLUMNS, *(name for name, _ in table.columns)]
+            columns = [*OWN_COLUMNS, *(name for name, _ in table.columns)]
             await connection.copy_records_to_table(
                 names.part(table.name, self._run_id), records=records, columns=columns
             )

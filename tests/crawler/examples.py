@@ -12,8 +12,8 @@ import asyncpg
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Epoch, Outcome, ShardId
 from coordinator.queue.sharding import digest
-from coordinator.settings import Job, TableSettings
-from crawler.job import jobfile
+from crawler.job.job import Job, read_job
+from crawler.job.models import TableSettings
 from crawler.model import Item, OpenBlock, Page, Request
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import Connection, connect
@@ -28,11 +28,11 @@ def a_document(**sections: Any) -> dict[str, Any]:
 
 
 def a_job(**sections: Any) -> Job:
-    return jobfile.read(a_document(**sections))
+    return read_job(a_document(**sections))
 
 
 def a_table(name: str = "facts", **columns: str) -> TableSettings:
-    return TableSettings(name, tuple(columns.items()))
+    return TableSettings(name=name, column_types=columns)
 
 
 def a_page(key: str, *, body: bytes | None = b'{"a":1}', records: Sequence[tuple[Any, ...]] = ()) -> Page:

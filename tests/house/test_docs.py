@@ -12,7 +12,7 @@ import pytest
 from coordinator import errors
 from coordinator.redis import keys
 from crawler.cli.main import main
-from crawler.job import jobfile
+from crawler.job.job import read_job
 from crawler.store import queries
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_options_have_one_name_everywhere_and_help(name: str) -> None:
 def test_the_readme_shows_a_job_file_that_is_one() -> None:
     block = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
     assert block
-    job = jobfile.read(tomllib.loads(block[1]))
+    job = read_job(tomllib.loads(block[1]))
     assert job.limits["en.wikipedia.org"].rate == 50
 
 

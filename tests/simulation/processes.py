@@ -18,8 +18,8 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
-from coordinator.settings import StoreSettings
 from crawler.fetch.fetcher import Meter
+from crawler.job.models import StoreSettings
 from crawler.pipeline.intake import Intake
 from crawler.worker import Worker
 from tests.simulation.client import LOST
@@ -136,15 +136,20 @@ class CoordinatorProcess(Process):
         record = await self.record()
         client: Any = self.client
         self.coordinator = Coordinator(
-            client, record, self.simulation.job, self.who, lambda job, cursor: self.simulation.source(cursor)
+            client,
+            record,
+            self.who,
+            self.simulation.source,
+            rereadable=True,
+            high_water=self.simulation.high_water,
         )
 
     def ended(self, task: str, value: Any) -> None:
         if task == "begin" or task in ("keep", "plan", "tidy"):
-            self.run(gain=retry_unavailable(self.coordinator._leadership.gain, "coordinator"))
+            self.run(gain=retry_unavailable(self.coordinator._election.gain, "coordinator"))
         elif task == "gain":
             leads = self.coordinator
-            self.run(keep=leads._leadership.keep(), plan=leads._plan_rest(), tidy=leads._tidy())
+            self.run(keep=leads._election.keep(), plan=leads._plan_rest(), tidy=leads._tidy())
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, RedisUnavailable):

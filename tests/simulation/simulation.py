@@ -14,7 +14,6 @@ from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, digest
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
-from coordinator.settings import Job, RunSettings, SourceSettings
 from coordinator.source import Cursor
 from crawler.worker import Worker
 from tests.coordinator.parts import MemorySource
@@ -59,9 +58,7 @@ class Simulation:
         self.block_keys = random.choice((1, 2, 3, 5))
         self.lanes = random.randint(1, 3)
         self.at_hand = random.choice((1, 3, 8))
-        self.job = Job(
-            run=RunSettings(name=RUN, high_water=random.choice((8, 20, 60, 200))), source=SourceSettings(path="keys")
-        )
+        self.high_water = random.choice((8, 20, 60, 200))
         self._epochs = 0
         wire.begin(self.truth, once=self._once)
         self.opener = Opener(self, "opener")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from coordinator.settings import Job
 from crawler.fetch.engines.protocol import Caps, Engine
 from crawler.fetch.network.address import Guard
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import certificates
+from crawler.job.job import Job
 
 if TYPE_CHECKING:
     from crawler.fetch.engines.httpx_engine import HttpxEngine

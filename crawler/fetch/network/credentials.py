@@ -6,19 +6,15 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from coordinator.errors import UsageError
-from coordinator.settings import RequestSettings
+from crawler.job.models import RequestSettings
+from crawler.job.request_checks import COOKIE_TEXT, HEADER_TEXT, SECRET, is_proxy
 
 HeaderPairs = tuple[tuple[str, str], ...]
 
-PROXY_SCHEMES = ("http", "https", "socks5")
 CREDENTIAL_NAMES = frozenset({"authorization", "cookie", "proxy-authorization"})
-SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# A line break in a header would begin another one.
-HEADER_TEXT = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-COOKIE_TEXT = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265, section 4.1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +50,13 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
     """
     headers: list[tuple[str, str]] = []
     secret_headers: list[tuple[str, str]] = []
-    for name, text in request.headers:
+    for name, text in request.headers.items():
         secret = name.lower() in CREDENTIAL_NAMES or SECRET.search(text) is not None
         (secret_headers if secret else headers).append((name, _filled(text, "headers", environ)))
     if request.auth is not None:
         secret_headers.append(("Authorization", _authorization(request.auth, environ)))
     if request.cookies:
-        cookies = (f"{name}={_filled(text, 'cookies', environ, COOKIE_TEXT)}" for name, text in request.cookies)
+        cookies = (f"{name}={_filled(text, 'cookies', environ, COOKIE_TEXT)}" for name, text in request.cookies.items())
         secret_headers.append(("Cookie", "; ".join(cookies)))
     proxy = None if request.proxy is None else _proxy(request.proxy, environ)
     return Credentials(tuple(headers), tuple(secret_headers), proxy)
@@ -86,15 +82,6 @@ def _proxy(proxy: str, environ: Mapping[str, str]) -> str:
     if not is_proxy(url):
         raise UsageError("job: [request] proxy: with its ${NAME} filled in it is no http, https or socks5 URL")
     return url
-
-
-def is_proxy(url: str) -> bool:
-    """Whether a URL names a proxy: a scheme that we speak, a host, and nothing behind it."""
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
-    except ValueError:  # the port is no number
-        return False
 
 
 def _filled(text: str, key: str, environ: Mapping[str, str], allowed: re.Pattern[str] = HEADER_TEXT) -> str:

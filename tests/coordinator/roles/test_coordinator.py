@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -21,7 +20,6 @@ from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.election import Election
-from coordinator.settings import Job, RunSettings, SourceSettings
 from coordinator.source import Chunk, Cursor
 from coordinator.status import snapshot
 from tests.conftest import eventually
@@ -29,8 +27,7 @@ from tests.coordinator.parts import ONE, PLANNER, TWO, LostAnswer, MemorySource,
 
 pytestmark = pytest.mark.anyio
 
-JOB = Job(run=RunSettings(name="run"), source=SourceSettings(path="titles.txt"))
-SMALL_QUEUE = replace(JOB, run=replace(JOB.run, high_water=1_000))
+HIGH_WATER = 300_000
 LEADS = """
 import asyncio, sys
 import coordinator.roles.election
@@ -65,18 +62,28 @@ class Corpus:
         self.held_at = held_at
         self.opened: list[MemorySource] = []
 
-    def open(self, job: Job, cursor: Cursor) -> MemorySource:
-        assert job.source is JOB.source
+    def open(self, cursor: Cursor) -> MemorySource:
         self.opened.append(MemorySource(self.keys, cursor=cursor, chunk=self.chunk, held_at=self.held_at))
         return self.opened[-1]
 
 
+def a_coordinator(
+    run: Run,
+    open_corpus: Callable[[Cursor], MemorySource],
+    name: str = "one",
+    *,
+    rereadable: bool = True,
+    high_water: int = HIGH_WATER,
+) -> Coordinator:
+    return Coordinator(run.client, run.record, name, open_corpus, rereadable=rereadable, high_water=high_water)
+
+
 @asynccontextmanager
 async def coordinating(
-    run: Run, corpus: Corpus, name: str = "coordinator", job: Job | None = None
+    run: Run, corpus: Corpus, name: str = "coordinator", high_water: int = HIGH_WATER
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A coordinator beside the test; it is cancelled at the end, when it has not returned."""
-    task = asyncio.create_task(Coordinator(run.client, run.record, job or JOB, name, corpus.open).run())
+    task = asyncio.create_task(a_coordinator(run, corpus.open, name, high_water=high_water).run())
     try:
         yield task
     finally:
@@ -359,7 +366,7 @@ async def test_a_damaged_source_ends_the_coordinator(redis: Redis) -> None:
     run = await made(redis)
     source = Broken([])
     with pytest.raises(SourceError, match="line 3"):
-        await Coordinator(redis, run.record, JOB, "one", lambda job, cursor: source).run()
+        await a_coordinator(run, lambda cursor: source).run()
     assert source.closed
     assert await leader_of(run) is None, "another one may try at once"
 
@@ -367,18 +374,18 @@ async def test_a_damaged_source_ends_the_coordinator(redis: Redis) -> None:
 async def test_a_source_that_cannot_be_opened_ends_the_coordinator(redis: Redis) -> None:
     run = await made(redis)
 
-    def missing(job: Job, cursor: Cursor) -> MemorySource:
+    def missing(cursor: Cursor) -> MemorySource:
         raise SourceError("titles.txt: no such file")
 
     with pytest.raises(SourceError, match="no such file"):
-        await Coordinator(redis, run.record, JOB, "one", missing).run()
+        await a_coordinator(run, missing).run()
 
 
 async def test_a_cursor_that_cannot_be_read_is_an_error_of_the_source(redis: Redis) -> None:
     run = await made(redis)
     await redis.hset(run.keys.state, "cursor", "rubbish")
     with pytest.raises(SourceError, match="the stored cursor 'rubbish'"):
-        await Coordinator(redis, run.record, JOB, "one", Corpus([]).open).run()
+        await a_coordinator(run, Corpus([]).open).run()
 
 
 @pytest.mark.parametrize("when", ["planning", "waiting for workers", "resolved"])
@@ -469,7 +476,7 @@ async def test_a_queue_that_vanished_does_not_keep_the_planner_waiting_for_room(
     monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
     run = await made(redis)
     corpus = Corpus(numbered(3_000), chunk=250)
-    async with coordinating(run, corpus, job=SMALL_QUEUE):
+    async with coordinating(run, corpus, high_water=1_000):
         await eventually(lambda: queue_is(run, 1_000), "a full queue")
         for shard in range(run.layout.shards):
             await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)
@@ -552,9 +559,8 @@ async def test_keys_in_the_hands_of_workers_have_not_vanished(
 async def test_standard_input_cannot_be_planned_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
     run = await made(redis)
-    job = Job(run=RunSettings(name="run"), source=SourceSettings(path="-"))
     source = MemorySource(numbered(100))
-    task = asyncio.create_task(Coordinator(redis, run.record, job, "one", lambda job, cursor: source).run())
+    task = asyncio.create_task(a_coordinator(run, lambda cursor: source, rereadable=False).run())
     await eventually(lambda: queue_is(run, 100), "keys to be published")
     for shard in range(run.layout.shards):
         await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)

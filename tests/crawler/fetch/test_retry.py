@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from coordinator.errors import FetchError
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
-from coordinator.settings import RetrySettings
 from crawler.fetch.retry import (
     MOST_LINES,
     MOST_WORDS,
@@ -20,6 +19,7 @@ from crawler.fetch.retry import (
     after_error,
     noted,
 )
+from crawler.job.models import RetrySettings
 from tests.servers.scripted import Sent
 
 SETTINGS = RetrySettings(attempts=3, backoff=0.5, max_delay=60.0)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.errors import UsageError
-from coordinator.settings import RequestSettings
 from crawler.fetch.template import Template
+from crawler.job.models import RequestSettings
 
 API = "https://en.wikipedia.org/w/api.php?titles={keys}&format=json"
 

@@ -1,5 +1,8 @@
+"""Reading a job: what is taken, and the one line that refuses what is not."""
+
 from __future__ import annotations
 
+import pickle
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,11 @@ import pytest
 from coordinator.errors import NotYet, UsageError
 from coordinator.queue.registry import RunRecord
 from coordinator.queue.sharding import Layout
-from coordinator.settings import LimitSettings, RequestSettings, RetrySettings, StoreSettings, TableSettings, Window
-from crawler.job import jobfile
-from tests.crawler.examples import a_document, a_job
+from coordinator.settings import LimitSettings, Window
+from crawler.job.job import load_job_file, read_job
+from crawler.job.models import RequestSettings, RetrySettings, StoreSettings, TableSettings
+
+from .examples import a_document, a_job
 
 # The job file that the command reference shows.
 SAMPLE = """
@@ -42,7 +47,7 @@ columns = { page_id = "bigint", rev_id = "bigint", user_name = "text", at = "tim
 def fault(document: dict[str, Any]) -> str:
     """The one line that refuses a document."""
     with pytest.raises(UsageError) as caught:
-        jobfile.read(document)
+        read_job(document)
     assert caught.value.exit_code == 2
     message = str(caught.value)
     assert len(message.splitlines()) == 1
@@ -51,7 +56,7 @@ def fault(document: dict[str, Any]) -> str:
 
 def not_yet(document: dict[str, Any]) -> str:
     with pytest.raises(NotYet) as caught:
-        jobfile.read(document)
+        read_job(document)
     assert caught.value.exit_code == 2
     message = str(caught.value)
     assert "not yet" in message or "in this version" in message
@@ -59,7 +64,7 @@ def not_yet(document: dict[str, Any]) -> str:
 
 
 def test_the_reference_sample_is_read_whole() -> None:
-    job = jobfile.read(tomllib.loads(SAMPLE), "/jobs")
+    job = read_job(tomllib.loads(SAMPLE), "/jobs")
     assert job.run.name == "afd-2026q4"
     assert job.source.path == "titles.txt.gz"
     assert job.request == RequestSettings(
@@ -72,7 +77,8 @@ def test_the_reference_sample_is_read_whole() -> None:
     assert job.parse.python == "parse:revisions"
     assert job.store == StoreSettings(batch_rows=1000)
     columns = (("page_id", "bigint"), ("rev_id", "bigint"), ("user_name", "text"), ("at", "timestamptz"))
-    assert job.tables == (TableSettings("revisions", columns),)
+    assert job.tables == (TableSettings(name="revisions", column_types=dict(columns)),)
+    assert job.tables[0].columns == columns
     assert job.folder == "/jobs"
 
 
@@ -97,7 +103,7 @@ def test_what_the_sample_names_in_its_comments_is_read_too() -> None:
         url="https://x.example/?ids={keys}",
         keys_per_request=2,
         separator=",",
-        headers=(("X-Api", "1"),),
+        headers={"X-Api": "1"},
         user_agent="mine/1",
         timeout=5.0,
         http2=True,
@@ -113,7 +119,7 @@ def test_what_the_sample_names_in_its_comments_is_read_too() -> None:
 
 def test_a_job_that_came_through_json_is_the_same_job() -> None:
     document = tomllib.loads(SAMPLE)
-    assert jobfile.read(orjson.loads(orjson.dumps(document))) == jobfile.read(document)
+    assert read_job(orjson.loads(orjson.dumps(document))) == read_job(document)
 
 
 @pytest.mark.parametrize(
@@ -279,8 +285,8 @@ def test_a_secret_stands_in_nothing_that_is_written_down(monkeypatch: pytest.Mon
     monkeypatch.setenv("A", "s3cret")
     path = tmp_path / "job.toml"
     path.write_text(SAMPLE + '[request.headers]\nAuthorization = "Bearer ${TOKEN}"\n')
-    document = jobfile.load(path)
-    job = jobfile.read(document, str(tmp_path))
+    document = load_job_file(path)
+    job = read_job(document, str(tmp_path))
     record = RunRecord("test", 1, "epoch", Layout(1, 1), document, job.folder)  # type: ignore[arg-type]
     for written in (repr(job), repr(document), record.packed().decode()):
         assert "${TOKEN}" in written
@@ -290,7 +296,7 @@ def test_a_secret_stands_in_nothing_that_is_written_down(monkeypatch: pytest.Mon
 def test_a_job_file_is_read_as_toml(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text(SAMPLE)
-    assert jobfile.load(path) == tomllib.loads(SAMPLE)
+    assert load_job_file(path) == tomllib.loads(SAMPLE)
 
 
 @pytest.mark.parametrize("content", [b"[run\n", b"\xff\xfe", b"a = 1\na = 2\n"])
@@ -298,11 +304,53 @@ def test_a_job_file_that_is_no_toml_is_a_usage_error_in_one_line(tmp_path: Path,
     path = tmp_path / "job.toml"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"job[.]toml: ") as caught:
-        jobfile.load(path)
+        load_job_file(path)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])
 def test_a_job_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="name a file that can be read"):
-        jobfile.load(tmp_path / name)
+        load_job_file(tmp_path / name)
+
+
+def test_a_job_reaches_a_child_process_whole() -> None:
+    document = tomllib.loads(SAMPLE)
+    job = read_job(document, "/jobs")
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert pickle.loads(pickle.dumps(job)).document == document
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"run": {"name": "a", "grace": float("inf")}}, "grace is inf; it must be from 0.0 to 3600.0"),
+        ({"run": {"name": "a", "high_water": 2**70}}, "high_water is 1180591620717411303424; it must be from 1000"),
+        ({"run": {"name": "a", "name\n": 1}}, r"[run] has no key 'name\n'; did you mean name?"),
+        ({"limits": {"x.example": {"rate": True}}}, "[limits.x.example] rate is True; write requests a second"),
+        ({"limits": {"x.example": {"rate": [50, {}]}}}, "[limits.x.example] rate is [50, {}]; write requests a second"),
+        ({"limits": {"x.example": {"rate": "5/y"}}}, "[limits.x.example] rate: write requests a second"),
+        ({"limits": {"x.example": {"rate": 0}}}, "[limits.x.example] rate is 0; write requests a second"),
+        ({"limits": {"x.example": {"rate": 5, "ceiling": 6}}}, 'ceiling: only rate = "auto" has one'),
+        ({"limits": 5}, "[job] limits is 5; it must be a table"),
+        ({"request": {"robots": "yes"}}, "[request] robots is 'yes'; write true or false"),
+    ],
+)
+def test_what_the_models_alone_refuse_is_told_in_the_same_words(change: dict[str, Any], words: str) -> None:
+    assert words in fault(a_document() | change)
+
+
+@pytest.mark.parametrize("document", ["a", [], None])
+def test_a_document_that_is_no_table_is_a_usage_error(document: Any) -> None:
+    assert "is no table" in fault(document)
+
+
+def test_zero_means_the_default_where_it_says_so() -> None:
+    job = a_job(run={"name": "test", "workers": 0, "shards": 0}, limits={"x.example": {"concurrency": 0}})
+    assert job.run == a_job().run
+    assert job.limits["x.example"] == LimitSettings()
+
+
+@pytest.mark.parametrize("change", [{"proxy": "http://me:s3cret@proxy.test"}, {"auth": "bearer:s3cret"}])
+def test_no_message_shows_a_secret(change: dict[str, Any]) -> None:
+    assert "s3cret" not in fault(a_document(request=change))

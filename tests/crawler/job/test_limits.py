@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordinator.errors import NotYet, UsageError
 from coordinator.settings import LimitSettings, Window
+from crawler.job.job import read_job
 from crawler.job.limits import limit_of, limits_in, upstream_named
-from crawler.job.overrides import JobOverrides
+from crawler.job.overrides import JobOverrides, load_document
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,31 @@ def test_the_rate_of_the_command_line_beats_every_entry_and_its_ceiling() -> Non
     assert limits["a.example"]["rate"] == "auto", "the document given stays as it was"
     auto = limits_in(JobOverrides(rate="auto").apply({"limits": limits})["limits"])
     assert auto["a.example"] == LimitSettings((Window(9, 1),), auto=True, concurrency=2)
+
+
+@pytest.mark.parametrize("document", [{"limits": {"x.example": 5}}, {"limits": 5}, {"run": "a"}, {"request": 5}])
+def test_options_leave_a_malformed_document_for_reading_to_refuse(document: dict[str, Any]) -> None:
+    changed = JobOverrides(name="a", rate="5", allow_private=("127.0.0.0/8",)).apply(document)
+    with pytest.raises(UsageError, match="is no table|must be a table"):
+        read_job({"run": {"name": "a"}, "source": {"path": "a"}, **changed})
+
+
+def test_options_beat_the_job_file_and_networks_add_to_it() -> None:
+    options = JobOverrides(name="b", workers=2, concurrency=3, batch_rows=4, grace=5.0, allow_private=("10.0.0.0/8",))
+    changed = options.apply({"run": {"name": "a"}, "request": {"allow_private": ["127.0.0.0/8"]}})
+    assert changed == {
+        "run": {"name": "b", "workers": 2, "concurrency": 3, "grace": 5.0},
+        "store": {"batch_rows": 4},
+        "request": {"allow_private": ["127.0.0.0/8", "10.0.0.0/8"]},
+    }
+
+
+def test_a_bare_source_is_a_job_named_after_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_document("some keys.txt.gz", JobOverrides()) == (
+        {"run": {"name": "some-keys"}, "source": {"path": str(tmp_path / "some keys.txt.gz")}},
+        str(tmp_path),
+    )
+    assert load_document("-", JobOverrides())[0] == {"run": {"name": "stdin"}, "source": {"path": "-"}}
+    (tmp_path / "job.toml").write_text('[run]\nname = "a"\n')
+    assert load_document("job.toml", JobOverrides(workers=2)) == ({"run": {"name": "a", "workers": 2}}, str(tmp_path))

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from coordinator.model import Outcome
-from coordinator.settings import Job
 from crawler.fetch.engines.protocol import HttpResponse
+from crawler.job.job import Job
 from crawler.model import Page
 from crawler.parse import hook
 from crawler.parse.parser import Parser

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, ShardId
-from coordinator.settings import StoreSettings
+from crawler.job.models import StoreSettings
 from crawler.model import OpenBlock, Page, Request
 from crawler.pipeline.batch import Batch, DeferredItem, Load
 from tests.conftest import eventually

@@ -13,9 +13,9 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Block, Claim, Outcome, ShardId, WorkerId
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import Completion
-from coordinator.settings import StoreSettings
 from coordinator.tasks import cancelled
 from crawler.fetch.template import Template
+from crawler.job.models import StoreSettings
 from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
 from crawler.pipeline.intake import MOST_DELIVERIES, Intake

@@ -8,8 +8,8 @@ import pytest
 
 from coordinator.errors import PostgresRefused
 from coordinator.model import Epoch, Outcome
-from coordinator.settings import TableSettings
 from coordinator.tasks import cancelled
+from crawler.job.models import TableSettings
 from crawler.model import Page
 from crawler.store import catalogue as catalogue_module
 from crawler.store.catalogue import Catalogue

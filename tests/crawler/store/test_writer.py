@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable
 from coordinator.model import Epoch, Outcome
-from coordinator.settings import TableSettings
+from crawler.job.models import TableSettings
 from crawler.model import REASON_LENGTH, Page
 from crawler.parse.columns import Table
 from crawler.store import writer as writer_module
@@ -121,7 +121,7 @@ EVERY_TYPE: dict[str, tuple[Any, Any]] = {
 
 
 async def test_a_record_of_every_type_is_stored_as_it_is(database: str) -> None:
-    settings = TableSettings("facts", tuple((f"c{number}", kind) for number, kind in enumerate(EVERY_TYPE)))
+    settings = TableSettings(name="facts", column_types={f"c{number}": kind for number, kind in enumerate(EVERY_TYPE)})
     row = Table(settings).row([value for value, _ in EVERY_TYPE.values()])
     empty = Table(settings).row({})
     async with a_loading_run(database, settings) as run:

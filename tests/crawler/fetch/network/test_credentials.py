@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from coordinator.errors import UsageError
-from coordinator.settings import RequestSettings
 from crawler.fetch.network.credentials import resolve_credentials
-from crawler.job import jobfile
+from crawler.job.job import read_job
+from crawler.job.models import RequestSettings
 from tests.crawler.examples import a_document, a_job
 
 HEADERS = {"Authorization": "Bearer ${TOKEN}", "X-Two": "${A}-${A}-$B-{C}", "X-None": "plain", "cookie": "a=1"}
@@ -107,7 +107,7 @@ def test_a_proxy_may_have_any_character_in_its_password() -> None:
 )
 def test_what_cannot_be_sent_or_would_be_stored_is_refused(request_: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        jobfile.read(a_document(request=request_))
+        read_job(a_document(request=request_))
     assert words in str(caught.value)
     assert "s3cret" not in str(caught.value)
 

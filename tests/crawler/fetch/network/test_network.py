@@ -12,11 +12,11 @@ from urllib.parse import quote
 import pytest
 
 from coordinator.errors import FetchError, UsageError
-from coordinator.settings import RequestSettings
 from crawler.fetch.network.address import Guard
 from crawler.fetch.network.credentials import Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import Certificates, certificates
+from crawler.job.models import RequestSettings
 from tests.crawler.fetch.conftest import MakeEngine
 from tests.servers.http2 import http2_server, make_certificate, server_side
 from tests.servers.misbehaving import BODY, Misbehaving

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from coordinator.errors import UsageError
 from crawler.fetch.robots.policy import Origin, Permission
 from crawler.fetch.robots.rules import LARGEST, RobotsRecord, failed, place, product_token, rules_for
-from crawler.job import jobfile
+from crawler.job.job import read_job
 
 
 def permission(robots: bytes | str, path: str, token: str = "shardcrawl") -> Permission:
@@ -166,13 +166,13 @@ def test_an_agent_without_a_name_has_the_rules_of_everybody() -> None:
 def test_robots_txt_is_obeyed_where_keys_are_urls_unless_the_job_says_otherwise(
     request_: dict[str, object], obeyed: bool
 ) -> None:
-    job = jobfile.read({"run": {"name": "r"}, "source": {"path": "keys"}, "request": request_})
+    job = read_job({"run": {"name": "r"}, "source": {"path": "keys"}, "request": request_})
     assert job.request.obeys_robots is obeyed
 
 
 def test_robots_is_true_or_false() -> None:
     with pytest.raises(UsageError, match=r"\[request\] robots is 'yes'; write true or false"):
-        jobfile.read({"run": {"name": "r"}, "source": {"path": "keys"}, "request": {"robots": "yes"}})
+        read_job({"run": {"name": "r"}, "source": {"path": "keys"}, "request": {"robots": "yes"}})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""Pure: the models -> docs/job-file.md and the JSON Schema. `python -m crawler.job.reference` prints the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from inspect import cleandoc, getdoc
+from textwrap import fill
+from typing import Any
+
+import msgspec
+from msgspec import NODEFAULT, inspect
+
+from crawler.job.models import (
+    JobFile,
+    LimitEntry,
+    ParseSettings,
+    RequestSettings,
+    RetrySettings,
+    RunSettings,
+    Section,
+    SourceSettings,
+    StoreSettings,
+    TableSettings,
+)
+from crawler.job.names import KNOWN_TYPES
+from crawler.job.section import plain
+
+INTRODUCTION = """\
+# The job file
+
+<!-- Made by `python -m crawler.job.reference` from crawler/job/models.py: change it there. -->
+
+A job file is TOML. It says what to fetch, how politely, and where the rows go. Only `[source]` and a name are needed;
+every other key has a default. A key that is not on this page is an error that names the nearest one.
+`shardcrawl check job.toml` reads everything and sends nothing.
+
+Options of the command line beat the environment (`SHARDCRAWL_WORKERS`, …), which beats the job file. Relative paths and
+Python modules are looked up in the job file's folder. The job file is stored with its run, its secrets still as
+`${NAME}`.
+
+```toml
+[run]
+name = "revisions-2026q4"
+[source]
+path = "titles.txt.gz"
+[request]
+url = "https://en.wikipedia.org/w/api.php?action=query&prop=revisions&titles={keys}&format=json&formatversion=2"
+keys_per_request = 50
+[limits."en.wikipedia.org"]
+rate = 50
+[parse]
+python = "parse:revisions"
+[[tables]]
+name = "revisions"
+columns = { page_id = "bigint", rev_id = "bigint", user_name = "text", at = "timestamptz" }
+```
+"""
+
+_SOURCE_NOTE = """\
+Only the machine that runs `run` or `coordinate` reads the source. A run that goes on must find the file unchanged."""
+
+_LIMITS_NOTE = """\
+The most specific entry wins: a part of a host, then the host, then the pattern with the most literal characters. A host
+without an entry, and without a `*`, gets 10 requests a second and 8 in flight. Two runs at the same time have a budget
+each, also at the same upstream. `shardcrawl limit` changes a limit while a run goes on."""
+
+_PARSE_NOTE = """\
+With workers on several machines, the module must lie on each of them, in a folder of the same path as the job file's;
+or install it there as a package. The same holds for every file that it reads."""
+
+_TABLES_NOTE = f"Types: {KNOWN_TYPES}."
+
+SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
+    ("[run]", RunSettings, ""),
+    ("[source]", SourceSettings, _SOURCE_NOTE),
+    ("[request]", RequestSettings, ""),
+    ("[limits.NAME]", LimitEntry, _LIMITS_NOTE),
+    ("[retry]", RetrySettings, ""),
+    ("[parse]", ParseSettings, _PARSE_NOTE),
+    ("[store]", StoreSettings, ""),
+    ("[[tables]]", TableSettings, _TABLES_NOTE),
+)
+# What JSON Schema need not say: TOML has no null, and an empty text is no value that anyone writes.
+_UNWRITTEN: tuple[tuple[str, Any], ...] = (("default", None), ("default", ""), ("required", []))
+
+
+def job_page() -> str:
+    """The text of docs/job-file.md."""
+    return "\n".join([INTRODUCTION, *(_section_text(*section) for section in SECTIONS)])
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a job file, for editors.
+
+    It refuses what the models refuse. What needs two keys to be seen, and column types, only `check` finds.
+    """
+    schema = _without_null(msgspec.json.schema(JobFile))
+    parts = schema["$defs"]
+    parts["SourceSettings"]["oneOf"] = [{"required": ["path"]}, {"required": ["python"]}]
+    parts["TableSettings"]["required"] = ["name", "columns"]
+    parts["JobFile"]["required"] = ["source"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _without_null(node: Any) -> Any:
+    """The schema without "or null", which TOML cannot write, and without defaults that are not written either."""
+    if isinstance(node, list):
+        return [_without_null(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _without_null(part) for key, part in node.items() if (key, part) not in _UNWRITTEN}
+    if "anyOf" in node:
+        kinds = [kind for kind in node.pop("anyOf") if kind != {"type": "null"}]
+        node |= {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
+    if "description" in node:
+        node["description"] = cleandoc(node["description"])
+    return node
+
+
+def _section_text(title: str, model: type[Section], note: str) -> str:
+    paragraphs = [f"## `{title}`", getdoc(model) or "", _filled(note)]
+    paragraphs.append("\n".join(map(_key_text, msgspec.structs.fields(model))))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def _key_text(field: msgspec.structs.FieldInfo) -> str:
+    kind, extra = plain(inspect.type_info(field.type))
+    about = _without_null(msgspec.json.schema(field.type))
+    default = extra.get("absent") or _default(field.default)
+    return "\\\n".join(
+        (
+            f"- **`{field.encode_name}`**: {_kind_words(kind, extra)}. Default: {default}.",
+            _filled(about["description"], indent="  "),
+            f"  Example: `{field.encode_name} = {_toml(about['examples'][0])}`",
+        )
+    )
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return fill(
+        text, 120, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _default(value: Any) -> str:
+    if value is NODEFAULT or value in (None, ()):  # a factory makes an empty table
+        return "none"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"`{_toml(value)}`"
+    return f"{value:,.10g}"
+
+
+def _kind_words(kind: inspect.Type, extra: Mapping[str, str]) -> str:
+    match kind:
+        case inspect.IntType(ge=least, le=most):
+            return f"whole number, {least:,} to {most:,}"
+        case inspect.FloatType(ge=least, le=most):
+            return f"number, {least:,.10g} to {most:,.10g}"
+        case inspect.StrType():
+            return "text"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType(values=known):
+            return " or ".join(f"`{_toml(value)}`" for value in known)
+        case inspect.VarTupleType():
+            return "list of texts"
+        case inspect.DictType():
+            return "table of texts"
+    return extra["write"].removeprefix("write ")
+
+
+def _toml(value: Any) -> str:
+    """The value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(part)}' for key, part in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(job_page())
