@@ -116,7 +116,7 @@ class Simulation:
             for rate, happening in (
                 (weather.advance, self._advance),
                 (weather.die, self._kill),
-                (weather.freeze, self._freeze_any),
+                (weather.freeze, self._freeze),
                 (weather.drain, self._drain),
                 (weather.vanish, self._vanish),
                 (weather.wipe, self._wipe),
@@ -148,9 +148,8 @@ class Simulation:
                 rate = weather.fault * (6 if process.at.get(task) in RARE else 1)
                 fault = random.choice((UNSENT, LOST, LOST, TWICE)) if random.random() < rate else None
                 process.step(task, fault)
-                # Others must have time to act on what a call did before it is repeated.
-                if fault == LOST and process.at.get(task) == NAP and random.random() < 0.5:
-                    self._freeze(process, random.choice((1, 3, 6)))
+                if task == "flush" and fault == LOST and process.at.get(task) == NAP and random.random() < 0.5:
+                    self._hold_up(process)
                 if process.at.get(task) in (None, NAP, IDLE):
                     return
 
@@ -177,12 +176,17 @@ class Simulation:
             self.truth.say(who, "is buried")
             self.wire.release_dead(who)
 
-    def _freeze_any(self) -> None:
-        self._freeze(self.random.choice(self.processes), self.random.choice((1, 5, 9, 12, 20, 40)))
-
-    def _freeze(self, process: Process, seconds: int) -> None:
+    def _freeze(self) -> None:
+        process = self.random.choice(self.processes)
+        seconds = self.random.choice((1, 5, 9, 12, 20, 40))
         process.frozen_until = self.truth.now + 1000 * seconds
         self.truth.say(process.who, f"freezes for {seconds} s")
+
+    def _hold_up(self, process: Process) -> None:
+        """Delay what this worker repeats: before that, keys that it deferred fall due, and others act on them."""
+        process.frozen_until = self.truth.now + 6000
+        self.truth.say(process.who, "is held up for 6 s")
+        self.pass_time(3000)
 
     def _drain(self) -> None:
         process = self.random.choice(self.workers)
