@@ -19,6 +19,8 @@ Every message says what, where and what to do, in one line and without a secret.
 
 from __future__ import annotations
 
+import re
+
 
 class ShardcrawlError(Exception):
     """The root: an error whose message is meant for the user."""
@@ -80,3 +82,17 @@ class FetchError(ShardcrawlError):
         self.kind = kind
         self.detail = detail
         self.sent = sent
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's first line of text, or its class when it has none."""
+    return next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+
+
+def redacted(url: str) -> str:
+    """An address without its user and password, also of one so badly written that it has no host."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    address = re.split("[?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(address) :]:  # a password with ? or # in it, or one among the options
+        return f"{scheme}{mark}***"
+    return f"{scheme}{mark}{address.rpartition('@')[2]}"

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Outcome, ShardId
 
 # Characters of a reason that are kept: it may quote what an upstream or a parser said, and every try.
 REASON_LENGTH = 2000
+
+
+class Headers(Protocol):
+    """A response's headers, looked up by name in any case."""
+
+    def get(self, name: str) -> str | None:
+        """The first value of the header, or None."""
+        ...
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether any of these headers, written in lower case, is there."""
+        ...
+
+    def items(self) -> list[tuple[str, str]]:
+        """Every header in the order it came, names in lower case."""
+        ...
+
+
+class HttpResponse(NamedTuple):
+    """A whole response: the body is decoded from its content encoding and within the cap."""
+
+    status: int
+    headers: Headers
+    body: bytes
 
 
 @dataclass(slots=True)

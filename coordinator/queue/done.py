@@ -53,7 +53,7 @@ class DoneSet:
             found.update(compress(part, hits.replace(b"0", b"\0")))
         return found
 
-    async def remember(self, outcome: Outcome, digests: Iterable[bytes]) -> None:
+    async def add(self, outcome: Outcome, digests: Iterable[bytes]) -> None:
         """Add digests that Postgres says are finished. Raises EpochLost."""
         for part in _parts(digests):
             keys, members = self._by_bucket(part)
@@ -66,7 +66,7 @@ class DoneSet:
         """Fill the done set from batches of Postgres' own rows, as {outcome: digests}."""
         async for batch in rows:
             for outcome, digests in batch.items():
-                await self.remember(outcome, digests)
+                await self.add(outcome, digests)
 
     def _by_bucket(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
         """The buckets' keys, and their members on the wire."""

@@ -112,7 +112,7 @@ class Streams:
             turn=returned[5],
         )
 
-    async def seek(self, worker: WorkerId) -> ShardId | None:
+    async def claim_shard(self, worker: WorkerId) -> ShardId | None:
         """The shard that this worker should drain next, now claimed by it; None when none has work."""
         keys = [self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         with translated():

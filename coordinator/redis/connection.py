@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from coordinator.errors import RedisRefused, RedisUnavailable
+from coordinator.errors import RedisRefused, RedisUnavailable, first_line, redacted
 
 OLDEST = (6, 2)
 # What passes: said by Redis itself, or by a script that it stopped ("… -OOM command not allowed …").
@@ -35,15 +35,6 @@ def connect(url: str, *, timeout: float = 5.0) -> Redis:
         )
     except ValueError:  # its text may quote a part of the password
         raise RedisRefused(f"Redis address {redacted(url)} is malformed; give it as redis://HOST:PORT/0") from None
-
-
-def redacted(url: str) -> str:
-    """An address without its user and password, also of one so badly written that it has no host."""
-    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
-    address = re.split("[?#]", rest, maxsplit=1)[0]
-    if "@" in rest[len(address) :]:  # a password with ? or # in it, or one among the options
-        return f"{scheme}{mark}***"
-    return f"{scheme}{mark}{address.rpartition('@')[2]}"
 
 
 @contextmanager
@@ -70,11 +61,6 @@ def translated(where: str = "") -> Iterator[None]:
 def as_text(returned: bytes | str) -> str:
     """What Redis answered, as text."""
     return returned if isinstance(returned, str) else returned.decode()
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's first line of text, or its class when it has none."""
-    return next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
 
 
 async def check_server(client: Redis, url: str) -> list[str]:

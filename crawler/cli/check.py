@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coordinator.errors import redacted
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.redis.connection import check_server, connect, redacted
+from coordinator.redis.connection import check_server, connect
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
 from coordinator.source import STANDARD_INPUT, Cursor
 from crawler.fetch.network.credentials import resolve_credentials

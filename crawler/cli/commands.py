@@ -10,10 +10,10 @@ from typing import Any
 
 import asyncpg
 
-from coordinator.errors import UsageError
+from coordinator.errors import UsageError, first_line
 from coordinator.model import Counts, Outcome, RunState
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import check_server, connect, first_line
+from coordinator.redis.connection import check_server, connect
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import Snapshot, counts, snapshot
 from crawler.cli.progress import say

@@ -16,8 +16,7 @@ import orjson
 import uvloop
 from rich.console import Console
 
-from coordinator.errors import ShardcrawlError
-from coordinator.redis.connection import redacted
+from coordinator.errors import ShardcrawlError, redacted
 from crawler.audit import auditor
 from crawler.cli import check, commands, demo, limit, screen
 from crawler.cli.progress import say

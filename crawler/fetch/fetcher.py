@@ -14,13 +14,13 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.model import Outcome
 from coordinator.redis.retrying import retry_unavailable
-from crawler.fetch.engines.protocol import Engine, HttpResponse
+from crawler.fetch.engines.protocol import Engine
 from crawler.fetch.redirect import may_carry_credentials
 from crawler.fetch.retry import Again, Decision, End, Follow, Moment, after_answer, after_error
 from crawler.fetch.retry_budget import RetryBudget
 from crawler.fetch.robots.policy import Robots
 from crawler.job.job import Job
-from crawler.model import Request
+from crawler.model import HttpResponse, Request
 
 
 class FetchResult(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from crawler.fetch.engines.protocol import Headers
+from crawler.model import Headers
 
 # urllib3's bound on a Retry-After, six hours: a longer one is a mistake or a refusal in disguise.
 LONGEST_PAUSE = 21_600.0

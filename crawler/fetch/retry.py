@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.model import Attempts, Outcome
-from crawler.fetch.engines.protocol import Headers
 from crawler.fetch.ratelimit_headers import SPEAKING, requested_pause, throttled
 from crawler.fetch.redirect import REDIRECTS, InvalidRedirect, target
 from crawler.job.models import RetrySettings
+from crawler.model import Headers
 
 # An upstream that is asked to wait and answers 429 again is not charged to the key, but not for ever either.
 THROTTLED_FACTOR = 10

@@ -12,12 +12,10 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from coordinator.errors import UsageError
+from coordinator.errors import UsageError, first_line
 from coordinator.model import Outcome
-from coordinator.redis.connection import first_line
-from crawler.fetch.engines.protocol import Headers, HttpResponse
 from crawler.job.job import Job
-from crawler.model import REASON_LENGTH, Page
+from crawler.model import REASON_LENGTH, Headers, HttpResponse, Page
 from crawler.parse.body import decoded
 from crawler.parse.columns import Table
 

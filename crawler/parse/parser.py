@@ -7,9 +7,8 @@ from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
-from crawler.fetch.engines.protocol import HttpResponse
 from crawler.job.job import Job
-from crawler.model import Page
+from crawler.model import HttpResponse, Page
 from crawler.parse.hook import Hook
 from crawler.parse.slow_parser import SlowParserDetector
 from crawler.pool.pool import CannotStart, Pool

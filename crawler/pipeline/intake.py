@@ -86,7 +86,7 @@ class Intake:
         """
         while True:
             if self._shard is None:
-                self._shard = await self._streams.seek(self._worker)
+                self._shard = await self._streams.claim_shard(self._worker)
             if self._shard is None:
                 return None
             claim = await self._streams.claim(self._worker, self._shard)

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 
 from coordinator.errors import ShardcrawlError
 from coordinator.model import EntryId, Outcome, ShardId
-from crawler.fetch.engines.protocol import HttpResponse
-from crawler.model import Item, OpenBlock, Page
+from crawler.model import HttpResponse, Item, OpenBlock, Page
 from crawler.parse import hook
 from crawler.pool.protocol import LENGTH, ParseResult, ParserSetup, ParseTask, content, frame, stuck, value_of
 from crawler.telemetry import logs

@@ -15,9 +15,8 @@ from typing import Any, cast
 
 from coordinator.errors import ShardcrawlError
 from coordinator.tasks import cancelled
-from crawler.fetch.engines.protocol import HttpResponse
 from crawler.job.job import Job
-from crawler.model import Page
+from crawler.model import HttpResponse, Page
 from crawler.pool.protocol import LENGTH, ParseResult, ParserSetup, ParseTask, frame, stuck, value_of
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from coordinator.errors import first_line
 from coordinator.model import Outcome
-from coordinator.redis.connection import first_line
 from crawler.job.job import Job
 
 LENGTH = struct.Struct(">Q")

@@ -12,9 +12,8 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.errors import PostgresRefused
+from coordinator.errors import PostgresRefused, first_line
 from coordinator.model import Epoch, Outcome
-from coordinator.redis.connection import first_line
 from crawler.job.models import TableSettings
 from crawler.store import tables as names
 from crawler.store.postgres import Connection, translated

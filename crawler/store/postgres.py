@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from coordinator.errors import PostgresRefused, PostgresUnavailable
-from coordinator.redis.connection import first_line, redacted
+from coordinator.errors import PostgresRefused, PostgresUnavailable, first_line, redacted
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -10,10 +10,9 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.errors import EpochLost, PostgresRefused
+from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Epoch
-from coordinator.redis.connection import first_line
 from crawler.job.models import TableSettings
 from crawler.job.names import OWN_COLUMNS
 from crawler.model import REASON_LENGTH, Page

@@ -103,7 +103,7 @@ class Run:
 
     async def next(self, worker: WorkerId) -> Claim | None:
         """The worker's next block, from whichever shard."""
-        while (shard := await self.streams.seek(worker)) is not None:
+        while (shard := await self.streams.claim_shard(worker)) is not None:
             if claim := await self.streams.claim(worker, shard):
                 return claim
         return None

@@ -252,7 +252,7 @@ async def test_a_redis_that_was_rolled_back_to_another_beginning_is_filled_from_
     old = replace(before, epoch=Epoch("old"))
     await Runs(place.redis).make(old)
     done = DoneSet(place.redis, RunKeys("test"), old.layout, old.epoch)
-    await done.remember(Outcome.STORED, [digest(KEYS[1199])])  # Postgres knows nothing of this one
+    await done.add(Outcome.STORED, [digest(KEYS[1199])])  # Postgres knows nothing of this one
     await rebuilt(place, before)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.limits.limiter import HORIZON, Reservation
-from crawler.fetch.engines.protocol import HttpResponse
+from crawler.model import HttpResponse
 
 
 @dataclass

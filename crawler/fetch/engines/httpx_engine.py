@@ -12,10 +12,11 @@ from coordinator.errors import FetchError
 from crawler.fetch.engines.content_encoding import ACCEPTED, Body
 from crawler.fetch.engines.httpx_errors import failure, may_go_again
 from crawler.fetch.engines.httpx_network import PinnedTransport, came_unasked
-from crawler.fetch.engines.protocol import Caps, Http2, HttpResponse
+from crawler.fetch.engines.protocol import Caps, Http2
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
+from crawler.model import HttpResponse
 
 IDEMPOTENT = frozenset({"GET", "HEAD"})
 SCHEMES = frozenset({"http", "https"})

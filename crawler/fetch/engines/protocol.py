@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
+
+from crawler.model import HttpResponse
 
 PRIOR_KNOWLEDGE: Literal["prior-knowledge"] = "prior-knowledge"
 # HTTP/2: never, where the server offers it in TLS, or always, also in the clear (RFC 9113, section 3.3).
@@ -19,30 +20,6 @@ class Caps:
     read: float = 20.0
     total: float = 30.0
     body: int = 16 * 1024 * 1024
-
-
-class Headers(Protocol):
-    """A response's headers, looked up by name in any case."""
-
-    def get(self, name: str) -> str | None:
-        """The first value of the header, or None."""
-        ...
-
-    def has(self, names: Iterable[str]) -> bool:
-        """Whether any of these headers, written in lower case, is there."""
-        ...
-
-    def items(self) -> list[tuple[str, str]]:
-        """Every header in the order it came, names in lower case."""
-        ...
-
-
-class HttpResponse(NamedTuple):
-    """A whole response: the body is decoded from its content encoding and within the cap."""
-
-    status: int
-    headers: Headers
-    body: bytes
 
 
 class Engine(Protocol):

@@ -24,11 +24,12 @@ from pyreqwest.response import Response, ResponseBodyReader
 
 from coordinator.errors import FetchError
 from crawler.fetch.engines.content_encoding import ACCEPTED, Body
-from crawler.fetch.engines.protocol import PRIOR_KNOWLEDGE, Caps, Http2, HttpResponse
+from crawler.fetch.engines.protocol import PRIOR_KNOWLEDGE, Caps, Http2
 from crawler.fetch.engines.pyreqwest_errors import CLOSED, failure
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
+from crawler.model import HttpResponse
 
 IDLE_SECONDS = 20.0
 READ_BYTES = 64 * 1024

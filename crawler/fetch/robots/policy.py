@@ -14,10 +14,10 @@ from protego import Protego
 from coordinator.errors import FetchError
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.redis.retrying import retry_unavailable
-from crawler.fetch.engines.protocol import HttpResponse
 from crawler.fetch.ratelimit_headers import requested_pause
 from crawler.fetch.redirect import REDIRECTS, InvalidRedirect, target
 from crawler.fetch.robots.rules import RobotsRecord, failed, place, product_token, rules_for
+from crawler.model import HttpResponse
 
 Fetch = Callable[[str], Awaitable[HttpResponse]]
 

@@ -35,7 +35,7 @@ async def test_finished_agrees_with_a_set(
 ) -> None:
     run = await Run.made(redis, record_of(f"run{next(names)}", shards=1, buckets=buckets))
     for outcome in Outcome:
-        await run.done.remember(outcome, [name for name, how in finished.items() if how is outcome])
+        await run.done.add(outcome, [name for name, how in finished.items() if how is outcome])
     asked = [*finished, *others]
     Random(seed).shuffle(asked)
     assert await run.done.finished(asked) == set(finished), "unsorted"
@@ -48,14 +48,14 @@ async def test_keys_of_neighbouring_members_are_told_apart(redis: Redis) -> None
     run = await Run.made(redis, record_of(shards=1, buckets=4))
     edges = [bytes(16), b"\x7f" + b"\xff" * 15, b"\x80" + bytes(15), b"\xff" * 16]
     near = [bytes(7) + b"\x01" + bytes(8), b"\x80" + bytes(6) + b"\x01" + bytes(8)]
-    await run.done.remember(Outcome.STORED, edges)
+    await run.done.add(Outcome.STORED, edges)
     assert await run.done.finished([*edges, *near]) == set(edges)
 
 
 async def test_many_keys_of_one_bucket_are_asked_and_remembered_in_parts(redis: Redis) -> None:
     run = await Run.made(redis, record_of(shards=1, buckets=1))
     keys = [digest(key) for key in numbered(20_002)]
-    await run.done.remember(Outcome.GONE, keys[::2])
+    await run.done.add(Outcome.GONE, keys[::2])
     assert await run.done.finished(keys) == set(keys[::2])
     assert (await run.counts()).outcomes[Outcome.GONE] == 10_001
 
@@ -72,9 +72,9 @@ async def test_remembering_again_counts_nothing_twice(redis: Redis, monkeypatch:
     keys = [digest(key) for key in numbered(1_000)]
     monkeypatch.setattr(run.done, "_done_add", LostAnswer(run.done._done_add))
     with pytest.raises(RedisUnavailable):
-        await run.done.remember(Outcome.STORED, keys)
-    await run.done.remember(Outcome.STORED, keys)
-    await run.done.remember(Outcome.FAILED, keys)
+        await run.done.add(Outcome.STORED, keys)
+    await run.done.add(Outcome.STORED, keys)
+    await run.done.add(Outcome.FAILED, keys)
     counts = await run.counts()
     assert counts.done == counts.outcomes[Outcome.STORED] == 1_000
     assert (counts.published, counts.resolved) == (0, 0)
@@ -106,7 +106,7 @@ async def test_a_rebuild_of_another_epoch_remembers_nothing(redis: Redis) -> Non
     await redis.hset(run.keys.state, "epoch", "second")
     before = await run.everything()
     with pytest.raises(EpochLost, match="run run was made anew"):
-        await run.done.remember(Outcome.STORED, [digest("a")])
+        await run.done.add(Outcome.STORED, [digest("a")])
     assert await run.everything() == before
 
 
@@ -115,7 +115,7 @@ async def test_buckets_stay_intsets_and_a_key_takes_less_than_12_bytes(redis: Re
     layout = Layout.of(keys)
     assert BUCKET_KEYS / 2 < keys / layout.buckets <= BUCKET_KEYS
     run = await Run.made(redis, record_of(shards=layout.shards, buckets=layout.buckets))
-    await run.done.remember(Outcome.STORED, [digest(key) for key in numbered(keys)])
+    await run.done.add(Outcome.STORED, [digest(key) for key in numbered(keys)])
     buckets = [run.keys.done(bucket) for bucket in range(layout.buckets)]
     async with redis.pipeline(transaction=False) as pipe:
         for bucket in buckets:

@@ -67,7 +67,7 @@ async def worked_on(redis: Redis, name: str) -> Run:
     await run.streams.join(TWO)
     first = await run.next(ONE)
     assert first
-    shard = await run.streams.seek(TWO)
+    shard = await run.streams.claim_shard(TWO)
     assert shard is not None
     await redis.xadd(run.keys.stream(shard), {"b": "rubbish"})
     await run.streams.claim(TWO, shard)
@@ -125,7 +125,7 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
     # Nor do workers that come late bring anything back.
     for presence in (await run.streams.renew(ONE), await run.streams.join(TWO)):
         assert replace(presence, moves=0) == Presence(0, 1, RunState.COMPLETE)
-    assert await run.streams.seek(ONE) is None
+    assert await run.streams.claim_shard(ONE) is None
     await run.streams.release(ONE)
     await run.runs.finish(run.record, {Outcome.STORED: 500})
     assert {key.decode() async for key in redis.scan_iter()} == kept

@@ -153,7 +153,7 @@ async def test_workers_get_different_shards_while_there_are_enough(redis: Redis)
     await run.publish(numbered(400))
     for worker in (ONE, TWO, THREE):
         await run.streams.join(worker)
-    shards = [await run.streams.seek(worker) for worker in (ONE, TWO, THREE)]
+    shards = [await run.streams.claim_shard(worker) for worker in (ONE, TWO, THREE)]
     assert None not in shards
     assert len(set(shards)) == 3
 
@@ -166,7 +166,7 @@ async def test_the_fullest_shard_is_drained_first(redis: Redis) -> None:
         PLANNER, [*blocks[:2], *full], skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True
     )
     await run.streams.join(ONE)
-    assert await run.streams.seek(ONE) == blocks[2].shard
+    assert await run.streams.claim_shard(ONE) == blocks[2].shard
 
 
 async def test_workers_share_a_shard_when_fewer_have_work(redis: Redis) -> None:
@@ -174,7 +174,7 @@ async def test_workers_share_a_shard_when_fewer_have_work(redis: Redis) -> None:
     await run.publish(numbered(2_000))
     for worker in (ONE, TWO):
         await run.streams.join(worker)
-        assert await run.streams.seek(worker) == 0
+        assert await run.streams.claim_shard(worker) == 0
     got = {worker: await run.streams.claim(worker, ShardId(0)) for worker in (ONE, TWO)}
     assert all(got.values())
     one, two = (claim for claim in got.values() if claim)
@@ -216,7 +216,7 @@ async def test_a_refused_key_reaches_the_worker_with_its_reason(redis: Redis) ->
 async def test_nothing_to_claim_is_none(redis: Redis) -> None:
     run = await Run.made(redis)
     await run.streams.join(ONE)
-    assert await run.streams.seek(ONE) is None
+    assert await run.streams.claim_shard(ONE) is None
     assert await run.streams.claim(ONE, ShardId(2)) is None
 
 
@@ -237,7 +237,7 @@ async def test_a_claim_whose_answer_was_lost_brings_the_same_block_when_repeated
     run = await Run.made(redis, record_of(shards=1))
     await run.publish(numbered(1_500))
     await run.streams.join(ONE)
-    assert await run.streams.seek(ONE) == 0
+    assert await run.streams.claim_shard(ONE) == 0
     first = await run.streams.claim(ONE, ShardId(0))
     monkeypatch.setattr(run.streams, "_claim_block", LostAnswer(run.streams._claim_block, lost=3))
     claims = []
@@ -261,7 +261,7 @@ async def test_a_dead_workers_block_whose_answer_was_lost_comes_again(
     await run.next(ONE)
     await run.died(ONE)
     await run.streams.join(TWO)
-    assert await run.streams.seek(TWO) == 0
+    assert await run.streams.claim_shard(TWO) == 0
     monkeypatch.setattr(run.streams, "_claim_block", LostAnswer(run.streams._claim_block))
     with pytest.raises(RedisUnavailable):
         await run.streams.claim(TWO, ShardId(0))
@@ -418,7 +418,7 @@ async def test_a_worker_whose_lease_ended_writes_nothing(redis: Redis) -> None:
     with pytest.raises(LeaseLost, match="lease on run run has ended"):
         await run.streams.claim(ONE, claim.shard)
     with pytest.raises(LeaseLost):
-        await run.streams.seek(ONE)
+        await run.streams.claim_shard(ONE)
     with pytest.raises(LeaseLost):
         await run.streams.renew(ONE)
     with pytest.raises(LeaseLost):
@@ -437,7 +437,7 @@ async def test_a_worker_of_another_epoch_writes_nothing(redis: Redis) -> None:
     with pytest.raises(EpochLost):
         await run.streams.claim(ONE, claim.shard)
     with pytest.raises(EpochLost):
-        await run.streams.seek(ONE)
+        await run.streams.claim_shard(ONE)
     with pytest.raises(EpochLost):
         await run.streams.renew(ONE)
     with pytest.raises(EpochLost):
@@ -452,7 +452,7 @@ async def test_a_worker_on_a_wiped_redis_learns_it_and_leaves_no_trace(redis: Re
     await run.streams.join(ONE)
     await redis.flushall()
     with pytest.raises(EpochLost):
-        await run.streams.seek(ONE)
+        await run.streams.claim_shard(ONE)
     with pytest.raises(EpochLost):
         await run.streams.renew(ONE)
     with pytest.raises(EpochLost):
@@ -502,10 +502,10 @@ async def test_a_shard_that_was_taken_over_is_held_like_any_other(redis: Redis) 
     lost = await run.next(ONE)
     assert lost
     await run.died(ONE)
-    assert await run.streams.seek(TWO) == lost.shard
+    assert await run.streams.claim_shard(TWO) == lost.shard
     claims = [await run.streams.claim(TWO, lost.shard) for _ in range(2)]
     assert [claim.deliveries for claim in claims if claim] == [2, 1]
-    assert await run.streams.seek(THREE) != lost.shard
+    assert await run.streams.claim_shard(THREE) != lost.shard
 
 
 async def test_a_shard_without_new_blocks_is_offered_to_nobody(redis: Redis) -> None:
@@ -514,7 +514,7 @@ async def test_a_shard_without_new_blocks_is_offered_to_nobody(redis: Redis) -> 
     await run.streams.join(ONE)
     await run.streams.join(TWO)
     assert await run.next(ONE)
-    assert await run.streams.seek(TWO) is None
+    assert await run.streams.claim_shard(TWO) is None
 
 
 async def test_a_third_worker_takes_over_from_the_second(redis: Redis) -> None:
@@ -532,7 +532,7 @@ async def test_a_dead_worker_that_never_read_its_shard_does_not_hold_it_for_ever
     run = await Run.made(redis)
     await run.publish(numbered(100))
     await run.streams.join(ONE)
-    assert await run.streams.seek(ONE) is not None
+    assert await run.streams.claim_shard(ONE) is not None
     await run.streams.release(ONE)
     await run.streams.join(TWO)
     claims = await run.drain(TWO)
@@ -553,7 +553,7 @@ async def test_what_a_worker_leaves_is_claimable_at_once_and_not_charged_with_a_
     taken = await run.drain(TWO)
     assert keys_of(taken) == keys_of(held) == sorted(numbered(50))
     assert {claim.deliveries for claim in taken} == {1}
-    for call in (run.streams.renew, run.streams.seek):
+    for call in (run.streams.renew, run.streams.claim_shard):
         with pytest.raises(LeaseLost):
             await call(ONE)
     await run.streams.release(ONE)
@@ -733,7 +733,7 @@ async def test_entries_that_a_stranger_deleted_before_delivery_do_not_stop_the_s
     await redis.xdel(run.keys.stream(0), entries[0][0])
     await run.streams.join(ONE)
     assert len(await run.drain(ONE)) == len(entries) - 1
-    assert await run.streams.seek(ONE) is None
+    assert await run.streams.claim_shard(ONE) is None
 
 
 async def test_a_deleted_stream_is_an_empty_shard(redis: Redis) -> None:
@@ -742,7 +742,7 @@ async def test_a_deleted_stream_is_an_empty_shard(redis: Redis) -> None:
     await redis.delete(run.keys.stream(0))
     await run.streams.join(ONE)
     assert await run.next(ONE) is None
-    assert await run.streams.seek(ONE) is None
+    assert await run.streams.claim_shard(ONE) is None
     assert not await redis.exists(run.keys.claims)
 
 

@@ -15,8 +15,8 @@ import pytest
 from redis import exceptions
 from redis.asyncio import Redis
 
-from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError
-from coordinator.redis.connection import as_text, check_server, connect, first_line, redacted, translated
+from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError, first_line, redacted
+from coordinator.redis.connection import as_text, check_server, connect, translated
 from coordinator.redis.scripts import Script
 from crawler.local.embedded.server import binary
 from tests.conftest import eventually

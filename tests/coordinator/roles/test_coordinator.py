@@ -122,7 +122,7 @@ async def in_state(run: Run, state: RunState) -> None:
 async def test_a_run_is_published_worked_on_resolved_and_complete(redis: Redis) -> None:
     run = await made(redis)
     keys = numbered(3_000)
-    await run.done.remember(Outcome.STORED, [digest(key) for key in keys[:1_000]])
+    await run.done.add(Outcome.STORED, [digest(key) for key in keys[:1_000]])
     corpus = Corpus(keys, chunk=700)
     async with coordinating(run, corpus) as task:
         await run.streams.join(ONE)

@@ -98,7 +98,7 @@ async def test_empty_chunks_move_the_cursor_and_an_empty_last_one_exhausts_the_s
 async def test_finished_keys_are_skipped_and_count_towards_the_total(redis: Redis) -> None:
     run = await Run.made(redis)
     keys = numbered(3_000)
-    await run.done.remember(Outcome.STORED, [digest(key) for key in keys[::3]])
+    await run.done.add(Outcome.STORED, [digest(key) for key in keys[::3]])
     assert await planner_of(run, MemorySource(keys, chunk=700)).plan()
     assert await run.queued_keys() == sorted(set(keys) - set(keys[::3]))
     counts = await run.counts()
@@ -158,7 +158,7 @@ async def test_refused_lines_arrive_with_their_line_and_reason(redis: Redis) -> 
 
 async def test_a_refused_line_that_is_finished_is_skipped(redis: Redis) -> None:
     run = await Run.made(redis)
-    await run.done.remember(Outcome.REFUSED, [digest("bad")])
+    await run.done.add(Outcome.REFUSED, [digest("bad")])
     assert await planner_of(run, MemorySource([Refused("bad", 1, "why"), "good"])).plan()
     assert await keys_and_reasons(run) == {"good": None}
 

@@ -16,10 +16,9 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from coordinator.redis.keys import RunKeys
 from coordinator.tasks import cancelled
-from crawler.fetch.engines.protocol import HttpResponse
 from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, Meter, RetryInPlace
 from crawler.fetch.retry_budget import FLOOR
-from crawler.model import Request
+from crawler.model import HttpResponse, Request
 from crawler.pipeline.scheduler import Scheduler
 from tests.conftest import eventually
 from tests.crawler.examples import a_job, a_request

@@ -9,8 +9,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from coordinator.model import Outcome
-from crawler.fetch.engines.protocol import HttpResponse
-from crawler.model import REASON_LENGTH, Page
+from crawler.model import REASON_LENGTH, HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.columns import Table
 from crawler.parse.hook import Hook, Response

@@ -15,9 +15,8 @@ import psutil
 import pytest
 
 from coordinator.model import Outcome
-from crawler.fetch.engines.protocol import HttpResponse
 from crawler.job.job import Job
-from crawler.model import Page
+from crawler.model import HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pool import pool

@@ -10,8 +10,9 @@ import pytest
 
 from coordinator.errors import FetchError
 from crawler.fetch.engines.httpx_engine import HttpxEngine
-from crawler.fetch.engines.protocol import Caps, HttpResponse
+from crawler.fetch.engines.protocol import Caps
 from crawler.fetch.network.resolve import Resolver
+from crawler.model import HttpResponse
 from tests.servers.misbehaving import BODY, raw_deflate
 
 pytestmark = pytest.mark.anyio

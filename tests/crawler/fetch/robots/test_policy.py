@@ -14,12 +14,13 @@ from redis.asyncio import Redis
 from coordinator.errors import FetchError
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.redis.keys import RunKeys
-from crawler.fetch.engines.protocol import Caps, HttpResponse
+from crawler.fetch.engines.protocol import Caps
 from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.robots import policy as module
 from crawler.fetch.robots.policy import Permission, Robots
 from crawler.fetch.robots.rules import LARGEST
+from crawler.model import HttpResponse
 from crawler.sample.connection import CannedResponse, Connection
 from tests.conftest import eventually
 
