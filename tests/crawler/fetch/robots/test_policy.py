@@ -21,7 +21,7 @@ from crawler.fetch.robots import policy as module
 from crawler.fetch.robots.policy import Permission, Robots
 from crawler.fetch.robots.rules import LARGEST
 from crawler.model import HttpResponse
-from crawler.sample.connection import CannedResponse, Connection
+from crawler.sample.connection import CannedResponse, HttpConnection
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.anyio
@@ -36,12 +36,12 @@ class Sites:
     def __init__(self) -> None:
         self.responses: dict[str, CannedResponse] = {}
         self.asked: Counter[str] = Counter()
-        self.connections: set[Connection] = set()
+        self.connections: set[HttpConnection] = set()
 
     async def listen(self, stack: AsyncExitStack) -> None:
         loop, port = asyncio.get_running_loop(), 0
         for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
-            server = await loop.create_server(lambda: Connection(self.respond, self.connections), address, port)
+            server = await loop.create_server(lambda: HttpConnection(self.respond, self.connections), address, port)
             stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
         self.url, self.other, self.third = (f"http://127.0.0.{number}:{port}" for number in (1, 2, 3))
