@@ -12,7 +12,7 @@ from crawler.fetch.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_
 from crawler.job.models import RetrySettings
 from crawler.model import Headers
 
-# Throttled attempts are not charged to the key, but they end too: after this many for each attempt that a job allows.
+# Throttled attempts are counted apart. A key ends after so many of them for each attempt that the job allows.
 THROTTLED_PER_ATTEMPT = 10
 # A history travels with its key through Redis, so it is bounded.
 MAX_HISTORY_LINES = 24

@@ -1,3 +1,5 @@
+"""Where a redirect leads, which ones are invalid, and where credentials may be sent."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Retries in place: at most half of the requests of the last minute."""
+
 from __future__ import annotations
 
 from random import Random

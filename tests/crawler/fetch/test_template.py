@@ -1,3 +1,5 @@
+"""The URL of a request for one key or several, and templates that are malformed."""
+
 from __future__ import annotations
 
 from urllib.parse import parse_qs, urlsplit
