@@ -1,1 +1,1 @@
-"""HTTP out: engines behind one small protocol, and the resolver that decides where they connect."""
+"""HTTP requests: one attempt and what follows it, engines behind one protocol, the network, robots.txt."""

@@ -1,4 +1,4 @@
-"""One try of a request: send, note what came of it, decide what follows."""
+"""One attempt of a request: ask robots.txt, send, decide on what came back, and say where the request goes next."""
 
 from __future__ import annotations
 
@@ -16,60 +16,63 @@ from coordinator.model import Outcome
 from coordinator.redis.retrying import retry_unavailable
 from crawler.fetch.engines.protocol import Engine
 from crawler.fetch.redirect import may_carry_credentials
-from crawler.fetch.retry import Again, Decision, End, Follow, Moment, after_answer, after_error
+from crawler.fetch.retry import Decision, End, Follow, Retry, after_error, after_response
 from crawler.fetch.retry_budget import RetryBudget
 from crawler.fetch.robots.policy import Robots
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Request
 
+# Kinds of FetchError that count as a failure of the upstream, for its breaker and its rate.
+UPSTREAM_FAULTS = frozenset({"dns", "connect", "tls", "timeout", "reset"})
+
 
 class FetchResult(NamedTuple):
-    """How a request ended. `response` is there when a response decided it; `at` is seconds since 1970."""
+    """How a request ended. `response` is there when a response decided it; `fetched_at` is seconds since 1970."""
 
     outcome: Outcome
     reason: str | None
     attempts: int
-    at: float
+    fetched_at: float
     response: HttpResponse | None
 
 
 @dataclass(frozen=True, slots=True)
 class RetryInPlace:
-    """The request goes back into its line after `delay` seconds: tried again, or at the URL of a redirect."""
+    """The request goes back into its upstream's queue after `delay` seconds: for a retry, or for a redirect's URL."""
 
     delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """The request's keys go to the delayed set for `delay` seconds."""
+    """The request's keys go to the deferred set and are due after `delay` seconds."""
 
     delay: float
 
 
 @dataclass(slots=True)
 class Lane:
-    """One of the worker's requests in flight; `sending` while the upstream may be at work for it."""
+    """One of the worker's places for a request in flight; `sending` while the upstream may be working on it."""
 
     sending: bool = False
 
 
 @dataclass(slots=True)
 class Meter:
-    """What this worker sent and received since it was last read."""
+    """Requests sent and body bytes received since the last `read`."""
 
     requests: int = 0
     received: int = 0
 
     def read(self) -> tuple[int, int]:
-        """Requests and body bytes since the last reading."""
+        """Return (requests, body bytes) since the last call, and start again from zero."""
         reading = (self.requests, self.received)
         self.requests = self.received = 0
         return reading
 
 
 class Fetcher:
-    """Sends requests and carries out the retry decisions; who may leave when is not its business."""
+    """Sends requests and carries out the retry decisions. The scheduler decides when a request may be sent."""
 
     def __init__(
         self,
@@ -78,102 +81,108 @@ class Fetcher:
         matcher: UpstreamMatcher,
         job: Job,
         meter: Meter,
-        cache: RobotsCache | None = None,
+        robots_cache: RobotsCache | None = None,
     ) -> None:
-        """`cache` is what the fleet knows of robots.txt; without it nobody asks for it."""
+        """Without `robots_cache` no robots.txt is requested, and every URL is allowed."""
         self._engine = engine
         self._limiter = limiter
         self._matcher = matcher
-        self._retry = job.retry
-        self._redirects = job.request.redirects
+        self._retry_settings = job.retry
+        self._max_redirects = job.request.redirects
         self._meter = meter
-        self._budget = RetryBudget()
-        self._robots = None if cache is None else Robots(self._fetch_robots, cache, job.request.user_agent)
+        self._retry_budget = RetryBudget()
+        self._robots = (
+            None if robots_cache is None else Robots(self._fetch_robots_txt, robots_cache, job.request.user_agent)
+        )
 
     async def close(self) -> None:
-        """Stop asking for robots.txt."""
+        """Cancel the requests for robots.txt that are under way."""
         if self._robots is not None:
             await self._robots.close()
 
     async def fetch(self, request: Request, lane: Lane) -> FetchResult | RetryInPlace | Defer:
-        """Try once. Cancel it while `lane.sending` is false to give the request up."""
-        if self._robots is not None and (barred := await self._barred(request, self._robots)) is not None:
-            return barred
-        upstream = request.upstream
+        """Make one attempt. While `lane.sending` is false it may be cancelled, and then no attempt was made."""
+        if self._robots is not None and (stopped := await self._check_robots(request, self._robots)) is not None:
+            return stopped
         lane.sending = True
         self._meter.requests += 1
-        self._budget.sent()
-        began = time.monotonic()
+        self._retry_budget.add_request()
+        started = time.monotonic()
         response: HttpResponse | None = None
         try:
             response = await self._engine.fetch(
                 "GET", request.url, (), may_carry_credentials(request.first_url, request.url)
             )
         except FetchError as error:
-            now = time.time()
-            decision = Decision(after_error(error, request.attempts, self._retry, Moment(now, random.random())))
-            self._limiter.report(upstream, failed=_is_upstreams_fault(error), seconds=time.monotonic() - began)
+            ended_at = time.time()
+            decision = self._decide_on_error(request, error, ended_at, time.monotonic() - started)
         else:
-            now = time.time()
-            self._meter.received += len(response.body)
-            status = response.status
-            decision = after_answer(
-                status,
-                response.headers,
-                request.url,
-                request.attempts,
-                self._retry,
-                Moment(now, random.random()),
-                self._redirects - request.hops,
-            )
-            refused = status == 503 or decision.throttled
-            self._limiter.report(upstream, throttled=refused, failed=status >= 500, seconds=time.monotonic() - began)
+            ended_at = time.time()
+            decision = self._decide_on_response(request, response, ended_at, time.monotonic() - started)
         lane.sending = False
         if decision.pause is not None:
-            await retry_unavailable(partial(self._limiter.pause, upstream, decision.pause), "a pause")
-        return self._placed(request, decision.step, response, now)
+            await retry_unavailable(partial(self._limiter.pause, request.upstream, decision.pause), "a pause")
+        return self._place(request, decision.step, response, ended_at)
 
-    async def _barred(self, request: Request, robots: Robots) -> FetchResult | RetryInPlace | Defer | None:
-        """What follows when robots.txt does not let the request leave, or not now; None when it may."""
-        bars = robots.known(request.url)
-        if bars is None:
-            await robots.permission(request.url)
-            return RetryInPlace()  # the slot is gone: it was for the moment before
-        if bars.crawl_delay is not None:
-            self._matcher.space(request.upstream, bars.crawl_delay)
-        if bars.allowed:
+    async def _check_robots(self, request: Request, robots: Robots) -> FetchResult | RetryInPlace | Defer | None:
+        """Return None if robots.txt allows the request now, else what becomes of it instead of being sent."""
+        permission = robots.cached_permission(request.url)
+        if permission is None:
+            await robots.load_permission(request.url)
+            return RetryInPlace()  # its slot has passed meanwhile
+        if permission.crawl_delay is not None:
+            self._matcher.space(request.upstream, permission.crawl_delay)
+        if permission.allowed:
             return None
-        now, reason = time.time(), bars.reason or "robots.txt"
-        if bars.again is None:
+        now, reason = time.time(), permission.reason or "robots.txt"
+        if permission.retry_after is None:
             return FetchResult(Outcome.REFUSED, reason, request.attempts.total, now, None)
-        unread = FetchError("robots", reason, sent=False)
-        step = after_error(unread, request.attempts, self._retry, Moment(now, random.random()))
+        unreadable = FetchError("robots", reason, sent=False)
+        step = after_error(unreadable, request.attempts, self._retry_settings, now=now, jitter=random.random())
         if isinstance(step, End):
             return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, None)
         request.attempts = step.attempts
-        return Defer(max(step.delay, bars.again))
+        return Defer(max(step.delay, permission.retry_after))
 
-    async def _fetch_robots(self, url: str) -> HttpResponse:
+    async def _fetch_robots_txt(self, url: str) -> HttpResponse:
         self._meter.requests += 1
         return await self._engine.fetch("GET", url, (), False)
 
-    def _placed(
-        self, request: Request, step: End | Again | Follow, response: HttpResponse | None, now: float
+    def _decide_on_error(self, request: Request, error: FetchError, now: float, seconds: float) -> Decision:
+        self._limiter.report(request.upstream, failed=error.kind in UPSTREAM_FAULTS, seconds=seconds)
+        step = after_error(error, request.attempts, self._retry_settings, now=now, jitter=random.random())
+        return Decision(step)
+
+    def _decide_on_response(self, request: Request, response: HttpResponse, now: float, seconds: float) -> Decision:
+        self._meter.received += len(response.body)
+        status = response.status
+        decision = after_response(
+            status,
+            response.headers,
+            request.url,
+            request.attempts,
+            self._retry_settings,
+            self._max_redirects - request.hops,
+            now=now,
+            jitter=random.random(),
+        )
+        throttled = status == 503 or decision.throttled
+        self._limiter.report(request.upstream, throttled=throttled, failed=status >= 500, seconds=seconds)
+        return decision
+
+    def _place(
+        self, request: Request, step: End | Retry | Follow, response: HttpResponse | None, now: float
     ) -> FetchResult | RetryInPlace | Defer:
+        """Carry out a step: update the request for its next attempt, and return where it goes."""
         if isinstance(step, End):
-            attempts = request.attempts.total + 1
-            return FetchResult(step.outcome, step.reason, attempts, now, response)
+            return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, response)
         if isinstance(step, Follow):
             request.url = step.url
             request.upstream = self._matcher.of(step.url)
             request.hops += 1
             return RetryInPlace()
         request.attempts = step.attempts
-        # Throttled requests wait for the pause, first in their line: that is no retry that costs anybody anything.
-        if not step.delay or self._budget.grants(step.delay):
+        # A throttled request waits for the end of the pause at the front of its queue, and costs no retry budget.
+        if not step.delay or self._retry_budget.grant_retry(step.delay):
             return RetryInPlace(step.delay)
         return Defer(step.delay)
-
-
-def _is_upstreams_fault(error: FetchError) -> bool:
-    return error.kind in ("dns", "connect", "tls", "timeout", "reset")

@@ -1,21 +1,24 @@
-"""Pure: where a redirect leads, and whether the job's credentials may go along."""
+"""Pure: where a redirect leads, and whether the job's credentials may be sent there."""
 
 from __future__ import annotations
 
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-# 300 and 304 to 306 name no other place to ask at.
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-LONGEST_URL = 8192
-PORTS = {"http": 80, "https": 443}
+# 300 and 304 to 306 do not say where to send the request instead.
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+MAX_URL_CHARS = 8192
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class InvalidRedirect(Exception):
     """A redirect that cannot be followed; the message says why."""
 
 
-def target(url: str, location: str | None) -> str:
-    """The absolute URL that `location`, sent in answer to `url`, leads to, without a fragment. Raises Astray."""
+def redirect_target(url: str, location: str | None) -> str:
+    """Return the absolute URL, without a fragment, that `location` in the response to `url` leads to.
+
+    Raises InvalidRedirect.
+    """
     if location is None or not location.strip():
         raise InvalidRedirect("it has no Location that can be read")
     try:
@@ -23,7 +26,7 @@ def target(url: str, location: str | None) -> str:
         port_fits = parts.port is None or parts.port > 0
     except ValueError as error:
         raise InvalidRedirect(f"its Location is no URL: {error}") from error
-    if parts.scheme not in PORTS:
+    if parts.scheme not in DEFAULT_PORTS:
         raise InvalidRedirect(
             f"its Location is of the scheme {parts.scheme[:20]!r}; only http and https can be fetched"
         )
@@ -31,14 +34,14 @@ def target(url: str, location: str | None) -> str:
         raise InvalidRedirect("its Location names no host")
     if "@" in parts.netloc:
         raise InvalidRedirect("its Location has a user name in it")
-    there = parts._replace(fragment="").geturl()
-    if len(there) > LONGEST_URL:
-        raise InvalidRedirect(f"its Location has more than {LONGEST_URL} characters")
-    return there
+    target = parts._replace(fragment="").geturl()
+    if len(target) > MAX_URL_CHARS:
+        raise InvalidRedirect(f"its Location has more than {MAX_URL_CHARS} characters")
+    return target
 
 
 def may_carry_credentials(origin: str, url: str) -> bool:
-    """Whether credentials meant for `origin` may go to `url`: to the same origin, or to its https from its http."""
+    """Whether credentials for `origin` may be sent to `url`: to the same origin, or from its http to its https."""
     if origin == url:
         return True
     before, after = urlsplit(origin), urlsplit(url)
@@ -49,4 +52,4 @@ def may_carry_credentials(origin: str, url: str) -> bool:
 
 
 def _port(parts: SplitResult) -> int | None:
-    return parts.port or PORTS.get(parts.scheme)
+    return parts.port or DEFAULT_PORTS.get(parts.scheme)

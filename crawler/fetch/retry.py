@@ -1,24 +1,23 @@
-"""Pure: what follows one HTTP try: the key's outcome, another try after a while, or another URL."""
+"""Pure: what follows one attempt: the key's outcome, a retry after a delay, or another URL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.model import Attempts, Outcome
-from crawler.fetch.ratelimit_headers import SPEAKING, requested_pause, throttled
-from crawler.fetch.redirect import REDIRECTS, InvalidRedirect, target
+from crawler.fetch.ratelimit_headers import LIMIT_HEADERS, is_throttled, requested_pause
+from crawler.fetch.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
 from crawler.job.models import RetrySettings
 from crawler.model import Headers
 
-# An upstream that is asked to wait and answers 429 again is not charged to the key, but not for ever either.
-THROTTLED_FACTOR = 10
-# A history goes along with its key through Redis: at most so many lines, each with so many characters of a reason.
-MOST_LINES = 24
-MOST_WORDS = 150
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
+# Throttled attempts are counted apart. A key ends after so many of them for each attempt that the job allows.
+THROTTLED_PER_ATTEMPT = 10
+# A history travels with its key through Redis, so it is bounded.
+MAX_HISTORY_LINES = 24
+MAX_RESULT_CHARS = 150
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,8 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """Try again after `delay` seconds; `attempts` include the one that was just made."""
+class Retry:
+    """Make another attempt after `delay` seconds; `attempts` include the one that was just made."""
 
     attempts: Attempts
     delay: float
@@ -39,19 +38,19 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Ask at another URL."""
+    """Send the request to the URL that a redirect names."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows for the keys, and for how many seconds the whole fleet leaves the upstream alone.
+    """What follows for the keys, and for how many seconds all workers `pause` at the upstream.
 
-    `throttled` tells the limiter that the upstream said so itself: too much is asked of it.
+    `throttled` is true when the upstream said itself that it gets too many requests.
     """
 
-    step: End | Again | Follow
+    step: End | Retry | Follow
     pause: float | None = None
     throttled: bool = field(default=False, compare=False)
 
@@ -59,81 +58,83 @@ class Decision:
 STORED = Decision(End(Outcome.STORED))
 
 
-class Moment(NamedTuple):
-    """What a decision needs besides the answer: seconds since 1970, and a random number in [0, 1)."""
-
-    now: float
-    jitter: float
-
-
-def after_answer(
+def after_response(
     status: int,
     headers: Headers,
     url: str,
     attempts: Attempts,
     settings: RetrySettings,
-    moment: Moment,
     hops_left: int = 0,
+    *,
+    now: float,
+    jitter: float,
 ) -> Decision:
-    """Decide on a response to `url`; `attempts` are those before it, `hops_left` redirects may still be followed."""
-    if status == 200 and not headers.has(SPEAKING):
+    """Decide on a response to `url`.
+
+    `attempts` are those before it, `hops_left` redirects may still be followed, `now` is seconds since 1970, and
+    `jitter` a random number in [0, 1).
+    """
+    if status == 200 and not headers.has(LIMIT_HEADERS):
         return STORED
-    pause = requested_pause(status, headers, moment.now)
-    if throttled(status, headers):
-        attempts = noted(attempts, f"status {status}", moment.now, throttled=True)
-        if attempts.throttled >= settings.attempts * THROTTLED_FACTOR:
+    pause = requested_pause(status, headers, now)
+    if is_throttled(status, headers):
+        attempts = add_attempt(attempts, f"status {status}", now, throttled=True)
+        if attempts.throttled >= settings.attempts * THROTTLED_PER_ATTEMPT:
             return Decision(_out_of_attempts(f"status {status}", attempts), pause, throttled=True)
-        return Decision(Again(attempts, 0.0), pause or _backoff(attempts.throttled, settings, 1.0), throttled=True)
-    if status in PASSING:
-        attempts = noted(attempts, f"status {status}", moment.now)
+        return Decision(Retry(attempts, 0.0), pause or _backoff(attempts.throttled, settings, 1.0), throttled=True)
+    if status in TRANSIENT_STATUSES:
+        attempts = add_attempt(attempts, f"status {status}", now)
         if attempts.failed >= settings.attempts:
             return Decision(_out_of_attempts(f"status {status}", attempts), pause)
-        # An upstream that asks for a pause has said when; without one each key waits a time of its own.
-        return Decision(Again(attempts, 0.0 if pause else _backoff(attempts.failed, settings, moment.jitter)), pause)
-    if status in REDIRECTS:
-        return Decision(_redirected(status, headers, url, hops_left), pause)
+        # All keys wait for the end of a pause that the upstream asked for. Without one, each key has its own delay.
+        return Decision(Retry(attempts, 0.0 if pause else _backoff(attempts.failed, settings, jitter)), pause)
+    if status in REDIRECT_STATUSES:
+        return Decision(_follow_redirect(status, headers, url, hops_left), pause)
     if pause is None and 200 <= status < 300:
         return STORED
-    return Decision(_ended(status), pause)
+    return Decision(_end_with_status(status), pause)
 
 
-def after_error(error: FetchError, attempts: Attempts, settings: RetrySettings, moment: Moment) -> End | Again:
-    """The decision on a try that brought no response; `attempts` are those before it."""
+def after_error(
+    error: FetchError, attempts: Attempts, settings: RetrySettings, *, now: float, jitter: float
+) -> End | Retry:
+    """Decide on an attempt that brought no response; the arguments are those of `after_response`."""
     if error.kind in ("url", "address"):
         return End(Outcome.REFUSED, str(error))
     if error.kind in ("too-large", "decode"):
         return End(Outcome.FAILED, str(error))
-    attempts = noted(attempts, str(error), moment.now)
+    attempts = add_attempt(attempts, str(error), now)
     if attempts.failed >= settings.attempts:
         return _out_of_attempts(str(error), attempts)
-    return Again(attempts, _backoff(attempts.failed, settings, moment.jitter))
+    return Retry(attempts, _backoff(attempts.failed, settings, jitter))
 
 
-def noted(attempts: Attempts, words: str, now: float, *, throttled: bool = False) -> Attempts:
-    """The tries with one more, which ended as `words` say; like ones in a row share a line of the history.
+def add_attempt(attempts: Attempts, result: str, now: float, *, throttled: bool = False) -> Attempts:
+    """Return `attempts` with one more, which ended with `result` at `now` (seconds since 1970).
 
-    Of a long history the first line and the latest are kept.
+    Attempts in a row with the same result share a line of the history. Of a long history the first line and the latest
+    ones are kept.
     """
-    words = words[:MOST_WORDS]
-    line = f"{datetime.fromtimestamp(now, UTC):%H:%M:%S} {words}"
+    result = result[:MAX_RESULT_CHARS]
+    line = f"{datetime.fromtimestamp(now, UTC):%H:%M:%S} {result}"
     history = attempts.history
     if history:
-        since, _, before = history[-1].partition(" ")
-        alike, _, times = before.rpartition(" \u00d7")
-        if before == words:
-            history, line = history[:-1], f"{since} {words} \u00d72"
-        elif alike == words and times.isdigit():
-            history, line = history[:-1], f"{since} {words} \u00d7{int(times) + 1}"
-    if len(history) == MOST_LINES:
+        since, _, last = history[-1].partition(" ")
+        last_result, _, times = last.rpartition(" \u00d7")
+        if last == result:
+            history, line = history[:-1], f"{since} {result} \u00d72"
+        elif last_result == result and times.isdigit():
+            history, line = history[:-1], f"{since} {result} \u00d7{int(times) + 1}"
+    if len(history) == MAX_HISTORY_LINES:
         history = (history[0], "\u2026", *history[3:])
     return Attempts(attempts.failed + (not throttled), attempts.throttled + throttled, (*history, line))
 
 
-def _out_of_attempts(words: str, attempts: Attempts) -> End:
-    return End(Outcome.FAILED, f"{words} after {attempts.total} attempts: {'; '.join(attempts.history)}")
+def _out_of_attempts(result: str, attempts: Attempts) -> End:
+    return End(Outcome.FAILED, f"{result} after {attempts.total} attempts: {'; '.join(attempts.history)}")
 
 
-def _ended(status: int) -> End:
+def _end_with_status(status: int) -> End:
     if 200 <= status < 300:
         return End(Outcome.STORED)
     if status == 304:
@@ -143,16 +144,16 @@ def _ended(status: int) -> End:
     return End(Outcome.REFUSED, f"{'redirect' if 300 <= status < 400 else 'status'} {status}")
 
 
-def _redirected(status: int, headers: Headers, url: str, hops_left: int) -> End | Follow:
+def _follow_redirect(status: int, headers: Headers, url: str, hops_left: int) -> End | Follow:
     try:
-        there = target(url, headers.get("location"))
+        target = redirect_target(url, headers.get("location"))
     except InvalidRedirect as error:
         return End(Outcome.REFUSED, f"redirect {status}: {error}")
     if hops_left < 1:
-        return End(Outcome.REFUSED, f"redirect {status} to {there}: no more redirects are followed")
-    return Follow(there)
+        return End(Outcome.REFUSED, f"redirect {status} to {target}: no more redirects are followed")
+    return Follow(target)
 
 
-def _backoff(attempted: int, settings: RetrySettings, jitter: float) -> float:
+def _backoff(attempts: int, settings: RetrySettings, jitter: float) -> float:
     """Exponential backoff with full jitter, in seconds (Brooker, "Exponential Backoff And Jitter", AWS 2015)."""
-    return float(min(settings.max_delay, settings.backoff * 2 ** min(max(attempted - 1, 0), 30))) * jitter
+    return float(min(settings.max_delay, settings.backoff * 2 ** min(max(attempts - 1, 0), 30))) * jitter

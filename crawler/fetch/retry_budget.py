@@ -1,47 +1,47 @@
-"""Which retries a worker may make itself, and which go to the delayed set."""
+"""Which retries a worker makes itself, and which go to the deferred set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
 
-# A key that waits longer than this waits in the delayed set: its block is finished, and whoever is free tries it.
-LONGEST_HERE = 2.0
-MINUTE = 60
-# Retries that are always granted: at a run's start no share of anything is fair.
-FLOOR = 10
-LOOKS_AT_CLOCK = 64
+# A key that waits longer than this waits in the deferred set: its block can be completed, and any worker may retry it.
+MAX_IN_PLACE_SECONDS = 2.0
+WINDOW_SECONDS = 60
+# So many retries are always granted: at the start of a run half of the requests is next to nothing.
+MIN_RETRIES = 10
+REQUESTS_PER_CLOCK_READ = 64
 
 
 class RetryBudget:
-    """Lets retries in place be at most half of the requests of the last minute; a failing upstream is left alone."""
+    """Limits retries in place to half of the requests of the last minute, so that a failing upstream gets fewer."""
 
     def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._second = int(clock())
-        self._requests = [0] * MINUTE
-        self._retries = [0] * MINUTE
-        self._sent = 0
+        self._requests = [0] * WINDOW_SECONDS
+        self._retries = [0] * WINDOW_SECONDS
+        self._requests_total = 0
 
-    def sent(self) -> None:
-        """One request was sent. It may count as a little older than it is: fewer retries are granted then, not more."""
-        self._sent += 1
-        if self._sent % LOOKS_AT_CLOCK == 0:
-            self._now()
-        self._requests[self._second % MINUTE] += 1
+    def add_request(self) -> None:
+        """Count one request. It may count as a little older than it is: then fewer retries are granted, not more."""
+        self._requests_total += 1
+        if self._requests_total % REQUESTS_PER_CLOCK_READ == 0:
+            self._advance()
+        self._requests[self._second % WINDOW_SECONDS] += 1
 
-    def grants(self, delay: float) -> bool:
-        """Whether a retry after `delay` seconds may be made in place; if so it is counted."""
-        now = self._now()
-        if delay > LONGEST_HERE or sum(self._retries) >= max(FLOOR, sum(self._requests) // 2):
+    def grant_retry(self, delay: float) -> bool:
+        """Return whether a retry after `delay` seconds may be made in place; if so, count it."""
+        index = self._advance()
+        if delay > MAX_IN_PLACE_SECONDS or sum(self._retries) >= max(MIN_RETRIES, sum(self._requests) // 2):
             return False
-        self._retries[now] += 1
+        self._retries[index] += 1
         return True
 
-    def _now(self) -> int:
-        """The index of this second, with the seconds since the last call cleared."""
+    def _advance(self) -> int:
+        """Clear the counts of the seconds since the last call, and return the index of this second."""
         second = int(self._clock())
-        for passed in range(self._second + 1, min(second, self._second + MINUTE) + 1):
-            self._requests[passed % MINUTE] = self._retries[passed % MINUTE] = 0
+        for passed in range(self._second + 1, min(second, self._second + WINDOW_SECONDS) + 1):
+            self._requests[passed % WINDOW_SECONDS] = self._retries[passed % WINDOW_SECONDS] = 0
         self._second = max(second, self._second)
-        return self._second % MINUTE
+        return self._second % WINDOW_SECONDS

@@ -1,4 +1,4 @@
-"""Pure: keys -> the URL that asks for them."""
+"""Pure: the URL of a request for one key or several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crawler.job.request_checks import split_template
 
 
 class Template:
-    """A request template, or none: then every key is its own absolute URL. Raises UsageError when malformed."""
+    """A request template. Without one, every key is an absolute URL itself. Raises UsageError when it is malformed."""
 
     def __init__(self, settings: RequestSettings) -> None:
         self._separator = quote(settings.separator, safe="")
@@ -23,11 +23,11 @@ class Template:
         self._head, self._tail = split_template(settings.url)
 
     def fault(self, key: str) -> str | None:
-        """Why a key cannot be asked for as it stands, None when it can; one that a template encodes always can."""
+        """Return why no request can be made for a key, or None. With a template every key can be requested."""
         return None if self._head is not None or self._rule.quick(key) else self._rule.reason(key)
 
     def url(self, keys: Sequence[str]) -> str:
-        """The URL of one request for these keys; each is percent-encoded, and they are joined by the separator."""
+        """Return the URL of one request for these keys: percent-encoded, and joined by the encoded separator."""
         if self._head is None:
             return keys[0]
         if len(keys) == 1:

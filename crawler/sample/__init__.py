@@ -1,1 +1,1 @@
-"""A small upstream that comes with shardcrawl: the demo crawls it, and so do tests, examples and benchmarks."""
+"""The sample upstream, which the demo crawls, and examples, tests and benchmarks too."""

@@ -1,4 +1,4 @@
-"""What a local upstream was asked: counts, the busiest second, a log."""
+"""The requests that the sample upstream got: counts, the busiest second, a log."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter, deque
 
 
 class Ledger:
-    """What was asked; the log takes 9 bytes and the path for each of its at most `log_max` requests."""
+    """Counts requests, and logs the first `log_max` of them; each takes 9 bytes and its path."""
 
     def __init__(self, log_max: int) -> None:
         self._log_max = log_max
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all counts and the log."""
         self.requests = 0
         self.by_status: Counter[int] = Counter()
         self._first = self._last = 0.0
@@ -24,20 +24,20 @@ class Ledger:
         self._times = array("d")
         self._paths = bytearray()
 
-    def enter(self, path: bytes, now: float) -> None:
-        """Count one request at a monotonic time; those after the first `log_max` are counted, but not logged."""
+    def add(self, path: bytes, now: float) -> None:
+        """Count one request at a monotonic time, and log it if there is room."""
         self._first = self._first if self.requests else now
         self._last = now
         self.requests += 1
         self._distinct.add(hash(path))
-        slide(self._window, now)
+        count_in_last_second(self._window, now)
         self._busiest = max(self._busiest, len(self._window))
         if len(self._times) < self._log_max:
             self._times.append(now)
             self._paths += path + b"\n"
 
     def stats(self) -> dict[str, object]:
-        """The counts; times are monotonic seconds, None when nothing was asked."""
+        """Return the counts; the times are monotonic seconds, None before the first request."""
         return {
             "requests": self.requests,
             "distinct": len(self._distinct),
@@ -48,12 +48,12 @@ class Ledger:
         }
 
     def log(self) -> list[tuple[float, str]]:
-        """Monotonic time and path of every logged request, in order."""
+        """Return (monotonic time, path) of every logged request, in order."""
         return list(zip(self._times, self._paths.decode("latin-1").split("\n"), strict=False))
 
 
-def slide(window: deque[float], now: float) -> int:
-    """Enter a time into a window of the last second and return how many it holds now."""
+def count_in_last_second(window: deque[float], now: float) -> int:
+    """Add a time to a window, drop those older than a second, and return how many are left."""
     window.append(now)
     while window[0] <= now - 1.0:
         window.popleft()

@@ -1,19 +1,21 @@
-"""A small fast upstream on this machine, for `shardcrawl demo`, tests and benchmarks.
+"""The sample upstream: a small, fast HTTP server for `shardcrawl demo`, examples, tests and benchmarks.
 
 `python -m crawler.sample.upstream --port 0` prints {"url": …, "pid": …} in one line when it listens.
-Its responses, always the same:
+It responds to the same request always with the same response:
 
     GET /item/ID            200, JSON of about --size bytes, with ETag and Last-Modified; If-None-Match gives 304
     GET /batch?ids=A|B      200, {"items": […]}; an id beginning "missing" comes as {"id": …, "missing": true}
     GET /missing/X          404
     GET /text/X             200, plain text
-    GET /notjson/X          200, called JSON, but broken
+    GET /notjson/X          200, Content-Type JSON, but a broken body
     GET /slow/MS/X          the item after MS milliseconds
     GET /status/CODE/X      that status
     GET /flaky/K/X          503 for the first K attempts at this path, then the item
-    GET /robots.txt         404, or with --disallow the rule for everybody; like those for /~… it is not counted
+    GET /robots.txt         404, or with --disallow a rule for everybody; not counted
     GET /limited/X          429 with Retry-After when the last second had more than --limit-rate of these, else the item
-    GET /~stats, /~log      what was asked: counts in JSON; lines of "monotonic-seconds path"; POST /~reset clears
+    GET /~stats             the counts of requests as JSON; not counted, like all of /~…
+    GET /~log               the log of requests: lines of "monotonic-seconds path"
+    POST /~reset            204, clears counts and log
 """
 
 from __future__ import annotations
@@ -34,17 +36,14 @@ from urllib.parse import unquote, unquote_plus
 
 import uvloop
 
-from crawler.sample.connection import CannedResponse, Connection
-from crawler.sample.ledger import Ledger, slide
+from crawler.sample.connection import CannedResponse, HttpConnection
+from crawler.sample.ledger import Ledger, count_in_last_second
 
 _WORDS = "amber birch coral delta ember fjord grove heron inlet jetty knoll larch maple north ocean".split()  # noqa: SIM905
 
 
 class Upstream:
-    """The server; `async with Upstream() as up` runs it in this event loop at `up.url`.
-
-    `requests` counts what was asked, `paths` lists it, `stats()` is what /~stats says.
-    """
+    """The server; `async with Upstream() as upstream` runs it in this event loop at `upstream.url`."""
 
     def __init__(
         self,
@@ -56,9 +55,9 @@ class Upstream:
         disallow: str | None = None,
     ) -> None:
         self.url = ""
-        self._robots = CannedResponse(404) if disallow is None else _robots(disallow)
+        self._robots = CannedResponse(404) if disallow is None else _robots_txt(disallow)
         self.ledger = Ledger(log_max)
-        self._connections: set[Connection] = set()
+        self._connections: set[HttpConnection] = set()
         self._port = port
         self._limit_rate = limit_rate
         self._limited: deque[float] = deque()
@@ -67,22 +66,22 @@ class Upstream:
 
     @property
     def requests(self) -> int:
-        """How many requests came, those for /~… and /robots.txt not counted."""
+        """The number of requests, without those for /~… and /robots.txt."""
         return self.ledger.requests
 
     @property
     def paths(self) -> list[str]:
-        """The path and query of every logged request, as it was sent."""
+        """The path and query of every logged request, as they were sent."""
         return [path for _, path in self.ledger.log()]
 
     def stats(self) -> dict[str, object]:
-        """What /~stats says."""
+        """Return what /~stats shows."""
         return self.ledger.stats()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self.respond, self._connections), "127.0.0.1", self._port, backlog=4096
+            lambda: HttpConnection(self.respond, self._connections), "127.0.0.1", self._port, backlog=4096
         )
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -97,11 +96,11 @@ class Upstream:
         """Respond to one request; `condition` is its If-None-Match."""
         path, _, query = target.decode("utf-8", "replace").partition("?")
         if path.startswith("/~"):
-            return self._about(method, path)
+            return self._control(method, path)
         if path == "/robots.txt":
             return self._robots
         now = time.monotonic()
-        self.ledger.enter(target, now)
+        self.ledger.add(target, now)
         if method not in ("GET", "HEAD"):
             response = CannedResponse(405, headers="Allow: GET, HEAD\r\n")
         else:
@@ -122,12 +121,12 @@ class Upstream:
             case "notjson":
                 return CannedResponse(200, b'{"id": "broken", "words": [')
             case "limited":
-                if slide(self._limited, now) > self._limit_rate:
+                if count_in_last_second(self._limited, now) > self._limit_rate:
                     return CannedResponse(429, headers="Retry-After: 1\r\n")
                 return self._item(rest, condition)
             case "slow" if number.isdecimal():
                 item = self._item(after, condition)
-                return CannedResponse(item.status, item.body, item.kind, item.headers, delay=int(number) / 1000)
+                return CannedResponse(item.status, item.body, item.content_type, item.headers, delay=int(number) / 1000)
             case "status" if number.isdecimal() and 200 <= int(number) <= 599:
                 location = f"Location: /item/{after}\r\n" if number in ("301", "302", "303", "307", "308") else ""
                 return CannedResponse(int(number), json.dumps({"status": int(number)}).encode(), headers=location)
@@ -163,7 +162,7 @@ class Upstream:
         title = f"{_WORDS[first]} {_WORDS[number // 100 % len(_WORDS)]}"
         return f'{{"id": {_quoted(key)}, "title": "{title}", "n": {number}, "words": [{self._words[first]}]}}'
 
-    def _about(self, method: str, path: str) -> CannedResponse:
+    def _control(self, method: str, path: str) -> CannedResponse:
         match method, path:
             case "GET", "/~stats":
                 return CannedResponse(200, json.dumps(self.stats()).encode())
@@ -179,7 +178,7 @@ class Upstream:
                 return CannedResponse(404)
 
 
-def _robots(disallow: str) -> CannedResponse:
+def _robots_txt(disallow: str) -> CannedResponse:
     return CannedResponse(200, f"User-agent: *\nDisallow: {disallow}\n".encode(), "text/plain; charset=utf-8")
 
 
@@ -193,14 +192,14 @@ def _words(first: int, size: int) -> str:
 
 
 async def serve(upstream: Upstream, *, stdin_guard: bool) -> None:
-    """Run until SIGTERM or SIGINT, or with the guard until standard input ends."""
+    """Run until SIGTERM or SIGINT, or with `stdin_guard` until standard input ends."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
     def guard() -> None:
-        # A thread, because an event loop cannot watch every kind of standard input.
+        # In a thread, because an event loop cannot watch every kind of standard input.
         while os.read(0, 4096):
             pass
         loop.call_soon_threadsafe(stop.set)
@@ -213,7 +212,7 @@ async def serve(upstream: Upstream, *, stdin_guard: bool) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Run the upstream with the arguments of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m crawler.sample.upstream", description="a small fast upstream for tests"
     )
@@ -221,7 +220,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--size", type=int, default=1_000, help="bytes of an item, about")
     parser.add_argument("--limit-rate", type=float, default=50.0, help="requests in any second that /limited/ serves")
     parser.add_argument("--log-max", type=int, default=1_000_000, help="requests that /~log remembers")
-    parser.add_argument("--disallow", metavar="PATH", help="what robots.txt forbids: paths that begin so")
+    parser.add_argument("--disallow", metavar="PATH", help="robots.txt disallows paths that begin with this")
     parser.add_argument("--stdin-guard", action="store_true", help="stop when standard input ends")
     chosen = parser.parse_args(arguments)
     settings = vars(chosen)

@@ -23,7 +23,7 @@ async def test_the_connection_is_cut_during_commit(crawl: Crawl, answered: bool)
     async with Proxy(crawl.environ["DATABASE_URL"]) as proxy:
         running = await crawl.start(environ={"DATABASE_URL": proxy.url})
         await crawl.asked(KEYS // 4)
-        proxy.cut_at(COMMIT, times=3, answered=answered)
+        proxy.cut_at(COMMIT, times=3, responded=answered)
         await eventually(lambda: proxy.cuts == 3, "three cuts", seconds=30)
         await crawl.recovered()
         await crawl.complete(running)

@@ -64,7 +64,7 @@ async def test_redirects_to_where_nobody_may_go(crawl: Crawl) -> None:
         assert outcome == "refused", (name, reason)
         assert words in (reason or ""), (name, reason)
     assert found["here"] == found["elsewhere"] == ("stored", None)
-    assert set(elsewhere.reached) == {"127.0.0.1"}
+    assert set(elsewhere.connected_to) == {"127.0.0.1"}
     assert elsewhere.heads
     for secret in ("s3cret", "user:secret"):
         assert not [head for head in elsewhere.heads if secret.encode() in head]

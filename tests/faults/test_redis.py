@@ -40,7 +40,7 @@ async def test_the_connection_is_cut_during_a_script(crawl: Crawl, script: str, 
         if script != "queue/publish":
             await crawl.asked(KEYS // 4)
         cuts = 1 if script == "queue/publish" else 3
-        proxy.cut_at(digest_of(script), times=cuts, answered=answered)
+        proxy.cut_at(digest_of(script), times=cuts, responded=answered)
         await eventually(lambda: proxy.cuts == cuts, "the cuts", seconds=30)
         await crawl.recovered()
         await crawl.complete(running)

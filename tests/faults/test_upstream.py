@@ -92,9 +92,9 @@ async def test_hostile_answers(crawl: Crawl) -> None:
         await eventually(peak.over, "the worker's end", seconds=60)
         await crawl.complete(running, code=3)
         assert all(
-            hostile.asked[path] <= (1 if kind in ("too-large", "decode") else 2 * ATTEMPTS)
+            hostile.requested[path] <= (1 if kind in ("too-large", "decode") else 2 * ATTEMPTS)
             for path, kind in HOSTILE.items()
-        ), hostile.asked
+        ), hostile.requested
     found = await crawl.outcomes()
     assert all(found[key] == ("stored", None) for key in keys)
     kinds = {

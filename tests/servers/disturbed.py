@@ -1,4 +1,4 @@
-"""Upstreams that do what none should: say nothing for a while, throttle, respond with what Postgres cannot hold."""
+"""The sample upstream, which a test can silence, let throttle, or let respond with other bodies and redirects."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from time import monotonic
 from crawler.sample.connection import CannedResponse
 from crawler.sample.upstream import Upstream
 
-SILENCE = 60.0
-# Seconds in which requests come that were under way when the upstream asked for silence: within the fleet's poll, and
-# what a busy machine adds.
-UNDER_WAY = 0.6
+HELD_RESPONSE_SECONDS = 60.0
+# After a 429, requests still arrive that were already on their way: until all workers have polled the pause, and a busy
+# machine adds to that.
+ON_THEIR_WAY_SECONDS = 0.6
 
 
 class Disturbed(Upstream):
-    """The small upstream, which a test can silence or let throttle; `throttled` are the monotonic times of its 429s.
+    """The sample upstream under a test's control; `throttled` has the monotonic times of its 429s.
 
-    GET /…/NAME responds with `bodies[NAME]`, called JSON, or with a redirect to `redirects[NAME]`, where there is one.
+    GET /…/NAME responds with `bodies[NAME]` as JSON, or with a redirect to `redirects[NAME]`, if there is one.
     """
 
     def __init__(self) -> None:
@@ -30,24 +30,24 @@ class Disturbed(Upstream):
         self.throttled: list[float] = []
 
     def throttle(self, headers: str) -> None:
-        """Respond to the next request, and no other, with 429 and these header lines."""
+        """Respond with 429 and these header lines to the next request only."""
         self._refusal = headers
 
     @property
     def times(self) -> list[float]:
-        """When each request came, in monotonic seconds."""
+        """The monotonic time of each request."""
         return [at for at, _ in self.ledger.log()]
 
     def silence_after(self, began: float) -> float:
-        """Seconds from then until somebody asked again, but for what was under way."""
-        return next(at for at in self.times if at > began + UNDER_WAY) - began
+        """Seconds from `began` to the next request that was not yet on its way then."""
+        return next(at for at in self.times if at > began + ON_THEIR_WAY_SECONDS) - began
 
     def hold(self) -> None:
-        """Respond to nothing that is asked from now on."""
+        """Give no response to any request from now on."""
         self._held = True
 
     def release(self) -> None:
-        """Respond again; what was asked meanwhile gets no response."""
+        """Respond again; requests that came meanwhile get no response."""
         self._held = False
 
     def respond(self, method: str, target: bytes, condition: str) -> CannedResponse:
@@ -62,4 +62,4 @@ class Disturbed(Upstream):
             response = CannedResponse(200, self.bodies[name])
         elif name in self.redirects:
             response = CannedResponse(302, headers=f"Location: {self.redirects[name]}\r\n")
-        return replace(response, delay=SILENCE) if self._held else response
+        return replace(response, delay=HELD_RESPONSE_SECONDS) if self._held else response

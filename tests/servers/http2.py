@@ -1,4 +1,4 @@
-"""An HTTP/2 server on 127.0.0.1 that refuses, resets and leaves as its path says, and certificates to reach it."""
+"""An HTTP/2 server on 127.0.0.1 that refuses, resets or closes as the requested path says, and certificates for TLS."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ from tests.servers.misbehaving import BODY
 
 @dataclass
 class Http2Server:
-    """What the server saw; `port` speaks TLS or, without certificate, cleartext."""
+    """What the server received: connections, requests by path, their heads, and the certificates of clients.
+
+    `port` speaks TLS, or cleartext without a certificate.
+    """
 
     port: int = 0
     connections: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
+    requested: Counter[str] = field(default_factory=Counter)
     heads: list[dict[str, str]] = field(default_factory=list)
     peers: list[bytes | None] = field(default_factory=list)
 
 
-class _Talk(asyncio.Protocol):
-    def __init__(self, seen: Http2Server) -> None:
-        self._seen = seen
+class _Connection(asyncio.Protocol):
+    def __init__(self, server: Http2Server) -> None:
+        self._server = server
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._seen.connections += 1
+        self._server.connections += 1
         secured = transport.get_extra_info("ssl_object")
-        self._seen.peers.append(None if secured is None else secured.getpeercert(binary_form=True))
+        self._server.peers.append(None if secured is None else secured.getpeercert(binary_form=True))
         self._h2.initiate_connection()
         self._transport.write(self._h2.data_to_send())
 
@@ -49,7 +52,7 @@ class _Talk(asyncio.Protocol):
         try:
             for event in self._h2.receive_data(data):
                 if isinstance(event, RequestReceived):
-                    self._answer(event.stream_id, dict(event.headers))
+                    self._respond(event.stream_id, dict(event.headers))
                 elif isinstance(event, DataReceived):
                     self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         except ProtocolError:
@@ -57,11 +60,11 @@ class _Talk(asyncio.Protocol):
             return
         self._transport.write(self._h2.data_to_send())
 
-    def _answer(self, stream: int, head: dict[str, str]) -> None:
+    def _respond(self, stream: int, head: dict[str, str]) -> None:
         path = head[":path"]
-        self._seen.asked[path] += 1
-        self._seen.heads.append(head)
-        first = self._seen.asked[path] == 1
+        self._server.requested[path] += 1
+        self._server.heads.append(head)
+        first = self._server.requested[path] == 1
         if path == "/refused" or (path == "/refused-once" and first):
             self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         elif path == "/cancelled":
@@ -87,17 +90,17 @@ class _Talk(asyncio.Protocol):
 @asynccontextmanager
 async def http2_server(context: ssl.SSLContext | None) -> AsyncIterator[Http2Server]:
     """The server, listening until the context ends."""
-    seen = Http2Server()
-    server = await asyncio.get_running_loop().create_server(lambda: _Talk(seen), "127.0.0.1", 0, ssl=context)
-    seen.port = server.sockets[0].getsockname()[1]
+    server = Http2Server()
+    listener = await asyncio.get_running_loop().create_server(lambda: _Connection(server), "127.0.0.1", 0, ssl=context)
+    server.port = listener.sockets[0].getsockname()[1]
     try:
-        yield seen
+        yield server
     finally:
-        server.close()
+        listener.close()
 
 
 def make_certificate(folder: Path, name: str) -> Path:
-    """A PEM file with a key and a certificate of its own for localhost, which vouches for itself."""
+    """A PEM file with a key and a self-signed certificate for localhost and 127.0.0.1."""
     path, key, certificate = (folder / f"{name}{ending}" for ending in (".pem", ".key", ".crt"))
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
@@ -109,8 +112,8 @@ def make_certificate(folder: Path, name: str) -> Path:
     return path
 
 
-def server_side(certificate: Path, *, alpn: str | None = "h2", client: Path | None = None) -> ssl.SSLContext:
-    """A server's side of TLS; with `client` it takes nobody but the holder of that certificate."""
+def server_context(certificate: Path, *, alpn: str | None = "h2", client: Path | None = None) -> ssl.SSLContext:
+    """The TLS context of a server; with `client` it accepts only clients with that certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     if alpn is not None:

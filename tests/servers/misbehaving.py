@@ -1,4 +1,4 @@
-"""An HTTP/1.1 server on 127.0.0.1 and 127.0.0.2 that misbehaves as its path says, and remembers what it was asked."""
+"""An HTTP/1.1 server on 127.0.0.1 and 127.0.0.2 that misbehaves as the requested path says."""
 
 from __future__ import annotations
 
@@ -13,45 +13,25 @@ from dataclasses import dataclass, field
 import brotli
 import zstandard
 
+from tests.servers.encoded_bodies import MIB, brotli_bomb, gzip_bomb, raw_deflate, zstd_bomb
+
 BODY = b'{"answer": 42}' * 100
-PLENTY = 10**15
-MIB = 1024 * 1024
-
-
-def gzip_bomb(mebibytes: int) -> bytes:
-    """A gzip stream of that many MiB of zeros, a thousandth as large; without an end, which nobody should reach."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    head = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return head + block * (mebibytes - 1)
-
-
-def brotli_bomb(mebibytes: int) -> bytes:
-    """A brotli stream of that many MiB of zeros, without an end."""
-    packer = brotli.Compressor(quality=5)
-    head = packer.process(bytes(MIB)) + packer.flush()
-    packer.process(bytes(MIB))
-    packer.flush()
-    block = packer.process(bytes(MIB)) + packer.flush()
-    return bytes(head + block * (mebibytes - 1))
-
-
-def zstd_bomb(mebibytes: int) -> bytes:
-    """A zstd frame of that many MiB of zeros, without an end: blocks of 4 bytes that stand for 128 KiB (RFC 8878)."""
-    size_and_kind = (128 * 1024 << 3) | (1 << 1)
-    return bytes.fromhex("28b52ffd0050") + (size_and_kind.to_bytes(3, "little") + b"\0") * 8 * mebibytes
+HUGE_LENGTH = 10**15
 
 
 @dataclass
 class Misbehaving:
-    """What the server saw: requests by path, their heads in order, the address each connection reached."""
+    """What the server received: requests by path, their heads in order, and the address of each connection.
+
+    `open` counts the open connections, `surplus` the responses that were sent without a request.
+    """
 
     port: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
+    requested: Counter[str] = field(default_factory=Counter)
     heads: list[bytes] = field(default_factory=list)
-    reached: list[str] = field(default_factory=list)
+    connected_to: list[str] = field(default_factory=list)
     open: int = 0
-    strays: int = 0
+    surplus: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def url(self, path: str, host: str = "127.0.0.1", scheme: str = "http") -> str:
@@ -70,12 +50,12 @@ class Misbehaving:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request as a behaviour sees it: its place on the connection (from 0) and where to answer."""
+    """One request: its method, its index on the connection (from 0), and where to respond."""
 
     method: str
-    place: int
+    index: int
     writer: asyncio.StreamWriter
-    seen: Misbehaving
+    server: Misbehaving
 
     async def response(self, *lines: str, body: bytes = b"", status: str = "200 OK") -> None:
         self.writer.write("\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin-1") + body)
@@ -87,23 +67,23 @@ BEHAVIOURS: dict[str, Behaviour] = {}
 
 
 def behaviour(path: str) -> Callable[[Behaviour], Behaviour]:
-    """Register what happens at a path; the coroutine returns whether the connection stays open."""
+    """Register what the server does at a path; the coroutine returns whether the connection stays open."""
 
-    def register(act: Behaviour) -> Behaviour:
-        BEHAVIOURS[path] = act
-        return act
+    def register(respond: Behaviour) -> Behaviour:
+        BEHAVIOURS[path] = respond
+        return respond
 
     return register
 
 
 def plain(path: str, *lines: str, body: bytes = b"", status: str = "200 OK", keep: bool = True) -> None:
-    """Register a fixed answer; `keep` is whether the connection stays open after it."""
+    """Register a fixed response; `keep` is whether the connection stays open after it."""
 
-    async def act(exchange: Exchange) -> bool:
+    async def respond(exchange: Exchange) -> bool:
         await exchange.response(*lines, body=b"" if exchange.method == "HEAD" else body, status=status)
         return keep
 
-    BEHAVIOURS[path] = act
+    BEHAVIOURS[path] = respond
 
 
 def sized(path: str, body: bytes, *lines: str) -> None:
@@ -114,20 +94,15 @@ def chunk(body: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(body), body)
 
 
-def raw_deflate(body: bytes) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return packer.compress(body) + packer.flush()
-
-
 sized("/sized", BODY, "Content-Type: application/json", "X-Twice: one", "X-Twice: two")
 plain("/chunked", "Transfer-Encoding: chunked", body=chunk(BODY[:700]) + chunk(BODY[700:]) + b"0\r\n\r\n")
 plain("/until-close", body=BODY, keep=False)
 plain("/204", status="204 No Content")
 plain("/304", status="304 Not Modified")
 plain("/304-gzip", "Content-Encoding: gzip", status="304 Not Modified")
-plain("/plenty", f"Content-Length: {PLENTY}", body=BODY, keep=False)
-plain("/plenty-204", f"Content-Length: {PLENTY}", status="204 No Content", keep=False)
-plain("/plenty-304", f"Content-Length: {PLENTY}", status="304 Not Modified", keep=False)
+plain("/plenty", f"Content-Length: {HUGE_LENGTH}", body=BODY, keep=False)
+plain("/plenty-204", f"Content-Length: {HUGE_LENGTH}", status="204 No Content", keep=False)
+plain("/plenty-304", f"Content-Length: {HUGE_LENGTH}", status="304 Not Modified", keep=False)
 sized("/cookie", BODY, "Set-Cookie: name=value")
 sized("/gzip", gzip.compress(BODY), "Content-Encoding: gzip")
 sized("/deflate", zlib.compress(BODY), "Content-Encoding: deflate")
@@ -138,7 +113,6 @@ sized("/x-gzip", gzip.compress(BODY), "Content-Encoding: X-GZIP")
 sized("/gzip-members", gzip.compress(BODY[:500]) + gzip.compress(BODY[500:]), "Content-Encoding: gzip")
 sized("/gzip-padded", gzip.compress(BODY) + bytes(100), "Content-Encoding: gzip")
 sized("/zstd-frames", zstandard.compress(BODY[:500]) + zstandard.compress(BODY[500:]), "Content-Encoding: zstd")
-sized("/gzip-empty", b"", "Content-Encoding: gzip")
 sized("/gzip-members-cut", gzip.compress(BODY) + gzip.compress(BODY)[:-9], "Content-Encoding: gzip")
 sized("/br-cut", brotli.compress(BODY)[:-3], "Content-Encoding: br")
 sized("/zstd-cut", zstandard.compress(BODY)[:-3], "Content-Encoding: zstd")
@@ -174,14 +148,14 @@ async def close_at_once(exchange: Exchange) -> bool:
 
 @behaviour("/closed-when-reused")
 async def close_when_reused(exchange: Exchange) -> bool:
-    if exchange.place > 0:
+    if exchange.index > 0:
         return False
     await exchange.response(f"Content-Length: {len(BODY)}", body=BODY)
     return True
 
 
 @behaviour("/closed-late")
-async def close_late(exchange: Exchange) -> bool:
+async def close_after_a_pause(exchange: Exchange) -> bool:
     await asyncio.sleep(0.6)
     return False
 
@@ -250,60 +224,60 @@ async def never_end(exchange: Exchange) -> bool:
         await exchange.writer.drain()
 
 
-@behaviour("/unasked")
-async def answer_twice(exchange: Exchange) -> bool:
+@behaviour("/surplus")
+async def respond_twice(exchange: Exchange) -> bool:
     await exchange.response("Content-Length: 4", body=b"fineHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nPOISON")
     return True
 
 
-@behaviour("/unasked-later")
-async def answer_once_more_later(exchange: Exchange) -> bool:
+@behaviour("/surplus-after-a-pause")
+async def respond_twice_with_a_pause(exchange: Exchange) -> bool:
     await exchange.response("Content-Length: 4", body=b"fine")
     await asyncio.sleep(0.1)
     await exchange.response("Content-Length: 6", body=b"POISON")
-    exchange.seen.strays += 1
-    await exchange.seen.notify()
+    exchange.server.surplus += 1
+    await exchange.server.notify()
     return True
 
 
 @asynccontextmanager
 async def misbehaving() -> AsyncIterator[Misbehaving]:
     """The server, listening until the context ends."""
-    seen = Misbehaving()
-    talks: set[asyncio.Task[None]] = set()
+    server = Misbehaving()
+    connections: set[asyncio.Task[None]] = set()
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        talks.add(task)
-        seen.reached.append(writer.get_extra_info("sockname")[0])
-        seen.open += 1
+        connections.add(task)
+        server.connected_to.append(writer.get_extra_info("sockname")[0])
+        server.open += 1
         try:
-            place, keep = 0, True
+            index, keep = 0, True
             while keep:
                 head = await reader.readuntil(b"\r\n\r\n")
                 method, path, _ = head.decode("latin-1").split(" ", 2)
-                seen.asked[path] += 1
-                seen.heads.append(head)
-                await seen.notify()
-                keep = await BEHAVIOURS[path](Exchange(method, place, writer, seen))
-                place += 1
+                server.requested[path] += 1
+                server.heads.append(head)
+                await server.notify()
+                keep = await BEHAVIOURS[path](Exchange(method, index, writer, server))
+                index += 1
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()
-            seen.open -= 1
-            talks.discard(task)
-            await seen.notify()
+            server.open -= 1
+            connections.discard(task)
+            await server.notify()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    seen.port = server.sockets[0].getsockname()[1]
-    other = await asyncio.start_server(talk, "127.0.0.2", seen.port)
+    first = await asyncio.start_server(serve_connection, "127.0.0.1", 0)
+    server.port = first.sockets[0].getsockname()[1]
+    second = await asyncio.start_server(serve_connection, "127.0.0.2", server.port)
     try:
-        yield seen
+        yield server
     finally:
-        server.close()
-        other.close()
-        for task in talks.copy():
+        first.close()
+        second.close()
+        for task in connections.copy():
             task.cancel()
-        await asyncio.gather(*talks, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)

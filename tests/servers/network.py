@@ -1,4 +1,4 @@
-"""A network between a client and a server on this machine that can be cut, stalled and reset, also at a given byte."""
+"""A TCP proxy before Redis or Postgres that a test can cut, stall and reset, also at a given byte."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-PIECE = 64 * 1024
+PIECE_BYTES = 64 * 1024
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
 class Trap:
-    """Cuts the connection on which `mark` is sent, so many `times`: before the server gets it, or once it answered."""
+    """Cuts the connection on which `mark` is sent, `times` times: before the server gets it, or after it responded."""
 
     mark: bytes
     times: int
-    answered: bool
+    responded: bool
 
 
 class Proxy:
-    """`async with Proxy(url) as proxy` listens on loopback; `proxy.url` is the same Redis or Postgres behind it.
+    """`async with Proxy(url) as proxy` listens on loopback; `proxy.url` leads through it to the server at `url`.
 
     `url` names a server by its unix socket, as the embedded ones do. `cuts` counts the connections that were cut.
     """
@@ -41,7 +41,7 @@ class Proxy:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -60,20 +60,20 @@ class Proxy:
         await self._server.wait_closed()
 
     def cut(self, *, reset: bool = False) -> None:
-        """End every connection, in the middle of whatever passes; with `reset` by an RST instead of a FIN."""
+        """End every connection at once, whatever is being sent; with `reset` by an RST instead of a FIN."""
         for wire in tuple(self._wires):
             wire.cut(reset=reset)
 
-    def cut_at(self, mark: bytes, *, times: int = 1, answered: bool) -> None:
-        """Cut the connections on which a client sends these bytes next."""
-        self._trap = Trap(mark, times, answered)
+    def cut_at(self, mark: bytes, *, times: int = 1, responded: bool) -> None:
+        """Cut the next `times` connections on which a client sends these bytes."""
+        self._trap = Trap(mark, times, responded)
 
     def cut_after(self, count: int) -> None:
-        """Cut the connection on which the clients' next `count` bytes are through."""
+        """Let `count` more bytes of the clients pass, and cut the connection that sent the last of them."""
         self._bytes_left = count
 
     def stall(self) -> None:
-        """Let nothing pass, and say so to nobody: what is sent waits."""
+        """Let nothing pass; connections stay open, and what is sent waits."""
         self._flowing.clear()
 
     def flow(self) -> None:
@@ -99,8 +99,8 @@ class Proxy:
         options = parse_qs(self._behind.query)
         return f"{options['host'][0]}/.s.PGSQL.{options['port'][0]}"
 
-    async def passes(self, wire: Wire, sent: bytes) -> bytes:
-        """What of these bytes of a client goes on to the server; marks the wire when it is to be cut."""
+    async def passed_part(self, wire: Wire, sent: bytes) -> bytes:
+        """Return the part of a client's bytes that goes to the server; marks the wire if it is to be cut."""
         await self._flowing.wait()
         if self._bytes_left is not None:
             sent = sent[: self._bytes_left]
@@ -110,13 +110,13 @@ class Proxy:
         trap = self._trap
         if trap is not None and trap.times and trap.mark in wire.tail(trap.mark) + sent:
             trap.times -= 1
-            wire.ending = wire.ending or not trap.answered
-            wire.ends_with_answer = trap.answered
-            return sent if trap.answered else b""
+            wire.ending = wire.ending or not trap.responded
+            wire.ends_with_response = trap.responded
+            return sent if trap.responded else b""
         return sent
 
-    async def thawed(self) -> None:
-        """Return when bytes may pass."""
+    async def wait_for_flow(self) -> None:
+        """Wait until bytes may pass."""
         await self._flowing.wait()
 
 
@@ -130,18 +130,18 @@ class Wire:
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
         self.ending = False
-        self.ends_with_answer = False
+        self.ends_with_response = False
         self._proxy = proxy
         self._client, self._server = client, server
         self._sent = b""
 
     async def carry(self) -> None:
         """Carry bytes both ways until either side ends."""
-        ways = [asyncio.create_task(self._forth()), asyncio.create_task(self._back())]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        directions = [asyncio.create_task(self._client_to_server()), asyncio.create_task(self._server_to_client())]
+        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        for direction in directions:
+            direction.cancel()
+        await asyncio.gather(*directions, return_exceptions=True)
         if self.ending:
             self.cut()
         for _, writer in (self._client, self._server):
@@ -158,22 +158,22 @@ class Wire:
             writer.transport.abort()
 
     def tail(self, mark: bytes) -> bytes:
-        """The last bytes sent, in which a mark may begin."""
+        """The last bytes that were sent: a mark may begin in them."""
         return self._sent[-len(mark) + 1 :]
 
-    async def _forth(self) -> None:
+    async def _client_to_server(self) -> None:
         with suppress(OSError):
-            while not self.ending and (piece := await self._client[0].read(PIECE)):
-                passed = await self._proxy.passes(self, piece)
+            while not self.ending and (piece := await self._client[0].read(PIECE_BYTES)):
+                passed = await self._proxy.passed_part(self, piece)
                 self._sent = (self._sent + piece)[-100:]
                 self._server[1].write(passed)
                 await self._server[1].drain()
 
-    async def _back(self) -> None:
+    async def _server_to_client(self) -> None:
         with suppress(OSError):
-            while piece := await self._server[0].read(PIECE):
-                await self._proxy.thawed()
-                if self.ends_with_answer:
+            while piece := await self._server[0].read(PIECE_BYTES):
+                await self._proxy.wait_for_flow()
+                if self.ends_with_response:
                     self.ending = True
                     return
                 self._client[1].write(piece)

@@ -1,4 +1,4 @@
-"""Servers and disks of a test's own, to be killed, filled and rolled back."""
+"""A Redis, a pgbouncer and a small disk for one test, which it may kill, restart or fill."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class NoPgbouncer(Exception):
 
 
 class OwnRedis(Redis):
-    """A Redis in a folder, with the embedded one's settings, that a test kills and starts again."""
+    """A Redis in a folder, with the settings of the embedded one, that a test can kill and start again."""
 
     async def kill(self) -> None:
-        """kill -9, and wait for its end."""
+        """End it by SIGKILL, and wait until it has ended."""
         assert self.pid is not None
         os.kill(self.pid, signal.SIGKILL)
         await eventually(lambda: self.ending is not None, "redis to be dead")
 
     async def start(self) -> None:
-        """Start on what the folder holds, and wait until it answers."""
+        """Start it with the content of its folder, and wait until it is ready."""
         await self.spawn()
         await self.ready()
 
@@ -76,17 +76,17 @@ class SmallDisk:
         self._databases: list[tuple[str, str]] = []
 
     def fill(self) -> None:
-        """Leave no room on it."""
+        """Fill the disk."""
         with self._ballast.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Free the space again."""
         self._ballast.unlink(missing_ok=True)
 
     async def database(self, url: str) -> str:
-        """Another database of the server at `url`, all of whose tables are on this disk."""
+        """Make a database in the server at `url` with all its tables on this disk; returns its address."""
         place = self.path / "tablespace"
         place.mkdir()
         admin = await asyncpg.connect(url)
@@ -102,7 +102,7 @@ class SmallDisk:
         return re.sub(r"/[^/?]*\?", f"/{name}?", url, count=1)
 
     async def drop(self) -> None:
-        """Remove its databases."""
+        """Remove the databases that were made on it."""
         self.empty()
         for url, name in self._databases:
             admin = await asyncpg.connect(url)
@@ -128,7 +128,7 @@ async def pgbouncer(proxy: Proxy) -> AsyncIterator[str]:
     )
     url = proxy.url.replace(f":{proxy.port}", f":{port}")
 
-    async def answers() -> bool:
+    async def is_ready() -> bool:
         assert process.poll() is None, f"pgbouncer ended with exit code {process.returncode}"
         try:
             await (await asyncpg.connect(url, statement_cache_size=0)).close()
@@ -137,7 +137,7 @@ async def pgbouncer(proxy: Proxy) -> AsyncIterator[str]:
         return True
 
     try:
-        await eventually(answers, "pgbouncer to answer")
+        await eventually(is_ready, "pgbouncer to be ready")
         yield url
     finally:
         process.terminate()

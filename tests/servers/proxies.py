@@ -1,4 +1,4 @@
-"""Proxies on 127.0.0.1 that ask for a user and password: HTTP (forwarding and CONNECT) and SOCKS5, on one port."""
+"""A proxy on 127.0.0.1 that wants a user and password: HTTP (forwarding and CONNECT) and SOCKS5, on one port."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ USER, PASSWORD = "keeper", "p@ss:w/rd"
 
 
 @dataclass
-class Proxy:
-    """What the proxy was asked for: CONNECT, GET or SOCKS with the host, as the client wrote it."""
+class PasswordProxy:
+    """What the proxy received: (CONNECT, GET or SOCKS, host as the client wrote it), and how often it refused."""
 
     port: int = 0
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    requested: list[tuple[str, str]] = field(default_factory=list)
     refused: int = 0
 
 
-async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while data := await reader.read(65536):
             writer.write(data)
@@ -32,35 +32,35 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def a_proxy() -> AsyncIterator[Proxy]:
-    """The proxy, listening until the context ends; it takes every name for 127.0.0.1."""
-    seen = Proxy()
-    talks: set[asyncio.Task[None]] = set()
+async def password_proxy() -> AsyncIterator[PasswordProxy]:
+    """The proxy, listening until the context ends; every name is 127.0.0.1 for it."""
+    proxy = PasswordProxy()
+    connections: set[asyncio.Task[None]] = set()
 
-    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, first: bytes = b"") -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
-        there_writer.write(first)
-        await asyncio.gather(_pour(reader, there_writer), _pour(there_reader, writer))
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, first: bytes = b"") -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
+        server_writer.write(first)
+        await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))
 
-    async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
+    async def serve_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
         head = first + await reader.readuntil(b"\r\n\r\n")
         method, target, _ = head.decode().split(" ", 2)
         if f"basic {b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}".lower() not in head.decode().lower():
-            seen.refused += 1
+            proxy.refused += 1
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             writer.close()
             return
         place = target.removeprefix("http://").split("/", 1)[0]
         host, _, port = place.rpartition(":")
-        seen.asked.append((method, host))
+        proxy.requested.append((method, host))
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            await join(reader, writer, int(port))
+            await tunnel(reader, writer, int(port))
         else:
             path = target.removeprefix("http://" + place)
-            await join(reader, writer, int(port), head.replace(target.encode(), path.encode(), 1))
+            await tunnel(reader, writer, int(port), head.replace(target.encode(), path.encode(), 1))
 
-    async def speak_socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """RFC 1928 with the user and password of RFC 1929."""
         await reader.readexactly((await reader.readexactly(1))[0])
         writer.write(b"\x05\x02")
@@ -68,7 +68,7 @@ async def a_proxy() -> AsyncIterator[Proxy]:
         user = await reader.readexactly((await reader.readexactly(1))[0])
         password = await reader.readexactly((await reader.readexactly(1))[0])
         if (user.decode(), password.decode()) != (USER, PASSWORD):
-            seen.refused += 1
+            proxy.refused += 1
             writer.write(b"\x01\x01")
             writer.close()
             return
@@ -79,32 +79,32 @@ async def a_proxy() -> AsyncIterator[Proxy]:
         else:
             host = ".".join(str(byte) for byte in await reader.readexactly(4))
         port = int.from_bytes(await reader.readexactly(2), "big")
-        seen.asked.append(("SOCKS", host))
+        proxy.requested.append(("SOCKS", host))
         writer.write(b"\x05\x00\x00\x01" + bytes(6))
-        await join(reader, writer, port)
+        await tunnel(reader, writer, port)
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        talks.add(task)
+        connections.add(task)
         try:
             first = await reader.readexactly(1)
             if first == b"\x05":
-                await speak_socks(reader, writer)
+                await serve_socks(reader, writer)
             else:
-                await speak_http(reader, writer, first)
+                await serve_http(reader, writer, first)
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()
-            talks.discard(task)
+            connections.discard(task)
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    seen.port = server.sockets[0].getsockname()[1]
+    server = await asyncio.start_server(serve_connection, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
     try:
-        yield seen
+        yield proxy
     finally:
         server.close()
-        for task in talks.copy():
+        for task in connections.copy():
             task.cancel()
-        await asyncio.gather(*talks, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)

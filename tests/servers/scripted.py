@@ -1,4 +1,4 @@
-"""A limiter and an engine that do as they are told."""
+"""A limiter and an engine without Redis and network, which do what a test's script says."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from crawler.model import HttpResponse
 
 @dataclass
 class ScriptedLimiter:
-    """What Lines and Fetcher see of a Limiter; its slots are as evenly spaced and as far ahead as the real one's."""
+    """What Scheduler and Fetcher use of a Limiter; its slots are spaced and reserved ahead like the real one's."""
 
     rates: dict[str, float] = field(default_factory=dict)
     concurrencies: dict[str, int] = field(default_factory=dict)
     paused_until: dict[str, float] = field(default_factory=dict)
     latency: float = 0.001
     errors: list[Exception] = field(default_factory=list)
-    booked: dict[str, list[float]] = field(default_factory=dict)
+    reserved: dict[str, list[float]] = field(default_factory=dict)
     calls: list[float] = field(default_factory=list)
-    notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     on_change: Callable[[], None] = lambda: None
 
     def clock(self) -> float:
@@ -45,7 +45,7 @@ class ScriptedLimiter:
         self.on_change()
 
     def report(self, upstream: str, **what: Any) -> None:
-        self.notes.append((upstream, what))
+        self.reports.append((upstream, what))
 
     async def reserve(self, upstream: str, wanted: int) -> Reservation:
         self.calls.append(self.clock())
@@ -53,19 +53,19 @@ class ScriptedLimiter:
         if self.errors:
             raise self.errors.pop(0)
         interval = 1 / self.rates[upstream]
-        last = self.booked.get(upstream, [0.0])[-1]
+        last = self.reserved.get(upstream, [0.0])[-1]
         first = max(last + interval, self.clock())
         if first > self.clock() + HORIZON:
             return Reservation((), first - HORIZON)
         fair = max(1, int(0.025 / interval + 0.5))
         count = min(wanted, fair, int((self.clock() + HORIZON - first) / interval) + 1)
         slots = tuple(first + index * interval for index in range(count))
-        self.booked.setdefault(upstream, []).extend(slots)
+        self.reserved.setdefault(upstream, []).extend(slots)
         return Reservation(slots, first)
 
 
-class Sent(dict[str, str]):
-    """Headers of a response."""
+class ScriptedHeaders(dict[str, str]):
+    """Headers of a response, by their names in lower case."""
 
     def has(self, names: Iterable[str]) -> bool:
         return not self.keys().isdisjoint(names)
@@ -74,18 +74,23 @@ class Sent(dict[str, str]):
         return list(super().items())
 
 
-def response(status: int, body: bytes = b"", **headers: str) -> HttpResponse:
-    return HttpResponse(status, Sent({name.replace("_", "-"): value for name, value in headers.items()}), body)
+def headers(**fields: str) -> ScriptedHeaders:
+    """Headers as keyword arguments: `retry_after="60"` is retry-after."""
+    return ScriptedHeaders({name.replace("_", "-"): value for name, value in fields.items()})
+
+
+def response(status: int, body: bytes = b"", **fields: str) -> HttpResponse:
+    return HttpResponse(status, headers(**fields), body)
 
 
 class ScriptedEngine:
-    """Gives one line of its script after the other, the last one again and again."""
+    """Returns or raises one result of its script after the other, and the last one for every further request."""
 
-    def __init__(self, *lines: HttpResponse | BaseException, each: Callable[[], None] = lambda: None) -> None:
-        self._lines = list(lines)
-        self._each = each
+    def __init__(self, *script: HttpResponse | BaseException, on_fetch: Callable[[], None] = lambda: None) -> None:
+        self._script = list(script)
+        self._on_fetch = on_fetch
         self.urls: list[str] = []
-        self.trusted: list[bool] = []
+        self.with_credentials: list[bool] = []
         self.times: list[float] = []
 
     async def fetch(
@@ -93,14 +98,14 @@ class ScriptedEngine:
     ) -> HttpResponse:
         assert (method, headers) == ("GET", ())
         self.urls.append(url)
-        self.trusted.append(with_credentials)
+        self.with_credentials.append(with_credentials)
         self.times.append(asyncio.get_running_loop().time())
-        self._each()
-        line = self._lines.pop(0) if len(self._lines) > 1 else self._lines[0]
+        self._on_fetch()
+        result = self._script.pop(0) if len(self._script) > 1 else self._script[0]
         await asyncio.sleep(0)
-        if isinstance(line, BaseException):
-            raise line
-        return line
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -9,7 +9,7 @@ from coordinator.errors import PostgresUnavailable
 from coordinator.model import Outcome, Presence
 from coordinator.queue.sharding import digest
 from crawler.fetch.fetcher import Defer, Lane, Meter, RetryInPlace
-from crawler.fetch.retry import noted
+from crawler.fetch.retry import add_attempt
 from crawler.model import Page, Request
 from crawler.pipeline.batch import Batch, Load
 from tests.simulation.client import Client
@@ -110,7 +110,7 @@ class CountingFetcher:
             raise Killed
         attempted = request.attempts.failed
         if attempted < digest(url)[14] % 4 - 1:
-            request.attempts = noted(request.attempts, "status 503", self._truth.now / 1000)
+            request.attempts = add_attempt(request.attempts, "status 503", self._truth.now / 1000)
             self._truth.deferred[url] += 1
             return Defer(float(digest(url)[13] % 8)) if attempted == 0 else RetryInPlace(1.0)
         return url

@@ -1,7 +1,6 @@
-"""A body as it comes: undoes its content encoding, and never holds more than the cap, whatever the bytes promise.
+"""Decoding a body while it arrives, in bounded memory.
 
-Both engines leave decoding to this file, so that a body that was cut short, or goes on in another gzip member, ends the
-same way in both.
+Both engines decode here, so that both treat a body that was cut short, or that has several gzip members, alike.
 """
 
 from __future__ import annotations
@@ -15,44 +14,44 @@ import zstandard
 
 from coordinator.errors import FetchError
 
-ACCEPTED = "gzip, br, zstd, deflate"
-# A block of zstd makes at most 128 KiB out of 4 bytes, and its decoder takes no bound: 4 MiB at a time.
-ZSTD_PIECE = 128
-ZSTD_WINDOW = 8 * 1024 * 1024  # RFC 9659: no sender may ask for more
+ACCEPT_ENCODING = "gzip, br, zstd, deflate"
+# A zstd block of 4 bytes decodes to at most 128 KiB, and the decoder has no bound of its own: so 4 MiB at a time.
+ZSTD_PIECE_BYTES = 128
+ZSTD_MAX_WINDOW_BYTES = 8 * 1024 * 1024  # RFC 9659: no sender may use a larger one
 
 
-class Body:
-    """The decoded bytes of one response, at most `cap` of them; of encoded ones hardly more are taken."""
+class BodyDecoder:
+    """Decodes the body of one response to at most `cap` bytes; the encoded bytes are bounded as well."""
 
     def __init__(self, encoding: str | None, cap: int) -> None:
         self._encoding = (encoding or "identity").strip().lower()
         self._cap = cap
-        # What cannot be compressed grows a little; members without content would go on for ever.
-        self._room = cap if self._encoding == "identity" else 2 * cap + 1024
+        # Encoded content may be larger than decoded one. Without a bound, empty gzip members could go on for ever.
+        self._encoded_bytes_left = cap if self._encoding == "identity" else 2 * cap + 1024
         self._size = 0
         self._parts: list[bytes] = []
         self._stream: _Stream | None = None
-        self._ended = False
+        self._finished = False
 
     def add(self, chunk: bytes) -> None:
-        """Take the next bytes from the wire. Raises FetchError("too-large"), FetchError("decode")."""
+        """Decode the next bytes that were received. Raises FetchError("too-large"), FetchError("decode")."""
         if not chunk:
             return
-        self._room -= len(chunk)
+        self._encoded_bytes_left -= len(chunk)
         if self._encoding == "identity":
             self._keep(chunk)
-        elif not self._ended:
+        elif not self._finished:
             self._decode(chunk)
-        if self._room < 0:
+        if self._encoded_bytes_left < 0:
             raise self._too_large()
 
-    def expect(self, content_length: str | None) -> None:
-        """Raise FetchError("too-large") at once when the head announces too much."""
-        if content_length is not None and content_length.isdecimal() and int(content_length) > self._room:
+    def check_length(self, content_length: str | None) -> None:
+        """Raise FetchError("too-large") when the Content-Length says that the body will be too large."""
+        if content_length is not None and content_length.isdecimal() and int(content_length) > self._encoded_bytes_left:
             raise self._too_large()
 
-    def whole(self) -> bytes:
-        """The body at its end. Raises FetchError("decode") if its encoding was cut short."""
+    def finish(self) -> bytes:
+        """Return the decoded body. Raises FetchError("decode") if its encoding was cut short."""
         if self._stream is not None and not self._stream.eof:
             raise FetchError("decode", "the compressed body ended early")
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
@@ -61,10 +60,10 @@ class Body:
         try:
             while chunk:
                 if self._stream is None or self._stream.eof:
-                    if self._stream is not None and not self._goes_on(chunk):
-                        self._ended = True  # padding after the end, which nothing asks us to understand
+                    if self._stream is not None and not self._continues(chunk):
+                        self._finished = True  # bytes after the end are padding, and ignored
                         return
-                    self._stream = self._begin(chunk)
+                    self._stream = self._open_stream(chunk)
                 self._keep(self._stream.decompress(chunk, self._cap - self._size + 1))
                 chunk = self._stream.unused_data
         except (zlib.error, brotli.error, zstandard.ZstdError) as error:
@@ -77,15 +76,15 @@ class Body:
         if part:
             self._parts.append(part)
 
-    def _begin(self, chunk: bytes) -> _Stream:
-        begin = _STREAMS.get(self._encoding)
-        if begin is None:
-            raise FetchError("decode", "the body has a content encoding that was not asked for")
-        return begin(chunk)
+    def _open_stream(self, chunk: bytes) -> _Stream:
+        open_stream = _OPENERS.get(self._encoding)
+        if open_stream is None:
+            raise FetchError("decode", "the body has a content encoding that was not requested")
+        return open_stream(chunk)
 
-    def _goes_on(self, chunk: bytes) -> bool:
-        """Whether another member (gzip, RFC 1952 section 2.2) or frame (zstd, RFC 8878 section 3) follows the last."""
-        first = _CONTINUED.get(self._encoding)
+    def _continues(self, chunk: bytes) -> bool:
+        """Whether the chunk begins another member (gzip, RFC 1952 section 2.2) or frame (zstd, RFC 8878 section 3)."""
+        first = _FIRST_BYTES.get(self._encoding)
         return first is not None and chunk[0] in first
 
     def _too_large(self) -> FetchError:
@@ -93,20 +92,20 @@ class Body:
 
 
 class _Stream(Protocol):
-    """One compressed stream; the interface of zlib's decompressobj."""
+    """The decoder of one compressed stream, with the interface of zlib's decompressobj."""
 
     @property
     def eof(self) -> bool:
-        """Whether the stream's end was seen."""
+        """Whether the stream has ended."""
         ...
 
     @property
     def unused_data(self) -> bytes:
-        """What followed the end."""
+        """The bytes after the end of the stream."""
         ...
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """Decoded bytes; when they exceed `max_length` the caller gives up."""
+        """Return decoded bytes; they may exceed `max_length`, and then the caller gives up."""
         ...
 
 
@@ -126,7 +125,7 @@ class _Brotli:
 
 class _Zstd:
     def __init__(self) -> None:
-        self._decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW_BYTES).decompressobj()
         self._rest = b""
 
     @property
@@ -140,8 +139,8 @@ class _Zstd:
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
         parts, size, start = [], 0, 0
         while start < len(data) and size < max_length and not self._decoder.eof:
-            part = self._decoder.decompress(data[start : start + ZSTD_PIECE])
-            start += ZSTD_PIECE
+            part = self._decoder.decompress(data[start : start + ZSTD_PIECE_BYTES])
+            start += ZSTD_PIECE_BYTES
             parts.append(part)
             size += len(part)
         self._rest = self._decoder.unused_data + data[start:]
@@ -153,16 +152,16 @@ def _gzip(_: bytes) -> _Stream:
 
 
 def _deflate(start: bytes) -> _Stream:
-    """It should have a zlib header, and some servers leave it out."""
+    """Open a stream with or without a zlib header: it should have one, but some servers leave it out."""
     return zlib.decompressobj(15 if start[0] & 0x0F == 8 else -15)
 
 
-_STREAMS: dict[str, Callable[[bytes], _Stream]] = {
+_OPENERS: dict[str, Callable[[bytes], _Stream]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
     "br": lambda _: _Brotli(),
     "zstd": lambda _: _Zstd(),
 }
-# The first byte of a member or frame; zstd has skippable frames too.
-_CONTINUED = {"gzip": b"\x1f", "x-gzip": b"\x1f", "zstd": bytes([0x28, *range(0x50, 0x60)])}
+# What the first byte of a further member or frame may be; zstd has skippable frames too.
+_FIRST_BYTES = {"gzip": b"\x1f", "x-gzip": b"\x1f", "zstd": bytes([0x28, *range(0x50, 0x60)])}

@@ -1,4 +1,4 @@
-"""The second engine: httpx, slower, pure Python, with HTTP/2 and room for mocks and transports of one's own."""
+"""The engine on httpx: slower than pyreqwest, pure Python, and open to other transports, as tests use them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ from http.cookiejar import DefaultCookiePolicy
 import httpx
 
 from coordinator.errors import FetchError
-from crawler.fetch.engines.content_encoding import ACCEPTED, Body
-from crawler.fetch.engines.httpx_errors import failure, may_go_again
-from crawler.fetch.engines.httpx_network import PinnedTransport, came_unasked
-from crawler.fetch.engines.protocol import Caps, Http2
+from crawler.fetch.engines.content_encoding import ACCEPT_ENCODING, BodyDecoder
+from crawler.fetch.engines.httpx_errors import httpx_fetch_error, may_be_sent_again
+from crawler.fetch.engines.httpx_network import PinnedTransport, came_before_its_request
+from crawler.fetch.engines.protocol import IDEMPOTENT_METHODS, SCHEMES, Caps, Http2
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
 from crawler.model import HttpResponse
 
-IDEMPOTENT = frozenset({"GET", "HEAD"})
-SCHEMES = frozenset({"http", "https"})
-
-UNASKED = "the connection held an answer that nobody had asked for"
+SURPLUS_RESPONSE = "the connection held a response to no request"
 
 
 class HttpxEngine:
-    """Engine on one httpx client, HTTP/1.1 or, with `http2`, HTTP/2 where the server offers it in TLS.
+    """Engine on one httpx client, with HTTP/1.1, or HTTP/2 as `http2` says.
 
-    `concurrency` is the most requests the caller has in flight: so many idle connections are kept.
-    The identity's headers and `user_agent` go with every request unless the request brings its own.
+    The caller has at most `concurrency` requests in flight: so many idle connections are kept. The headers of
+    `credentials` and `user_agent` are sent with every request that has none of the same name.
     `transport` replaces the network, and with it the resolver.
     """
 
@@ -52,7 +49,7 @@ class HttpxEngine:
             or PinnedTransport(
                 resolver, concurrency=concurrency, http2=http2, certificates=certificates, proxy=credentials.proxy
             ),
-            headers=[("User-Agent", user_agent), ("Accept-Encoding", ACCEPTED), *credentials.headers],
+            headers=[("User-Agent", user_agent), ("Accept-Encoding", ACCEPT_ENCODING), *credentials.headers],
             timeout=httpx.Timeout(caps.read, connect=caps.connect, pool=None),
             follow_redirects=False,
             trust_env=False,
@@ -87,7 +84,7 @@ class HttpxEngine:
         except TimeoutError as error:
             raise FetchError("timeout", f"not done in {self._caps.total:g} s") from error
         except httpx.TransportError as error:
-            raise failure(error) from error
+            raise httpx_fetch_error(error) from error
         return HttpResponse(response.status_code, _Headers(response.headers.raw), body)
 
     async def close(self) -> None:
@@ -98,27 +95,27 @@ class HttpxEngine:
         try:
             return await self._send_once(request)
         except httpx.TransportError as error:
-            if request.method not in IDEMPOTENT or not may_go_again(error) or self._client.is_closed:
+            if request.method not in IDEMPOTENT_METHODS or not may_be_sent_again(error) or self._client.is_closed:
                 raise
-        # The server closed a kept connection while this request was under way: not the request's fault.
+        # The server closed an idle connection while this request was on its way: that is no failure of the request.
         return await self._send_once(request)
 
     async def _send_once(self, request: httpx.Request) -> httpx.Response:
         response = await self._client.send(request, stream=True)
-        if came_unasked(response):
-            await response.aclose()  # unread, so its connection is closed too
-            raise httpx.ReadError(UNASKED)
+        if came_before_its_request(response):
+            await response.aclose()  # its body is unread, so this closes the connection too
+            raise httpx.ReadError(SURPLUS_RESPONSE)
         return response
 
     async def _read(self, response: httpx.Response) -> bytes:
-        body = Body(response.headers.get("content-encoding"), self._caps.body)
+        body = BodyDecoder(response.headers.get("content-encoding"), self._caps.body)
         async for chunk in response.aiter_raw():
             body.add(chunk)
-        return body.whole()
+        return body.finish()
 
 
 class _Headers:
-    """Headers as httpx received them."""
+    """The headers of a response as httpx received them."""
 
     __slots__ = ("_raw",)
 

@@ -1,4 +1,4 @@
-"""What a failed request of httpx means."""
+"""Exceptions of httpx as FetchError."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from h2.events import ConnectionTerminated, StreamReset
 
 from coordinator.errors import FetchError
 
-DETAIL_CHARS = 200  # h11 quotes what it could not read
+MAX_DETAIL_CHARS = 200  # h11 quotes the bytes that it could not read
 
-# What httpcore and h11 say; pinned by tests against the real libraries.
-ENDED_EARLY = ("Server disconnected", "peer closed connection")
+# Messages of httpcore and h11; tests with the real libraries notice when they change.
+EARLY_END_PREFIXES = ("Server disconnected", "peer closed connection")
 
 
-def failure(error: httpx.TransportError) -> FetchError:
-    """The error in our words; a connection that was not made sent nothing."""
-    detail = (str(error) or type(error).__name__)[:DETAIL_CHARS]
+def httpx_fetch_error(error: httpx.TransportError) -> FetchError:
+    """Return the FetchError for an exception of httpx; `sent` is false when no connection was made."""
+    detail = (str(error) or type(error).__name__)[:MAX_DETAIL_CHARS]
     if isinstance(error, httpx.LocalProtocolError):  # its text quotes the request, which may hold a secret
         if any(isinstance(cause, h11.LocalProtocolError) for cause in _causes(error)):
             return FetchError("protocol", "the request is not valid HTTP", sent=False)
@@ -28,34 +28,34 @@ def failure(error: httpx.TransportError) -> FetchError:
     if isinstance(error, httpx.ConnectTimeout):
         return FetchError("timeout", "connecting took too long", sent=False)
     if isinstance(error, httpx.TimeoutException):
-        return FetchError("timeout", "the server went silent")
+        return FetchError("timeout", "the server sent nothing in time")
     if isinstance(error, httpx.ProxyError):
         return FetchError("connect", f"the proxy refuses: {detail}", sent=False)
     if isinstance(error, httpx.ConnectError):
         kind = "tls" if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)) else "connect"
         return FetchError(kind, detail, sent=False)
-    if isinstance(error, httpx.NetworkError) or detail.startswith(ENDED_EARLY) or _left(error) is not None:
+    if isinstance(error, httpx.NetworkError) or detail.startswith(EARLY_END_PREFIXES) or _http2_end(error) is not None:
         return FetchError("reset", detail)
     return FetchError("protocol", detail)
 
 
-def may_go_again(error: httpx.TransportError) -> bool:
-    """Whether an idempotent request may be sent again at once: the server closed a connection, or never looked at it.
+def may_be_sent_again(error: httpx.TransportError) -> bool:
+    """Whether an idempotent request may be sent again at once: the server closed the connection, or did not process it.
 
-    A stream that was reset for another reason than REFUSED_STREAM (RFC 9113, section 8.7) is the request's own failure.
+    A stream that was reset for another reason than REFUSED_STREAM (RFC 9113, section 8.7) is not sent again.
     """
-    left = _left(error)
-    if isinstance(left, StreamReset):
-        return left.error_code == ErrorCodes.REFUSED_STREAM
-    return failure(error).kind == "reset"
+    http2_end = _http2_end(error)
+    if isinstance(http2_end, StreamReset):
+        return http2_end.error_code == ErrorCodes.REFUSED_STREAM
+    return httpx_fetch_error(error).kind == "reset"
 
 
-def _left(error: BaseException) -> StreamReset | ConnectionTerminated | None:
-    """The RST_STREAM or GOAWAY that ended the request; httpcore carries the event in its exception."""
+def _http2_end(error: BaseException) -> StreamReset | ConnectionTerminated | None:
+    """Return the RST_STREAM or GOAWAY that ended the request; httpcore puts the event into its exception."""
     for cause in _causes(error):
-        for word in cause.args:
-            if isinstance(word, StreamReset | ConnectionTerminated):
-                return word
+        for argument in cause.args:
+            if isinstance(argument, StreamReset | ConnectionTerminated):
+                return argument
     return None
 
 

@@ -1,6 +1,6 @@
-"""What lies below httpx: our resolver, connection by connection, and a watch over answers nobody asked for."""
+"""The network below httpx: it connects to our resolver's addresses, and notices responses without a request."""
 
-# ruff: noqa: ASYNC109 - httpcore's interface has these timeouts
+# ruff: noqa: ASYNC109 - these timeouts are part of httpcore's interface
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import Any
 import httpcore
 import httpx
 
-from crawler.fetch.engines.protocol import PRIOR_KNOWLEDGE, Http2
+from crawler.fetch.engines.protocol import IDLE_CONNECTION_SECONDS, PRIOR_KNOWLEDGE, Http2
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import Certificates
 
-IDLE_SECONDS = 20.0
-
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
-    """The network of httpx, with names resolved by our resolver when a connection is made; a proxy does so itself."""
+    """The transport of httpx, which resolves names with our resolver; with a proxy, the proxy resolves them."""
 
     def __init__(
         self, resolver: Resolver, *, concurrency: int, http2: Http2, certificates: Certificates, proxy: str | None
@@ -30,13 +28,13 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
         if certificates.client is not None:
             context.load_cert_chain(certificates.client)
         super().__init__(verify=context)
-        # httpx has no parameter for the network backend, httpcore has; a test would see this attribute go.
+        # httpcore has a parameter for the network backend, httpx has none. Tests fail if httpx renames this attribute.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             proxy=None if proxy is None else _proxy(proxy, context),
             max_connections=None,
             max_keepalive_connections=concurrency,
-            keepalive_expiry=IDLE_SECONDS,
+            keepalive_expiry=IDLE_CONNECTION_SECONDS,
             http1=http2 != PRIOR_KNOWLEDGE,
             http2=bool(http2),
             network_backend=_PinnedBackend(resolver if proxy is None else None),
@@ -45,17 +43,17 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
 
 def _proxy(url: str, context: ssl.SSLContext) -> httpcore.Proxy:
     proxy = httpx.Proxy(url)
-    # An http proxy is spoken to in the clear, and httpcore takes no context for it.
+    # The connection to an http proxy has no TLS, and httpcore refuses a context for it.
     return httpcore.Proxy(
         str(proxy.url), auth=proxy.raw_auth, ssl_context=context if proxy.url.scheme == "https" else None
     )
 
 
-def came_unasked(response: httpx.Response) -> bool:
-    """Whether the head of an HTTP/1 answer was there before its request was sent.
+def came_before_its_request(response: httpx.Response) -> bool:
+    """Whether the head of an HTTP/1 response was there before its request was sent.
 
-    httpcore keeps bytes that follow an answer and takes them for the next one, so that a broken server's stray answer
-    would be stored under another key. Over HTTP/2 answers carry the number of their request.
+    httpcore keeps the bytes that follow a response and takes them for the next one, so a surplus response of a broken
+    server would be stored under another key. HTTP/2 has no such problem: a response has the number of its request.
     """
     stream = response.extensions.get("network_stream")
     return isinstance(stream, _WatchedStream) and response.http_version != "HTTP/2" and not stream.read_since_write
@@ -83,7 +81,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _WatchedStream(httpcore.AsyncNetworkStream):
-    """A connection that knows whether anything was read from it since it was last written to."""
+    """A connection that records whether anything was read since the last write."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Which engine a job gets."""
+"""Opening the engine that a job names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from crawler.fetch.engines.protocol import Caps, Engine
 from crawler.fetch.network.address import Guard
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.network.resolve import Resolver
-from crawler.fetch.network.tls import certificates
+from crawler.fetch.network.tls import read_certificates
 from crawler.job.job import Job
 
 if TYPE_CHECKING:
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 def open_engine(job: Job, environ: Mapping[str, str]) -> Engine:
-    """The engine that the job names, with its bounds and with its secrets from `environ`. Raises UsageError."""
+    """Return the engine that the job names, with the job's bounds and the secrets from `environ`. Raises UsageError."""
     request = job.request
     caps = Caps(
         connect=min(10.0, request.timeout / 2), read=request.timeout, total=request.timeout, body=request.max_body
     )
-    return _kind(request.engine)(
+    return _engine_class(request.engine)(
         caps,
         concurrency=job.run.concurrency,
-        resolver=Resolver(Guard(request.allow_private), patience=caps.connect),
+        resolver=Resolver(Guard(request.allow_private), lookup_timeout=caps.connect),
         http2=request.http2,
         credentials=resolve_credentials(request, environ),
-        certificates=certificates(request, job.folder),
+        certificates=read_certificates(request, job.folder),
         user_agent=request.user_agent,
     )
 
 
-def _kind(engine: str) -> type[HttpxEngine | PyreqwestEngine]:
-    """Imported when it is wanted: either costs a worker some megabytes."""
+def _engine_class(engine: str) -> type[HttpxEngine | PyreqwestEngine]:
+    """Import only the engine that is used: each costs a worker some megabytes."""
     if engine == "httpx":
         from crawler.fetch.engines.httpx_engine import HttpxEngine
 

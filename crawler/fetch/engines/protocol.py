@@ -1,4 +1,4 @@
-"""The narrow protocol behind which HTTP engines stand: (method, url, headers) -> (status, headers, bytes)."""
+"""The protocol of every HTTP engine: (method, url, headers) -> (status, headers, body)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Literal, Protocol
 from crawler.model import HttpResponse
 
 PRIOR_KNOWLEDGE: Literal["prior-knowledge"] = "prior-knowledge"
-# HTTP/2: never, where the server offers it in TLS, or always, also in the clear (RFC 9113, section 3.3).
+# HTTP/2: False is never, True where the server offers it in TLS, "prior-knowledge" always, also without TLS
+# (RFC 9113, section 3.3).
 Http2 = bool | Literal["prior-knowledge"]
+
+SCHEMES = frozenset({"http", "https"})
+# Requests that may be sent again at once when the server closed the connection (RFC 9110, section 9.2.2).
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD"})
+IDLE_CONNECTION_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Bounds on one HTTP try: seconds to connect, between reads and in total; bytes of decoded body."""
+    """Bounds on one attempt: seconds to connect, between reads and in total; bytes of the decoded body."""
 
     connect: float = 10.0
     read: float = 20.0
@@ -23,14 +29,14 @@ class Caps:
 
 
 class Engine(Protocol):
-    """One engine serves one worker process for the whole run; it pools connections by host."""
+    """An HTTP client. One engine serves one worker for the whole run, and keeps connections to each host."""
 
     async def fetch(
         self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
     ) -> HttpResponse:
         """Send one request and read its whole response; no redirect is followed.
 
-        The job's headers go along, its credentials only `with_credentials`: not to an origin that they are not for.
+        The job's headers are sent too, and its credentials only if `with_credentials`.
 
         Raises FetchError with `kind` one of: dns, address, connect, tls, timeout, reset, protocol, too-large, decode,
         url.

@@ -1,8 +1,8 @@
-"""The fast engine: pyreqwest (Rust), used only behind a guard.
+"""The engine on pyreqwest (Rust), the fast one.
 
-Never its `.bytes()`, `.text()`, `.json()` or `.send()`: they trust Content-Length and allocate it, which can abort the
-process. Bodies are streamed up to a cap, names are resolved by us and pinned, and native timeouts bound everything,
-because a cancelled request keeps running in Rust until one of them ends it.
+Do not use its `.bytes()`, `.text()`, `.json()` or `.send()`: they allocate what Content-Length says, which can abort
+the process. Here bodies are streamed up to a cap, and names are resolved by our resolver and pinned. Everything has a
+native timeout, because a cancelled request goes on in Rust until one of them ends it.
 """
 
 from __future__ import annotations
@@ -23,29 +23,34 @@ from pyreqwest.request import RequestBuilder
 from pyreqwest.response import Response, ResponseBodyReader
 
 from coordinator.errors import FetchError
-from crawler.fetch.engines.content_encoding import ACCEPTED, Body
-from crawler.fetch.engines.protocol import PRIOR_KNOWLEDGE, Caps, Http2
-from crawler.fetch.engines.pyreqwest_errors import CLOSED, failure
+from crawler.fetch.engines.content_encoding import ACCEPT_ENCODING, BodyDecoder
+from crawler.fetch.engines.protocol import (
+    IDEMPOTENT_METHODS,
+    IDLE_CONNECTION_SECONDS,
+    PRIOR_KNOWLEDGE,
+    SCHEMES,
+    Caps,
+    Http2,
+)
+from crawler.fetch.engines.pyreqwest_errors import CLIENT_CLOSED, pyreqwest_fetch_error
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
 from crawler.model import HttpResponse
 
-IDLE_SECONDS = 20.0
 READ_BYTES = 64 * 1024
-GATHER_SECONDS = 0.01
-REBUILD_SECONDS = 0.05  # building a client takes 3 to 6 ms: at most 20 a second, however many new hosts come
+# Hosts that are new within this time share the making of one client.
+GATHER_PINS_SECONDS = 0.01
+# Building a client takes 3 to 6 ms: at most 20 are built a second, however many new hosts come.
+MIN_CLIENT_SECONDS = 0.05
 MAX_PINS = 4096
-
-IDEMPOTENT = frozenset({"GET", "HEAD"})
-SCHEMES = frozenset({"http", "https"})
 
 
 class PyreqwestEngine:
-    """Engine on one pyreqwest client at a time, HTTP/1.1 or, with `http2`, HTTP/2 where the server offers it in TLS.
+    """Engine on one pyreqwest client at a time, with HTTP/1.1, or HTTP/2 as `http2` says.
 
-    `concurrency` is the most requests the caller has in flight to one host: so many idle connections are kept.
-    The identity's headers and `user_agent` go with every request unless the request brings its own.
+    The caller has at most `concurrency` requests in flight to one host: so many idle connections are kept. The headers
+    of `credentials` and `user_agent` are sent with every request that has none of the same name.
     Create it in the process that uses it: a client does not survive a fork.
     """
 
@@ -67,9 +72,9 @@ class PyreqwestEngine:
         self._credentials = credentials
         self._user_agent = user_agent
         self._roots = [path.read_bytes() for path in (_bundled_roots(), certificates.ca) if path is not None]
-        self._own = None if certificates.client is None else certificates.client.read_bytes()
-        self._pins: dict[str, str] = {}  # host -> address, as the current client has them
-        self._wanted: dict[str, str] = {}  # the same, for the next client
+        self._client_certificate = None if certificates.client is None else certificates.client.read_bytes()
+        self._pins: dict[str, str] = {}  # host -> address, in the current client
+        self._next_pins: dict[str, str] = {}  # host -> address, new in the next client
         self._renewal: asyncio.Task[None] | None = None
         self._client: Client | None = self._build()
         self._built_at = monotonic()
@@ -78,33 +83,33 @@ class PyreqwestEngine:
         self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
     ) -> HttpResponse:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
-        target, host = _target(url)
+        target, host = _parse_url(url)
         headers = self._credentials.headers_of(headers, with_credentials)
         client = self._client
-        address = self._resolver.known(host)
+        address = self._resolver.cached_address(host)
         if address is None or (address != host and self._pins.get(host) != address):
             client = await self._client_for(host)
         if client is None:
-            raise FetchError("reset", CLOSED, sent=False)
+            raise FetchError("reset", CLIENT_CLOSED, sent=False)
         started = monotonic()
         try:
             return await self._send(client.request(method, target), headers)
         except RequestError as error:
-            failed, raced = failure(error)
+            failed, may_resend = pyreqwest_fetch_error(error)
             left = self._caps.total - (monotonic() - started)
-            if not raced or method not in IDEMPOTENT or left <= 0:
+            if not may_resend or method not in IDEMPOTENT_METHODS or left <= 0:
                 raise failed from error
-        # The server closed a kept connection while this request was under way: not the request's fault.
+        # The server closed an idle connection while this request was on its way: that is no failure of the request.
         try:
             return await self._send(client.request(method, target).timeout(timedelta(seconds=left)), headers)
         except RequestError as error:
-            raise failure(error)[0] from error
+            raise pyreqwest_fetch_error(error)[0] from error
 
     async def close(self) -> None:
         """Close every connection; requests in flight end with FetchError."""
         client, self._client = self._client, None
         if client is not None:
-            await client.close()  # and its idle connections close as this last reference to it goes
+            await client.close()  # its idle connections close with this last reference to it
 
     async def _send(self, request: RequestBuilder, headers: tuple[tuple[str, str], ...]) -> HttpResponse:
         try:
@@ -114,15 +119,15 @@ class PyreqwestEngine:
             response = await stream.__aenter__()
             head, ended = _Headers(response), False
             try:
-                # It fills up to the amount: fewer bytes mean that the body has ended.
+                # This waits for the whole amount, so fewer bytes mean that the body has ended.
                 first = await response.body_reader.read(READ_BYTES)
                 if first is None or len(first) < READ_BYTES:
                     ended = True
-                    body = self._whole(first, head)
+                    body = self._decode(first, head)
                 else:
-                    body = await self._rest(first, response.body_reader, head)
+                    body = await self._read_rest(first, response.body_reader, head)
             finally:
-                # Leaving costs a switch to the library's thread and back; at its end a body holds nothing any more.
+                # This costs a switch to the library's thread and back, and a body that has ended holds nothing.
                 if not ended:
                     await stream.__aexit__(None, None, None)
             return HttpResponse(response.status, head, body)
@@ -134,25 +139,25 @@ class PyreqwestEngine:
                 raise
             raise FetchError("protocol", "the HTTP library panicked on this response") from error
 
-    def _whole(self, first: Bytes | None, headers: _Headers) -> bytes:
-        """The body that came in one piece."""
+    def _decode(self, first: Bytes | None, headers: _Headers) -> bytes:
+        """Return the decoded body that came in one piece."""
         if first is None:
             return b""
         encoding = headers.get("content-encoding")
         if encoding is None and len(first) <= self._caps.body:
             return first.to_bytes()
-        body = Body(encoding, self._caps.body)
+        body = BodyDecoder(encoding, self._caps.body)
         body.add(first.to_bytes())
-        return body.whole()
+        return body.finish()
 
-    async def _rest(self, first: Bytes, reader: ResponseBodyReader, headers: _Headers) -> bytes:
-        """The body of which this is the first piece. What exceeds the cap by more than a piece is left unread."""
-        body = Body(headers.get("content-encoding"), self._caps.body)
-        body.expect(headers.get("content-length"))
+    async def _read_rest(self, first: Bytes, reader: ResponseBodyReader, headers: _Headers) -> bytes:
+        """Return the decoded body that begins with `first`. At most one piece beyond the cap is read."""
+        body = BodyDecoder(headers.get("content-encoding"), self._caps.body)
+        body.check_length(headers.get("content-length"))
         body.add(first.to_bytes())
         while (chunk := await reader.read_chunk()) is not None:
             body.add(chunk.to_bytes())
-        return body.whole()
+        return body.finish()
 
     async def _client_for(self, host: str) -> Client | None:
         if self._credentials.proxy is not None:
@@ -162,25 +167,25 @@ class PyreqwestEngine:
         return self._client if self._pins.get(host) == address else await self._pin(host, address)
 
     async def _pin(self, host: str, address: str) -> Client | None:
-        """The client that connects to this address for this host; hosts that appear together share its making."""
+        """Return a client that connects to this address for this host; new hosts share the making of one client."""
         if host.strip("[]") == address:
-            return self._client  # an address needs no pin: nothing is looked up
+            return self._client  # a host that is an address needs no pin: nothing is looked up
         while self._pins.get(host) != address:
-            self._wanted[host] = address
+            self._next_pins[host] = address
             if self._renewal is None:
                 self._renewal = asyncio.create_task(self._renew())
             await asyncio.shield(self._renewal)
         return self._client
 
     async def _renew(self) -> None:
-        """Replace the client by one that has the wanted pins too.
+        """Replace the client by one that has the new pins too.
 
-        The old one is let go, not closed: requests in flight hold it, and its connections close with the last of them.
+        The old one is not closed: requests in flight still use it, and its connections close with the last of them.
         """
         try:
-            await asyncio.sleep(max(GATHER_SECONDS, self._built_at + REBUILD_SECONDS - monotonic()))
+            await asyncio.sleep(max(GATHER_PINS_SECONDS, self._built_at + MIN_CLIENT_SECONDS - monotonic()))
             kept = self._pins if len(self._pins) < MAX_PINS else {}
-            self._pins, self._wanted = {**kept, **self._wanted}, {}
+            self._pins, self._next_pins = {**kept, **self._next_pins}, {}
             if self._client is not None:
                 self._client = self._build()
             self._built_at = monotonic()
@@ -189,7 +194,7 @@ class PyreqwestEngine:
 
     def _build(self) -> Client:
         caps = self._caps
-        # A connect timeout as long as the read timeout would be reported, or missed, as a read that stalled.
+        # If both timeouts were equal, a connect timeout could be reported as a read timeout.
         connect = min(caps.connect, caps.read * 0.9)
         builder = (
             ClientBuilder()
@@ -204,18 +209,18 @@ class PyreqwestEngine:
             .read_timeout(timedelta(seconds=caps.read))
             .timeout(timedelta(seconds=caps.total))
             .pool_max_idle_per_host(self._concurrency)
-            .pool_idle_timeout(timedelta(seconds=IDLE_SECONDS))
+            .pool_idle_timeout(timedelta(seconds=IDLE_CONNECTION_SECONDS))
             .user_agent(self._user_agent)
-            .default_headers([("Accept-Encoding", ACCEPTED), *self._credentials.headers])
+            .default_headers([("Accept-Encoding", ACCEPT_ENCODING), *self._credentials.headers])
         )
         for root in self._roots:
             builder = builder.add_root_certificate_pem(root)
-        if self._own is not None:
-            builder = builder.identity_pem(self._own)
+        if self._client_certificate is not None:
+            builder = builder.identity_pem(self._client_certificate)
         if self._credentials.proxy is not None:
             builder = builder.proxy(ProxyBuilder.all(self._credentials.proxy))
         if self._http2:
-            # Bodies share the connection's window, so one that is read slowly would hold up the others.
+            # All bodies share the connection's window: with a small one, a body that is read slowly stops the others.
             builder = builder.http2_initial_stream_window_size(2**20).http2_initial_connection_window_size(2**24)
             builder = builder.http2_prior_knowledge() if self._http2 == PRIOR_KNOWLEDGE else builder.http2(True)
         for host, address in self._pins.items():
@@ -224,7 +229,7 @@ class PyreqwestEngine:
 
 
 def _bundled_roots() -> Path | None:
-    """Root certificates for a system that has none; without any, not even plain http would work."""
+    """Return certifi's root certificates on a system without any: there no client could be built, even for http."""
     try:
         ClientBuilder().build()
     except BuilderError:
@@ -233,7 +238,7 @@ def _bundled_roots() -> Path | None:
 
 
 class _Headers:
-    """Headers read from the native response on demand; it stays valid after its body was read and closed."""
+    """Headers that are read from the native response on demand, also after its body was read and closed."""
 
     __slots__ = ("_response",)
 
@@ -243,12 +248,12 @@ class _Headers:
     def get(self, name: str) -> str | None:
         try:
             return self._response.get_header(name)
-        except ValueError:  # a byte that is not ASCII; the library gives no way to read it
+        except ValueError:  # the value is not ASCII, and the library cannot read it
             return None
 
     def has(self, names: Iterable[str]) -> bool:
         headers = self._response.headers
-        for name in names:  # noqa: SIM110 - any() makes a generator for every answer
+        for name in names:  # noqa: SIM110 - any() would make a generator for every response
             if name in headers:
                 return True
         return False
@@ -268,7 +273,7 @@ class _Headers:
         return readable
 
 
-def _target(url: str) -> tuple[Url, str]:
+def _parse_url(url: str) -> tuple[Url, str]:
     try:
         target = Url(url)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a failed request of pyreqwest means; its classes are not reliable, so the messages of its causes are read."""
+"""Exceptions of pyreqwest as FetchError; their classes are not reliable, so the messages of their causes are read."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pyreqwest.exceptions import RequestError
 
 from coordinator.errors import FetchError
 
-# What hyper, rustls and tokio say; pinned by tests against the real library.
+# Messages of hyper, rustls and tokio; tests with the real library notice when they change.
 CONNECTING = "client error (Connect)"
 SENDING = "client error (SendRequest)"
 TIMED_OUT = frozenset({"operation timed out", "deadline has elapsed"})
-CLOSED = "Client was closed"
-ENDED_EARLY = frozenset(
+CLIENT_CLOSED = "Client was closed"
+EARLY_END_MESSAGES = frozenset(
     {
-        CLOSED,
+        CLIENT_CLOSED,
         "connection closed before message completed",
         "end of file before message length reached",
         "unexpected EOF during chunk size line",
     }
 )
 
-# HTTP/2: RST_STREAM and GOAWAY. The library has sent again by itself what the server never looked at.
-RESET_BY_PEER = ("stream error received", "connection error received")
+# HTTP/2: RST_STREAM and GOAWAY. The library itself sends a request again that the server did not process.
+HTTP2_RESET_PREFIXES = ("stream error received", "connection error received")
 
 
-def failure(error: RequestError) -> tuple[FetchError, bool]:
-    """The error in our words, and whether it may be a race with the closing of a kept connection."""
+def pyreqwest_fetch_error(error: RequestError) -> tuple[FetchError, bool]:
+    """Return the FetchError, and whether the server may have closed an idle connection just before the request."""
     causes = [cause["message"] for cause in error.details["causes"] or [{"message": error.message}]]
-    kind = classify(causes)
-    raced = kind == "reset" and SENDING in causes and not causes[-1].startswith(RESET_BY_PEER)
-    # Only the innermost cause is told: the outer ones quote the URL, which may hold a secret.
+    kind = error_kind(causes)
+    raced = kind == "reset" and SENDING in causes and not causes[-1].startswith(HTTP2_RESET_PREFIXES)
+    # Only the innermost cause is kept: the outer ones quote the URL, which may hold a secret.
     return FetchError(kind, causes[-1], sent=CONNECTING not in causes), raced
 
 
-def classify(causes: Sequence[str]) -> str:
-    """The kind of a failed request by the messages of its causes, outermost first; classes are not reliable here."""
+def error_kind(causes: Sequence[str]) -> str:
+    """Return the kind of FetchError for the messages of an exception's causes, the outermost first."""
     last = causes[-1]
     if last in TIMED_OUT:
         return "timeout"
@@ -44,6 +44,6 @@ def classify(causes: Sequence[str]) -> str:
         if "dns error" in causes:
             return "dns"
         return "connect" if "(os error " in last else "tls"
-    if "(os error " in last or last in ENDED_EARLY or last.startswith(RESET_BY_PEER):
+    if "(os error " in last or last in EARLY_END_MESSAGES or last.startswith(HTTP2_RESET_PREFIXES):
         return "reset"
     return "protocol"

@@ -1,1 +1,1 @@
-"""Where requests may connect: addresses, name lookup, TLS, credentials."""
+"""Where and how requests connect: permitted addresses, name lookup, TLS, credentials."""

@@ -12,8 +12,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 # The IANA registries of special-purpose addresses (RFC 6890, as of 2024) and multicast. Python's own `is_global`
-# follows the registries of its version, and so would judge differently from one machine to the next.
-CLOSED_V4 = tuple(
+# follows the registries of its version, so it could differ from one machine to the next.
+SPECIAL_V4 = tuple(
     map(
         IPv4Network,
         (
@@ -35,8 +35,8 @@ CLOSED_V4 = tuple(
         ),
     )
 )
-OPEN_V6 = IPv6Network("2000::/3")  # all that IANA has given out as global unicast; loopback and link-local lie outside
-CLOSED_V6 = tuple(
+GLOBAL_UNICAST_V6 = IPv6Network("2000::/3")  # all of IANA's global unicast; loopback and link-local lie outside
+SPECIAL_V6 = tuple(
     map(
         IPv6Network,
         (
@@ -47,43 +47,43 @@ CLOSED_V6 = tuple(
         ),
     )
 )
-# Prefixes behind which the packet goes to the IPv4 address in the last 32 bits (RFC 4291, RFC 6052).
+# With these prefixes the packet goes to the IPv4 address in the last 32 bits (RFC 4291, RFC 6052).
 MAPPED = IPv6Network("::ffff:0:0/96")
 NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class Guard:
-    """Says whether a request may connect to an address: a global one, or one in the `allowed` networks.
+    """Decides whether a request may connect to an address: a global one, or one in the `allowed` networks.
 
-    An IPv4-mapped or NAT64 address is judged by the IPv4 address in it; other forms that carry one are refused,
-    whatever they carry, unless `allowed` names them. Raises UsageError for what is no network.
+    For an IPv4-mapped or NAT64 address the IPv4 address in it decides. Other forms that contain an IPv4 address are
+    refused, unless `allowed` names them. Raises UsageError if one of `allowed` is no network.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        self._allowed = [_network(text) for text in allowed]
+        self._allowed = [_parse_network(text) for text in allowed]
 
     def __call__(self, address: Address) -> bool:
         """Whether a request may connect to the address."""
-        meant = unwrapped(address)
-        return is_global(meant) or any(address in network or meant in network for network in self._allowed)
+        inner = unwrapped(address)
+        return is_global(inner) or any(address in network or inner in network for network in self._allowed)
 
 
 def is_global(address: Address) -> bool:
-    """Whether an address belongs to the public internet, and carries no other one in it."""
+    """Whether an address belongs to the public internet, and contains no other address."""
     if isinstance(address, IPv4Address):
-        return not any(address in network for network in CLOSED_V4)
-    return address in OPEN_V6 and not any(address in network for network in CLOSED_V6)
+        return not any(address in network for network in SPECIAL_V4)
+    return address in GLOBAL_UNICAST_V6 and not any(address in network for network in SPECIAL_V6)
 
 
 def unwrapped(address: Address) -> Address:
-    """The IPv4 address that an IPv4-mapped or NAT64 address stands for; every other address itself."""
+    """Return the IPv4 address in an IPv4-mapped or NAT64 address; every other address as it is."""
     if isinstance(address, IPv6Address) and (address in MAPPED or address in NAT64):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
 
 def literal(host: str) -> Address | None:
-    """The address that a URL's host is written as, also in the forms of inet_aton (2130706433, 0x7f.1); else None."""
+    """Return the address if a URL's host is one, also in the forms of inet_aton (2130706433, 0x7f.1); else None."""
     try:
         return ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -94,7 +94,7 @@ def literal(host: str) -> Address | None:
         return None
 
 
-def _network(text: str) -> Network:
+def _parse_network(text: str) -> Network:
     try:
         return ip_network(text)
     except ValueError as error:

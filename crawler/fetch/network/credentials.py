@@ -1,4 +1,4 @@
-"""What a job's requests carry, with its secrets filled in; nothing else looks at ${NAME}."""
+"""The headers and the proxy of a job's requests. Only this file replaces ${NAME} by a secret of the environment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CREDENTIAL_NAMES = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who the job is for its upstream.
+    """What a job sends with its requests.
 
-    `headers` go with every request. `secret_headers` are headers too: those that say who asks (Authorization, Cookie,
-    Proxy-Authorization) and those with a secret in them. The caller of an engine sends them to their own origin only.
-    `proxy` is the proxy's URL with the user and password in it.
+    `headers` are sent with every request. `secret_headers` are those that identify the sender (Authorization, Cookie,
+    Proxy-Authorization) or have a secret in them; they are sent only to the origin that they are for. `proxy` is the
+    proxy's URL with user and password.
     """
 
     headers: HeaderPairs = ()
@@ -31,7 +31,7 @@ class Credentials:
     proxy: str | None = field(default=None, repr=False)
 
     def headers_of(self, headers: HeaderPairs, with_credentials: bool) -> HeaderPairs:
-        """A request's own headers, and the credentials that it does not bring itself."""
+        """Return a request's own headers, and the secret headers whose names are not among them."""
         if not with_credentials or not self.secret_headers:
             return headers
         if not headers:
@@ -44,9 +44,9 @@ NO_CREDENTIALS = Credentials()
 
 
 def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) -> Credentials:
-    """The identity that a job describes, each ${NAME} taken from the environment.
+    """Return the credentials that a job describes, with each ${NAME} replaced from `environ`.
 
-    Raises UsageError for a name that is not set, or that would begin a line of its own in a header.
+    Raises UsageError if a name is not set, or if its value has a line break.
     """
     headers: list[tuple[str, str]] = []
     secret_headers: list[tuple[str, str]] = []
@@ -63,7 +63,7 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
 
 
 def _authorization(auth: str, environ: Mapping[str, str]) -> str:
-    """`basic:USER:PASSWORD` (RFC 7617) or `bearer:TOKEN` (RFC 6750) as the header's value."""
+    """Return the value of Authorization for `basic:USER:PASSWORD` (RFC 7617) or `bearer:TOKEN` (RFC 6750)."""
     scheme, _, rest = auth.partition(":")
     if scheme == "bearer":
         return f"Bearer {_filled(rest, 'auth', environ)}"
@@ -75,7 +75,7 @@ def _authorization(auth: str, environ: Mapping[str, str]) -> str:
 
 
 def _proxy(proxy: str, environ: Mapping[str, str]) -> str:
-    """The proxy's URL; what stands before its @ is encoded, so that a password may have any character."""
+    """Return the proxy's URL; secrets before its @ are percent-encoded, so that a password may have any character."""
     userinfo, at, place = proxy.rpartition("@")
     encoded = {name: quote(value, safe="") for name, value in environ.items()}
     url = _filled(userinfo, "proxy", encoded) + at + _filled(place, "proxy", environ)

@@ -1,4 +1,4 @@
-"""Certificates of the user's own: an authority to trust, and who we are."""
+"""The certificates that a job names: an authority to trust, and our own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crawler.job.models import RequestSettings
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files: `ca` is trusted beside the system's roots, `client` holds our certificate and its key."""
+    """PEM files: `ca` is trusted beside the system's roots, `client` has our certificate and its key."""
 
     ca: Path | None = None
     client: Path | None = None
@@ -21,8 +21,8 @@ class Certificates:
 NO_CERTIFICATES = Certificates()
 
 
-def certificates(request: RequestSettings, folder: str) -> Certificates:
-    """The files that a job names, looked at once. Raises UsageError for one that cannot be read or used."""
+def read_certificates(request: RequestSettings, folder: str) -> Certificates:
+    """Return the files that a job names, relative to its folder. Raises UsageError if one cannot be read or used."""
     found = Certificates(
         ca=None if request.ca is None else Path(folder, request.ca),
         client=None if request.client_cert is None else Path(folder, request.client_cert),
@@ -35,13 +35,13 @@ def certificates(request: RequestSettings, folder: str) -> Certificates:
             raise _unusable("ca", found.ca, "certificates", error) from error
     if found.client is not None:
         try:
-            # Without a password of its own, OpenSSL would ask for one on the terminal.
+            # With no password given, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(found.client, password="")
         except (OSError, ssl.SSLError) as error:
             raise _unusable("client_cert", found.client, "a certificate and its key, unencrypted", error) from error
     return found
 
 
-def _unusable(key: str, path: Path, what: str, error: OSError) -> UsageError:
-    words = "is no PEM file with" if isinstance(error, ssl.SSLError) else f"{error.strerror}; name a PEM file with"
-    return UsageError(f"job: [request] {key}: {path}: {words} {what}")
+def _unusable(key: str, path: Path, content: str, error: OSError) -> UsageError:
+    problem = "is no PEM file with" if isinstance(error, ssl.SSLError) else f"{error.strerror}; name a PEM file with"
+    return UsageError(f"job: [request] {key}: {path}: {problem} {content}")

@@ -1,4 +1,4 @@
-"""What robots.txt allows (RFC 9309): asked once an origin for the whole fleet, then answered from memory."""
+"""What robots.txt allows (RFC 9309): one worker requests it for all workers, and each keeps the rules in memory."""
 
 from __future__ import annotations
 
@@ -15,81 +15,83 @@ from coordinator.errors import FetchError
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.redis.retrying import retry_unavailable
 from crawler.fetch.ratelimit_headers import requested_pause
-from crawler.fetch.redirect import REDIRECTS, InvalidRedirect, target
-from crawler.fetch.robots.rules import RobotsRecord, failed, place, product_token, rules_for
+from crawler.fetch.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
+from crawler.fetch.robots.rules import RobotsRecord, failed_record, origin_and_path, product_token, rules_for
 from crawler.model import HttpResponse
 
 Fetch = Callable[[str], Awaitable[HttpResponse]]
 
-# RFC 9309 (2.3.1.2) wants at least five followed; what lies behind more counts as not there.
-HOPS = 5
-ASKING = 30.0
-LEASE = ASKING + 5.0
-SOONEST, LATEST = 0.05, 0.5  # seconds between two looks at what another worker found
+# RFC 9309 (2.3.1.2) wants at least five redirects followed; a robots.txt behind more counts as absent.
+MAX_ROBOTS_REDIRECTS = 5
+ROBOTS_TIMEOUT_SECONDS = 30.0
+ASK_LEASE_SECONDS = ROBOTS_TIMEOUT_SECONDS + 5.0
+# The wait between two looks at what another worker found doubles from the first to the second.
+FIRST_POLL_SECONDS = 0.05
+LONGEST_POLL_SECONDS = 0.5
 # Memory: a megabyte of rules takes up to thirty when parsed, an origin with few rules two kilobytes.
-ORIGINS = 4096
-CHARACTERS = 1024 * 1024
-# Half a megabyte takes 200 ms to parse: beside the loop, not in it.
-LARGE = 32 * 1024
-LONGEST_DELAY = 60.0
-# Kinds of FetchError that no waiting heals: the page itself would meet the same.
-LASTING = ("url", "address")
+MAX_ORIGINS = 4096
+MAX_RULES_CHARS = 1024 * 1024
+# Half a megabyte takes 200 ms to parse: larger ones are parsed in a thread, so that the event loop goes on.
+THREAD_PARSE_BYTES = 32 * 1024
+MAX_CRAWL_DELAY_SECONDS = 60.0
+# Kinds of FetchError that another attempt does not mend: the page itself would fail in the same way.
+PERMANENT_KINDS = ("url", "address")
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """Whether a URL may be fetched, and the `reason` when not.
+    """Whether a URL may be fetched, and the `reason` when it may not.
 
-    `crawl_delay` is the seconds that its origin wants between two requests, at most a minute. `again` is there when the
-    origin did not answer: so many seconds from now it is asked again, and may then allow it.
+    `crawl_delay` is the seconds that its origin wants between two requests, at most a minute. `retry_after` is there
+    when robots.txt could not be read: after so many seconds it is requested again, and may then allow the URL.
     """
 
     allowed: bool
     reason: str | None = None
     crawl_delay: float | None = None
-    again: float | None = None
+    retry_after: float | None = None
 
 
 ALLOWED = Permission(True)
 
 
-class Origin:
-    """The rules of one origin as they hold until `expires`, on a monotonic clock."""
+class OriginRules:
+    """The rules of one origin. They are valid until `expires`, on a monotonic clock; `size` is their characters."""
 
-    __slots__ = ("_fault", "_name", "_no", "_rules", "_yes", "expires", "size")
+    __slots__ = ("_allowed", "_disallowed", "_fault", "_origin", "_rules", "expires", "size")
 
-    def __init__(self, name: str, record: RobotsRecord, expires: float) -> None:
-        self._name = name
+    def __init__(self, origin: str, record: RobotsRecord, expires: float) -> None:
+        self._origin = origin
         self._fault = record.fault if record.rules is None else None
         self._rules = Protego.parse(f"User-agent: *\n{record.rules}") if record.rules else None
         self.expires = expires
         self.size = len(record.rules or "")
-        delay = min((self._rules and self._rules.crawl_delay("*")) or 0.0, LONGEST_DELAY) or None
-        self._yes = Permission(True, None, delay)
-        self._no = Permission(False, f"robots.txt of {name} disallows it", delay)
+        delay = min((self._rules and self._rules.crawl_delay("*")) or 0.0, MAX_CRAWL_DELAY_SECONDS) or None
+        self._allowed = Permission(True, None, delay)
+        self._disallowed = Permission(False, f"robots.txt of {origin} disallows it", delay)
 
     @property
-    def has_no_rules(self) -> bool:
+    def allows_everything(self) -> bool:
         """Whether every path is allowed."""
         return self._rules is None and self._fault is None
 
     def permission(self, path: str, now: float) -> Permission:
-        """On one path with its query."""
+        """Return the permission for a path with its query; `now` is on the clock of `expires`."""
         if self._fault is not None:
-            reason = f"robots.txt of {self._name} cannot be read ({self._fault}), so nothing may be fetched there"
-            lasting = self._fault.startswith(LASTING)
-            return Permission(False, reason, again=None if lasting else max(0.0, self.expires - now))
-        # The host keeps a path that begins with // from being read as one.
+            reason = f"robots.txt of {self._origin} cannot be read ({self._fault}), so nothing may be fetched there"
+            permanent = self._fault.startswith(PERMANENT_KINDS)
+            return Permission(False, reason, retry_after=None if permanent else max(0.0, self.expires - now))
+        # Without a host, a path that begins with // would be read as one.
         if self._rules is None or self._rules.can_fetch(f"http://host{path}", "*"):
-            return self._yes
-        return self._no
+            return self._allowed
+        return self._disallowed
 
 
 class Robots:
-    """Permissions for one worker. Ask `known` first: it is None for a new origin, then `permission` waits.
+    """The permissions that one worker gets. Call `cached_permission` first, and `load_permission` when it is None.
 
     `fetch` sends one GET without following redirects, raises FetchError, and is cancelled after half a minute; its
-    engine should take bodies of 512 KiB. `user_agent` is what it sends.
+    engine should accept bodies of 512 KiB. `user_agent` is the header that it sends.
     """
 
     def __init__(
@@ -99,111 +101,117 @@ class Robots:
         self._cache = cache
         self._token = product_token(user_agent)
         self._clock = clock
-        self._origins: OrderedDict[str, Origin] = OrderedDict()  # the one asked for last is last
+        self._origins: OrderedDict[str, OriginRules] = OrderedDict()  # the least recently used first
         self._size = 0
-        self._learning: dict[str, asyncio.Task[Origin]] = {}
-        self._open: dict[str, Origin] = {}  # origins without rules, by how URLs of theirs begin
+        self._loading: dict[str, asyncio.Task[OriginRules]] = {}
+        self._open: dict[str, OriginRules] = {}  # origins that allow everything, by the beginning of their URLs
 
-    def known(self, url: str) -> Permission | None:
-        """The verdict, if this worker knows the origin's rules."""
+    def cached_permission(self, url: str) -> Permission | None:
+        """Return the permission for a URL, or None when this worker has no valid rules of its origin."""
         now = self._clock()
-        # What stands before the first slash behind "https://" decides about the origin, whatever follows it.
-        begins = url[: url.find("/", len("https://"))]
-        open_origin = self._open.get(begins)
+        # What stands before the first slash after "https://" decides about the origin, whatever follows it.
+        beginning = url[: url.find("/", len("https://"))]
+        open_origin = self._open.get(beginning)
         if open_origin is not None and now < open_origin.expires:
             return ALLOWED
-        name, path = place(url)
-        if not name:
-            return ALLOWED  # no engine sends it, and the engine says why
-        origin = self._origins.get(name)
-        if origin is None or origin.expires <= now:
+        origin, path = origin_and_path(url)
+        if not origin:
+            return ALLOWED  # no engine sends such a request, and its error says why
+        rules = self._origins.get(origin)
+        if rules is None or rules.expires <= now:
             return None
-        self._origins.move_to_end(name)
-        if origin.has_no_rules:
-            if len(self._open) >= ORIGINS:
+        self._origins.move_to_end(origin)
+        if rules.allows_everything:
+            if len(self._open) >= MAX_ORIGINS:
                 self._open.clear()
-            self._open[begins] = origin
-        return origin.permission(path, now)
+            self._open[beginning] = rules
+        return rules.permission(path, now)
 
-    async def permission(self, url: str) -> Permission:
-        """The verdict; asks the fleet, and if nobody there knows it, the origin. Waits while Redis is away."""
-        known = self.known(url)
-        if known is not None:
-            return known
-        name, path = place(url)
-        learning = self._learning.get(name)
-        if learning is None:
-            learning = self._learning[name] = asyncio.create_task(self._learn(name), name=f"robots.txt of {name}")
-            learning.add_done_callback(lambda _: self._learning.pop(name, None))
-        # Shielded: one caller's cancellation must not take the answer from the others.
-        origin = await asyncio.shield(learning)
-        return origin.permission(path, self._clock())
+    async def load_permission(self, url: str) -> Permission:
+        """Return the permission for a URL, with the rules from memory, from Redis, or from the origin itself.
+
+        Waits while Redis is away, and while another worker requests the same robots.txt.
+        """
+        cached = self.cached_permission(url)
+        if cached is not None:
+            return cached
+        origin, path = origin_and_path(url)
+        loading = self._loading.get(origin)
+        if loading is None:
+            loading = self._loading[origin] = asyncio.create_task(self._load(origin), name=f"robots.txt of {origin}")
+            loading.add_done_callback(lambda _: self._loading.pop(origin, None))
+        # Shielded: when one caller is cancelled, the others still get the rules.
+        rules = await asyncio.shield(loading)
+        return rules.permission(path, self._clock())
 
     async def close(self) -> None:
-        """Stop asking."""
-        learning = list(self._learning.values())
-        for task in learning:
+        """Cancel the requests that are under way."""
+        loading = list(self._loading.values())
+        for task in loading:
             task.cancel()
-        await asyncio.gather(*learning, return_exceptions=True)
+        await asyncio.gather(*loading, return_exceptions=True)
 
-    async def _learn(self, name: str) -> Origin:
-        wait = SOONEST
-        while (cached := await retry_unavailable(partial(self._cache.ask, name, LEASE), "robots.txt")).word == "wait":
+    async def _load(self, origin: str) -> OriginRules:
+        """Get the rules of an origin from Redis, or request them there for all workers, and keep them."""
+        wait = FIRST_POLL_SECONDS
+        ask = partial(self._cache.ask, origin, ASK_LEASE_SECONDS)
+        while (cached := await retry_unavailable(ask, "robots.txt")).word == "wait":
             await asyncio.sleep(min(wait, cached.seconds))
-            wait = min(wait * 2, LATEST)
-        before = RobotsRecord.unpack(cached.found) if cached.found else None
-        if cached.word == "known" and before is not None:
-            record, holds = before, cached.seconds
+            wait = min(wait * 2, LONGEST_POLL_SECONDS)
+        previous = RobotsRecord.unpack(cached.found) if cached.found else None
+        if cached.word == "known" and previous is not None:
+            record, valid_seconds = previous, cached.seconds
         else:
-            record, holds = await self._ask(name, before)
-            await retry_unavailable(partial(self._cache.tell, name, record.pack(), holds), "robots.txt")
-        expires = self._clock() + holds
-        if record.rules and len(record.rules) > LARGE:
-            return self._keep(name, await asyncio.to_thread(Origin, name, record, expires))
-        return self._keep(name, Origin(name, record, expires))
+            record, valid_seconds = await self._request_record(origin, previous)
+            await retry_unavailable(partial(self._cache.tell, origin, record.pack(), valid_seconds), "robots.txt")
+        expires = self._clock() + valid_seconds
+        if record.rules and len(record.rules) > THREAD_PARSE_BYTES:
+            return self._keep(origin, await asyncio.to_thread(OriginRules, origin, record, expires))
+        return self._keep(origin, OriginRules(origin, record, expires))
 
-    def _keep(self, name: str, origin: Origin) -> Origin:
-        before = self._origins.pop(name, None)
-        self._origins[name] = origin
-        self._size += origin.size - (before.size if before else 0)
-        while len(self._origins) > ORIGINS or (self._size > CHARACTERS and len(self._origins) > 1):
+    def _keep(self, origin: str, rules: OriginRules) -> OriginRules:
+        """Put rules into memory, and remove the least recently used ones that are too many."""
+        previous = self._origins.pop(origin, None)
+        self._origins[origin] = rules
+        self._size += rules.size - (previous.size if previous else 0)
+        while len(self._origins) > MAX_ORIGINS or (self._size > MAX_RULES_CHARS and len(self._origins) > 1):
             self._size -= self._origins.popitem(last=False)[1].size
-        return origin
+        return rules
 
-    async def _ask(self, name: str, before: RobotsRecord | None) -> tuple[RobotsRecord, float]:
-        """What the origin says now, and for how many seconds that holds."""
-        requested: float | None = None
+    async def _request_record(self, origin: str, previous: RobotsRecord | None) -> tuple[RobotsRecord, float]:
+        """Request robots.txt from its origin; return its record, and for how many seconds that is valid."""
+        pause: float | None = None
         try:
-            async with asyncio.timeout(ASKING):
-                response = await self._follow(f"{name}/robots.txt")
+            async with asyncio.timeout(ROBOTS_TIMEOUT_SECONDS):
+                response = await self._fetch_following_redirects(f"{origin}/robots.txt")
         except FetchError as error:
-            record = failed(str(error), before)
+            record = failed_record(str(error), previous)
         except TimeoutError:
-            record = failed(f"no answer in {ASKING:.0f} s", before)
+            record = failed_record(f"no response in {ROBOTS_TIMEOUT_SECONDS:.0f} s", previous)
         else:
             if response.status == 429 or response.status >= 500:
-                record = failed(f"status {response.status}", before)
-                requested = requested_pause(response.status, response.headers, time.time())
+                record = failed_record(f"status {response.status}", previous)
+                pause = requested_pause(response.status, response.headers, time.time())
             elif 200 <= response.status < 300:
-                record = RobotsRecord(await self._rules(response.body))
+                record = RobotsRecord(await self._parse(response.body))
             else:
                 record = RobotsRecord("")
-        return record, record.holds(requested)
+        return record, record.valid_seconds(pause)
 
-    async def _follow(self, url: str) -> HttpResponse:
-        """The first answer that leads nowhere else; the last redirect when there are too many."""
+    async def _fetch_following_redirects(self, url: str) -> HttpResponse:
+        """Return the first response that is no redirect; the last redirect if there are too many or it is invalid."""
         response = await self._fetch(url)
-        for _ in range(HOPS):
-            if response.status not in REDIRECTS:
+        for _ in range(MAX_ROBOTS_REDIRECTS):
+            if response.status not in REDIRECT_STATUSES:
                 break
             try:
-                url = target(url, response.headers.get("location"))
+                url = redirect_target(url, response.headers.get("location"))
             except InvalidRedirect:
                 break
             response = await self._fetch(url)
         return response
 
-    async def _rules(self, body: bytes) -> str:
-        if len(body) > LARGE:
+    async def _parse(self, body: bytes) -> str:
+        if len(body) > THREAD_PARSE_BYTES:
             return await asyncio.to_thread(rules_for, self._token, body)
         return rules_for(self._token, body)

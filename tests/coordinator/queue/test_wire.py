@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coordinator.model import NO_ATTEMPTS, Attempts, Block, ShardId
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.queue.wire import MOST_BYTES, WIRE, Deferral, decode, encode, packed, unpacked
-from crawler.fetch.retry import MOST_LINES, MOST_WORDS, noted
+from crawler.fetch.retry import MAX_HISTORY_LINES, MAX_RESULT_CHARS, add_attempt
 
 SHARD = ShardId(3)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
@@ -45,8 +45,8 @@ def test_the_largest_block_that_a_planner_makes_fits() -> None:
 
 def test_the_largest_block_of_keys_that_come_back_fits() -> None:
     attempts = NO_ATTEMPTS
-    for number in range(3 * MOST_LINES):
-        attempts = noted(attempts, f"{number} {'w' * MOST_WORDS}", 0.0)
+    for number in range(3 * MAX_HISTORY_LINES):
+        attempts = add_attempt(attempts, f"{number} {'w' * MAX_RESULT_CHARS}", 0.0)
     block = Block(
         SHARD, tuple("k" * 8192 for _ in range(BLOCK_KEYS)), attempts=dict.fromkeys(range(BLOCK_KEYS), attempts)
     )

@@ -1,4 +1,4 @@
-"""Both engines, the misbehaving server, and names that exist only here."""
+"""Fixtures: both engines, the misbehaving server, and a name service of the test's own."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ async def server() -> AsyncIterator[Misbehaving]:
 
 
 @pytest.fixture(params=[PyreqwestEngine, HttpxEngine])
-def kind_of_engine(request: pytest.FixtureRequest) -> type[PyreqwestEngine | HttpxEngine]:
-    kind: type[PyreqwestEngine | HttpxEngine] = request.param
-    return kind
+def engine_class(request: pytest.FixtureRequest) -> type[PyreqwestEngine | HttpxEngine]:
+    engine_class: type[PyreqwestEngine | HttpxEngine] = request.param
+    return engine_class
 
 
 @pytest.fixture
-async def make_engine(kind_of_engine: type[PyreqwestEngine | HttpxEngine]) -> AsyncIterator[MakeEngine]:
-    """Makes engines with short words for their parameters and closes them when the test is over."""
+async def make_engine(engine_class: type[PyreqwestEngine | HttpxEngine]) -> AsyncIterator[MakeEngine]:
+    """Makes engines that suit the tests, and closes them when the test is over."""
     async with AsyncExitStack() as engines:
 
         def make(caps: Caps = PATIENT, resolver: Resolver | None = None, **parameters: Any) -> Engine:
-            engine = kind_of_engine(caps, concurrency=16, resolver=resolver or Resolver(LOOPBACK), **parameters)
+            engine = engine_class(caps, concurrency=16, resolver=resolver or Resolver(LOOPBACK), **parameters)
             engines.push_async_callback(engine.close)
             return engine
 
@@ -48,17 +48,17 @@ async def make_engine(kind_of_engine: type[PyreqwestEngine | HttpxEngine]) -> As
 
 
 class Names:
-    """A name service for the tests: `addresses` by host, and every host that getaddrinfo was asked for, in order."""
+    """A name service: `addresses` by host, the hosts of all lookups in order; silent while not `responding`."""
 
     def __init__(self) -> None:
         self.addresses: dict[str, list[str]] = {}
-        self.asked: list[str] = []
-        self.hold = threading.Event()
-        self.hold.set()
+        self.requested: list[str] = []
+        self.responding = threading.Event()
+        self.responding.set()
 
     def getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
-        self.asked.append(host)
-        self.hold.wait(20)
+        self.requested.append(host)
+        self.responding.wait(20)
         if host not in self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses[host]]
@@ -66,8 +66,8 @@ class Names:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
-    """Stands in for getaddrinfo, so that it sees every lookup that anything in Python makes."""
+    """Replaces getaddrinfo, so that every lookup made in Python is recorded."""
     names = Names()
     monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
     yield names
-    names.hold.set()
+    names.responding.set()

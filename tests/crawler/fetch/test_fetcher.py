@@ -1,4 +1,4 @@
-"""One try and what follows from it; then workers together, on a real Redis: lines, fetchers and one limiter each."""
+"""One attempt and what follows it; then several workers on a real Redis, each with a limiter of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from coordinator.redis.keys import RunKeys
 from coordinator.tasks import cancelled
 from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, Meter, RetryInPlace
-from crawler.fetch.retry_budget import FLOOR
+from crawler.fetch.retry_budget import MIN_RETRIES
 from crawler.model import HttpResponse, Request
 from crawler.pipeline.scheduler import Scheduler
 from tests.conftest import eventually
@@ -30,12 +30,12 @@ HOST = "upstream.example"
 
 
 class Setup:
-    """A fetcher between an engine and a limiter that do as they are told."""
+    """A fetcher with a scripted engine and a scripted limiter."""
 
     def __init__(
-        self, *lines: HttpResponse | BaseException, each: Callable[[], None] = lambda: None, **sections: Any
+        self, *script: HttpResponse | BaseException, on_fetch: Callable[[], None] = lambda: None, **sections: Any
     ) -> None:
-        self.engine = ScriptedEngine(*lines, each=each)
+        self.engine = ScriptedEngine(*script, on_fetch=on_fetch)
         self.limiter = ScriptedLimiter()
         self.meter = Meter()
         self.lane = Lane()
@@ -47,11 +47,11 @@ class Setup:
         return await self._fetcher.fetch(request, self.lane)
 
 
-# -- one try
+# -- one attempt
 
 
 @pytest.mark.parametrize(
-    ("line", "outcome", "reason"),
+    ("scripted", "outcome", "reason"),
     [
         (response(200, b"body"), Outcome.STORED, None),
         (response(204), Outcome.STORED, None),
@@ -62,38 +62,38 @@ class Setup:
         (FetchError("too-large", "body"), Outcome.FAILED, "too-large: body"),
     ],
 )
-async def test_what_is_decided_at_once_is_a_reply(
-    line: HttpResponse | FetchError, outcome: Outcome, reason: str | None
+async def test_a_final_response_or_error_is_a_result(
+    scripted: HttpResponse | FetchError, outcome: Outcome, reason: str | None
 ) -> None:
-    setup = Setup(line)
+    setup = Setup(scripted)
     result = await setup.fetch(a_request("a"))
     assert isinstance(result, FetchResult)
     assert (result.outcome, result.reason, result.attempts) == (outcome, reason, 1)
-    assert result.response is (line if isinstance(line, HttpResponse) else None)
+    assert result.response is (scripted if isinstance(scripted, HttpResponse) else None)
     assert setup.engine.urls == [f"https://{HOST}/a"]
 
 
-async def test_attempts_count_the_tries_of_workers_before() -> None:
+async def test_the_attempts_of_other_workers_are_counted() -> None:
     result = await Setup(response(200)).fetch(a_request("a", attempts=Attempts(1, 7, ("…",))))
     assert isinstance(result, FetchResult)
     assert result.attempts == 9
 
 
-async def test_a_short_wait_is_made_here_and_a_long_one_in_the_delayed_set() -> None:
+async def test_a_short_delay_is_a_retry_in_place_and_a_long_one_is_deferred() -> None:
     request = a_request("a")
     step = await Setup(response(500)).fetch(request)
     assert isinstance(step, RetryInPlace)
     assert 0 < step.delay <= 0.5
     assert request.attempts.failed == 1
-    long = Setup(FetchError("reset", "peer"), retry={"attempts": 3, "backoff": 3600, "max_delay": 3600})
-    step = await long.fetch(request)
+    setup = Setup(FetchError("reset", "peer"), retry={"attempts": 3, "backoff": 3600, "max_delay": 3600})
+    step = await setup.fetch(request)
     assert isinstance(step, Defer)
     assert step.delay > 2
     assert request.attempts.failed == 2
     assert [line[9:] for line in request.attempts.history] == ["status 500", "reset: peer"]
 
 
-async def test_the_last_attempt_is_a_reply_that_tells_every_try() -> None:
+async def test_the_result_of_the_last_attempt_lists_every_attempt() -> None:
     setup = Setup(response(500), FetchError("timeout", "total"), response(502, b"sorry"))
     request = a_request("a")
     for _ in range(2):
@@ -112,7 +112,7 @@ async def test_the_last_attempt_is_a_reply_that_tells_every_try() -> None:
     assert result.response.body == b"sorry"
 
 
-async def test_an_error_at_the_end_leaves_no_answer_of_an_earlier_try() -> None:
+async def test_an_error_in_the_last_attempt_leaves_no_response_of_an_earlier_one() -> None:
     setup = Setup(response(500), response(500), FetchError("reset", "peer"))
     request = a_request("a")
     for _ in range(2):
@@ -122,38 +122,38 @@ async def test_an_error_at_the_end_leaves_no_answer_of_an_earlier_try() -> None:
     assert result.response is None
 
 
-async def test_retries_beyond_the_budget_go_to_the_delayed_set_however_short() -> None:
+async def test_retries_beyond_the_retry_budget_are_deferred_however_short_their_delay() -> None:
     setup = Setup(response(500), retry={"attempts": 2, "backoff": 0.001})
     steps = [await setup.fetch(a_request(str(number))) for number in range(60)]
     kinds = [type(step) for step in steps]
-    assert kinds[:FLOOR] == [RetryInPlace] * FLOOR
+    assert kinds[:MIN_RETRIES] == [RetryInPlace] * MIN_RETRIES
     assert kinds.count(RetryInPlace) == 30
 
 
-async def test_a_throttled_request_waits_for_the_pause_in_its_line_and_costs_no_budget() -> None:
+async def test_a_throttled_request_waits_in_its_queue_and_costs_no_retry_budget() -> None:
     setup = Setup(response(429, retry_after="60"))
-    for number in range(3 * FLOOR):
+    for number in range(3 * MIN_RETRIES):
         request = a_request(str(number))
         assert await setup.fetch(request) == RetryInPlace(0.0)
         assert (request.attempts.failed, request.attempts.throttled) == (0, 1)
     assert setup.limiter.resumes(HOST) == pytest.approx(setup.limiter.clock() + 60, abs=5)
 
 
-async def test_a_pause_is_asked_of_the_fleet_until_redis_has_heard_it() -> None:
+async def test_a_pause_is_sent_to_redis_until_redis_has_it() -> None:
     setup = Setup(response(503, retry_after="60"))
-    first_url: list[tuple[str, float]] = []
+    pauses: list[tuple[str, float]] = []
 
     async def pause(upstream: str, seconds: float) -> None:
-        first_url.append((upstream, seconds))
-        if len(first_url) < 3:
+        pauses.append((upstream, seconds))
+        if len(pauses) < 3:
             raise RedisUnavailable("Redis does not answer")
 
     setup.limiter.pause = pause  # type: ignore[method-assign]
     await setup.fetch(a_request("a"))
-    assert first_url == [(HOST, 60.0)] * 3
+    assert pauses == [(HOST, 60.0)] * 3
 
 
-async def test_a_good_answer_can_pause_the_fleet_too() -> None:
+async def test_a_good_response_can_pause_the_fleet_too() -> None:
     setup = Setup(response(200, x_ratelimit_remaining="0", x_ratelimit_reset="30"))
     result = await setup.fetch(a_request("a"))
     assert isinstance(result, FetchResult)
@@ -162,7 +162,7 @@ async def test_a_good_answer_can_pause_the_fleet_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "throttled", "failed"),
+    ("scripted", "throttled", "failed"),
     [
         (response(200), False, False),
         (response(404), False, False),
@@ -175,24 +175,24 @@ async def test_a_good_answer_can_pause_the_fleet_too() -> None:
         (FetchError("decode", ""), None, False),
     ],
 )
-async def test_the_limiter_learns_what_came_of_it(
-    line: HttpResponse | FetchError, throttled: bool | None, failed: bool
+async def test_the_result_of_an_attempt_is_reported_to_the_limiter(
+    scripted: HttpResponse | FetchError, throttled: bool | None, failed: bool
 ) -> None:
-    setup = Setup(line)
+    setup = Setup(scripted)
     await setup.fetch(a_request("a"))
-    ((upstream, what),) = setup.limiter.notes
+    ((upstream, what),) = setup.limiter.reports
     assert (upstream, what.get("throttled"), what["failed"]) == (HOST, throttled, failed)
     assert 0 <= what["seconds"] < 5
 
 
-async def test_the_last_429_of_a_key_is_noted_as_throttled_too() -> None:
+async def test_the_last_429_of_a_key_is_reported_as_throttled_too() -> None:
     setup = Setup(response(429))
     result = await setup.fetch(a_request("a", attempts=Attempts(0, 29)))
     assert isinstance(result, FetchResult)
-    assert setup.limiter.notes[0][1]["throttled"]
+    assert setup.limiter.reports[0][1]["throttled"]
 
 
-async def test_the_meter_counts_every_try_and_every_body() -> None:
+async def test_the_meter_counts_every_attempt_and_every_body() -> None:
     setup = Setup(FetchError("reset", ""), response(500, b"12345"), response(200, b"123"))
     request = a_request("a")
     for _ in range(3):
@@ -201,9 +201,11 @@ async def test_the_meter_counts_every_try_and_every_body() -> None:
     assert setup.meter.read() == (0, 0)
 
 
-async def test_a_lane_is_sending_just_while_the_upstream_may_be_at_work() -> None:
+async def test_a_lane_is_sending_only_while_the_upstream_may_be_working() -> None:
     sending: list[bool] = []
-    setup = Setup(response(429), response(200), FetchError("url", ""), each=lambda: sending.append(setup.lane.sending))
+    setup = Setup(
+        response(429), response(200), FetchError("url", ""), on_fetch=lambda: sending.append(setup.lane.sending)
+    )
 
     async def pause(upstream: str, seconds: float) -> None:
         sending.append(setup.lane.sending)
@@ -216,7 +218,7 @@ async def test_a_lane_is_sending_just_while_the_upstream_may_be_at_work() -> Non
     assert sending == [True, False, True, True]
 
 
-async def test_a_bug_in_the_engine_is_not_taken_for_a_failed_try() -> None:
+async def test_a_bug_in_the_engine_is_no_failed_attempt() -> None:
     with pytest.raises(ZeroDivisionError):
         await Setup(ZeroDivisionError()).fetch(a_request("a"))
 
@@ -224,7 +226,7 @@ async def test_a_bug_in_the_engine_is_not_taken_for_a_failed_try() -> None:
 # -- redirects
 
 
-async def test_a_redirect_is_followed_through_the_line_of_the_upstream_that_it_leads_to() -> None:
+async def test_a_redirect_goes_into_the_queue_of_the_upstream_that_it_leads_to() -> None:
     setup = Setup(
         response(302, location="https://api.other.example/b"), response(200), limits={"*.other.example": {"rate": 5}}
     )
@@ -238,17 +240,17 @@ async def test_a_redirect_is_followed_through_the_line_of_the_upstream_that_it_l
     assert setup.engine.urls == [f"https://{HOST}/a", "https://api.other.example/b"]
 
 
-async def test_credentials_go_along_only_to_the_origin_that_they_are_for() -> None:
+async def test_credentials_are_sent_only_to_the_origin_that_they_are_for() -> None:
     hops = ("https://other.example/b", f"https://{HOST}/c")
     setup = Setup(*(response(302, location=hop) for hop in hops), response(200))
     request = a_request("a")
     for _ in range(3):
         await setup.fetch(request)
-    assert setup.engine.trusted == [True, False, True]
+    assert setup.engine.with_credentials == [True, False, True]
 
 
 @pytest.mark.parametrize("redirects", [0, 1, 5])
-async def test_a_loop_of_redirects_ends_after_so_many_hops(redirects: int) -> None:
+async def test_a_loop_of_redirects_ends_after_the_hops_of_the_job(redirects: int) -> None:
     setup = Setup(response(302, location="/a"), request={"redirects": redirects})
     request = a_request("a")
     for _ in range(redirects):
@@ -259,7 +261,7 @@ async def test_a_loop_of_redirects_ends_after_so_many_hops(redirects: int) -> No
     assert result.reason == f"redirect 302 to https://{HOST}/a: no more redirects are followed"
 
 
-async def test_a_try_that_fails_behind_a_redirect_is_repeated_there() -> None:
+async def test_an_attempt_that_fails_behind_a_redirect_is_repeated_there() -> None:
     setup = Setup(response(302, location="https://other.example/b"), response(500), response(200))
     request = a_request("a")
     await setup.fetch(request)
@@ -269,18 +271,18 @@ async def test_a_try_that_fails_behind_a_redirect_is_repeated_there() -> None:
     assert (request.hops, request.attempts.failed) == (1, 1)
 
 
-# -- workers together
+# -- several workers
 
 
-class Crawler:
-    """A worker's lanes, lines and fetcher on a limiter of its own; all share one Redis and one run."""
+class LimitedWorker:
+    """A worker's lanes, scheduler and fetcher, with a limiter of its own; all workers share one Redis and one run."""
 
     def __init__(self, redis: Redis, engine: ScriptedEngine, lanes: int, limits: dict[str, Any]) -> None:
         job = a_job(limits={"*": {"rate": "none"}, **limits})
         matcher = UpstreamMatcher(job.limits)
         self.engine = engine
         self.limiter = Limiter(redis, RunKeys("test"), matcher)
-        self.lines = Scheduler(self.limiter, enough=10)
+        self.scheduler = Scheduler(self.limiter, enough=10)
         self._fetcher = Fetcher(engine, self.limiter, matcher, job, Meter())
         self.results: list[FetchResult] = []
         self.tasks = [asyncio.create_task(self._serve()) for _ in range(lanes)]
@@ -288,73 +290,73 @@ class Crawler:
 
     async def _serve(self) -> None:
         while True:
-            request = await self.lines.next()
+            request = await self.scheduler.next()
             upstream = request.upstream
             try:
                 step = await self._fetcher.fetch(request, Lane())
                 if isinstance(step, RetryInPlace):
-                    self.lines.put(request, step.delay)
+                    self.scheduler.put(request, step.delay)
                 else:
                     assert isinstance(step, FetchResult)
                     self.results.append(step)
             finally:
-                self.lines.arrived(upstream)
+                self.scheduler.arrived(upstream)
 
     def to(self, upstream: str) -> list[float]:
         pairs = zip(self.engine.times, self.engine.urls, strict=True)
         return [at for at, url in pairs if url.startswith(f"https://{upstream}/")]
 
 
-Fleet = Callable[..., Crawler]
+Fleet = Callable[..., LimitedWorker]
 
 
 @pytest.fixture
 async def fleet(redis: Redis) -> AsyncIterator[Fleet]:
-    crawlers: list[Crawler] = []
+    workers: list[LimitedWorker] = []
 
-    def crawler(*lines: HttpResponse, lanes: int = 5, limits: dict[str, Any] | None = None) -> Crawler:
-        crawlers.append(Crawler(redis, ScriptedEngine(*lines), lanes, limits or {}))
-        return crawlers[-1]
+    def start_worker(*script: HttpResponse, lanes: int = 5, limits: dict[str, Any] | None = None) -> LimitedWorker:
+        workers.append(LimitedWorker(redis, ScriptedEngine(*script), lanes, limits or {}))
+        return workers[-1]
 
-    yield crawler
-    await cancelled([task for crawler in crawlers for task in crawler.tasks])
-    for one in crawlers:
-        await one.lines.close()
+    yield start_worker
+    await cancelled([task for worker in workers for task in worker.tasks])
+    for worker in workers:
+        await worker.scheduler.close()
 
 
 async def test_a_429_at_one_worker_stops_every_worker_at_that_upstream_and_at_no_other(fleet: Fleet) -> None:
-    scolded, second = fleet(response(429, retry_after="1"), response(200)), fleet(response(200))
-    scolded.lines.put(a_request("a"))
-    await eventually(lambda: second.limiter.resumes(HOST) > monotonic(), "the second worker hears of it")
+    first, second = fleet(response(429, retry_after="1"), response(200)), fleet(response(200))
+    first.scheduler.put(a_request("a"))
+    await eventually(lambda: second.limiter.resumes(HOST) > monotonic(), "the second worker knows the pause")
     for number in range(20):
-        second.lines.put(a_request(str(number)))
-        second.lines.put(a_request(str(number), "other.example"))
-    await eventually(lambda: len(second.to("other.example")) == 20, "the other upstream is asked")
+        second.scheduler.put(a_request(str(number)))
+        second.scheduler.put(a_request(str(number), "other.example"))
+    await eventually(lambda: len(second.to("other.example")) == 20, "all requests to the other upstream")
     assert second.to(HOST) == []
-    await eventually(lambda: len(second.to(HOST)) == 20 and len(scolded.results) == 1, "the pause is over")
-    assert min(second.to(HOST) + scolded.to(HOST)[1:]) - scolded.to(HOST)[0] >= 0.99
-    assert scolded.results[0].attempts == 2
+    await eventually(lambda: len(second.to(HOST)) == 20 and len(first.results) == 1, "the pause is over")
+    assert min(second.to(HOST) + first.to(HOST)[1:]) - first.to(HOST)[0] >= 0.99
+    assert first.results[0].attempts == 2
 
 
-async def test_a_pause_holds_back_who_waits_for_a_slot_already(fleet: Fleet) -> None:
+async def test_a_pause_stops_requests_that_already_wait_for_their_slot(fleet: Fleet) -> None:
     limits = {HOST: {"rate": 10}}
     second = fleet(response(200), limits=limits)
-    scolded = fleet(response(503, retry_after="1"), response(200), limits=limits)
-    scolded.lines.put(a_request("a"))
+    first = fleet(response(503, retry_after="1"), response(200), limits=limits)
+    first.scheduler.put(a_request("a"))
     for number in range(8):
-        second.lines.put(a_request(str(number)))
+        second.scheduler.put(a_request(str(number)))
     await eventually(lambda: second.limiter.resumes(HOST) > monotonic(), "the pause is known")
     before = len(second.engine.times)
     await eventually(lambda: len(second.engine.times) == 8, "the pause is over")
     assert before < 8
-    assert second.engine.times[before] - scolded.engine.times[0] >= 0.99
+    assert second.engine.times[before] - first.engine.times[0] >= 0.99
 
 
 async def test_a_rate_is_one_for_all_workers(fleet: Fleet) -> None:
     workers = [fleet(response(200), limits={HOST: {"rate": 50}}) for _ in range(2)]
     for number in range(15):
         for worker in workers:
-            worker.lines.put(a_request(str(number)))
-    await eventually(lambda: all(len(worker.results) == 15 for worker in workers), "every request is answered")
+            worker.scheduler.put(a_request(str(number)))
+    await eventually(lambda: all(len(worker.results) == 15 for worker in workers), "every response")
     times = sorted(workers[0].engine.times + workers[1].engine.times)
     assert times[-1] - times[0] >= 29 / 50 * 0.9

@@ -1,4 +1,4 @@
-"""How long upstreams ask to be left alone, as they say it in the wild."""
+"""How long upstreams ask to wait, in the headers that they really send."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crawler.fetch.ratelimit_headers import LONGEST_PAUSE, requested_pause, throttled
+from crawler.fetch.ratelimit_headers import MAX_PAUSE_SECONDS, is_throttled, requested_pause
 
 NOW = 1_760_000_000.0
 DATE = formatdate(NOW, usegmt=True)
 
 
 class Lines:
-    """Header lines as an engine has them."""
+    """Header lines as an engine returns them; a name may come twice."""
 
     def __init__(self, *lines: tuple[str, str]) -> None:
         self._lines = list(lines)
@@ -46,7 +46,7 @@ def http_date(seconds: float) -> str:
         ("90", None, 90.0),
         (" 90 ", None, 90.0),
         ("0", None, None),
-        ("9" * 5000, None, LONGEST_PAUSE),
+        ("9" * 5000, None, MAX_PAUSE_SECONDS),
         ("1e9", None, None),
         ("-1", None, None),
         ("1.5", None, None),
@@ -58,18 +58,18 @@ def http_date(seconds: float) -> str:
         (http_date(120), http_date(-7200), 7320.0),  # the upstream's clock is two hours slow
         (http_date(120), "Thu, 01 Jan 1970 00:00:00 GMT", 120.0),
         (http_date(120), "yesterday", 120.0),
-        (http_date(10**7), None, LONGEST_PAUSE),
+        (http_date(10**7), None, MAX_PAUSE_SECONDS),
         (http_date(-120), DATE, None),
         ("Fri, 31 Dec 99999 23:59:59 GMT", None, None),
         ("Fri, 32 Dec 2025 23:59:59 GMT", None, None),
     ],
 )
-def test_retry_after_is_obeyed_in_both_its_forms(value: str, date: str | None, seconds: float | None) -> None:
-    asked = headers(retry_after=value, **({"date": date} if date else {}))
-    assert requested_pause(429, asked, NOW) == requested_pause(503, asked, NOW) == seconds
+def test_retry_after_is_read_in_both_its_forms(value: str, date: str | None, seconds: float | None) -> None:
+    sent = headers(retry_after=value, **({"date": date} if date else {}))
+    assert requested_pause(429, sent, NOW) == requested_pause(503, sent, NOW) == seconds
 
 
-def test_a_date_without_a_time_zone_is_one_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_without_a_time_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setenv("TZ", "Asia/Tokyo")
         time.tzset()
@@ -104,7 +104,7 @@ def test_retry_after_wins_over_the_limits() -> None:
         (["limit=100, remaining=0, reset=20"], 20.0),
         (["limit=100, remaining=1, reset=20"], None),
         (['"default";r=0'], None),
-        (['"default";r=0;t=999999999'], LONGEST_PAUSE),
+        (['"default";r=0;t=999999999'], MAX_PAUSE_SECONDS),
         (['"default";r=0;t=0'], None),
         # Malformed: the whole field says nothing.
         (['"default";r=0;t=-5'], None),
@@ -149,7 +149,7 @@ def test_a_spent_policy_without_a_reset_lasts_as_long_as_its_window() -> None:
         ("0", f"{NOW + 30:.0f}", http_date(20), 10.0),
         ("0", f"{NOW + 30:.0f}", http_date(10**8), 30.0),
         ("0", f"{NOW - 30:.0f}", DATE, None),
-        ("0", f"{NOW + 10**6:.0f}", None, LONGEST_PAUSE),
+        ("0", f"{NOW + 10**6:.0f}", None, MAX_PAUSE_SECONDS),
         ("0", "1e9", None, None),
         ("0", "-1", None, None),
         ("0", "", None, None),
@@ -162,19 +162,19 @@ def test_a_spent_limit_asks_for_a_pause_until_its_reset_however_that_is_counted(
 ) -> None:
     name = f"{prefix}-limit" if prefix == "x-rate" else f"{prefix}ratelimit"
     lines = [(f"{name}-remaining", remaining), (f"{name}-reset", reset)]
-    asked = Lines(*lines, *([("date", date)] if date else []))
-    assert requested_pause(200, asked, NOW) == requested_pause(429, asked, NOW) == seconds
+    sent = Lines(*lines, *([("date", date)] if date else []))
+    assert requested_pause(200, sent, NOW) == requested_pause(429, sent, NOW) == seconds
 
 
 def test_the_longest_of_several_spent_limits_counts() -> None:
-    asked = headers(ratelimit='"a";r=0;t=30', ratelimit_remaining="0", ratelimit_reset="40", x_ratelimit_reset="50")
-    assert requested_pause(200, asked, NOW) == 40.0
-    assert requested_pause(429, asked, NOW) == 50.0  # which does not say what remains, but the status does
+    sent = headers(ratelimit='"a";r=0;t=30', ratelimit_remaining="0", ratelimit_reset="40", x_ratelimit_reset="50")
+    assert requested_pause(200, sent, NOW) == 40.0
+    assert requested_pause(429, sent, NOW) == 50.0  # which does not say what remains, but the status does
 
 
-def test_mediawiki_says_with_status_200_that_it_lags() -> None:
+def test_mediawiki_reports_its_lag_with_status_200() -> None:
     lagging = headers(mediawiki_api_error="maxlag", retry_after="7", x_database_lag="12")
-    assert throttled(200, lagging)
+    assert is_throttled(200, lagging)
     assert requested_pause(200, lagging, NOW) == 7.0
     assert requested_pause(200, headers(mediawiki_api_error="maxlag", x_database_lag="12.5"), NOW) == 12.5
     assert requested_pause(200, headers(mediawiki_api_error="maxlag", x_database_lag="0"), NOW) == 5.0
@@ -182,7 +182,7 @@ def test_mediawiki_says_with_status_200_that_it_lags() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "lines", "verdict"),
+    ("status", "lines", "expected"),
     [
         (429, headers(), True),
         (200, headers(), False),
@@ -196,8 +196,10 @@ def test_mediawiki_says_with_status_200_that_it_lags() -> None:
         (503, headers(retry_after="60"), False),
     ],
 )
-def test_only_an_answer_that_did_not_do_its_work_is_throttled(status: int, lines: Lines, verdict: bool) -> None:
-    assert throttled(status, lines) is verdict
+def test_only_a_response_that_refuses_for_too_many_requests_is_throttled(
+    status: int, lines: Lines, expected: bool
+) -> None:
+    assert is_throttled(status, lines) is expected
 
 
 FIELDS = st.sampled_from(
@@ -226,9 +228,9 @@ VALUES = st.text() | st.lists(PIECES).map("".join) | st.integers().map(str) | st
     st.floats(0, 4e9),
 )
 @example(429, [("retry-after", "Mon, 01 Jan 0001 00:00:00 +2359")], NOW)
-def test_no_header_breaks_it_and_every_pause_is_within_its_bounds(
+def test_no_header_raises_and_every_pause_is_within_its_bounds(
     status: int, lines: list[tuple[str, str]], now: float
 ) -> None:
-    throttled(status, Lines(*lines))
-    asked = requested_pause(status, Lines(*lines), now)
-    assert asked is None or 0 < asked <= LONGEST_PAUSE
+    is_throttled(status, Lines(*lines))
+    sent = requested_pause(status, Lines(*lines), now)
+    assert sent is None or 0 < sent <= MAX_PAUSE_SECONDS

@@ -1,16 +1,18 @@
+"""Where a redirect leads, which ones are invalid, and where credentials may be sent."""
+
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.fetch.redirect import LONGEST_URL, InvalidRedirect, may_carry_credentials, target
+from crawler.fetch.redirect import MAX_URL_CHARS, InvalidRedirect, may_carry_credentials, redirect_target
 
 HERE = "https://a.example/one/two?x=1#part"
 
 
 @pytest.mark.parametrize(
-    ("location", "there"),
+    ("location", "target"),
     [
         ("https://b.example/other", "https://b.example/other"),
         ("http://a.example/one/two", "http://a.example/one/two"),
@@ -28,8 +30,8 @@ HERE = "https://a.example/one/two?x=1#part"
         ("https://b.example", "https://b.example"),
     ],
 )
-def test_a_redirect_leads_to_an_absolute_url_without_a_fragment(location: str, there: str) -> None:
-    assert target(HERE, location) == there
+def test_a_redirect_leads_to_an_absolute_url_without_a_fragment(location: str, target: str) -> None:
+    assert redirect_target(HERE, location) == target
 
 
 @pytest.mark.parametrize(
@@ -52,28 +54,28 @@ def test_a_redirect_leads_to_an_absolute_url_without_a_fragment(location: str, t
         ("https://user:secret@b.example/", "user name"),
         ("https://a.example@b.example/", "user name"),
         ("https://@b.example/", "user name"),
-        ("/" + "x" * LONGEST_URL, "more than 8192"),
+        ("/" + "x" * MAX_URL_CHARS, "more than 8192"),
     ],
 )
 def test_a_redirect_that_cannot_be_followed_says_why(location: str | None, why: str) -> None:
     with pytest.raises(InvalidRedirect, match=why.replace("[", r"\[")) as caught:
-        target(HERE, location)
+        redirect_target(HERE, location)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @given(st.text(max_size=60))
-def test_any_location_is_an_http_url_or_goes_astray(location: str) -> None:
+def test_any_location_is_an_http_url_or_an_invalid_redirect(location: str) -> None:
     try:
-        there = target(HERE, location)
+        target = redirect_target(HERE, location)
     except InvalidRedirect:
         return
-    assert there.startswith(("http://", "https://"))
-    assert "#" not in there
+    assert target.startswith(("http://", "https://"))
+    assert "#" not in target
 
 
 @pytest.mark.parametrize(
-    ("origin", "url", "trusted"),
+    ("origin", "url", "allowed"),
     [
         ("https://a.example/x", "https://a.example/x", True),
         ("https://a.example/x", "https://A.example:443/y", True),
@@ -88,5 +90,5 @@ def test_any_location_is_an_http_url_or_goes_astray(location: str) -> None:
         ("https://a.example/x", "https://b.example/x", False),
     ],
 )
-def test_credentials_go_to_the_origin_that_they_are_for_and_nowhere_else(origin: str, url: str, trusted: bool) -> None:
-    assert may_carry_credentials(origin, url) is trusted
+def test_credentials_are_sent_only_to_the_origin_that_they_are_for(origin: str, url: str, allowed: bool) -> None:
+    assert may_carry_credentials(origin, url) is allowed

@@ -1,3 +1,5 @@
+"""What follows an attempt: a table of statuses and errors, and bounds on delays and on the history."""
+
 from __future__ import annotations
 
 import pytest
@@ -7,24 +9,22 @@ from hypothesis import strategies as st
 from coordinator.errors import FetchError
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from crawler.fetch.retry import (
-    MOST_LINES,
-    MOST_WORDS,
-    PASSING,
-    Again,
+    MAX_HISTORY_LINES,
+    MAX_RESULT_CHARS,
+    TRANSIENT_STATUSES,
     Decision,
     End,
     Follow,
-    Moment,
-    after_answer,
+    Retry,
+    add_attempt,
     after_error,
-    noted,
+    after_response,
 )
 from crawler.job.models import RetrySettings
-from tests.servers.scripted import Sent
+from tests.servers.scripted import headers
 
 SETTINGS = RetrySettings(attempts=3, backoff=0.5, max_delay=60.0)
 NOON = 1_767_268_800.0  # 2026-01-01 12:00:00 UTC
-MOMENT = Moment(NOON, 0.5)
 URL = "https://upstream.example/a"
 LAST = Attempts(2, 0, ("11:59:00 timeout: read", "11:59:10 status 502"))
 
@@ -38,11 +38,14 @@ def after(
     hops: int = 0,
     **sent: str,
 ) -> Decision:
-    headers = Sent({name.replace("_", "-"): value for name, value in sent.items()})
-    return after_answer(status, headers, URL, attempts, settings, Moment(NOON, jitter), hops)
+    return after_response(status, headers(**sent), URL, attempts, settings, hops, now=NOON, jitter=jitter)
 
 
-# -- what decides at once
+def after_failure(kind: str, attempts: Attempts = NO_ATTEMPTS, settings: RetrySettings = SETTINGS) -> End | Retry:
+    return after_error(FetchError(kind, "why"), attempts, settings, now=NOON, jitter=0.5)
+
+
+# -- an attempt that decides the outcome
 
 
 FINAL = {
@@ -66,7 +69,7 @@ FINAL = {
 }
 
 
-@pytest.mark.parametrize("attempts", [NO_ATTEMPTS, LAST], ids=["the first try", "the last try"])
+@pytest.mark.parametrize("attempts", [NO_ATTEMPTS, LAST], ids=["the first attempt", "the last attempt"])
 @pytest.mark.parametrize("status", FINAL)
 def test_a_final_status_decides_at_once(status: int, attempts: Attempts) -> None:
     assert after(status, attempts) == Decision(FINAL[status])
@@ -74,20 +77,20 @@ def test_a_final_status_decides_at_once(status: int, attempts: Attempts) -> None
 
 @pytest.mark.parametrize("kind", ["url", "address"])
 def test_a_request_that_must_not_be_sent_is_refused(kind: str) -> None:
-    assert after_error(FetchError(kind, "why"), NO_ATTEMPTS, SETTINGS, MOMENT) == End(Outcome.REFUSED, f"{kind}: why")
+    assert after_failure(kind) == End(Outcome.REFUSED, f"{kind}: why")
 
 
 @pytest.mark.parametrize("kind", ["too-large", "decode"])
-def test_a_body_that_cannot_be_taken_fails_at_once(kind: str) -> None:
-    assert after_error(FetchError(kind, "why"), NO_ATTEMPTS, SETTINGS, MOMENT) == End(Outcome.FAILED, f"{kind}: why")
+def test_a_body_that_cannot_be_read_fails_at_once(kind: str) -> None:
+    assert after_failure(kind) == End(Outcome.FAILED, f"{kind}: why")
 
 
-# -- what passes
+# -- an attempt that another one may mend
 
 
-@pytest.mark.parametrize("status", sorted(PASSING - {429}))
-def test_a_passing_status_is_tried_again_while_attempts_are_left(status: int) -> None:
-    assert after(status) == Decision(Again(Attempts(1, 0, (f"12:00:00 status {status}",)), 0.25))
+@pytest.mark.parametrize("status", sorted(TRANSIENT_STATUSES - {429}))
+def test_a_transient_status_is_retried_while_attempts_are_left(status: int) -> None:
+    assert after(status) == Decision(Retry(Attempts(1, 0, (f"12:00:00 status {status}",)), 0.25))
     assert after(status, LAST) == Decision(
         End(
             Outcome.FAILED,
@@ -98,19 +101,18 @@ def test_a_passing_status_is_tried_again_while_attempts_are_left(status: int) ->
 
 
 @pytest.mark.parametrize("kind", ["timeout", "reset", "connect", "dns", "tls", "protocol"])
-def test_a_connection_that_fails_is_tried_again_while_attempts_are_left(kind: str) -> None:
-    error = FetchError(kind, "why")
-    assert after_error(error, NO_ATTEMPTS, SETTINGS, MOMENT) == Again(Attempts(1, 0, (f"12:00:00 {kind}: why",)), 0.25)
-    assert after_error(error, LAST, SETTINGS, MOMENT) == End(
+def test_a_connection_that_fails_is_retried_while_attempts_are_left(kind: str) -> None:
+    assert after_failure(kind) == Retry(Attempts(1, 0, (f"12:00:00 {kind}: why",)), 0.25)
+    assert after_failure(kind, LAST) == End(
         Outcome.FAILED,
         f"{kind}: why after 3 attempts: 11:59:00 timeout: read; 11:59:10 status 502; 12:00:00 {kind}: why",
     )
 
 
-def test_a_job_with_one_attempt_never_tries_again() -> None:
+def test_a_job_with_one_attempt_has_no_retry() -> None:
     once = RetrySettings(attempts=1)
     assert isinstance(after(500, settings=once).step, End)
-    assert isinstance(after_error(FetchError("reset", ""), NO_ATTEMPTS, once, MOMENT), End)
+    assert isinstance(after_failure("reset", settings=once), End)
 
 
 # -- what the upstream asks for
@@ -119,41 +121,41 @@ def test_a_job_with_one_attempt_never_tries_again() -> None:
 @pytest.mark.parametrize("status", [429, 403])
 def test_a_throttled_request_waits_for_the_fleets_pause_and_counts_apart(status: int) -> None:
     attempts = Attempts(0, 1, (f"12:00:00 status {status}",))
-    assert after(status, retry_after="90") == Decision(Again(attempts, 0.0), pause=90.0)
+    assert after(status, retry_after="90") == Decision(Retry(attempts, 0.0), pause=90.0)
 
 
 def test_a_503_that_names_a_time_pauses_the_fleet_and_counts_as_an_attempt() -> None:
     attempts = Attempts(1, 0, ("12:00:00 status 503",))
-    assert after(503, retry_after="90") == Decision(Again(attempts, 0.0), pause=90.0)
+    assert after(503, retry_after="90") == Decision(Retry(attempts, 0.0), pause=90.0)
     last = after(503, LAST, retry_after="90")
     assert isinstance(last.step, End)
     assert last.pause == 90.0, "the others should wait all the same"
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 504, 520])
-def test_retry_after_of_another_status_is_not_obeyed(status: int) -> None:
+def test_retry_after_of_another_status_is_ignored(status: int) -> None:
     decision = after(status, retry_after="90")
     assert decision.pause is None
-    assert isinstance(decision.step, Again)
+    assert isinstance(decision.step, Retry)
     assert decision.step.delay == 0.25
 
 
 @pytest.mark.parametrize("retry_after", [None, "0", "garbage"])
 def test_a_429_without_a_time_pauses_the_fleet_by_its_own_backoff(retry_after: str | None) -> None:
     sent = {"retry_after": retry_after} if retry_after else {}
-    verdicts = [after(429, Attempts(0, attempted), jitter=0.0, **sent) for attempted in range(9)]
-    assert [decision.pause for decision in verdicts] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
-    assert {decision.step.delay for decision in verdicts if isinstance(decision.step, Again)} == {0.0}
+    decisions = [after(429, Attempts(0, attempts_before), jitter=0.0, **sent) for attempts_before in range(9)]
+    assert [decision.pause for decision in decisions] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert {decision.step.delay for decision in decisions if isinstance(decision.step, Retry)} == {0.0}
 
 
-def test_a_good_answer_that_uses_up_a_limit_pauses_the_fleet_and_is_kept() -> None:
+def test_a_good_response_that_uses_up_a_limit_pauses_the_fleet_and_is_stored() -> None:
     decision = after(200, x_ratelimit_remaining="0", x_ratelimit_reset="30")
     assert decision == Decision(End(Outcome.STORED), pause=30.0)
 
 
 def test_429_hardly_counts_against_the_attempts_but_not_for_ever() -> None:
-    assert isinstance(after(429, Attempts(2, 28)).step, Again)
-    assert isinstance(after(500, Attempts(1, 29)).step, Again)
+    assert isinstance(after(429, Attempts(2, 28)).step, Retry)
+    assert isinstance(after(500, Attempts(1, 29)).step, Retry)
     end = after(429, Attempts(0, 29, ("11:00:00 status 429 \u00d729",)), retry_after="5")
     assert end == Decision(End(Outcome.FAILED, "status 429 after 30 attempts: 11:00:00 status 429 \u00d730"), pause=5.0)
 
@@ -162,35 +164,35 @@ def test_429_hardly_counts_against_the_attempts_but_not_for_ever() -> None:
 
 
 @given(
-    attempted=st.integers(0, 98),
+    attempts_before=st.integers(0, 98),
     backoff=st.floats(0, 3600),
     max_delay=st.floats(0, 86_400),
     jitter=st.floats(0, 1, exclude_max=True),
 )
 def test_a_delay_lies_within_the_bounds_for_every_jitter(
-    attempted: int, backoff: float, max_delay: float, jitter: float
+    attempts_before: int, backoff: float, max_delay: float, jitter: float
 ) -> None:
     settings = RetrySettings(attempts=100, backoff=backoff, max_delay=max_delay)
-    step = after(500, Attempts(attempted), settings=settings, jitter=jitter).step
-    assert isinstance(step, Again)
-    assert 0 <= step.delay <= min(max_delay, backoff * 2**attempted)
+    step = after(500, Attempts(attempts_before), settings=settings, jitter=jitter).step
+    assert isinstance(step, Retry)
+    assert 0 <= step.delay <= min(max_delay, backoff * 2**attempts_before)
 
 
-def test_delays_double_from_try_to_try() -> None:
+def test_delays_double_from_attempt_to_attempt() -> None:
     settings = RetrySettings(attempts=99, backoff=0.5, max_delay=60)
-    steps = [after(500, Attempts(attempted), settings=settings).step for attempted in range(10)]
-    delays = [step.delay for step in steps if isinstance(step, Again)]
+    steps = [after(500, Attempts(attempts_before), settings=settings).step for attempts_before in range(10)]
+    delays = [step.delay for step in steps if isinstance(step, Retry)]
     assert delays == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
 # -- the history
 
 
-def test_tries_that_end_alike_in_a_row_share_a_line() -> None:
+def test_attempts_in_a_row_with_the_same_result_share_a_line() -> None:
     attempts = NO_ATTEMPTS
-    ends = ["status 500", "status 500", "status 500", "reset: peer", "status 500", "status 429", "status 429"]
-    for second, words in enumerate(ends):
-        attempts = noted(attempts, words, NOON + second, throttled=words == "status 429")
+    results = ["status 500", "status 500", "status 500", "reset: peer", "status 500", "status 429", "status 429"]
+    for second, result in enumerate(results):
+        attempts = add_attempt(attempts, result, NOON + second, throttled=result == "status 429")
     assert attempts == Attempts(
         5,
         2,
@@ -199,32 +201,32 @@ def test_tries_that_end_alike_in_a_row_share_a_line() -> None:
 
 
 def test_what_only_looks_like_a_count_is_not_taken_for_one() -> None:
-    assert noted(noted(NO_ATTEMPTS, "odd \u00d7x", NOON), "odd", NOON).history == (
+    assert add_attempt(add_attempt(NO_ATTEMPTS, "odd \u00d7x", NOON), "odd", NOON).history == (
         "12:00:00 odd \u00d7x",
         "12:00:00 odd",
     )
-    assert noted(Attempts(1, 0, ("12:00:00 \u00d7",)), "\u00d7", NOON).history == ("12:00:00 \u00d7 \u00d72",)
+    assert add_attempt(Attempts(1, 0, ("12:00:00 \u00d7",)), "\u00d7", NOON).history == ("12:00:00 \u00d7 \u00d72",)
 
 
 @given(st.lists(st.sampled_from(["status 500", "status 429", "reset: peer", "x" * 400]), max_size=200))
-def test_the_history_is_bounded_and_every_try_is_counted(ends: list[str]) -> None:
+def test_the_history_is_bounded_and_every_attempt_is_counted(results: list[str]) -> None:
     attempts = NO_ATTEMPTS
-    for words in ends:
-        attempts = noted(attempts, words, NOON, throttled=words == "status 429")
-    assert attempts.total == len(ends)
-    assert attempts.throttled == ends.count("status 429")
-    assert len(attempts.history) <= MOST_LINES
-    assert all(len(line) <= MOST_WORDS + 15 for line in attempts.history)
-    if ends:
-        assert attempts.history[0].startswith(f"12:00:00 {ends[0][:MOST_WORDS]}")
-        assert f" {ends[-1][:MOST_WORDS]}" in attempts.history[-1]
+    for result in results:
+        attempts = add_attempt(attempts, result, NOON, throttled=result == "status 429")
+    assert attempts.total == len(results)
+    assert attempts.throttled == results.count("status 429")
+    assert len(attempts.history) <= MAX_HISTORY_LINES
+    assert all(len(line) <= MAX_RESULT_CHARS + 15 for line in attempts.history)
+    if results:
+        assert attempts.history[0].startswith(f"12:00:00 {results[0][:MAX_RESULT_CHARS]}")
+        assert f" {results[-1][:MAX_RESULT_CHARS]}" in attempts.history[-1]
 
 
 def test_of_a_long_history_the_first_line_and_the_latest_are_kept() -> None:
     attempts = NO_ATTEMPTS
     for number in range(100):
-        attempts = noted(attempts, f"status {500 + number}", NOON)
-    assert attempts.history[:3] == ("12:00:00 status 500", "…", f"12:00:00 status {600 - MOST_LINES + 2}")
+        attempts = add_attempt(attempts, f"status {500 + number}", NOON)
+    assert attempts.history[:3] == ("12:00:00 status 500", "…", f"12:00:00 status {600 - MAX_HISTORY_LINES + 2}")
     assert attempts.history[-1] == "12:00:00 status 599"
 
 
@@ -247,7 +249,7 @@ def test_a_redirect_is_followed_while_hops_are_left(status: int) -> None:
         ({"location": "https://me:secret@x.example/"}, "its Location has a user name in it"),
     ],
 )
-def test_a_redirect_to_nowhere_is_refused_with_the_reason(sent: dict[str, str], why: str) -> None:
+def test_an_invalid_redirect_is_refused_with_the_reason(sent: dict[str, str], why: str) -> None:
     assert after(301, hops=5, **sent) == Decision(End(Outcome.REFUSED, f"redirect 301: {why}"))
 
 

@@ -1,3 +1,5 @@
+"""The URL of a request for one key or several, and templates that are malformed."""
+
 from __future__ import annotations
 
 from urllib.parse import parse_qs, urlsplit
@@ -41,7 +43,7 @@ def test_a_key_is_percent_encoded_whole(key: str, encoded: str) -> None:
 @pytest.mark.parametrize(
     "key", ["file:///etc/passwd", "https://user:secret@x.example/", "https://x.example/a\r\nb", ""]
 )
-def test_a_key_that_is_no_url_cannot_be_asked_for_but_through_a_template(key: str) -> None:
+def test_a_key_that_is_no_url_can_be_requested_only_with_a_template(key: str) -> None:
     reason = Template(RequestSettings()).fault(key)
     assert reason
     assert "secret" not in reason

@@ -205,8 +205,8 @@ async def test_a_slot_that_was_slept_past_is_dropped() -> None:
     fill(scheduler, "a", 40)
     async with crew(scheduler, 10) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 8)
-        assert any(slot > now() for slot in limiter.booked["a"])
-        stale = [slot for slot in limiter.booked["a"] if slot > now()]
+        assert any(slot > now() for slot in limiter.reserved["a"])
+        stale = [slot for slot in limiter.reserved["a"] if slot > now()]
         freeze(5.0)
         await lanes.until(lambda: len(lanes.sent) == 40)
     times = lanes.to("a")
@@ -579,7 +579,7 @@ async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> 
 
 
 async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another() -> None:
-    scheduler = lines_of(ScriptedLimiter(rates={"a": 5.0}, booked={"a": [now()]}))
+    scheduler = lines_of(ScriptedLimiter(rates={"a": 5.0}, reserved={"a": [now()]}))
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(2)]
     await settled()
     (request,) = fill(scheduler, "a", 1)

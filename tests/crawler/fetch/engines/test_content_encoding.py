@@ -1,4 +1,4 @@
-"""Bodies however they are cut: whole or an error, never silently short."""
+"""Decoding: a body is complete or an error, however its bytes are cut."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.errors import FetchError
-from crawler.fetch.engines.content_encoding import Body
-from tests.servers.misbehaving import BODY, MIB, raw_deflate, zstd_bomb
+from crawler.fetch.engines.content_encoding import BodyDecoder
+from tests.servers.encoded_bodies import MIB, raw_deflate, zstd_bomb
+from tests.servers.misbehaving import BODY
 
 GZIP_MEMBER, ZSTD_FRAME = gzip.compress(BODY[:500]), zstandard.compress(BODY[:500])
 ENCODED = {
@@ -28,10 +29,10 @@ ENCODED = {
 
 
 def decoded(pieces: list[bytes], encoding: str | None, cap: int = 100_000) -> bytes:
-    body = Body(encoding, cap)
+    decoder = BodyDecoder(encoding, cap)
     for piece in pieces:
-        body.add(piece)
-    return body.whole()
+        decoder.add(piece)
+    return decoder.finish()
 
 
 def failure(pieces: list[bytes], encoding: str, cap: int = 100_000) -> str:
@@ -50,7 +51,7 @@ def test_pieces_of_any_size_make_the_same_body(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", ENCODED)
 def test_a_body_that_was_cut_anywhere_is_an_error(name: str) -> None:
-    """Except between two members: there nothing tells that another one was to come."""
+    """Except between two members, where nothing shows that another one was missing."""
     encoded = ENCODED[name]
     for length in range(1, len(encoded)):
         if encoded[:length] not in (GZIP_MEMBER, ZSTD_FRAME):
@@ -58,7 +59,7 @@ def test_a_body_that_was_cut_anywhere_is_an_error(name: str) -> None:
 
 
 @given(st.binary(max_size=3000), st.lists(st.integers(1, 400), max_size=20))
-def test_whatever_is_encoded_comes_back(content: bytes, sizes: list[int]) -> None:
+def test_encoded_content_is_decoded_to_itself(content: bytes, sizes: list[int]) -> None:
     for encode, encoding in ((gzip.compress, "gzip"), (zlib.compress, "deflate"), (brotli.compress, "br")):
         encoded, pieces = encode(content), []
         for size in sizes:
@@ -69,10 +70,10 @@ def test_whatever_is_encoded_comes_back(content: bytes, sizes: list[int]) -> Non
 
 
 @given(st.binary(min_size=1, max_size=500), st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br", "x"]))
-def test_noise_is_a_body_or_a_failure_of_its_kind(noise: bytes, encoding: str) -> None:
+def test_random_bytes_are_a_body_or_a_failure_of_a_known_kind(content_bytes: bytes, encoding: str) -> None:
     kind = ""
     try:
-        decoded([noise], encoding, 10_000)
+        decoded([content_bytes], encoding, 10_000)
     except FetchError as error:
         kind = error.kind
     assert kind in ("", "decode", "too-large")
@@ -99,9 +100,9 @@ def test_a_zstd_frame_that_wants_a_window_of_a_gigabyte_is_refused() -> None:
     assert failure([wide], "zstd", cap=2 * MIB) == "decode"
 
 
-def test_a_length_that_is_announced_is_judged_before_the_body_comes() -> None:
+def test_a_content_length_over_the_cap_fails_before_the_body_comes() -> None:
     with pytest.raises(FetchError):
-        Body(None, 1000).expect("1001")
+        BodyDecoder(None, 1000).check_length("1001")
     for fine in (None, "1000", "nonsense", "-1", ""):
-        Body(None, 1000).expect(fine)
-    Body("gzip", 1000).expect("1001")
+        BodyDecoder(None, 1000).check_length(fine)
+    BodyDecoder("gzip", 1000).check_length("1001")

@@ -1,4 +1,4 @@
-"""What only the httpx engine has: its own decoding, and transports of the user."""
+"""What only the httpx engine has: another transport in the place of the network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from crawler.fetch.engines.httpx_engine import HttpxEngine
 from crawler.fetch.engines.protocol import Caps
 from crawler.fetch.network.resolve import Resolver
 from crawler.model import HttpResponse
-from tests.servers.misbehaving import BODY, raw_deflate
+from tests.servers.encoded_bodies import raw_deflate
+from tests.servers.misbehaving import BODY
 
 pytestmark = pytest.mark.anyio
 
 
 async def fetched(body: bytes, encoding: str, cap: int = 10_000) -> HttpResponse:
-    """The answer to a request whose encoded body comes in pieces of 7 bytes."""
+    """Fetch a response whose encoded body comes in pieces of 7 bytes."""
 
     class Pieces(httpx.AsyncByteStream):
         async def __aiter__(self):  # type: ignore[no-untyped-def]
@@ -49,7 +50,7 @@ async def fetched(body: bytes, encoding: str, cap: int = 10_000) -> HttpResponse
         (raw_deflate(BODY), "deflate"),
     ],
 )
-async def test_every_encoding_that_is_asked_for_is_decoded(encoded: bytes, encoding: str) -> None:
+async def test_every_encoding_that_is_requested_is_decoded(encoded: bytes, encoding: str) -> None:
     assert (await fetched(encoded, encoding)).body == BODY
 
 

@@ -1,4 +1,4 @@
-"""Thousands of good and bad answers leave nothing behind: no socket, no task, no memory."""
+"""Thousands of good and bad responses leave nothing behind: no socket, no task, no memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ AT_ONCE = 16
 
 
 async def fetch_many(engine: Engine, server: Misbehaving, requests: int) -> None:
-    """So many requests over all paths, failures included; some are cancelled."""
+    """Make so many requests over all paths; some fail, and some are cancelled."""
     numbers = iter(range(requests))
 
     async def lane() -> None:
@@ -46,7 +46,7 @@ async def fetch_many(engine: Engine, server: Misbehaving, requests: int) -> None
                 await asyncio.sleep(0)
                 fetch.cancel()
             server.heads.clear()
-            server.reached.clear()
+            server.connected_to.clear()
             with suppress(FetchError, asyncio.CancelledError):
                 await fetch
 
@@ -54,7 +54,7 @@ async def fetch_many(engine: Engine, server: Misbehaving, requests: int) -> None
 
 
 async def leaks(engine: Engine, server: Misbehaving, warm_up: int, requests: int) -> int:
-    """Bytes of resident memory that the requests after the warm-up have cost; no task and no socket may be left."""
+    """Return the bytes of memory that the requests after the warm-up took; no task and no socket may be left."""
     process = psutil.Process(os.getpid())
     tasks = len(asyncio.all_tasks())
     await fetch_many(engine, server, warm_up)

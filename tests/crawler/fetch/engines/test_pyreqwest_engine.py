@@ -1,4 +1,4 @@
-"""What only the pyreqwest engine has: client generations, pins, its library's words and traps."""
+"""What only the pyreqwest engine has: one client after another, pins, and the faults of its library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import socket
 import ssl
-import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,24 @@ from pyreqwest.client import Client
 from coordinator.errors import FetchError
 from crawler.fetch.engines.protocol import Caps
 from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
-from crawler.fetch.engines.pyreqwest_errors import classify
+from crawler.fetch.engines.pyreqwest_errors import error_kind
 from crawler.fetch.network.address import Address
 from crawler.fetch.network.resolve import Resolver
 from tests.crawler.fetch.conftest import LOOPBACK, MakeEngine, Names
+from tests.servers.fixed import fixed_server
+from tests.servers.http2 import make_certificate, server_context
 from tests.servers.misbehaving import BODY, Misbehaving
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def kind_of_engine() -> type[PyreqwestEngine]:
+def engine_class() -> type[PyreqwestEngine]:
     return CountingEngine
 
 
 class CountingEngine(PyreqwestEngine):
-    """Counts the clients it makes, and tells when it begins to make another."""
+    """Counts the clients that it builds, and sets an event when it begins to build another."""
 
     built = 0
 
@@ -72,7 +73,7 @@ async def test_hosts_that_appear_together_share_one_new_client(make_engine: Make
     assert engine.built == 1
     await asyncio.gather(*(engine.fetch("GET", server.url("/sized", host), ()) for host in hosts))
     assert engine.built == 2
-    hosts.append("later.test")
+    hosts.append("one-more.test")
     for _ in range(2):
         await asyncio.gather(*(engine.fetch("GET", server.url("/sized", host), ()) for host in hosts))
         assert engine.built == 3
@@ -86,21 +87,21 @@ async def test_an_address_as_host_needs_no_new_client(make_engine: MakeEngine, s
     assert engine.built == 1
 
 
-async def test_requests_in_flight_outlive_their_generation_and_then_its_connections_close(
+async def test_requests_in_flight_outlive_their_client_and_then_its_connections_close(
     make_engine: MakeEngine, server: Misbehaving, names: Names
 ) -> None:
     names.addresses = {"one.test": ["127.0.0.1"], "two.test": ["127.0.0.1"]}
     engine = make_engine()
     drop = asyncio.create_task(engine.fetch("GET", server.url("/two-packets", "one.test"), ()))
-    await server.wait_until(lambda seen: seen.asked["/two-packets"] == 1)
+    await server.wait_until(lambda server: server.requested["/two-packets"] == 1)
     await engine.fetch("GET", server.url("/sized", "two.test"), ())
     assert isinstance(engine, CountingEngine)
     assert engine.built == 3
     assert (await drop).body == BODY
-    await server.wait_until(lambda seen: seen.open == 1)
+    await server.wait_until(lambda server: server.open == 1)
 
 
-async def test_a_host_that_moves_is_followed_when_its_ttl_is_over(
+async def test_a_host_that_moves_is_found_when_its_ttl_is_over(
     make_engine: MakeEngine, server: Misbehaving, names: Names, clock: Clock
 ) -> None:
     names.addresses = {"moving.test": ["127.0.0.1"]}
@@ -110,10 +111,10 @@ async def test_a_host_that_moves_is_followed_when_its_ttl_is_over(
     names.addresses = {"moving.test": ["127.0.0.2"]}
     clock.now = 299.0
     await engine.fetch("GET", url, ())
-    assert server.reached == ["127.0.0.1"]
+    assert server.connected_to == ["127.0.0.1"]
     clock.now = 301.0
     await engine.fetch("GET", url, ())
-    assert server.reached == ["127.0.0.1", "127.0.0.2"]
+    assert server.connected_to == ["127.0.0.1", "127.0.0.2"]
 
 
 async def test_a_host_that_stays_keeps_its_client_when_its_ttl_is_over(
@@ -123,11 +124,11 @@ async def test_a_host_that_stays_keeps_its_client_when_its_ttl_is_over(
     engine = make_engine(resolver=Resolver(LOOPBACK, ttl=300, clock=clock))
     for clock.now in (0.0, 400.0, 800.0):
         await engine.fetch("GET", server.url("/sized", "staying.test"), ())
-    assert len(names.asked) == 3
-    assert len(server.reached) == 1
+    assert len(names.requested) == 3
+    assert len(server.connected_to) == 1
 
 
-async def test_pins_are_forgotten_before_they_are_too_many(
+async def test_pins_are_dropped_when_they_are_too_many(
     make_engine: MakeEngine, server: Misbehaving, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("crawler.fetch.engines.pyreqwest_engine.MAX_PINS", 2)
@@ -137,7 +138,7 @@ async def test_pins_are_forgotten_before_they_are_too_many(
         assert (await engine.fetch("GET", server.url("/sized", host), ())).body == BODY
 
 
-async def test_one_waiter_leaving_does_not_stop_the_new_client_for_the_others(
+async def test_a_cancelled_request_does_not_stop_the_new_client_for_the_others(
     make_engine: MakeEngine, server: Misbehaving, names: Names
 ) -> None:
     names.addresses = {"one.test": ["127.0.0.1"], "two.test": ["127.0.0.1"]}
@@ -173,7 +174,7 @@ async def test_a_panic_of_the_library_is_a_failure_of_the_request(make_engine: M
 
 
 async def test_the_connect_timeout_is_kept_below_the_read_timeout(make_engine: MakeEngine) -> None:
-    """Set equal, a stalled connect would come back as a read timeout of a request that was sent."""
+    """If they were equal, a connect that hangs could be reported as a read timeout of a request that was sent."""
     engine = make_engine(Caps(connect=0.3, read=0.3, total=5.0))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(FetchError) as failure:
         await engine.fetch("GET", f"https://127.0.0.1:{silent.getsockname()[1]}/", ())
@@ -182,24 +183,16 @@ async def test_the_connect_timeout_is_kept_below_the_read_timeout(make_engine: M
 
 @pytest.fixture
 def self_signed(tmp_path: Path) -> ssl.SSLContext:
-    """A server's side of TLS with a certificate that nobody vouches for."""
+    """The TLS context of a server with a self-signed certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    return context
+    return server_context(make_certificate(tmp_path, "localhost"), alpn=None)
 
 
-async def test_a_certificate_nobody_vouches_for_fails_as_tls(
-    make_engine: MakeEngine, self_signed: ssl.SSLContext
-) -> None:
-    secure = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=self_signed)
-    async with secure:
+async def test_a_self_signed_certificate_fails_as_tls(make_engine: MakeEngine, self_signed: ssl.SSLContext) -> None:
+    async with fixed_server(b"", self_signed) as port:
         with pytest.raises(FetchError) as failure:
-            await make_engine().fetch("GET", f"https://localhost:{secure.sockets[0].getsockname()[1]}/", ())
+            await make_engine().fetch("GET", f"https://localhost:{port}/", ())
     assert (failure.value.kind, failure.value.sent) == ("tls", False)
 
 
@@ -213,5 +206,5 @@ async def test_a_certificate_nobody_vouches_for_fails_as_tls(
         (["something that no version said so far"], "protocol"),
     ],
 )
-async def test_causes_that_no_test_server_brings_about_are_classified(causes: list[str], kind: str) -> None:
-    assert classify(causes) == kind
+async def test_causes_that_no_test_server_can_bring_about_have_their_kind(causes: list[str], kind: str) -> None:
+    assert error_kind(causes) == kind

@@ -1,4 +1,4 @@
-"""Which addresses are public: a table of the special ones, and properties that hold for every address."""
+"""Which addresses are public: a table of special addresses, and properties of all addresses."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PUBLIC = ["1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.0", "126.255.255.25
 PUBLIC += ["192.167.255.255", "198.17.255.255", "198.20.0.0", "223.255.255.255", "2606:4700:4700::1111", "2a00::1"]
 PUBLIC += ["2001:200::1", "2001:4860:4860::8888", "2003::1", "2620:4f:8000::", "3ffe:ffff::1"]
 
-CLOSED_V4 = ["0.0.0.0", "0.1.2.3", "10.0.0.0", "10.255.255.255", "100.64.0.0", "100.127.255.255", "127.0.0.1"]
-CLOSED_V4 += ["127.255.255.255", "169.254.0.0", "169.254.169.254", "172.16.0.0", "172.31.255.255", "192.0.0.1"]
-CLOSED_V4 += [
+SPECIAL_V4 = ["0.0.0.0", "0.1.2.3", "10.0.0.0", "10.255.255.255", "100.64.0.0", "100.127.255.255", "127.0.0.1"]
+SPECIAL_V4 += ["127.255.255.255", "169.254.0.0", "169.254.169.254", "172.16.0.0", "172.31.255.255", "192.0.0.1"]
+SPECIAL_V4 += [
     "192.0.0.192",
     "192.0.2.1",
     "192.88.99.1",
@@ -26,13 +26,13 @@ CLOSED_V4 += [
     "198.18.0.0",
     "198.19.255.255",
 ]
-CLOSED_V4 += ["198.51.100.7", "203.0.113.7", "168.63.129.16", "100.100.100.200", "224.0.0.1", "239.255.255.255"]
-CLOSED_V4 += ["240.0.0.1", "255.255.255.255"]
+SPECIAL_V4 += ["198.51.100.7", "203.0.113.7", "168.63.129.16", "100.100.100.200", "224.0.0.1", "239.255.255.255"]
+SPECIAL_V4 += ["240.0.0.1", "255.255.255.255"]
 
-CLOSED_V6 = ["::", "::1", "::2", "::7f00:1", "::8.8.8.8", "::ffff:0:8.8.8.8", "64:ff9b:1::8.8.8.8", "64:ff9b:2::1"]
-CLOSED_V6 += ["100::1", "2001::1", "2001:0:5ef5:79fb:0:59d:a0e5:f601", "2001:10::1", "2001:20::1", "2001:db8::1"]
-CLOSED_V6 += ["2002:808:808::1", "2002:7f00:1::", "3fff::1", "3fff:fff:ffff::", "4000::1", "5f00::1", "fc00::1"]
-CLOSED_V6 += ["fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "ff0e::1"]
+SPECIAL_V6 = ["::", "::1", "::2", "::7f00:1", "::8.8.8.8", "::ffff:0:8.8.8.8", "64:ff9b:1::8.8.8.8", "64:ff9b:2::1"]
+SPECIAL_V6 += ["100::1", "2001::1", "2001:0:5ef5:79fb:0:59d:a0e5:f601", "2001:10::1", "2001:20::1", "2001:db8::1"]
+SPECIAL_V6 += ["2002:808:808::1", "2002:7f00:1::", "3fff::1", "3fff:fff:ffff::", "4000::1", "5f00::1", "fc00::1"]
+SPECIAL_V6 += ["fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "ff0e::1"]
 
 v4 = st.builds(IPv4Address, st.integers(0, 2**32 - 1))
 v6 = st.builds(IPv6Address, st.integers(0, 2**128 - 1))
@@ -43,20 +43,20 @@ def test_public_addresses_pass(address: str) -> None:
     assert Guard()(ip_address(address))
 
 
-@pytest.mark.parametrize("address", CLOSED_V4 + CLOSED_V6)
+@pytest.mark.parametrize("address", SPECIAL_V4 + SPECIAL_V6)
 def test_special_addresses_are_refused_unless_they_are_allowed(address: str) -> None:
     assert not Guard()(ip_address(address))
     assert Guard([address.partition("%")[0]])(ip_address(address.partition("%")[0]))
 
 
-@pytest.mark.parametrize("address", CLOSED_V4)
+@pytest.mark.parametrize("address", SPECIAL_V4)
 @pytest.mark.parametrize("form", ["::ffff:{}", "64:ff9b::{}", "::{}", "::ffff:0:{}", "64:ff9b:1::{}"])
-def test_no_form_of_writing_hides_a_special_address(address: str, form: str) -> None:
+def test_a_special_address_is_refused_in_every_form_of_ipv6(address: str, form: str) -> None:
     assert not Guard()(ip_address(form.format(address)))
 
 
 @given(v4)
-def test_a_mapped_address_is_judged_as_the_one_it_embeds(address: IPv4Address) -> None:
+def test_a_mapped_address_is_allowed_as_the_address_in_it_is(address: IPv4Address) -> None:
     for prefix in ("::ffff:", "64:ff9b::"):
         wrapped = ip_address(f"{prefix}{address}")
         assert unwrapped(wrapped) == address
@@ -72,7 +72,7 @@ def test_tunnels_are_refused_whatever_they_lead_to(address: IPv4Address, rest: i
 
 
 @given(v4 | v6)
-def test_nothing_passes_that_python_knows_to_be_special(address: IPv4Address | IPv6Address) -> None:
+def test_no_address_is_allowed_that_python_knows_to_be_special(address: IPv4Address | IPv6Address) -> None:
     inner = unwrapped(address)
     special = inner.is_private or inner.is_link_local or inner.is_multicast or inner.is_reserved or inner.is_unspecified
     assert not (special and Guard()(address))

@@ -1,4 +1,4 @@
-"""Secrets: where they come from, which headers they make credentials, and that nobody sees them."""
+"""Secrets: where they come from, which headers are credentials, and that no message shows them."""
 
 from __future__ import annotations
 

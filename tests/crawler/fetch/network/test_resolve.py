@@ -1,4 +1,4 @@
-"""The resolver: one lookup per host and TTL, and the seam where addresses are refused."""
+"""The resolver: one lookup for a host and its TTL, and the refusal of addresses."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tests.crawler.fetch.conftest import Names
 pytestmark = pytest.mark.anyio
 
 
-async def test_many_askers_share_one_lookup(names: Names) -> None:
+async def test_many_callers_share_one_lookup(names: Names) -> None:
     names.addresses = {"one.test": ["9.9.9.1"]}
     resolver = Resolver()
-    names.hold.clear()
-    askers = [asyncio.create_task(resolver.address("one.test")) for _ in range(50)]
-    await eventually(lambda: bool(names.asked), "the lookup")
-    askers[0].cancel()  # the one who started the lookup leaves
-    names.hold.set()
-    assert await asyncio.gather(*askers[1:]) == ["9.9.9.1"] * 49
-    assert names.asked == ["one.test"]
+    names.responding.clear()
+    callers = [asyncio.create_task(resolver.address("one.test")) for _ in range(50)]
+    await eventually(lambda: bool(names.requested), "the lookup")
+    callers[0].cancel()  # the caller that started the lookup
+    names.responding.set()
+    assert await asyncio.gather(*callers[1:]) == ["9.9.9.1"] * 49
+    assert names.requested == ["one.test"]
     assert resolver.lookups == 1
 
 
-async def test_an_answer_is_kept_for_the_ttl_and_no_longer(names: Names) -> None:
+async def test_an_address_is_kept_for_the_ttl_and_no_longer(names: Names) -> None:
     now = 0.0
     resolver = Resolver(ttl=300, clock=lambda: now)
     names.addresses = {"one.test": ["9.9.9.1"]}
@@ -38,42 +38,42 @@ async def test_an_answer_is_kept_for_the_ttl_and_no_longer(names: Names) -> None
     assert await resolver.address("one.test") == "9.9.9.1"
     now = 300.0
     assert await resolver.address("one.test") == "9.9.9.2"
-    assert (len(names.asked), resolver.lookups) == (2, 2)
+    assert (len(names.requested), resolver.lookups) == (2, 2)
 
 
-async def test_a_failure_is_told_to_everyone_and_kept_for_a_short_while(names: Names) -> None:
+async def test_a_failure_is_raised_to_every_caller_and_kept_for_a_short_while(names: Names) -> None:
     now = 0.0
     resolver = Resolver(failure_ttl=5, clock=lambda: now)
     for now in (0.0, 4.9):  # noqa: B007 - the resolver reads this clock
         failures = await asyncio.gather(*(resolver.address("new.test") for _ in range(3)), return_exceptions=True)
         assert [(type(failure), getattr(failure, "kind", "")) for failure in failures] == [(FetchError, "dns")] * 3
-    assert len(names.asked) == 1
+    assert len(names.requested) == 1
     names.addresses = {"new.test": ["9.9.9.1"]}
     now = 5.0
     assert await resolver.address("new.test") == "9.9.9.1"
-    assert len(names.asked) == 2
+    assert len(names.requested) == 2
 
 
-async def test_a_silent_name_service_is_given_up_on_and_holds_up_no_other_host(names: Names) -> None:
+async def test_a_silent_name_service_is_an_error_and_stops_no_other_host(names: Names) -> None:
     names.addresses = {"slow.test": ["9.9.9.1"]}
-    names.hold.clear()
-    resolver = Resolver(patience=0.2)
-    with pytest.raises(FetchError, match="slow.test: no answer in 0.2 s") as failure:
+    names.responding.clear()
+    resolver = Resolver(lookup_timeout=0.2)
+    with pytest.raises(FetchError, match="slow.test: no response in 0.2 s") as failure:
         await resolver.address("slow.test")
     assert (failure.value.kind, failure.value.sent) == ("dns", False)
-    names.hold.set()
+    names.responding.set()
     names.addresses["quick.test"] = ["9.9.9.2"]
     assert await resolver.address("quick.test") == "9.9.9.2"
 
 
-async def test_lookups_of_many_hosts_run_beside_each_other(names: Names) -> None:
+async def test_lookups_of_many_hosts_run_at_the_same_time(names: Names) -> None:
     names.addresses = {f"host{n}.test": ["9.9.9.1"] for n in range(20)}
-    names.hold.clear()
+    names.responding.clear()
     resolver = Resolver()
-    asking = asyncio.gather(*(resolver.address(host) for host in names.addresses))
-    await eventually(lambda: len(names.asked) == 20, "20 lookups at once")
-    names.hold.set()
-    assert await asking == ["9.9.9.1"] * 20
+    lookups = asyncio.gather(*(resolver.address(host) for host in names.addresses))
+    await eventually(lambda: len(names.requested) == 20, "20 lookups at once")
+    names.responding.set()
+    assert await lookups == ["9.9.9.1"] * 20
 
 
 @pytest.mark.parametrize("host", ["a" * 64 + ".test", "two..dots.test", "unresolvable.invalid", ""])
@@ -92,7 +92,7 @@ async def test_the_first_address_that_is_allowed_is_taken(names: Names) -> None:
     ("host", "address"),
     [("inner.test", "10.1.2.3"), ("10.1.2.3", "10.1.2.3"), ("[::1]", "::1"), ("::1", "::1"), ("0x7f.1", "127.0.0.1")],
 )
-async def test_a_host_with_no_allowed_address_is_refused_unsent_and_the_words_say_how_to_allow_it(
+async def test_a_host_with_no_allowed_address_is_refused_unsent_and_the_error_says_how_to_allow_it(
     names: Names, host: str, address: str
 ) -> None:
     names.addresses = {"inner.test": ["10.1.2.3", "10.1.2.4"]}
@@ -118,21 +118,23 @@ async def test_a_name_that_is_rebound_to_a_private_address_is_refused_when_its_t
         await resolver.address("rebound.test")
 
 
-async def test_an_address_is_its_own_answer(names: Names) -> None:
+async def test_an_address_as_host_needs_no_lookup(names: Names) -> None:
     resolver = Resolver()
     assert await resolver.address("9.9.9.7") == "9.9.9.7"
     assert await resolver.address("[2606:4700::1]") == "2606:4700::1"
-    assert names.asked == []
+    assert names.requested == []
 
 
-async def test_what_has_expired_or_is_too_much_is_forgotten(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_expired_addresses_and_the_oldest_of_too_many_are_dropped(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 0.0
     resolver = Resolver(ttl=10, clock=lambda: now)
     for minute in range(50):
         now = minute * 60.0
         await resolver.address(f"9.9.9.{minute}")
-    assert len(resolver._known) == 1
-    monkeypatch.setattr("crawler.fetch.network.resolve.MAX_KNOWN", 5)
+    assert len(resolver._cached) == 1
+    monkeypatch.setattr("crawler.fetch.network.resolve.MAX_CACHED_HOSTS", 5)
     for number in range(50):
         await resolver.address(f"9.9.8.{number}")
-    assert len(resolver._known) == 5
+    assert len(resolver._cached) == 5

@@ -5,5 +5,5 @@ import pytest
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The loop of the standard library: a test looks at its transports."""
+    """The event loop of the standard library, because tests look at its transports."""
     return "asyncio"

@@ -1,9 +1,8 @@
-"""robots.txt from real servers through a real engine, kept for the fleet in a real Redis."""
+"""Permissions by robots.txt: with real servers, a real engine, and the cache of all workers in a real Redis."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -17,42 +16,23 @@ from coordinator.redis.keys import RunKeys
 from crawler.fetch.engines.protocol import Caps
 from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
 from crawler.fetch.network.resolve import Resolver
-from crawler.fetch.robots import policy as module
+from crawler.fetch.robots import policy
 from crawler.fetch.robots.policy import Permission, Robots
-from crawler.fetch.robots.rules import LARGEST
+from crawler.fetch.robots.rules import MAX_ROBOTS_BYTES
 from crawler.model import HttpResponse
-from crawler.sample.connection import CannedResponse, Connection
+from crawler.sample.connection import CannedResponse
 from tests.conftest import eventually
+from tests.servers.sites import Sites
 
 pytestmark = pytest.mark.anyio
 
 KEYS = RunKeys("robots")
-NONE_OF_X = b"User-agent: *\nDisallow: /x\n"
+DISALLOW_X = b"User-agent: *\nDisallow: /x\n"
 
 
-class Sites:
-    """One server at three addresses, so three hosts: `responses` by the path of robots.txt and where it leads."""
-
-    def __init__(self) -> None:
-        self.responses: dict[str, CannedResponse] = {}
-        self.asked: Counter[str] = Counter()
-        self.connections: set[Connection] = set()
-
-    async def listen(self, stack: AsyncExitStack) -> None:
-        loop, port = asyncio.get_running_loop(), 0
-        for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
-            server = await loop.create_server(lambda: Connection(self.respond, self.connections), address, port)
-            stack.callback(server.close)
-            port = server.sockets[0].getsockname()[1]
-        self.url, self.other, self.third = (f"http://127.0.0.{number}:{port}" for number in (1, 2, 3))
-
-    def respond(self, _: str, target: bytes, __: str) -> CannedResponse:
-        path = target.decode()
-        self.asked[path] += 1
-        return self.responses.get(path, CannedResponse(404))
-
-    def says(self, status: int, body: bytes = b"", headers: str = "", delay: float = 0.0) -> None:
-        self.responses["/robots.txt"] = CannedResponse(status, body, "text/plain", headers, delay)
+def robots_txt(sites: Sites, status: int, body: bytes = b"", headers: str = "", delay: float = 0.0) -> None:
+    """Set the response to a request for robots.txt at all sites."""
+    sites.responses["/robots.txt"] = CannedResponse(status, body, "text/plain", headers, delay)
 
 
 @pytest.fixture
@@ -69,7 +49,7 @@ async def sites(stack: AsyncExitStack) -> Sites:
 
 
 class Clock:
-    """The workers' clock, ahead of the true one as the test likes."""
+    """The workers' clock, which a test can set ahead."""
 
     ahead = 0.0
 
@@ -78,7 +58,7 @@ class Clock:
 
 
 class Fleet:
-    """Makes workers' Robots on one Redis."""
+    """Makes the Robots of several workers, on one Redis."""
 
     def __init__(self, redis: Redis, stack: AsyncExitStack) -> None:
         self._redis = redis
@@ -100,8 +80,8 @@ class Fleet:
     async def fetch(self, url: str) -> HttpResponse:
         return await self._engine.fetch("GET", url, ())
 
-    async def let_pass(self, origin: str) -> None:
-        """What is known of an origin holds no longer, for the workers and in Redis."""
+    async def expire(self, origin: str) -> None:
+        """Let the rules of an origin expire, in the workers and in Redis."""
         self.clock.ahead += 100_000.0
         await self._redis.hset(KEYS.robots(origin), "holds", "0")
 
@@ -116,77 +96,77 @@ async def fleet(redis: Redis, stack: AsyncExitStack) -> Fleet:
     return Fleet(redis, stack)
 
 
-async def test_a_fleet_asks_each_origin_once(sites: Sites, fleet: Fleet, redis: Redis) -> None:
-    sites.says(200, NONE_OF_X + b"Crawl-delay: 3\n", delay=0.2)
+async def test_a_fleet_requests_the_robots_txt_of_each_origin_once(sites: Sites, fleet: Fleet, redis: Redis) -> None:
+    robots_txt(sites, 200, DISALLOW_X + b"Crawl-delay: 3\n", delay=0.2)
     workers = [fleet.worker() for _ in range(4)]
     urls = [f"{host}/{path}" for host in (sites.url, sites.other) for path in ("x", "y", "z")]
-    assert {worker.known(url) for worker in workers for url in urls} == {None}
-    verdicts = await asyncio.gather(*(worker.permission(url) for worker in workers for url in urls))
+    assert {worker.cached_permission(url) for worker in workers for url in urls} == {None}
+    permissions = await asyncio.gather(*(worker.load_permission(url) for worker in workers for url in urls))
     allowed, refused = Permission(True, None, 3.0), f"robots.txt of {sites.url} disallows it"
-    assert verdicts[:3] == [Permission(False, refused, 3.0), allowed, allowed]
-    assert verdicts == [worker.known(url) for worker in workers for url in urls]
-    assert (await fleet.worker().permission(f"{sites.url}/x")).reason == refused
-    assert sites.asked == {"/robots.txt": 2}
+    assert permissions[:3] == [Permission(False, refused, 3.0), allowed, allowed]
+    assert permissions == [worker.cached_permission(url) for worker in workers for url in urls]
+    assert (await fleet.worker().load_permission(f"{sites.url}/x")).reason == refused
+    assert sites.requested == {"/robots.txt": 2}
     assert 86_300 < await fleet.held(sites.url) <= 86_400
     assert 86_400 < await redis.ttl(KEYS.robots(sites.url)) <= 2 * 86_400
 
 
 @pytest.mark.parametrize("status", [204, 304, 400, 401, 403, 404, 410, 451])
 async def test_an_origin_without_a_robots_txt_allows_everything(sites: Sites, fleet: Fleet, status: int) -> None:
-    sites.says(status, NONE_OF_X)
-    assert await fleet.worker().permission(f"{sites.url}/x") == Permission(True)
+    robots_txt(sites, status, DISALLOW_X)
+    assert await fleet.worker().load_permission(f"{sites.url}/x") == Permission(True)
     assert await fleet.held(sites.url) > 86_300
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_an_origin_that_fails_allows_nothing_for_a_while(sites: Sites, fleet: Fleet, status: int) -> None:
-    sites.says(status, b"User-agent: *\nAllow: /\n")
-    permission = await fleet.worker().permission(f"{sites.url}/y")
+    robots_txt(sites, status, b"User-agent: *\nAllow: /\n")
+    permission = await fleet.worker().load_permission(f"{sites.url}/y")
     assert (permission.allowed, permission.reason) == (
         False,
         f"robots.txt of {sites.url} cannot be read (status {status}), so nothing may be fetched there",
     )
-    assert permission.again is not None
-    assert 50 < permission.again <= 60
-    await fleet.let_pass(sites.url)
-    again = (await fleet.worker().permission(f"{sites.url}/y")).again
-    assert again is not None
-    assert 110 < again <= 120
-    await fleet.let_pass(sites.url)
-    sites.says(200, NONE_OF_X)
-    assert await fleet.worker().permission(f"{sites.url}/y") == Permission(True)
-    assert sites.asked == {"/robots.txt": 3}
+    assert permission.retry_after is not None
+    assert 50 < permission.retry_after <= 60
+    await fleet.expire(sites.url)
+    retry_after = (await fleet.worker().load_permission(f"{sites.url}/y")).retry_after
+    assert retry_after is not None
+    assert 110 < retry_after <= 120
+    await fleet.expire(sites.url)
+    robots_txt(sites, 200, DISALLOW_X)
+    assert await fleet.worker().load_permission(f"{sites.url}/y") == Permission(True)
+    assert sites.requested == {"/robots.txt": 3}
 
 
-async def test_an_origin_that_names_a_time_is_left_alone_until_then(sites: Sites, fleet: Fleet) -> None:
-    sites.says(503, headers="Retry-After: 1800\r\n")
-    await fleet.worker().permission(f"{sites.url}/y")
+async def test_an_origin_that_asks_for_a_pause_gets_no_request_until_it_is_over(sites: Sites, fleet: Fleet) -> None:
+    robots_txt(sites, 503, headers="Retry-After: 1800\r\n")
+    await fleet.worker().load_permission(f"{sites.url}/y")
     assert 1790 < await fleet.held(sites.url) <= 1800
 
 
-async def test_rules_go_on_while_their_origin_fails(sites: Sites, fleet: Fleet) -> None:
+async def test_rules_stay_valid_while_their_origin_fails(sites: Sites, fleet: Fleet) -> None:
     worker = fleet.worker()
-    sites.says(200, NONE_OF_X)
-    await worker.permission(f"{sites.url}/y")
-    await fleet.let_pass(sites.url)
-    sites.says(500)
-    assert worker.known(f"{sites.url}/y") is None
-    assert await worker.permission(f"{sites.url}/y") == Permission(True)
-    assert worker.known(f"{sites.url}/x") == Permission(False, f"robots.txt of {sites.url} disallows it")
-    assert sites.asked == {"/robots.txt": 2}
+    robots_txt(sites, 200, DISALLOW_X)
+    await worker.load_permission(f"{sites.url}/y")
+    await fleet.expire(sites.url)
+    robots_txt(sites, 500)
+    assert worker.cached_permission(f"{sites.url}/y") is None
+    assert await worker.load_permission(f"{sites.url}/y") == Permission(True)
+    assert worker.cached_permission(f"{sites.url}/x") == Permission(False, f"robots.txt of {sites.url} disallows it")
+    assert sites.requested == {"/robots.txt": 2}
     assert await fleet.held(sites.url) <= 60
 
 
 async def test_an_origin_that_cannot_be_reached_allows_nothing(fleet: Fleet) -> None:
     worker = fleet.worker()
-    permission = await worker.permission("http://127.0.0.1:1/x")
+    permission = await worker.load_permission("http://127.0.0.1:1/x")
     assert not permission.allowed
     assert permission.reason is not None
     assert "cannot be read (connect: " in permission.reason
-    assert permission.again is not None
-    forever = await worker.permission("http://:80:80/x")
-    assert (forever.allowed, forever.again) == (False, None)
-    assert await worker.permission("ftp://host/x") == Permission(True)
+    assert permission.retry_after is not None
+    permanent = await worker.load_permission("http://:80:80/x")
+    assert (permanent.allowed, permanent.retry_after) == (False, None)
+    assert await worker.load_permission("ftp://host/x") == Permission(True)
 
 
 async def test_five_redirects_are_followed_also_to_another_host(sites: Sites, fleet: Fleet) -> None:
@@ -194,61 +174,61 @@ async def test_five_redirects_are_followed_also_to_another_host(sites: Sites, fl
     for here, there in pairwise(way):
         sites.responses[here] = CannedResponse(301, headers=f"Location: {there}\r\n")
     sites.responses["/4"] = CannedResponse(302, headers=f"Location: {sites.other}/rules#part\r\n")
-    sites.responses["/rules"] = CannedResponse(200, NONE_OF_X)
-    assert not (await fleet.worker().permission(f"{sites.url}/x")).allowed
-    assert (await fleet.worker().permission(f"{sites.url}/y")).allowed
-    assert sites.asked == dict.fromkeys([*way, "/rules"], 1)
+    sites.responses["/rules"] = CannedResponse(200, DISALLOW_X)
+    assert not (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
+    assert (await fleet.worker().load_permission(f"{sites.url}/y")).allowed
+    assert sites.requested == dict.fromkeys([*way, "/rules"], 1)
     # One more is too many: as if there were none.
     sites.responses["/rules"] = CannedResponse(301, headers="Location: /beyond\r\n")
-    sites.responses["/beyond"] = CannedResponse(200, NONE_OF_X)
-    await fleet.let_pass(sites.url)
-    assert (await fleet.worker().permission(f"{sites.url}/x")).allowed
-    assert sites.asked["/beyond"] == 0
+    sites.responses["/beyond"] = CannedResponse(200, DISALLOW_X)
+    await fleet.expire(sites.url)
+    assert (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
+    assert sites.requested["/beyond"] == 0
 
 
 @pytest.mark.parametrize("location", ["", "Location: ftp://host/\r\n", "Location: http://[/\r\n"])
-async def test_a_redirect_to_nowhere_is_no_robots_txt(sites: Sites, fleet: Fleet, location: str) -> None:
-    sites.says(302, headers=location)
-    assert await fleet.worker().permission(f"{sites.url}/x") == Permission(True)
+async def test_an_invalid_redirect_counts_as_no_robots_txt(sites: Sites, fleet: Fleet, location: str) -> None:
+    robots_txt(sites, 302, headers=location)
+    assert await fleet.worker().load_permission(f"{sites.url}/x") == Permission(True)
 
 
-async def test_a_redirect_to_what_fails_allows_nothing(sites: Sites, fleet: Fleet) -> None:
-    sites.says(302, headers="Location: /down\r\n")
+async def test_a_redirect_to_a_url_that_fails_allows_nothing(sites: Sites, fleet: Fleet) -> None:
+    robots_txt(sites, 302, headers="Location: /down\r\n")
     sites.responses["/down"] = CannedResponse(502)
-    assert not (await fleet.worker().permission(f"{sites.url}/x")).allowed
+    assert not (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
 
 
-async def test_a_huge_robots_txt_is_read_as_far_as_half_a_mebibyte(sites: Sites, fleet: Fleet, redis: Redis) -> None:
+async def test_only_the_first_half_mebibyte_of_a_robots_txt_is_read(sites: Sites, fleet: Fleet, redis: Redis) -> None:
     rules = b"".join(b"Disallow: /%06d\n" % number for number in range(60_000))
-    sites.says(200, b"User-agent: *\n" + rules)
+    robots_txt(sites, 200, b"User-agent: *\n" + rules)
     worker = fleet.worker()
-    last = (LARGEST - len("User-agent: *\n")) // len("Disallow: /000000\n") - 1
-    assert not (await worker.permission(f"{sites.url}/{last:06d}")).allowed
-    assert (await worker.permission(f"{sites.url}/{last + 1:06d}")).allowed
-    assert 0 < await redis.hstrlen(KEYS.robots(sites.url), "found") < LARGEST
+    last = (MAX_ROBOTS_BYTES - len("User-agent: *\n")) // len("Disallow: /000000\n") - 1
+    assert not (await worker.load_permission(f"{sites.url}/{last:06d}")).allowed
+    assert (await worker.load_permission(f"{sites.url}/{last + 1:06d}")).allowed
+    assert 0 < await redis.hstrlen(KEYS.robots(sites.url), "found") < MAX_ROBOTS_BYTES
 
 
-async def test_who_dies_while_asking_is_replaced(sites: Sites, fleet: Fleet, redis: Redis) -> None:
-    sites.says(200, NONE_OF_X)
+async def test_a_worker_that_dies_during_the_request_is_replaced(sites: Sites, fleet: Fleet, redis: Redis) -> None:
+    robots_txt(sites, 200, DISALLOW_X)
     dead = RobotsCache(redis, KEYS, "dead")
     assert (await dead.ask(sites.url, 0.3)).word == "ask"
-    assert not (await fleet.worker().permission(f"{sites.url}/x")).allowed
-    assert sites.asked == {"/robots.txt": 1}
+    assert not (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
+    assert sites.requested == {"/robots.txt": 1}
     await dead.tell(sites.url, b"late", 1000.0)
-    assert not (await fleet.worker().permission(f"{sites.url}/x")).allowed
+    assert not (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
 
 
-async def test_a_caller_that_leaves_takes_the_answer_from_nobody(sites: Sites, fleet: Fleet) -> None:
-    sites.says(200, NONE_OF_X, delay=0.3)
+async def test_a_cancelled_caller_does_not_cancel_the_others(sites: Sites, fleet: Fleet) -> None:
+    robots_txt(sites, 200, DISALLOW_X, delay=0.3)
     worker = fleet.worker()
-    leaving, staying = (asyncio.create_task(worker.permission(f"{sites.url}/x")) for _ in range(2))
-    await eventually(lambda: sites.asked["/robots.txt"] == 1, "robots.txt is asked for")
-    leaving.cancel()
-    assert not (await staying).allowed
-    assert leaving.cancelled()
+    cancelled, waiting = (asyncio.create_task(worker.load_permission(f"{sites.url}/x")) for _ in range(2))
+    await eventually(lambda: sites.requested["/robots.txt"] == 1, "robots.txt is requested")
+    cancelled.cancel()
+    assert not (await waiting).allowed
+    assert cancelled.cancelled()
 
 
-async def test_an_error_that_is_none_of_http_reaches_every_caller_and_the_next_one_asks_anew(fleet: Fleet) -> None:
+async def test_an_unexpected_error_is_raised_to_every_caller_and_the_next_one_requests_again(fleet: Fleet) -> None:
     worker = fleet.worker()
     calls = iter([RuntimeError("a bug"), FetchError("reset", "gone")])
 
@@ -256,13 +236,13 @@ async def test_an_error_that_is_none_of_http_reaches_every_caller_and_the_next_o
         raise next(calls)
 
     worker._fetch = fail
-    both = await asyncio.gather(*(worker.permission("http://host/x") for _ in range(2)), return_exceptions=True)
+    both = await asyncio.gather(*(worker.load_permission("http://host/x") for _ in range(2)), return_exceptions=True)
     assert [str(error) for error in both] == ["a bug", "a bug"]
-    assert not (await worker.permission("http://host/x")).allowed
+    assert not (await worker.load_permission("http://host/x")).allowed
 
 
-async def test_an_endless_answer_is_waited_for_within_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ASKING", 0.05)
+async def test_a_response_that_never_ends_is_a_timeout(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "ROBOTS_TIMEOUT_SECONDS", 0.05)
     worker = fleet.worker()
 
     async def hang(_: str) -> HttpResponse:
@@ -270,21 +250,21 @@ async def test_an_endless_answer_is_waited_for_within_a_bound(fleet: Fleet, monk
         raise AssertionError
 
     worker._fetch = hang
-    assert "no answer in 0 s" in str((await worker.permission("http://host/x")).reason)
+    assert "no response in 0 s" in str((await worker.load_permission("http://host/x")).reason)
 
 
-@pytest.mark.parametrize(("bound", "value"), [("ORIGINS", 2), ("CHARACTERS", 40)])
-async def test_memory_is_bounded_and_what_was_forgotten_comes_from_redis(
+@pytest.mark.parametrize(("bound", "value"), [("MAX_ORIGINS", 2), ("MAX_RULES_CHARS", 40)])
+async def test_memory_is_bounded_and_dropped_rules_come_from_redis_again(
     sites: Sites, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
-    monkeypatch.setattr(module, bound, value)
-    sites.says(200, b"User-agent: *\nDisallow: /x12345\n")  # 17 characters that count
+    monkeypatch.setattr(policy, bound, value)
+    robots_txt(sites, 200, b"User-agent: *\nDisallow: /x12345\n")  # 17 characters that count
     worker = fleet.worker()
     hosts = [f"{sites.url}/", f"{sites.other}/", f"{sites.third}/"]
     for url in hosts[:2]:
-        await worker.permission(url)
-    assert worker.known(hosts[0])  # so the other one was used least recently
-    await worker.permission(hosts[2])
-    assert [worker.known(url) is not None for url in hosts] == [True, False, True]
-    assert (await worker.permission(hosts[1])).allowed
-    assert sites.asked == {"/robots.txt": 3}
+        await worker.load_permission(url)
+    assert worker.cached_permission(hosts[0])  # so the other one was used least recently
+    await worker.load_permission(hosts[2])
+    assert [worker.cached_permission(url) is not None for url in hosts] == [True, False, True]
+    assert (await worker.load_permission(hosts[1])).allowed
+    assert sites.requested == {"/robots.txt": 3}

@@ -1,4 +1,4 @@
-"""What a robots.txt means: groups, paths, patterns, and bytes that nobody should have written."""
+"""What a robots.txt means: groups, paths, patterns, and bytes that are no robots.txt at all."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.errors import UsageError
-from crawler.fetch.robots.policy import Origin, Permission
-from crawler.fetch.robots.rules import LARGEST, RobotsRecord, failed, place, product_token, rules_for
+from crawler.fetch.robots.policy import OriginRules, Permission
+from crawler.fetch.robots.rules import (
+    MAX_ROBOTS_BYTES,
+    RobotsRecord,
+    failed_record,
+    origin_and_path,
+    product_token,
+    rules_for,
+)
 from crawler.job.job import read_job
 
 
 def permission(robots: bytes | str, path: str, token: str = "shardcrawl") -> Permission:
     body = robots if isinstance(robots, bytes) else robots.encode()
-    return Origin("https://host", RobotsRecord(rules_for(token, body)), expires=1.0).permission(path, now=0.0)
+    return OriginRules("https://host", RobotsRecord(rules_for(token, body)), expires=1.0).permission(path, now=0.0)
 
 
 ALL, MINE = "User-agent: *\nDisallow: /\n", "User-agent: shardcrawl\nDisallow: /mine\n"
@@ -28,7 +35,7 @@ ALL, MINE = "User-agent: *\nDisallow: /\n", "User-agent: shardcrawl\nDisallow: /
         (ALL, "/robots.txt", True),
         (ALL + MINE, "/x", True),
         (MINE + ALL, "/mine", False),
-        (MINE + ALL + "User-agent: SHARDCRAWL/2.0\nDisallow: /too\n", "/too", False),  # its groups count together
+        (MINE + ALL + "User-agent: SHARDCRAWL/2.0\nDisallow: /too\n", "/too", False),  # both groups of ours apply
         (MINE + ALL + "User-agent: shardcrawl\nDisallow: /too\n", "/mine", False),
         ("User-agent: shard\nDisallow: /\n", "/x", True),
         ("User-agent: crawl\nDisallow: /\n", "/x", True),
@@ -44,7 +51,7 @@ ALL, MINE = "User-agent: *\nDisallow: /\n", "User-agent: shardcrawl\nDisallow: /
         ("User-agent: *\rDisallow: /x\r", "/x", False),
     ],
 )
-def test_the_group_of_ones_own_name_counts_else_that_of_everybody(robots: str, path: str, allowed: bool) -> None:
+def test_the_groups_of_our_own_name_apply_or_else_those_of_everybody(robots: str, path: str, allowed: bool) -> None:
     assert permission(robots, path).allowed is allowed
 
 
@@ -91,11 +98,11 @@ def test_bytes_in_any_encoding_match_the_path_that_has_them() -> None:
     ]
 
 
-def test_what_lies_beyond_half_a_mebibyte_is_not_read_and_the_line_that_is_cut_says_nothing() -> None:
+def test_bytes_beyond_half_a_mebibyte_and_the_line_that_is_cut_are_ignored() -> None:
     head = b"User-agent: *\nDisallow: /read\n"
-    filler = b"# " + b"x" * (LARGEST - len(head) - len(b"\nDisallow: /") - 2)
+    filler = b"# " + b"x" * (MAX_ROBOTS_BYTES - len(head) - len(b"\nDisallow: /") - 2)
     robots = head + filler + b"\nDisallow: /private\nDisallow: /unread\n"
-    assert robots[:LARGEST].endswith(b"\nDisallow: /")
+    assert robots[:MAX_ROBOTS_BYTES].endswith(b"\nDisallow: /")
     assert [permission(robots, path).allowed for path in ("/read", "/private", "/unread")] == [False, True, True]
 
 
@@ -103,7 +110,7 @@ def test_what_lies_beyond_half_a_mebibyte_is_not_read_and_the_line_that_is_cut_s
     ("written", "delay"),
     [("2.5", 2.5), ("0", None), ("-1", None), ("nan", None), ("inf", None), ("soon", None), ("86400", 60.0)],
 )
-def test_a_crawl_delay_is_told_within_its_bounds(written: str, delay: float | None) -> None:
+def test_a_crawl_delay_is_kept_within_its_bounds(written: str, delay: float | None) -> None:
     robots = f"User-agent: *\nCrawl-delay: {written}\nDisallow: /no\n"
     assert permission(robots, "/yes") == Permission(True, crawl_delay=delay)
     assert permission(robots, "/no").crawl_delay == delay
@@ -132,8 +139,8 @@ def test_a_crawl_delay_is_told_within_its_bounds(written: str, delay: float | No
         ("no url", "", ""),
     ],
 )
-def test_a_url_is_judged_by_where_it_is_sent(url: str, origin: str, path: str) -> None:
-    assert place(url) == (origin, path)
+def test_a_url_has_the_origin_and_path_that_an_engine_sends(url: str, origin: str, path: str) -> None:
+    assert origin_and_path(url) == (origin, path)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +152,11 @@ def test_a_url_is_judged_by_where_it_is_sent(url: str, origin: str, path: str) -
         ("  ", ""),
     ],
 )
-def test_we_are_known_by_our_product_token(user_agent: str, token: str) -> None:
+def test_our_name_is_the_product_token(user_agent: str, token: str) -> None:
     assert product_token(user_agent) == token
 
 
-def test_an_agent_without_a_name_has_the_rules_of_everybody() -> None:
+def test_an_agent_without_a_name_gets_the_rules_of_everybody() -> None:
     assert not permission(ALL, "/x", token="").allowed
     assert permission("User-agent: \nDisallow: /\n", "/x", token="").allowed
 
@@ -180,32 +187,32 @@ def test_robots_is_true_or_false() -> None:
     [
         RobotsRecord(""),
         RobotsRecord("disallow: /%C3%A9"),
-        failed("status 503", None),
-        failed("x", RobotsRecord("allow: /")),
+        failed_record("status 503", None),
+        failed_record("x", RobotsRecord("allow: /")),
     ],
 )
-def test_a_finding_is_the_same_for_the_whole_fleet(record: RobotsRecord) -> None:
+def test_a_record_is_the_same_after_packing(record: RobotsRecord) -> None:
     assert RobotsRecord.unpack(record.pack()) == record
 
 
-def test_an_origin_that_fails_is_asked_again_ever_later_but_each_hour() -> None:
-    record, held = failed("status 503", None), []
+def test_the_time_to_the_next_attempt_doubles_up_to_an_hour() -> None:
+    record, seconds = failed_record("status 503", None), []
     for _ in range(100):
-        held.append(record.holds(None))
-        record = failed("status 503", record)
-    assert held[:7] == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0]
-    assert max(held) == 3600.0
-    assert record.holds(21_600.0) == 21_600.0
-    assert failed("status 503", None).holds(5.0) == 60.0
+        seconds.append(record.valid_seconds(None))
+        record = failed_record("status 503", record)
+    assert seconds[:7] == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0]
+    assert max(seconds) == 3600.0
+    assert record.valid_seconds(21_600.0) == 21_600.0
+    assert failed_record("status 503", None).valid_seconds(5.0) == 60.0
 
 
-LINES = st.sampled_from(
+PIECES = st.sampled_from(
     [b"user-agent: *", b"disallow: ", b"allow: /", b"crawl-delay: ", b"\r", b"\n", b"*", b"$", b"%", b"#"]
 )
 
 
-@given(st.binary() | st.lists(LINES | st.binary(max_size=4)).map(b"".join), st.text())
-def test_no_bytes_break_it(robots: bytes, url: str) -> None:
-    permission(robots, place(f"https://host/{url}")[1])
-    place(url)
+@given(st.binary() | st.lists(PIECES | st.binary(max_size=4)).map(b"".join), st.text())
+def test_no_bytes_raise(robots: bytes, url: str) -> None:
+    permission(robots, origin_and_path(f"https://host/{url}")[1])
+    origin_and_path(url)
     product_token(url)
