@@ -12,7 +12,8 @@ from coordinator.model import Outcome
 from crawler.model import REASON_LENGTH, HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.columns import Table
-from crawler.parse.hook import Hook, Response
+from crawler.parse.hook import Hook
+from crawler.parse.response import Response
 from tests.crawler.examples import a_job, a_page, a_table
 
 TABLES = [Table(a_table("facts", n="smallint")), Table(a_table("notes", text="text"))]
@@ -190,25 +191,57 @@ def test_a_parser_may_have_nothing_to_say(records: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A job's folder with a module `its_parser`, which is forgotten afterwards."""
+    """A folder for jobs; modules that are imported meanwhile are removed afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
     yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "its_parser"]:
+    for name in sys.modules.keys() - before:
         del sys.modules[name]
 
 
 def loaded(folder: Path, source: str, python: str = "its_parser:parse") -> Hook | None:
+    folder.mkdir(exist_ok=True)
     (folder / "its_parser.py").write_text(source)
     job = a_job(parse={"python": python}, tables=[{"name": "facts", "columns": {"n": "bigint"}}])
     return hook.load(type(job)(**{name: getattr(job, name) for name in job.__slots__} | {"folder": str(folder)}))
 
 
-def test_the_parser_is_imported_from_the_jobs_folder(folder: Path) -> None:
-    parser = loaded(folder, "def parse(response):\n    return {'facts': [{'n': len(response.key)}]}\n")
+def records_of(parser: Hook | None) -> list[Any]:
     assert parser is not None
     page = a_page("four")
     parser.apply([page], "", HttpResponse(200, Sent(), b""))
-    assert page.records == [(0, (4,))]
+    assert page.outcome is Outcome.STORED, page.reason
+    return page.records
+
+
+def test_the_parser_is_imported_from_the_jobs_folder(folder: Path) -> None:
+    parser = loaded(folder, "def parse(response):\n    return {'facts': [{'n': len(response.key)}]}\n")
+    assert records_of(parser) == [(0, (4,))]
+
+
+def test_two_jobs_whose_parsers_have_one_name_run_their_own_code(folder: Path) -> None:
+    source = "def parse(response):\n    return {{'facts': [{{'n': {}}}]}}\n"
+    first, second = (loaded(folder / str(number), source.format(number)) for number in (1, 2))
+    assert (records_of(first), records_of(second)) == ([(0, (1,))], [(0, (2,))])
+
+
+def test_a_parser_imports_its_neighbours_and_parts_of_its_package(folder: Path) -> None:
+    package = folder / "ours" / "inner"
+    package.mkdir(parents=True)
+    (folder / "neighbour.py").write_text("ONE = 1\n")
+    (package.parent / "__init__.py").write_text("")
+    (package.parent / "sibling.py").write_text("TWO = 2\n")
+    (package / "module.py").write_text(
+        "from neighbour import ONE\nfrom ..sibling import TWO\nfrom ours.sibling import TWO as AGAIN\n"
+        "def parse(response):\n    return {'facts': [{'n': ONE + TWO + AGAIN}]}\n"
+    )
+    assert records_of(loaded(folder, "", "ours.inner.module:parse")) == [(0, (5,))]
+
+
+def test_an_installed_parser_is_imported_by_its_name(folder: Path) -> None:
+    parser = loaded(folder, "", "crawler.parse.hook:load")
+    assert parser is not None
+    assert parser._parse is hook.load
 
 
 def test_a_job_without_a_parser_has_no_hook() -> None:
