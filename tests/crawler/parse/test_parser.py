@@ -20,7 +20,7 @@ from crawler.model import HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.parse.remote import ParseTask, parse_handler, parse_task
-from crawler.pool import pool
+from crawler.pool import child, pool
 from crawler.pool.pool import Pool
 from crawler.pool.process import ChildProcess, ChildUnusable
 from crawler.pool.protocol import ChildSetup
@@ -88,7 +88,7 @@ def slow(response):
     time.sleep(0.005)
     return pid(response)
 """
-ENDINGS: tuple[tuple[str, ...], ...] = (
+KEYS_OF_TASKS: tuple[tuple[str, ...], ...] = (
     ("good",), ("several-a", "b", "c", "d"), ("raises",), ("raises-a", "b"), ("exits",), ("unfit",), ("badly",),
     ("elsewhere",), ("says",), ("nothing",), ("unknown",), ("known",),
 )  # fmt: skip
@@ -113,7 +113,7 @@ def arguments(*keys: str) -> tuple[list[Page], str, HttpResponse]:
     return pages, "https://upstream.example/api", HttpResponse(200, headers, "é".encode("latin-1"))
 
 
-def ends(pages: list[Page]) -> list[Any]:
+def fields(pages: list[Page]) -> list[Any]:
     return [(page.outcome, page.reason, page.records, page.etag, page.last_modified) for page in pages]
 
 
@@ -139,19 +139,21 @@ async def in_child(job: Job) -> AsyncIterator[Callable[..., Any]]:
     assert set(psutil.Process().children()) <= before
 
 
-def child() -> psutil.Process:
-    (found,) = [one for one in psutil.Process().children() if "crawler.pool.child" in one.cmdline()]
+def child_process() -> psutil.Process:
+    (found,) = [process for process in psutil.Process().children() if child.__name__ in process.cmdline()]
     return found
 
 
-async def test_everything_ends_as_it_does_in_the_loop(job: Job) -> None:
+async def test_every_result_is_the_same_as_in_the_loop(job: Job) -> None:
     loaded = hook.load(job)
     assert loaded is not None
     async with in_child(job) as parsed:
-        for keys, pages in zip(ENDINGS, await asyncio.gather(*(parsed(*keys) for keys in ENDINGS)), strict=True):
+        for keys, pages in zip(
+            KEYS_OF_TASKS, await asyncio.gather(*(parsed(*keys) for keys in KEYS_OF_TASKS)), strict=True
+        ):
             expected, url, http_response = arguments(*keys)
             loaded.apply(expected, url, http_response)
-            assert ends(pages) == ends(expected), keys
+            assert fields(pages) == fields(expected), keys
             values = [[[type(value) for value in row] for _, row in page.records] for page in pages]
             assert values == [[[type(value) for value in row] for _, row in page.records] for page in expected]
 
@@ -187,7 +189,7 @@ async def test_a_key_whose_process_was_killed_once_is_attempted_again(job: Job) 
     async with in_child(job) as parsed:
         results = await asyncio.gather(*(parsed(name) for name in ("pid", "once", "pid-2")))
         assert [pages[0].outcome for pages in results] == [Outcome.STORED] * 3
-        idle = child()
+        idle = child_process()
         idle.kill()
         await eventually(lambda: not idle.is_running(), "the end of the idle process")
         assert (await parsed("pid-3"))[0].outcome is Outcome.STORED
@@ -219,7 +221,7 @@ async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worke
     async with in_child(job) as parsed:
         (page,) = await parsed("pid")
         for number in (signal.SIGTERM, signal.SIGINT):
-            child().send_signal(number)
+            child_process().send_signal(number)
         assert (await parsed("pid-2"))[0].records == page.records
         hanging = asyncio.create_task(parsed("hangs"))
         await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")

@@ -52,7 +52,7 @@ async def test_every_outcome_is_stored_under_its_name(database: str, outcome: Ou
     assert page.outcome is outcome
 
 
-async def test_microseconds_are_kept_whatever_binary_fractions_make_of_them(database: str) -> None:
+async def test_microseconds_are_kept_though_binary_fractions_cannot_hold_them(database: str) -> None:
     pages = []
     for number in range(1000):
         page = a_page(str(number), body=None)

@@ -145,11 +145,11 @@ async def test_rows_go_in_the_order_of_their_digests_so_that_two_writers_lock_th
     sent: list[list[bytes]] = []
     copy_pages = Writer._copy_pages
 
-    async def seen(self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page]) -> None:
+    async def recorded(self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page]) -> None:
         sent.append([page.item.digest for page in pages])
         await copy_pages(self, connection, table, pages)
 
-    monkeypatch.setattr(Writer, "_copy_pages", seen)
+    monkeypatch.setattr(Writer, "_copy_pages", recorded)
     pages = [a_page(str(number)) for number in range(100)]
     async with a_loading_run(database) as run, run.writer() as writer:
         await writer.write(pages)
@@ -200,17 +200,17 @@ async def test_a_backend_that_dies_within_a_batch_loses_and_doubles_nothing(
     assert {page.outcome for page in pages} == {Outcome.STORED}
 
 
-async def test_a_commit_whose_answer_was_lost_is_not_doubled(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_that_was_not_confirmed_is_not_doubled(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = [a_page(str(number), records=[(1,)]) for number in range(50)]
     async with a_loading_run(database, FACTS) as run, run.writer() as writer:
         transact = Writer._commit
 
-        async def unheard(self: Writer, *arguments: Any, **options: Any) -> None:
+        async def unconfirmed(self: Writer, *arguments: Any, **options: Any) -> None:
             monkeypatch.setattr(Writer, "_commit", transact)
             await transact(self, *arguments, **options)
             raise PostgresUnavailable("the connection was lost")
 
-        monkeypatch.setattr(Writer, "_commit", unheard)
+        monkeypatch.setattr(Writer, "_commit", unconfirmed)
         with pytest.raises(PostgresUnavailable):
             await writer.write(pages)
         await writer.write(pages)
@@ -253,7 +253,7 @@ async def test_a_statement_that_was_cancelled_is_unavailable_and_can_be_repeated
         assert sorted(await run.pages()) == ["a"]
 
 
-async def test_a_postgres_of_another_beginning_is_refused_before_anything_is_stored(database: str) -> None:
+async def test_a_postgres_with_another_epoch_is_refused_before_anything_is_stored(database: str) -> None:
     async with a_loading_run(database) as run:
         writer = Writer(database, run.run_id, Epoch("another"), ())
         for call in (writer.open(), writer.write([a_page("a")])):
@@ -264,7 +264,7 @@ async def test_a_postgres_of_another_beginning_is_refused_before_anything_is_sto
             await Writer(database, run.run_id + 1, run.epoch, ()).open()
 
 
-async def test_a_postgres_that_changed_meanwhile_is_noticed_at_the_next_connection(database: str) -> None:
+async def test_an_epoch_that_changed_meanwhile_is_noticed_at_the_next_connection(database: str) -> None:
     async with a_loading_run(database) as run, run.writer() as writer:
         await writer.write([a_page("a")])
         await run.eye.execute("UPDATE runs SET epoch = 'another'")
