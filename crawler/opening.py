@@ -23,7 +23,7 @@ from coordinator.redis.keys import RunKeys
 from coordinator.source import STANDARD_INPUT, Cursor, KeyRule, Source, open_source
 from crawler.job.job import Job, read_job
 from crawler.store.catalogue import Catalogue, StoredRun
-from crawler.store.postgres import connect
+from crawler.store.postgres import connect_postgres
 from crawler.store.queries import query
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ async def open_run(
     Raises UsageError, SourceError, EpochLost, PostgresRefused and what Redis and Postgres raise when away.
     """
     job = read_job(document, folder)
-    connection = await connect(database)
+    connection = await connect_postgres(database)
     try:
         catalogue = Catalogue(connection)
         await catalogue.prepare()
@@ -161,7 +161,7 @@ async def _survey(job: Job, *, count: bool = True) -> tuple[str, int | None]:
 @asynccontextmanager
 async def _alone(database: str, name: str) -> AsyncIterator[None]:
     """Hold a lock on the run's name for as long as it is being opened, on a connection of its own."""
-    connection = await connect(database)
+    connection = await connect_postgres(database)
     try:
         async with connection.transaction():
             await connection.execute(query("lock-name"), name)

@@ -35,7 +35,7 @@ from crawler.pipeline.intake import Intake
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import connect
+from crawler.store.postgres import connect_postgres
 from crawler.store.writer import Writer
 from crawler.telemetry.loop_lag import LoopLag
 from crawler.worker import Worker
@@ -168,7 +168,7 @@ class Runner:
 
     async def _void(self, record: RunRecord) -> None:
         """Redis is not where this worker's work is recorded: see that nobody goes on there without a rebuild."""
-        connection = await connect(self._database)
+        connection = await connect_postgres(self._database)
         try:
             await Catalogue(connection).void_epoch(record.run_id, record.epoch)
         finally:
@@ -176,7 +176,7 @@ class Runner:
 
     async def _finish(self, record: RunRecord, job: Job) -> None:
         """Take the final counts from Postgres and publish the run there; then Redis may call it complete."""
-        connection = await connect(self._database)
+        connection = await connect_postgres(self._database)
         try:
             counts = await Catalogue(connection).finish(record.run_id, job.tables)
         finally:

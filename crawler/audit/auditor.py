@@ -37,11 +37,10 @@ from crawler.audit.upstream_log import logged_keys
 from crawler.job.job import Job, read_job
 from crawler.local.run import Place, services
 from crawler.opening import open_corpus
-from crawler.store import postgres
-from crawler.store import tables as names
 from crawler.store.catalogue import Catalogue, StoredRun
-from crawler.store.postgres import Connection
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
+from crawler.store.tables import part_name, quoted, table_names
 
 CHUNK = 50_000
 CHUNK_SECONDS = 60.0
@@ -58,7 +57,7 @@ async def audit(place: Place, name: str, folder: str, requests: Path | None, all
     async with services(place, share=True) as addresses:
         client = connect(addresses.redis)
         try:
-            connection = await postgres.connect(addresses.database)
+            connection = await connect_postgres(addresses.database)
             try:
                 await Catalogue(connection).prepare()
                 return await _look(client, connection, name, folder, requests, allowed)
@@ -69,12 +68,12 @@ async def audit(place: Place, name: str, folder: str, requests: Path | None, all
 
 
 async def _look(
-    client: Redis, connection: Connection, name: str, folder: str, requests: Path | None, allowed: int
+    client: Redis, connection: PostgresConnection, name: str, folder: str, requests: Path | None, allowed: int
 ) -> list[Finding]:
     record = await Runs(client).find(name)
     # Redis first: what it calls done was committed before, so this snapshot of Postgres has it.
     seen = await _in_redis(client, record) if record else None
-    with postgres.translated():
+    with postgres_errors():
         transaction = connection.transaction(isolation="repeatable_read")
         await transaction.start()
         await connection.execute(query("audit-settings"))
@@ -153,7 +152,7 @@ async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[st
 
 
 async def _in_source(
-    connection: Connection, stored: StoredRun, job: Job, record: RunRecord | None
+    connection: PostgresConnection, stored: StoredRun, job: Job, record: RunRecord | None
 ) -> InSource | Finding:
     if job.source.path == STANDARD_INPUT:
         return Finding("the source", "standard input", "not compared: it cannot be read again", True)
@@ -161,7 +160,7 @@ async def _in_source(
         lines, fingerprint = await _load(connection, job)
     except SourceError as error:
         return Finding("the source", "cannot be read", "readable", False, str(error))
-    part = names.quoted(names.part("pages", stored.run_id))
+    part = quoted(part_name("pages", stored.run_id))
     await connection.execute("ANALYZE audit_source")
     row = await connection.fetchrow(query("audit-source", part=part))
     assert row is not None
@@ -177,7 +176,7 @@ async def _in_source(
     )
 
 
-async def _load(connection: Connection, job: Job) -> tuple[int, str]:
+async def _load(connection: PostgresConnection, job: Job) -> tuple[int, str]:
     """Bring the digests of the whole source into a temporary table; returns how many, and its fingerprint."""
     await connection.execute(query("make-audit-source"))
     source = await asyncio.to_thread(open_corpus, job, Cursor())
@@ -220,9 +219,9 @@ def _keys_of(job: Job, wanted: set[bytes]) -> list[str]:
     return sorted(found.values())
 
 
-async def _in_postgres(connection: Connection, stored: StoredRun, job: Job) -> InPostgres:
-    tables = ["pages", *names.names(job.tables)]
-    parts = {table: names.quoted(names.part(table, stored.run_id)) for table in tables}
+async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: Job) -> InPostgres:
+    tables = ["pages", *table_names(job.tables)]
+    parts = {table: quoted(part_name(table, stored.run_id)) for table in tables}
     pages = parts["pages"]
     outcomes = await connection.fetch(query("count-outcomes", part=pages))
     orphans = []
@@ -240,12 +239,12 @@ async def _in_postgres(connection: Connection, stored: StoredRun, job: Job) -> I
         published=[
             table
             for table, part in parts.items()
-            if await connection.fetchval(query("is-attached"), names.quoted(table), part)
+            if await connection.fetchval(query("is-attached"), quoted(table), part)
         ],
     )
 
 
-async def _logged(connection: Connection, log: Path, job: Job) -> LoggedRequests:
+async def _logged(connection: PostgresConnection, log: Path, job: Job) -> LoggedRequests:
     """The keys in the upstream's log, counted in a temporary table. Raises UsageError when it cannot be read."""
     await connection.execute(query("make-audit-requests"))
     keys = logged_keys(log, job.request)

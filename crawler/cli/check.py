@@ -18,7 +18,7 @@ from crawler.job.models import RequestSettings
 from crawler.local.run import Place, services
 from crawler.opening import open_corpus
 from crawler.parse import hook
-from crawler.store import postgres
+from crawler.store.postgres import connect_postgres
 
 NAMELESS = "set [request] user_agent to who you are and how to reach you"
 
@@ -72,7 +72,7 @@ async def check(
             warnings = await check_server(client, addresses.redis)
         finally:
             await client.aclose()
-        await (await postgres.connect(addresses.database)).close()
+        await (await connect_postgres(addresses.database)).close()
         lines.append(
             (
                 "redis",

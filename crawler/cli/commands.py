@@ -31,8 +31,8 @@ from crawler.local.run import (
 )
 from crawler.local.supervisor import ChildPlan, Supervisor
 from crawler.opening import open_run
-from crawler.store import postgres
 from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.postgres import connect_postgres
 
 
 async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
@@ -43,7 +43,7 @@ async def coordinate(place: Place, document: Mapping[str, Any], folder: str, voi
 async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> None:
     """Keep worker processes at every active run of this Redis until told to leave."""
     addresses = _shared(place, "work")
-    await (await postgres.connect(addresses.database)).close()
+    await (await connect_postgres(addresses.database)).close()
     client = connect(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
@@ -110,7 +110,7 @@ async def rebuild(place: Place, name: str, folder: str) -> int:
         try:
             await check_server(client, addresses.redis)
             record = await Runs(client).find(name)
-            connection = await postgres.connect(addresses.database)
+            connection = await connect_postgres(addresses.database)
             try:
                 await Catalogue(connection).void_epoch(run.run_id, run.epoch)
             finally:
@@ -130,7 +130,7 @@ async def retry(place: Place, name: str, reason: str | None) -> int:
             raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
         if (run.document.get("source") or {}).get("path") == STANDARD_INPUT:
             raise UsageError(f"run {name} read standard input, which cannot be read again: give a file to a new run")
-        connection = await postgres.connect(addresses.database)
+        connection = await connect_postgres(addresses.database)
         try:
             return await Catalogue(connection).reopen(run.run_id, reason)
         finally:
@@ -145,7 +145,7 @@ async def sql(place: Place, query: str) -> tuple[list[str], list[Sequence[Any]]]
 
 async def query_rows(database: str, query: str) -> tuple[list[str], list[Sequence[Any]]]:
     """A query's columns and rows, in a transaction that only reads. Raises UsageError in Postgres' words."""
-    connection = await postgres.connect(database)
+    connection = await connect_postgres(database)
     try:
         async with connection.transaction(readonly=True):
             statement = await connection.prepare(query)
@@ -172,7 +172,7 @@ def _shared(place: Place, command: str) -> Addresses:
 @asynccontextmanager
 async def _stored(addresses: Addresses) -> AsyncIterator[list[StoredRun]]:
     """The runs that Postgres knows, none when its schema is not made yet."""
-    connection = await postgres.connect(addresses.database)
+    connection = await connect_postgres(addresses.database)
     try:
         await Catalogue(connection).prepare()
         yield await Catalogue(connection).all()

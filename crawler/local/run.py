@@ -35,8 +35,8 @@ from crawler.local import embedded
 from crawler.local.child import FAILPOINT_VARIABLE, INTERRUPTED, ChildSpec
 from crawler.local.supervisor import ChildPlan, Supervisor
 from crawler.opening import OpenedRun, open_run, readable
-from crawler.store import postgres
 from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.postgres import connect_postgres
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
 
 async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
     """How the run stands now, with its row in Postgres when it is complete."""
-    connection = await postgres.connect(addresses.database)
+    connection = await connect_postgres(addresses.database)
     try:
         stored = await Catalogue(connection).find(job.run.name)
     finally:

@@ -1,1 +1,1 @@
-"""Bytes in, records out; orjson lives here."""
+"""From a response to the records of its keys, by the user's parser."""

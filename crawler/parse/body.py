@@ -7,23 +7,23 @@ from functools import lru_cache
 
 import orjson
 
-_OPENERS = (b"{", b"[")
-# Python knows these as charsets too. Punycode takes quadratic time, so that one hostile body could stop the
-# worker; the others give lone surrogates, which neither JSON nor Postgres can hold. No upstream means them.
-_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
+_JSON_STARTS = (b"{", b"[")
+# Python has these codecs, but no upstream means them. Punycode takes quadratic time, so that one hostile body could
+# stop the worker. The others give lone surrogates, which neither JSON nor Postgres can hold.
+_REFUSED_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 
 
 def json_text(content_type: str | None, body: bytes) -> bytes:
     """A JSON body as it came, without a round trip through Python; any other text as one JSON string.
 
-    What says that it is JSON is left to Postgres to judge. Raises ValueError when the body is not text.
+    A body whose content type is JSON is not checked: Postgres does that. Raises ValueError when the body is not text.
     """
-    kind = _kind(content_type)
-    if kind.endswith(("/json", "+json")):
+    media_type = _media_type(content_type)
+    if media_type.endswith(("/json", "+json")):
         if not body.strip():
             raise ValueError("body is not JSON: it is empty")
         return body
-    if not kind and body.lstrip()[:1] in _OPENERS:
+    if not media_type and body.lstrip()[:1] in _JSON_STARTS:
         try:
             orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -34,8 +34,8 @@ def json_text(content_type: str | None, body: bytes) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _kind(content_type: str | None) -> str:
-    """The media type alone, in lower case; a corpus has few, and each comes millions of times."""
+def _media_type(content_type: str | None) -> str:
+    """The media type alone, in lower case. A corpus has few, so they are cached."""
     return (content_type or "").partition(";")[0].strip().lower()
 
 
@@ -47,7 +47,7 @@ def decoded(content_type: str | None, body: bytes) -> str:
         if name.strip().lower() == "charset":
             charset = value.strip().strip('"') or charset
     try:
-        if codecs.lookup(charset).name.replace("_", "-") in _NO_CHARSETS:
+        if codecs.lookup(charset).name.replace("_", "-") in _REFUSED_CHARSETS:
             raise LookupError(f"{charset} is no charset of bodies")
         text = body.decode(charset)
     except (ValueError, LookupError) as error:

@@ -1,62 +1,75 @@
-"""The job's parser at work: in the event loop while it is quick, in a process of its own once it is slow."""
+"""The job's parser at work: in the event loop while it is quick, in a child process once it is slow."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
 from time import perf_counter
-from typing import Any
+from typing import TypeAlias
 
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse.hook import Hook
+from crawler.parse.remote import ParseResult, ParseTask, assign_results, parse_handler, parse_task
 from crawler.parse.slow_parser import SlowParserDetector
-from crawler.pool.pool import CannotStart, Pool
+from crawler.pool.pool import Pool, TaskFailed
+from crawler.pool.process import ChildUnusable
 
 logger = logging.getLogger(__name__)
 
+ParserPool: TypeAlias = "Pool[Job, ParseTask, list[ParseResult]]"
+
 
 class Parser:
-    """A slow parse in the loop would hold up every request in flight; a quick one is done before a process is asked."""
+    """Fills pages from responses. A slow parser in the loop would hold up every request in flight."""
 
     def __init__(self, hook: Hook, job: Job) -> None:
         self._hook = hook
         self._job = job
         self._detector: SlowParserDetector | None = SlowParserDetector()
-        self._offload: Pool | None = None
+        self._pool: ParserPool | None = None
 
-    def parsed(
-        self, pages: list[Page], url: str, http_response: HttpResponse
-    ) -> list[Page] | Coroutine[Any, Any, list[Page]]:
-        """The pages with what the parser makes of the answer: at once, or to be awaited."""
-        if self._offload is not None:
-            return self._parsed_apart(self._offload, pages, url, http_response)
+    def parse_now(self, pages: list[Page], url: str, response: HttpResponse) -> bool:
+        """Give the pages their records and outcomes here in the loop; False, with nothing done, when the child has to.
+
+        `url` is the one that the parser shall see. Then await `parse` with the same arguments.
+        """
+        if self._pool is not None:
+            return False
         if self._detector is None:
-            self._hook.apply(pages, url, http_response)
-            return pages
+            self._hook.apply(pages, url, response)
+            return True
         began = perf_counter()
-        self._hook.apply(pages, url, http_response)
+        self._hook.apply(pages, url, response)
         if self._detector.slow(perf_counter() - began):
             logger.info(
                 "the parser takes %.1f ms a response: from now on it runs in a process of its own",
-                1000 * self._detector.usual,
+                1000 * self._detector.usual_seconds,
             )
-            self._offload = Pool(self._job)
-        return pages
+            self._move_to_child()
+        return True
+
+    async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> None:
+        """Give the pages their records and outcomes, in the loop or in the child, whichever it is now."""
+        if self._pool is None:
+            self.parse_now(pages, url, response)
+            return
+        try:
+            assign_results(pages, await self._pool.run(parse_task(pages, url, response)))
+        except TaskFailed as error:
+            for page in pages:
+                page.fail(f"parse: {error}")
+        except ChildUnusable as error:
+            if self._pool is not None:
+                logger.warning(
+                    "the parser stays in the worker, because it cannot run in a process of its own: %s", error
+                )
+                self._pool = self._detector = None
+            self._hook.apply(pages, url, response)
 
     async def close(self) -> None:
         """End the parser's process, if there is one."""
-        if self._offload is not None:
-            await self._offload.close()
+        if self._pool is not None:
+            await self._pool.close()
 
-    async def _parsed_apart(
-        self, offload: Pool, pages: list[Page], url: str, http_response: HttpResponse
-    ) -> list[Page]:
-        try:
-            return await offload.parsed(pages, url, http_response)
-        except CannotStart as error:
-            if self._offload is not None:
-                logger.warning("the parser goes on in the worker, for it has no process of its own: %s", error)
-                self._offload = self._detector = None
-            self._hook.apply(pages, url, http_response)
-            return pages
+    def _move_to_child(self) -> None:
+        self._pool = Pool(parse_handler, self._job, name="parser")

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-# Seconds. 64 lanes that end at once hold the loop up for 64 times that; a process of its own costs 0.2 ms a call.
-QUICK = 0.001
-# Seconds spent in the first calls before they are judged: so much is lost in the loop when a parser is slow.
-ENOUGH = 0.004
-WINDOW = 64
-# The first call imports and compiles, and now and then another process has the core: that tells nothing of a parser.
-SPARED = 2
+# When 64 lanes end at once, the loop is held up for 64 times this. A call through a child process costs 0.2 ms.
+MAX_SECONDS_IN_LOOP = 0.001
+# The first calls are not judged before they took this long together: so much is lost in the loop to a slow parser.
+FIRST_LOOK_SECONDS = 0.004
+WINDOW_CALLS = 64
+# The first call imports and compiles, and now and then another process has the core. Neither says how slow a parser is.
+IGNORED_CALLS = 2
 
 
 class SlowParserDetector:
-    """Looks at window after window of calls, each without its longest two.
+    """Looks at the calls of a parser, 64 at a time, without the longest two of them.
 
-    The first window is judged as it goes, so that a slow parser is found after a few calls; the later ones at their
-    ends, so that no coincidence in a long run moves a quick one.
+    The first window is looked at call by call, so that a slow parser is found after a few. Later windows are looked at
+    when they are full, so that a coincidence in a long run does not move a quick parser.
     """
 
     def __init__(self) -> None:
-        self._first = True
+        self._is_first_window = True
         self._calls = 0
-        self._spent = self._longest = self._second = 0.0
+        self._total_seconds = self._longest = self._second_longest = 0.0
 
     @property
-    def usual(self) -> float:
-        """Seconds that a call of this window takes, on average, the longest two left out; 0 before the third."""
-        return self._spent / (self._calls - SPARED) if self._calls > SPARED else 0.0
+    def usual_seconds(self) -> float:
+        """The average of this window's calls without the longest two; 0 before the third call."""
+        return self._total_seconds / (self._calls - IGNORED_CALLS) if self._calls > IGNORED_CALLS else 0.0
 
     def slow(self, seconds: float) -> bool:
-        """Take the seconds of one more call; True when the calls are too long for the loop."""
+        """Add a call that took so many seconds; True when the calls are too long for the loop."""
         self._calls += 1
-        # Only what the longest two push out counts.
-        shortest, self._second, self._longest = sorted((seconds, self._second, self._longest))
-        self._spent += shortest
-        over = self._calls == WINDOW
-        slow = (over or (self._first and self._spent >= ENOUGH)) and self.usual > QUICK
-        if over and not slow:
-            self._first, self._calls = False, 0
-            self._spent = self._longest = self._second = 0.0
-        return slow
+        # The total has every call but the longest two: what falls out of these two is added.
+        shortest, self._second_longest, self._longest = sorted((seconds, self._second_longest, self._longest))
+        self._total_seconds += shortest
+        is_full = self._calls == WINDOW_CALLS
+        is_due = is_full or (self._is_first_window and self._total_seconds >= FIRST_LOOK_SECONDS)
+        is_slow = is_due and self.usual_seconds > MAX_SECONDS_IN_LOOP
+        if is_full and not is_slow:
+            self._is_first_window, self._calls = False, 0
+            self._total_seconds = self._longest = self._second_longest = 0.0
+        return is_slow

@@ -10,7 +10,7 @@ from xxhash import xxh3_128_digest
 from coordinator.model import Outcome
 from crawler.fetch.fetcher import FetchResult
 from crawler.fetch.template import Template
-from crawler.model import Page, Request
+from crawler.model import HttpResponse, Page, Request
 from crawler.parse.body import json_text
 from crawler.parse.parser import Parser
 
@@ -43,8 +43,14 @@ class PageBuilder:
             pages.append(Page(item, url, outcome, reason, status, attempts, at, etag, modified, digest))
         if response is not None and outcome is Outcome.STORED:
             if self._parser is not None:
-                return self._parser.parsed(pages, request.url, response)
+                if self._parser.parse_now(pages, request.url, response):
+                    return pages
+                return self._parsed(self._parser, pages, request.url, response)
             self._keep(pages, response.headers.get("content-type"), response.body)
+        return pages
+
+    async def _parsed(self, parser: Parser, pages: list[Page], url: str, response: HttpResponse) -> list[Page]:
+        await parser.parse(pages, url, response)
         return pages
 
     def _keep(self, pages: list[Page], content_type: str | None, body: bytes) -> None:

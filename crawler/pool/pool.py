@@ -1,264 +1,199 @@
-"""A worker's end of its parser process: starts it, keeps it fed, and finds the request that it dies of."""
+"""The worker's end of a child process: it keeps the child fed in order, and finds the task that the child dies of."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import socket
-import sys
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, cast
+from typing import Generic, TypeVar
 
 from coordinator.errors import ShardcrawlError
 from coordinator.tasks import cancelled
-from crawler.job.job import Job
-from crawler.model import HttpResponse, Page
-from crawler.pool.protocol import LENGTH, ParseResult, ParserSetup, ParseTask, frame, stuck, value_of
+from crawler.pool.process import EXIT_SECONDS, ChildProcess, ChildUnusable
+from crawler.pool.protocol import ChildSetup
 
 logger = logging.getLogger(__name__)
 
-# Requests that the child has or that wait in its socket: it need not wait for this loop between two.
-AHEAD = 32
-# Answers are taken by the half of what the child has, after this many seconds at most: a loop that wakes for each of
-# them, and then lets one lane send one request, takes three times as much from the core that the child could use.
-LONGEST_REST = 0.1
-REST_SHARE = 0.8  # less than the whole, so that the time they take is still seen
-# In the loop a parse of a tenth of this cost the worker its lease.
-MOST_SECONDS = 60.0
-LENIENCE = 0.02  # of that; to move the deadline for each answer would cost more than to take the answer
-MOST_STARTS = 3
-MOST_DEATHS = 2
-END_WITHIN = 2.0
+Setup = TypeVar("Setup")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# Tasks that the child works on or that wait in its socket, so that it need not wait for the event loop between two.
+TASKS_AHEAD = 32
+# Results are received by the half of what was sent. A loop that wakes for each of them, and then lets one lane send one
+# request, takes three times as much from the core that the child could use.
+LONGEST_REST_SECONDS = 0.1
+# Of the time that the half is expected to take. Less than all of it, so that the time a task takes can still be seen.
+REST_SHARE = 0.8
+# In the event loop a task of a tenth of this would cost the worker its lease.
+MAX_TASK_SECONDS = 60.0
+# The deadline may be off by this share: to move it for each result would cost more than to receive the result.
+DEADLINE_TOLERANCE = 0.02
+START_ATTEMPTS = 3
+MAX_DEATHS_PER_TASK = 2
 
 
-class CannotStart(ShardcrawlError):
-    """The parser cannot be run in a process of its own."""
+class TaskFailed(ShardcrawlError):
+    """Each child that worked on the task died or hung."""
 
 
-class _Call:
-    """One response on its way through the child."""
+class _Call(Generic[Task, Result]):
+    """One task on its way through the child."""
 
-    __slots__ = ("deaths", "http_response", "task")
+    __slots__ = ("deaths", "result", "task")
 
-    def __init__(self, task: ParseTask) -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
-        self.http_response: asyncio.Future[list[ParseResult] | str] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.deaths = 0
 
-    def end(self, http_response: list[ParseResult] | str) -> None:
-        if not self.http_response.done():  # else its lane was cancelled
-            self.http_response.set_result(http_response)
 
+class Pool(Generic[Setup, Task, Result]):
+    """Runs tasks in one child process, in order. A task that the child dies of is attempted once more, alone.
 
-class Pool:
-    """Parses in one child process, in order. The one request that it dies of is tried once more, alone."""
+    `handler` is a function of a module: in the child it is called with `setup`, and what it returns turns each task
+    into its result. It must not raise anything but a ShardcrawlError at its start. `name` stands in log lines.
+    """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._waiting: deque[_Call] = deque()
-        self._sent: deque[_Call] = deque()
+    def __init__(self, handler: Callable[[Setup], Callable[[Task], Result]], setup: Setup, *, name: str) -> None:
+        self._handler = f"{handler.__module__}:{handler.__qualname__}"
+        self._setup = setup
+        self._name = name
+        self._waiting: deque[_Call[Task, Result]] = deque()
+        self._sent: deque[_Call[Task, Result]] = deque()
         self._serving: asyncio.Task[None] | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._limit: asyncio.Timeout | None = None
+        self._child: ChildProcess | None = None
+        self._deadline: asyncio.Timeout | None = None
         self._deaths = 0
         self._closing = False
 
-    async def parsed(self, pages: list[Page], url: str, http_response: HttpResponse) -> list[Page]:
-        """Give the pages what the parser makes of the answer, as Hook.apply does. Raises CannotStart."""
-        keys = [page.item.key for page in pages]
-        call = _Call(ParseTask(keys, url, http_response.status, http_response.headers.items(), http_response.body))
+    async def run(self, task: Task) -> Result:
+        """The task's result. Raises TaskFailed, or ChildUnusable."""
+        call: _Call[Task, Result] = _Call(task)
         self._waiting.append(call)
         if self._serving is None or self._serving.done():
-            self._serving = asyncio.create_task(self._serve(), name="parser")
+            self._serving = asyncio.create_task(self._serve(), name=self._name)
         self._feed()
-        told = await call.http_response
-        if isinstance(told, str):
-            for page in pages:
-                page.fail(told)
-        else:
-            _assign(pages, told)
-        return pages
+        return await call.result
 
     async def close(self) -> None:
-        """End the child and wait for it; what it still parses is dropped."""
+        """End the child and wait for it. Tasks without a result are cancelled."""
         self._closing = True
         if self._serving is not None:
-            if self._writer is not None:
-                self._writer.transport.abort()
-                await asyncio.wait([self._serving], timeout=2 * END_WITHIN)
+            if self._child is not None:
+                self._child.channel.abort()
+                await asyncio.wait([self._serving], timeout=2 * EXIT_SECONDS)
             await cancelled([self._serving])
 
     async def _serve(self) -> None:
-        """One child after another as long as there is something to parse."""
+        """Run one child after another, as long as there are tasks."""
         try:
             while self._waiting:
-                ending = await self._live()
+                ending = await self._serve_with(await self._start())
                 if self._closing:
                     return
                 self._deaths += 1
-                level = logging.WARNING if self._deaths == 1 else logging.DEBUG  # the keys' reasons tell of the others
-                logger.log(level, "the parser's process %s; starts again", ending)
-                self._blame(ending)
-        except CannotStart as error:
-            self._abandon(error)
+                # Once is enough: of the later ones the failed tasks tell.
+                level = logging.WARNING if self._deaths == 1 else logging.DEBUG
+                logger.log(level, "the %s's process %s; starts again", self._name, ending)
+                self._blame_first(ending)
+        except ChildUnusable as error:
+            self._give_up(error)
         except Exception as error:
-            self._abandon(error)
+            self._give_up(error)
             raise
         finally:
-            self._abandon()
+            self._give_up()
 
-    def _abandon(self, error: Exception | None = None) -> None:
-        """Nobody will answer what is here: its lanes hear of the error, or are cancelled."""
+    def _give_up(self, error: Exception | None = None) -> None:
+        """Nobody will work on these tasks: end their calls with the error, or cancel them."""
         for call in (*self._sent, *self._waiting):
-            if call.http_response.done():
+            if call.result.done():
                 continue
             if error is None:
-                call.http_response.cancel()
+                call.result.cancel()
             else:
-                call.http_response.set_exception(error)
+                call.result.set_exception(error)
         self._sent.clear()
         self._waiting.clear()
 
-    async def _live(self) -> str:
-        """One child's life; returns how it ended."""
-        process, reader, writer = await self._started()
-        self._writer = writer
-        channel = cast("asyncio.Transport", writer.transport)
+    async def _serve_with(self, child: ChildProcess) -> str:
+        """Feed one child until it ends; returns how it ended."""
+        self._child = child
         hung = False
         try:
-            async with asyncio.timeout(None) as self._limit:
+            async with asyncio.timeout(None) as self._deadline:
                 self._feed()
-                pace = 0.0
+                seconds_per_task = 0.0
                 while True:
                     half = max(1, len(self._sent) // 2)
                     began = monotonic()
                     if half > 1:
-                        channel.pause_reading()
-                        await asyncio.sleep(min(LONGEST_REST, REST_SHARE * half * pace))
-                        channel.resume_reading()
+                        child.channel.pause_reading()
+                        await asyncio.sleep(min(LONGEST_REST_SECONDS, REST_SHARE * half * seconds_per_task))
+                        child.channel.resume_reading()
                     for _ in range(half):
-                        told = await _received(reader)
-                        self._sent.popleft().end(told)
-                        self._expect()
-                    pace = (monotonic() - began) / half
+                        result = await child.receive()
+                        call = self._sent.popleft()
+                        if not call.result.done():  # its caller may have been cancelled
+                            call.result.set_result(result)
+                        self._move_deadline()
+                    seconds_per_task = (monotonic() - began) / half
                     self._feed()
         except TimeoutError:
             hung = True
         except (EOFError, OSError):
             pass
         finally:
-            self._writer = self._limit = None
-            await _ended(process, writer)
-        return f"gave no answer within {MOST_SECONDS:.0f} s" if hung else _ending(process.returncode or 0)
+            self._child = self._deadline = None
+            ending = await child.end()
+        return f"gave no result within {MAX_TASK_SECONDS:.0f} s" if hung else ending
 
-    async def _started(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
-        """A child that has imported the parser. Raises CannotStart."""
-        for number in range(1, MOST_STARTS + 1):
+    async def _start(self) -> ChildProcess:
+        """A child whose handler is ready. Raises ChildUnusable after the last attempt."""
+        setup = ChildSetup(self._handler, self._setup, self._name, logging.getLevelName(logging.getLogger().level))
+        for attempt in range(1, START_ATTEMPTS + 1):
             try:
-                process, reader, writer = await _spawned()
-            except OSError as error:
-                words = str(error.strerror or error)
-            else:
-                words = ""
-                try:
-                    level = logging.getLevelName(logging.getLogger().level)
-                    writer.write(frame(ParserSetup(self._job, level)))
-                    async with asyncio.timeout(MOST_SECONDS):
-                        words = await _received(reader)
-                    if words is None:
-                        return process, reader, writer
-                except (EOFError, OSError):  # TimeoutError is one
-                    words = ""
-                finally:
-                    if words is not None:
-                        await _ended(process, writer)
-                words = words or f"it {_ending(process.returncode or 0)} at its start"
-            logger.debug("start %d of a parser's process: %s", number, words)
-        raise CannotStart(words)
+                return await ChildProcess.start(setup, MAX_TASK_SECONDS)
+            except ChildUnusable as error:
+                logger.debug("start %d of the %s's process: %s", attempt, self._name, error)
+                last = error
+        raise last
 
     def _feed(self) -> None:
-        """Send what the child may have: nothing beside a request of which a child has died."""
-        if self._writer is None:
+        """Send what the child may have. A task that a child has died of is sent alone."""
+        if self._child is None:
             return
-        while self._waiting and len(self._sent) < AHEAD and not (self._sent and self._sent[0].deaths):
+        while self._waiting and len(self._sent) < TASKS_AHEAD and not (self._sent and self._sent[0].deaths):
             if self._waiting[0].deaths and self._sent:
                 return
             call = self._waiting.popleft()
-            if call.http_response.done():
+            if call.result.done():
                 continue
             self._sent.append(call)
-            self._writer.write(frame(call.task))
+            self._child.send(call.task)
             if len(self._sent) == 1:
-                self._expect()
+                self._move_deadline()
 
-    def _expect(self) -> None:
-        """The child has begun the first of what was sent. Its time may be counted from a little earlier."""
-        assert self._limit is not None
-        now, ends = asyncio.get_running_loop().time(), self._limit.when()
+    def _move_deadline(self) -> None:
+        """The child has begun the first task that was sent: count its seconds from now, or from a little earlier."""
+        assert self._deadline is not None
+        now, deadline = asyncio.get_running_loop().time(), self._deadline.when()
         if not self._sent:
-            self._limit.reschedule(None)
-        elif ends is None or now + MOST_SECONDS - ends > LENIENCE * MOST_SECONDS:
-            self._limit.reschedule(now + MOST_SECONDS)
+            self._deadline.reschedule(None)
+        elif deadline is None or now + MAX_TASK_SECONDS - deadline > DEADLINE_TOLERANCE * MAX_TASK_SECONDS:
+            self._deadline.reschedule(now + MAX_TASK_SECONDS)
 
-    def _blame(self, ending: str) -> None:
-        """The child died of the first request that it had not answered: the others are sent again."""
+    def _blame_first(self, ending: str) -> None:
+        """The child died of the first task that has no result: send the others again."""
         if self._sent:
-            self._sent[0].deaths += 1
-            if self._sent[0].deaths == MOST_DEATHS:
-                self._sent.popleft().end(f"parse: its process {ending}, {MOST_DEATHS} times")
+            first = self._sent[0]
+            first.deaths += 1
+            if first.deaths == MAX_DEATHS_PER_TASK:
+                self._sent.popleft()
+                if not first.result.done():
+                    first.result.set_exception(TaskFailed(f"its process {ending}, {MAX_DEATHS_PER_TASK} times"))
         self._waiting.extendleft(reversed(self._sent))
         self._sent.clear()
-
-
-def _assign(pages: Sequence[Page], told: Sequence[ParseResult]) -> None:
-    for page, one in zip(pages, told, strict=True):
-        try:
-            records = value_of(one.records)
-        except Exception as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
-            page.fail(stuck(error))
-            continue
-        if one.emptied:
-            page.fail(one.reason or "")
-        else:
-            page.outcome, page.reason, page.records = one.outcome, one.reason, records
-
-
-async def _spawned() -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "crawler.pool.child", str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        return process, *(await asyncio.open_unix_connection(sock=ours))
-    except BaseException:
-        ours.close()  # a child that was started leaves when it sees that
-        raise
-
-
-async def _received(reader: asyncio.StreamReader) -> Any:
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    return value_of(await reader.readexactly(length))
-
-
-async def _ended(process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
-    """Close the socket, which tells an idle child to leave; kill one that does not."""
-    writer.transport.abort()
-    try:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_WITHIN)
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
-
-def _ending(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,71 +1,45 @@
-"""What a worker and its parser process say to each other: frames, each its length in 8 bytes and a pickle.
+"""The protocol of a worker and its child process: frames, each a length of 8 bytes and a pickle.
 
-Both ends are the same program, one started by the other. The first frame to the child is an Assignment, its first one
-back None, or the words why the parser cannot be used there. Then each Asked is answered, in order, by a list of Told.
-Those two are tuples, which pickle takes apart in C.
+Both ends are the same program, and the worker starts the child. The first frame to the child is a ChildSetup. The child
+sends back None when its handler is ready, or a text that says why it cannot be used. After that each frame to the child
+is a task, and each frame back is the result of the oldest task without one.
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-from coordinator.errors import first_line
-from coordinator.model import Outcome
-from crawler.job.job import Job
+from typing import Any
 
 LENGTH = struct.Struct(">Q")
 
 
 @dataclass(frozen=True, slots=True)
-class ParserSetup:
-    """Whose parser it is, and from which level on it logs."""
+class ChildSetup:
+    """What a child needs before its first task.
 
-    job: Job
-    level: str
-
-
-class ParseTask(NamedTuple):
-    """One response to parse; `headers` as Headers.items gives them."""
-
-    keys: Sequence[str]
-    url: str
-    status: int
-    headers: Sequence[tuple[str, str]]
-    body: bytes
-
-
-class ParseResult(NamedTuple):
-    """How one key ended: `emptied` says that its page keeps nothing but the reason.
-
-    `records` are a pickle of their own, so that one that cannot be read costs its own key.
+    `handler` is "module:function". The function is called once with `value` and returns what turns a task into a
+    result. `name` and `log_level` are for the child's log lines.
     """
 
-    outcome: Outcome
-    reason: str | None
-    emptied: bool
-    records: bytes
+    handler: str
+    value: Any
+    name: str
+    log_level: str
 
 
-def content(value: Any) -> bytes:
-    """The value as it stands in a frame."""
+def pickled(value: Any) -> bytes:
+    """The value as a pickle."""
     return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def unpickled(content: bytes) -> Any:
+    """The value in a pickle that the other end of the socket made."""
+    return pickle.loads(content)  # noqa: S301 - never from a network: both ends are this program
 
 
 def frame(value: Any) -> bytes:
     """A frame with this value."""
-    inside = content(value)
-    return LENGTH.pack(len(inside)) + inside
-
-
-def value_of(inside: bytes) -> Any:
-    """What a frame has in it, which the other end of the socket made."""
-    return pickle.loads(inside)  # noqa: S301 - never from a network: both ends are this program
-
-
-def stuck(error: Exception) -> str:
-    """The reason of a key that has a record which pickle refuses."""
-    return f"parse: a record that cannot leave the parser's process: {type(error).__name__}: {first_line(error)}"
+    content = pickled(value)
+    return LENGTH.pack(len(content)) + content

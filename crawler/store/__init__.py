@@ -1,1 +1,1 @@
-"""Postgres: the schema, the catalogue of runs, and batches that land once or not at all."""
+"""Postgres: the schema, the catalogue of runs, and batches that are stored once or not at all."""

@@ -1,4 +1,4 @@
-"""The runs as Postgres knows them: schema, partitions, final counts, and publishing."""
+"""The runs in Postgres: schema, partitions, final counts, publishing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import orjson
 from coordinator.errors import PostgresRefused, first_line
 from coordinator.model import Epoch, Outcome
 from crawler.job.models import TableSettings
-from crawler.store import tables as names
-from crawler.store.postgres import Connection, translated
+from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query, schema
+from crawler.store.tables import column_list, part_name, quoted, table_names
 
-FETCH_ROWS = 50_000
-# Seconds from attaching a run's parts to publishing it. Postgres plans a statement before it takes its snapshot: one
-# planned before the attach and run after the publishing would find the run current and none of its rows.
-SETTLE = 0.2
+DIGESTS_PER_FETCH = 50_000
+# From attaching a run's parts to publishing it. Postgres plans a statement before it takes its snapshot: a statement
+# that was planned before the parts were attached, and took its snapshot after the publication, would find no rows.
+PUBLISH_DELAY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class StoredRun:
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, row: asyncpg.Record) -> StoredRun:
+    def from_row(cls, row: asyncpg.Record) -> StoredRun:
         """The run in a row of `find-run` or `list-runs`."""
         counts = orjson.loads(row["counts"]) if row["counts"] else {}
         return cls(
@@ -57,13 +57,13 @@ class StoredRun:
 class Catalogue:
     """The runs in one Postgres. Every method raises PostgresUnavailable or PostgresRefused."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: PostgresConnection) -> None:
         self._connection = connection
 
     async def prepare(self) -> None:
         """Make the schema where it is missing. Raises PostgresRefused when other tables have its names."""
-        with translated():
-            # Making it again would wait for every reader of its views.
+        with postgres_errors():
+            # To make the schema again would wait for every reader of its views.
             if await self._connection.fetchval(query("schema-is-there")):
                 return
             async with self._connection.transaction():
@@ -77,27 +77,29 @@ class Catalogue:
                     raise _other_tables("pages is not partitioned")
 
     async def find(self, name: str) -> StoredRun | None:
-        """The run of that name, None when there is none."""
-        with translated():
+        """The run of that name, or None."""
+        with postgres_errors():
             row = await self._connection.fetchrow(query("find-run"), name)
-        return None if row is None else StoredRun.of(row)
+        return None if row is None else StoredRun.from_row(row)
 
     async def all(self) -> list[StoredRun]:
         """Every run, oldest first."""
-        with translated():
-            return [StoredRun.of(row) for row in await self._connection.fetch(query("list-runs"))]
+        with postgres_errors():
+            return [StoredRun.from_row(row) for row in await self._connection.fetch(query("list-runs"))]
 
     async def make(self, name: str, document: Mapping[str, Any], epoch: Epoch, tables: Sequence[TableSettings]) -> int:
-        """Add a run with the tables into which it loads; returns its run_id. Raises PostgresRefused when a table
-        of records exists with other columns."""
-        with translated():
+        """Add a run, and the tables into which it loads; returns its run_id.
+
+        Raises PostgresRefused when a table of records exists with other columns.
+        """
+        with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-schema"))
                 await self._connection.execute("SET LOCAL client_min_messages = warning")
                 run_id: int = await self._connection.fetchval(
                     query("make-run"), name, orjson.dumps(document).decode(), epoch
                 )
-                part = names.quoted(names.part("pages", run_id))
+                part = quoted(part_name("pages", run_id))
                 try:
                     await self._connection.execute(query("make-pages-part", part=part, run_id=run_id))
                     for table in tables:
@@ -109,23 +111,23 @@ class Catalogue:
         return run_id
 
     async def change_epoch(self, run_id: int, epoch: Epoch) -> None:
-        """Bind the run to a new beginning in Redis."""
-        with translated():
+        """Give the run a new epoch."""
+        with postgres_errors():
             await self._connection.execute(query("change-epoch"), run_id, epoch)
 
     async def void_epoch(self, run_id: int, epoch: Epoch) -> None:
-        """Bind the run to no beginning in Redis, if it still is to this one: whoever opens it next rebuilds."""
-        with translated():
+        """Give the run an epoch that no Redis has, if it still has this one. Who opens the run next rebuilds Redis."""
+        with postgres_errors():
             await self._connection.execute(query("void-epoch"), run_id, epoch)
 
     async def reopen(self, run_id: int, reason: str | None) -> int:
-        """Forget the failed keys, those whose reason has this text in it; returns how many.
+        """Delete the failed pages, only those whose reason contains the text if there is one; returns how many.
 
-        The run is then incomplete and bound to no beginning in Redis: whoever opens it next plans them again. Readers
-        keep what is published.
+        If any was deleted, the run is incomplete again and has an epoch that no Redis has: who opens it next rebuilds
+        Redis and plans these keys. What is published stays so.
         """
-        part = names.quoted(names.part("pages", run_id))
-        with translated():
+        part = quoted(part_name("pages", run_id))
+        with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
                 deleted: int = await self._connection.fetchval(query("delete-failed", part=part), reason)
@@ -134,26 +136,25 @@ class Catalogue:
         return deleted
 
     async def epoch(self, run_id: int) -> Epoch | None:
-        """The run's epoch, None when the run is not there."""
-        with translated():
+        """The run's epoch, None when there is no such run."""
+        with postgres_errors():
             epoch = await self._connection.fetchval(query("epoch"), run_id)
         return None if epoch is None else Epoch(epoch)
 
     async def finish(self, run_id: int, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
-        """Attach the run's parts, then take the final counts, mark the run complete and make it the current one.
+        """Attach the run's parts, then count its outcomes, mark it complete and publish it; returns keys by outcome.
 
-        Readers of the `*_current` views see it whole or not at all. A run that is complete already keeps its counts.
-        Returns keys by outcome.
+        Readers of the `*_current` views see the run whole or not at all. A run that is complete keeps its counts.
         """
-        with translated():
-            if await self._attach(run_id, ["pages", *names.names(tables)]):
-                await asyncio.sleep(SETTLE)
+        with postgres_errors():
+            if await self._attach(run_id, ["pages", *table_names(tables)]):
+                await asyncio.sleep(PUBLISH_DELAY_SECONDS)
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
-                taken = await self._connection.fetchval(query("final-counts"), run_id)
-                if taken is not None:
-                    return {Outcome(outcome): keys for outcome, keys in orjson.loads(taken).items()}
-                part = names.quoted(names.part("pages", run_id))
+                final_counts = await self._connection.fetchval(query("final-counts"), run_id)
+                if final_counts is not None:
+                    return {Outcome(outcome): keys for outcome, keys in orjson.loads(final_counts).items()}
+                part = quoted(part_name("pages", run_id))
                 rows = await self._connection.fetch(query("count-outcomes", part=part))
                 counts = {Outcome(row["outcome"]): int(row["keys"]) for row in rows}
                 await self._connection.execute(
@@ -164,50 +165,53 @@ class Catalogue:
         return counts
 
     async def _attach(self, run_id: int, tables: Sequence[str]) -> bool:
-        """Make the run's parts partitions, all at once; False when they are."""
+        """Make the run's parts partitions, all in one transaction; False when they were before."""
         async with self._connection.transaction():
             await self._connection.execute(query("lock-run"), run_id)
             attached = 0
             for name in tables:
-                table, part = names.quoted(name), names.quoted(names.part(name, run_id))
+                table, part = quoted(name), quoted(part_name(name, run_id))
                 if not await self._connection.fetchval(query("is-attached"), table, part):
                     await self._connection.execute(query("attach", table=table, part=part, run_id=run_id))
                     attached += 1
         return attached > 0
 
     async def digests(self, run_id: int) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
-        """The digests of every key that has an outcome, in batches, as {outcome: digests}."""
-        part = names.quoted(names.part("pages", run_id))
-        with translated():
+        """The digests of all keys that have an outcome, batch by batch, as {outcome: digests}."""
+        part = quoted(part_name("pages", run_id))
+        with postgres_errors():
             async with self._connection.transaction(readonly=True):
                 cursor = await self._connection.cursor(query("digests", part=part))
-                while rows := await cursor.fetch(FETCH_ROWS):
+                while rows := await cursor.fetch(DIGESTS_PER_FETCH):
                     batch: defaultdict[str, list[bytes]] = defaultdict(list)
                     for outcome, digest in rows:
                         batch[outcome].append(digest)
                     yield {Outcome(outcome): digests for outcome, digests in batch.items()}
 
     async def _make_table(self, table: TableSettings, run_id: int) -> None:
-        quoted, columns = names.quoted(table.name), names.column_list(table.columns)
+        """Make the table, its view and the run's part of it where they are missing, and check the table's columns."""
+        whole, columns = quoted(table.name), column_list(table.columns)
+        # Postgres writes a type in its own way (`varchar(5)` becomes `character varying(5)`). So what the job asks for
+        # is made as a temporary table, and compared with what is there.
         try:
             await self._connection.execute(query("make-example", columns=columns))
         except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
             raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
         wanted = await self._connection.fetch(query("columns-of"), "pg_temp.example")
         await self._connection.execute(query("drop-example"))
-        await self._connection.execute(query("make-table", table=quoted, columns=columns))
-        found = await self._connection.fetch(query("columns-of"), quoted)
-        if found != wanted or not await self._connection.fetchval(query("is-partitioned"), quoted):
+        await self._connection.execute(query("make-table", table=whole, columns=columns))
+        found = await self._connection.fetch(query("columns-of"), whole)
+        if found != wanted or not await self._connection.fetchval(query("is-partitioned"), whole):
             shown = ", ".join(f"{row['name']} {row['type']}" for row in found)
             raise PostgresRefused(
                 f"table {table.name} exists with other columns or unpartitioned ({shown}); "
                 "make the job's columns equal, or give the table another name"
             )
-        part = names.quoted(names.part(table.name, run_id))
-        await self._connection.execute(query("make-table-part", part=part, table=quoted, run_id=run_id))
-        view = names.quoted(f"{table.name}_current")
+        part = quoted(part_name(table.name, run_id))
+        await self._connection.execute(query("make-table-part", part=part, table=whole, run_id=run_id))
+        view = quoted(f"{table.name}_current")
         if not await self._connection.fetchval(query("is-there"), view):
-            await self._connection.execute(query("make-view", view=view, table=quoted))
+            await self._connection.execute(query("make-view", view=view, table=whole))
 
 
 def _other_tables(why: str) -> PostgresRefused:

@@ -1,4 +1,4 @@
-"""Pure: pages as Postgres' binary COPY format, body bytes as they came.
+"""Pure: pages in Postgres' binary COPY format, JSON bodies byte for byte as they came.
 
 The format is described in Postgres' manual under COPY, "Binary Format": a signature, then for each row the number
 of fields and for each field its length (-1: null) and bytes; jsonb is a version byte, 1, and the JSON text.
@@ -29,9 +29,11 @@ COLUMNS = (
 )
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-# Postgres counts microseconds from 2000-01-01.
-POSTGRES_EPOCH = 946_684_800
-_HEAD = Struct(">hiii16s")
+# Postgres counts microseconds from 2000-01-01; this is that moment in seconds since 1970.
+POSTGRES_EPOCH_SECONDS = 946_684_800
+# Number of fields; then a field is its length and its value. _FIRST_FIELDS is run_id and digest, _TIMES attempts and
+# fetched_at.
+_FIRST_FIELDS = Struct(">hiii16s").pack
 _LENGTH = Struct(">i").pack
 _SHORT = Struct(">ih").pack
 _TIMES = Struct(">ihiq").pack
@@ -39,19 +41,19 @@ _JSONB = Struct(">ib").pack
 _NULL = _LENGTH(-1)
 
 
-def rows(pages: Sequence[Page], run_id: int) -> list[bytes]:
-    """The COPY stream of these pages as pieces to be joined, in the pages' order."""
+def encode_pages(pages: Sequence[Page], run_id: int) -> list[bytes]:
+    """The COPY stream of these pages, in their order, as pieces to be joined."""
     pieces: list[bytes] = [SIGNATURE]
     put = pieces.append
     for page in pages:
         key = _text(page.item.key)
-        put(_HEAD.pack(len(COLUMNS), 4, run_id, 16, page.item.digest))
+        put(_FIRST_FIELDS(len(COLUMNS), 4, run_id, 16, page.item.digest))
         put(key)
         put(key if page.url is page.item.key else _text(page.url))
         put(_OUTCOMES[page.outcome])
         put(_text(page.reason))
         put(_NULL if page.status is None else _SHORT(2, page.status))
-        put(_TIMES(2, page.attempts, 8, round((page.fetched_at - POSTGRES_EPOCH) * 1_000_000)))
+        put(_TIMES(2, page.attempts, 8, round((page.fetched_at - POSTGRES_EPOCH_SECONDS) * 1_000_000)))
         put(_text(page.etag))
         put(_text(page.last_modified))
         put(_NULL if page.body_digest is None else _LENGTH(len(page.body_digest)) + page.body_digest)
@@ -67,7 +69,7 @@ def rows(pages: Sequence[Page], run_id: int) -> list[bytes]:
 def _text(text: str | None) -> bytes:
     if text is None:
         return _NULL
-    # Keys were checked by the source; a reason may quote what Postgres' text cannot hold.
+    # The source has checked the keys, but a reason may quote characters that Postgres' text cannot hold.
     encoded = text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
     return _LENGTH(len(encoded)) + encoded
 

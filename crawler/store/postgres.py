@@ -1,4 +1,4 @@
-"""The door to Postgres: connect, check its version, translate its errors."""
+"""Postgres: connect, check its version, turn its errors into ours."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import asyncpg
 
 from coordinator.errors import PostgresRefused, PostgresUnavailable, first_line, redacted
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-OLDEST = 14
-# Errors that waiting heals: the server starts, stops, restarts, is full, has too many clients or is told to cancel.
-PASSING = (
+OLDEST_POSTGRES = 14
+CONNECT_SECONDS = 10
+# Errors after which an attempt later may succeed: the server starts, stops, restarts, is full, has too many clients, or
+# was asked to cancel.
+TRANSIENT_ERRORS = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -32,35 +34,41 @@ PASSING = (
 )
 
 
-async def connect(url: str) -> Connection:
+async def connect_postgres(url: str) -> PostgresConnection:
     """One connection that also works behind pgbouncer in transaction mode.
 
     Raises PostgresUnavailable, or PostgresRefused for a wrong password, database, address or version.
     """
     where = redacted(url)
-    with translated(where):
+    with postgres_errors(where):
         try:
-            connection = await asyncpg.connect(url, statement_cache_size=0, timeout=10, command_timeout=None)
+            connection = await asyncpg.connect(
+                url, statement_cache_size=0, timeout=CONNECT_SECONDS, command_timeout=None
+            )
         except (ValueError, asyncpg.InterfaceError) as error:
             if not isinstance(error, asyncpg.PostgresError) and urlsplit(url).scheme not in ("postgresql", "postgres"):
                 raise PostgresRefused(f"Postgres address {where}: give it as postgresql://USER@HOST/DATABASE") from None
             raise PostgresRefused(f"Postgres address {where}: {first_line(error)}") from None
     version = connection.get_server_version()
-    if version.major < OLDEST:
+    if version.major < OLDEST_POSTGRES:
         connection.terminate()
         raise PostgresRefused(
-            f"Postgres at {where} is version {version.major}.{version.minor}; shardcrawl needs 14 or newer"
+            f"Postgres at {where} is version {version.major}.{version.minor}; "
+            f"shardcrawl needs {OLDEST_POSTGRES} or newer"
         )
     encoding = connection.get_settings().server_encoding
-    if encoding != "UTF8":  # another one cannot hold every key
+    if encoding != "UTF8":  # no other can hold every key
         connection.terminate()
         raise PostgresRefused(f"the database at {where} has encoding {encoding}; create one with ENCODING 'UTF8'")
     return connection
 
 
 @contextmanager
-def translated(where: str = "") -> Iterator[None]:
-    """Turn asyncpg's exceptions into ours, but for errors of one row (asyncpg.DataError, UniqueViolationError)."""
+def postgres_errors(where: str = "") -> Iterator[None]:
+    """Turn asyncpg's exceptions into PostgresUnavailable and PostgresRefused.
+
+    Errors of one row (asyncpg.DataError, UniqueViolationError) go through as they are.
+    """
     at = f" at {where}" if where else ""
     try:
         yield
@@ -68,13 +76,13 @@ def translated(where: str = "") -> Iterator[None]:
         raise PostgresRefused(f"Postgres{at} refuses the user or password: {first_line(error)}") from error
     except asyncpg.InvalidCatalogNameError as error:
         raise PostgresRefused(f"Postgres{at}: {first_line(error)}; create the database first") from error
-    except PASSING as error:
+    except TRANSIENT_ERRORS as error:
         raise PostgresUnavailable(f"Postgres{at} does not answer: {first_line(error)}; is it running?") from error
     except asyncpg.InterfaceError as error:
         if "closed" not in str(error) and "connection" not in str(error):
             raise
         raise PostgresUnavailable(f"Postgres{at} closed the connection: {first_line(error)}") from error
-    except asyncpg.InternalClientError as error:  # asyncpg has read the server's goodbye, but not yet the end
+    except asyncpg.InternalClientError as error:  # the server is closing the connection, and asyncpg does not know yet
         raise PostgresUnavailable(f"Postgres{at} broke the connection off: {first_line(error)}") from error
     except (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError) as error:
         raise PostgresRefused(f"Postgres{at}: {first_line(error)}; grant the rights or use another user") from error

@@ -1,4 +1,4 @@
-"""The SQL files as text: the schema whole, the queries by name."""
+"""Reads the SQL files: the schema as a whole, the queries by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def schema() -> str:
 
 
 def query(name: str, **identifiers: str | int) -> str:
-    """One named query with its {identifiers} put in; KeyError when there is none of that name."""
+    """The query of that name, with its {identifiers} filled in. Raises KeyError when there is none."""
     text = _queries()[name]
     return text.format(**identifiers) if identifiers else text
 

@@ -1,4 +1,4 @@
-"""Pure: names and column lists of the tables that a run writes, checked and quoted."""
+"""Pure: names and columns of the tables that a run writes, as SQL."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from crawler.job.names import identifier_fault
 
 
 def quoted(name: str) -> str:
-    """A checked identifier in double quotes."""
+    """A name in double quotes. Raises ValueError when it is not an identifier of ours."""
     if identifier_fault(name):
         raise ValueError(f"not an identifier: {name!r}")
     return f'"{name}"'
 
 
-def part(table: str, run_id: int) -> str:
-    """The table into which one run loads."""
+def part_name(table: str, run_id: int) -> str:
+    """The name of the table into which one run loads; it becomes a partition of `table`."""
     return f"{table}_r{run_id}"
 
 
@@ -25,6 +25,6 @@ def column_list(columns: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{quoted(name)} {kind}" for name, kind in columns)
 
 
-def names(tables: Sequence[TableSettings]) -> list[str]:
+def table_names(tables: Sequence[TableSettings]) -> list[str]:
     """The tables' names in the job's order."""
     return [table.name for table in tables]

@@ -1,46 +1,39 @@
-"""Batches of pages and their records into one run's tables: each page once, a poison row alone."""
+"""Writes batches of pages and their records into one run's tables. A page is stored once; a bad row fails its key only.
+
+A batch is one transaction of COPYs. When it meets a page that is stored already, the batch is merged through a staging
+table. When Postgres refuses a row, the row is found, its page is failed, and the batch is sent again. When the error
+names no row, the batch is halved until the row is alone.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
-import orjson
 
 from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Epoch
 from crawler.job.models import TableSettings
 from crawler.job.names import OWN_COLUMNS
-from crawler.model import REASON_LENGTH, Page
+from crawler.model import Page
 from crawler.store import copyformat
-from crawler.store import tables as names
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import Connection, connect, translated
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
+from crawler.store.row_errors import ROW_ERRORS, body_fault, copy_position, is_bare, reason_of
+from crawler.store.tables import part_name, quoted, table_names
 
 logger = logging.getLogger(__name__)
 
+# What goes to the socket at a time.
 SEND_BYTES = 512 * 1024
-# At the beginning of a line, where an error's context never quotes a body.
-_LINE = re.compile(r"^COPY (\w+), line (\d+)", re.MULTILINE)
-# What asyncpg and Postgres raise for a value that cannot be stored, as opposed to a server that cannot store now.
-ROW_ERRORS = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.ProgramLimitExceededError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    IndexError,
-)
 
 
 class Writer:
-    """One worker's connection to Postgres for one run; reconnects by itself at the next write."""
+    """One worker's connection to Postgres for one run. A lost connection is opened again at the next write."""
 
     def __init__(
         self, url: str, run_id: int, epoch: Epoch, tables: Sequence[TableSettings], failpoint: Failpoint = no_failpoint
@@ -50,13 +43,17 @@ class Writer:
         self._epoch = epoch
         self._tables = tables
         self._failpoint = failpoint
-        self._pages = names.part("pages", run_id)
+        self._pages_part = part_name("pages", run_id)
         self._staging = f"staging_r{run_id}"
-        self._connection: Connection | None = None
-        self._copying: Sequence[Page] = ()
+        self._connection: PostgresConnection | None = None
+        # The pages of the COPY that runs, or ran last: an error names their position.
+        self._copied: Sequence[Page] = ()
 
     async def open(self) -> None:
-        """Connect and see that Postgres means the same run. Raises PostgresUnavailable, PostgresRefused, EpochLost."""
+        """Connect, and check that Postgres has this run with this epoch.
+
+        Raises PostgresUnavailable, PostgresRefused, EpochLost.
+        """
         await self._connected()
 
     async def close(self) -> None:
@@ -66,44 +63,47 @@ class Writer:
             connection.terminate()
 
     async def write(self, pages: Sequence[Page]) -> None:
-        """Store the pages with their records; on return each is committed, or turned into a `failed` page that is.
+        """Store the pages with their records. On return each is committed, if need be as a `failed` page.
 
         A page that the run has already is left as it is, and its records are not added again.
         Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated;
-        PostgresRefused when the tables are no longer what they were.
+        PostgresRefused when the tables were changed during the run.
         """
+        # Sorted, so that two writers lock the same rows in the same order.
         unique = list({page.item.digest: page for page in sorted(pages, key=lambda page: page.item.digest)}.values())
         merging = False
         while True:
             try:
-                await self._transact(unique, merging=merging)
+                await self._commit(unique, merging=merging)
                 return
             except asyncpg.UniqueViolationError as error:
-                if merging:
+                if merging:  # then it is an index of the user's
                     await self._isolate(unique, error)
                     return
                 merging = True
             except ROW_ERRORS as error:
-                with translated():
+                with postgres_errors():
                     await self._check_columns(await self._connected())
-                culprits = self._culprits(error)
-                if not culprits or any(_is_bare(page) for page, _ in culprits):
+                poisoned = self._poisoned(error)
+                if not poisoned or any(is_bare(page) for page, _ in poisoned):
                     await self._isolate(unique, error)
                     return
-                for page, reason in culprits:
+                for page, reason in poisoned:
                     page.fail(reason)
 
-    async def _transact(self, pages: Sequence[Page], *, merging: bool) -> None:
+    # A batch is one transaction.
+
+    async def _commit(self, pages: Sequence[Page], *, merging: bool) -> None:
         connection = await self._connected()
         try:
-            with translated():
+            with postgres_errors():
                 async with connection.transaction():
                     await connection.execute(query("batch-timeouts"))
                     if merging:
                         pages = await self._merge(connection, pages)
                     else:
-                        await self._copy_pages(connection, self._pages, pages)
-                    self._copying = pages
+                        await self._copy_pages(connection, self._pages_part, pages)
+                    self._copied = pages
                     for index, table in enumerate(self._tables):
                         await self._copy_records(connection, table, self._records(pages, index))
                     await self._check_columns(connection)
@@ -114,22 +114,9 @@ class Writer:
             await self.close()
             raise
 
-    async def _check_columns(self, connection: Connection) -> None:
-        """See that the run's tables have the columns of those they will be parts of. Raises PostgresRefused.
-
-        A binary COPY does not ask for types: into a column that has another one since, wrong bytes can fit. After the
-        COPY its locks keep the columns as they are until the commit.
-        """
-        wholes = ["pages", *names.names(self._tables)]
-        parts = [names.part(whole, self._run_id) for whole in wholes]
-        changed = await connection.fetch(query("changed-parts"), wholes, parts)
-        if changed:
-            tables = ", ".join(row["part"] for row in changed)
-            raise PostgresRefused(f"Postgres: columns of {tables} were changed during the run; change them back")
-
-    async def _merge(self, connection: Connection, pages: Sequence[Page]) -> Sequence[Page]:
-        """Insert the pages that are not there yet, through a staging table; returns those."""
-        staging, part = names.quoted(self._staging), names.quoted(self._pages)
+    async def _merge(self, connection: PostgresConnection, pages: Sequence[Page]) -> Sequence[Page]:
+        """Insert the pages that are not stored yet, through a staging table; returns those."""
+        staging, part = quoted(self._staging), quoted(self._pages_part)
         await connection.execute("SET LOCAL client_min_messages = warning")
         await connection.execute(query("make-staging", staging=staging, part=part))
         await self._copy_pages(connection, self._staging, pages)
@@ -137,18 +124,18 @@ class Writer:
         logger.info("%s of %s pages of a batch were stored before; merged", len(pages) - len(inserted), len(pages))
         return [page for page in pages if page.item.digest in inserted]
 
-    async def _copy_pages(self, connection: Connection, table: str, pages: Sequence[Page]) -> None:
-        self._copying = pages
-        stream = _stream(copyformat.rows(pages, self._run_id))
+    async def _copy_pages(self, connection: PostgresConnection, table: str, pages: Sequence[Page]) -> None:
+        self._copied = pages
+        stream = _joined(copyformat.encode_pages(pages, self._run_id))
         await connection.copy_to_table(table, source=stream, columns=copyformat.COLUMNS, format="binary")
 
     async def _copy_records(
-        self, connection: Connection, table: TableSettings, records: Sequence[tuple[Any, ...]]
+        self, connection: PostgresConnection, table: TableSettings, records: Sequence[tuple[Any, ...]]
     ) -> None:
         if records:
             columns = [*OWN_COLUMNS, *(name for name, _ in table.columns)]
             await connection.copy_records_to_table(
-                names.part(table.name, self._run_id), records=records, columns=columns
+                part_name(table.name, self._run_id), records=records, columns=columns
             )
 
     def _records(self, pages: Sequence[Page], table: int) -> list[tuple[Any, ...]]:
@@ -159,40 +146,54 @@ class Writer:
             if index == table
         ]
 
-    def _culprits(self, error: Exception) -> list[tuple[Page, str]]:
-        """The pages that an error speaks of: by Postgres' line number, and every body that is no JSON."""
-        pages = self._copying
-        match = _LINE.search(getattr(error, "context", None) or "")
-        if not match:
+    async def _check_columns(self, connection: PostgresConnection) -> None:
+        """Check that the run's tables still have the columns of the tables they will be part of.
+
+        A binary COPY does not compare types: if somebody changed a column's type, wrong bytes can fit. The COPY's locks
+        keep the columns as they are until the commit. Raises PostgresRefused.
+        """
+        tables = ["pages", *table_names(self._tables)]
+        parts = [part_name(table, self._run_id) for table in tables]
+        changed = await connection.fetch(query("changed-parts"), tables, parts)
+        if changed:
+            shown = ", ".join(row["part"] for row in changed)
+            raise PostgresRefused(f"Postgres: columns of {shown} were changed during the run; change them back")
+
+    # A row that Postgres refuses is found, or isolated.
+
+    def _poisoned(self, error: Exception) -> list[tuple[Page, str]]:
+        """Pages to fail, each with its reason: the one at the error's position, and all whose body is not JSON."""
+        position = copy_position(error)
+        if position is None:
             return []
-        relation, line = match[1], int(match[2])
-        reason = describe(error)
-        if relation in (self._pages, self._staging):
-            named = pages[line - 1]
-            return [(named, reason)] + [(page, why) for page in pages if page is not named and (why := _no_json(page))]
-        for index, table in enumerate(self._tables):
-            if relation == names.part(table.name, self._run_id):
-                owners = [page for page in pages for which, _ in page.records if which == index]
-                return [(owners[line - 1], f"{table.name}: {reason}")]
+        name, index = position
+        if name in (self._pages_part, self._staging):
+            named = self._copied[index]
+            others = ((page, body_fault(page)) for page in self._copied if page is not named)
+            return [(named, reason_of(error)), *((page, reason) for page, reason in others if reason)]
+        for number, table in enumerate(self._tables):
+            if name == part_name(table.name, self._run_id):
+                page_of_record = [page for page in self._copied for which, _ in page.records if which == number]
+                return [(page_of_record[index], f"{table.name}: {reason_of(error)}")]
         return []
 
     async def _isolate(self, pages: Sequence[Page], error: Exception) -> None:
-        """Nobody can say which row is at fault: halve the batch until it is alone."""
+        """The error names no row: halve the batch until the row is alone."""
         if len(pages) == 1:
-            if _is_bare(pages[0]):
+            if is_bare(pages[0]):
                 raise PostgresRefused(
                     f"Postgres takes no page at all: {first_line(error)}; was the schema changed during the run?"
                 ) from error
-            pages[0].fail(describe(error))
+            pages[0].fail(reason_of(error))
             await self.write(pages)
             return
         middle = len(pages) // 2
         await self.write(pages[:middle])
         await self.write(pages[middle:])
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> PostgresConnection:
         if self._connection is None or self._connection.is_closed():
-            connection = await connect(self._url)
+            connection = await connect_postgres(self._url)
             try:
                 found = await Catalogue(connection).epoch(self._run_id)
                 if found != self._epoch:
@@ -207,33 +208,8 @@ class Writer:
         return self._connection
 
 
-def describe(error: BaseException) -> str:
-    """An error about a row in its own words, bounded."""
-    words = [first_line(error)]
-    if isinstance(error, asyncpg.PostgresError):
-        words = [error.args[0] if error.args else first_line(error)]
-        if detail := getattr(error, "detail", None):
-            words.append(str(detail))
-    return ": ".join(words)[:REASON_LENGTH]
-
-
-def _is_bare(page: Page) -> bool:
-    """Whether failing the page would take nothing from it any more."""
-    return page.body is None and not page.records
-
-
-def _no_json(page: Page) -> str | None:
-    if page.body is None:
-        return None
-    try:
-        orjson.loads(page.body)
-    except orjson.JSONDecodeError as error:
-        return f"body is not JSON: {first_line(error)}"
-    return None
-
-
-async def _stream(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    """The pieces joined into sends of about half a megabyte."""
+async def _joined(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """The pieces joined into parts of about SEND_BYTES."""
     pending: list[bytes] = []
     size = 0
     for piece in pieces:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from crawler.job.job import Job, read_job
 from crawler.job.models import TableSettings
 from crawler.model import Item, OpenBlock, Page, Request
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import Connection, connect
+from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.writer import Writer
 
 # A moment that binary fractions of a second cannot hold exactly.
@@ -63,7 +64,7 @@ class LoadingRun:
     run_id: int
     epoch: Epoch
     tables: tuple[TableSettings, ...]
-    eye: Connection
+    eye: PostgresConnection
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[Writer]:
@@ -72,6 +73,11 @@ class LoadingRun:
             yield writer
         finally:
             await writer.close()
+
+    async def store(self, pages: Sequence[Page]) -> None:
+        """Write the pages with a writer of their own."""
+        async with self.writer() as writer, asyncio.timeout(60):
+            await writer.write(pages)
 
     async def pages(self) -> dict[str, asyncpg.Record]:
         """The run's pages by key."""
@@ -88,7 +94,7 @@ class LoadingRun:
 
 @asynccontextmanager
 async def a_loading_run(database: str, *tables: TableSettings) -> AsyncIterator[LoadingRun]:
-    connection = await connect(database)
+    connection = await connect_postgres(database)
     try:
         catalogue = Catalogue(connection)
         await catalogue.prepare()

@@ -21,7 +21,7 @@ from crawler import opening
 from crawler.model import Page
 from crawler.opening import OpenedRun, open_run
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import Connection, connect
+from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_page
 
@@ -38,7 +38,7 @@ class Place:
     redis: Redis
     database: str
     folder: Path
-    eye: Connection
+    eye: PostgresConnection
 
     def document(self, **sections: Any) -> dict[str, Any]:
         return {
@@ -79,7 +79,7 @@ class Place:
 @pytest.fixture
 async def place(redis: Redis, database: str, tmp_path: Path) -> AsyncIterator[Place]:
     (tmp_path / "keys.txt").write_text("\n".join(KEYS) + "\n")
-    eye = await connect(database)
+    eye = await connect_postgres(database)
     yield Place(redis, database, tmp_path, eye)
     await eye.close()
 

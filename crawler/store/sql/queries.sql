@@ -1,9 +1,10 @@
--- Named queries. {braces} take identifiers and numbers that were checked and quoted, never a user's text.
+-- Named queries. The places in {braces} are filled with quoted identifiers and with numbers, never with a user's text.
 
 -- name: schema-is-there
 SELECT to_regclass('runs') IS NOT NULL AND to_regclass('pages') IS NOT NULL AND to_regclass('pages_current') IS NOT NULL;
 
 -- name: lock-schema
+-- Held to the end of the transaction. Its number is arbitrary, and other programs hardly use it.
 SELECT pg_advisory_xact_lock(7310579615327182);
 
 -- name: find-run
@@ -21,24 +22,28 @@ INSERT INTO runs (name, spec, epoch) VALUES ($1, $2::text::jsonb, $3) RETURNING 
 UPDATE runs SET epoch = $2 WHERE run_id = $1;
 
 -- name: void-epoch
+-- The new epoch is one that no Redis has.
 UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2;
 
 -- name: epoch
 SELECT epoch FROM runs WHERE run_id = $1;
 
 -- name: make-pages-part
+-- The CHECK lets Postgres attach the part later without reading it.
 CREATE TABLE {part} (LIKE pages INCLUDING ALL, CHECK (run_id = {run_id}));
 
 -- name: make-table
 CREATE TABLE IF NOT EXISTS {table} (run_id integer NOT NULL, digest bytea NOT NULL, {columns}) PARTITION BY LIST (run_id);
 
 -- name: make-table-part
+-- The CHECK lets Postgres attach the part later without reading it.
 CREATE TABLE {part} (LIKE {table} INCLUDING ALL, CHECK (run_id = {run_id}));
 
 -- name: is-there
 SELECT to_regclass($1) IS NOT NULL;
 
 -- name: make-view
+-- The run that was published last, or nothing.
 CREATE VIEW {view} AS
     SELECT * FROM {table}
     WHERE run_id = (SELECT run_id FROM runs WHERE published_at IS NOT NULL ORDER BY published_at DESC LIMIT 1);
@@ -50,6 +55,7 @@ WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
 -- name: changed-parts
+-- The parts whose columns differ from those of the table that they will be part of.
 SELECT part FROM unnest($1::text[], $2::text[]) AS pair(whole, part)
 WHERE ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
             WHERE attrelid = to_regclass(whole) AND attnum > 0 AND NOT attisdropped ORDER BY attname)
@@ -60,6 +66,7 @@ WHERE ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
 SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass($1));
 
 -- name: make-example
+-- Its columns, as Postgres writes them, are compared with those of a table that exists.
 CREATE TEMP TABLE example (run_id integer NOT NULL, digest bytea NOT NULL, {columns});
 
 -- name: drop-example
@@ -73,9 +80,11 @@ UPDATE runs SET state = 'complete', counts = $2::text::jsonb, finished_at = now(
 WHERE run_id = $1;
 
 -- name: final-counts
+-- No row as long as the run is not complete.
 SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
 
 -- name: delete-failed
+-- With $1 only those whose reason has this text in it, in any case.
 WITH deleted AS (
     DELETE FROM {part} WHERE outcome = 'failed' AND ($1::text IS NULL OR position(lower($1) IN lower(reason)) > 0)
     RETURNING 1
@@ -83,6 +92,7 @@ WITH deleted AS (
 SELECT count(*) FROM deleted;
 
 -- name: reopen-run
+-- The new epoch is one that no Redis has: it is rebuilt.
 UPDATE runs SET state = 'running', counts = NULL, finished_at = NULL, epoch = 'void-' || md5(random()::text)
 WHERE run_id = $1;
 
@@ -93,18 +103,22 @@ ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES IN ({run_id});
 SELECT outcome, digest FROM {part};
 
 -- name: lock-name
+-- Two processes that make a run of the same name wait for each other.
 SELECT pg_advisory_xact_lock(7310580, hashtext($1));
 
 -- name: lock-run
+-- Two processes that finish the same run wait for each other.
 SELECT pg_advisory_xact_lock(7310579, $1);
 
 -- name: batch-timeouts
+-- A batch gives up when it waits too long for a lock, and Postgres ends the session of a worker that is stuck in a batch.
 SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true);
 
 -- name: make-staging
 CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {part} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS;
 
 -- name: merge-staging
+-- A page that is stored already stays as it is. A key that is in the batch twice is inserted once.
 INSERT INTO {part} SELECT DISTINCT ON (digest) * FROM {staging} ON CONFLICT DO NOTHING RETURNING digest;
 
 -- name: audit-settings
@@ -114,6 +128,7 @@ SELECT set_config('idle_in_transaction_session_timeout', '0', true), set_config(
 CREATE TEMP TABLE audit_source (digest bytea NOT NULL) ON COMMIT DROP;
 
 -- name: audit-source
+-- How many keys the source has, how many of them have no page, and how many pages have no key in the source.
 SELECT count(s.digest) AS keys,
        count(*) FILTER (WHERE p.digest IS NULL) AS missing,
        count(*) FILTER (WHERE s.digest IS NULL) AS unknown
@@ -131,6 +146,7 @@ WHERE NOT EXISTS (SELECT FROM audit_source s WHERE s.digest = p.digest) ORDER BY
 SELECT count(DISTINCT digest) FROM {part};
 
 -- name: orphan-records
+-- Records whose key has no stored page.
 WITH orphans AS MATERIALIZED (
     SELECT r.digest FROM {part} r
     WHERE NOT EXISTS (SELECT FROM {pages} p WHERE p.digest = r.digest AND p.outcome = 'stored')
@@ -145,12 +161,14 @@ SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1) AND inh
 CREATE TEMP TABLE audit_requests (key text NOT NULL) ON COMMIT DROP;
 
 -- name: audit-requests
+-- Keys in the log of an upstream: all, different ones, and examples that were requested more than once.
 SELECT count(*) AS total, count(DISTINCT key) AS distinct,
        ARRAY(SELECT key FROM audit_requests GROUP BY key HAVING count(*) > 1 ORDER BY count(*) DESC, key LIMIT $1)
            AS examples
 FROM audit_requests;
 
 -- name: idle-sessions
+-- Sessions that have been idle in a transaction for more than $1 seconds.
 SELECT pid, floor(extract(epoch FROM clock_timestamp() - state_change))::bigint AS seconds
 FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
@@ -158,8 +176,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'i
 ORDER BY pid;
 
 -- name: staging-tables
--- A session's temporary schema bears its number. What a crash of Postgres left has no session, and Postgres drops it.
--- Before version 16 sessions were not numbered so, and such a table counts until it is dropped.
+-- The temporary schema of a session has the session's number in its name. A table that a crash of Postgres left behind
+-- has no session, and is not counted. Before version 16 this cannot be told, and it counts until Postgres drops it.
 SELECT count(*)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = $1 AND n.nspname LIKE 'pg\_temp\_%' AND n.oid <> pg_my_temp_schema()

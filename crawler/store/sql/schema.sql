@@ -1,4 +1,5 @@
--- One row a run. `state` is 'running' or 'complete'; `published_at` is set when readers see the run.
+-- One row for each run. `spec` is the job, `state` is 'running' or 'complete', `counts` are the final keys by outcome.
+-- `epoch` is a random word that Redis must have too. `published_at` is set when readers see the run.
 CREATE TABLE IF NOT EXISTS runs (
     run_id       integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name         text NOT NULL UNIQUE,
@@ -11,7 +12,8 @@ CREATE TABLE IF NOT EXISTS runs (
     published_at timestamptz
 );
 
--- The fetch log: one row a key and run. A run loads into a table of its own, which becomes a partition when it is published.
+-- The fetch log: one row for each key and run. A run loads into a table of its own, pages_rN. This becomes a partition
+-- when the run is published.
 CREATE TABLE IF NOT EXISTS pages (
     run_id        integer NOT NULL,
     digest        bytea NOT NULL,
@@ -29,6 +31,7 @@ CREATE TABLE IF NOT EXISTS pages (
     PRIMARY KEY (run_id, digest)
 ) PARTITION BY LIST (run_id);
 
+-- The pages of the run that was published last.
 CREATE OR REPLACE VIEW pages_current AS
     SELECT * FROM pages
     WHERE run_id = (SELECT run_id FROM runs WHERE published_at IS NOT NULL ORDER BY published_at DESC LIMIT 1);

@@ -236,7 +236,7 @@ def test_a_column_that_the_table_does_not_have_is_an_error() -> None:
     ids=["a text", "text and bytes", "a list", "JSON"],
 )
 def test_a_record_that_no_row_can_hold_is_an_error(record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.parse.columns.RECORD_SIZE", 10)
+    monkeypatch.setattr("crawler.parse.columns.MAX_RECORD_CHARACTERS", 10)
     table = Table(a_table(a="text", b="bytea", c="varchar(9)[]", d="jsonb", n="bigint", m="numeric(30,2)[]"))
     with pytest.raises(ValueError, match="^facts: a record of 1[1-3] characters; at most 10"):
         table.row(record)

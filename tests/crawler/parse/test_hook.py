@@ -12,7 +12,8 @@ from coordinator.model import Outcome
 from crawler.model import REASON_LENGTH, HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.columns import Table
-from crawler.parse.hook import Hook, Response
+from crawler.parse.hook import Hook
+from crawler.parse.response import Response
 from tests.crawler.examples import a_job, a_page, a_table
 
 TABLES = [Table(a_table("facts", n="smallint")), Table(a_table("notes", text="text"))]
@@ -35,40 +36,42 @@ def applied(parse: Callable[[Response], Any], *keys: str, body: bytes = b"{}", s
     return pages
 
 
-def ends(pages: list[Page]) -> list[tuple[Outcome, str | None, list[Any]]]:
+def results(pages: list[Page]) -> list[tuple[Outcome, str | None, list[Any]]]:
     return [(page.outcome, page.reason, page.records) for page in pages]
 
 
 STORED = Outcome.STORED
 
 
-def test_the_records_of_one_key_need_not_say_whose_they_are() -> None:
+def test_the_records_of_a_single_key_need_no_key_field() -> None:
     pages = applied(lambda response: {"facts": [{"n": 1}, (2,)], "notes": ({"text": t} for t in "ab")}, "a")
-    assert ends(pages) == [(STORED, None, [(0, (1,)), (0, (2,)), (1, ("a",)), (1, ("b",))])]
+    assert results(pages) == [(STORED, None, [(0, (1,)), (0, (2,)), (1, ("a",)), (1, ("b",))])]
 
 
-def test_the_records_of_several_keys_say_whose_they_are() -> None:
+def test_the_records_of_several_keys_have_a_key_field() -> None:
     pages = applied(lambda response: {"facts": [{"_key": "b", "n": 2}, {"_key": "a", "n": 1}]}, "a", "b", "c")
-    assert ends(pages) == [(STORED, None, [(0, (1,))]), (STORED, None, [(0, (2,))]), (STORED, None, [])]
+    assert results(pages) == [(STORED, None, [(0, (1,))]), (STORED, None, [(0, (2,))]), (STORED, None, [])]
 
 
 def test_a_parser_sees_the_whole_response() -> None:
-    seen: list[Any] = []
+    read: list[Any] = []
 
     def parse(response: Response) -> None:
-        seen.append((response.keys, response.url, response.status, response.headers.get("content-type")))
-        seen.append((response.json(), response.text()))
+        read.append((response.keys, response.url, response.status, response.headers.get("content-type")))
+        read.append((response.json(), response.text()))
 
     applied(parse, "a", "b", body='"é"'.encode(), status=201)
-    assert seen == [
+    assert read == [
         (("a", "b"), "https://upstream.example/api", 201, "text/plain; charset=latin-1"),
         ("é", '"Ã©"'),
     ]
 
 
 def test_the_key_of_a_response_for_several_is_an_error() -> None:
-    assert ends(applied(lambda response: {"facts": [{"n": len(response.key)}]}, "abc")) == [(STORED, None, [(0, (3,))])]
-    for outcome, reason, _ in ends(applied(lambda response: {"facts": [{"n": len(response.key)}]}, "a", "b")):
+    assert results(applied(lambda response: {"facts": [{"n": len(response.key)}]}, "abc")) == [
+        (STORED, None, [(0, (3,))])
+    ]
+    for outcome, reason, _ in results(applied(lambda response: {"facts": [{"n": len(response.key)}]}, "a", "b")):
         assert (outcome, reason) == (
             Outcome.FAILED,
             "parse: ValueError: this response is for 2 keys; use response.keys",
@@ -81,7 +84,7 @@ def test_a_parser_says_which_keys_are_gone_or_failed_and_their_records_are_dropp
         response.failed("b", "no revisions")
         return {"facts": [{"_key": key, "n": 1} for key in response.keys]}
 
-    assert ends(applied(parse, "a", "b", "c")) == [
+    assert results(applied(parse, "a", "b", "c")) == [
         (Outcome.GONE, "the response says that it does not exist", []),
         (Outcome.FAILED, "no revisions", []),
         (STORED, None, [(0, (1,))]),
@@ -98,7 +101,7 @@ def test_a_reason_becomes_bounded_text_whatever_the_parser_gives() -> None:
     assert pages[1].reason == "x" * REASON_LENGTH
 
 
-def test_a_word_about_a_key_of_another_request_fails_them_all() -> None:
+def test_an_outcome_for_a_key_of_another_request_fails_all_keys() -> None:
     pages = applied(lambda response: response.gone("z"), "a", "b")
     assert [page.reason for page in pages] == ["parse: ValueError: key 'z' is not one of this request's"] * 2
 
@@ -118,10 +121,10 @@ def test_a_parser_that_raises_fails_its_keys_alone(error: BaseException, reason:
         response.gone("a")
         raise error
 
-    assert ends(applied(parse, "a", "b")) == [(Outcome.FAILED, reason, [])] * 2
+    assert results(applied(parse, "a", "b")) == [(Outcome.FAILED, reason, [])] * 2
 
 
-def test_the_words_of_a_parser_are_bounded() -> None:
+def test_the_message_of_a_parsers_error_is_bounded() -> None:
     def parse(response: Response) -> None:
         raise ValueError("x" * 100_000)
 
@@ -131,7 +134,7 @@ def test_the_words_of_a_parser_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
-def test_what_ends_the_process_is_not_the_parsers_error(error: type[BaseException]) -> None:
+def test_an_exception_that_ends_the_process_is_not_caught(error: type[BaseException]) -> None:
     def parse(response: Response) -> None:
         raise error
 
@@ -151,8 +154,8 @@ def test_what_ends_the_process_is_not_the_parsers_error(error: type[BaseExceptio
         ([{"n": 1}], "items"),
     ],
 )
-def test_records_that_belong_nowhere_fail_the_request(records: Any, words: str) -> None:
-    for outcome, reason, kept in ends(applied(lambda response: records, "a", "b")):
+def test_records_that_belong_to_no_table_or_key_fail_the_request(records: Any, words: str) -> None:
+    for outcome, reason, kept in results(applied(lambda response: records, "a", "b")):
         assert outcome is Outcome.FAILED
         assert reason is not None
         assert reason.startswith("parse: ")
@@ -168,7 +171,7 @@ def test_a_bad_record_costs_only_its_key() -> None:
         {"_key": "b", "n": 2},
         {"_key": "c", "n": 3},
     ]
-    assert ends(applied(lambda response: {"facts": records}, "a", "b", "c")) == [
+    assert results(applied(lambda response: {"facts": records}, "a", "b", "c")) == [
         (STORED, None, [(0, (1,))]),
         (Outcome.FAILED, "parse: facts.n: 99999 does not fit into 16 bits", []),
         (STORED, None, [(0, (3,))]),
@@ -180,35 +183,67 @@ def test_a_key_that_failed_by_its_record_is_not_made_gone() -> None:
         response.gone("a")
         return {"facts": [{"n": 1.5}]}
 
-    assert ends(applied(parse, "a")) == [(Outcome.FAILED, "parse: facts.n: 1.5 is no whole number", [])]
+    assert results(applied(parse, "a")) == [(Outcome.FAILED, "parse: facts.n: 1.5 is no whole number", [])]
 
 
 @pytest.mark.parametrize("records", [None, {}, {"facts": []}])
-def test_a_parser_may_have_nothing_to_say(records: Any) -> None:
-    assert ends(applied(lambda response: records, "a")) == [(STORED, None, [])]
+def test_a_parser_may_return_no_records(records: Any) -> None:
+    assert results(applied(lambda response: records, "a")) == [(STORED, None, [])]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A job's folder with a module `its_parser`, which is forgotten afterwards."""
+    """A folder for jobs; modules that are imported meanwhile are removed afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
     yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "its_parser"]:
+    for name in sys.modules.keys() - before:
         del sys.modules[name]
 
 
 def loaded(folder: Path, source: str, python: str = "its_parser:parse") -> Hook | None:
+    folder.mkdir(exist_ok=True)
     (folder / "its_parser.py").write_text(source)
     job = a_job(parse={"python": python}, tables=[{"name": "facts", "columns": {"n": "bigint"}}])
     return hook.load(type(job)(**{name: getattr(job, name) for name in job.__slots__} | {"folder": str(folder)}))
 
 
-def test_the_parser_is_imported_from_the_jobs_folder(folder: Path) -> None:
-    parser = loaded(folder, "def parse(response):\n    return {'facts': [{'n': len(response.key)}]}\n")
+def records_of(parser: Hook | None) -> list[Any]:
     assert parser is not None
     page = a_page("four")
     parser.apply([page], "", HttpResponse(200, Sent(), b""))
-    assert page.records == [(0, (4,))]
+    assert page.outcome is Outcome.STORED, page.reason
+    return page.records
+
+
+def test_the_parser_is_imported_from_the_jobs_folder(folder: Path) -> None:
+    parser = loaded(folder, "def parse(response):\n    return {'facts': [{'n': len(response.key)}]}\n")
+    assert records_of(parser) == [(0, (4,))]
+
+
+def test_two_jobs_whose_parsers_have_one_name_run_their_own_code(folder: Path) -> None:
+    source = "def parse(response):\n    return {{'facts': [{{'n': {}}}]}}\n"
+    first, second = (loaded(folder / str(number), source.format(number)) for number in (1, 2))
+    assert (records_of(first), records_of(second)) == ([(0, (1,))], [(0, (2,))])
+
+
+def test_a_parser_imports_its_neighbours_and_parts_of_its_package(folder: Path) -> None:
+    package = folder / "ours" / "inner"
+    package.mkdir(parents=True)
+    (folder / "neighbour.py").write_text("ONE = 1\n")
+    (package.parent / "__init__.py").write_text("")
+    (package.parent / "sibling.py").write_text("TWO = 2\n")
+    (package / "module.py").write_text(
+        "from neighbour import ONE\nfrom ..sibling import TWO\nfrom ours.sibling import TWO as AGAIN\n"
+        "def parse(response):\n    return {'facts': [{'n': ONE + TWO + AGAIN}]}\n"
+    )
+    assert records_of(loaded(folder, "", "ours.inner.module:parse")) == [(0, (5,))]
+
+
+def test_an_installed_parser_is_imported_by_its_name(folder: Path) -> None:
+    parser = loaded(folder, "", "crawler.parse.hook:load")
+    assert parser is not None
+    assert parser._parse is hook.load
 
 
 def test_a_job_without_a_parser_has_no_hook() -> None:

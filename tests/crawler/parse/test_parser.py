@@ -1,4 +1,4 @@
-"""The job's parser in a process of its own: what comes of it is what comes of it in the loop, whatever it does."""
+"""The job's parser in a child process: the pages become what they become in the loop, whatever the parser does."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.parser import Parser
-from crawler.pool import pool
-from crawler.pool.pool import CannotStart, Pool
-from crawler.pool.protocol import ParserSetup, ParseTask, frame
+from crawler.parse.remote import ParseTask, parse_handler, parse_task
+from crawler.pool import child, pool
+from crawler.pool.pool import Pool
+from crawler.pool.process import ChildProcess, ChildUnusable
+from crawler.pool.protocol import ChildSetup
 from tests.conftest import eventually
 from tests.crawler.examples import a_job, a_page
 from tests.crawler.parse.test_hook import Sent
@@ -62,6 +64,9 @@ def elsewhere(response): return {"other": []}
 def says(response): response.failed(response.key, "x" * 9999)
 def nothing(response): pass
 
+class Known(date): pass
+def known(response): return {"facts": [{"day": Known(2026, 1, 1)}]}
+
 def local(response):
     class Day(date): pass
     class Text(str): pass
@@ -83,9 +88,9 @@ def slow(response):
     time.sleep(0.005)
     return pid(response)
 """
-ENDINGS: tuple[tuple[str, ...], ...] = (
+KEYS_OF_TASKS: tuple[tuple[str, ...], ...] = (
     ("good",), ("several-a", "b", "c", "d"), ("raises",), ("raises-a", "b"), ("exits",), ("unfit",), ("badly",),
-    ("elsewhere",), ("says",), ("nothing",), ("unknown",),
+    ("elsewhere",), ("says",), ("nothing",), ("unknown",), ("known",),
 )  # fmt: skip
 
 
@@ -95,59 +100,66 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    made = a_job(parse={"python": f"{name}:parse"}, tables=[{"name": "facts", "columns": COLUMNS}])
-    return Job(**{field: getattr(made, field) for field in Job.__slots__ if field != "folder"}, folder=str(tmp_path))
+    job = a_job(parse={"python": f"{name}:parse"}, tables=[{"name": "facts", "columns": COLUMNS}])
+    return Job(**{field: getattr(job, field) for field in Job.__slots__ if field != "folder"}, folder=str(tmp_path))
 
 
-def task(*keys: str) -> tuple[list[Page], str, HttpResponse]:
+def arguments(*keys: str) -> tuple[list[Page], str, HttpResponse]:
     pages = [a_page(key, body=None) for key in keys]
     for page in pages:
-        page.etag = page.last_modified = "known"
+        page.etag = page.last_modified = "from the response"
     headers = Sent({"content-type": "text/plain; charset=latin-1", "x-shown": "é"})
     headers.get = lambda name: dict(headers.items()).get(name.lower())  # type: ignore[method-assign]
     return pages, "https://upstream.example/api", HttpResponse(200, headers, "é".encode("latin-1"))
 
 
-def ends(pages: list[Page]) -> list[Any]:
+def fields(pages: list[Page]) -> list[Any]:
     return [(page.outcome, page.reason, page.records, page.etag, page.last_modified) for page in pages]
 
 
 @asynccontextmanager
-async def offloaded(job: Job) -> AsyncIterator[Callable[..., Any]]:
-    """The parser's process, to which keys are given; it and its like are gone at the end."""
+async def in_child(job: Job) -> AsyncIterator[Callable[..., Any]]:
+    """A function that parses keys in a child; at the end no child is left."""
     before = set(psutil.Process().children())
-    apart = Pool(job)
+    loaded = hook.load(job)
+    assert loaded is not None
+    parser = Parser(loaded, job)
+    parser._move_to_child()
 
     async def parsed(*keys: str) -> list[Page]:
-        return await apart.parsed(*task(*keys))
+        pages, url, http_response = arguments(*keys)
+        await parser.parse(pages, url, http_response)
+        return pages
 
     try:
         async with asyncio.timeout(60):
             yield parsed
     finally:
-        await apart.close()
+        await parser.close()
     assert set(psutil.Process().children()) <= before
 
 
-def child() -> psutil.Process:
-    (found,) = [one for one in psutil.Process().children() if "crawler.pool.child" in one.cmdline()]
+def child_process() -> psutil.Process:
+    (found,) = [process for process in psutil.Process().children() if child.__name__ in process.cmdline()]
     return found
 
 
-async def test_everything_ends_as_it_does_in_the_loop(job: Job) -> None:
-    here = hook.load(job)
-    assert here is not None
-    async with offloaded(job) as parsed:
-        for keys, pages in zip(ENDINGS, await asyncio.gather(*(parsed(*keys) for keys in ENDINGS)), strict=True):
-            expected, url, http_response = task(*keys)
-            here.apply(expected, url, http_response)
-            assert ends(pages) == ends(expected), keys
+async def test_every_result_is_the_same_as_in_the_loop(job: Job) -> None:
+    loaded = hook.load(job)
+    assert loaded is not None
+    async with in_child(job) as parsed:
+        for keys, pages in zip(
+            KEYS_OF_TASKS, await asyncio.gather(*(parsed(*keys) for keys in KEYS_OF_TASKS)), strict=True
+        ):
+            expected, url, http_response = arguments(*keys)
+            loaded.apply(expected, url, http_response)
+            assert fields(pages) == fields(expected), keys
             values = [[[type(value) for value in row] for _, row in page.records] for page in pages]
             assert values == [[[type(value) for value in row] for _, row in page.records] for page in expected]
 
 
 async def test_a_record_that_pickle_refuses_costs_its_own_key(job: Job) -> None:
-    async with offloaded(job) as parsed:
+    async with in_child(job) as parsed:
         pages = await parsed("local-a", "b", "c")
     assert [page.outcome for page in pages] == [Outcome.FAILED, Outcome.STORED, Outcome.STORED]
     assert pages[0].reason.startswith("parse: a record that cannot leave the parser's process: ")
@@ -159,9 +171,9 @@ async def test_the_key_that_ends_the_process_is_failed_and_the_others_are_parsed
 ) -> None:
     names = [f"pid-{number}" for number in range(20)]
     names[3:3], names[9:9] = ["dies-a"], ["dies-b"]
-    async with offloaded(job) as parsed:
-        made = [pages[0] for pages in await asyncio.gather(*(parsed(name) for name in names))]
-    for name, page in zip(names, made, strict=True):
+    async with in_child(job) as parsed:
+        parsed_pages = [pages[0] for pages in await asyncio.gather(*(parsed(name) for name in names))]
+    for name, page in zip(names, parsed_pages, strict=True):
         if name.startswith("dies"):
             assert (page.outcome, page.reason) == (
                 Outcome.FAILED,
@@ -169,30 +181,30 @@ async def test_the_key_that_ends_the_process_is_failed_and_the_others_are_parsed
             )
         else:
             assert page.outcome is Outcome.STORED
-    assert len({page.records[0][1][-1] for page in made if page.records}) > 1
+    assert len({page.records[0][1][-1] for page in parsed_pages if page.records}) > 1
     assert [record.levelno for record in caplog.records if "starts again" in record.message] == [logging.WARNING]
 
 
-async def test_a_key_whose_process_was_killed_once_is_tried_again(job: Job) -> None:
-    async with offloaded(job) as parsed:
-        made = await asyncio.gather(*(parsed(name) for name in ("pid", "once", "pid-2")))
-        assert [pages[0].outcome for pages in made] == [Outcome.STORED] * 3
-        idle = child()
+async def test_a_key_whose_process_was_killed_once_is_attempted_again(job: Job) -> None:
+    async with in_child(job) as parsed:
+        results = await asyncio.gather(*(parsed(name) for name in ("pid", "once", "pid-2")))
+        assert [pages[0].outcome for pages in results] == [Outcome.STORED] * 3
+        idle = child_process()
         idle.kill()
         await eventually(lambda: not idle.is_running(), "the end of the idle process")
         assert (await parsed("pid-3"))[0].outcome is Outcome.STORED
 
 
 async def test_a_parse_that_never_ends_is_given_up(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MOST_SECONDS", 1.0)
-    async with offloaded(job) as parsed:
+    monkeypatch.setattr(pool, "MAX_TASK_SECONDS", 1.0)
+    async with in_child(job) as parsed:
         hung, other = await asyncio.gather(parsed("hangs"), parsed("pid"))
-    assert hung[0].reason == "parse: its process gave no answer within 1 s, 2 times"
+    assert hung[0].reason == "parse: its process gave no result within 1 s, 2 times"
     assert other[0].outcome is Outcome.STORED
 
 
-async def test_who_no_longer_waits_takes_nothing_from_the_others(job: Job) -> None:
-    async with offloaded(job) as parsed:
+async def test_a_cancelled_parse_takes_nothing_from_the_others(job: Job) -> None:
+    async with in_child(job) as parsed:
         await parsed("pid")
         tasks = [asyncio.create_task(parsed(f"slow-{number}")) for number in range(20)]
         await asyncio.sleep(0)
@@ -206,10 +218,10 @@ async def test_who_no_longer_waits_takes_nothing_from_the_others(job: Job) -> No
 async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worker_in_mid_parse(
     job: Job, tmp_path: Path
 ) -> None:
-    async with offloaded(job) as parsed:
+    async with in_child(job) as parsed:
         (page,) = await parsed("pid")
         for number in (signal.SIGTERM, signal.SIGINT):
-            child().send_signal(number)
+            child_process().send_signal(number)
         assert (await parsed("pid-2"))[0].records == page.records
         hanging = asyncio.create_task(parsed("hangs"))
         await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
@@ -218,25 +230,25 @@ async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worke
 
 
 async def test_a_parse_that_never_ends_does_not_outlive_its_worker(job: Job, tmp_path: Path) -> None:
-    process, reader, writer = await pool._spawned()
-    writer.write(frame(ParserSetup(job, "INFO")))
-    assert await pool._received(reader) is None
-    writer.write(frame(ParseTask(["hangs"], "", 200, [], b"")))
+    setup = ChildSetup(f"{parse_handler.__module__}:parse_handler", job, "parser", "INFO")
+    process = await ChildProcess.start(setup, 60)
+    process.send(ParseTask(["hangs"], "", 200, [], b""))
     await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
-    writer.transport.abort()  # what the kernel does for a worker that was killed
-    await eventually(lambda: process.returncode is not None, "the end of the parser's process")
+    process.channel.abort()  # what the kernel does for a worker that was killed
+    await eventually(lambda: process._process.returncode is not None, "the end of the parser's process")
 
 
 async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    here = hook.load(job)
-    assert here is not None
-    parser = Parser(here, job)
+    loaded = hook.load(job)
+    assert loaded is not None
+    parser = Parser(loaded, job)
     pids = []
     try:
         for number in range(12):
-            made = parser.parsed(*task(f"slow-{number}"))
-            pages = made if isinstance(made, list) else await made
+            pages, url, http_response = arguments(f"slow-{number}")
+            if not parser.parse_now(pages, url, http_response):
+                await parser.parse(pages, url, http_response)
             pids.append(pages[0].records[0][1][-1])
     finally:
         await parser.close()
@@ -250,19 +262,20 @@ async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog:
 async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
     job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = hook.load(job)
-    assert here is not None
+    loaded = hook.load(job)
+    assert loaded is not None
     (module,) = tmp_path.glob("*.py")
     module.write_text("raise RuntimeError('not twice')")
-    with pytest.raises(CannotStart, match="not twice"):
-        async with offloaded(job) as parsed:
-            await parsed("pid")
-    parser = Parser(here, job)
-    parser._offload = Pool(job)
-    made = [parser.parsed(*task(f"slow-{number}")) for number in range(5)]
-    assert [page.outcome for pages in made for page in (pages if isinstance(pages, list) else await pages)] == [
-        Outcome.STORED
-    ] * 5
-    assert isinstance(parser.parsed(*task("slow")), list)
+    unusable = Pool(parse_handler, job, name="parser")
+    with pytest.raises(ChildUnusable, match="not twice"):
+        await unusable.run(parse_task(*arguments("pid")))
+    await unusable.close()
+    parser = Parser(loaded, job)
+    parser._move_to_child()
+    calls = [arguments(f"slow-{number}") for number in range(5)]
+    assert not any(parser.parse_now(*call) for call in calls)
+    await asyncio.gather(*(parser.parse(*call) for call in calls))
+    assert [page.outcome for pages, _, _ in calls for page in pages] == [Outcome.STORED] * 5
+    assert parser.parse_now(*arguments("slow"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     await parser.close()

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from crawler.parse.slow_parser import ENOUGH, QUICK, WINDOW, SlowParserDetector
+from crawler.parse.slow_parser import FIRST_LOOK_SECONDS, MAX_SECONDS_IN_LOOP, WINDOW_CALLS, SlowParserDetector
 from crawler.telemetry.loop_lag import LONG, LoopLag
 
 
@@ -15,33 +15,33 @@ def calls_until_slow(times: list[float]) -> int | None:
 
 def test_a_slow_parser_is_found_before_its_first_calls_add_up_to_50_ms() -> None:
     for seconds in (0.0011, 0.002, 0.005, 0.009):
-        found = calls_until_slow([seconds] * WINDOW)
+        found = calls_until_slow([seconds] * WINDOW_CALLS)
         assert found is not None
         assert found * seconds < 0.05
 
 
 def test_a_quick_parser_is_never_slow_nor_does_its_first_call_count() -> None:
-    assert calls_until_slow([3.0] + [0.0009] * 10 * WINDOW) is None
+    assert calls_until_slow([3.0] + [0.0009] * 10 * WINDOW_CALLS) is None
 
 
 def test_a_process_that_loses_its_core_now_and_then_does_not_make_a_parser_slow() -> None:
     random = Random(7)
-    times = [0.01 if random.random() < 0.02 else 0.0001 for _ in range(1000 * WINDOW)]
+    times = [0.01 if random.random() < 0.02 else 0.0001 for _ in range(1000 * WINDOW_CALLS)]
     assert calls_until_slow(times) is None
 
 
 def test_one_long_call_in_ten_is_found_and_so_is_a_parser_that_becomes_slow() -> None:
-    assert calls_until_slow(([0.0001] * 9 + [0.05]) * WINDOW) is not None
-    found = calls_until_slow([0.0001] * (WINDOW + 1) + [0.005] * 2 * WINDOW)
-    assert found == 2 * WINDOW
+    assert calls_until_slow(([0.0001] * 9 + [0.05]) * WINDOW_CALLS) is not None
+    found = calls_until_slow([0.0001] * (WINDOW_CALLS + 1) + [0.005] * 2 * WINDOW_CALLS)
+    assert found == 2 * WINDOW_CALLS
 
 
 def test_what_is_usual_leaves_the_longest_two_out() -> None:
     detector = SlowParserDetector()
     assert [detector.slow(seconds) for seconds in (0.5, 0.0005, 0.0015, 0.7, 0.001)] == [False] * 5
-    assert detector.usual == pytest.approx(0.001)
-    assert detector.slow(ENOUGH)
-    assert detector.usual > QUICK
+    assert detector.usual_seconds == pytest.approx(0.001)
+    assert detector.slow(FIRST_LOOK_SECONDS)
+    assert detector.usual_seconds > MAX_SECONDS_IN_LOOP
 
 
 def test_lags_are_counted_and_the_first_long_one_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from crawler.job.models import TableSettings
 from crawler.model import Page
 from crawler.store import catalogue as catalogue_module
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import Connection, connect
+from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.writer import Writer
 from tests.conftest import eventually
 from tests.crawler.examples import a_document, a_page, a_table
@@ -25,29 +25,29 @@ FACTS = a_table(n="numeric(10, 2)", t="varchar(5)", c="char", at="timestamptz(3)
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[Connection]:
-    connection = await connect(database)
+async def connection(database: str) -> AsyncIterator[PostgresConnection]:
+    connection = await connect_postgres(database)
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def reader(database: str) -> AsyncIterator[Connection]:
+async def reader(database: str) -> AsyncIterator[PostgresConnection]:
     """Somebody else's connection."""
-    connection = await connect(database)
+    connection = await connect_postgres(database)
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def second_reader(database: str) -> AsyncIterator[Connection]:
-    connection = await connect(database)
+async def second_reader(database: str) -> AsyncIterator[PostgresConnection]:
+    connection = await connect_postgres(database)
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def catalogue(connection: Connection) -> Catalogue:
+async def catalogue(connection: PostgresConnection) -> Catalogue:
     catalogue = Catalogue(connection)
     await catalogue.prepare()
     return catalogue
@@ -102,7 +102,7 @@ async def test_the_epoch_of_one_run_is_changed(catalogue: Catalogue) -> None:
 
 
 async def test_preparing_again_changes_nothing_and_waits_for_no_reader(
-    catalogue: Catalogue, reader: Connection
+    catalogue: Catalogue, reader: PostgresConnection
 ) -> None:
     await made(catalogue)
     async with reader.transaction():
@@ -112,7 +112,9 @@ async def test_preparing_again_changes_nothing_and_waits_for_no_reader(
     assert await catalogue.find("test") is not None
 
 
-async def test_a_new_run_with_the_same_tables_waits_for_no_reader(catalogue: Catalogue, reader: Connection) -> None:
+async def test_a_new_run_with_the_same_tables_waits_for_no_reader(
+    catalogue: Catalogue, reader: PostgresConnection
+) -> None:
     await made(catalogue, "first", FACTS)
     async with reader.transaction():
         await reader.fetch("SELECT * FROM facts_current")
@@ -121,7 +123,7 @@ async def test_a_new_run_with_the_same_tables_waits_for_no_reader(catalogue: Cat
 
 
 async def test_machines_that_prepare_at_once_do_not_meet(database: str) -> None:
-    connections = [await connect(database) for _ in range(4)]
+    connections = [await connect_postgres(database) for _ in range(4)]
     try:
         await asyncio.gather(*(Catalogue(connection).prepare() for connection in connections))
         assert await Catalogue(connections[0]).all() == []
@@ -131,7 +133,7 @@ async def test_machines_that_prepare_at_once_do_not_meet(database: str) -> None:
 
 
 async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of_it(
-    catalogue: Catalogue, reader: Connection, second_reader: Connection, database: str
+    catalogue: Catalogue, reader: PostgresConnection, second_reader: PostgresConnection, database: str
 ) -> None:
     facts = a_table(n="integer")
     run_id = await made(catalogue, "test", facts)
@@ -142,7 +144,7 @@ async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of
     seen: set[tuple[int, ...]] = set()
     raw: set[tuple[int, ...]] = set()
 
-    async def watch(connection: Connection, found: set[tuple[int, ...]], counts: Sequence[str]) -> None:
+    async def watch(connection: PostgresConnection, found: set[tuple[int, ...]], counts: Sequence[str]) -> None:
         columns = ", ".join(f"(SELECT count(*) FROM {count})" for count in counts)
         while True:
             found.add(tuple(await connection.fetchrow(f"SELECT {columns}")))
@@ -171,7 +173,7 @@ async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of
 
 
 async def test_the_current_views_move_to_the_newest_run_and_the_older_one_stays(
-    catalogue: Catalogue, reader: Connection, database: str
+    catalogue: Catalogue, reader: PostgresConnection, database: str
 ) -> None:
     facts = a_table(n="integer")
     older, newer = await made(catalogue, "older", facts), await made(catalogue, "newer", facts)
@@ -186,7 +188,7 @@ async def test_the_current_views_move_to_the_newest_run_and_the_older_one_stays(
 
 
 async def test_a_run_that_is_finished_again_keeps_its_counts_and_its_place(
-    catalogue: Catalogue, reader: Connection, database: str
+    catalogue: Catalogue, reader: PostgresConnection, database: str
 ) -> None:
     older = await made(catalogue, "older")
     await written(database, older, [a_page("a"), a_page("b")])
@@ -202,13 +204,13 @@ async def test_a_run_that_is_finished_again_keeps_its_counts_and_its_place(
 
 
 async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
-    catalogue: Catalogue, reader: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+    catalogue: Catalogue, reader: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = a_table(n="integer")
     run_id = await made(catalogue, "test", facts)
     await written(database, run_id, [a_page("a", records=[(1,)])], facts)
     with monkeypatch.context() as patch:
-        patch.setattr(catalogue_module, "SETTLE", 3600)
+        patch.setattr(catalogue_module, "PUBLISH_DELAY_SECONDS", 3600)
         finishing = asyncio.create_task(catalogue.finish(run_id, [facts]))
 
         async def attached() -> bool:
@@ -225,7 +227,7 @@ async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
 
 
 async def test_an_open_transaction_of_a_reader_does_not_hold_a_run_back(
-    catalogue: Catalogue, reader: Connection
+    catalogue: Catalogue, reader: PostgresConnection
 ) -> None:
     run_id = await made(catalogue)
     async with reader.transaction():
@@ -237,7 +239,7 @@ async def test_an_open_transaction_of_a_reader_does_not_hold_a_run_back(
 async def test_workers_that_finish_a_run_at_once_finish_it_once(catalogue: Catalogue, database: str) -> None:
     run_id = await made(catalogue)
     await written(database, run_id, [a_page("a")])
-    connections = [await connect(database) for _ in range(4)]
+    connections = [await connect_postgres(database) for _ in range(4)]
     try:
         ends = await asyncio.gather(*(Catalogue(connection).finish(run_id, []) for connection in connections))
     finally:
@@ -255,7 +257,7 @@ async def test_an_empty_run_is_finished_too(catalogue: Catalogue) -> None:
 
 
 async def test_a_late_page_of_a_finished_run_is_still_stored_once(
-    catalogue: Catalogue, reader: Connection, database: str
+    catalogue: Catalogue, reader: PostgresConnection, database: str
 ) -> None:
     run_id = await made(catalogue)
     await written(database, run_id, [a_page("a", body=b'"first"')])
@@ -267,7 +269,7 @@ async def test_a_late_page_of_a_finished_run_is_still_stored_once(
 async def test_digests_come_in_batches_by_outcome(
     catalogue: Catalogue, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue_module, "FETCH_ROWS", 7)
+    monkeypatch.setattr(catalogue_module, "DIGESTS_PER_FETCH", 7)
     run_id = await made(catalogue)
     other = await made(catalogue, "other")
     pages = [a_page(str(number), body=None) for number in range(30)]
@@ -285,7 +287,9 @@ async def test_digests_come_in_batches_by_outcome(
     assert sorted(found) == sorted((page.outcome, page.item.digest) for page in pages)
 
 
-async def test_a_table_of_every_type_serves_one_run_after_another(catalogue: Catalogue, reader: Connection) -> None:
+async def test_a_table_of_every_type_serves_one_run_after_another(
+    catalogue: Catalogue, reader: PostgresConnection
+) -> None:
     first = await made(catalogue, "first", FACTS)
     await catalogue.finish(first, [FACTS])
     second = await made(catalogue, "second", FACTS)
@@ -315,13 +319,13 @@ async def test_a_table_that_exists_with_another_size_is_refused(catalogue: Catal
     assert "n numeric(5,2)" in await refusal(catalogue, a_table(n="numeric(6,2)"))
 
 
-async def test_somebody_elses_table_of_that_name_is_refused(catalogue: Catalogue, reader: Connection) -> None:
+async def test_somebody_elses_table_of_that_name_is_refused(catalogue: Catalogue, reader: PostgresConnection) -> None:
     await reader.execute("CREATE TABLE facts (id integer, n integer)")
     assert "table facts exists with other columns" in await refusal(catalogue, a_table(n="integer"))
 
 
 async def test_a_table_that_could_not_be_published_is_refused_at_the_beginning(
-    catalogue: Catalogue, reader: Connection
+    catalogue: Catalogue, reader: PostgresConnection
 ) -> None:
     await reader.execute("CREATE TABLE facts (run_id integer NOT NULL, digest bytea NOT NULL, n integer)")
     assert "unpartitioned" in await refusal(catalogue, a_table(n="integer"))
@@ -333,7 +337,7 @@ async def test_a_type_that_postgres_refuses_is_one_line(catalogue: Catalogue, ki
 
 
 async def test_what_a_deleted_run_left_behind_is_not_taken_for_the_new_runs(
-    catalogue: Catalogue, reader: Connection, database: str
+    catalogue: Catalogue, reader: PostgresConnection, database: str
 ) -> None:
     run_id = await made(catalogue)
     await written(database, run_id, [a_page("old")])
@@ -351,7 +355,7 @@ async def test_what_a_deleted_run_left_behind_is_not_taken_for_the_new_runs(
         "CREATE TABLE runs (run_id integer, publishedat text)",
     ],
 )
-async def test_other_peoples_tables_are_refused_in_one_line(connection: Connection, foreign: str) -> None:
+async def test_other_peoples_tables_are_refused_in_one_line(connection: PostgresConnection, foreign: str) -> None:
     await connection.execute(foreign)
     with pytest.raises(PostgresRefused, match="has other tables named runs or pages") as caught:
         await Catalogue(connection).prepare()
@@ -359,7 +363,7 @@ async def test_other_peoples_tables_are_refused_in_one_line(connection: Connecti
     assert await connection.fetchval("SELECT to_regclass('pages_current')") is None, "nothing is left half made"
 
 
-async def test_a_user_without_rights_is_refused_in_one_line(connection: Connection) -> None:
+async def test_a_user_without_rights_is_refused_in_one_line(connection: PostgresConnection) -> None:
     await connection.execute("CREATE ROLE reader_only; SET ROLE reader_only")
     try:
         with pytest.raises(PostgresRefused, match="grant the rights") as caught:

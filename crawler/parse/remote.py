@@ -1,0 +1,107 @@
+"""A parse in another process: the task that goes there, the result that comes back, and the handler between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from coordinator.errors import first_line
+from coordinator.model import EntryId, Outcome, ShardId
+from crawler.job.job import Job
+from crawler.model import HttpResponse, Item, OpenBlock, Page
+from crawler.parse import hook
+from crawler.pool.protocol import pickled, unpickled
+
+# The child knows no blocks and no ETags. A page that lost this one was failed by Page.fail.
+_NO_BLOCK = OpenBlock(ShardId(0), EntryId(""), 0, 0)
+_ETAG = "kept"
+
+
+class ParseTask(NamedTuple):
+    """One response to parse; `headers` as Headers.items gives them. A tuple, which pickle handles in C."""
+
+    keys: Sequence[str]
+    url: str
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+
+
+class ParseResult(NamedTuple):
+    """How one key ended. A tuple, which pickle handles in C.
+
+    `is_error`: the parser or a record of the key failed, so that the page keeps the reason only. It is False when the
+    parser itself said the outcome. `records` are a pickle of their own, so that one that cannot be read fails its key
+    and no other.
+    """
+
+    outcome: Outcome
+    reason: str | None
+    is_error: bool
+    records: bytes
+
+
+class _Headers:
+    """Headers of a response that another process received."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Sequence[tuple[str, str]]) -> None:
+        self._items = items
+
+    def get(self, name: str) -> str | None:
+        wanted = name.lower()
+        return next((value for key, value in self._items if key == wanted), None)
+
+    def has(self, names: Iterable[str]) -> bool:
+        wanted = set(names)
+        return any(key in wanted for key, _ in self._items)
+
+    def items(self) -> list[tuple[str, str]]:
+        return list(self._items)
+
+
+def parse_task(pages: Sequence[Page], url: str, response: HttpResponse) -> ParseTask:
+    """The task to parse this response for these pages."""
+    keys = [page.item.key for page in pages]
+    return ParseTask(keys, url, response.status, response.headers.items(), response.body)
+
+
+def parse_handler(job: Job) -> Callable[[ParseTask], list[ParseResult]]:
+    """The function that applies the job's parser in the child. Raises UsageError when the parser cannot be imported."""
+    parser = hook.load(job)
+    assert parser is not None
+
+    def handle(task: ParseTask) -> list[ParseResult]:
+        pages = [Page(Item(key, b"", _NO_BLOCK), None, Outcome.STORED, etag=_ETAG) for key in task.keys]
+        parser.apply(pages, task.url, HttpResponse(task.status, _Headers(task.headers), task.body))
+        return [_result_of(page) for page in pages]
+
+    return handle
+
+
+def assign_results(pages: Sequence[Page], results: Sequence[ParseResult]) -> None:
+    """Give each page what the child made of its key."""
+    for page, result in zip(pages, results, strict=True):
+        try:
+            records = unpickled(result.records)
+        except Exception as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
+            page.fail(_not_picklable(error))
+            continue
+        if result.is_error:
+            page.fail(result.reason or "")
+        else:
+            page.outcome, page.reason, page.records = result.outcome, result.reason, records
+
+
+def _result_of(page: Page) -> ParseResult:
+    try:
+        records = pickled(page.records)
+    except Exception as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
+        page.fail(_not_picklable(error))
+        records = pickled([])
+    return ParseResult(page.outcome, page.reason, page.etag is None, records)
+
+
+def _not_picklable(error: Exception) -> str:
+    return f"parse: a record that cannot leave the parser's process: {type(error).__name__}: {first_line(error)}"

@@ -1,0 +1,56 @@
+"""Pure: which row of a batch does an error of Postgres speak of, and what becomes its page's reason?"""
+
+from __future__ import annotations
+
+import re
+
+import asyncpg
+import orjson
+
+from coordinator.errors import first_line
+from crawler.model import REASON_LENGTH, Page
+
+# What asyncpg and Postgres raise for a value that cannot be stored, as opposed to a server that cannot store now.
+ROW_ERRORS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    IndexError,
+)
+# Only at the beginning of a line: what an error's context quotes of a body never stands there.
+_COPY_LINE = re.compile(r"^COPY (\w+), line (\d+)", re.MULTILINE)
+
+
+def copy_position(error: Exception) -> tuple[str, int] | None:
+    """The table and the index of the row, from 0, at which a COPY failed; None when the error does not say."""
+    match = _COPY_LINE.search(getattr(error, "context", None) or "")
+    return (match[1], int(match[2]) - 1) if match else None
+
+
+def reason_of(error: BaseException) -> str:
+    """What the error says about a row: its first line and its detail, at most REASON_LENGTH characters."""
+    parts = [first_line(error)]
+    if isinstance(error, asyncpg.PostgresError):
+        parts = [error.args[0] if error.args else first_line(error)]
+        if detail := getattr(error, "detail", None):
+            parts.append(str(detail))
+    return ": ".join(parts)[:REASON_LENGTH]
+
+
+def body_fault(page: Page) -> str | None:
+    """Why the page's body is not JSON, None when it is or when there is no body."""
+    if page.body is None:
+        return None
+    try:
+        orjson.loads(page.body)
+    except orjson.JSONDecodeError as error:
+        return f"body is not JSON: {first_line(error)}"
+    return None
+
+
+def is_bare(page: Page) -> bool:
+    """Whether the page has nothing left that Page.fail would drop."""
+    return page.body is None and not page.records
