@@ -18,7 +18,7 @@ from uv import find_uv_bin
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("coordinator", "crawler", "docs", "examples")
-FILES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "requirements.lock")
+FILES = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "requirements.lock")
 PACKAGES = {"coordinator", "crawler"}
 DEMO_KEYS = 3_000
 
@@ -30,7 +30,7 @@ class DistFailed(Exception):
 def build(into: Path) -> Path:
     """Build sdist and wheel into a folder and return the wheel.
 
-    It needs no network and leaves nothing in the checkout: setuptools, which the lock pins, works on a copy.
+    It needs no network and leaves nothing in the checkout: hatchling, which the lock pins, works on a copy.
     """
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
@@ -48,9 +48,9 @@ def install(wheel: Path, environment: Path) -> set[str]:
     uv("venv", "--quiet", "--python", sys.executable, environment)
     python = environment / "bin" / "python"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    asked = environment / "asked.txt"
-    asked.write_text(f"shardcrawl @ {wheel.resolve().as_uri()} --hash=sha256:{digest}\n")
-    locked = ("--require-hashes", "--constraints", ROOT / "requirements.lock", "--requirements", asked)
+    requirement = environment / "requirement.txt"
+    requirement.write_text(f"shardcrawl @ {wheel.resolve().as_uri()} --hash=sha256:{digest}\n")
+    locked = ("--require-hashes", "--constraints", ROOT / "requirements.lock", "--requirements", requirement)
     uv("pip", "install", "--quiet", "--python", python, *locked)
     show = "import importlib.metadata as m; print(*{file.parts[0] for file in m.files('shardcrawl')}, sep='\\n')"
     listed = subprocess.run([python, "-c", show], check=True, capture_output=True, text=True, cwd=environment)
