@@ -16,11 +16,11 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(slots=True)
 class Trap:
-    """Cuts the connection on which `mark` is sent, so many `times`: before the server gets it, or once it answered."""
+    """Cuts the connection on which `mark` is sent, `times` times: before the server gets it, or after its response."""
 
     mark: bytes
     times: int
-    answered: bool
+    responded: bool
 
 
 class Proxy:
@@ -64,9 +64,9 @@ class Proxy:
         for wire in tuple(self._wires):
             wire.cut(reset=reset)
 
-    def cut_at(self, mark: bytes, *, times: int = 1, answered: bool) -> None:
+    def cut_at(self, mark: bytes, *, times: int = 1, responded: bool) -> None:
         """Cut the connections on which a client sends these bytes next."""
-        self._trap = Trap(mark, times, answered)
+        self._trap = Trap(mark, times, responded)
 
     def cut_after(self, count: int) -> None:
         """Cut the connection on which the clients' next `count` bytes are through."""
@@ -110,9 +110,9 @@ class Proxy:
         trap = self._trap
         if trap is not None and trap.times and trap.mark in wire.tail(trap.mark) + sent:
             trap.times -= 1
-            wire.ending = wire.ending or not trap.answered
-            wire.ends_with_answer = trap.answered
-            return sent if trap.answered else b""
+            wire.ending = wire.ending or not trap.responded
+            wire.ends_with_response = trap.responded
+            return sent if trap.responded else b""
         return sent
 
     async def thawed(self) -> None:
@@ -130,7 +130,7 @@ class Wire:
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
         self.ending = False
-        self.ends_with_answer = False
+        self.ends_with_response = False
         self._proxy = proxy
         self._client, self._server = client, server
         self._sent = b""
@@ -173,7 +173,7 @@ class Wire:
         with suppress(OSError):
             while piece := await self._server[0].read(PIECE):
                 await self._proxy.thawed()
-                if self.ends_with_answer:
+                if self.ends_with_response:
                     self.ending = True
                     return
                 self._client[1].write(piece)

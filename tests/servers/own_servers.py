@@ -17,8 +17,8 @@ from pathlib import Path
 import asyncpg
 
 from crawler.local.embedded.redis import Redis
-from tests.conftest import eventually
 from tests.servers.network import Proxy
+from tests.waiting import eventually
 
 BOUNCER = """
 [databases]
@@ -128,7 +128,7 @@ async def pgbouncer(proxy: Proxy) -> AsyncIterator[str]:
     )
     url = proxy.url.replace(f":{proxy.port}", f":{port}")
 
-    async def answers() -> bool:
+    async def responds() -> bool:
         assert process.poll() is None, f"pgbouncer ended with exit code {process.returncode}"
         try:
             await (await asyncpg.connect(url, statement_cache_size=0)).close()
@@ -137,7 +137,7 @@ async def pgbouncer(proxy: Proxy) -> AsyncIterator[str]:
         return True
 
     try:
-        await eventually(answers, "pgbouncer to answer")
+        await eventually(responds, "pgbouncer to respond")
         yield url
     finally:
         process.terminate()
