@@ -21,7 +21,7 @@ from xml.etree import ElementTree as ET
 
 from ops.dist import ROOT, build, clean_environment, uv
 
-TESTS = ("tests/coordinator", "tests/crawler", "tests/fetch", "tests/live")
+TESTS = ("tests/coordinator", "tests/crawler", "tests/live")
 PYTHONS = ("3.11", "3.12", "3.13")
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
