@@ -1,7 +1,8 @@
-"""`python -m ops.dist`: sdist and wheel into dist/, and proof that the wheel works alone.
+"""`python -m ops.dist`: builds sdist and wheel into dist/, and checks that the wheel works alone.
 
-The wheel is built from the sdist, so what the sdist lacks is missed here and not by a user. It is then installed into
-an empty virtual environment, its dependencies by the hashes of requirements.lock, and crawls the demo.
+The wheel is built from the sdist, so a file that the sdist lacks is missed here and not by a user. The wheel is then
+installed into an empty virtual environment, with its dependencies by the hashes of requirements.lock, and crawls the
+demo.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def build(into: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> set[str]:
-    """Install a wheel and its locked dependencies into a new environment; return what the wheel itself added there."""
+    """Install a wheel and its locked dependencies into a new environment; return the top-level names that it added."""
     uv("venv", "--quiet", "--python", sys.executable, environment)
     python = environment / "bin" / "python"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -58,7 +59,7 @@ def install(wheel: Path, environment: Path) -> set[str]:
 
 
 def demo(environment: Path) -> None:
-    """Crawl the demo with the installed command, in an empty folder and without this checkout or its settings."""
+    """Crawl the demo with the installed command, in an empty folder, without this checkout and its settings."""
     with tempfile.TemporaryDirectory() as folder:
         shardcrawl = environment / "bin" / "shardcrawl"
         subprocess.run(
@@ -67,7 +68,7 @@ def demo(environment: Path) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process' environment without what shardcrawl or Python would read there."""
+    """The environment of this process without the settings of shardcrawl and Python."""
     ours = ("REDIS_URL", "DATABASE_URL", "PYTHONPATH")
     return {
         name: value for name, value in os.environ.items() if name not in ours and not name.startswith("SHARDCRAWL_")
@@ -80,7 +81,7 @@ def uv(*words: str | Path) -> None:
 
 
 def main() -> None:
-    """Build, install, crawl; one line says that all of it held."""
+    """Build, install and crawl; print one line when all of it worked."""
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     wheel = build(dist)
