@@ -1,7 +1,8 @@
-"""`python -m ops.dist`: sdist and wheel into dist/, and proof that the wheel works alone.
+"""`python -m ops.dist`: builds sdist and wheel into dist/, and checks that the wheel works alone.
 
-The wheel is built from the sdist, so what the sdist lacks is missed here and not by a user. It is then installed into
-an empty virtual environment, its dependencies by the hashes of requirements.lock, and crawls the demo.
+The wheel is built from the sdist, so a file that the sdist lacks is missed here and not by a user. The wheel is then
+installed into an empty virtual environment, with its dependencies by the hashes of requirements.lock, and crawls the
+demo.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from uv import find_uv_bin
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("coordinator", "crawler", "docs", "examples")
-FILES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "requirements.lock")
+FILES = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "requirements.lock")
 PACKAGES = {"coordinator", "crawler"}
 DEMO_KEYS = 3_000
 
@@ -30,7 +31,7 @@ class DistFailed(Exception):
 def build(into: Path) -> Path:
     """Build sdist and wheel into a folder and return the wheel.
 
-    It needs no network and leaves nothing in the checkout: setuptools, which the lock pins, works on a copy.
+    It needs no network and leaves nothing in the checkout: hatchling, which the lock pins, works on a copy.
     """
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
@@ -44,13 +45,13 @@ def build(into: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> set[str]:
-    """Install a wheel and its locked dependencies into a new environment; return what the wheel itself added there."""
+    """Install a wheel and its locked dependencies into a new environment; return the top-level names that it added."""
     uv("venv", "--quiet", "--python", sys.executable, environment)
     python = environment / "bin" / "python"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    asked = environment / "asked.txt"
-    asked.write_text(f"shardcrawl @ {wheel.resolve().as_uri()} --hash=sha256:{digest}\n")
-    locked = ("--require-hashes", "--constraints", ROOT / "requirements.lock", "--requirements", asked)
+    requirement = environment / "requirement.txt"
+    requirement.write_text(f"shardcrawl @ {wheel.resolve().as_uri()} --hash=sha256:{digest}\n")
+    locked = ("--require-hashes", "--constraints", ROOT / "requirements.lock", "--requirements", requirement)
     uv("pip", "install", "--quiet", "--python", python, *locked)
     show = "import importlib.metadata as m; print(*{file.parts[0] for file in m.files('shardcrawl')}, sep='\\n')"
     listed = subprocess.run([python, "-c", show], check=True, capture_output=True, text=True, cwd=environment)
@@ -58,7 +59,7 @@ def install(wheel: Path, environment: Path) -> set[str]:
 
 
 def demo(environment: Path) -> None:
-    """Crawl the demo with the installed command, in an empty folder and without this checkout or its settings."""
+    """Crawl the demo with the installed command, in an empty folder, without this checkout and its settings."""
     with tempfile.TemporaryDirectory() as folder:
         shardcrawl = environment / "bin" / "shardcrawl"
         subprocess.run(
@@ -67,7 +68,7 @@ def demo(environment: Path) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process' environment without what shardcrawl or Python would read there."""
+    """The environment of this process without the settings of shardcrawl and Python."""
     ours = ("REDIS_URL", "DATABASE_URL", "PYTHONPATH")
     return {
         name: value for name, value in os.environ.items() if name not in ours and not name.startswith("SHARDCRAWL_")
@@ -80,7 +81,7 @@ def uv(*words: str | Path) -> None:
 
 
 def main() -> None:
-    """Build, install, crawl; one line says that all of it held."""
+    """Build, install and crawl; print one line when all of it worked."""
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     wheel = build(dist)

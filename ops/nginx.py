@@ -1,4 +1,4 @@
-"""Debian's nginx as a local upstream that is faster than any client, for benchmarks and counting."""
+"""Debian's nginx as a local upstream which is faster than any client, and which counts requests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import Self
 from coordinator.errors import ShardcrawlError
 from ops.sample import sample
 
-_PATIENCE = 10.0
-"""Seconds that nginx gets to start, and again to stop."""
+# To start, and again to stop.
+_DEADLINE_SECONDS = 10.0
 
-# A parameter of nginx's configuration ends at 4096 bytes, so a body is put together from parts.
-_PART = 4000
+# A parameter in nginx's configuration has at most 4096 bytes, so a longer body is made of parts.
+_PART_BYTES = 4000
 
 
 class NginxMissing(ShardcrawlError):
@@ -34,13 +34,13 @@ class NginxFailed(ShardcrawlError):
 
 
 class Nginx:
-    """`with Nginx(folder) as nginx` serves at `nginx.url` on loopback, as our child, from files in `folder`.
+    """`with Nginx(folder) as nginx` starts nginx, which serves at `nginx.url` on loopback with its files in `folder`.
 
-    GET /item/ID answers sample JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a
-    backslash makes broken JSON: nginx escapes nothing); GET /batch?ids=… answers {"query": the query string as sent}.
-    With `limit`, (requests a second, burst), GET /limited/ID answers 429 and Retry-After beyond it, else the item.
-    With `delay`, seconds, GET /slow/ID answers with the item that much later.
-    With `tls`, a certificate and its key, it serves https, HTTP/1.1 or HTTP/2 as the client wants.
+    GET /item/ID returns sample JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a
+    backslash makes broken JSON: nginx escapes nothing); GET /batch?ids=… returns {"query": the query string as sent}.
+    With `limit`, (requests a second, burst), GET /limited/ID returns the item, beyond the limit 429 and Retry-After.
+    With `delay`, seconds, GET /slow/ID returns the item after that time.
+    With `tls`, a certificate and its key, it serves https, with HTTP/1.1 or HTTP/2 as the client wants.
     With `log`, `folder`/access.log gets a line "seconds-since-epoch status path" for each request but those for
     /robots.txt, which is not there.
     Raises NginxMissing or NginxFailed.
@@ -75,8 +75,8 @@ class Nginx:
         """Time since the epoch and path of every request so far; empty without `log`."""
         return [(float(at), path) for at, _, path in self._logged()]
 
-    def answers(self) -> list[tuple[float, int]]:
-        """Time since the epoch and status of every answer so far; empty without `log`."""
+    def responses(self) -> list[tuple[float, int]]:
+        """Time since the epoch and status of every response so far; empty without `log`."""
         return [(float(at), int(status)) for at, status, _ in self._logged()]
 
     def _logged(self) -> Iterator[list[str]]:
@@ -92,7 +92,7 @@ class Nginx:
             raise NginxMissing("nginx is not on this machine; install Debian's nginx-light")
         (self._folder / "temporary").mkdir(parents=True, exist_ok=True)
         for _ in range(5):
-            # Between finding a free port and nginx binding it, another process can take it; then try again.
+            # Before nginx binds a free port that was found, another process may take it. Then find another one.
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = int(probe.getsockname()[1])
@@ -104,13 +104,13 @@ class Nginx:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(_DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def _start(self, program: str, port: int) -> bool:
-        """Start it and wait until it listens; False when the port is taken."""
+        """Start nginx and wait until it listens; False when the port is taken."""
         config, errors = self._folder / "nginx.conf", self._folder / "error.log"
         config.write_text(
             configuration(self._folder, port, self._size, self._workers, self._log, self._limit, self._tls, self._delay)
@@ -125,18 +125,18 @@ class Nginx:
             stderr=subprocess.DEVNULL,
             process_group=0,
         )
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _DEADLINE_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                said = errors.read_text()
-                if "Address already in use" in said:
+                output = errors.read_text()
+                if "Address already in use" in output:
                     return False
-                raise NginxFailed(f"nginx stopped at once: {' '.join(said.split())[-300:] or 'it said nothing'}")
-            if pid.exists():  # which it writes once it listens
+                raise NginxFailed(f"nginx stopped at once: {' '.join(output.split())[-300:] or 'without a message'}")
+            if pid.exists():  # nginx writes it when it listens
                 return True
             time.sleep(0.01)
         self.__exit__()
-        raise NginxFailed(f"nginx did not listen within {_PATIENCE:.0f} s; see {errors}")
+        raise NginxFailed(f"nginx did not listen within {_DEADLINE_SECONDS:.0f} s; see {errors}")
 
 
 def configuration(
@@ -149,9 +149,9 @@ def configuration(
     tls: tuple[Path, Path] | None = None,
     delay: float = 0.0,
 ) -> str:
-    """The nginx.conf; pure but for asking which user this is."""
+    """The text of nginx.conf for these settings and the current user."""
     head, tail = '{"id": "$id", ', sample(size - len('{"id": "00000000", '))[1:]
-    parts = {f"part{at // _PART}": tail[at : at + _PART] for at in range(0, len(tail), _PART)}
+    parts = {f"part{at // _PART_BYTES}": tail[at : at + _PART_BYTES] for at in range(0, len(tail), _PART_BYTES)}
     sets = "\n        ".join(f"set ${name} '{part}';" for name, part in parts.items())
     item = f"return 200 '{head}{''.join(f'${{{name}}}' for name in parts)}';"
     limited, zone = "", ""
@@ -159,7 +159,7 @@ def configuration(
         rate, burst = limit
         bucket = f"limit_req zone=limited burst={burst} nodelay;" if burst else "limit_req zone=limited;"
         zone = f"limit_req_zone $server_name zone=limited:1m rate={rate}r/s;"
-        # `return` would answer before the limit is looked at, so the item waits behind a file that is not there.
+        # `return` responds before the limit is checked, so the item is the fallback of a file that does not exist.
         limited = f"""
         location ~ ^/limited/(?<id>.*)$ {{
             {bucket}
@@ -168,7 +168,7 @@ def configuration(
             add_header Retry-After 1 always;
             try_files /nothing @item;
         }}"""
-    # All that nginx itself can wait with is the answer to a client without a password; that becomes the item.
+    # nginx can delay only its response to a client without a password, so that response is made the item.
     slow = f"""
         location ~ ^/slow/(?<id>.*)$ {{
             auth_basic slow;
@@ -179,9 +179,9 @@ def configuration(
     secured = f"ssl_certificate {_quoted(tls[0])}; ssl_certificate_key {_quoted(tls[1])};" if tls else ""
     user = ""
     if os.geteuid() == 0:
-        # The workers keep our user, so that they may read and write in a folder of ours.
+        # The workers keep this user, so that they may read and write in the folder.
         user = f"user {pwd.getpwuid(0).pw_name} {grp.getgrgid(os.getegid()).gr_name};"
-    access = f"access_log {_quoted(folder / 'access.log')} asked;" if log else "access_log off;"
+    access = f"access_log {_quoted(folder / 'access.log')} times;" if log else "access_log off;"
     temporary = "\n    ".join(
         f"{kind}_temp_path {_quoted(folder / 'temporary' / kind)};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -195,7 +195,7 @@ error_log {_quoted(folder / "error.log")} warn;
 events {{ worker_connections 8192; multi_accept on; }}
 http {{
     {temporary}
-    log_format asked "$msec $status $request_uri";
+    log_format times "$msec $status $request_uri";
     {access}
     default_type application/json;
     merge_slashes off;

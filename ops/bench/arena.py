@@ -1,4 +1,4 @@
-"""The ground on which contenders meet: one Redis, one Postgres, one nginx, and everything fresh for each of them."""
+"""One Redis, one Postgres and one nginx for all contenders, emptied before each crawl."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ops.bench import watch
 from ops.nginx import Nginx
 
 DATABASE = "bench"
-LOOK_EVERY = 0.02
+POLL_SECONDS = 0.02
 STORED = """
 SELECT count(*) AS keys, count(*) FILTER (WHERE body->>'id' = split_part(url, '/item/', 2)) AS own,
        extract(epoch FROM min(fetched_at))::float8 AS first
@@ -35,7 +35,7 @@ FROM pages
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """An nginx that answers with JSON of `size` bytes; `ca` is to be trusted when it serves https."""
+    """An nginx that responds with JSON of `size` bytes. When it serves https, `ca` is the authority to trust."""
 
     url: str
     size: int
@@ -45,7 +45,7 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a crawl left in its table: keys, those among them with their own body, and when the first page came."""
+    """What is in a crawl's table: how many keys, how many of them with their own body, and when the first page came."""
 
     keys: int
     own: int
@@ -53,7 +53,7 @@ class Stored:
 
 
 class Arena:
-    """Redis and Postgres for one crawl after another, none of which finds anything of those before it."""
+    """Redis and Postgres for one crawl after another. None of them finds anything of an earlier one."""
 
     def __init__(self, folder: Path, embedded: Embedded) -> None:
         self.folder = folder
@@ -63,17 +63,17 @@ class Arena:
 
     @property
     def database(self) -> str:
-        """The address of the database that is made anew for every crawl."""
+        """The address of the database. `clear` makes it anew for each crawl."""
         return re.sub(r"(?<=@)/[^?]*", f"/{DATABASE}", self._postgres)
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of a shardcrawl command that works here."""
+        """The environment of a shardcrawl command that uses these servers."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCRAWL_")}
         return {**kept, "REDIS_URL": self.redis, "DATABASE_URL": self.database}
 
     async def clear(self) -> None:
-        """An empty Redis, a new database, and no checkpoint that is due."""
+        """Empty Redis, make the database anew, and take a checkpoint, so that none is due during the crawl."""
         client = connect(self.redis)
         await client.flushall()
         await client.aclose()
@@ -86,7 +86,7 @@ class Arena:
             await connection.close()
 
     async def stored(self) -> Stored:
-        """What the crawl has stored."""
+        """Look into the table of the crawl."""
         connection = await asyncpg.connect(self.database)
         try:
             row = await connection.fetchrow(STORED)
@@ -96,14 +96,14 @@ class Arena:
         return Stored(row["keys"], row["own"], row["first"] or 0.0)
 
     async def committed(self, name: str, keys: int) -> float:
-        """Return when Redis knows that the last of a shardcrawl run's keys is committed: a moment after that."""
+        """Wait until Redis has all keys of a shardcrawl run as done; return the time: just after the last commit."""
         client = connect(self.redis)
         try:
             while True:
                 record = await Runs(client).find(name)
                 if record is not None and (await counts(client, record)).done >= keys:
                     return time()
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(POLL_SECONDS)
         finally:
             await client.aclose()
 
@@ -113,25 +113,25 @@ class Arena:
 
 
 @asynccontextmanager
-async def arena(folder: Path) -> AsyncIterator[Arena]:
-    """Embedded Redis and Postgres in a folder that must be short-lived."""
+async def open_arena(folder: Path) -> AsyncIterator[Arena]:
+    """Embedded Redis and Postgres in a folder, which the caller removes."""
     async with Embedded(folder / "services") as embedded:
         yield Arena(folder, embedded)
 
 
 @contextmanager
-def upstream(folder: Path, size: int, *, tls: bool = False) -> Iterator[Upstream]:
-    """nginx for one kind of body. Raises NginxMissing."""
+def serve_upstream(folder: Path, size: int, *, tls: bool = False) -> Iterator[Upstream]:
+    """An nginx with bodies of `size` bytes. Raises NginxMissing."""
     place = folder / "nginx"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    made = certificate(place) if tls else None
-    with Nginx(place, size=size, tls=made and made[1:]) as nginx:
-        yield Upstream(nginx.url, size, nginx.pid, made and made[0])
+    files = certificate(place) if tls else None
+    with Nginx(place, size=size, tls=files and files[1:]) as nginx:
+        yield Upstream(nginx.url, size, nginx.pid, files and files[0])
 
 
 def certificate(folder: Path) -> tuple[Path, Path, Path]:
-    """An authority, a certificate by it for 127.0.0.1, and that one's key, made by openssl."""
+    """Files that openssl makes: an authority, a certificate for 127.0.0.1 that it signed, and the certificate's key."""
     ca, certified, key = folder / "ca.pem", folder / "certificate.pem", folder / "key.pem"
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     request = ["openssl", "req", "-x509", *curve, "-nodes", "-days", "2"]
@@ -142,12 +142,14 @@ def certificate(folder: Path) -> tuple[Path, Path, Path]:
         for command in (authority, [*leaf, "-out", str(certified), "-keyout", str(key)]):
             subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ShardcrawlError("openssl makes no certificate for the runs over TLS; install Debian's openssl") from error
+        raise ShardcrawlError(
+            "openssl failed to make a certificate for the runs over TLS; install Debian's openssl"
+        ) from error
     return ca, certified, key
 
 
 def machine() -> dict[str, object]:
-    """What this machine is, for whoever reads the figures later."""
+    """What this machine is: processor, cores, memory, load. It is saved beside the figures."""
     model = next(
         (
             line.partition(":")[2].strip()

@@ -1,8 +1,8 @@
-"""`python -m ops.bench.compare`: shardcrawl, the limit and its rivals, measured alternately in one sitting.
+"""`python -m ops.bench.compare`: shardcrawl, the bare prototype and its rivals, measured in turn.
 
 Every contender fetches the same pages from the same nginx and stores them in the same Postgres, one after another, in
-rounds; figures are medians of the rounds. README.md beside this file says how each is measured. Prints one table,
-writes results.json and compare.png, and exits with 1 when a promise does not hold.
+rounds. Figures are medians of the rounds; README.md in this folder says how each is measured. Prints one table, writes
+results.json and compare.png, and exits with 1 when a promise does not hold.
 """
 
 from __future__ import annotations
@@ -23,42 +23,39 @@ from typing import Any
 from rich.console import Console
 
 from coordinator.errors import ShardcrawlError
-from ops.bench import contenders as who
-from ops.bench import watch
-from ops.bench.arena import Arena, Upstream, arena, machine, upstream
+from ops.bench import contenders, watch
+from ops.bench.arena import Arena, Upstream, machine, open_arena, serve_upstream
 from ops.bench.contenders import Result
 from ops.bench.drawing import draw
-from ops.bench.tables import table, verdicts
-from ops.bench.trials import IDLE_LOAD, PARTS, Line, Promise, Trial, ratio, trials
+from ops.bench.tables import promise_table, table
+from ops.bench.trials import IDLE_LOAD, PARTS, Figures, Promise, Trial, ratio, trials
 
 HERE = Path(__file__).parent
 FEWER_ROUNDS = 3
-# From the project's own target: how many times as fast as each of them shardcrawl is at least, at 4 KB.
+# Promised by this project: shardcrawl is at least so many times as fast as each of them, at 4 KB.
 PROMISED = {
-    who.PROTOTYPE.name: 0.75,
-    who.AIOHTTP.name: 1.3,
-    who.CRAWLEE.name: 5.0,
-    who.SCRAPY.name: 15.0,
-    who.SCRAPY_REDIS.name: 15.0,
-    who.HTTPX.name: 25.0,
+    contenders.PROTOTYPE.name: 0.75,
+    contenders.AIOHTTP.name: 1.3,
+    contenders.CRAWLEE.name: 5.0,
+    contenders.SCRAPY.name: 15.0,
+    contenders.SCRAPY_REDIS.name: 15.0,
+    contenders.HTTPX.name: 25.0,
 }
 PROMISED_RATE = 11_000
 
 
-async def measure(chosen: Sequence[Trial], rounds: int, scale: float, console: Console) -> list[Line]:
-    """Every trial in turn, round after round, each round beginning with another one."""
+async def measure(chosen: Sequence[Trial], rounds: int, scale: float, console: Console) -> list[Figures]:
+    """All trials in turn, in rounds; each round begins with another trial."""
     results: dict[Trial, list[Result]] = {trial: [] for trial in chosen}
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     try:
         with ExitStack() as stack:
-            upstreams = {
-                kind: stack.enter_context(_serving(folder, *kind)) for kind in {(t.size, t.tls) for t in chosen}
-            }
-            async with arena(folder) as ground:
+            upstreams = {kind: stack.enter_context(_serve(folder, *kind)) for kind in {(t.size, t.tls) for t in chosen}}
+            async with open_arena(folder) as arena:
                 for number in range(rounds):
                     due = [t for t in chosen if t.part == "rivals" or number < min(rounds, FEWER_ROUNDS)]
                     for trial in [*due[number % len(due) :], *due[: number % len(due)]]:
-                        result = await _crawl(ground, upstreams[trial.size, trial.tls], trial, scale)
+                        result = await _crawl(arena, upstreams[trial.size, trial.tls], trial, scale)
                         results[trial].append(result)
                         console.print(
                             f"round {number + 1} of {rounds}: {trial.contender.name}, {trial.circumstance}: "
@@ -67,26 +64,26 @@ async def measure(chosen: Sequence[Trial], rounds: int, scale: float, console: C
                         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return [Line.of(trial, results[trial]) for trial in chosen]
+    return [Figures.of(trial, results[trial]) for trial in chosen]
 
 
-def _serving(folder: Path, size: int, tls: bool) -> Any:
+def _serve(folder: Path, size: int, tls: bool) -> Any:
     place = folder / f"upstream-{size}{'-tls' if tls else ''}"
     place.mkdir()
-    return upstream(place, size, tls=tls)
+    return serve_upstream(place, size, tls=tls)
 
 
-async def _crawl(ground: Arena, at: Upstream, trial: Trial, scale: float) -> Result:
+async def _crawl(arena: Arena, upstream: Upstream, trial: Trial, scale: float) -> Result:
     keys = max(100, int(trial.keys * scale))
-    return await who.crawl(ground, at, trial.contender, keys, workers=trial.workers, http2=trial.http2)
+    return await contenders.crawl(arena, upstream, trial.contender, keys, workers=trial.workers, http2=trial.http2)
 
 
-def promises(lines: Sequence[Line], load: float) -> list[Promise]:
-    """What must show at 4 KB. That every key is stored once, and every audit clean, was checked after each crawl."""
+def promises(lines: Sequence[Figures], load: float) -> list[Promise]:
+    """What is promised at 4 KB. That each key is stored once and each audit is clean was checked after each crawl."""
     found = {line.contender: line for line in lines if line.part == "rivals"}
-    if who.SHARDCRAWL.name not in found:
+    if contenders.SHARDCRAWL.name not in found:
         return []
-    ours = found[who.SHARDCRAWL.name]
+    ours = found[contenders.SHARDCRAWL.name]
     ratios = {name: ratio(ours, found[name]) for name in PROMISED if name in found}
     idle = load < IDLE_LOAD
     return [
@@ -131,7 +128,7 @@ def main() -> None:
     (arguments.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     console.print(table(lines))
     if found:
-        console.print(verdicts(found))
+        console.print(promise_table(found))
     draw(results, arguments.output / "compare.png")
     sys.exit(1 if any(promise.held is False for promise in found) else 0)
 

@@ -1,4 +1,4 @@
-"""Who is measured: how each is started, and how many keys keep it busy for five to ten seconds."""
+"""The crawlers that are measured: how each is started, and how many keys keep it busy for five to ten seconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ops.bench.report import Report
 from ops.bench.watch import ContenderFailed, run
 
 RUN = "bench"
-MOST_SECONDS = 180.0
+DEADLINE_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One crawl that is to be made: where, of which keys, and how."""
+    """What a contender is started with: the upstream, the keys, the servers, the settings."""
 
     upstream: Upstream
     keys: int
@@ -30,7 +30,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A name, a command line for a course, and the keys that it takes for 4 KB bodies; `ours` is shardcrawl itself."""
+    """One crawler: its command line for a course, and how many keys it gets with 4 KB bodies. `ours`: shardcrawl."""
 
     name: str
     keys: int
@@ -40,7 +40,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One crawl that was made.
+    """The figures of one crawl.
 
     `seconds` are from its first page to its last commit, `command_seconds` those of the whole command; `cpu` and
     `servers_cpu` are the CPU seconds of its own processes, and of Redis, Postgres and nginx; `memory` is in MB.
@@ -55,7 +55,7 @@ class Result:
 
 
 def shardcrawl(course: Course) -> list[str]:
-    """As a user runs it who knows that the upstream takes it: more in flight, larger batches."""
+    """shardcrawl for a fast upstream: more requests in flight, larger batches."""
     command = by_default(course)
     with course.urls.with_name("job.toml").open("a") as job:
         job.write("[store]\nbatch_rows = 4000\n")
@@ -63,7 +63,7 @@ def shardcrawl(course: Course) -> list[str]:
 
 
 def by_default(course: Course) -> list[str]:
-    """As a user runs it: a job file, and the command."""
+    """shardcrawl with default settings: a job file, and the command."""
     request = ['allow_private = ["127.0.0.0/8"]', "robots = false"]
     if course.upstream.ca is not None:
         request.append(f'ca = "{course.upstream.ca}"')
@@ -85,7 +85,7 @@ def by_default(course: Course) -> list[str]:
 
 
 def prototype(course: Course) -> list[str]:
-    """The limit."""
+    """The bare prototype, which is the limit."""
     arguments = ["ops.bench.prototype", str(course.urls), course.database, "--redis", course.redis]
     if course.upstream.ca is not None:
         arguments += ["--ca", str(course.upstream.ca)]
@@ -93,7 +93,7 @@ def prototype(course: Course) -> list[str]:
 
 
 def rival(name: str, *more: str) -> Callable[[Course], list[str]]:
-    """The command of the rival in that file."""
+    """The command line of a rival: a module of ops.bench.rivals."""
 
     def command(course: Course) -> list[str]:
         ca = ["--ca", str(course.upstream.ca)] if course.upstream.ca is not None else []
@@ -103,7 +103,7 @@ def rival(name: str, *more: str) -> Callable[[Course], list[str]]:
 
 
 def scrapy_redis(course: Course) -> list[str]:
-    """The rival that wants Redis too."""
+    """scrapy-redis, which needs Redis too."""
     return [*rival("scrapy_redis_spider")(course), "--redis", course.redis]
 
 
@@ -115,13 +115,13 @@ CRAWLEE = Contender("Crawlee", 10_000, rival("crawlee_crawler"))
 SCRAPY_REDIS = Contender("scrapy-redis", 6_000, scrapy_redis)
 SCRAPY = Contender("Scrapy", 5_000, rival("scrapy_spider"))
 HTTPX = Contender("httpx script", 2_000, rival("httpx_script"))
-# Its best on loopback, where four connections are enough; over a real network four would wait most of the time.
+# Its best on loopback, where four connections are enough. On a real network four would wait most of the time.
 HTTPX_4 = Contender("httpx script, 4 in flight", 8_000, rival("httpx_script", "--concurrency", "4"))
 ALL = (SHARDCRAWL, BY_DEFAULT, PROTOTYPE, AIOHTTP, CRAWLEE, HTTPX_4, SCRAPY_REDIS, SCRAPY, HTTPX)
 
 
 async def crawl(arena: Arena, upstream: Upstream, contender: Contender, keys: int, **how: int) -> Result:
-    """One crawl on fresh ground. Raises ContenderFailed when not every key is stored once with its own body."""
+    """One crawl on empty servers. Raises ContenderFailed unless each key is stored once with its own body."""
     await arena.clear()
     urls = arena.folder / "urls.txt"
     with urls.open("w") as file:
@@ -133,14 +133,14 @@ async def crawl(arena: Arena, upstream: Upstream, contender: Contender, keys: in
     before = arena.servers_cpu(upstream)
     try:
         spent = await asyncio.to_thread(
-            run, contender.command(course), arena.environ, arena.folder, most_seconds=MOST_SECONDS
+            run, contender.command(course), arena.environ, arena.folder, deadline_seconds=DEADLINE_SECONDS
         )
         servers = arena.servers_cpu(upstream) - before
         stored = await arena.stored()
         _check(contender, keys, stored)
         if last is not None:
             report = Report(keys, stored.first, await last)
-            run(["crawler", "audit", RUN], arena.environ, arena.folder, most_seconds=MOST_SECONDS)
+            run(["crawler", "audit", RUN], arena.environ, arena.folder, deadline_seconds=DEADLINE_SECONDS)
         else:
             report = Report.read(spent.out)
     finally:

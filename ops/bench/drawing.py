@@ -1,4 +1,4 @@
-"""The figures of `compare`, `latency` and `growth` as pictures."""
+"""Draws the figures of `compare`, `latency` and `growth`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ops.bench.contenders import AIOHTTP, BY_DEFAULT, PROTOTYPE, SHARDCRAWL
-from ops.bench.trials import IDLE_LOAD, PARTS, Line, ratio
+from ops.bench.trials import IDLE_LOAD, PARTS, Figures, ratio
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 OURS, LIMIT, RIVAL = "#0b7285", "#a5d8dd", "#c5ccd3"
@@ -32,8 +32,8 @@ STYLE = {
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Write the picture; parts that were not measured are left out."""
-    lines = [Line(**line) for line in results["lines"]]
+    """Draw the figures of `compare` into a file; parts that were not measured are left out."""
+    lines = [Figures(**line) for line in results["lines"]]
     measured = [part for part in PARTS if any(line.part == part for line in lines)]
     small = [part for part in measured if part != "rivals"]
     with mpl.rc_context(cast("Any", STYLE)):
@@ -64,23 +64,23 @@ def _title(figure: Any, results: dict[str, Any]) -> None:
     figure.text(0.03, 0.865, how, fontsize=10.5, color=FAINT, va="top")
 
 
-def _rivals(speed: Axes, cpu: Axes, lines: Sequence[Line]) -> None:
+def _rivals(speed: Axes, cpu: Axes, lines: Sequence[Figures]) -> None:
     ordered = sorted(lines, key=lambda line: (line.contender == PROTOTYPE.name, line.rate))
     ours = next(line for line in lines if line.contender == SHARDCRAWL.name)
     names = [line.contender for line in ordered]
     colours = [COLOURS.get(name, RIVAL) for name in names]
     _bars(speed, names, [line.rate for line in ordered], colours)
     for place, line in enumerate(ordered):
-        said = f"{line.rate:,.0f}"
+        label = f"{line.rate:,.0f}"
         if line.contender == PROTOTYPE.name:
-            said += "   the limit: the same path without any promise"
+            label += "   the limit: the same path without any promise"
         elif line.contender not in COLOURS:
-            said += f"   ours is {_times(ratio(ours, line))}"
+            label += f"   ours is {_times(ratio(ours, line))}"
         inside = line.contender == PROTOTYPE.name
         speed.text(
             line.rate * (0.0 if inside else 1.0) + speed.get_xlim()[1] * 0.012,
             place,
-            said,
+            label,
             va="center",
             color=INK,
             fontweight="bold" if line.contender == SHARDCRAWL.name else "normal",
@@ -107,8 +107,8 @@ def _times(ratio: float) -> str:
     return f"{ratio:.1f} x as fast" if ratio < 10 else f"{ratio:.0f} x as fast"
 
 
-def _grouped(axis: Axes, lines: Sequence[Line], part: str, first: str, title: str) -> None:
-    """Columns of ours, the limit and aiohttp under each circumstance; `first` names that of the rivals' part."""
+def _grouped(axis: Axes, lines: Sequence[Figures], part: str, first: str, title: str) -> None:
+    """Columns for shardcrawl, the prototype and aiohttp in each circumstance; `first` is that of the part `rivals`."""
     groups = [first, *dict.fromkeys(line.circumstance for line in lines if line.part == part)]
     if part == "bodies" and len(groups) == 3:
         groups = [groups[1], groups[0], groups[2]]
@@ -127,7 +127,7 @@ def _grouped(axis: Axes, lines: Sequence[Line], part: str, first: str, title: st
     axis.margins(y=0.42)  # the legend stands above the highest
 
 
-def _rate(lines: Sequence[Line], part: str, group: str, first: str, name: str) -> float | None:
+def _rate(lines: Sequence[Figures], part: str, group: str, first: str, name: str) -> float | None:
     wanted = ("rivals", None) if group == first else (part, group)
     for line in lines:
         if line.part == wanted[0] and wanted[1] in (None, line.circumstance) and line.contender == name:
@@ -135,7 +135,7 @@ def _rate(lines: Sequence[Line], part: str, group: str, first: str, name: str) -
     return None
 
 
-def _workers(axis: Axes, lines: Sequence[Line]) -> None:
+def _workers(axis: Axes, lines: Sequence[Figures]) -> None:
     rates = {int(line.circumstance.split()[0]): line.rate for line in lines if line.part == "workers"}
     both = _rate(lines, "rivals", "", "", SHARDCRAWL.name)
     rates |= {} if both is None else {2: both}
@@ -159,7 +159,7 @@ def _short(rate: float) -> str:
     return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
 
 
-PANELS: dict[str, Callable[[Axes, Sequence[Line]], None]] = {
+PANELS: dict[str, Callable[[Axes, Sequence[Figures]], None]] = {
     "bodies": lambda axis, lines: _grouped(axis, lines, "bodies", "4 KB", "keys/s by size of the body"),
     "transports": lambda axis, lines: _grouped(axis, lines, "transports", "HTTP/1.1", "keys/s by transport"),
     "workers": _workers,
@@ -167,7 +167,7 @@ PANELS: dict[str, Callable[[Axes, Sequence[Line]], None]] = {
 
 
 def draw_latency(results: dict[str, Any], path: Path) -> None:
-    """Write the picture of `latency`: columns of what was reached before what was possible."""
+    """Draw the figures of `latency`: columns of the reached rate in front of the possible rate."""
     lines = results["lines"]
     with mpl.rc_context(cast("Any", STYLE)):
         figure = Figure(figsize=(11, 4.0), dpi=150, facecolor="white")
@@ -175,8 +175,8 @@ def draw_latency(results: dict[str, Any], path: Path) -> None:
         for place, line in enumerate(lines):
             axis.bar(place, line["possible"], width=0.62, color=LIMIT, label=None if place else "possible")
             axis.bar(place, line["rate"], width=0.4, color=OURS, label=None if place else "reached")
-            said = f"{line['rate']:,.0f}\n{line['rate'] / line['possible']:.1%}"
-            axis.text(place, max(line["possible"], line["rate"]), said, ha="center", va="bottom", fontsize=9.5)
+            label = f"{line['rate']:,.0f}\n{line['rate'] / line['possible']:.1%}"
+            axis.text(place, max(line["possible"], line["rate"]), label, ha="center", va="bottom", fontsize=9.5)
         each = [
             f"{line['in_flight']:,} in flight\n{line['workers']} x {line['in_flight'] // line['workers']:,}"
             for line in lines
@@ -191,7 +191,7 @@ def draw_latency(results: dict[str, Any], path: Path) -> None:
 
 
 def draw_growth(results: dict[str, Any], path: Path) -> None:
-    """Write the picture of `growth`: over each run's keys its speed, its processes' memory and that of Redis."""
+    """Draw the figures of `growth` over the keys of each run: speed, memory of processes, memory of Redis."""
     panels: tuple[tuple[str, Callable[[Axes, dict[str, Any]], None]], ...] = (
         ("keys/s", _speed_over_keys),
         ("MB of each process", _resident_over_keys),

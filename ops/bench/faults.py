@@ -1,7 +1,7 @@
-"""`python -m ops.bench.faults`: a run among faults, and a worker's memory while Postgres is away.
+"""`python -m ops.bench.faults`: a run during faults, and a worker's memory while Postgres is away.
 
-The run is a whole `shardcrawl run` with embedded services; every 3 seconds one of its processes (workers, coordinator,
-Redis, Postgres) is killed or frozen for a while, or one of its connections is cut. Counts are always asserted.
+It is a whole `shardcrawl run` with embedded services. Every 3 seconds one of its processes (worker, coordinator, Redis,
+Postgres) is killed or frozen for some seconds, or connections are cut. The counts must be right.
 """
 
 from __future__ import annotations
@@ -23,74 +23,74 @@ import psutil
 
 from coordinator.redis.connection import connect
 from crawler.local.embedded import Embedded, running
-from ops.bench.first_light import Row, corpus, family, report, right, rows_of, shardcrawl, shown
+from ops.bench.whole_run import Row, as_text, children, corpus, each_key_once, page_counts, report, shardcrawl
 from ops.nginx import Nginx
 
-EVERY = 3.0
-FROZEN = (0.5, 6.0)
-OUTAGE = 60.0
+FAULT_EVERY_SECONDS = 3.0
+FREEZE_SECONDS = (0.5, 6.0)
+OUTAGE_SECONDS = 60.0
 
 
-async def among_faults(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
-    """A run of `keys` keys by 3 workers with a fault every 3 seconds, then its audit with the upstream's log."""
+async def during_faults(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
+    """A run of `keys` keys by 3 workers with a fault every 3 seconds, then an audit with the upstream's log."""
     choice = random.Random(3)
     process = await shardcrawl(folder, "run", corpus(folder, "faults", nginx.url, keys), "--workers", "3", "--json")
     waiting = asyncio.create_task(process.communicate())
     faults: list[str] = []
-    thaws: list[asyncio.Task[None]] = []
+    resumes: list[asyncio.Task[None]] = []
     began = monotonic()
     while not waiting.done():
-        await asyncio.wait([waiting], timeout=EVERY)
-        victims = [] if waiting.done() else family(process.pid)
+        await asyncio.wait([waiting], timeout=FAULT_EVERY_SECONDS)
+        victims = [] if waiting.done() else children(process.pid)
         if victims:
-            faults.append(await _fault(choice, choice.choice(victims), folder, thaws))
+            faults.append(await _fault(choice, choice.choice(victims), folder, resumes))
     seconds = monotonic() - began
-    await asyncio.gather(*thaws)
-    log = folder / "asked.txt"
+    await asyncio.gather(*resumes)
+    log = folder / "requests.txt"
     log.write_text("".join(f"{path}\n" for _, path in nginx.requests()))
     allowed = keys // 50
     audit = await shardcrawl(folder, "audit", "faults", "--requests", str(log), "--allowed", str(allowed))
     out, _ = await audit.communicate()
     if audit.returncode != 0:
         sys.stderr.write(out.decode())
-    once = await rows_of(folder, "faults")
+    counts = await page_counts(folder, "faults")
     extra = len(nginx.requests()) - keys
     kinds = ", ".join(f"{faults.count(kind)} {kind}" for kind in sorted(set(faults)))
     return [
         Row(
-            f"{keys:,} keys, a fault every {EVERY:.0f} s",
+            f"{keys:,} keys, a fault every {FAULT_EVERY_SECONDS:.0f} s",
             f"{kinds}; {seconds:.0f} s",
             "ends by itself",
             process.returncode == 0,
         ),
-        Row("every key stored once, its own body", shown(once), f"4 x {keys:,}", right(once, keys)),
+        Row("every key stored once, its own body", as_text(counts), f"4 x {keys:,}", each_key_once(counts, keys)),
         Row("shardcrawl audit", f"exit code {audit.returncode}", "clean", audit.returncode == 0),
         Row("extra requests", f"{extra:,} ({100 * extra / keys:.2f} %)", "2 % at most", extra <= allowed),
     ]
 
 
-async def _fault(choice: random.Random, victim: psutil.Process, folder: Path, thaws: list[asyncio.Task[None]]) -> str:
+async def _fault(choice: random.Random, victim: psutil.Process, folder: Path, resumes: list[asyncio.Task[None]]) -> str:
     kind = choice.choice(("killed", "frozen", "cut"))
     with contextlib.suppress(psutil.NoSuchProcess, OSError, asyncpg.PostgresError):
         if kind == "killed":
             victim.send_signal(signal.SIGKILL)
         elif kind == "frozen":
             victim.send_signal(signal.SIGSTOP)
-            thaws.append(asyncio.create_task(_thaw(victim, choice.uniform(*FROZEN))))
+            resumes.append(asyncio.create_task(_resume(victim, choice.uniform(*FREEZE_SECONDS))))
         else:
             async with asyncio.timeout(2.0):
                 await _cut(folder, redis=choice.random() < 0.5)
     return kind
 
 
-async def _thaw(victim: psutil.Process, seconds: float) -> None:
+async def _resume(victim: psutil.Process, seconds: float) -> None:
     await asyncio.sleep(seconds)
     with contextlib.suppress(psutil.NoSuchProcess):
         victim.send_signal(signal.SIGCONT)
 
 
 async def _cut(folder: Path, *, redis: bool) -> None:
-    """Cut every other connection that Redis, or Postgres, has."""
+    """Cut all connections to Redis, or to Postgres, but the one that asks for it."""
     services = running(folder / "data")
     if services is None:
         return
@@ -109,7 +109,7 @@ async def _cut(folder: Path, *, redis: bool) -> None:
 
 
 async def outage(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
-    """Postgres is gone for a minute in mid-run: a worker's memory, and what is fetched meanwhile."""
+    """Postgres is stopped for a minute in mid-run: a worker's memory, and how many keys are fetched meanwhile."""
     async with Embedded(folder / "redis", postgres=False) as redis:
         environ = {**os.environ, "SHARDCRAWL_ALLOW_PRIVATE": "127.0.0.0/8", "REDIS_URL": str(redis.services.redis_url)}
         postgres = Embedded(folder / "postgres", redis=False)
@@ -123,35 +123,40 @@ async def outage(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
-        asked = len(nginx.requests())
-        while len(nginx.requests()) - asked < keys // 4:
+        at_start = len(nginx.requests())
+        while len(nginx.requests()) - at_start < keys // 4:
             await asyncio.sleep(0.2)
-        worker = next(child for child in family(process.pid) if child.cmdline()[-1] == "worker-1")
+        worker = next(child for child in children(process.pid) if child.cmdline()[-1] == "worker-1")
         before = worker.memory_info().rss
         await postgres.__aexit__(None, None, None)
         await asyncio.sleep(5.0)
-        settled, most = len(nginx.requests()), before
-        ends = monotonic() + OUTAGE - 5.0
+        after_5_s, most = len(nginx.requests()), before
+        ends = monotonic() + OUTAGE_SECONDS - 5.0
         while monotonic() < ends:
             most = max(most, worker.memory_info().rss)
             await asyncio.sleep(0.5)
-        fetched = len(nginx.requests()) - settled
+        fetched = len(nginx.requests()) - after_5_s
         async with Embedded(folder / "postgres", redis=False):
             await process.communicate()
     grown = (most - before) / 1_000_000
     return [
-        Row(f"Postgres away for {OUTAGE:.0f} s: a worker's memory", f"{grown:+.1f} MB", "below +100 MB", grown < 100),
-        Row("requests from 5 s after it went until it came", f"{fetched:,}", "0", fetched == 0),
+        Row(
+            f"Postgres away for {OUTAGE_SECONDS:.0f} s: a worker's memory",
+            f"{grown:+.1f} MB",
+            "below +100 MB",
+            grown < 100,
+        ),
+        Row("requests from 5 s after it stopped until it started", f"{fetched:,}", "0", fetched == 0),
         Row("the run afterwards", f"exit code {process.returncode}", "ends by itself", process.returncode == 0),
     ]
 
 
 async def measure(keys: int) -> list[Row]:
-    """Both parts."""
+    """The rows of both parts."""
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     try:
         rows: list[Row] = []
-        for part, count in ((among_faults, keys), (outage, 40_000)):
+        for part, count in ((during_faults, keys), (outage, 40_000)):
             place = folder / part.__name__
             (place / "nginx").mkdir(parents=True)
             with Nginx(place / "nginx", size=4096, log=True) as nginx:

@@ -1,98 +1,64 @@
-"""`python -m ops.bench.first_light`: what the main job does on this machine, as one table.
+"""`python -m ops.bench.first_light`: speed, kills, rate and memory of whole runs on this machine, as one table.
 
-Each row is a whole `shardcrawl run` with embedded Redis and Postgres against nginx on the same machine, unless it says
-otherwise. Rates are of one run on a machine that may be busy with other things; the counts must always be right.
+Unless it says otherwise, a row is one `shardcrawl run` with embedded Redis and Postgres and nginx on the same machine.
+Rates may be lower when the machine does other things; the counts must always be right.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import psutil
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.status import counts as run_counts
 from crawler.local.embedded import Embedded
+from ops.bench.whole_run import (
+    Row,
+    as_text,
+    children,
+    corpus,
+    each_key_once,
+    page_counts,
+    peak_memory,
+    report,
+    result,
+    shardcrawl,
+)
 from ops.nginx import Nginx
 
 CONCURRENCY = 64
 BATCH_ROWS = 1000
-KILL_EVERY = 2.0
-ONCE = (
-    "select count(*) as keys, count(distinct digest) as digests, count(*) filter (where outcome = 'stored') as stored, "
-    "count(*) filter (where body->>'id' = split_part(key, '/item/', 2)) as right_id from pages where run_id = "
-    "(select run_id from runs where name = '{name}')"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table: what was done, what came out, and whether that is what was promised."""
-
-    what: str
-    figure: str
-    promised: str
-    held: bool
-
-
-async def shardcrawl(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
-    """Start a command with its data in `folder`."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "crawler",
-        *arguments,
-        "--data",
-        str(folder / "data"),
-        cwd=folder,
-        env={"SHARDCRAWL_RATE": "none", **os.environ, "SHARDCRAWL_ALLOW_PRIVATE": "127.0.0.0/8"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-
-
-async def answer(folder: Path, *arguments: str) -> Any:
-    """A command's JSON."""
-    process = await shardcrawl(folder, *arguments, "--json")
-    out, _ = await process.communicate()
-    return json.loads(out)
+KILL_EVERY_SECONDS = 2.0
 
 
 async def speed(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
     """A run of `keys` keys by 2 workers, and the same run again when it is complete."""
     urls = corpus(folder, "speed", nginx.url, keys)
-    end = await answer(folder, "run", urls, "--workers", "2")
+    end = await result(folder, "run", urls, "--workers", "2")
     rate = keys / end["seconds"]
-    once = await rows_of(folder, "speed")
-    asked = len(nginx.requests())
+    counts = await page_counts(folder, "speed")
+    requests = len(nginx.requests())
     began = monotonic()
-    again = await answer(folder, "run", urls, "--workers", "2")
+    again = await result(folder, "run", urls, "--workers", "2")
     seconds = monotonic() - began
     return [
-        Row(f"{keys:,} keys, 2 workers", f"{rate:,.0f} keys/s, {asked:,} requests", "5,000 keys/s", rate >= 5000),
-        Row("every key stored once, its own body", shown(once), f"4 x {keys:,}", right(once, keys)),
+        Row(f"{keys:,} keys, 2 workers", f"{rate:,.0f} keys/s, {requests:,} requests", "5,000 keys/s", rate >= 5000),
+        Row("every key stored once, its own body", as_text(counts), f"4 x {keys:,}", each_key_once(counts, keys)),
         Row(
             "the complete run again",
-            f"{len(nginx.requests()) - asked} requests, {seconds:.1f} s",
+            f"{len(nginx.requests()) - requests} requests, {seconds:.1f} s",
             "0 requests, 5 s",
-            len(nginx.requests()) == asked and seconds < 5 and again["outcomes"]["stored"] == keys,
+            len(nginx.requests()) == requests and seconds < 5 and again["outcomes"]["stored"] == keys,
         ),
     ]
 
@@ -106,8 +72,8 @@ async def killed(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
     kills: list[str] = []
     began = monotonic()
     while not waiting.done():
-        await asyncio.wait([waiting], timeout=KILL_EVERY)
-        victims = [] if waiting.done() else family(running.pid)
+        await asyncio.wait([waiting], timeout=KILL_EVERY_SECONDS)
+        victims = [] if waiting.done() else children(running.pid)
         if victims:
             victim = choice.choice(victims)
             kills.append(victim.name())
@@ -115,21 +81,21 @@ async def killed(folder: Path, nginx: Nginx, keys: int) -> list[Row]:
     seconds = monotonic() - began
     extra = len(nginx.requests()) - before - keys
     allowed = len(kills) * (2 * CONCURRENCY + 2 * BATCH_ROWS)
-    once = await rows_of(folder, "killed")
+    counts = await page_counts(folder, "killed")
     return [
         Row(
-            f"{keys:,} keys, kill -9 every {KILL_EVERY:.0f} s",
+            f"{keys:,} keys, kill -9 every {KILL_EVERY_SECONDS:.0f} s",
             f"{len(kills)} kills, {seconds:.0f} s, exit code {running.returncode}",
             "ends by itself",
             running.returncode == 0,
         ),
-        Row("every key stored once, its own body", shown(once), f"4 x {keys:,}", right(once, keys)),
+        Row("every key stored once, its own body", as_text(counts), f"4 x {keys:,}", each_key_once(counts, keys)),
         Row("extra requests", f"{extra:,}", f"{allowed:,} at most", extra <= allowed),
     ]
 
 
 async def several(folder: Path, nginx: Nginx) -> list[Row]:
-    """50 keys a request in one shard: as few requests as there can be."""
+    """50 keys a request: nearly as few requests as possible."""
     keys = 20_000
     before = len(nginx.requests())
     (folder / "ids.txt").write_text("".join(f"id-{number}\n" for number in range(keys)))
@@ -137,15 +103,15 @@ async def several(folder: Path, nginx: Nginx) -> list[Row]:
         f'[run]\nname = "batch"\nworkers = 2\n[source]\npath = "ids.txt"\n[request]\n'
         f'url = "{nginx.url}/batch?ids={{keys}}"\nkeys_per_request = 50\nallow_private = ["127.0.0.0/8"]\n'
     )
-    end = await answer(folder, "run", "batch.toml")
-    asked = len(nginx.requests()) - before
+    end = await result(folder, "run", "batch.toml")
+    requests = len(nginx.requests()) - before
     blocks = -(-keys // 500)
     return [
         Row(
             f"{keys:,} keys, 50 a request",
-            f"{asked:,} requests, {end['outcomes']['stored']:,} stored",
+            f"{requests:,} requests, {end['outcomes']['stored']:,} stored",
             f"{keys // 50:,} and at most one part-filled a block",
-            keys // 50 <= asked <= keys // 50 + 2 * blocks and end["outcomes"]["stored"] == keys,
+            keys // 50 <= requests <= keys // 50 + 2 * blocks and end["outcomes"]["stored"] == keys,
         )
     ]
 
@@ -153,10 +119,10 @@ async def several(folder: Path, nginx: Nginx) -> list[Row]:
 async def rate(folder: Path, nginx: Nginx) -> list[Row]:
     """2,000 requests at 200/s by 4 workers, as the upstream's own log counts them."""
     before = len(nginx.requests())
-    end = await answer(folder, "run", corpus(folder, "rate", nginx.url, 2000), "--workers", "4", "--rate", "200")
-    seen = sorted(at for at, _ in nginx.requests()[before:])
-    found = (len(seen) - 1) / (seen[-1] - seen[0])
-    worst = max(sum(1 for at in seen if start <= at < start + 1) for start in seen)
+    end = await result(folder, "run", corpus(folder, "rate", nginx.url, 2000), "--workers", "4", "--rate", "200")
+    times = sorted(at for at, _ in nginx.requests()[before:])
+    found = (len(times) - 1) / (times[-1] - times[0])
+    worst = max(sum(1 for at in times if start <= at < start + 1) for start in times)
     return [
         Row(
             "--rate 200, 4 workers, 2,000 requests",
@@ -172,7 +138,7 @@ async def memory(folder: Path) -> list[Row]:
     peaks: dict[int, float] = {}
     seconds: dict[int, float] = {}
     async with Embedded(folder / "plan") as embedded:
-        place = embedded.services
+        services = embedded.services
         for keys in (100_000, 5_000_000):
             path = folder / f"plan{keys}.txt"
             with path.open("w") as file:
@@ -182,11 +148,11 @@ async def memory(folder: Path) -> list[Row]:
             began = monotonic()
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "crawler", "coordinate", str(job)),
-                *("--redis", str(place.redis_url), "--database", str(place.database_url)),
+                *("--redis", str(services.redis_url), "--database", str(services.database_url)),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            peaks[keys] = await _planned(str(place.redis_url), f"plan{keys}", process.pid)
+            peaks[keys] = await _peak_after_planning(str(services.redis_url), f"plan{keys}", process.pid)
             seconds[keys] = monotonic() - began
             process.send_signal(signal.SIGINT)
             await process.wait()
@@ -203,14 +169,14 @@ async def memory(folder: Path) -> list[Row]:
     ]
 
 
-async def _planned(redis: str, name: str, pid: int) -> float:
-    """The peak memory (MB) of the coordinator under `pid` once it has planned everything."""
+async def _peak_after_planning(redis: str, name: str, pid: int) -> float:
+    """Wait until the command `pid` has planned all keys, and return the peak memory (MB) of its coordinator."""
     client = connect(redis)
     try:
         while True:
             await asyncio.sleep(0.1)
             record = await Runs(client).find(name)
-            if record is not None and (await counts(client, record)).exhausted:
+            if record is not None and (await run_counts(client, record)).exhausted:
                 break
     finally:
         await client.aclose()
@@ -218,45 +184,8 @@ async def _planned(redis: str, name: str, pid: int) -> float:
     return peak_memory(child.pid)
 
 
-def peak_memory(pid: int) -> float:
-    """The most memory that a process ever had, in MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1000
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """A run's workers, coordinator, Redis and Postgres."""
-    try:
-        return psutil.Process(pid).children()
-    except psutil.NoSuchProcess:
-        return []
-
-
-def corpus(folder: Path, name: str, url: str, keys: int) -> str:
-    """A file of URLs; its path."""
-    path = folder / f"{name}.txt"
-    with path.open("w") as file:
-        file.writelines(f"{url}/item/{number}\n" for number in range(keys))
-    return str(path)
-
-
-async def rows_of(folder: Path, name: str) -> dict[str, int]:
-    """What Postgres has of a run."""
-    return dict((await answer(folder, "sql", ONCE.format(name=name)))[0])
-
-
-def right(once: dict[str, int], keys: int) -> bool:
-    """Whether every key is there once with its own body."""
-    return set(once.values()) == {keys}
-
-
-def shown(once: dict[str, int]) -> str:
-    """The counts in a row."""
-    return ", ".join(f"{name} {count:,}" for name, count in once.items())
-
-
 async def measure(parts: list[str], keys: int) -> list[Row]:
-    """The rows of the parts asked for."""
+    """The rows of these parts."""
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     rows: list[Row] = []
     try:
@@ -285,17 +214,6 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=200_000)
     arguments = parser.parse_args()
     sys.exit(report(asyncio.run(measure(arguments.parts or parts, arguments.keys))))
-
-
-def report(rows: list[Row]) -> int:
-    """Print the rows as a table; 1 when a promise did not hold, else 0."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("what", "measured", "promised", "held"):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(row.what, row.figure, row.promised, "yes" if row.held else "NO")
-    Console(width=140).print(table)
-    return 0 if all(row.held for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m ops.bench.footprint`: what a key costs in Redis and in Postgres, in bytes; the plan in README.md uses it.
+"""`python -m ops.bench.footprint`: how many bytes a key takes in Redis and in Postgres. README.md plans with them.
 
-A coordinator plans a corpus alone, then a run of it ends. Prints a table and writes footprint.json.
+First a coordinator alone plans a corpus, then workers complete the run. Prints a table and writes footprint.json.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rich.table import Table
 from coordinator.errors import ShardcrawlError
 from coordinator.redis.connection import connect
 from ops.bench import watch
-from ops.bench.arena import Arena, arena, upstream
+from ops.bench.arena import Arena, open_arena, serve_upstream
 from ops.bench.planning import planned
 
 HERE = Path(__file__).parent
-SIZES = (300, 5_000)
+BODY_SIZES = (300, 5_000)
 NAME = "footprint"
-MOST_SECONDS = 600.0
-PLANNED_WITHIN = 120.0
+DEADLINE_SECONDS = 600.0
+PLANNING_DEADLINE_SECONDS = 120.0
 TABLES = """
 SELECT sum(pg_table_size(relid))::float8 AS rows, sum(pg_indexes_size(relid))::float8 AS indexes
 FROM pg_partition_tree('pages')
@@ -41,8 +41,8 @@ FROM pg_partition_tree('pages')
 class Footprint:
     """Bytes for each key of a run with bodies of `size` bytes; `planned` is how many keys a second were planned.
 
-    `queued` and `done` are Redis' memory for a key that waits and for one that is over, `log` its append-only file,
-    `rows`, `index` and `wal` what Postgres writes: the table with its compressed bodies, its primary key, its log.
+    `queued` and `done` are the memory of Redis for a key in the queue and for a done one, `log` its append-only file.
+    `rows` is the table with compressed bodies in Postgres, `index` its primary key, `wal` its write-ahead log.
     """
 
     size: int
@@ -57,28 +57,28 @@ class Footprint:
 
 
 async def measure(keys: int) -> list[Footprint]:
-    """A run for each size of bodies."""
+    """One run for each size of bodies."""
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     try:
-        async with arena(folder) as ground:
-            return [await _footprint(ground, size, keys) for size in SIZES]
+        async with open_arena(folder) as arena:
+            return [await _footprint(arena, size, keys) for size in BODY_SIZES]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _footprint(ground: Arena, size: int, keys: int) -> Footprint:
-    await ground.clear()
-    client = connect(ground.redis)
-    connection = await asyncpg.connect(ground.database)
+async def _footprint(arena: Arena, size: int, keys: int) -> Footprint:
+    await arena.clear()
+    client = connect(arena.redis)
+    connection = await asyncpg.connect(arena.database)
     try:
-        with upstream(ground.folder, size) as at:
-            job = _job(ground.folder, at.url, keys)
+        with serve_upstream(arena.folder, size) as upstream:
+            job = _job(arena.folder, upstream.url, keys)
             memory, log = await _memory(client), await _log(client)
-            speed = (await planned(ground, job, NAME, most_seconds=PLANNED_WITHIN)).planned
+            speed = (await planned(arena, job, NAME, deadline_seconds=PLANNING_DEADLINE_SECONDS)).planned
             queued = await _memory(client) - memory
             begin = await connection.fetchval("SELECT pg_current_wal_lsn()")
             command = ["crawler", "run", str(job)]
-            await asyncio.to_thread(watch.run, command, ground.environ, ground.folder, most_seconds=MOST_SECONDS)
+            await asyncio.to_thread(watch.run, command, arena.environ, arena.folder, deadline_seconds=DEADLINE_SECONDS)
         wal = float(await connection.fetchval("SELECT pg_current_wal_lsn() - $1::pg_lsn", begin))
         stored = await connection.fetchrow(TABLES)
         assert stored is not None

@@ -1,8 +1,8 @@
-"""`python -m ops.bench.growth`: does a run stay as fast and as small as it began, whatever the corpus's size?
+"""`python -m ops.bench.growth`: do speed and memory of a run stay the same from its first key to its last?
 
-Whole runs of 2 workers with bodies of 0.3 KB, sampled all the time; then each again, planned again over a full done
-set, and one that is interrupted half-way. Every run must pass `shardcrawl audit`. Prints a table, writes growth.json
-and growth.png, and exits with 1 when a promise does not hold.
+Whole runs of 2 workers with bodies of 0.3 KB, which are sampled; then each of them again when it is complete, again
+with a full done set to plan over, and one that is interrupted half-way. Every run must pass `shardcrawl audit`. Prints
+a table, writes growth.json and growth.png, and exits with 1 when a promise does not hold.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from coordinator.redis.connection import connect
 from coordinator.status import counts
 from crawler.store.queries import query
 from ops.bench import watch
-from ops.bench.arena import Arena, arena, machine, upstream
+from ops.bench.arena import Arena, machine, open_arena, serve_upstream
 from ops.bench.drawing import draw_growth
-from ops.bench.first_light import Row, report
 from ops.bench.planning import planned
 from ops.bench.sampling import Sample, back_at, rates, sampled, slope, spread, tenth
+from ops.bench.whole_run import Row, report
 
 HERE = Path(__file__).parent
-SIZE = 300
+BODY_BYTES = 300
 NAME = "growth"
-EVERY = 2.0
-RESUMED_EVERY = 0.1
-MOST_SECONDS = 600.0
+SAMPLE_SECONDS = 2.0
+RESUMED_SAMPLE_SECONDS = 0.1
+DEADLINE_SECONDS = 600.0
 
-STEADY = 0.05
-FLAT = 0.10
-DONE_BYTES = 12.0
-# What waits in the queue: 300,000 keys of 36 characters, 39 bytes each as measured by `footprint`, and what Redis keeps
-# for its clients and its log's rewrite.
+MAX_SLOWDOWN = 0.05
+MAX_MEMORY_CHANGE = 0.10
+DONE_KEY_BYTES = 12.0
+# A full queue: 300,000 keys of 36 characters, 39 bytes each as `footprint` measured; and what Redis needs for its
+# clients and to rewrite its log.
 QUEUE_BYTES = 300_000 * 39 + 16_000_000
-PLANNED = 300_000
-BACK_WITHIN = 3.0
-BACK_AT = 0.9
+PLANNED_KEYS_PER_SECOND = 300_000
+RESUMED_WITHIN_SECONDS = 3.0
+RESUMED_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One run; `empty` is what Redis took before it (bytes), `left` after it."""
+    """One run; `empty` is the memory of Redis before it, `left` that after it, in bytes."""
 
     keys: int
     samples: list[Sample]
@@ -62,51 +62,53 @@ class Growth:
 
 
 async def measure(sizes: Sequence[int], console: Console) -> tuple[list[Row], list[Growth]]:
-    """The rows of the table, and the runs behind them."""
+    """The rows of the table, and the runs that they are about."""
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     rows: list[Row] = []
     grown: list[Growth] = []
     try:
-        with upstream(folder, SIZE) as at:
-            async with arena(folder) as ground:
+        with serve_upstream(folder, BODY_BYTES) as upstream:
+            async with open_arena(folder) as arena:
                 for keys in sizes:
-                    job = _job(folder, at.url, keys)
+                    job = _job(folder, upstream.url, keys)
                     console.print(f"{keys:,} keys", highlight=False)
-                    grown.append(await _run(ground, job, keys))
+                    grown.append(await _run(arena, job, keys))
                     rows += _promises(grown[-1])
-                    rows.append(await _rerun(ground, job, keys))
-                    rows += await _again(ground, job)
-                rows.append(await _resumed(ground, _job(folder, at.url, sizes[0]), sizes[0]))
-                rows.append(await _planned(ground, _job(folder, at.url, sizes[-1], high_water=10**9), sizes[-1]))
+                    rows.append(await _rerun(arena, job, keys))
+                    rows += await _again(arena, job)
+                rows.append(await _resumed(arena, _job(folder, upstream.url, sizes[0]), sizes[0]))
+                rows.append(await _planned(arena, _job(folder, upstream.url, sizes[-1], high_water=10**9), sizes[-1]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return rows, grown
 
 
-async def _run(ground: Arena, job: Path, keys: int) -> Growth:
-    await ground.clear()
-    empty = await _memory(ground)
-    samples = await sampled(ground, ["run", str(job)], NAME, every=EVERY)
-    await _audit(ground)
-    return Growth(keys, samples, empty, await _memory(ground))
+async def _run(arena: Arena, job: Path, keys: int) -> Growth:
+    await arena.clear()
+    empty = await _memory(arena)
+    samples = await sampled(arena, ["run", str(job)], NAME, every=SAMPLE_SECONDS)
+    await _audit(arena)
+    return Growth(keys, samples, empty, await _memory(arena))
 
 
 def _promises(run: Growth) -> list[Row]:
-    """Whether the run's speed and its memory stayed what they were."""
+    """Whether speed and memory of the run stayed the same."""
     speeds = rates(run.samples, run.keys)
     if not speeds:
-        raise watch.ContenderFailed(f"a run of {run.keys:,} keys is over before it was looked at: give more --keys")
+        raise watch.ContenderFailed(f"a run of {run.keys:,} keys is over before the first sample: give more --keys")
     first, last = tenth(speeds, 2), tenth(speeds, 10)
     key_bytes = (run.left - run.empty) / run.keys
-    beside = max(sample.redis - run.empty - DONE_BYTES * sample.done for sample in run.samples)
+    beside = max(sample.redis - run.empty - DONE_KEY_BYTES * sample.done for sample in run.samples)
     rows = [
         Row(
             f"{run.keys:,} keys: speed in the second and the last tenth",
             f"{first:,.0f} and {last:,.0f} keys/s ({last / first - 1:+.1%}; trend {slope(speeds):+.1%})",
-            f"at most {STEADY:.0%} slower",  # faster it gets: the planner leaves its core to the workers
-            last / first - 1 >= -STEADY,
+            f"at most {MAX_SLOWDOWN:.0%} slower",  # it becomes faster when the planner has ended and its core is free
+            last / first - 1 >= -MAX_SLOWDOWN,
         ),
-        Row("Redis, a key that is done", f"{key_bytes:.1f} bytes", f"{DONE_BYTES:.0f}", key_bytes <= DONE_BYTES),
+        Row(
+            "Redis, a key that is done", f"{key_bytes:.1f} bytes", f"{DONE_KEY_BYTES:.0f}", key_bytes <= DONE_KEY_BYTES
+        ),
         Row(
             "Redis beside that, at most",
             f"{beside / 1e6:.1f} MB",
@@ -119,75 +121,80 @@ def _promises(run: Growth) -> list[Row]:
         rows.append(
             Row(
                 f"memory of {who} after the first tenth",
-                f"{begin:.0f} MB, later {least:.0f} to {most:.0f}",
-                f"within {FLAT:.0%}",
-                begin * (1 - FLAT) <= least and most <= begin * (1 + FLAT),
+                f"{begin:.0f} MB, then {least:.0f} to {most:.0f}",
+                f"within {MAX_MEMORY_CHANGE:.0%}",
+                begin * (1 - MAX_MEMORY_CHANGE) <= least and most <= begin * (1 + MAX_MEMORY_CHANGE),
             )
         )
     return rows
 
 
-async def _rerun(ground: Arena, job: Path, keys: int) -> Row:
-    """The complete run once more, from the command's start to its end."""
-    spent = await asyncio.to_thread(_shardcrawl, ground, "run", str(job))
+async def _rerun(arena: Arena, job: Path, keys: int) -> Row:
+    """Start the complete run once more; the time is that of the whole command."""
+    spent = await asyncio.to_thread(_shardcrawl, arena, "run", str(job))
     rate = keys / spent.seconds
-    said = f"{rate:,.0f} keys/s ({spent.seconds:.1f} s for the whole command)"
-    return Row("the complete run again", said, f"{PLANNED:,} keys/s", rate >= PLANNED)
+    figure = f"{rate:,.0f} keys/s ({spent.seconds:.1f} s for the whole command)"
+    return Row("the complete run again", figure, f"{PLANNED_KEYS_PER_SECOND:,} keys/s", rate >= PLANNED_KEYS_PER_SECOND)
 
 
-async def _again(ground: Arena, job: Path) -> list[Row]:
-    """Postgres has every key, Redis none: the done set is rebuilt, the source planned again, and nothing fetched."""
-    connection = await asyncpg.connect(ground.database)
+async def _again(arena: Arena, job: Path) -> list[Row]:
+    """Postgres has all keys, Redis is empty: the done set is rebuilt, the source planned again, nothing is fetched."""
+    connection = await asyncpg.connect(arena.database)
     try:  # as `shardcrawl retry` leaves a run that was complete
         await connection.execute(query("reopen-run"), await connection.fetchval("SELECT run_id FROM runs"))
     finally:
         await connection.close()
-    client = connect(ground.redis)
+    client = connect(arena.redis)
     try:
         await client.flushall()
-        over = await planned(ground, job, NAME, most_seconds=MOST_SECONDS)
-        await asyncio.to_thread(_shardcrawl, ground, "run", str(job))
+        over = await planned(arena, job, NAME, deadline_seconds=DEADLINE_SECONDS)
+        await asyncio.to_thread(_shardcrawl, arena, "run", str(job))
         record = await Runs(client).find(NAME)
         assert record is not None
         end = await counts(client, record)
     finally:
         await client.aclose()
-    await _audit(ground)
+    await _audit(arena)
     return [
-        Row("its done set from Postgres", f"{over.remembered:,.0f} keys/s", "", True),
+        Row("its done set from Postgres", f"{over.rebuilt:,.0f} keys/s", "", True),
         Row(
             "planned again: finished keys skipped",
             f"{over.planned:,.0f} keys/s, {end.requests} requests",
-            f"{PLANNED:,} keys/s, 0 requests",
-            over.planned >= PLANNED and end.requests == 0 and end.published == 0,
+            f"{PLANNED_KEYS_PER_SECOND:,} keys/s, 0 requests",
+            over.planned >= PLANNED_KEYS_PER_SECOND and end.requests == 0 and end.published == 0,
         ),
     ]
 
 
-async def _resumed(ground: Arena, job: Path, keys: int) -> Row:
-    """A run that is interrupted when half of it is done, and started again."""
-    await ground.clear()
+async def _resumed(arena: Arena, job: Path, keys: int) -> Row:
+    """Interrupt a run when half of it is done, and start it again."""
+    await arena.clear()
     first = await sampled(
-        ground, ["run", str(job)], NAME, every=RESUMED_EVERY, until=lambda sample: sample.done * 2 >= keys
+        arena, ["run", str(job)], NAME, every=RESUMED_SAMPLE_SECONDS, until=lambda sample: sample.done * 2 >= keys
     )
-    whole = [sample for number, sample in enumerate(first) if number % round(1 / RESUMED_EVERY) == 0]
+    whole = [sample for number, sample in enumerate(first) if number % round(1 / RESUMED_SAMPLE_SECONDS) == 0]
     before = median(rates(whole, keys))
-    back = back_at(await sampled(ground, ["run", str(job)], NAME, every=RESUMED_EVERY), BACK_AT * before)
-    await _audit(ground)
-    said = "never" if back is None else f"after {back:.1f} s"
+    back = back_at(await sampled(arena, ["run", str(job)], NAME, every=RESUMED_SAMPLE_SECONDS), RESUMED_SHARE * before)
+    await _audit(arena)
+    figure = "never" if back is None else f"after {back:.1f} s"
     return Row(
         f"interrupted half-way at {before:,.0f} keys/s, started again",
-        f"{BACK_AT:.0%} of that {said}",
-        f"{BACK_WITHIN:.0f} s",
-        back is not None and back <= BACK_WITHIN,
+        f"{RESUMED_SHARE:.0%} of that {figure}",
+        f"{RESUMED_WITHIN_SECONDS:.0f} s",
+        back is not None and back <= RESUMED_WITHIN_SECONDS,
     )
 
 
-async def _planned(ground: Arena, job: Path, keys: int) -> Row:
-    """The planner by itself: no worker takes CPU, and the queue takes the whole corpus."""
-    await ground.clear()
-    rate = (await planned(ground, job, NAME, most_seconds=MOST_SECONDS)).planned
-    return Row(f"planning {keys:,} keys", f"{rate:,.0f} keys/s", f"{PLANNED:,} keys/s", rate >= PLANNED)
+async def _planned(arena: Arena, job: Path, keys: int) -> Row:
+    """The planner alone: no worker uses CPU, and the queue has room for the whole corpus."""
+    await arena.clear()
+    rate = (await planned(arena, job, NAME, deadline_seconds=DEADLINE_SECONDS)).planned
+    return Row(
+        f"planning {keys:,} keys",
+        f"{rate:,.0f} keys/s",
+        f"{PLANNED_KEYS_PER_SECOND:,} keys/s",
+        rate >= PLANNED_KEYS_PER_SECOND,
+    )
 
 
 def _job(folder: Path, url: str, keys: int, high_water: int = 300_000) -> Path:
@@ -202,17 +209,17 @@ def _job(folder: Path, url: str, keys: int, high_water: int = 300_000) -> Path:
     return job
 
 
-def _shardcrawl(ground: Arena, *arguments: str) -> watch.Spent:
-    return watch.run(["crawler", *arguments], ground.environ, ground.folder, most_seconds=MOST_SECONDS)
+def _shardcrawl(arena: Arena, *arguments: str) -> watch.Spent:
+    return watch.run(["crawler", *arguments], arena.environ, arena.folder, deadline_seconds=DEADLINE_SECONDS)
 
 
-async def _audit(ground: Arena) -> None:
-    """Raises ContenderFailed when source, Postgres and Redis do not agree."""
-    await asyncio.to_thread(_shardcrawl, ground, "audit", NAME)
+async def _audit(arena: Arena) -> None:
+    """Run `shardcrawl audit`. Raises ContenderFailed when source, Postgres and Redis do not agree."""
+    await asyncio.to_thread(_shardcrawl, arena, "audit", NAME)
 
 
-async def _memory(ground: Arena) -> int:
-    client = connect(ground.redis)
+async def _memory(arena: Arena) -> int:
+    client = connect(arena.redis)
     try:
         return int((await client.info("memory"))["used_memory"])
     finally:

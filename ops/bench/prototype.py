@@ -1,8 +1,8 @@
-"""`python -m ops.bench.prototype`: the limit. The bare path of a key, with none of the promises kept.
+"""`python -m ops.bench.prototype`: the limit. Only the path of a key, without any of shardcrawl's promises.
 
-Blocks from a stream in Redis -> pyreqwest -> orjson -> COPY into Postgres under a primary key -> ack, in processes that
-know nothing of each other. No retries, no limiter, no leases, no done set, no address check: a worker that dies takes
-its blocks with it. What shardcrawl is slower than this, its promises cost.
+Blocks from a stream in Redis -> pyreqwest -> orjson -> COPY into Postgres with a primary key -> acknowledge, in
+independent processes. No retries, no limiter, no leases, no done set, no address check: when a worker dies, its blocks
+are lost. The difference in speed between this and shardcrawl is the cost of the promises.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ BATCH_ROWS = 1000
 BATCH_BYTES = 8 * 1024 * 1024
 SEND_PIECES = 400
 READ_BYTES = 64 * 1024
-MOST_BODY = 16 * 1024 * 1024
+MAX_BODY_BYTES = 16 * 1024 * 1024
 TABLE = "CREATE TABLE pages (digest bytea PRIMARY KEY, url text, status smallint, fetched_at timestamptz, body jsonb)"
 COLUMNS = ("digest", "url", "status", "fetched_at", "body")
-# Postgres' binary COPY: signature; for each row the number of fields, for each field its length and bytes.
+# Postgres' binary COPY: the signature, then for each row the number of fields, for each field its length and bytes.
 SIGNATURE, TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 HEAD = Struct(">hi16si")
 MIDDLE = Struct(">ihiqib")
-POSTGRES_EPOCH = 946_684_800
+POSTGRES_EPOCH_SECONDS = 946_684_800
 
 
 @dataclass(slots=True)
 class Block:
-    """A claimed entry of the stream, with so many keys not committed yet."""
+    """A claimed entry of the stream, and how many of its keys are not committed yet."""
 
     entry: bytes
-    left: int
+    uncommitted: int
 
 
 async def publish(server: str, database: str, urls: Iterable[str]) -> None:
@@ -63,14 +63,14 @@ async def publish(server: str, database: str, urls: Iterable[str]) -> None:
     client = Redis.from_url(server)
     await client.delete(STREAM)
     await client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-    left = iter(urls)
-    while keys := list(islice(left, BLOCK_KEYS)):
+    rest = iter(urls)
+    while keys := list(islice(rest, BLOCK_KEYS)):
         await client.xadd(STREAM, {"keys": msgpack.packb(keys)})
     await client.aclose()
 
 
 class Worker:
-    """One process: 64 coroutines fetch while one commits."""
+    """One process: 64 coroutines fetch, and one of them commits."""
 
     def __init__(self, name: str, client: Client, redis: Redis, connection: asyncpg.Connection) -> None:
         self._name = name
@@ -96,8 +96,8 @@ class Worker:
             url, block = self._keys.popleft()
             async with self._client.get(url).streamed_read_buffer_limit(READ_BYTES).build_streamed() as response:
                 reader, status, pieces, size = response.body_reader, response.status, list[bytes](), 0
-                piece = await reader.read(READ_BYTES)  # it fills up to the amount: most bodies come in one
-                while piece is not None and size <= MOST_BODY:
+                piece = await reader.read(READ_BYTES)  # it reads up to this amount, so most bodies are one piece
+                while piece is not None and size <= MAX_BODY_BYTES:
                     pieces.append(piece.to_bytes())
                     size += len(piece)
                     piece = await reader.read_chunk() if size >= READ_BYTES else None
@@ -108,8 +108,8 @@ class Worker:
         async with self._claiming:
             if self._keys:
                 return True
-            answer: Any = await self._redis.xreadgroup(GROUP, self._name, {STREAM: ">"}, count=1)
-            for _, entries in answer:
+            streams: Any = await self._redis.xreadgroup(GROUP, self._name, {STREAM: ">"}, count=1)
+            for _, entries in streams:
                 for entry, fields in entries:
                     keys = msgpack.unpackb(fields[b"keys"])
                     block = Block(entry, len(keys))
@@ -121,7 +121,7 @@ class Worker:
         now = time()
         self.first = self.first or now
         name = url.encode()
-        at = round((now - POSTGRES_EPOCH) * 1_000_000)
+        at = round((now - POSTGRES_EPOCH_SECONDS) * 1_000_000)
         row = (HEAD.pack(5, 16, digest(url), len(name)), name, MIDDLE.pack(2, status, 8, at, len(body) + 1, 1), body)
         self._rows += row
         self._blocks.append(block)
@@ -134,10 +134,10 @@ class Worker:
         return len(self._blocks) >= BATCH_ROWS or self._bytes >= BATCH_BYTES
 
     async def _flush(self, *, rest: bool = False) -> None:
-        """Commit what is there, while the next batch fills; nobody goes on fetching when that is full too."""
+        """Commit the batch while the next one is filled. When that is full too, its coroutine waits here."""
         async with self._copying:
             if not (self._full or rest):
-                return  # another coroutine has committed it meanwhile
+                return  # another coroutine has committed it
             rows, self._rows = self._rows, []
             blocks, self._blocks = self._blocks, []
             self._bytes = 0
@@ -146,8 +146,8 @@ class Worker:
             self.last = time()
             done = []
             for block in blocks:
-                block.left -= 1
-                if not block.left:
+                block.uncommitted -= 1
+                if not block.uncommitted:
                     done.append(block.entry)
             if done:
                 pipeline = self._redis.pipeline()
@@ -164,7 +164,7 @@ async def _stream(rows: list[bytes]) -> AsyncIterator[bytes]:
 
 
 async def work(server: str, database: str, name: str, ca: bytes | None, http2: bool) -> None:
-    """Be one of the processes; say how it went as one line of JSON."""
+    """Run one of the processes, and print its report."""
     redis = Redis.from_url(server)
     connection = await asyncpg.connect(database)
     builder = ClientBuilder().no_proxy().pool_max_idle_per_host(CONCURRENCY).timeout(timedelta(seconds=30))
@@ -179,7 +179,7 @@ async def work(server: str, database: str, name: str, ca: bytes | None, http2: b
 
 
 def main() -> None:
-    """Publish the URLs, start the processes, and add up what they say."""
+    """Publish the URLs, start the processes, and print one report for all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("urls", type=Path)
     parser.add_argument("database")
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--ca", type=Path)
     parser.add_argument("--http2", action="store_true")
-    parser.add_argument("--worker", help="be the worker of this name")
+    parser.add_argument("--worker", help="run as the worker of this name")
     arguments = parser.parse_args()
     if arguments.worker:
         ca = arguments.ca and arguments.ca.read_bytes()

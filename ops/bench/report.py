@@ -1,4 +1,4 @@
-"""What a crawl says of itself when it ends, as one line of JSON on its standard output."""
+"""The result of a crawl, which it prints at its end as one line of JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Keys stored, when the first of their pages came, and when the last was committed, in seconds since 1970."""
+    """Keys stored, and when the first page came and the last one was committed, in seconds since 1970."""
 
     keys: int
     first: float
@@ -17,17 +17,17 @@ class Report:
 
     @property
     def line(self) -> str:
-        """As it is written."""
+        """The report as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str | bytes) -> Report:
-        """From what a process wrote."""
+        """Parse the output of a process."""
         return cls(**json.loads(text))
 
     @classmethod
     def merged(cls, reports: Iterable[Report]) -> Report:
-        """One report of several processes that worked together; some may have got nothing to do."""
+        """One report for several processes that worked together. Those that stored nothing are left out."""
         busy = [report for report in reports if report.keys]
         return cls(
             sum(report.keys for report in busy),

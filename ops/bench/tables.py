@@ -1,4 +1,4 @@
-"""The figures as tables for the terminal."""
+"""The figures of `compare` as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rich import box
 from rich.table import Table
 
 from ops.bench.contenders import SHARDCRAWL
-from ops.bench.trials import PARTS, Line, Promise, ratio
+from ops.bench.trials import PARTS, Figures, Promise, ratio
 
-VERDICTS = {True: "yes", False: "NO", None: "not judged"}
+HELD = {True: "yes", False: "NO", None: "not measured"}
 
 
-def table(lines: Sequence[Line]) -> Table:
-    """The one table; `ours is` says how many times as fast as that line shardcrawl is under the same circumstances."""
+def table(lines: Sequence[Figures]) -> Table:
+    """The table of figures. Column `ours is`: how many times as fast shardcrawl is in the same circumstances."""
     ours = {(line.part, line.circumstance): line for line in lines if line.contender == SHARDCRAWL.name}
     shown = Table(box=box.SIMPLE_HEAD, caption="medians; CPU seconds and memory of the contender's own processes")
     shown.add_column("", no_wrap=True)
@@ -40,11 +40,11 @@ def table(lines: Sequence[Line]) -> Table:
     return shown
 
 
-def verdicts(found: Sequence[Promise]) -> Table:
+def promise_table(found: Sequence[Promise]) -> Table:
     """The promises and whether they held."""
     shown = Table(box=box.SIMPLE_HEAD)
     for column in ("promise", "at least", "measured", "held"):
         shown.add_column(column)
     for promise in found:
-        shown.add_row(promise.what, promise.promised, promise.measured, VERDICTS[promise.held])
+        shown.add_row(promise.what, promise.promised, promise.measured, HELD[promise.held])
     return shown

@@ -1,4 +1,4 @@
-"""Run a command and measure what its processes take: wall time, CPU, memory."""
+"""Run a command and measure wall time, CPU and memory of its processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import psutil
 
 from coordinator.errors import ShardcrawlError
 
-LOOK_EVERY = 0.5
+POLL_SECONDS = 0.5
 
 
 class ContenderFailed(ShardcrawlError):
-    """A contender ended with an error, took too long, or stored something else than it was told to."""
+    """A contender ended with an error, took too long, or did not store what it should."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """One command: wall and CPU seconds of it and all its descendants, and the most memory (MB) they held together."""
+    """Wall and CPU seconds of a command with all its descendants, and the most memory (MB) that they had together."""
 
     out: str
     seconds: float
@@ -38,13 +38,13 @@ def run(
     environ: Mapping[str, str],
     folder: Path,
     *,
-    most_seconds: float,
-    look_every: float = LOOK_EVERY,
+    deadline_seconds: float,
+    poll_seconds: float = POLL_SECONDS,
 ) -> Spent:
-    """Run `python -m ARGUMENTS` to its end. CPU is the kernel's own sum of all descendants that were waited for.
+    """Run `python -m ARGUMENTS` to its end. CPU is the kernel's sum over all descendants that were waited for.
 
-    Memory is looked at every so many seconds; each look goes through all processes of the machine, which takes CPU too.
-    Raises ContenderFailed when it fails or is not over after `most_seconds`.
+    Memory is read every `poll_seconds`; each time goes through all processes of the machine, which takes CPU too.
+    Raises ContenderFailed when it fails or has not ended after `deadline_seconds`.
     """
     what = arguments[0]
     out, err = folder / "out.txt", folder / "err.txt"
@@ -63,12 +63,12 @@ def run(
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            if monotonic() - began > most_seconds:
+            if monotonic() - began > deadline_seconds:
                 end(root)
                 process.returncode = os.wait4(process.pid, 0)[1]
-                raise ContenderFailed(f"{what} is not over after {most_seconds:.0f} s; it said: {_last_words(err)}")
+                raise ContenderFailed(f"{what} is not over after {deadline_seconds:.0f} s; it said: {_last_words(err)}")
             most = max(most, memory(root))
-            sleep(look_every)
+            sleep(poll_seconds)
         seconds = monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -77,7 +77,7 @@ def run(
 
 
 def stop_on_sigterm() -> None:
-    """Take SIGTERM as Ctrl-C: servers stop, and the folder goes."""
+    """Handle SIGTERM like Ctrl-C, so that servers are stopped and the folder is removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -96,7 +96,7 @@ def memory(root: psutil.Process) -> int:
 
 
 def cpu(roots: Sequence[int]) -> float:
-    """CPU seconds so far of these processes and their descendants, ended ones included."""
+    """CPU seconds so far of these processes and their descendants, including ended ones."""
     total = 0.0
     for pid in roots:
         with suppress(psutil.Error):
@@ -109,7 +109,7 @@ def cpu(roots: Sequence[int]) -> float:
 
 
 def end(root: psutil.Process) -> None:
-    """SIGKILL for a process that we started, and all its descendants."""
+    """Send SIGKILL to a process that we started, and to all its descendants."""
     with suppress(psutil.Error):
         for process in (root, *root.children(recursive=True)):
             with suppress(psutil.Error):

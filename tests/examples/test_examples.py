@@ -1,17 +1,15 @@
-"""Every example does what its README says, by the commands that its README shows."""
+"""Every example does what its README says, with the commands that its README shows."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import pytest
-from redis.asyncio import Redis
 
 from crawler.sample.upstream import Upstream
 from tests.live.shell import Shell
@@ -19,12 +17,12 @@ from tests.live.shell import Shell
 pytestmark = pytest.mark.anyio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HERE = "127.0.0.1:8077"  # where the examples expect the sample upstream
-FROM_THE_JOB = {"SHARDCRAWL_RATE": "", "SHARDCRAWL_ALLOW_PRIVATE": ""}
+ADDRESS_IN_EXAMPLES = "127.0.0.1:8077"  # of the sample upstream
+SETTINGS_OF_THE_JOB = {"SHARDCRAWL_RATE": "", "SHARDCRAWL_ALLOW_PRIVATE": ""}
 
 
 class Example:
-    """The commands of one example's README, on real servers, with `upstream` in the place of port 8077."""
+    """Runs the commands of one example's README on real servers, with the test's upstream instead of port 8077."""
 
     def __init__(self, shell: Shell, environ: dict[str, str]) -> None:
         self._shell = shell
@@ -35,7 +33,7 @@ class Example:
         folder = self._shell.folder
         shutil.copytree(EXAMPLES / name, folder, dirs_exist_ok=True)
         for path in (folder / "job.toml", *folder.glob("urls.txt")):
-            path.write_text(path.read_text().replace(HERE, upstream.url.removeprefix("http://")))
+            path.write_text(path.read_text().replace(ADDRESS_IN_EXAMPLES, upstream.url.removeprefix("http://")))
         commands = re.findall(r"^shardcrawl (.+)$", (EXAMPLES / name / "README.md").read_text(), re.MULTILINE)
         assert [command.split()[0] for command in commands[:3]] == ["check", "run", "sql"]
         for command in commands:
@@ -53,10 +51,8 @@ class Example:
 
 
 @pytest.fixture
-async def example(tmp_path: Path, redis: Redis, redis_url: str, database: str) -> AsyncIterator[Example]:
-    shell = Shell(tmp_path)
-    yield Example(shell, {**FROM_THE_JOB, "REDIS_URL": redis_url, "DATABASE_URL": database})
-    await shell.sweep()
+def example(shell: Shell, environ: dict[str, str]) -> Example:
+    return Example(shell, {**SETTINGS_OF_THE_JOB, **environ})
 
 
 def test_every_example_is_listed_and_tested() -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 
 from tests.faults import table
 from tests.faults.crawl import Crawl
@@ -18,13 +17,6 @@ from tests.servers.own_servers import SmallDisk
 
 
 @pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    await shell.sweep()
-
-
-@pytest.fixture
 async def upstream() -> AsyncIterator[Disturbed]:
     async with Disturbed() as upstream:
         yield upstream
@@ -32,26 +24,25 @@ async def upstream() -> AsyncIterator[Disturbed]:
 
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Callable[[Row], None]:
-    return lambda row: record_property(table.FAULT, row.packed())
+    """Add a row to the table that is printed after all tests."""
+    return lambda row: record_property(table.FAULT, row.as_property())
 
 
 @pytest.fixture
 def embedded_crawl(shell: Shell, upstream: Disturbed, report: Callable[[Row], None]) -> Crawl:
-    """A run that starts Redis and Postgres by itself."""
+    """A run that starts Redis and Postgres itself."""
     return Crawl(shell, upstream, report)
 
 
 @pytest.fixture
-def crawl(
-    shell: Shell, upstream: Disturbed, report: Callable[[Row], None], redis: Redis, redis_url: str, database: str
-) -> Crawl:
-    """A run on the session's Redis and Postgres, where a test can reach both."""
-    return Crawl(shell, upstream, report, {"REDIS_URL": redis_url, "DATABASE_URL": database})
+def crawl(shell: Shell, upstream: Disturbed, report: Callable[[Row], None], environ: dict[str, str]) -> Crawl:
+    """A run on the session's Redis and Postgres, which a test can connect to."""
+    return Crawl(shell, upstream, report, environ)
 
 
 @pytest.fixture
 async def small_disk(tmp_path: Path) -> AsyncIterator[SmallDisk]:
-    """A disk that a test may fill; only root may mount one."""
+    """A disk of 48 MB that a test may fill. Skips the test where this process may not mount one: only root may."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=48m,mode=0755", "tmpfs", str(path)]
@@ -67,11 +58,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rows = [
         row
         for outcome in ("passed", "failed", "xfailed")
-        for found in terminalreporter.getreports(outcome)
-        if found.when == "call"
-        for row in table.rows_of(found.user_properties)
+        for done in terminalreporter.getreports(outcome)
+        if done.when == "call"
+        for row in table.rows_of(done.user_properties)
     ]
     if rows:
         terminalreporter.section("faults")
-        for line in table.lines(rows):
+        for line in table.table_lines(rows):
             terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""A process dies, as in a power cut, at every step of the protocol; nothing is lost, nothing is doubled."""
+"""A process is killed at every failpoint: nothing is lost, and nothing is stored twice."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import signal
 import pytest
 
 from coordinator import failpoints
-from tests.conftest import eventually
 from tests.faults.crawl import IN_HAND, KEYS, Crawl
 from tests.live.shell import kill_tree
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 PLANNER = ("read", "published")
 OPENING = ("made", "rebuilt")
 WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING)
-PLACES = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
+DEATHS = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
 QUICK = ("published", "committed")
 
 
 @pytest.mark.parametrize(
-    ("who", "step"), [pytest.param(*place, marks=() if place[1] in QUICK else pytest.mark.slow) for place in PLACES]
+    ("who", "step"), [pytest.param(*death, marks=() if death[1] in QUICK else pytest.mark.slow) for death in DEATHS]
 )
 async def test_a_child_that_dies_at_a_step(embedded_crawl: Crawl, who: str, step: str) -> None:
     crawl = embedded_crawl
@@ -35,7 +35,7 @@ async def test_a_child_that_dies_at_a_step(embedded_crawl: Crawl, who: str, step
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["fetched", "copied", "committed", "completed"])
 async def test_a_worker_that_dies_in_the_middle_of_its_work(embedded_crawl: Crawl, step: str) -> None:
-    """With blocks of both workers under way; the other one goes on."""
+    """Both workers have claimed blocks; the other worker goes on."""
     crawl = embedded_crawl
     times = 200 if step == "fetched" else 3
     running = await crawl.start(rate=300, environ={"FAILPOINT": f"worker-1:{step}:{times}"})
@@ -56,7 +56,7 @@ async def test_a_command_that_dies_between_postgres_and_redis_when_it_makes_a_ru
 
 @pytest.mark.slow
 async def test_everything_dies_between_the_final_counts_and_redis(embedded_crawl: Crawl) -> None:
-    """The next command tells Redis what Postgres knows, so that nothing of the queue is left behind."""
+    """The next command completes the run in Redis too, so that no key of the queue is left there."""
     crawl = embedded_crawl
     running = await crawl.start(rate=None, workers=1, environ={"FAILPOINT": "worker-1:finished"})
     await eventually(lambda: not running.children("worker-1") and crawl.upstream.requests == KEYS, "the worker's death")
@@ -69,10 +69,10 @@ async def test_everything_dies_between_the_final_counts_and_redis(embedded_crawl
 
 @pytest.mark.slow
 async def test_a_command_that_dies_while_it_rebuilds(embedded_crawl: Crawl) -> None:
-    """The epoch reaches Postgres last: a rebuild that was cut short is begun again, and costs no request."""
+    """Postgres gets the epoch last, so a rebuild that was not finished begins again. It costs no request."""
     crawl = embedded_crawl
     running = await crawl.start()
-    await crawl.asked(KEYS // 2)
+    await crawl.requested(KEYS // 2)
     running.interrupt()
     assert (await running.end()).code == 130
     (crawl.shell.data / "redis").rename(crawl.shell.data / "redis-lost")

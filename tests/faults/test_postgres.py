@@ -1,4 +1,4 @@
-"""Postgres restarts, dies, is full, changes under the run, and hides behind a pooler or a bad network."""
+"""Postgres restarts, dies, is full, has its schema changed, and is behind a pooler or a bad network."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import signal
 import asyncpg
 import pytest
 
-from tests.conftest import eventually
 from tests.faults.crawl import IN_HAND, KEYS, Crawl, lasting
 from tests.servers.network import Proxy
 from tests.servers.own_servers import NoPgbouncer, SmallDisk, pgbouncer
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 COMMIT = b"COMMIT;"
 
 
-@pytest.mark.parametrize("answered", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"])
-async def test_the_connection_is_cut_during_commit(crawl: Crawl, answered: bool) -> None:
-    """Nobody knows whether Postgres committed: neither lost nor doubled, and nothing is fetched again."""
+@pytest.mark.parametrize("responded", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"])
+async def test_the_connection_is_cut_during_commit(crawl: Crawl, responded: bool) -> None:
+    """The worker does not know whether Postgres committed. No page is lost or doubled, and no key is fetched again."""
     async with Proxy(crawl.environ["DATABASE_URL"]) as proxy:
         running = await crawl.start(environ={"DATABASE_URL": proxy.url})
-        await crawl.asked(KEYS // 4)
-        proxy.cut_at(COMMIT, times=3, responded=answered)
+        await crawl.requested(KEYS // 4)
+        proxy.cut_at(COMMIT, times=3, responded=responded)
         await eventually(lambda: proxy.cuts == 3, "three cuts", seconds=30)
         await crawl.recovered()
         await crawl.complete(running)
-    what = "after Postgres committed" if answered else "before Postgres saw it"
+    what = "after Postgres committed" if responded else "before Postgres saw it"
     await crawl.audited("5 cut during COMMIT", f"3 cuts {what}")
 
 
 @pytest.mark.slow
 async def test_the_connection_is_cut_in_the_middle_of_a_copy(crawl: Crawl) -> None:
-    """What came through of the COPY is rolled back; the batch is kept and sent again."""
+    """Postgres rolls back what it got of the COPY; the worker keeps the batch and sends it again."""
     async with Proxy(crawl.environ["DATABASE_URL"]) as proxy:
         running = await crawl.start(environ={"DATABASE_URL": proxy.url})
-        await crawl.asked(KEYS // 4)
+        await crawl.requested(KEYS // 4)
         for count in (1, 700, 20_000):
             cuts = proxy.cuts
             proxy.cut_after(count)
@@ -48,10 +48,10 @@ async def test_the_connection_is_cut_in_the_middle_of_a_copy(crawl: Crawl) -> No
 
 @pytest.mark.slow
 async def test_the_network_to_postgres_is_silent_and_then_reset(crawl: Crawl) -> None:
-    """Fetching stops when the batch is full; after the reset the batch is committed, and nothing is fetched again."""
+    """Fetching stops when the batch is full. After the reset the batch is committed, and no key is fetched again."""
     async with Proxy(crawl.environ["DATABASE_URL"]) as proxy:
         running = await crawl.start(environ={"DATABASE_URL": proxy.url})
-        await crawl.asked(KEYS // 4)
+        await crawl.requested(KEYS // 4)
         proxy.stall()
         before = crawl.upstream.requests
         await lasting(8.0)
@@ -66,10 +66,10 @@ async def test_the_network_to_postgres_is_silent_and_then_reset(crawl: Crawl) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
 async def test_postgres_stops_and_starts_again(embedded_crawl: Crawl, number: signal.Signals) -> None:
-    """Fast shutdown, immediate shutdown, kill -9: workers wait, keep their batch, and go on by themselves."""
+    """After a fast shutdown, an immediate shutdown or kill -9, workers keep their batch, wait, and go on."""
     crawl = embedded_crawl
     running = await crawl.start()
-    await crawl.asked(KEYS // 4)
+    await crawl.requested(KEYS // 4)
     before = await crawl.pages()
     (await running.child("postgres")).send_signal(number)
     await crawl.recovered(before)
@@ -79,10 +79,10 @@ async def test_postgres_stops_and_starts_again(embedded_crawl: Crawl, number: si
 
 @pytest.mark.slow
 async def test_a_backend_is_killed(embedded_crawl: Crawl) -> None:
-    """kill -9 of one session's process makes Postgres end all sessions and recover; the run goes on by itself."""
+    """After kill -9 of one session's process, Postgres ends all sessions and recovers. The run goes on."""
     crawl = embedded_crawl
     running = await crawl.start()
-    await crawl.asked(KEYS // 4)
+    await crawl.requested(KEYS // 4)
     server = await running.child("postgres")
     backend = next(child for child in server.children() if "idle" in child.cmdline()[0] or "COPY" in child.cmdline()[0])
     before = await crawl.pages()
@@ -94,11 +94,11 @@ async def test_a_backend_is_killed(embedded_crawl: Crawl) -> None:
 
 @pytest.mark.slow
 async def test_the_disk_of_postgres_is_full(crawl: Crawl, small_disk: SmallDisk) -> None:
-    """53100: fetching stops when the batch is full, the reason is told, and the run goes on when there is room."""
+    """53100: fetching stops when the batch is full, `status` has the reason, and the run goes on when there is room."""
     database = await small_disk.database(crawl.environ["DATABASE_URL"])
     crawl.environ["DATABASE_URL"] = database
     running = await crawl.start()
-    await crawl.asked(KEYS // 4)
+    await crawl.requested(KEYS // 4)
     small_disk.fill()
     before = crawl.upstream.requests
     await lasting(8.0)
@@ -127,8 +127,8 @@ CHANGES = {
         "ALTER TABLE pages_r1 ALTER body TYPE jsonb USING body::jsonb",
     ),
     "a constraint is added": (
-        "ALTER TABLE pages_r1 ADD CONSTRAINT strange CHECK (length(key) < 5) NOT VALID",
-        "ALTER TABLE pages_r1 DROP CONSTRAINT strange",
+        "ALTER TABLE pages_r1 ADD CONSTRAINT short_keys CHECK (length(key) < 5) NOT VALID",
+        "ALTER TABLE pages_r1 DROP CONSTRAINT short_keys",
     ),
     "the table of pages is gone": ("ALTER TABLE pages_r1 RENAME TO gone", "ALTER TABLE gone RENAME TO pages_r1"),
     "a right is revoked": ("REVOKE INSERT ON pages_r1 FROM crawler", "GRANT INSERT ON pages_r1 TO crawler"),
@@ -138,19 +138,19 @@ CHANGES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 async def test_the_schema_changes_under_the_run(crawl: Crawl, change: str) -> None:
-    """It fails loudly, in one line; nothing is acked or recorded as failed, and it goes on when the schema is back."""
-    broken, mended = CHANGES[change]
+    """The run ends with one error line. No block is acknowledged and no key failed. With the old schema it goes on."""
+    change_sql, undo_sql = CHANGES[change]
     connection = await asyncpg.connect(crawl.environ["DATABASE_URL"])
     environ = await as_an_ordinary_user(crawl, connection)
     running = await crawl.start(environ=environ)
-    await crawl.asked(KEYS // 4)
-    await connection.execute(broken)
+    await crawl.requested(KEYS // 4)
+    await connection.execute(change_sql)
     ended = await running.end()
     assert ended.code == 1, ended.err
     errors = [line for line in ended.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, ended.err
     assert "Traceback" not in ended.err
-    await connection.execute(mended)
+    await connection.execute(undo_sql)
     assert await connection.fetchval("SELECT count(*) FROM pages_r1 WHERE outcome <> 'stored'") == 0
     running = await crawl.start(environ=environ)
     await crawl.recovered()
@@ -161,7 +161,7 @@ async def test_the_schema_changes_under_the_run(crawl: Crawl, change: str) -> No
 
 
 async def as_an_ordinary_user(crawl: Crawl, connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
-    """A role that may be refused something, as its owner is not; it may make the run's tables."""
+    """Settings with a role that may make the run's tables. Unlike a superuser, it can lose a right."""
     url = crawl.environ["DATABASE_URL"]
     if not await connection.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = 'crawler'"):
         await connection.execute("CREATE ROLE crawler LOGIN")
@@ -174,7 +174,7 @@ async def as_an_ordinary_user(crawl: Crawl, connection: asyncpg.Connection[async
 
 @pytest.mark.slow
 async def test_pgbouncer_in_transaction_mode(crawl: Crawl) -> None:
-    """A whole run behind a pooler that gives each transaction another session, two of them for everybody."""
+    """A whole run behind a pooler that may give each transaction another of its two sessions."""
     try:
         async with Proxy(crawl.environ["DATABASE_URL"]) as proxy, pgbouncer(proxy) as url:
             running = await crawl.start(environ={"DATABASE_URL": url}, workers=4)

@@ -1,4 +1,4 @@
-"""Poison in the corpus and in the queue itself: what a stranger, or a careless generator, puts there."""
+"""Bad keys in the corpus, and bad entries that another program puts into the queue."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.slow
 async def test_the_same_key_in_two_blocks(crawl: Crawl) -> None:
-    """So near each other that both are published before either is done: one page, though it may be asked twice."""
+    """Both blocks are published before the key is done: it has one page, and may be requested twice."""
     lines = [f"{crawl.upstream.url}/item/{number}" for number in range(KEYS)]
     await crawl.job(lines * 3)
     await crawl.audited("17 the same key in several blocks", "every key three times", again=KEYS)
 
 
-def packed(keys: Sequence[str]) -> bytes:
+def a_payload(keys: Sequence[str]) -> bytes:
     return encode(Block(ShardId(0), tuple(keys)))
 
 
 def altered(place: int, value: Any) -> bytes:
-    """A block of ours with another value at this place."""
-    fields = msgpack.unpackb(packed(["x"]), strict_map_key=False)
+    """The payload of a block, with another value in the field at this place."""
+    fields = msgpack.unpackb(a_payload(["x"]), strict_map_key=False)
     fields[place] = value
     return bytes(msgpack.packb(fields))
 
@@ -42,7 +42,7 @@ MALFORMED = (
     b"",
     b"\xc1",
     b"not msgpack at all",
-    packed(["cut"])[:-3],
+    a_payload(["cut"])[:-3],
     altered(VERSION, 1_000_000),
     altered(VERSION, None),
     altered(BLOCK_KEYS, [1, None]),
@@ -53,15 +53,15 @@ MALFORMED = (
     msgpack.packb({"keys": ["x"]}),
     b"\xdd\xff\xff\xff\xff",
     b"\x91" * 10_000,
-    packed(["x" * MOST_BYTES]),
+    a_payload(["x" * MOST_BYTES]),
 )
 
 
-async def test_a_stranger_puts_hostile_entries_into_the_queue(crawl: Crawl, redis: Redis) -> None:
-    """They are put aside and told of; their shards go on, and every key is stored."""
+async def test_another_program_puts_hostile_entries_into_the_queue(crawl: Crawl, redis: Redis) -> None:
+    """They are quarantined and logged; their shards go on, and every key is stored."""
     running = await crawl.start(rate=500)
-    await crawl.asked(KEYS // 10)
-    stream = await a_stream(redis)
+    await crawl.requested(KEYS // 10)
+    stream = await first_stream(redis)
     for payload in MALFORMED:
         await redis.xadd(stream, {"b": payload})
     await redis.xadd(stream, {"another": "field"})
@@ -89,27 +89,27 @@ HOSTILE = (
 
 @pytest.mark.parametrize("way", [pytest.param("corpus", marks=pytest.mark.slow), "queue"])
 async def test_hostile_keys(crawl: Crawl, redis: Redis, way: str) -> None:
-    """As lines of a generator, or in a well-formed block of a stranger's: refused, and nothing is injected into a
+    """From a generator, or in a valid block of another program: they are refused, and nothing is injected into a
     request, a log or a table."""
     upstream, keys = crawl.upstream, crawl.good_keys()
     hostile = [url.replace("{port}", upstream.url.rpartition(":")[2]) for url in HOSTILE]
     if way == "corpus":
-        running = await crawl.begin([*keys[:100], *hostile, *keys[100:]])
+        running = await crawl.start_job([*keys[:100], *hostile, *keys[100:]])
     else:
         crawl.environ["SHARDCRAWL_RATE"] = "100"
-        running = await crawl.begin(keys)
-        await crawl.asked(50)
-        await redis.xadd(await a_stream(redis), {"b": packed(hostile)})
+        running = await crawl.start_job(keys)
+        await crawl.requested(50)
+        await redis.xadd(await first_stream(redis), {"b": a_payload(hostile)})
     ended = await crawl.complete(running)
     found = await crawl.outcomes()
     assert all(found.pop(key) == ("stored", None) for key in keys)
     assert {outcome for outcome, _ in found.values()} == {"refused"}, found
     assert len(found) == len(HOSTILE)
-    assert sorted(upstream.paths) == sorted(key.removeprefix(upstream.url) for key in keys), "nothing else was asked"
+    assert sorted(upstream.paths) == sorted(key.removeprefix(upstream.url) for key in keys), "no other request"
     assert "secret" not in ended.err + ended.out
     assert "\x1b" not in ended.err + ended.out
     crawl.report(Row("25 hostile keys", f"{len(HOSTILE)} in the {way}", 0, 0, None))
 
 
-async def a_stream(redis: Redis) -> bytes:
+async def first_stream(redis: Redis) -> bytes:
     return bytes(min([name async for name in redis.scan_iter(match="*:stream:*")]))

@@ -1,4 +1,4 @@
-"""Upstreams that send a crawler to where it must not go."""
+"""Upstreams whose redirects lead to where a crawler must not go."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.servers.misbehaving import misbehaving
 
 pytestmark = pytest.mark.anyio
 
-# Where each redirect leads, and what its key's reason says then; a port is that of a server on 127.0.0.1, which may be
-# asked, and on 127.0.0.2, which may not.
-ASTRAY = {
+# Name -> (where the redirect leads, a part of the reason why its key is refused). {port} is that of a server which
+# listens on 127.0.0.1, which the job allows, and on 127.0.0.2, which it does not.
+REFUSED = {
     "metadata": ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is not public"),
     "other-loopback": ("http://127.0.0.2:{port}/chunked", "127.0.0.2 is not public"),
     "mapped": ("http://[::ffff:127.0.0.2]:{port}/chunked", "is not public"),
@@ -22,16 +22,16 @@ ASTRAY = {
     "file": ("file:///etc/passwd", "only http and https"),
     "user": ("http://user:secret@127.0.0.1:{port}/chunked", "user name"),
     "loop": ("/to/loop", "redirect"),
-    "nowhere": ("", "Location"),
+    "without-location": ("", "Location"),
 }
-# A resolver that says 127.0.0.1 first, and 127.0.0.2 from then on; two.test is at both at once.
+# A resolver: rebind.test is at 127.0.0.1 at the first lookup and at 127.0.0.2 at later ones, two.test is at both.
 RESOLVER = """
 import socket
-known, asked = socket.getaddrinfo, []
+known, lookups = socket.getaddrinfo, []
 def getaddrinfo(host, *rest, **named):
     if host == "rebind.test":
-        asked.append(host)
-        host = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"
+        lookups.append(host)
+        host = "127.0.0.1" if len(lookups) == 1 else "127.0.0.2"
     if host == "two.test":
         return known("127.0.0.1", *rest, **named) + known("127.0.0.2", *rest, **named)
     return known(host, *rest, **named)
@@ -39,18 +39,19 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
-async def test_redirects_to_where_nobody_may_go(crawl: Crawl) -> None:
-    """They are refused before anything connects; a name means the address that was judged; credentials go nowhere."""
+async def test_redirects_that_must_not_be_followed(crawl: Crawl) -> None:
+    """They are refused before anything connects, a connection goes to the address that was checked, and no other server
+    gets the credentials."""
     upstream, keys = crawl.upstream, crawl.good_keys()
     crawl.shell.write("sitecustomize.py", RESOLVER)
     path = os.pathsep.join(filter(None, (str(crawl.shell.folder), os.environ.get("PYTHONPATH"))))
     async with misbehaving() as elsewhere:
-        upstream.redirects = {name: url.replace("{port}", str(elsewhere.port)) for name, (url, _) in ASTRAY.items()}
+        upstream.redirects = {name: url.replace("{port}", str(elsewhere.port)) for name, (url, _) in REFUSED.items()}
         upstream.redirects |= {"elsewhere": elsewhere.url("/chunked"), "here": f"{upstream.url}/item/there"}
         for host in ("rebind.test", "two.test"):
             upstream.redirects |= {f"{host}-{number}": elsewhere.url("/chunked", host) for number in range(5)}
         lines = [*keys, *(f"{upstream.url}/to/{name}" for name in upstream.redirects)]
-        running = await crawl.begin(
+        running = await crawl.start_job(
             lines,
             request='robots = false\nheaders = { Authorization = "Bearer ${TOKEN}" }',
             allowed="127.0.0.1",
@@ -59,7 +60,7 @@ async def test_redirects_to_where_nobody_may_go(crawl: Crawl) -> None:
         ended = await crawl.complete(running)
     found = await crawl.outcomes("regexp_replace(key, '.*/to/', '')")
     assert all(found[key] == ("stored", None) for key in keys)
-    for name, (_, words) in ASTRAY.items():
+    for name, (_, words) in REFUSED.items():
         outcome, reason = found[name]
         assert outcome == "refused", (name, reason)
         assert words in (reason or ""), (name, reason)

@@ -1,4 +1,4 @@
-"""Redis dies, freezes, is full, forgets, remembers an older day, and loses what strangers delete."""
+"""Redis dies, freezes, is full, loses its data, goes back to older data, and has keys deleted by another program."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from coordinator.queue.streams import LEASE
 from coordinator.redis.connection import connect
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import source
-from tests.conftest import eventually
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl, lasting
 from tests.servers.network import Proxy
 from tests.servers.own_servers import SmallDisk, own_redis
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -26,35 +26,35 @@ STATE = RunKeys(NAME).state
 
 
 def digest_of(script: str) -> bytes:
-    """What a client sends to call one of the scripts."""
+    """The SHA-1 by which a client calls this script."""
     return hashlib.sha1(source(script).encode()).hexdigest().encode()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["queue/complete", "queue/claim_block", "queue/publish", "run/renew"])
-@pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
-async def test_the_connection_is_cut_during_a_script(crawl: Crawl, script: str, answered: bool) -> None:
-    """Nobody knows whether the script was carried out; it is repeated, and changes nothing the second time."""
+@pytest.mark.parametrize("responded", [False, True], ids=["before", "after"])
+async def test_the_connection_is_cut_during_a_script(crawl: Crawl, script: str, responded: bool) -> None:
+    """The caller does not know whether the script ran. It calls it again, and the second call changes nothing."""
     async with Proxy(crawl.environ["REDIS_URL"]) as proxy:
         running = await crawl.start(environ={"REDIS_URL": proxy.url})
         if script != "queue/publish":
-            await crawl.asked(KEYS // 4)
+            await crawl.requested(KEYS // 4)
         cuts = 1 if script == "queue/publish" else 3
-        proxy.cut_at(digest_of(script), times=cuts, responded=answered)
+        proxy.cut_at(digest_of(script), times=cuts, responded=responded)
         await eventually(lambda: proxy.cuts == cuts, "the cuts", seconds=30)
         await crawl.recovered()
         await crawl.complete(running)
-    what = "after Redis carried it out" if answered else "before Redis saw it"
+    what = "after Redis carried it out" if responded else "before Redis saw it"
     await crawl.audited(f"5 cut during {script}", f"{cuts} cut{'s' * (cuts > 1)} {what}")
 
 
 @pytest.mark.slow
 async def test_redis_is_killed(embedded_crawl: Crawl) -> None:
-    """With its append-only file it knows everything again; workers wait, and go on by themselves."""
+    """It has everything again from its append-only file. Workers wait, and go on by themselves."""
     crawl = embedded_crawl
     running = await crawl.start()
     for third in (1, 2):
-        await crawl.asked(third * KEYS // 3)
+        await crawl.requested(third * KEYS // 3)
         (await running.child("redis-server")).kill()
         await crawl.recovered()
     await crawl.complete(running)
@@ -64,12 +64,12 @@ async def test_redis_is_killed(embedded_crawl: Crawl) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("restarted", [False, True], ids=["flushed", "restarted"])
 async def test_redis_is_empty(crawl: Crawl, tmp_path: Path, restarted: bool) -> None:
-    """Within two seconds nothing is claimed or acked any more and nothing is called complete; `run` rebuilds the done
-    set from Postgres and fetches only unfinished keys."""
+    """Within two seconds nothing is claimed or acknowledged any more, and nothing is called complete. `run` rebuilds
+    the done set from Postgres and fetches only unfinished keys."""
     async with own_redis(tmp_path) as server:
         crawl.environ["REDIS_URL"] = server.url
         running = await crawl.start()
-        await crawl.asked(KEYS // 3)
+        await crawl.requested(KEYS // 3)
         if restarted:
             await server.kill()
             shutil.rmtree(server.folder)
@@ -86,10 +86,10 @@ async def test_redis_is_empty(crawl: Crawl, tmp_path: Path, restarted: bool) -> 
 
 @pytest.mark.slow
 async def test_redis_is_empty_for_several_machines(crawl: Crawl, redis: Redis) -> None:
-    """`coordinate` rebuilds the run, and `work` goes on with it; nothing is called complete before."""
+    """`coordinate` rebuilds the run, and `work` goes on with it. Before that, nothing is called complete."""
     run = await crawl.start(command="coordinate")
     work = await crawl.shell.start("work", "--workers", "2", environ=crawl.environ)
-    await crawl.asked(KEYS // 3)
+    await crawl.requested(KEYS // 3)
     await redis.flushall()
     await crawl.recovered()
     ended = await crawl.complete(run)
@@ -100,44 +100,44 @@ async def test_redis_is_empty_for_several_machines(crawl: Crawl, redis: Redis) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("running_on", [True, False], ids=["in mid-run", "between two commands"])
-async def test_redis_is_rolled_back(crawl: Crawl, tmp_path: Path, running_on: bool) -> None:
-    """An older copy of its data comes back: what Postgres has stays as it is, and no key is forgotten."""
+@pytest.mark.parametrize("in_mid_run", [True, False], ids=["in mid-run", "between two commands"])
+async def test_redis_is_rolled_back(crawl: Crawl, tmp_path: Path, in_mid_run: bool) -> None:
+    """An older copy of its data comes back: what Postgres has stays as it is, and no key is lost."""
     async with own_redis(tmp_path) as server:
         crawl.environ["REDIS_URL"] = server.url
         older = tmp_path / "older"
         running = await crawl.start()
-        await crawl.asked(KEYS // 4)
+        await crawl.requested(KEYS // 4)
         shutil.copytree(server.folder, older)
-        await crawl.asked(3 * KEYS // 4)
-        if not running_on:
+        await crawl.requested(3 * KEYS // 4)
+        if not in_mid_run:
             running.interrupt()
             assert (await running.end()).code == 130
         await server.kill()
         shutil.rmtree(server.folder)
         older.rename(server.folder)
         await server.start()
-        if not running_on:
+        if not in_mid_run:
             running = await crawl.start()
         await crawl.recovered()
         ended = await crawl.complete(running)
-        if running_on:
+        if in_mid_run:
             assert "rolled back" in ended.err
-        how = "an older data folder in mid-run" if running_on else "an older data folder between commands"
+        how = "an older data folder in mid-run" if in_mid_run else "an older data folder between commands"
         await crawl.audited("8 Redis rolled back", how, again=KEYS // 2 + 2 * IN_HAND)
 
 
 @pytest.mark.slow
 async def test_redis_reaches_its_memory_limit(crawl: Crawl, redis: Redis) -> None:
-    """Leases live on beyond their length, the reason is told, and the run goes on when there is memory again."""
+    """Leases are still renewed, the reason is logged, and the run goes on when there is memory again."""
     await redis.set("ballast", bytes(20_000_000))
     running = await crawl.start(rate=200)
-    await crawl.asked(KEYS // 4)
-    before = await living(redis)
+    await crawl.requested(KEYS // 4)
+    before = await workers_with_a_lease(redis)
     await redis.config_set("maxmemory", 2_000_000)
     try:
         await lasting(LEASE + 3.0)
-        assert await living(redis) == before, "the same leases as before"
+        assert await workers_with_a_lease(redis) == before, "the same leases as before"
         assert await redis.hget(STATE, "state") == b"running"
     finally:
         await redis.config_set("maxmemory", 0)
@@ -149,7 +149,7 @@ async def test_redis_reaches_its_memory_limit(crawl: Crawl, redis: Redis) -> Non
     await crawl.audited("9 Redis at maxmemory", "13 s")
 
 
-async def living(redis: Redis) -> set[bytes]:
+async def workers_with_a_lease(redis: Redis) -> set[bytes]:
     """Workers whose leases have not ended."""
     now = (await redis.time())[0] * 1000
     found: Any = await redis.zrangebyscore(RunKeys(NAME).workers, now + 1, "+inf")
@@ -158,11 +158,11 @@ async def living(redis: Redis) -> set[bytes]:
 
 @pytest.mark.slow
 async def test_the_disk_of_redis_is_full(crawl: Crawl, small_disk: SmallDisk) -> None:
-    """MISCONF: the run pauses and tells why; it goes on by itself when there is room again."""
+    """MISCONF: the run waits and logs why. It goes on by itself when there is room again."""
     async with own_redis(small_disk.path) as server:
         crawl.environ["REDIS_URL"] = server.url
         running = await crawl.start(rate=200)
-        await crawl.asked(KEYS // 4)
+        await crawl.requested(KEYS // 4)
         small_disk.fill()
 
         async def refused() -> bool:
@@ -184,10 +184,10 @@ async def test_the_disk_of_redis_is_full(crawl: Crawl, small_disk: SmallDisk) ->
 
 @pytest.mark.slow
 async def test_redis_is_frozen_for_ten_seconds(embedded_crawl: Crawl) -> None:
-    """Calls time out and are repeated, leases end meanwhile: no block is doubled, and the run ends."""
+    """Calls time out and are repeated, and leases end meanwhile. No page is doubled, and the run completes."""
     crawl = embedded_crawl
     running = await crawl.start()
-    await crawl.asked(KEYS // 3)
+    await crawl.requested(KEYS // 3)
     server = await running.child("redis-server")
     server.suspend()
     await lasting(10.0)
@@ -197,10 +197,10 @@ async def test_redis_is_frozen_for_ten_seconds(embedded_crawl: Crawl) -> None:
     await crawl.audited("11 Redis frozen", "SIGSTOP for 10 s", again=2 * IN_HAND)
 
 
-async def test_a_stranger_deletes_pending_entries(crawl: Crawl, redis: Redis) -> None:
-    """What was deleted is noticed by count and planned again; nobody stumbles over the gaps."""
+async def test_another_program_deletes_pending_entries(crawl: Crawl, redis: Redis) -> None:
+    """The counts show that keys are missing, and they are planned again. Nothing fails because of the gaps."""
     running = await crawl.start()
-    await crawl.asked(KEYS // 4)
+    await crawl.requested(KEYS // 4)
     deleted = 0
     for stream in await streams(redis):
         for entry in await redis.xpending_range(stream, "workers", "-", "+", 10):
@@ -212,10 +212,10 @@ async def test_a_stranger_deletes_pending_entries(crawl: Crawl, redis: Redis) ->
 
 
 @pytest.mark.slow
-async def test_a_stranger_deletes_waiting_entries(crawl: Crawl, redis: Redis) -> None:
-    """Blocks that nobody has claimed vanish, a whole stream with its group too: they are planned again."""
+async def test_another_program_deletes_waiting_entries(crawl: Crawl, redis: Redis) -> None:
+    """Blocks that no worker has claimed are deleted, and a whole stream with its group: they are planned again."""
     running = await crawl.start(rate=300)
-    await crawl.asked(KEYS // 10)
+    await crawl.requested(KEYS // 10)
     trimmed, deleted = (await streams(redis))[:2]
     await redis.xtrim(trimmed, maxlen=0, approximate=False)
     await redis.delete(deleted)
@@ -231,7 +231,7 @@ async def streams(redis: Redis) -> list[bytes]:
 
 
 async def call(url: str, *words: str) -> None:
-    """One command, on a connection of its own."""
+    """Send one command, on a new connection."""
     client = connect(url)
     try:
         await client.execute_command(*words)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Poison in bodies and in records: it costs its key, never its batch, and nothing is changed without a word."""
+"""Bad bodies and bad records: each fails its key, never its batch, and no value is changed to make it fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.faults.crawl import GOOD, Crawl
+from tests.faults.crawl import GOOD_KEYS, Crawl
 
 pytestmark = pytest.mark.anyio
 
@@ -34,14 +34,14 @@ GOOD_BODIES = {
 
 
 async def test_bodies_that_postgres_cannot_hold(crawl: Crawl) -> None:
-    """Exactly their keys are failed, each with its reason; every other body is stored, to the last digit."""
+    """Exactly their keys fail, each with a reason. Every other body is stored, with every digit."""
     upstream = crawl.upstream
     upstream.bodies = {**BODIES, **GOOD_BODIES}
     lines = crawl.good_keys()
     for name in upstream.bodies:
         lines.insert(len(lines) // 2, f"{upstream.url}/body/{name}")
     await crawl.job(lines, code=3)
-    assert upstream.requests == len(lines), "poison is not asked for again"
+    assert upstream.requests == len(lines), "a bad body is not requested again"
     found = await crawl.outcomes("regexp_replace(key, '.*/(item|body)/', '')")
     assert len(found) == len(lines)
     failed = {name for name, (outcome, _) in found.items() if outcome == "failed"}
@@ -52,7 +52,7 @@ async def test_bodies_that_postgres_cannot_hold(crawl: Crawl) -> None:
         environ=crawl.environ,
     )
     stored = {row["key"]: row["body"] for row in kept if row["key"] in GOOD_BODIES}
-    assert stored["empty"] is None, "an empty body is a body that says nothing"
+    assert stored["empty"] is None, "an empty body is stored as NULL"
     assert json.loads(stored["big"])["id"] == 2**64 + 1
     assert stored["decimal"] == '{"id": 1.10}'
     await crawl.agreed("14 poison in bodies", f"{len(BODIES)} kinds", len(lines))
@@ -94,12 +94,12 @@ COLUMNS = (
 
 
 async def test_records_that_do_not_fit_their_columns(crawl: Crawl) -> None:
-    """Exactly their keys are failed; nothing is rounded, cut, or moved to another time zone; the others are stored."""
+    """Exactly their keys fail. Nothing is rounded, cut, or moved to another time zone. The others are stored."""
     module: dict[str, dict[str, object]] = {}
     exec(PARSER, module)
     poison = list(module["POISON"])
     crawl.shell.write("parse.py", PARSER)
-    keys = [f"k{number}" for number in range(GOOD)]
+    keys = [f"k{number}" for number in range(GOOD_KEYS)]
     for name in poison:
         keys.insert(len(keys) // 2, name)
     await crawl.job(
@@ -121,7 +121,7 @@ async def test_records_that_do_not_fit_their_columns(crawl: Crawl) -> None:
     rows = await crawl.shell.sql(
         "select count(*) as n, count(distinct digest) as keys from things", environ=crawl.environ
     )
-    assert rows == [{"n": GOOD, "keys": GOOD}]
+    assert rows == [{"n": GOOD_KEYS, "keys": GOOD_KEYS}]
     await crawl.agreed("14 poison in records", f"{len(poison)} kinds", len(keys))
 
 
@@ -134,12 +134,12 @@ def parse(response):
 
 
 @pytest.mark.slow
-async def test_what_is_too_large_is_refused_by_its_cap(crawl: Crawl) -> None:
-    """Postgres ends the connection over a row of a gigabyte, as if the network were down: nothing like that is sent."""
+async def test_bodies_and_records_over_their_limit_are_not_sent(crawl: Crawl) -> None:
+    """Postgres ends the connection when a row has a gigabyte, which looks like a bad network: no such row is sent."""
     crawl.shell.write("parse.py", WIDE)
     crawl.upstream.bodies = {"body": b'"' + b"x" * 17 * 1024 * 1024 + b'"'}
     poison = {"body": "too-large", "one": "parse", "two": "parse"}
-    keys = [*map(str, range(GOOD)), "large", *poison]
+    keys = [*map(str, range(GOOD_KEYS)), "large", *poison]
     await crawl.job(
         keys,
         request=f'url = "{crawl.upstream.url}/item/{{key}}"',
@@ -151,7 +151,7 @@ async def test_what_is_too_large_is_refused_by_its_cap(crawl: Crawl) -> None:
             columns = { left = "text", right = "text" }
         """,
     )
-    assert crawl.upstream.requests == len(keys), "none is asked for again"
+    assert crawl.upstream.requests == len(keys), "none is requested again"
     found = await crawl.outcomes()
     failed = {
         name: (reason or "").partition(":")[0] for name, (outcome, reason) in found.items() if outcome == "failed"

@@ -1,4 +1,4 @@
-"""Upstreams that ask for pauses, and answer with bombs, floods and silence."""
+"""Upstreams that ask for pauses, or respond with compressed bombs, floods or nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from email.utils import format_datetime
 import psutil
 import pytest
 
-from tests.conftest import eventually
 from tests.faults.crawl import Crawl
 from tests.servers.misbehaving import misbehaving
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +18,7 @@ RATE = 300
 DATE = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 THEN = int(DATE.timestamp()) + 2
 DATED = f"Date: {format_datetime(DATE, usegmt=True)}\r\n"
-# Headers of a 429, and the seconds that they ask for; 0 for what asks for nothing that a client can follow.
+# Headers of a 429, and the seconds of pause that they ask for; 0 where the value cannot be followed.
 PAUSES = {
     "Retry-After: 2": 2.0,
     f"{DATED}Retry-After: {format_datetime(DATE + timedelta(seconds=3), usegmt=True)}": 3.0,
@@ -34,13 +34,13 @@ PAUSES = {
 
 
 @pytest.mark.slow
-async def test_the_whole_fleet_pauses_as_long_as_it_was_asked(crawl: Crawl) -> None:
-    """By the origin's own log: nobody asks before the pause is over, and nobody bursts after it. What asks for nothing
-    that can be followed holds up nobody for long."""
+async def test_all_workers_pause_for_as_long_as_the_upstream_says(crawl: Crawl) -> None:
+    """In the upstream's own log there is no request before the pause is over, and no burst after it. Headers that
+    cannot be followed stop the workers only for a moment."""
     running = await crawl.start(rate=RATE)
     for number, headers in enumerate(PAUSES, start=1):
         before = crawl.upstream.requests
-        await crawl.asked(before + 100)
+        await crawl.requested(before + 100)
         crawl.upstream.throttle(f"{headers}\r\n")
         await eventually(lambda: len(crawl.upstream.throttled) == number, "the 429")  # noqa: B023
     await crawl.complete(running)
@@ -54,7 +54,7 @@ async def test_the_whole_fleet_pauses_as_long_as_it_was_asked(crawl: Crawl) -> N
 
 
 ATTEMPTS = 2
-# Path -> what the reason of its failure begins with. One that says too much is not asked again.
+# Path -> how the reason of its failure begins. A response that is too large is not requested again.
 HOSTILE = {
     "/bomb": "too-large",
     "/endless": "too-large",
@@ -75,21 +75,21 @@ HOSTILE = {
     "/drip-headers": "timeout",
     "/informed": "timeout",
 }
-MOST_MEMORY = 150 * 1024 * 1024
+MAX_MEMORY_BYTES = 150 * 1024 * 1024
 
 
-async def test_hostile_answers(crawl: Crawl) -> None:
-    """Each is failed with its kind, in bounded time and memory; what is asked beside it is stored."""
+async def test_hostile_responses(crawl: Crawl) -> None:
+    """Each fails its key with its kind of reason, in bounded time and memory. The good keys beside them are stored."""
     keys = crawl.good_keys()
     async with misbehaving() as hostile:
         urls = {hostile.url(path): kind for path, kind in HOSTILE.items()}
-        running = await crawl.begin(
+        running = await crawl.start_job(
             [*keys[:10], *urls, *keys[10:]],
             request="robots = false\ntimeout = 2.0\nmax_body = 200_000",
             rest=f"[retry]\nattempts = {ATTEMPTS}\nbackoff = 0.1",
         )
         peak = Peak(await running.child("worker-1"))
-        await eventually(peak.over, "the worker's end", seconds=60)
+        await eventually(peak.has_ended, "the worker's end", seconds=60)
         await crawl.complete(running, code=3)
         assert all(
             hostile.requested[path] <= (1 if kind in ("too-large", "decode") else 2 * ATTEMPTS)
@@ -101,19 +101,19 @@ async def test_hostile_answers(crawl: Crawl) -> None:
         url: (outcome, (reason or "").partition(":")[0]) for url, (outcome, reason) in found.items() if url in urls
     }
     assert kinds == {url: ("failed", kind) for url, kind in urls.items()}
-    assert peak.bytes < MOST_MEMORY, f"{peak.bytes / 1e6:.0f} MB"
-    await crawl.agreed("23 hostile answers", f"{len(HOSTILE)} kinds", len(keys) + len(urls))
+    assert peak.bytes < MAX_MEMORY_BYTES, f"{peak.bytes / 1e6:.0f} MB"
+    await crawl.agreed("23 hostile responses", f"{len(HOSTILE)} kinds", len(keys) + len(urls))
 
 
 class Peak:
-    """The most memory that a process had, in bytes."""
+    """The most memory that a process was seen with, in `bytes`."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
         self.bytes = 0
 
-    def over(self) -> bool:
-        """Whether the process has ended; looks once more when it has not."""
+    def has_ended(self) -> bool:
+        """Whether the process has ended; if not, look at its memory once more."""
         try:
             self.bytes = max(self.bytes, self._process.memory_info().rss)
             return bool(self._process.status() == psutil.STATUS_ZOMBIE)

@@ -1,4 +1,4 @@
-"""Workers die, freeze, thaw and leave, and their clocks are wrong."""
+"""Workers die, are frozen and go on, leave, and have wrong clocks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 
 from coordinator.queue.streams import LEASE
 from coordinator.redis.keys import RunKeys
-from tests.conftest import eventually
 from tests.faults.crawl import CONCURRENCY, IN_HAND, KEYS, NAME, Crawl, lasting
+from tests.live.examples import UPSTREAM_KEYS
 from tests.live.shell import kill_tree
-from tests.live.test_run import LIMITS
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -22,9 +22,9 @@ FAKETIME = sorted(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"
 
 
 async def test_a_worker_frozen_for_three_leases(crawl: Crawl, redis: Redis) -> None:
-    """A successor finishes its blocks; thawed, it finds its lease lost, and joins anew or leaves: no row is doubled."""
+    """Another worker finishes its blocks. When it goes on, its lease has ended: it joins again. No row is doubled."""
     running = await crawl.start(rate=35)
-    await crawl.asked(KEYS // 10)
+    await crawl.requested(KEYS // 10)
     worker = await running.child("worker-1")
     worker.suspend()
     await lasting(3 * LEASE)
@@ -40,8 +40,10 @@ async def test_a_worker_frozen_for_three_leases(crawl: Crawl, redis: Redis) -> N
     ("scenario", "step"),
     [("3 frozen between COMMIT and ack", "committed"), ("4 frozen inside an open transaction", "copied")],
 )
-async def test_a_zombie_changes_nothing(crawl: Crawl, redis: Redis, scenario: str, step: str) -> None:
-    """The run is complete without it; thawed, it writes nothing to Redis and changes nothing in Postgres."""
+async def test_a_worker_that_goes_on_too_late_changes_nothing(
+    crawl: Crawl, redis: Redis, scenario: str, step: str
+) -> None:
+    """The run is complete without it. When it goes on, it changes nothing in Redis and nothing in Postgres."""
     running = await crawl.start(environ={"FAILPOINT": f"worker-1:{step}:2:stop"})
     worker = await running.child("worker-1")
     await eventually(lambda: worker.status() == psutil.STATUS_STOPPED, "the worker to freeze itself")
@@ -54,13 +56,13 @@ async def test_a_zombie_changes_nothing(crawl: Crawl, redis: Redis, scenario: st
     worker.resume()
     await crawl.complete(running)
     assert await _fingerprint(crawl, redis) == before
-    await crawl.audited(scenario, "SIGSTOP at a crash point", again=IN_HAND)
+    await crawl.audited(scenario, "SIGSTOP at a failpoint", again=IN_HAND)
 
 
 async def _fingerprint(crawl: Crawl, redis: Redis) -> tuple[dict[bytes, bytes | None], str]:
-    """All of the run's lasting keys in Redis, and every version of every page in Postgres."""
-    passing = {"leader", *LIMITS}
-    keys = [key async for key in redis.scan_iter() if key.decode().partition("}:")[2].split(":")[0] not in passing]
+    """The keys of the run in Redis that do not expire, and every version of every page in Postgres."""
+    expiring = {"leader", *UPSTREAM_KEYS}
+    keys = [key async for key in redis.scan_iter() if key.decode().partition("}:")[2].split(":")[0] not in expiring]
     connection = await asyncpg.connect(crawl.environ["DATABASE_URL"])
     pages = await connection.fetchval(
         "SELECT md5(string_agg(p.xmin::text || p::text, ',' ORDER BY digest)) FROM pages_r1 p"
@@ -70,11 +72,11 @@ async def _fingerprint(crawl: Crawl, redis: Redis) -> tuple[dict[bytes, bytes | 
 
 
 async def test_sigterm_under_load_returns_the_leases(crawl: Crawl, redis: Redis) -> None:
-    """What is in flight is finished and committed, no lease stays, and the next workers ask for nothing twice."""
+    """Requests in flight are finished and committed, no lease is left, and the next workers repeat no request."""
     run = await crawl.start(command="coordinate")
     work = ("work", "--workers", "2")
     first = await crawl.shell.start(*work, environ=crawl.environ)
-    await crawl.asked(KEYS // 3)
+    await crawl.requested(KEYS // 3)
     first.process.terminate()
     assert (await first.end()).code == 0
     time = (await redis.time())[0] * 1000
@@ -90,13 +92,13 @@ async def test_sigterm_under_load_returns_the_leases(crawl: Crawl, redis: Redis)
 
 @pytest.mark.parametrize("killed", [False, True], ids=["its grace is over", "SIGKILL"])
 async def test_a_drain_that_cannot_end(crawl: Crawl, redis: Redis, killed: bool) -> None:
-    """What is in flight is given up; when the leases have ended, others ask for that again, and for no more."""
+    """Requests in flight are given up. When the leases have ended, other workers repeat these, and no more."""
     run = await crawl.start(command="coordinate")
     work = ("work", "--workers", "2", "--grace", "2")
     first = await crawl.shell.start(*work, environ=crawl.environ)
-    await crawl.asked(KEYS // 3)
+    await crawl.requested(KEYS // 3)
     crawl.upstream.hold()
-    await crawl.asked(crawl.upstream.requests + CONCURRENCY)
+    await crawl.requested(crawl.upstream.requests + CONCURRENCY)
     first.process.terminate()
     if killed:
         await lasting(1.0)
@@ -114,12 +116,12 @@ async def test_a_drain_that_cannot_end(crawl: Crawl, redis: Redis, killed: bool)
 
 
 async def test_a_second_signal_leaves_at_once(crawl: Crawl) -> None:
-    """The second SIGTERM does not wait for what is in flight; the next command asks for that again, no more."""
+    """The second SIGTERM does not wait for requests in flight. The next command repeats these, and no more."""
     running = await crawl.start(rate=300)
-    await crawl.asked(KEYS // 3)
+    await crawl.requested(KEYS // 3)
     children = running.children("crawler.local.child")
     crawl.upstream.hold()
-    await crawl.asked(KEYS // 3 + CONCURRENCY)
+    await crawl.requested(KEYS // 3 + CONCURRENCY)
     running.process.terminate()
     await eventually(lambda: not running.children("coordinator"), "the drain to begin")
     running.process.terminate()
@@ -134,12 +136,12 @@ async def test_a_second_signal_leaves_at_once(crawl: Crawl) -> None:
 @pytest.mark.parametrize("offset", ["+1h", "-1h"])
 @pytest.mark.skipif(not FAKETIME, reason="there is no libfaketime; install Debian's faketime")
 async def test_a_worker_whose_clock_is_an_hour_off(crawl: Crawl, offset: str) -> None:
-    """Leases, slots and pauses run on Redis' clock: the run ends as any other, below its rate, and pauses as asked."""
+    """Leases, slots and pauses count on the clock of Redis: the run keeps its rate and the upstream's pause."""
     environ = {**crawl.environ, "LD_PRELOAD": FAKETIME[0], "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     wrong = await crawl.shell.start("work", "--workers", "1", environ=environ)
     right = await crawl.shell.start("work", "--workers", "1", environ=crawl.environ)
     run = await crawl.start(command="coordinate", rate=400)
-    await crawl.asked(KEYS // 3)
+    await crawl.requested(KEYS // 3)
     crawl.upstream.throttle("Retry-After: 2\r\n")
     await crawl.complete(run)
     for work in (wrong, right):

@@ -1,19 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from crawler.sample.upstream import Upstream
-from tests.live.shell import Shell
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    await shell.sweep()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`shardcrawl` as its users start it: a process with a folder, real children and real signals."""
+"""Starts `shardcrawl` as its users do: as a process in a folder, with real child processes and real signals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import eventually
+from tests.waiting import eventually
 
-DEADLINE = 90.0
+COMMAND_DEADLINE_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A command that has ended."""
+class CommandResult:
+    """Exit code and output of a command that has ended."""
 
     code: int
     out: str
@@ -30,24 +30,27 @@ class Ended:
 
 
 class Running:
-    """A command under way."""
+    """A command that runs."""
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self._folder = folder
 
-    async def end(self) -> Ended:
-        """Wait for its end, with a deadline."""
+    async def end(self) -> CommandResult:
+        """Wait until it ends. The test fails when that takes longer than the deadline."""
         ending = asyncio.create_task(self.process.communicate())
-        if not (await asyncio.wait({ending}, timeout=DEADLINE))[0]:
+        if not (await asyncio.wait({ending}, timeout=COMMAND_DEADLINE_SECONDS))[0]:
             kill_tree(self.process.pid)
-            pytest.fail(f"not over after {DEADLINE:.0f} s:\n{(await ending)[1].decode()[-3000:]}")
+            pytest.fail(f"not ended after {COMMAND_DEADLINE_SECONDS:.0f} s:\n{(await ending)[1].decode()[-3000:]}")
         out, err = await ending
         assert self.process.returncode is not None
-        return Ended(self.process.returncode, out.decode(), err.decode())
+        return CommandResult(self.process.returncode, out.decode(), err.decode())
 
     def children(self, word: str) -> list[psutil.Process]:
-        """Its live children of that kind: worker-1, coordinator, redis-server, postgres, crawler.local.child."""
+        """Its living child processes of one kind.
+
+        `word` is worker-1, worker- (all workers), coordinator, redis-server, postgres, or crawler.local.child (all that
+        run our own code).
+        """
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=False):
             try:
@@ -56,27 +59,29 @@ class Running:
                     continue
             except psutil.Error:
                 continue
-            ours = "crawler.local.child" in line
-            if (ours and (word == "crawler.local.child" or line[-1].startswith(word))) or (
-                not ours and child.name() == word
-            ):
+            if "crawler.local.child" in line:
+                matches = word == "crawler.local.child" or line[-1].startswith(word)
+            else:
+                matches = child.name() == word
+            if matches:
                 found.append(child)
         return found
 
     async def child(self, word: str) -> psutil.Process:
-        """One such child, as soon as there is one."""
+        """Wait for a child process of this kind, and return the first one."""
         await eventually(lambda: bool(self.children(word)), f"a {word} of process {self.process.pid}")
         return self.children(word)[0]
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
+        """Send SIGINT, as Ctrl-C does."""
         self.process.send_signal(signal.SIGINT)
 
 
 class Shell:
-    """Starts commands in one folder, with the environment that a fresh user has; ends what a test leaves behind.
+    """Starts commands in one folder, in an environment without settings of shardcrawl, Redis or Postgres.
 
-    Upstreams on loopback are allowed, because every test's upstream is there; nor need anybody be polite to it.
+    Two settings differ from a new user's: upstreams on loopback are allowed, because every test's upstream is there,
+    and there is no polite default rate.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,31 +116,31 @@ class Shell:
             stderr=asyncio.subprocess.PIPE,
         )
         self._started.append(process)
-        return Running(process, self.folder)
+        return Running(process)
 
     async def run(
         self, *arguments: str | Path, environ: Mapping[str, str] | None = None, code: int | None = 0
-    ) -> Ended:
-        """Start a command and wait for its end, which must have this exit code."""
+    ) -> CommandResult:
+        """Run a command to its end. It must have this exit code; None allows any."""
         ended = await (await self.start(*arguments, environ=environ)).end()
         if code is not None:
             assert ended.code == code, f"exit code {ended.code}:\n{ended.out}\n{ended.err}"
         return ended
 
     async def sql(self, query: str, environ: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        """The rows of a query."""
+        """The rows of a query, by the command `sql`."""
         ended = await self.run("sql", "--json", query, environ=environ)
         rows: list[dict[str, Any]] = json.loads(ended.out)
         return rows
 
     def write(self, name: str, lines: Sequence[str] | str) -> Path:
-        """A file in the folder."""
+        """Write a file into the folder: a text, or lines without their line ends."""
         path = self.folder / name
         path.write_text(lines if isinstance(lines, str) else "".join(f"{line}\n" for line in lines))
         return path
 
-    async def sweep(self) -> None:
-        """Kill what is left of everything that was started here, servers of killed runs included."""
+    async def kill_rest(self) -> None:
+        """Kill all processes that commands of this shell left behind, also the servers of killed runs."""
         for process in self._started:
             if process.returncode is None:
                 kill_tree(process.pid)
@@ -149,7 +154,7 @@ class Shell:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL for a process and all its descendants, the parent first, as a power cut would."""
+    """Send SIGKILL to a process, then to all its descendants. The parent goes first, so that it restarts nothing."""
     try:
         parent = psutil.Process(pid)
         family = [parent, *parent.children(recursive=True)]

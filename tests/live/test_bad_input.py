@@ -1,8 +1,9 @@
-"""Bad input of every kind: one clear line, the right exit code, nothing sent."""
+"""Bad input of every kind ends with one clear line and the right exit code, and no request is sent."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import socket
 import struct
@@ -15,14 +16,14 @@ import pytest
 from redis.asyncio import Redis
 
 from crawler.sample.upstream import Upstream
+from tests.live.examples import job
 from tests.live.shell import Shell
-from tests.live.test_run import job
 
 pytestmark = pytest.mark.anyio
 
 
 async def refused(shell: Shell, *arguments: str | Path, code: int = 1, says: str, **environ: str) -> str:
-    """Run a command that must end with one line that says what is wrong."""
+    """Run a command that must fail with one error line that contains `says`; return this line."""
     ended = await shell.run(*arguments, environ=environ, code=code)
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, ended.err
@@ -43,12 +44,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def test_redis_that_does_not_answer(shell: Shell, urls: Path, database: str) -> None:
+async def test_redis_that_does_not_respond(shell: Shell, urls: Path, database: str) -> None:
     url = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
     await refused(shell, "run", urls, says="does not answer", REDIS_URL=url, DATABASE_URL=database)
 
 
-async def test_redis_address_that_is_none(shell: Shell, urls: Path, database: str) -> None:
+async def test_redis_address_that_is_no_address(shell: Shell, urls: Path, database: str) -> None:
     await refused(shell, "run", urls, says="redis://HOST", REDIS_URL="localhost:6379", DATABASE_URL=database)
 
 
@@ -72,12 +73,12 @@ async def test_redis_that_evicts(shell: Shell, urls: Path, redis: Redis, redis_u
         await redis.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_postgres_that_does_not_answer(shell: Shell, urls: Path, redis: Redis, redis_url: str) -> None:
+async def test_postgres_that_does_not_respond(shell: Shell, urls: Path, redis: Redis, redis_url: str) -> None:
     url = f"postgresql://me:s3cret@127.0.0.1:{free_port()}/db"
     await refused(shell, "run", urls, says="does not answer", REDIS_URL=redis_url, DATABASE_URL=url)
 
 
-async def test_postgres_address_that_is_none(shell: Shell, urls: Path, redis: Redis, redis_url: str) -> None:
+async def test_postgres_address_that_is_no_address(shell: Shell, urls: Path, redis: Redis, redis_url: str) -> None:
     says = "postgresql://USER@HOST/DATABASE"
     await refused(shell, "run", urls, says=says, REDIS_URL=redis_url, DATABASE_URL="mysql://me@host/db")
 
@@ -102,8 +103,8 @@ async def test_postgres_without_the_rights(
 
 
 @asynccontextmanager
-async def talking_postgres(*, version: str | None) -> AsyncIterator[str]:
-    """Just enough of Postgres' protocol to say its version, or to refuse a password."""
+async def scripted_postgres(*, version: str | None) -> AsyncIterator[str]:
+    """A server that knows of Postgres' protocol how to say its version, or without one how to refuse a password."""
 
     def message(kind: bytes, body: bytes) -> bytes:
         return kind + struct.pack(">i", len(body) + 4) + body
@@ -128,12 +129,12 @@ async def talking_postgres(*, version: str | None) -> AsyncIterator[str]:
 
 
 async def test_postgres_older_than_14(shell: Shell, urls: Path, redis: Redis, redis_url: str) -> None:
-    async with talking_postgres(version="13.14") as url:
+    async with scripted_postgres(version="13.14") as url:
         await refused(shell, "run", urls, says="needs 14 or newer", REDIS_URL=redis_url, DATABASE_URL=url)
 
 
 async def test_postgres_with_another_password(shell: Shell, urls: Path, redis: Redis, redis_url: str) -> None:
-    async with talking_postgres(version=None) as url:
+    async with scripted_postgres(version=None) as url:
         await refused(shell, "run", urls, says="refuses the user or password", REDIS_URL=redis_url, DATABASE_URL=url)
 
 
@@ -146,16 +147,14 @@ async def test_port_in_use(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("source", "says"),
-    [("nowhere.txt", "nowhere.txt"), (".", "is a folder"), ("broken.gz", "broken.gz")],
+    [("missing.txt", "missing.txt"), (".", "is a folder"), ("broken.gz", "broken.gz")],
 )
 async def test_source_that_cannot_be_read(shell: Shell, source: str, says: str) -> None:
     shell.write("broken.gz", "this is no gzip")
     await refused(shell, "run", source, says=says)
 
 
-async def test_damaged_source_ends_the_run_and_loses_nothing(shell: Shell, upstream: Upstream) -> None:
-    import gzip
-
+async def test_damaged_source_ends_the_run_and_no_key_is_lost(shell: Shell, upstream: Upstream) -> None:
     lines = "".join(f"{upstream.url}/item/{os.urandom(8).hex()}\n" for _ in range(4000)).encode()
     packed = gzip.compress(lines)
     (shell.folder / "urls.gz").write_bytes(packed[: len(packed) // 2])
@@ -181,8 +180,8 @@ async def test_job_file_that_is_wrong(shell: Shell, text: str, says: str) -> Non
 
 async def test_parser_that_cannot_be_imported(shell: Shell, upstream: Upstream) -> None:
     shell.write("keys.txt", ["a"])
-    path = shell.write("job.toml", job(upstream, '\n[parse]\npython = "nowhere:parse"'))
-    await refused(shell, "run", path, code=2, says="cannot import nowhere")
+    path = shell.write("job.toml", job(upstream, '\n[parse]\npython = "missing:parse"'))
+    await refused(shell, "run", path, code=2, says="cannot import missing")
     assert upstream.requests == 0
 
 

@@ -1,4 +1,4 @@
-"""Kill anything at any moment, start it again: nothing is lost, nothing is stored twice."""
+"""Processes are killed at any moment and started again: nothing is lost, nothing is stored twice."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import psutil
 import pytest
 
 from crawler.sample.upstream import Upstream
-from tests.conftest import eventually
+from tests.live.examples import COUNT_PAGES, each_key_once
 from tests.live.shell import Running, Shell, kill_tree
-from tests.live.test_run import ONCE
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 KEYS = 6000
 CONCURRENCY = 16
 BATCH_ROWS = 200
-# What one killed worker may have had fetched and not recorded.
-LOST_BY_A_KILL = CONCURRENCY + BATCH_ROWS
-EVERY_KEY_ONCE = [{"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}]
+# Keys that one killed worker may have fetched without recording them; they are fetched again.
+REFETCHED_AFTER_A_KILL = CONCURRENCY + BATCH_ROWS
+EVERY_KEY_ONCE = each_key_once(KEYS)
 
 
 async def begin(shell: Shell, upstream: Upstream, workers: int = 2) -> Running:
-    """Start, or start again, the run that the tests disturb."""
+    """Start the run that the tests disturb, or go on with it."""
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
     return await shell.start(
         "run", urls, "--workers", str(workers), "--concurrency", str(CONCURRENCY), "--batch-rows", str(BATCH_ROWS),
@@ -32,97 +32,98 @@ async def begin(shell: Shell, upstream: Upstream, workers: int = 2) -> Running:
     )  # fmt: skip
 
 
-async def asked(upstream: Upstream, requests: int) -> None:
+async def requested(upstream: Upstream, requests: int) -> None:
+    """Wait until the upstream got so many requests."""
     await eventually(lambda: upstream.requests >= requests, f"{requests} requests at the upstream", seconds=60)
 
 
 async def test_kill_9_of_one_worker(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await asked(upstream, 1500)
+    await requested(upstream, 1500)
     (await running.child("worker-1")).kill()
     ended = await running.end()
     assert ended.code == 0, ended.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests <= KEYS + LOST_BY_A_KILL
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
+    assert upstream.requests <= KEYS + REFETCHED_AFTER_A_KILL
 
 
 async def test_kill_9_of_all_workers(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await asked(upstream, 1500)
+    await requested(upstream, 1500)
     for worker in running.children("worker-"):
         worker.kill()
     ended = await running.end()
     assert ended.code == 0, ended.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests <= KEYS + 2 * LOST_BY_A_KILL
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
+    assert upstream.requests <= KEYS + 2 * REFETCHED_AFTER_A_KILL
 
 
 async def test_kill_9_of_the_coordinator(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     (await running.child("coordinator")).kill()
-    await asked(upstream, 1000)
+    await requested(upstream, 1000)
     (await running.child("coordinator")).kill()
     ended = await running.end()
     assert ended.code == 0, ended.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
     assert upstream.requests == KEYS
 
 
 async def test_kill_9_of_redis_and_of_postgres(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await asked(upstream, 1000)
+    await requested(upstream, 1000)
     (await running.child("redis-server")).kill()
-    await asked(upstream, 2500)
+    await requested(upstream, 2500)
     (await running.child("postgres")).kill()
     ended = await running.end()
     assert ended.code == 0, ended.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
 
 
 async def test_kill_9_of_everything_and_start_again(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await asked(upstream, 2000)
+    await requested(upstream, 2000)
     kill_tree(running.process.pid)
     await running.process.wait()
     before = upstream.requests
     again = await (await begin(shell, upstream)).end()
     assert again.code == 0, again.err
     assert "goes on" in again.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests <= KEYS + 2 * LOST_BY_A_KILL
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
+    assert upstream.requests <= KEYS + 2 * REFETCHED_AFTER_A_KILL
     assert upstream.requests - before < KEYS
 
 
 async def test_children_of_a_killed_run_leave_by_themselves(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await asked(upstream, 1000)
+    await requested(upstream, 1000)
     children = running.children("crawler.local.child")
     assert len(children) == 3
     running.process.kill()
     await eventually(lambda: not any(map(alive, children)), "children of the killed run to leave")
     again = await (await begin(shell, upstream)).end()
     assert again.code == 0, again.err
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
 
 
 async def test_ctrl_c_drains_and_the_next_run_fetches_only_the_rest(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await asked(upstream, 2000)
+    await requested(upstream, 2000)
     running.interrupt()
     ended = await running.end()
     assert ended.code == 130, ended.err
     assert "go on with: shardcrawl run" in ended.out
     assert upstream.requests < KEYS
     assert (await (await begin(shell, upstream)).end()).code == 0
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests == KEYS, "what was in flight was committed, so nothing is asked twice"
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
+    assert upstream.requests == KEYS, "what was in flight was committed, so nothing is requested twice"
 
 
 async def test_ctrl_c_twice_leaves_at_once(shell: Shell) -> None:
     async with Upstream(size=100) as upstream:
         urls = shell.write("urls.txt", [f"{upstream.url}/slow/20000/{number}" for number in range(50)])
         running = await shell.start("run", urls, "--workers", "1")
-        await asked(upstream, 5)
+        await requested(upstream, 5)
         children = running.children("crawler.local.child")
         running.interrupt()
         await eventually(lambda: len(running.children("coordinator")) == 0, "the coordinator to drain")
@@ -131,7 +132,7 @@ async def test_ctrl_c_twice_leaves_at_once(shell: Shell) -> None:
         assert not any(map(alive, children))
 
 
-async def test_random_kills_until_done(shell: Shell, upstream: Upstream) -> None:
+async def test_random_kills_until_the_run_is_complete(shell: Shell, upstream: Upstream) -> None:
     """Workers, coordinator, Redis and Postgres die in turn; the run ends by itself with the same counts."""
     choice = random.Random(7)
     running = await begin(shell, upstream, workers=3)
@@ -152,8 +153,8 @@ async def test_random_kills_until_done(shell: Shell, upstream: Upstream) -> None
     ended = await running.end()
     assert ended.code == 0, ended.err
     assert kills == 8
-    assert await shell.sql(ONCE) == EVERY_KEY_ONCE
-    assert upstream.requests <= KEYS + 3 * kills * LOST_BY_A_KILL
+    assert await shell.sql(COUNT_PAGES) == EVERY_KEY_ONCE
+    assert upstream.requests <= KEYS + 3 * kills * REFETCHED_AFTER_A_KILL
 
 
 def alive(process: psutil.Process) -> bool:

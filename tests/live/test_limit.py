@@ -1,22 +1,21 @@
-"""The fleet's limits as users meet them: the polite default, and limits that change while a run goes on."""
+"""Limits as users see them: the polite default, and limits that change while a run goes on."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from redis.asyncio import Redis
 
 from crawler.sample.upstream import Upstream
-from tests.conftest import eventually
 from tests.live.shell import Shell
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 QUIET = {"SHARDCRAWL_LOG_LEVEL": "error"}
 
 
-async def test_a_live_limit_reaches_every_worker_shows_in_status_and_outlives_them(
+async def test_an_override_reaches_every_worker_is_in_status_and_outlives_the_workers(
     shell: Shell, upstream: Upstream
 ) -> None:
     host = upstream.url.removeprefix("http://")
@@ -31,9 +30,9 @@ async def test_a_live_limit_reaches_every_worker_shows_in_status_and_outlives_th
     assert (shown["upstreams"][host]["live_rate"], shown["upstreams"][host]["live_concurrency"]) == ("100/s", 20)
     running.interrupt()
     assert (await running.end()).code == 130
-    asked = upstream.requests
+    before = upstream.requests
     running = await shell.start(*slow)
-    await eventually(lambda: upstream.requests > asked + 50, "the limit to hold for the workers that come next")
+    await eventually(lambda: upstream.requests > before + 50, "the limit to hold for the workers that come next")
     await shell.run("limit", "urls", host, "--rate", "none")
     ended = await running.end()
     assert ended.code == 0, ended.err
@@ -41,18 +40,15 @@ async def test_a_live_limit_reaches_every_worker_shows_in_status_and_outlives_th
     assert "run urls is complete" in ended.err
 
 
-async def test_a_limit_that_would_limit_nothing_is_an_error_in_one_line(
-    shell: Shell, redis: Redis, redis_url: str, database: str
-) -> None:
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+async def test_a_limit_that_would_limit_nothing_is_an_error_in_one_line(shell: Shell, environ: dict[str, str]) -> None:
     shell.write("urls.txt", ["https://de.wikipedia.org/"])
     text = '[run]\nname = "urls"\n[source]\npath = "urls.txt"\n[limits."*.wikipedia.org"]\nrate = 1\n'
     coordinator = await shell.start("coordinate", shell.write("job.toml", text), environ=environ)
 
-    async def made() -> bool:
+    async def is_listed() -> bool:
         return "urls" in (await shell.run("runs", environ=environ)).out
 
-    await eventually(made, "the run to be made")
+    await eventually(is_listed, "the run to be made")
     for *arguments, says in (
         ("nobody", "x.example", "--rate", "5", "no run nobody in Redis; known runs: urls"),
         ("urls", "x.example", "nothing to change; give --rate, --concurrency, or both"),

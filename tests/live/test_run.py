@@ -1,4 +1,4 @@
-"""The main job, as a user does it: one command, a corpus, rows."""
+"""What users do first: they give one command a corpus, and get rows."""
 
 from __future__ import annotations
 
@@ -8,41 +8,21 @@ import os
 from collections import Counter
 
 import pytest
+from redis.asyncio import Redis
 
 from crawler.sample.upstream import Upstream
-from tests.conftest import eventually
+from tests.live.examples import COUNT_PAGES, UPSTREAM_KEYS, each_key_once, job
 from tests.live.shell import Shell
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
-
-# What is known of upstreams, each with a lifetime of its own.
-LIMITS = ("slots", "health", "upstreams", "limits", "changes", "robots")
-
-ONCE = (
-    "select count(*) as keys, count(distinct digest) as digests, count(*) filter (where outcome = 'stored') as stored, "
-    "count(*) filter (where body->>'id' = split_part(key, '/item/', 2)) as right_id from pages"
-)
-
-
-def job(upstream: Upstream, extra: str = "", template: str = "/item/{key}", name: str = "test") -> str:
-    return f"""
-        [run]
-        name = "{name}"
-        workers = 2
-        [source]
-        path = "keys.txt"
-        [request]
-        url = "{upstream.url}{template}"
-        allow_private = ["127.0.0.0/8"]
-        {extra}
-    """
 
 
 async def test_a_file_of_urls_ends_as_one_row_for_each(shell: Shell, upstream: Upstream) -> None:
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(3000)])
     ended = await shell.run("run", urls, "--workers", "2")
     assert "run urls is complete: 3,000 keys" in ended.out
-    assert await shell.sql(ONCE) == [{"keys": 3000, "digests": 3000, "stored": 3000, "right_id": 3000}]
+    assert await shell.sql(COUNT_PAGES) == each_key_once(3000)
     assert upstream.requests == 3000
 
 
@@ -54,8 +34,8 @@ async def test_a_complete_run_says_so_and_fetches_nothing(shell: Shell, upstream
     assert upstream.requests == 200
 
 
-async def test_every_kind_of_answer_becomes_its_outcome(shell: Shell, upstream: Upstream) -> None:
-    """Stored, gone, refused and failed, each with its reason; a passing 503 is tried again."""
+async def test_every_kind_of_response_becomes_its_outcome(shell: Shell, upstream: Upstream) -> None:
+    """Stored, gone, refused and failed, each with its reason; after a 503 there is another attempt."""
     paths = ["/item/1", "/missing/x", "/status/403/x", "/status/301/x", "/flaky/2/x", "/notjson/x", "/text/x"]
     urls = shell.write("urls.txt", [upstream.url + path for path in paths])
     ended = await shell.run("run", urls, code=3)
@@ -78,7 +58,7 @@ async def test_every_kind_of_answer_becomes_its_outcome(shell: Shell, upstream: 
 
 
 async def test_failed_keys_go_back_into_their_run(shell: Shell, upstream: Upstream) -> None:
-    """`retry`: only what failed for that reason is fetched again, and the final counts are true."""
+    """`retry`: only keys that failed for that reason are fetched again, and the final counts are true."""
     paths = [*(f"/item/{number}" for number in range(50)), *(f"/flaky/3/{number}" for number in range(5)), "/notjson/x"]
     job = """
         [run]
@@ -111,10 +91,11 @@ async def test_failed_keys_go_back_into_their_run(shell: Shell, upstream: Upstre
     await shell.run("audit", "again")
 
 
-async def test_keys_that_wait_for_their_next_try_hold_nothing_up(shell: Shell, upstream: Upstream) -> None:
-    """Backoff beyond two seconds: the delayed set keeps the key, and `status` says so.
+async def test_keys_that_wait_for_their_next_attempt_hold_nothing_up(shell: Shell, upstream: Upstream) -> None:
+    """Backoff beyond two seconds: the deferred set keeps the key, and `status` says so.
 
-    Each of so many keys waits a time of its own, up to eight seconds: one of them nearly as long, however slow we look.
+    Each of 24 keys waits a random time of up to eight seconds, so one of them waits nearly as long: also a slow machine
+    sees a key in the deferred set.
     """
     paths = [*(f"/item/{number}" for number in range(200)), *(f"/flaky/1/{number}" for number in range(24))]
     job = """
@@ -137,7 +118,7 @@ async def test_keys_that_wait_for_their_next_try_hold_nothing_up(shell: Shell, u
         snapshot = json.loads(ended.out)
         return bool(snapshot["delayed"] and snapshot["outcomes"]["stored"] >= 200)
 
-    await eventually(waiting, "all but the delayed keys to be stored")
+    await eventually(waiting, "all but the deferred keys to be stored")
     ended = await running.end()
     assert ended.code == 0, ended.err
     assert await shell.sql("select attempts, count(*) as keys from pages group by 1 order by 1") == [
@@ -214,8 +195,8 @@ async def test_a_generator_of_keys(shell: Shell, upstream: Upstream) -> None:
     assert await shell.sql("select count(*) as n from pages where outcome = 'stored'") == [{"n": 250}]
 
 
-async def test_the_fleet_keeps_below_its_rate(shell: Shell, upstream: Upstream) -> None:
-    """Between the first and the last request the upstream never sees more than the rate."""
+async def test_all_workers_together_keep_below_the_rate(shell: Shell, upstream: Upstream) -> None:
+    """From the first to the last request, the upstream gets no more than the rate."""
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(400)])
     await shell.run("run", urls, "--workers", "4", "--rate", "200")
     stats = upstream.stats()
@@ -234,7 +215,7 @@ async def test_duplicates_in_the_corpus_are_one_row(shell: Shell, upstream: Upst
     lines = [f"{upstream.url}/item/{number % 700}" for number in range(2100)]
     ended = await shell.run("run", shell.write("urls.txt", lines), "--json")
     assert json.loads(ended.out)["outcomes"]["stored"] == 700
-    assert await shell.sql(ONCE) == [{"keys": 700, "digests": 700, "stored": 700, "right_id": 700}]
+    assert await shell.sql(COUNT_PAGES) == each_key_once(700)
     assert upstream.requests == 700
 
 
@@ -244,7 +225,7 @@ async def test_httpx_engine_does_the_same_job(shell: Shell, upstream: Upstream) 
     assert await shell.sql("select count(*) as n from pages where outcome = 'stored'") == [{"n": 100}]
 
 
-async def test_status_runs_and_sql_look_on_while_a_run_goes_on(shell: Shell, upstream: Upstream) -> None:
+async def test_status_and_runs_work_while_a_run_goes_on(shell: Shell, upstream: Upstream) -> None:
     urls = shell.write("urls.txt", [f"{upstream.url}/slow/50/{number}" for number in range(2000)])
     running = await shell.start("run", urls, "--concurrency", "4", "--workers", "1")
     await eventually(lambda: upstream.requests > 20, "requests at the upstream")
@@ -262,16 +243,16 @@ async def test_status_runs_and_sql_look_on_while_a_run_goes_on(shell: Shell, ups
 
 
 async def test_no_redis_key_of_the_queue_outlives_a_complete_run(
-    shell: Shell, upstream: Upstream, redis: object, redis_url: str, database: str
+    shell: Shell, upstream: Upstream, redis: Redis, environ: dict[str, str]
 ) -> None:
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(500)])
-    await shell.run("run", urls, environ={"REDIS_URL": redis_url, "DATABASE_URL": database})
-    names = Counter(name.decode().rpartition("}:")[2].partition(":")[0] for name in await redis.keys("*"))  # type: ignore[attr-defined]
-    assert set(names) <= {"shardcrawl", "spec", "state", "done", "leader", *LIMITS}, names
+    await shell.run("run", urls, environ=environ)
+    names = Counter(name.decode().rpartition("}:")[2].partition(":")[0] for name in await redis.keys("*"))
+    assert set(names) <= {"shardcrawl", "spec", "state", "done", "leader", *UPSTREAM_KEYS}, names
 
 
 async def test_fewer_requests_at_once_than_workers(shell: Shell, upstream: Upstream) -> None:
-    """Workers without a share of the upstream claim nothing, and what they had claimed gets its turn."""
+    """Workers whose fair share of the upstream is zero claim nothing; keys that they had claimed are fetched."""
     shell.write("keys.txt", [f"k{number}" for number in range(1500)])
     limits = '[limits."*"]\nconcurrency = 1'
     text = job(upstream, limits).replace("workers = 2", "workers = 3")

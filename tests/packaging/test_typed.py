@@ -1,16 +1,17 @@
-"""The wheel as its users see it: whole, and typed well enough to check a parser of theirs."""
+"""Sdist and wheel as users get them: they are complete, and the wheel has types that check a user's parser."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import venv
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
-pytest.importorskip("setuptools", reason="setuptools, which builds the wheel, is not installed")
+pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not installed")
 pytest.importorskip("uv", reason="uv, which starts the build, is not installed")
 
 from ops.dist import PACKAGES, ROOT, build, uv
@@ -59,6 +60,16 @@ def test_the_wheel_has_every_file_of_both_packages(wheel: Path) -> None:
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+
+
+def test_the_sdist_has_changelog_documents_and_examples(wheel: Path) -> None:
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = [path for folder in ("docs", "examples") for path in (ROOT / folder).rglob("*.*")]
+    wanted = {str(path.relative_to(ROOT)) for path in folders if path.suffix != ".pyc"}
+    assert wanted | {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "requirements.lock"} <= names
+    assert not [name for name in names if name.startswith(("ops/", "tests/"))]
 
 
 @pytest.mark.parametrize("source", [RIGHT, *map(Path.read_text, EXAMPLES)], ids=range(1 + len(EXAMPLES)))

@@ -17,8 +17,8 @@ from pathlib import Path
 import asyncpg
 
 from crawler.local.embedded.redis import Redis
-from tests.conftest import eventually
 from tests.servers.network import Proxy
+from tests.waiting import eventually
 
 BOUNCER = """
 [databases]

@@ -1,7 +1,7 @@
-"""`python -m ops.bench.polite`: whether the whole fleet is one polite client, as its upstreams count, in one table.
+"""`python -m ops.bench.polite`: whether all workers together are one polite client, counted by the upstreams.
 
-Each part is a whole `shardcrawl run` with embedded services, or two, against upstreams on this machine that keep their
-own counts: nginx with limit_req, a scripted server, a name server. All of it takes about five minutes.
+Each part is one or two whole runs of `shardcrawl run` with embedded services, against upstreams on this machine that
+count by themselves: nginx with limit_req, a scripted server, a name server. It takes about five minutes.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from pathlib import Path
 import uvloop
 
 from coordinator.errors import ShardcrawlError
-from ops.bench.first_light import Row, report
 from ops.bench.polite.budget import auto, budget
 from ops.bench.polite.flaky import flaky
 from ops.bench.polite.hostile import hostile
 from ops.bench.polite.names import names
 from ops.bench.polite.pause import pause
+from ops.bench.whole_run import Row, report
 
 PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     part.__name__: part for part in (budget, auto, pause, flaky, hostile, names)
 }
-LONGEST = 480.0
+DEADLINE_SECONDS = 480.0
 
 
 async def measure(parts: list[str]) -> list[Row]:
-    """The rows of these parts; a part that cannot be measured is a promise that does not hold."""
+    """The rows of these parts. A part that cannot be measured counts as a promise that did not hold."""
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     rows: list[Row] = []
     try:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             for part in parts:
                 try:
                     rows += await PARTS[part](folder / part)
                 except ShardcrawlError as error:
                     rows.append(Row(part, str(error), "a measurement", False))
     except TimeoutError:
-        rows.append(Row("the whole benchmark", "not over", f"within {LONGEST:.0f} s", False))
+        rows.append(Row("the whole benchmark", "not ended", f"within {DEADLINE_SECONDS:.0f} s", False))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return rows

@@ -1,4 +1,4 @@
-"""A whole `shardcrawl run` as a child of the benchmark, with embedded services in a folder that goes away."""
+"""A whole `shardcrawl run` as a child process of the benchmark, with embedded services in the benchmark's folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any, Self
 
 import psutil
 
-from ops.bench.first_light import family, peak_memory
+from ops.bench.whole_run import children, peak_memory
 
-PATIENCE = 150.0
-LOOK = 0.1
+DEADLINE_SECONDS = 150.0
+POLL_SECONDS = 0.1
 NAME = "polite"
 
 
-class TooLong(Exception):
-    """What was waited for did not come."""
+class CrawlFailed(Exception):
+    """A run ended too early or with an error, or took too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A job over `urls`: `limits` are lines of TOML by upstream; `request` and `retry` lines of their sections."""
+    """A job over `urls`. `limits` has lines of TOML by upstream; `request` and `retry` are lines of these sections."""
 
     urls: Iterable[str]
     limits: dict[str, str]
@@ -56,16 +56,16 @@ class Ended:
 
 
 class Crawl:
-    """`async with Crawl(folder, plan) as crawl` has started it; what still runs at the end is interrupted.
+    """`async with Crawl(folder, plan) as crawl` starts a run, and at the end interrupts it if it still runs.
 
-    `before` is a command that runs ours.
+    `before` is a command that gets the run's command as its arguments. `peaks` has the peak memory (MB) by worker pid.
     """
 
     def __init__(self, folder: Path, plan: Plan, before: Sequence[str] = ()) -> None:
         self._folder = folder
         self._plan = plan
         self._before = before
-        self._said = folder / "said.txt"
+        self._output = folder / "output.txt"
         self._ended: asyncio.Task[int] | None = None
         self.peaks: dict[int, float] = {}
 
@@ -74,8 +74,8 @@ class Crawl:
         with (self._folder / "urls.txt").open("w") as file:
             file.writelines(f"{url}\n" for url in self._plan.urls)
         (self._folder / "job.toml").write_text(self._plan.job())
-        with self._said.open("w") as said:
-            self._process = await self._start("run", "job.toml", stdout=asyncio.subprocess.DEVNULL, stderr=said)
+        with self._output.open("w") as output:
+            self._process = await self._start("run", "job.toml", stdout=asyncio.subprocess.DEVNULL, stderr=output)
         self._ended = asyncio.create_task(self._process.wait())
         return self
 
@@ -85,29 +85,29 @@ class Crawl:
         try:
             await asyncio.wait_for(self._process.wait(), 40.0)
         except TimeoutError:
-            for process in [*family(self._process.pid), psutil.Process(self._process.pid)]:
+            for process in [*children(self._process.pid), psutil.Process(self._process.pid)]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             await self._process.wait()
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait, and note the workers' memory. Raises TooLong when it takes too long or the run ends before."""
+        """Wait for a condition, and read the workers' memory meanwhile. Raises CrawlFailed when the run ends before."""
         await self._watch(condition, what)
         if not condition():
-            raise TooLong(f"the run ended before {what}: {self._last_words()}")
+            raise CrawlFailed(f"the run ended before {what}: {self._last_words()}")
 
     async def complete(self) -> None:
-        """Wait until the run is complete. Raises TooLong."""
+        """Wait until the run is complete. Raises CrawlFailed."""
         await self._watch(lambda: False, "the run's end")
         if self._process.returncode != 0:
-            raise TooLong(f"exit code {self._process.returncode}: {self._last_words()}")
+            raise CrawlFailed(f"exit code {self._process.returncode}: {self._last_words()}")
 
     def joined(self) -> int:
         """How many workers have joined."""
-        return self._said.read_text(errors="replace").count(" joined")
+        return self._output.read_text(errors="replace").count(" joined")
 
     async def ends(self) -> dict[str, Ended]:
-        """How each key ended, as Postgres has it."""
+        """How each key ended, from Postgres."""
         moment = "extract(epoch from fetched_at)::float8"
         query = f"select key, outcome, coalesce(reason, '') as reason, {moment} as at from pages"
         process = await self._start("sql", "--json", query, stdout=asyncio.subprocess.PIPE)
@@ -116,22 +116,22 @@ class Crawl:
 
     async def _watch(self, condition: Callable[[], bool], what: str) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 while self._ended is not None and not self._ended.done() and not condition():
-                    self._weigh()
-                    await asyncio.wait([self._ended], timeout=LOOK)
+                    self._read_memory()
+                    await asyncio.wait([self._ended], timeout=POLL_SECONDS)
         except TimeoutError:
-            raise TooLong(f"{what} did not come in {PATIENCE:.0f} s: {self._last_words()}") from None
+            raise CrawlFailed(f"{what} did not come in {DEADLINE_SECONDS:.0f} s: {self._last_words()}") from None
 
-    def _weigh(self) -> None:
-        """Note each worker's most memory ever, in MB; a process that is just ending says nothing."""
-        for process in family(self._process.pid):
+    def _read_memory(self) -> None:
+        """Keep the peak memory of each worker. A process that is just ending is left out."""
+        for process in children(self._process.pid):
             with suppress(psutil.Error, OSError, StopIteration):
                 if any(word.startswith("worker") for word in process.cmdline()[-1:]):
                     self.peaks[process.pid] = peak_memory(process.pid)
 
     def _last_words(self) -> str:
-        return " / ".join(self._said.read_text(errors="replace").splitlines()[-2:])
+        return " / ".join(self._output.read_text(errors="replace").splitlines()[-2:])
 
     async def _start(self, *arguments: str, stdout: int, stderr: Any = None) -> asyncio.subprocess.Process:
         environ = {

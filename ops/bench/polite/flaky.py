@@ -1,4 +1,4 @@
-"""An upstream that fails at random: everything is stored in the end, with few requests more than keys."""
+"""An upstream that fails at random: every key is stored, with few more requests than keys."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from ops.bench.first_light import Row
 from ops.bench.polite.crawl import Crawl, Plan
-from ops.bench.polite.scripted import Act, Scripted, answer
+from ops.bench.polite.scripted import Scripted, ScriptedResponse, response
+from ops.bench.whole_run import Row
 
 KEYS = 10_000
-# With 5 attempts 3 keys of 10,000 would meet five faults in a row, whoever asks; with 12 it is one in 25,000 runs.
+# With 5 attempts, 3 keys of 10,000 would fail five times in a row, with any client. With 12 it is one key in 25,000
+# runs.
 ATTEMPTS = 12
-FINE = answer()
-BUSY = answer(b"", status="503 Service Unavailable")
+FINE = response()
+BUSY = response(b"", status="503 Service Unavailable")
 
 
 async def flaky(folder: Path) -> list[Row]:
-    """10 % of requests are answered 503, 10 % are reset."""
+    """10 % of all responses are 503, and 10 % of all requests are reset."""
     chance = random.Random(4)
 
-    def act(_: str) -> Act:
+    def script(_: str) -> ScriptedResponse:
         draw = chance.random()
         return BUSY if draw < 0.1 else None if draw < 0.2 else FINE
 
-    async with Scripted(act) as upstream:
+    async with Scripted(script) as upstream:
         plan = Plan(
             (upstream.url(f"/{number}") for number in range(KEYS)),
             {upstream.authority: "rate = 1000"},
@@ -34,7 +35,7 @@ async def flaky(folder: Path) -> list[Row]:
         async with Crawl(folder / "crawl", plan) as crawl:
             await crawl.complete()
             found = Counter(end.outcome for end in (await crawl.ends()).values())
-        asked = len(upstream.log)
+        requests = len(upstream.log)
     return [
         Row(
             f"10 % 503 and 10 % resets at random, {KEYS:,} keys, {ATTEMPTS} attempts",
@@ -42,5 +43,5 @@ async def flaky(folder: Path) -> list[Row]:
             "every key stored",
             found == {"stored": KEYS},
         ),
-        Row("the same: requests for each key", f"{asked / KEYS:.3f}", "1.35 or fewer", asked <= 1.35 * KEYS),
+        Row("the same: requests for each key", f"{requests / KEYS:.3f}", "1.35 or fewer", requests <= 1.35 * KEYS),
     ]

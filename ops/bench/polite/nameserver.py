@@ -1,4 +1,4 @@
-"""A name server on loopback that counts what it is asked, and a command that sees no other."""
+"""A name server on loopback that counts its queries, and a command that makes it the only one."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
-PORT = 53  # resolv.conf knows no other
+PORT = 53  # resolv.conf can name no other
 ADDRESS = "127.0.0.153"
-_A, _IN, _ANSWERS = 1, 1, 0x8580
+_A, _IN, _RESPONSE_FLAGS = 1, 1, 0x8580
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Answers queries for an A record with what `known` says at the n-th time, with a TTL of 0; others with nothing.
+    """Responds to the n-th query for an A record with `address_of(name, n)` and a TTL of 0; to others without a record.
 
-    `asked` counts the A queries by name. It needs root, for its port and for `command`.
+    `queries` counts the A queries by name. It needs root, for its port and for `command`.
     """
 
-    def __init__(self, known: Callable[[str, int], str]) -> None:
-        self.asked: Counter[str] = Counter()
-        self._known = known
+    def __init__(self, address_of: Callable[[str, int], str]) -> None:
+        self.queries: Counter[str] = Counter()
+        self._address_of = address_of
 
     @staticmethod
     def possible() -> bool:
-        """Whether this process may have one."""
+        """Whether this process may start one."""
         return os.geteuid() == 0 and shutil.which("unshare") is not None
 
     @staticmethod
     def command(folder: Path) -> tuple[str, ...]:
-        """A command that runs the one after it where this is the only name server; `folder` is made."""
+        """A command that runs its arguments where this is the only name server; its files are in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         configuration = folder / "resolv.conf"
         configuration.write_text(f"nameserver {ADDRESS}\n")
@@ -50,7 +50,7 @@ class NameServer(asyncio.DatagramProtocol):
         self._transport.close()
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Answer one query (RFC 1035, section 4): its header and question again, and a record that points to it."""
+        """Respond to a query (RFC 1035, section 4): its header and question, and a record that points to the name."""
         labels, place = [], 12
         while size := data[place]:
             labels.append(data[place + 1 : place + 1 + size].decode("latin-1"))
@@ -60,8 +60,8 @@ class NameServer(asyncio.DatagramProtocol):
         record = b""
         if kind == _A:
             name = ".".join(labels).lower()
-            self.asked[name] += 1
-            packed = IPv4Address(self._known(name, self.asked[name])).packed
+            self.queries[name] += 1
+            packed = IPv4Address(self._address_of(name, self.queries[name])).packed
             record = struct.pack(">HHHIH", 0xC00C, _A, _IN, 0, 4) + packed
-        head = data[:2] + struct.pack(">HHHHH", _ANSWERS, 1, 1 if record else 0, 0, 0)
+        head = data[:2] + struct.pack(">HHHHH", _RESPONSE_FLAGS, 1, 1 if record else 0, 0, 0)
         self._transport.sendto(head + data[12:end] + record, addr)

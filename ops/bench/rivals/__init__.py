@@ -1,6 +1,6 @@
-"""What shardcrawl is measured against: one file for each rival, written as its users would, at its best settings.
+"""The rivals of shardcrawl, one file each, written as its users do, with its fastest settings.
 
-Each is a process of its own, `python -m ops.bench.rivals.NAME URLS DATABASE`, that reads a file of URLs, stores every
-body as jsonb in the table `pages` under a primary key, says when its first page came and its last was committed, and
-ends. None keeps any of shardcrawl's promises: what is in memory is lost with the process.
+`python -m ops.bench.rivals.NAME URLS DATABASE` reads a file of URLs, stores each body as jsonb in the table `pages`
+with a primary key, prints when its first page came and its last was committed, and ends. None keeps the promises of
+shardcrawl: what is in memory is lost when the process dies.
 """

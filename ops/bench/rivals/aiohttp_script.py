@@ -1,4 +1,4 @@
-"""A hand-written script on aiohttp and asyncpg, one process: the fastest that people write by hand."""
+"""A hand-written script with aiohttp and asyncpg in one process: the fastest of the usual ways."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def crawl(urls: list[str], database: str, ca: str | None) -> None:
 
 
 async def fetch(session: aiohttp.ClientSession, left: Iterator[str], sink: Sink) -> None:
-    """One of the 32: URL after URL."""
+    """Fetch one URL after the other; 32 of these run at a time."""
     for url in left:
         async with session.get(url) as response:
             await sink.put(url, response.status, await response.text("utf-8"))

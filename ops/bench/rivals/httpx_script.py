@@ -1,4 +1,4 @@
-"""A hand-written script on httpx and asyncpg, one process: what most articles recommend."""
+"""A hand-written script with httpx and asyncpg in one process: what most articles recommend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def crawl(urls: list[str], database: str, concurrency: int) -> None:
 
 
 async def fetch(client: httpx.AsyncClient, left: Iterator[str], sink: Sink) -> None:
-    """One of those: URL after URL."""
+    """Fetch one URL after the other; `concurrency` of these run at a time."""
     for url in left:
         response = await client.get(url)
         await sink.put(url, response.status_code, response.text)

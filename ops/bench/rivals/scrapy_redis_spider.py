@@ -24,7 +24,7 @@ PUSHED_AT_ONCE = 10_000
 
 
 class PageBuilder(RedisSpider):  # type: ignore[misc]  # it has no types
-    """Every URL that comes by Redis, its body as it came."""
+    """Fetches each URL that it gets from Redis; an item is the body as received."""
 
     name = "pages"
     redis_key = START_URLS
@@ -37,7 +37,7 @@ class PageBuilder(RedisSpider):  # type: ignore[misc]  # it has no types
 
 
 def crawl(server: str, database: str) -> None:
-    """One of the processes: crawl until Redis has had no URL for a second."""
+    """Run one of the processes: crawl until Redis has no URL for a second."""
     process = CrawlerProcess(
         {
             **SETTINGS,
@@ -55,7 +55,7 @@ def crawl(server: str, database: str) -> None:
 
 
 def push(server: str, urls: list[str]) -> None:
-    """Put the URLs where the spiders look for them."""
+    """Put the URLs into the list that the spiders read."""
     client = redis.Redis.from_url(server)
     lines = [json.dumps({"url": url}) for url in urls]
     for first in range(0, len(lines), PUSHED_AT_ONCE):
@@ -64,7 +64,7 @@ def push(server: str, urls: list[str]) -> None:
 
 
 def main() -> None:
-    """Push the URLs, start the processes, and add up what they say."""
+    """Push the URLs, start the processes, and print one report for all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("urls", type=Path)
     parser.add_argument("database")

@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class CopyPipeline:
-    """Items into Postgres."""
+    """Writes items into Postgres."""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -56,7 +56,7 @@ class CopyPipeline:
 
 
 class PageBuilder(scrapy.Spider):
-    """Every URL of a file, its body as it came."""
+    """Fetches each URL of a file; an item is the body as received."""
 
     name = "pages"
     urls: Path

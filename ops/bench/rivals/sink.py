@@ -1,4 +1,4 @@
-"""The COPY pipeline that every rival stores through, so that none of them loses by its way into Postgres."""
+"""The COPY pipeline of all rivals, so that none of them is slower because of its way into Postgres."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TABLE = "CREATE TABLE IF NOT EXISTS pages (url text PRIMARY KEY, status smallint
 
 
 class Sink:
-    """One connection; 1,000 rows are committed by one COPY while the next are fetched."""
+    """Commits 1,000 rows with one COPY on one connection, while the next rows are fetched."""
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -35,9 +35,9 @@ class Sink:
         await self._connection.execute(TABLE)
 
     async def put(self, url: str, status: int, body: str) -> None:
-        """Take a page; whoever brings the thousandth commits them all.
+        """Add a page; the call that adds the thousandth one commits all of them.
 
-        Whoever writes this by hand looks whether it is JSON: one page that is not would cost a thousand their commit.
+        The body is parsed, as a careful script does: Postgres would refuse all thousand rows for one that is no JSON.
         """
         orjson.loads(body)
         self._first = self._first or time()
@@ -46,7 +46,7 @@ class Sink:
             await self._flush()
 
     async def close(self) -> None:
-        """Commit the rest, and report."""
+        """Commit the rest, and print the report."""
         await self._flush()
         await self._connection.close()
         print(Report(self._stored, self._first, self._last).line, flush=True)

@@ -1,4 +1,4 @@
-"""Several machines: coordinators and workers that share nothing but Redis and Postgres."""
+"""Several machines: coordinators and workers that share only Redis and Postgres."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ import pytest
 from redis.asyncio import Redis
 
 from crawler.sample.upstream import Upstream
-from tests.conftest import eventually
+from tests.live.examples import COUNT_PAGES, each_key_once
 from tests.live.shell import Shell, kill_tree
-from tests.live.test_run import ONCE
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 KEYS = 3000
 
 
-async def test_workers_of_two_machines_share_a_run(
-    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
-) -> None:
-    """`work` may be started before the run exists, serves it, and stays for the next; Ctrl-C drains it."""
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+async def test_workers_of_two_machines_share_a_run(shell: Shell, upstream: Upstream, environ: dict[str, str]) -> None:
+    """`work` may start before the run exists. It works on it, then on the next one. Ctrl-C drains it."""
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
     machines = [await shell.start("work", "--workers", "1", environ=environ) for _ in range(2)]
     for name in ("first", "second"):
@@ -33,29 +30,27 @@ async def test_workers_of_two_machines_share_a_run(
     counts = await shell.sql("select counts->>'stored' as stored from runs", environ=environ)
     assert counts == [{"stored": "3000"}] * 2
     assert upstream.requests == 2 * KEYS
-    assert await shell.sql(ONCE.replace("from pages", "from pages_current"), environ=environ) == [
-        {"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}
-    ]
+    published = COUNT_PAGES.replace("from pages", "from pages_current")
+    assert await shell.sql(published, environ=environ) == each_key_once(KEYS)
 
 
 async def test_a_second_coordinator_takes_over_from_a_killed_one(
-    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+    shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
     lines = [f"{upstream.url}/item/{number}" for number in range(KEYS)]
-    text = f'[run]\nname = "fleet"\nhigh_water = 1000\n[source]\npath = "{shell.write("urls.txt", lines)}"\n'
+    text = f'[run]\nname = "shared"\nhigh_water = 1000\n[source]\npath = "{shell.write("urls.txt", lines)}"\n'
     job = shell.write("job.toml", text)
     first = await shell.start("coordinate", job, environ=environ)
 
     async def leader() -> str | None:
-        ended = await shell.run("status", "fleet", "--json", environ=environ, code=None)
+        ended = await shell.run("status", "shared", "--json", environ=environ, code=None)
         name: str | None = json.loads(ended.out)["coordinator"] if ended.code == 0 else None
         return name
 
-    async def led() -> bool:
+    async def has_leader() -> bool:
         return await leader() is not None
 
-    await eventually(led, "a leading coordinator")
+    await eventually(has_leader, "a leading coordinator")
     before = await leader()
     second = await shell.start("coordinate", job, environ=environ)
     await second.child("coordinator")
@@ -73,11 +68,10 @@ async def test_a_second_coordinator_takes_over_from_a_killed_one(
     assert upstream.requests == KEYS
 
 
-async def test_redis_that_forgot_the_run_is_filled_from_postgres(
-    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+async def test_an_empty_redis_is_filled_from_postgres(
+    shell: Shell, upstream: Upstream, redis: Redis, environ: dict[str, str]
 ) -> None:
-    """A wiped Redis costs no fetch of what Postgres has."""
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    """What Postgres has is not fetched again."""
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
     running = await shell.start("run", urls, "--rate", "1500", environ=environ)
     await eventually(lambda: upstream.requests > 1000, "1000 requests")
@@ -86,15 +80,14 @@ async def test_redis_that_forgot_the_run_is_filled_from_postgres(
     await redis.flushall()
     again = await shell.run("run", urls, environ=environ)
     assert "rebuilt from Postgres" in again.err
-    assert await shell.sql(ONCE, environ=environ) == [{"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}]
+    assert await shell.sql(COUNT_PAGES, environ=environ) == each_key_once(KEYS)
     assert upstream.requests == KEYS
 
 
-async def test_redis_that_is_wiped_in_mid_run_is_rebuilt_and_the_run_goes_on(
-    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+async def test_redis_that_loses_all_in_mid_run_is_rebuilt_and_the_run_goes_on(
+    shell: Shell, upstream: Upstream, redis: Redis, environ: dict[str, str]
 ) -> None:
-    """`run` notices, rebuilds from Postgres and goes on; only what was not committed is asked again."""
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    """`run` sees it, rebuilds from Postgres and goes on. Only what was not committed is requested again."""
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
     limits = ("--workers", "2", "--concurrency", "16", "--batch-rows", "200", "--rate", "1500")
     running = await shell.start("run", urls, *limits, environ=environ)
@@ -103,33 +96,31 @@ async def test_redis_that_is_wiped_in_mid_run_is_rebuilt_and_the_run_goes_on(
     ended = await running.end()
     assert ended.code == 0, ended.err
     assert "nothing is called done until the run is rebuilt" in ended.err
-    assert await shell.sql(ONCE, environ=environ) == [{"keys": KEYS, "digests": KEYS, "stored": KEYS, "right_id": KEYS}]
+    assert await shell.sql(COUNT_PAGES, environ=environ) == each_key_once(KEYS)
     assert upstream.requests <= KEYS + 2 * (16 + 200) + 2 * 1500, "what two seconds fetch, and what was in flight"
 
 
 async def test_rebuild_fills_redis_from_postgres(
-    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+    shell: Shell, upstream: Upstream, redis: Redis, environ: dict[str, str]
 ) -> None:
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
     running = await shell.start("run", urls, "--rate", "1500", environ=environ)
     await eventually(lambda: upstream.requests > 1000, "1000 requests")
     running.interrupt()
     await running.end()
-    asked = upstream.requests
+    committed = upstream.requests
     await redis.flushall()
     ended = await shell.run("rebuild", "urls", environ=environ)
-    assert f"run urls is rebuilt: {asked:,} keys are done" in ended.out
+    assert f"run urls is rebuilt: {committed:,} keys are done" in ended.out
     await shell.run("run", urls, environ=environ)
     assert upstream.requests == KEYS
     await shell.run("rebuild", "urls", environ=environ, code=2)
 
 
 async def test_a_run_that_cannot_be_worked_on_does_not_stop_the_others(
-    shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, database: str
+    shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:
-    """A secret that is missing on one machine is an error line there; other runs go on, and the run is kept."""
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database}
+    """A secret that is missing on one machine is an error line there. Other runs go on, and this run is kept."""
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(300)])
     header = 'headers = { Authorization = "Bearer ${NOT_SET_HERE}" }'
     text = f'[run]\nname = "secret"\n[source]\npath = "{urls}"\n[request]\n{header}\n'
