@@ -20,12 +20,12 @@ async def until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in tasks if task.done()]
     finally:
-        await cancelled(tasks)
+        await cancel_and_wait(tasks)
     for task in ended:
         task.result()
 
 
-async def cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel the tasks and return when all have ended, however they ended.
 
     A cancellation is repeated: redis-py was seen to swallow one that reached it while a connection was opening.

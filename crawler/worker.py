@@ -16,7 +16,7 @@ from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.queue.streams import LEASE, Streams
 from coordinator.redis.retrying import Waits, retry_unavailable
-from coordinator.tasks import cancelled, failure_of, until_first
+from coordinator.tasks import cancel_and_wait, failure_of, until_first
 from crawler.fetch.fetcher import Defer, Fetcher, Lane, Meter, RetryInPlace
 from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
@@ -106,16 +106,16 @@ class Worker:
             self._batch.close()
             await flushing
         finally:
-            await cancelled([flushing])
+            await cancel_and_wait([flushing])
 
     async def _fetch(self) -> None:
         lanes = {asyncio.create_task(self._serve(lane)): lane for lane in self._lanes}
         try:
             await until_first(self._intake.feed(), self._drain.wait(), failure_of(*lanes))
-            await cancelled([task for task, lane in lanes.items() if not lane.sending])
+            await cancel_and_wait([task for task, lane in lanes.items() if not lane.sending])
             await asyncio.gather(*lanes, return_exceptions=True)
         finally:
-            await cancelled(lanes)
+            await cancel_and_wait(lanes)
 
     async def _serve(self, lane: Lane) -> None:
         """One lane: request after request, one at a time."""

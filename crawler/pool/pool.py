@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, cast
 
 from coordinator.errors import ShardcrawlError
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.pool.protocol import LENGTH, ParseResult, ParserSetup, ParseTask, frame, stuck, value_of
@@ -90,7 +90,7 @@ class Pool:
             if self._writer is not None:
                 self._writer.transport.abort()
                 await asyncio.wait([self._serving], timeout=2 * END_WITHIN)
-            await cancelled([self._serving])
+            await cancel_and_wait([self._serving])
 
     async def _serve(self) -> None:
         """One child after another as long as there is something to parse."""

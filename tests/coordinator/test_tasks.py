@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coordinator.tasks import cancelled, until_first
+from coordinator.tasks import cancel_and_wait, until_first
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +103,7 @@ async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPa
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
     async with asyncio.timeout(20):
-        await cancelled([task])
+        await cancel_and_wait([task])
     assert task.done()
     assert swallowed == 3
 
@@ -112,5 +112,5 @@ async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPa
 async def test_tasks_that_ended_already_are_no_trouble(body: Callable[[], object]) -> None:
     task: asyncio.Task[None] = asyncio.create_task(body())  # type: ignore[arg-type]
     await asyncio.wait([task])
-    await cancelled([task])
-    await cancelled([])
+    await cancel_and_wait([task])
+    await cancel_and_wait([])

@@ -15,7 +15,7 @@ from coordinator.limits.limiter import Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from coordinator.redis.keys import RunKeys
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, Meter, RetryInPlace
 from crawler.fetch.retry_budget import FLOOR
 from crawler.model import HttpResponse, Request
@@ -317,7 +317,7 @@ async def fleet(redis: Redis) -> AsyncIterator[Fleet]:
         return crawlers[-1]
 
     yield crawler
-    await cancelled([task for crawler in crawlers for task in crawler.tasks])
+    await cancel_and_wait([task for crawler in crawlers for task in crawler.tasks])
     for one in crawlers:
         await one.lines.close()
 

@@ -13,7 +13,7 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Block, Claim, Outcome, ShardId, WorkerId
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import Completion
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.fetch.template import Template
 from crawler.job.models import StoreSettings
 from crawler.model import Request
@@ -63,7 +63,7 @@ class Feeding:
 
     async def end(self) -> None:
         if self._task is not None:
-            await cancelled([self._task])
+            await cancel_and_wait([self._task])
 
     async def claimed(self, blocks: int) -> None:
         await eventually(lambda: len(self.claims) == blocks, f"{blocks} blocks to be claimed and opened")
