@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Collection, Coroutine
 from typing import Any
 
-CANCEL_AGAIN = 0.2
+CANCEL_REPEAT_SECONDS = 0.2
 
 
-async def until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
+async def run_until_first_ends(*coroutines: Coroutine[Any, Any, Any]) -> None:
     """Run all; when the first returns or raises, cancel the others, wait for them, and raise what it raised.
 
     When several ended at once, the first in the order of the arguments that raised counts.
@@ -34,13 +34,13 @@ async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_REPEAT_SECONDS)
     for task in tasks:
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not report it as forgotten
 
 
-async def failure_of(*tasks: asyncio.Task[Any]) -> None:
+async def wait_until_first_ends(*tasks: asyncio.Task[Any]) -> None:
     """Return when one of the tasks ended; raise what it raised."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:

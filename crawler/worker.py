@@ -16,7 +16,7 @@ from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.queue.streams import LEASE, Streams
 from coordinator.redis.retrying import Waits, retry_unavailable
-from coordinator.tasks import cancel_and_wait, failure_of, until_first
+from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.fetcher import Defer, Fetcher, Lane, Meter, RetryInPlace
 from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
@@ -71,7 +71,7 @@ class Worker:
         """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
         self._take(await retry_unavailable(lambda: self._streams.join(self.name), "worker"))
         logger.info("worker %s joined", self.name)
-        await until_first(self._heartbeat(), self._work())
+        await run_until_first_ends(self._heartbeat(), self._work())
         await retry_unavailable(lambda: self._streams.release(self.name), "worker")
         logger.info("worker %s left", self.name)
         return self.state
@@ -102,7 +102,7 @@ class Worker:
         """Fetch and flush until drained; then let what is in flight end, and flush the rest."""
         flushing = asyncio.create_task(self._flush(), name="flush")
         try:
-            await until_first(self._fetch(), failure_of(flushing))
+            await run_until_first_ends(self._fetch(), wait_until_first_ends(flushing))
             self._batch.close()
             await flushing
         finally:
@@ -111,7 +111,7 @@ class Worker:
     async def _fetch(self) -> None:
         lanes = {asyncio.create_task(self._serve(lane)): lane for lane in self._lanes}
         try:
-            await until_first(self._intake.feed(), self._drain.wait(), failure_of(*lanes))
+            await run_until_first_ends(self._intake.feed(), self._drain.wait(), wait_until_first_ends(*lanes))
             await cancel_and_wait([task for task, lane in lanes.items() if not lane.sending])
             await asyncio.gather(*lanes, return_exceptions=True)
         finally:

@@ -23,7 +23,7 @@ from coordinator.roles.janitor import Janitor
 from coordinator.roles.planner import Planner
 from coordinator.source import Cursor, Source
 from coordinator.status import counts
-from coordinator.tasks import until_first
+from coordinator.tasks import run_until_first_ends
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Coordinator:
     async def run(self) -> None:
         """Return when the run is complete. Raises SourceError, EpochLost."""
         try:
-            await until_first(self._lead(), self._complete())
+            await run_until_first_ends(self._lead(), self._complete())
         finally:
             with suppress(RedisUnavailable):  # then the lease ends by itself
                 await self._election.leave()
@@ -73,7 +73,7 @@ class Coordinator:
         while True:
             await retry_unavailable(self._election.gain, "coordinator")
             try:
-                await until_first(self._election.keep(), self._plan_rest(), self._tidy())
+                await run_until_first_ends(self._election.keep(), self._plan_rest(), self._tidy())
             except RedisUnavailable as error:
                 logger.warning("coordinator waits: %s", error)
                 await asyncio.sleep(1.0)

@@ -28,7 +28,7 @@ from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.membership import new_worker_id
 from coordinator.source import STANDARD_INPUT
-from coordinator.tasks import until_first
+from coordinator.tasks import run_until_first_ends
 from crawler.job.job import read_job
 from crawler.opening import open_corpus
 from crawler.runner import Runner
@@ -103,7 +103,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
         high_water=job.run.high_water,
         failpoint=_failpoint(spec),
     )
-    await until_first(leave.wait(), coordinator.run())
+    await run_until_first_ends(leave.wait(), coordinator.run())
 
 
 async def _work(spec: ChildSpec, client: Redis, control: int) -> None:

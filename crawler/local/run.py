@@ -27,7 +27,7 @@ from coordinator.roles.membership import release_dead
 from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import counts, snapshot
-from coordinator.tasks import until_first
+from coordinator.tasks import run_until_first_ends
 from crawler.cli import progress
 from crawler.cli.progress import say
 from crawler.job.job import Job, read_job
@@ -161,7 +161,7 @@ async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job
     supervisor = Supervisor(plans, printer(voice.console), os.environ, release_on_death(client))
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
     with_signals(supervisor, voice.console, addresses.keeper)
-    await until_first(
+    await run_until_first_ends(
         supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, job.run.name), *keeping
     )
 
