@@ -15,7 +15,7 @@ from coordinator.errors import EpochLost
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.queue.streams import LEASE, Streams
-from coordinator.redis.retrying import Waits, retry_unavailable
+from coordinator.redis.retrying import WaitCauses, retry_unavailable
 from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.fetcher import Defer, Fetcher, Lane, Meter, RetryInPlace
 from crawler.model import Request
@@ -63,7 +63,7 @@ class Worker:
         self.state = RunState.RUNNING
         self._sequence = 0
         self._moves = 0
-        self._waits = Waits()
+        self._waits = WaitCauses()
         self._drain = asyncio.Event()
         self._beat = asyncio.Event()
 
@@ -86,7 +86,7 @@ class Worker:
                 await asyncio.wait_for(self._beat.wait(), HEARTBEAT)
             self._beat.clear()
             self._take(
-                await retry_unavailable(lambda: self._streams.renew(self.name, waits=self._waits.words), "worker")
+                await retry_unavailable(lambda: self._streams.renew(self.name, waits=self._waits.oldest), "worker")
             )
 
     def _take(self, presence: Presence) -> None:

@@ -11,20 +11,20 @@ from coordinator.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT = 0.1
-LONGEST_WAIT = 2.0
+FIRST_RETRY_SECONDS = 0.1
+LONGEST_RETRY_SECONDS = 2.0
 
 Returned = TypeVar("Returned")
 
 
-class Waits:
+class WaitCauses:
     """What a worker waits for, as its heartbeat tells it to whoever asks for the status."""
 
     def __init__(self) -> None:
         self._causes: list[str] = []
 
     @property
-    def words(self) -> str:
+    def oldest(self) -> str:
         """The oldest wait's cause; empty when nothing is waited for."""
         return self._causes[0] if self._causes else ""
 
@@ -38,10 +38,10 @@ class Waits:
 
 
 async def retry_unavailable(
-    call: Callable[[], Awaitable[Returned]], doing: str, waits: Waits | None = None
+    call: Callable[[], Awaitable[Returned]], who: str, waits: WaitCauses | None = None
 ) -> Returned:
     """Repeat `call` until it is not Unavailable; only for calls that may be repeated after an unknown outcome."""
-    wait = FIRST_WAIT
+    wait = FIRST_RETRY_SECONDS
     cause: str | None = None
     try:
         while True:
@@ -50,14 +50,14 @@ async def retry_unavailable(
             except Unavailable as error:
                 if cause is None:
                     cause = str(error)
-                    logger.warning("%s waits: %s", doing, cause)
+                    logger.warning("%s waits: %s", who, cause)
                     if waits is not None:
                         waits.begin(cause)
                 await asyncio.sleep(wait)
-                wait = min(wait * 2, LONGEST_WAIT)
+                wait = min(wait * 2, LONGEST_RETRY_SECONDS)
                 continue
             if cause is not None:
-                logger.warning("%s goes on", doing)
+                logger.warning("%s goes on", who)
             return returned
     finally:
         if cause is not None and waits is not None:
