@@ -90,7 +90,7 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class RunCounts:
     """A run's progress as Redis knows it: keys by outcome, requests sent and body bytes received.
 
     `deferred` of the published keys wait to be tried again.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from coordinator.limits.upstream_health import UpstreamHealth, upstream_health
-from coordinator.model import Counts, Outcome, RunState
+from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import as_text, translated
 from coordinator.redis.keys import RunKeys
@@ -23,7 +23,7 @@ class Snapshot:
 
     name: str
     state: RunState
-    counts: Counts
+    counts: RunCounts
     workers: int
     leader: str | None
     waits: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Snapshot:
         return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
 
 
-async def counts(client: Redis, record: RunRecord) -> Counts:
+async def counts(client: Redis, record: RunRecord) -> RunCounts:
     """The run's counts as Redis knows them. `total` is the source's estimate until the source is exhausted."""
     keys = RunKeys(record.name)
     with translated():
@@ -44,7 +44,7 @@ async def counts(client: Redis, record: RunRecord) -> Counts:
     state = {as_text(name): as_text(value) for name, value in fields.items()}
     exhausted = state.get("exhausted") == "1"
     published = int(state.get("published", 0))
-    return Counts(
+    return RunCounts(
         total=published - int(state.get("deferred", 0)) + int(state.get("skipped", 0)) if exhausted else record.total,
         exhausted=exhausted,
         published=published,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import Block, Counts
+from coordinator.model import Block, RunCounts
 from coordinator.queue.done import DoneSet
 from coordinator.queue.sharding import Layout, blocks, by_digest
 from coordinator.queue.streams import Streams
@@ -37,7 +37,7 @@ class Planner:
         streams: Streams,
         done: DoneSet,
         layout: Layout,
-        counts: Callable[[], Awaitable[Counts]],
+        counts: Callable[[], Awaitable[RunCounts]],
         high_water: int,
         failpoint: Failpoint = no_failpoint,
     ) -> None:

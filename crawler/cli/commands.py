@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 
 from coordinator.errors import UsageError, first_line
-from coordinator.model import Counts, Outcome, RunState
+from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import check_server, connect
 from coordinator.source import STANDARD_INPUT
@@ -76,7 +76,7 @@ async def status(place: Place, name: str | None) -> list[Snapshot]:
 async def _snapshot_of(client: Any, run: StoredRun) -> Snapshot:
     record = await Runs(client).find(run.name)
     if run.complete or record is None:
-        live = await counts(client, record) if record is not None else Counts()
+        live = await counts(client, record) if record is not None else RunCounts()
         final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
         state = RunState.COMPLETE if run.complete else RunState.RUNNING
         return Snapshot(run.name, state, final, workers=0, leader=None)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from coordinator.errors import Unavailable
-from coordinator.model import Counts, Outcome
+from coordinator.model import Outcome, RunCounts
 from coordinator.status import Snapshot
 
 BAR_EVERY = 0.5
@@ -41,7 +41,7 @@ class Pace:
         (first, before), (last, now) = self._seen[0], self._seen[-1]
         return (now - before) / (last - first) if last > first else 0.0
 
-    def left(self, counts: Counts) -> str:
+    def left(self, counts: RunCounts) -> str:
         """The time the rest takes, as h:mm:ss; "?" when it cannot be told."""
         if counts.total is None or self.rate <= 0:
             return "?"
@@ -68,7 +68,7 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def outcome_words(counts: Counts) -> str:
+def outcome_words(counts: RunCounts) -> str:
     """The outcomes that occurred, as "19,990 stored, 10 gone"."""
     words = [f"{counts.outcomes[outcome]:,} {outcome}" for outcome in Outcome if counts.outcomes.get(outcome)]
     return ", ".join(words) or "nothing yet"

@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Counts, Outcome
+from coordinator.model import Outcome, RunCounts
 from coordinator.status import Snapshot
 from crawler.cli.progress import clock, outcome_words, say, size
 from crawler.local.run import RunEnd
@@ -148,7 +148,7 @@ def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
     }
 
 
-def counts_json(counts: Counts) -> Mapping[str, int]:
+def counts_json(counts: RunCounts) -> Mapping[str, int]:
     """Keys by outcome, every outcome named."""
     return {outcome.value: counts.outcomes.get(outcome, 0) for outcome in Outcome}
 

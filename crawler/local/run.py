@@ -20,7 +20,7 @@ from rich.console import Console
 from coordinator.errors import EpochLost, RedisUnavailable, UsageError
 from coordinator.failpoints import failpoint_at
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.model import Counts, Outcome
+from coordinator.model import Outcome, RunCounts
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import check_server, connect
 from coordinator.roles.membership import release_dead
@@ -82,7 +82,7 @@ class RunEnd:
     """How a run stands when its command ends. `stored` is its row in Postgres once it is complete."""
 
     job: Job
-    counts: Counts
+    counts: RunCounts
     stored: StoredRun | None
     seconds: float
     was_complete: bool = False
@@ -135,7 +135,7 @@ async def run_at(
             opened = await open_run(client, addresses.database, document, folder, failpoint)
             job = opened.job
             if opened.complete is not None:
-                final = Counts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
+                final = RunCounts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
                 return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
             assert opened.record is not None
             say_how_it_begins(opened, await counts(client, opened.record), voice.console)
@@ -225,7 +225,7 @@ def printer(console: Console) -> Callable[[str], None]:
     return show
 
 
-def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
+def say_how_it_begins(opened: OpenedRun, now: RunCounts, console: Console) -> None:
     """Tell whether the run is new or goes on, and with how much left."""
     name = opened.job.run.name
     if unlimited := UpstreamMatcher(opened.job.limits).unlimited(opened.job.request.url):

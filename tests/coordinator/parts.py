@@ -10,7 +10,7 @@ from typing import Any
 import redis.exceptions
 from redis.asyncio import Redis
 
-from coordinator.model import Block, Claim, Counts, Epoch, Outcome, ShardId, WorkerId
+from coordinator.model import Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, blocks, by_digest, digest
@@ -90,7 +90,7 @@ class Run:
             exhausted=exhausted,
         )
 
-    async def counts(self) -> Counts:
+    async def counts(self) -> RunCounts:
         return await counts(self.client, self.record)
 
     async def queued_keys(self) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, RedisUnavailable, SourceError
-from coordinator.model import Counts, Outcome
+from coordinator.model import Outcome, RunCounts
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.roles.planner import CHUNK_KEYS, Planner
 from coordinator.source import Chunk, Cursor, Refused
@@ -171,9 +171,9 @@ async def test_no_more_than_the_high_water_mark_is_ever_queued(redis: Redis, hig
     run = await Run.made(redis, record_of(shards=2))
     keys = numbered(10_000)
     source = MemorySource(keys)
-    seen: list[Counts] = []
+    seen: list[RunCounts] = []
 
-    async def counts() -> Counts:
+    async def counts() -> RunCounts:
         seen.append(await run.counts())
         return seen[-1]
 

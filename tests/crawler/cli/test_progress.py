@@ -11,18 +11,18 @@ from rich.console import Console
 
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Counts, Outcome, RunState
+from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.status import Snapshot
 from crawler.cli import progress
 from crawler.cli.progress import Pace, clock, outcome_words, size, upstream_words
 from tests.conftest import eventually
 
-RUNNING = Counts(
+RUNNING = RunCounts(
     total=20_000, published=15_000, resolved=5_000, outcomes={Outcome.STORED: 4_990, Outcome.GONE: 10}, requests=5_100
 )
 
 
-def a_snapshot(counts: Counts = RUNNING, *, pauses: dict[str, float] | None = None) -> Snapshot:
+def a_snapshot(counts: RunCounts = RUNNING, *, pauses: dict[str, float] | None = None) -> Snapshot:
     upstreams = tuple(UpstreamHealth(name, paused=left) for name, left in (pauses or {}).items())
     return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", upstreams=upstreams)
 
@@ -65,8 +65,8 @@ def test_the_rest_takes_what_is_left_at_that_pace() -> None:
     pace.add(0.0, 4_000)
     pace.add(10.0, 5_000)
     assert pace.left(RUNNING) == "0:02:30"
-    assert pace.left(Counts(total=None, outcomes={Outcome.STORED: 1})) == "?"
-    assert pace.left(Counts(total=10, outcomes={Outcome.STORED: 11})) == "0:00:00"
+    assert pace.left(RunCounts(total=None, outcomes={Outcome.STORED: 1})) == "?"
+    assert pace.left(RunCounts(total=10, outcomes={Outcome.STORED: 11})) == "0:00:00"
 
 
 def test_a_run_that_stands_still_or_was_begun_again_tells_no_end() -> None:
@@ -78,7 +78,7 @@ def test_a_run_that_stands_still_or_was_begun_again_tells_no_end() -> None:
 
 def test_outcomes_are_named_when_they_occurred() -> None:
     assert outcome_words(RUNNING) == "4,990 stored, 10 gone"
-    assert outcome_words(Counts(outcomes={Outcome.FAILED: 0})) == "nothing yet"
+    assert outcome_words(RunCounts(outcomes={Outcome.FAILED: 0})) == "nothing yet"
 
 
 def test_paused_upstreams_are_named() -> None:
@@ -137,7 +137,7 @@ async def test_without_a_terminal_it_prints_plain_lines_and_waits_for_a_redis_th
 
 @pytest.mark.anyio
 async def test_a_source_of_unknown_length_is_shown_without_a_total(quick: Any) -> None:
-    shown = Shown(a_snapshot(Counts(outcomes={Outcome.STORED: 7})), terminal=False)
+    shown = Shown(a_snapshot(RunCounts(outcomes={Outcome.STORED: 7})), terminal=False)
     text = await shown.until(lambda text: "\n" in text)
     assert text.startswith("test: 7 keys, ")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from coordinator.limits.overrides import LimitOverride
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Counts, Epoch, Outcome, RunState
+from coordinator.model import Epoch, Outcome, RunCounts, RunState
 from coordinator.settings import LimitSettings, Window
 from coordinator.status import Snapshot
 from crawler.cli import screen
@@ -22,7 +22,7 @@ from crawler.store.catalogue import StoredRun
 from tests.crawler.examples import a_job
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 123457, tzinfo=UTC)
-COUNTS = Counts(
+COUNTS = RunCounts(
     total=20, published=15, resolved=5, outcomes={Outcome.STORED: 4, Outcome.FAILED: 1}, requests=1_234, received=5_600
 )
 
