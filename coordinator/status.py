@@ -14,7 +14,7 @@ from coordinator.redis.keys import RunKeys
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RunSnapshot:
     """A run at one moment.
 
     `leader` is the planner that leads, `waits` are what workers wait for; `upstreams` are those of which there is
@@ -35,7 +35,7 @@ class Snapshot:
         return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
 
 
-async def counts(client: Redis, record: RunRecord) -> RunCounts:
+async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
     """The run's counts as Redis knows them. `total` is the source's estimate until the source is exhausted."""
     keys = RunKeys(record.name)
     with translated():
@@ -56,10 +56,10 @@ async def counts(client: Redis, record: RunRecord) -> RunCounts:
     )
 
 
-async def snapshot(client: Redis, record: RunRecord) -> Snapshot:
+async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
     """One run, now. Raises RedisUnavailable."""
     keys = RunKeys(record.name)
-    current = await counts(client, record)
+    current = await read_counts(client, record)
     with translated():
         seconds, micros = await client.time()
         now = seconds * 1000 + micros // 1000
@@ -68,7 +68,7 @@ async def snapshot(client: Redis, record: RunRecord) -> Snapshot:
         causes = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
         state = await client.hget(keys.state, "state")
-    return Snapshot(
+    return RunSnapshot(
         name=record.name,
         state=RunState(as_text(state or "running")),
         counts=current,

@@ -22,7 +22,7 @@ from coordinator.roles.election import Election
 from coordinator.roles.janitor import Janitor
 from coordinator.roles.planner import Planner
 from coordinator.source import Cursor, Source
-from coordinator.status import counts
+from coordinator.status import read_counts
 from coordinator.tasks import run_until_first_ends
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Coordinator:
                 streams=self._streams,
                 done=self._done,
                 layout=self._record.layout,
-                counts=lambda: counts(self._client, self._record),
+                counts=lambda: read_counts(self._client, self._record),
                 high_water=self._high_water,
                 failpoint=self._failpoint,
             ).plan()

@@ -20,7 +20,7 @@ from coordinator.queue.sharding import digest
 from coordinator.redis.connection import as_text, connect, translated
 from coordinator.redis.keys import RunKeys
 from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
-from coordinator.status import snapshot
+from coordinator.status import read_snapshot
 from crawler.audit import checks
 from crawler.audit.checks import (
     EXAMPLES,
@@ -114,7 +114,7 @@ def _queue(seen: InRedis | None, record: RunRecord | None, stored: StoredRun) ->
 
 async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False) -> InRedis:
     keys, layout = RunKeys(record.name), record.layout
-    now = await snapshot(client, record)
+    now = await read_snapshot(client, record)
     complete = complete or now.state is RunState.COMPLETE
     with translated():
         return InRedis(

@@ -15,7 +15,7 @@ from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import check_server, connect
 from coordinator.source import STANDARD_INPUT
-from coordinator.status import Snapshot, counts, snapshot
+from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.cli.progress import say
 from crawler.local.child import ChildSpec
 from crawler.local.run import (
@@ -59,7 +59,7 @@ async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> Non
         await client.aclose()
 
 
-async def status(place: Place, name: str | None) -> list[Snapshot]:
+async def status(place: Place, name: str | None) -> list[RunSnapshot]:
     """Snapshots of one run, or of every run that is not complete. Raises UsageError for a run nobody knows."""
     async with services(place, share=True) as addresses, _stored(addresses) as stored:
         client = connect(addresses.redis)
@@ -73,14 +73,14 @@ async def status(place: Place, name: str | None) -> list[Snapshot]:
             await client.aclose()
 
 
-async def _snapshot_of(client: Any, run: StoredRun) -> Snapshot:
+async def _snapshot_of(client: Any, run: StoredRun) -> RunSnapshot:
     record = await Runs(client).find(run.name)
     if run.complete or record is None:
-        live = await counts(client, record) if record is not None else RunCounts()
+        live = await read_counts(client, record) if record is not None else RunCounts()
         final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
         state = RunState.COMPLETE if run.complete else RunState.RUNNING
-        return Snapshot(run.name, state, final, workers=0, leader=None)
-    return await snapshot(client, record)
+        return RunSnapshot(run.name, state, final, workers=0, leader=None)
+    return await read_snapshot(client, record)
 
 
 async def runs(place: Place) -> tuple[list[str], list[Sequence[Any]]]:
@@ -117,7 +117,7 @@ async def rebuild(place: Place, name: str, folder: str) -> int:
                 await connection.close()
             opened = await open_run(client, addresses.database, run.document, record.folder if record else folder)
             assert opened.record is not None
-            return (await counts(client, opened.record)).done
+            return (await read_counts(client, opened.record)).done
         finally:
             await client.aclose()
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from coordinator.errors import Unavailable
 from coordinator.model import Outcome, RunCounts
-from coordinator.status import Snapshot
+from coordinator.status import RunSnapshot
 
 BAR_EVERY = 0.5
 LINE_EVERY = 10.0
@@ -74,7 +74,7 @@ def outcome_words(counts: RunCounts) -> str:
     return ", ".join(words) or "nothing yet"
 
 
-def upstream_words(snapshot: Snapshot) -> str:
+def upstream_words(snapshot: RunSnapshot) -> str:
     """What is the matter at which upstreams, those that stop requests first; "upstream ok" when there is nothing."""
     pressing = sorted(snapshot.upstreams, key=lambda one: (not one.stops, one.upstream))
     words = [f"{one.upstream} {one.words}" for one in pressing[:SHOWN_UPSTREAMS]]
@@ -83,12 +83,12 @@ def upstream_words(snapshot: Snapshot) -> str:
     return ", ".join(words) or "upstream ok"
 
 
-def holdup_words(snapshot: Snapshot) -> str:
+def holdup_words(snapshot: RunSnapshot) -> str:
     """What holds the run up: what workers wait for, else the state of the upstreams."""
     return "waits: " + "; ".join(snapshot.waits) if snapshot.waits else upstream_words(snapshot)
 
 
-async def show(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
+async def show(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
     """Show the run's progress until cancelled; Redis being away is shown, not raised."""
     if console.is_terminal:
         await _bar(look, console, name)
@@ -96,7 +96,7 @@ async def show(look: Callable[[], Awaitable[Snapshot]], console: Console, name: 
         await _lines(look, console, name)
 
 
-async def _bar(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
+async def _bar(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
     pace = Pace()
     columns = (
         SpinnerColumn(),
@@ -114,7 +114,7 @@ async def _bar(look: Callable[[], Awaitable[Snapshot]], console: Console, name: 
             await asyncio.sleep(BAR_EVERY)
 
 
-async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Awaitable[Snapshot]]) -> None:
+async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Awaitable[RunSnapshot]]) -> None:
     try:
         snapshot = await look()
     except Unavailable:
@@ -134,7 +134,7 @@ async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Aw
     )
 
 
-async def _lines(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
+async def _lines(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
     pace = Pace()
     while True:
         try:

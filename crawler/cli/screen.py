@@ -17,7 +17,7 @@ from rich.table import Table
 
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts
-from coordinator.status import Snapshot
+from coordinator.status import RunSnapshot
 from crawler.cli.progress import clock, outcome_words, say, size
 from crawler.local.run import RunEnd
 
@@ -95,7 +95,7 @@ def _line(fields: Sequence[str]) -> str:
     return out.getvalue().removesuffix("\r\n") + "\n"
 
 
-def snapshot_text(snapshot: Snapshot, console: Console) -> None:
+def snapshot_text(snapshot: RunSnapshot, console: Console) -> None:
     """One run's snapshot."""
     counts = snapshot.counts
     of = f" of {counts.total:,}" if counts.total is not None else ""
@@ -115,7 +115,7 @@ def snapshot_text(snapshot: Snapshot, console: Console) -> None:
     console.print(table, markup=False)
 
 
-def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
+def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
     """One run's snapshot as plain values."""
     counts = snapshot.counts
     return {

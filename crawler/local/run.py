@@ -26,7 +26,7 @@ from coordinator.redis.connection import check_server, connect
 from coordinator.roles.membership import release_dead
 from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.source import STANDARD_INPUT
-from coordinator.status import counts, snapshot
+from coordinator.status import read_counts, read_snapshot
 from coordinator.tasks import run_until_first_ends
 from crawler.cli import progress
 from crawler.cli.progress import say
@@ -138,7 +138,7 @@ async def run_at(
                 final = RunCounts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
                 return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
             assert opened.record is not None
-            say_how_it_begins(opened, await counts(client, opened.record), voice.console)
+            say_how_it_begins(opened, await read_counts(client, opened.record), voice.console)
             try:
                 workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
                 await _work(addresses, client, opened.record, job, voice, workers)
@@ -162,7 +162,7 @@ async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
     with_signals(supervisor, voice.console, addresses.keeper)
     await run_until_first_ends(
-        supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, job.run.name), *keeping
+        supervisor.run(), progress.show(lambda: read_snapshot(client, record), voice.console, job.run.name), *keeping
     )
 
 
@@ -248,4 +248,4 @@ async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: J
         await connection.close()
     if stored is None:
         raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
-    return RunEnd(job, await counts(client, record), stored if stored.complete else None, seconds)
+    return RunEnd(job, await read_counts(client, record), stored if stored.complete else None, seconds)

@@ -19,7 +19,7 @@ import psutil
 from coordinator.errors import ShardcrawlError
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.status import read_counts
 from crawler.local.embedded import Embedded
 from ops.bench import watch
 from ops.nginx import Nginx
@@ -101,7 +101,7 @@ class Arena:
         try:
             while True:
                 record = await Runs(client).find(name)
-                if record is not None and (await counts(client, record)).done >= keys:
+                if record is not None and (await read_counts(client, record)).done >= keys:
                     return time()
                 await asyncio.sleep(LOOK_EVERY)
         finally:

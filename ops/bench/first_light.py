@@ -27,7 +27,7 @@ from rich.table import Table
 
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.status import read_counts
 from crawler.local.embedded import Embedded
 from ops.nginx import Nginx
 
@@ -210,7 +210,7 @@ async def _planned(redis: str, name: str, pid: int) -> float:
         while True:
             await asyncio.sleep(0.1)
             record = await Runs(client).find(name)
-            if record is not None and (await counts(client, record)).exhausted:
+            if record is not None and (await read_counts(client, record)).exhausted:
                 break
     finally:
         await client.aclose()

@@ -24,7 +24,7 @@ from rich.console import Console
 from coordinator.errors import ShardcrawlError
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.status import read_counts
 from crawler.store.queries import query
 from ops.bench import watch
 from ops.bench.arena import Arena, arena, machine, upstream
@@ -149,7 +149,7 @@ async def _again(ground: Arena, job: Path) -> list[Row]:
         await asyncio.to_thread(_shardcrawl, ground, "run", str(job))
         record = await Runs(client).find(NAME)
         assert record is not None
-        end = await counts(client, record)
+        end = await read_counts(client, record)
     finally:
         await client.aclose()
     await _audit(ground)

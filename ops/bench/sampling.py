@@ -16,7 +16,7 @@ import psutil
 
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.status import read_counts
 from ops.bench import watch
 from ops.bench.arena import Arena
 
@@ -64,7 +64,7 @@ async def sampled(
         while not (await asyncio.wait([ending], timeout=every))[0]:
             record = await Runs(client).find(name)
             if record is not None:
-                now, memory = await counts(client, record), await client.info("memory")
+                now, memory = await read_counts(client, record), await client.info("memory")
                 at, resident = monotonic() - began, _resident(process.pid)
                 if not samples or now.done > samples[-1].done:
                     moved = monotonic()

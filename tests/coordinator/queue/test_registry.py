@@ -20,7 +20,7 @@ from coordinator.queue.wire import Deferral
 from coordinator.redis.keys import RUNS, RunKeys
 from coordinator.roles.election import Election
 from coordinator.settings import LimitSettings, Window
-from coordinator.status import Snapshot, counts, snapshot
+from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from tests.coordinator.parts import ONE, PLANNER, TWO, Run, completion, numbered, record_of
 
 pytestmark = pytest.mark.anyio
@@ -221,7 +221,7 @@ async def test_finishing_replaces_the_counts_by_postgres_own(redis: Redis) -> No
 
 
 async def test_counts_of_a_run_that_redis_does_not_know_are_nothing(redis: Redis) -> None:
-    found = await counts(redis, record_of(total=12))
+    found = await read_counts(redis, record_of(total=12))
     assert (found.total, found.done, found.queued, found.exhausted) == (12, 0, 0, False)
 
 
@@ -242,10 +242,10 @@ async def test_a_snapshot_shows_counts_living_workers_leader_and_pauses(redis: R
     claims = await run.drain(ONE)
     await run.streams.complete(ONE, 1, completion(claims, Outcome.GONE, requests=9))
     await Limiter(redis, run.keys, LIMITS).pause("example.org", 30.0)
-    found = await snapshot(redis, run.record)
+    found = await read_snapshot(redis, run.record)
     assert found.pauses.keys() == {"example.org"}
     assert 10 < found.pauses["example.org"] <= 30
-    assert replace(found, upstreams=()) == Snapshot(
+    assert replace(found, upstreams=()) == RunSnapshot(
         name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=PLANNER
     )
     assert found.counts.outcomes[Outcome.GONE] == found.counts.resolved == 100
@@ -255,7 +255,7 @@ async def test_a_snapshot_shows_counts_living_workers_leader_and_pauses(redis: R
 async def test_a_snapshot_changes_nothing(redis: Redis) -> None:
     run = await worked_on(redis, "run")
     before = await run.everything()
-    await snapshot(redis, run.record)
+    await read_snapshot(redis, run.record)
     assert await run.everything() == before
 
 
@@ -263,7 +263,7 @@ async def test_a_snapshot_of_a_finished_run(redis: Redis) -> None:
     run = await worked_on(redis, "run")
     await redis.delete(run.keys.leader, *run.keys.limiting)
     await run.runs.finish(run.record, {Outcome.STORED: 500})
-    found = await snapshot(redis, run.record)
+    found = await read_snapshot(redis, run.record)
     assert (found.state, found.workers, found.leader, found.pauses) == (RunState.COMPLETE, 0, None, {})
     assert found.counts.done == 500
 
@@ -272,6 +272,6 @@ async def test_what_a_worker_waits_for_is_shown_as_long_as_it_waits(redis: Redis
     run = await Run.made(redis)
     await run.streams.join(ONE)
     await run.streams.renew(ONE, waits="Postgres does not answer")
-    assert (await snapshot(redis, run.record)).waits == ("Postgres does not answer",)
+    assert (await read_snapshot(redis, run.record)).waits == ("Postgres does not answer",)
     await run.streams.renew(ONE)
-    assert (await snapshot(redis, run.record)).waits == ()
+    assert (await read_snapshot(redis, run.record)).waits == ()

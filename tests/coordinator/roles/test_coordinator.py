@@ -21,7 +21,7 @@ from coordinator.redis.scripts import Script
 from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor
-from coordinator.status import snapshot
+from coordinator.status import read_snapshot
 from tests.conftest import eventually
 from tests.coordinator.parts import ONE, PLANNER, TWO, LostAnswer, MemorySource, Run, keys_of, numbered, record_of
 
@@ -99,7 +99,7 @@ async def made(redis: Redis, **settings: int) -> Run:
 
 
 async def leader_of(run: Run) -> str | None:
-    return (await snapshot(run.client, run.record)).leader
+    return (await read_snapshot(run.client, run.record)).leader
 
 
 async def led_by(run: Run, name: str) -> None:

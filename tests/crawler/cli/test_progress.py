@@ -12,7 +12,7 @@ from rich.console import Console
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts, RunState
-from coordinator.status import Snapshot
+from coordinator.status import RunSnapshot
 from crawler.cli import progress
 from crawler.cli.progress import Pace, clock, outcome_words, size, upstream_words
 from tests.conftest import eventually
@@ -22,9 +22,9 @@ RUNNING = RunCounts(
 )
 
 
-def a_snapshot(counts: RunCounts = RUNNING, *, pauses: dict[str, float] | None = None) -> Snapshot:
+def a_snapshot(counts: RunCounts = RUNNING, *, pauses: dict[str, float] | None = None) -> RunSnapshot:
     upstreams = tuple(UpstreamHealth(name, paused=left) for name, left in (pauses or {}).items())
-    return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", upstreams=upstreams)
+    return RunSnapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", upstreams=upstreams)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_paused_upstreams_are_named() -> None:
 class Shown:
     """Runs `progress.show` against looks that follow a script; the last one is repeated."""
 
-    def __init__(self, *looks: Snapshot | Exception, terminal: bool) -> None:
+    def __init__(self, *looks: RunSnapshot | Exception, terminal: bool) -> None:
         self._looks = list(looks)
         self.out = io.StringIO()
         self.console = Console(file=self.out, force_terminal=terminal, width=200, color_system=None)
         self.asked = 0
 
-    async def look(self) -> Snapshot:
+    async def look(self) -> RunSnapshot:
         self.asked += 1
         look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
         if isinstance(look, Exception):

@@ -15,7 +15,7 @@ from coordinator.limits.overrides import LimitOverride
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Epoch, Outcome, RunCounts, RunState
 from coordinator.settings import LimitSettings, Window
-from coordinator.status import Snapshot
+from coordinator.status import RunSnapshot
 from crawler.cli import screen
 from crawler.local.run import RunEnd
 from crawler.store.catalogue import StoredRun
@@ -171,7 +171,7 @@ def test_a_number_is_never_quoted(value: Any, field: str) -> None:
     assert fields(value) == [field]
 
 
-SNAPSHOT = Snapshot(
+SNAPSHOT = RunSnapshot(
     "test",
     RunState.RUNNING,
     COUNTS,
