@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost
 from coordinator.model import Block, Epoch
 from coordinator.queue.sharding import BLOCK_KEYS, Layout
-from coordinator.queue.wire import encode, unpacked
+from coordinator.queue.wire import decode_deferral, encode_block
 from coordinator.redis.connection import as_text, translated
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
@@ -57,7 +57,7 @@ class DeferredKeys:
         ]
         arguments: list[Argument] = [self._epoch, planner, len(due), *due]
         for shard, group in groupby(self._blocks(due), attrgetter("shard")):
-            payloads = [encode(block) for block in group]
+            payloads = [encode_block(block) for block in group]
             keys.append(self._keys.stream(shard))
             arguments += [shard, len(payloads), *payloads]
         with translated():
@@ -71,7 +71,7 @@ class DeferredKeys:
         readable = []
         for digest in sorted(due):
             try:
-                readable.append(unpacked(digest, due[digest]))
+                readable.append(decode_deferral(digest, due[digest]))
             except ValueError as error:
                 logger.error("a deferred key cannot be read and is planned again from the source: %s", error)
         for start in range(0, len(readable), BLOCK_KEYS):

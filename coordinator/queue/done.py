@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost
 from coordinator.model import Epoch, Outcome
 from coordinator.queue.sharding import Layout, by_bucket
-from coordinator.queue.wire import grouped
+from coordinator.queue.wire import encode_members
 from coordinator.redis.connection import translated
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
@@ -71,7 +71,7 @@ class DoneSet:
     def _by_bucket(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
         """The buckets' keys, and their members on the wire."""
         counts, members = by_bucket(digests, self._layout)
-        return [self._keys.done(bucket) for bucket in counts], grouped(counts.values(), members)
+        return [self._keys.done(bucket) for bucket in counts], encode_members(counts.values(), members)
 
 
 def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, LeaseLost
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.queue.sharding import Layout, by_bucket, parts
-from coordinator.queue.wire import Deferral, decode, encode, grouped, packed
+from coordinator.queue.wire import Deferral, decode_block, encode_block, encode_deferral, encode_members
 from coordinator.redis.connection import translated
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
@@ -80,7 +80,7 @@ class Streams:
         keys = [self._keys.state, self._keys.ready, self._keys.leader]
         arguments: list[Argument] = [self._epoch, planner, cursor, next_cursor, int(exhausted), skipped]
         for shard, group in groupby(blocks, lambda block: block.shard):
-            packed = [(len(block.keys), encode(block)) for block in group]
+            packed = [(len(block.keys), encode_block(block)) for block in group]
             keys.append(self._keys.stream(shard))
             arguments += [shard, len(packed)]
             for count, payload in packed:
@@ -133,7 +133,7 @@ class Streams:
                 return None
             entry = EntryId(returned[1].decode())
             try:
-                claim = Claim(shard=shard, entry=entry, deliveries=returned[2], block=decode(shard, returned[3]))
+                claim = Claim(shard=shard, entry=entry, deliveries=returned[2], block=decode_block(shard, returned[3]))
             except ValueError as error:
                 logger.error("entry %s of shard %s is put aside: %s", entry, shard, error)
             else:
@@ -166,12 +166,12 @@ class Streams:
             outcomes += [outcome] * len(counts)
         keys += [self._keys.stream(block.shard) for block in done.finished]
         arguments: list[Argument] = [self._epoch, worker, sequence, done.requests, done.received]
-        arguments += [grouped(sizes, members, outcomes), len(done.finished)]
+        arguments += [encode_members(sizes, members, outcomes), len(done.finished)]
         for block in done.finished:
             arguments += [block.entry, block.keys]
         arguments.append(len(done.deferred))
         for deferral in done.deferred:
-            arguments += [deferral.digest, int(deferral.delay * 1000), packed(deferral)]
+            arguments += [deferral.digest, int(deferral.delay * 1000), encode_deferral(deferral)]
         with translated():
             returned = await self._complete(keys, arguments)
         self._word(returned)
@@ -182,7 +182,7 @@ class Streams:
         redis_keys = [self._keys.state, self._keys.workers, self._keys.stream(claim.shard), self._keys.ready]
         arguments: list[Argument] = [self._epoch, worker, claim.shard, claim.entry, len(claim.block.keys)]
         for block in parts(claim.block, keys):
-            arguments += [len(block.keys), encode(block)]
+            arguments += [len(block.keys), encode_block(block)]
         with translated():
             self._word(await self._split(redis_keys, arguments))
 

@@ -14,9 +14,9 @@ import msgpack
 from coordinator.model import Attempts, Block, ShardId
 from coordinator.queue.sharding import BLOCK_KEYS
 
-WIRE = 2
+WIRE_VERSION = 2
 # 500 keys of 8 KB each, and room for reasons and tries: what is larger was not written by us.
-MOST_BYTES = 6 * 1024 * 1024
+MAX_BLOCK_BYTES = 6 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,19 @@ class Deferral:
     delay: float = 0.0
 
 
-def encode(block: Block) -> bytes:
+def encode_block(block: Block) -> bytes:
     """A block as [version, keys, refusals, tries as {index: [failed, throttled, history]}]."""
     attempts = {index: _fields(one) for index, one in block.attempts.items()}
-    return _packed([WIRE, block.keys, block.refusals, attempts])
+    return _packed([WIRE_VERSION, block.keys, block.refusals, attempts])
 
 
-def decode(shard: ShardId, payload: bytes) -> Block:
+def decode_block(shard: ShardId, payload: bytes) -> Block:
     """A block from msgpack; bounded before it is unpacked. Raises ValueError when it is not one of ours."""
-    if len(payload) > MOST_BYTES:
+    if len(payload) > MAX_BLOCK_BYTES:
         raise ValueError(f"a block of {len(payload)} bytes")
     match _unpacked(payload, "a block"):
-        case (version, *_) if version != WIRE:
-            raise ValueError(f"a block of another wire version than {WIRE}")
+        case (version, *_) if version != WIRE_VERSION:
+            raise ValueError(f"a block of another wire version than {WIRE_VERSION}")
         case (_, tuple(keys), dict(refusals), dict(attempts)):
             pass
         case _:
@@ -55,7 +55,7 @@ def decode(shard: ShardId, payload: bytes) -> Block:
     return Block(shard, keys, refusals, {index: _attempts(fields) for index, fields in attempts.items()})
 
 
-def grouped(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
+def encode_members(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
     """Members of the done set for a script to unpack: [how many each group has, all members, outcome of each group].
 
     One argument, not thousands: Redis and its client spend most of such a call on its arguments. Members are text,
@@ -64,12 +64,12 @@ def grouped(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[st
     return _packed([list(counts), list(map(str, members)), list(outcomes)])
 
 
-def packed(deferral: Deferral) -> bytes:
+def encode_deferral(deferral: Deferral) -> bytes:
     """A deferral's key and tries as [key, [failed, throttled, history]]."""
     return _packed([deferral.key, _fields(deferral.attempts)])
 
 
-def unpacked(digest: bytes, payload: bytes) -> Deferral:
+def decode_deferral(digest: bytes, payload: bytes) -> Deferral:
     """A deferral from msgpack. Raises ValueError when it is not one of ours."""
     match _unpacked(payload, "a deferred key"):
         case (str(key), fields):

@@ -15,12 +15,12 @@ from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, blocks, by_digest, digest
 from coordinator.queue.streams import Completion, Finished, Streams
-from coordinator.queue.wire import decode
+from coordinator.queue.wire import decode_block
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor, Refused
-from coordinator.status import counts
+from coordinator.status import read_counts
 
 PLANNER = "planner"
 ONE, TWO, THREE = WorkerId("one"), WorkerId("two"), WorkerId("three")
@@ -91,14 +91,14 @@ class Run:
         )
 
     async def counts(self) -> RunCounts:
-        return await counts(self.client, self.record)
+        return await read_counts(self.client, self.record)
 
     async def queued_keys(self) -> list[str]:
         """Every key in the streams, sorted."""
         keys: list[str] = []
         for shard in range(self.layout.shards):
             for _, fields in await self.client.xrange(self.keys.stream(shard)):
-                keys += decode(ShardId(shard), fields[b"b"]).keys
+                keys += decode_block(ShardId(shard), fields[b"b"]).keys
         return sorted(keys)
 
     async def next(self, worker: WorkerId) -> Claim | None:

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.model import Block, ShardId
-from coordinator.queue.wire import MOST_BYTES, encode
+from coordinator.queue.wire import MAX_BLOCK_BYTES, encode_block
 from coordinator.redis.keys import RunKeys
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl
 from tests.faults.table import Row
@@ -27,7 +27,7 @@ async def test_the_same_key_in_two_blocks(crawl: Crawl) -> None:
 
 
 def packed(keys: Sequence[str]) -> bytes:
-    return encode(Block(ShardId(0), tuple(keys)))
+    return encode_block(Block(ShardId(0), tuple(keys)))
 
 
 def altered(place: int, value: Any) -> bytes:
@@ -53,7 +53,7 @@ MALFORMED = (
     msgpack.packb({"keys": ["x"]}),
     b"\xdd\xff\xff\xff\xff",
     b"\x91" * 10_000,
-    packed(["x" * MOST_BYTES]),
+    packed(["x" * MAX_BLOCK_BYTES]),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.model import ShardId
-from coordinator.queue.wire import decode
+from coordinator.queue.wire import decode_block
 from tests.simulation.truth import Truth
 
 # Where a script's arguments name the epoch and the worker.
@@ -100,5 +100,5 @@ class Account:
     def _claimed(self, entry: tuple[int, bytes], claim: tuple[str | None, int], payload: bytes) -> None:
         """A claim that is repeated brings the same block; any other one takes it from whoever had it."""
         if self._delivered.setdefault(entry, claim) != claim:
-            self._truth.back.update(decode(ShardId(entry[0]), payload).keys)
+            self._truth.back.update(decode_block(ShardId(entry[0]), payload).keys)
         self._delivered[entry] = claim

@@ -14,7 +14,7 @@ from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Outcome, RunState
 from coordinator.queue.deferred import DeferredKeys
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.queue.streams import Completion, Finished
-from coordinator.queue.wire import Deferral, decode
+from coordinator.queue.wire import Deferral, decode_block
 from coordinator.redis.keys import FIRST_CURSOR
 from coordinator.redis.scripts import Script
 from coordinator.roles.janitor import Janitor
@@ -205,7 +205,7 @@ async def test_keys_that_are_due_come_back_in_whole_blocks_with_their_tries(redi
     assert await readmitted(run) == 1_300
     assert await waiting(run) == 0
     blocks = [
-        decode(claims[0].shard, fields[b"b"])
+        decode_block(claims[0].shard, fields[b"b"])
         for shard in range(8)
         for _, fields in await redis.xrange(run.keys.stream(shard))
     ]

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 import coordinator
-from coordinator.queue.wire import grouped
+from coordinator.queue.wire import encode_members
 from coordinator.redis.scripts import Script, source
 from tests.coordinator.parts import ONE, Run, numbered
 
@@ -128,11 +128,11 @@ async def test_a_script_takes_text_bytes_and_numbers(redis: Redis) -> None:
     done_add = Script(redis, "run/done_add")
     await redis.hset("state", "epoch", "first")
     members = [5, -7, 2**63 - 1, -(2**63)]
-    answer = await done_add(["state", "bucket"], ["first", b"stored", grouped([4], members)])
+    answer = await done_add(["state", "bucket"], ["first", b"stored", encode_members([4], members)])
     assert answer == [b"ok", 4]
     assert await redis.smembers("bucket") == {str(member).encode() for member in members}, "to the last digit"
     complete = Script(redis, "queue/complete")
     await redis.zadd("workers", {"one": "inf"})
-    numbers = ["first", "one", 7, 1, 0, grouped([], []), 0, 0]
+    numbers = ["first", "one", 7, 1, 0, encode_members([], []), 0, 0]
     assert await complete(["state", "workers", "receipts", "delayed", "deferred"], numbers) == [b"ok", 0]
     assert repr(done_add) == "<Script run/done_add>"
