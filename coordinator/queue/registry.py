@@ -33,7 +33,7 @@ class RunRecord:
     fingerprint: str = ""
     total: int | None = None
 
-    def packed(self) -> bytes:
+    def encode(self) -> bytes:
         """The record as JSON."""
         return orjson.dumps(
             {
@@ -50,9 +50,9 @@ class RunRecord:
         )
 
     @classmethod
-    def unpacked(cls, packed: bytes | str) -> RunRecord:
+    def decode(cls, text: bytes | str) -> RunRecord:
         """The record from JSON."""
-        fields = orjson.loads(packed)
+        fields = orjson.loads(text)
         layout = Layout(shards=fields.pop("shards"), buckets=fields.pop("buckets"))
         return cls(layout=layout, **fields)
 
@@ -71,8 +71,8 @@ class Runs:
     async def find(self, name: str) -> RunRecord | None:
         """The run of that name, None when this Redis does not know it."""
         with translated():
-            packed = await self._client.get(RunKeys(name).spec)
-        return None if packed is None else RunRecord.unpacked(packed)
+            text = await self._client.get(RunKeys(name).spec)
+        return None if text is None else RunRecord.decode(text)
 
     async def state(self, name: str) -> RunState | None:
         """Where the run stands, None when this Redis does not know it."""
@@ -99,7 +99,7 @@ class Runs:
                         "exhausted": "0",
                     },
                 )
-                pipe.set(keys.spec, record.packed())
+                pipe.set(keys.spec, record.encode())
                 pipe.sadd(RUNS, record.name)
                 await pipe.execute()
 
@@ -107,7 +107,7 @@ class Runs:
         """Give a run that goes on the job file as it is now."""
         changed = replace(record, document=document, folder=folder)
         with translated():
-            await self._client.set(RunKeys(record.name).spec, changed.packed())
+            await self._client.set(RunKeys(record.name).spec, changed.encode())
         return changed
 
     async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
