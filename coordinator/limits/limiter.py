@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import LimitOverride, packed_rate
+from coordinator.limits.overrides import LimitOverride, encode_rate
 from coordinator.redis.connection import as_text, translated
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
@@ -130,7 +130,7 @@ class Limiter:
         with translated():
             granted, ahead, between = await self._reserve(
                 [self._keys.slots(upstream), self._keys.upstreams, self._keys.changes],
-                [upstream, wanted, packed_rate(limit), int(HORIZON * 1_000_000), MARGIN],
+                [upstream, wanted, encode_rate(limit), int(HORIZON * 1_000_000), MARGIN],
             )
         first, interval = self.clock() + ahead / 1_000_000, float(between) / 1_000_000
         if granted and (state := self._state(upstream) if limit.auto else self._states.get(upstream)) is not None:
@@ -174,7 +174,7 @@ class Limiter:
             state = self._hold(upstream, left / 1_000_000, ramp / 1_000_000)
             state.broken = bool(breaker)
             state.shut_until = self.clock() + probe / 1_000_000 if breaker == b"open" else 0.0
-            live = LimitOverride.unpacked(rate, concurrency)
+            live = LimitOverride.decode(rate, concurrency)
             if live is not None:
                 self._live[upstream] = live
             else:

@@ -30,11 +30,11 @@ class LimitOverride:
         return LimitSettings(rate.windows, rate.auto, concurrency)
 
     @classmethod
-    def unpacked(cls, rate: bytes, concurrency: bytes) -> LimitOverride | None:
+    def decode(cls, rate: bytes, concurrency: bytes) -> LimitOverride | None:
         """From the two fields in Redis, empty where nothing was changed; None when nothing was."""
         if not rate and not concurrency:
             return None
-        return cls(unpacked_rate(rate) if rate else None, int(concurrency) if concurrency else None)
+        return cls(decode_rate(rate) if rate else None, int(concurrency) if concurrency else None)
 
 
 class LimitOverrides:
@@ -53,7 +53,7 @@ class LimitOverrides:
         """
         arguments: list[str | bytes | int] = [upstream]
         if rate is not KEEP:
-            arguments += ["rate", packed_rate(rate) if isinstance(rate, LimitSettings) else rate]
+            arguments += ["rate", encode_rate(rate) if isinstance(rate, LimitSettings) else rate]
         if concurrency is not KEEP:
             arguments += ["concurrency", concurrency]
         with translated():
@@ -63,13 +63,13 @@ class LimitOverrides:
 
 
 @lru_cache(maxsize=1000)
-def packed_rate(limit: LimitSettings) -> bytes:
+def encode_rate(limit: LimitSettings) -> bytes:
     """The rate of a limit as scripts read it: msgpack of [auto, [[count, seconds], …]], shortest window first."""
-    packed: bytes = msgpack.packb([limit.auto, [[window.count, window.seconds] for window in limit.windows]])
-    return packed
+    encoded: bytes = msgpack.packb([limit.auto, [[window.count, window.seconds] for window in limit.windows]])
+    return encoded
 
 
-def unpacked_rate(packed: bytes) -> LimitSettings:
+def decode_rate(encoded: bytes) -> LimitSettings:
     """The rate from msgpack, without a concurrency."""
-    auto, windows = msgpack.unpackb(packed)
+    auto, windows = msgpack.unpackb(encoded)
     return LimitSettings(tuple(Window(count, seconds) for count, seconds in windows), auto)

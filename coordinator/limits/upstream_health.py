@@ -66,7 +66,7 @@ async def upstream_health(client: Redis, keys: RunKeys) -> tuple[UpstreamHealth,
     found = []
     for name in sorted(names):
         record = msgpack.unpackb(packed[name]) if name in packed else {}
-        live = LimitOverride.unpacked(fields.get(f"rate {name}", b""), fields.get(f"concurrency {name}", b""))
+        live = LimitOverride.decode(fields.get(f"rate {name}", b""), fields.get(f"concurrency {name}", b""))
         health = _health(name, record, live, now)
         if health.words:
             found.append(health)
