@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 LEASE = 10.0
 # Entries put aside are kept for whoever wants to know what they were: so many, cut at so many bytes.
-MOST_ASIDE = 100
-MOST_ASIDE_BYTES = 10_000
+MAX_QUARANTINED = 100
+MAX_QUARANTINED_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Streams:
         """The shard's next block: a dead worker's first; None when the shard is drained.
 
         Repeated after RedisUnavailable it brings the block whose delivery got lost, if there was one. An entry that is
-        no block of ours is put aside.
+        no block of ours is quarantined.
         """
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         while True:
@@ -135,13 +135,13 @@ class Streams:
             try:
                 claim = Claim(shard=shard, entry=entry, deliveries=returned[2], block=decode_block(shard, returned[3]))
             except ValueError as error:
-                logger.error("entry %s of shard %s is put aside: %s", entry, shard, error)
+                logger.error("entry %s of shard %s is quarantined: %s", entry, shard, error)
             else:
                 self._delivered += 1  # until then the same entry comes again
                 return claim
             with translated():
-                aside = [self._keys.stream(shard), self._keys.aside]
-                await self._quarantine(aside, [entry, returned[3][:MOST_ASIDE_BYTES], MOST_ASIDE])
+                aside = [self._keys.stream(shard), self._keys.quarantine]
+                await self._quarantine(aside, [entry, returned[3][:MAX_QUARANTINED_BYTES], MAX_QUARANTINED])
 
     async def complete(self, worker: WorkerId, sequence: int, done: Completion) -> int:
         """Record a committed batch; repeating a call with its sequence number changes nothing.

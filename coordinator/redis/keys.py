@@ -15,7 +15,7 @@ All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only th
     …:deferred:due     zset     until the run is complete complete: digest -> when it is due, ms of Redis TIME
     …:deferred:keys    hash     until the run is complete complete: digest -> key and its tries (the janitor reads both)
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
-    …:aside            list     as long as the run        workers: the last entries that were no blocks of ours
+    …:quarantine          list     as long as the run        workers: the last entries that were no blocks of ours
     …:leader           string   its lease                 planner
     …:slots:UPSTREAM   hash     its longest window        limiter: the last slot, µs of Redis TIME; windows' counts
     …:health:UPSTREAM  string   eleven seconds            limiter: requests sent and failed in each of ten seconds
@@ -96,8 +96,8 @@ class RunKeys:
         return self._name("changes")
 
     @property
-    def aside(self) -> str:
-        return self._name("aside")
+    def quarantine(self) -> str:
+        return self._name("quarantine")
 
     @property
     def limiting(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class RunKeys:
 
     def all(self, shards: int, buckets: int) -> Iterable[str]:
         """Everything of the run that has no lifetime of its own."""
-        yield from (self.spec, self.state, self.leader, self.aside)
+        yield from (self.spec, self.state, self.leader, self.quarantine)
         yield from self.queue(shards)
         for bucket in range(buckets):
             yield self.done(bucket)

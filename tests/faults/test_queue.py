@@ -58,7 +58,7 @@ MALFORMED = (
 
 
 async def test_a_stranger_puts_hostile_entries_into_the_queue(crawl: Crawl, redis: Redis) -> None:
-    """They are put aside and told of; their shards go on, and every key is stored."""
+    """They are quarantined and logged; their shards go on, and every key is stored."""
     running = await crawl.start(rate=500)
     await crawl.asked(KEYS // 10)
     stream = await a_stream(redis)
@@ -66,9 +66,9 @@ async def test_a_stranger_puts_hostile_entries_into_the_queue(crawl: Crawl, redi
         await redis.xadd(stream, {"b": payload})
     await redis.xadd(stream, {"another": "field"})
     ended = await crawl.complete(running)
-    assert await redis.llen(RunKeys(NAME).aside) == len(MALFORMED) + 1
-    assert ended.err.count("is put aside") == len(MALFORMED) + 1
-    await redis.delete(RunKeys(NAME).aside)
+    assert await redis.llen(RunKeys(NAME).quarantine) == len(MALFORMED) + 1
+    assert ended.err.count("is quarantined") == len(MALFORMED) + 1
+    await redis.delete(RunKeys(NAME).quarantine)
     await crawl.audited("25 hostile entries in a stream", f"{len(MALFORMED) + 1} XADDs", again=IN_HAND)
 
 

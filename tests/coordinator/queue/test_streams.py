@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, LeaseLost, RedisRefused, RedisUnavailable
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.queue.sharding import digest
-from coordinator.queue.streams import MOST_ASIDE_BYTES, Completion, Finished, Streams
+from coordinator.queue.streams import MAX_QUARANTINED_BYTES, Completion, Finished, Streams
 from coordinator.redis.scripts import Script
 from tests.conftest import eventually
 from tests.coordinator.parts import (
@@ -299,8 +299,8 @@ async def test_entries_that_are_no_blocks_are_put_aside_and_the_shard_goes_on(
     await run.complete(ONE, 1, claims)
     assert (await redis.xpending(run.keys.stream(0), "workers"))["pending"] == 0
     assert await redis.xlen(run.keys.stream(0)) == 0
-    assert await redis.lrange(run.keys.aside, 0, -1) == [rubbish[0], rubbish[1][:MOST_ASIDE_BYTES], b""]
-    assert len([line for line in caplog.messages if "is put aside" in line]) == 3
+    assert await redis.lrange(run.keys.quarantine, 0, -1) == [rubbish[0], rubbish[1][:MAX_QUARANTINED_BYTES], b""]
+    assert len([line for line in caplog.messages if "is quarantined" in line]) == 3
     assert await settled(run) == b"resolved"
 
 
@@ -322,7 +322,7 @@ async def test_an_entry_that_could_not_be_put_aside_comes_again(redis: Redis, mo
         await run.streams.claim(ONE, ShardId(0))
     assert await run.streams.claim(ONE, ShardId(0)) is None
     assert (await redis.xpending(run.keys.stream(0), "workers"))["pending"] == 0
-    assert await redis.llen(run.keys.aside) == 1
+    assert await redis.llen(run.keys.quarantine) == 1
 
 
 # -- split
