@@ -142,7 +142,9 @@ class Runner:
                 matcher=matcher,
                 scheduler=scheduler,
                 keys_per_request=job.request.keys_per_request,
-                shut=partial(scheduler.shut, matcher.of(job.request.url)) if job.request.url else lambda: False,
+                shut=partial(scheduler.shut, matcher.upstream_of(job.request.url))
+                if job.request.url
+                else lambda: False,
                 failpoint=self._failpoint,
             )
             worker = Worker(

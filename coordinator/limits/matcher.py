@@ -44,7 +44,7 @@ class UpstreamMatcher:
         self._ways: dict[str, tuple[str, tuple[_Rule, ...]]] = {}
         self._spaced: dict[str, LimitSettings] = {}
 
-    def of(self, url: str) -> str:
+    def upstream_of(self, url: str) -> str:
         """The name of an absolute URL's upstream; empty for a key that is no URL."""
         parts = url.split("/", 3)
         if len(parts) < 3:
@@ -80,7 +80,7 @@ class UpstreamMatcher:
         """What the job names no limit for and so gets the polite default: the host of `url`, or "*" without a url."""
         if self._others is not None:
             return None
-        upstream = ANY_UPSTREAM if url is None else self.of(url)
+        upstream = ANY_UPSTREAM if url is None else self.upstream_of(url)
         return None if self.named(upstream) else upstream
 
     def _way(self, authority: str) -> tuple[str, tuple[_Rule, ...]]:

@@ -165,7 +165,7 @@ class Fetcher:
             return FetchResult(step.outcome, step.reason, attempts, now, response)
         if isinstance(step, Follow):
             request.url = step.url
-            request.upstream = self._matcher.of(step.url)
+            request.upstream = self._matcher.upstream_of(step.url)
             request.hops += 1
             return RetryInPlace()
         request.attempts = step.attempts

@@ -136,7 +136,7 @@ class Intake:
             most = (
                 max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total) if attempts else NO_ATTEMPTS
             )
-            self._scheduler.put(Request(url, part, self._matcher.of(url), most))
+            self._scheduler.put(Request(url, part, self._matcher.upstream_of(url), most))
         return not items or self._scheduler.at_hand > at_hand
 
     async def _break_up(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:

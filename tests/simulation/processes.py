@@ -51,7 +51,7 @@ class WorkerProcess(Process):
             worker=name,
             batch=self.batch,
             template=SimpleNamespace(url="|".join, fault=lambda key: None),  # type: ignore[arg-type]
-            matcher=SimpleNamespace(of=lambda url: "upstream"),  # type: ignore[arg-type]
+            matcher=SimpleNamespace(upstream_of=lambda url: "upstream"),  # type: ignore[arg-type]
             scheduler=self.scheduler,  # type: ignore[arg-type]
             keys_per_request=1,
         )
