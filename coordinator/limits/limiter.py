@@ -205,7 +205,7 @@ class Limiter:
         if not self._live:
             return limit
         live = self._live.get(upstream)
-        if live is None and not self._matcher.named(upstream):
+        if live is None and not self._matcher.has_own_limit(upstream):
             live = self._live.get(ANY_UPSTREAM)
         return live.over(limit) if live is not None else limit
 

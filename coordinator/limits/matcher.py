@@ -66,22 +66,22 @@ class UpstreamMatcher:
             return spaced
         return self._limits.get(upstream) or self._others or POLITE
 
-    def space(self, upstream: str, seconds: float) -> None:
+    def require_interval(self, upstream: str, seconds: float) -> None:
         """Let so many seconds pass between two requests, besides what the job says; a longer space stays."""
         limit = self.limit(upstream)
         if not any(window.count == 1 and window.seconds >= seconds for window in limit.windows):
             self._spaced[upstream] = replace(limit, windows=(*limit.windows, Window(1, seconds)))
 
-    def named(self, upstream: str) -> bool:
+    def has_own_limit(self, upstream: str) -> bool:
         """Whether the upstream has an entry of its own."""
         return upstream in self._limits
 
-    def unlimited(self, url: str | None) -> str | None:
+    def without_limit(self, url: str | None) -> str | None:
         """What the job names no limit for and so gets the polite default: the host of `url`, or "*" without a url."""
         if self._others is not None:
             return None
         upstream = ANY_UPSTREAM if url is None else self.upstream_of(url)
-        return None if self.named(upstream) else upstream
+        return None if self.has_own_limit(upstream) else upstream
 
     def _way(self, authority: str) -> tuple[str, tuple[_Rule, ...]]:
         """The upstream of all of a host but the paths that have rules of their own, and these rules."""

@@ -63,7 +63,7 @@ async def check(
         (f"limit of {upstream}", limit_words(limit), _origin(given, "rate", document, "limits", upstream))
         for upstream, limit in job.limits.items()
     ]
-    if unlimited := UpstreamMatcher(job.limits).unlimited(job.request.url):
+    if unlimited := UpstreamMatcher(job.limits).without_limit(job.request.url):
         whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
         lines.append((f"limit of {whose}", limit_words(POLITE), "default: polite"))
     async with services(place, share=True) as addresses:

@@ -140,7 +140,7 @@ class Fetcher:
             await robots.permission(request.url)
             return RetryInPlace()  # the slot is gone: it was for the moment before
         if bars.crawl_delay is not None:
-            self._matcher.space(request.upstream, bars.crawl_delay)
+            self._matcher.require_interval(request.upstream, bars.crawl_delay)
         if bars.allowed:
             return None
         now, reason = time.time(), bars.reason or "robots.txt"

@@ -228,7 +228,7 @@ def printer(console: Console) -> Callable[[str], None]:
 def say_how_it_begins(opened: OpenedRun, now: RunCounts, console: Console) -> None:
     """Tell whether the run is new or goes on, and with how much left."""
     name = opened.job.run.name
-    if unlimited := UpstreamMatcher(opened.job.limits).unlimited(opened.job.request.url):
+    if unlimited := UpstreamMatcher(opened.job.limits).without_limit(opened.job.request.url):
         whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
         most = f"{POLITE.words} and {POLITE.concurrency} requests at once"
         say(console, f"no limit is named for {whose}: {most}, to be polite; set [limits] or --rate (none: no bound)")

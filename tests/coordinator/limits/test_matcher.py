@@ -64,7 +64,7 @@ def test_the_most_specific_entry_wins_and_every_other_host_is_its_own_upstream(u
 @pytest.mark.parametrize(("number", "name"), list(enumerate(NAMES)))
 def test_each_entry_is_one_budget(number: int, name: str) -> None:
     assert UPSTREAMS.limit(name) == limit(number + 1)
-    assert UPSTREAMS.named(name)
+    assert UPSTREAMS.has_own_limit(name)
 
 
 def test_other_hosts_get_the_limit_of_the_star_each_else_the_polite_default() -> None:
@@ -90,7 +90,7 @@ def test_other_hosts_get_the_limit_of_the_star_each_else_the_polite_default() ->
 def test_it_is_known_what_the_job_names_no_limit_for(
     limits: dict[str, LimitSettings], url: str | None, unlimited: str | None
 ) -> None:
-    assert UpstreamMatcher(limits).unlimited(url) == unlimited
+    assert UpstreamMatcher(limits).without_limit(url) == unlimited
 
 
 def test_a_crawl_over_millions_of_hosts_does_not_remember_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
