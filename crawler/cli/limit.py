@@ -68,7 +68,7 @@ def _budget(name: str, record: RunRecord) -> str:
         return upstream
     if "*" in upstream or "/" in upstream:
         raise UsageError(f"run {record.name} has no upstream {name}; its job names {', '.join(limits) or 'none'}")
-    owner = UpstreamMatcher(limits).of(f"https://{upstream}/")
+    owner = UpstreamMatcher(limits).upstream_of(f"https://{upstream}/")
     if owner != upstream:
         raise UsageError(f"{name} is a part of {owner} in run {record.name}; limit that")
     return upstream
