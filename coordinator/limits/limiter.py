@@ -103,7 +103,7 @@ class Limiter:
         """How many requests of the whole fleet may be in flight now; None: as many as there are."""
         return self._limit(upstream).concurrency
 
-    def resumes(self, upstream: str) -> float:
+    def resumes_at(self, upstream: str) -> float:
         """When the upstream's pause, or its open breaker, lets requests through, on this process' clock."""
         state = self._states.get(upstream)
         return max(state.paused_until, state.shut_until) if state is not None else 0.0

@@ -57,7 +57,7 @@ class Pacer:
         if ahead > 0:
             await asyncio.sleep(ahead)
         now = self._limiter.clock()
-        return now - slot <= STALE and self._limiter.resumes(self._upstream) <= now
+        return now - slot <= STALE and self._limiter.resumes_at(self._upstream) <= now
 
     @property
     def reserving(self) -> bool:

@@ -37,11 +37,11 @@ class ScriptedLimiter:
     def concurrency(self, upstream: str) -> int | None:
         return self.concurrencies.get(upstream)
 
-    def resumes(self, upstream: str) -> float:
+    def resumes_at(self, upstream: str) -> float:
         return self.paused_until.get(upstream, 0.0)
 
     async def pause(self, upstream: str, seconds: float) -> None:
-        self.paused_until[upstream] = max(self.resumes(upstream), self.clock() + seconds)
+        self.paused_until[upstream] = max(self.resumes_at(upstream), self.clock() + seconds)
         self.on_change()
 
     def report(self, upstream: str, **what: Any) -> None:

@@ -82,7 +82,7 @@ class Worker:
 
     def next(self) -> float:
         """When it has something to do."""
-        ask = self._slots[0] if self._slots else max(self._again, self.limiter.resumes(UPSTREAM))
+        ask = self._slots[0] if self._slots else max(self._again, self.limiter.resumes_at(UPSTREAM))
         return min(ask, self._answers[0][0]) if self._answers else ask
 
     async def act(self) -> None:
@@ -95,7 +95,7 @@ class Worker:
                 await self.limiter.pause(UPSTREAM, PAUSE)
         elif self._slots:
             del self._slots[0]
-            if self.limiter.resumes(UPSTREAM) <= now:  # a pause voids what was booked
+            if self.limiter.resumes_at(UPSTREAM) <= now:  # a pause voids what was booked
                 what, took = self._fleet.upstream(now), self._fleet.latency(now)
                 self._fleet.sent.append((now, what))
                 heapq.heappush(self._answers, (now + took, what, took))

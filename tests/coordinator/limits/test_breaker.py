@@ -36,15 +36,15 @@ async def broken(clock: Clock, count: int = 2) -> list[Limiter]:
     await told(workers[0], 20, 20)
     for worker in workers:
         await worker._hear()
-        assert worker.resumes(UPSTREAM) == pytest.approx(101)
+        assert worker.resumes_at(UPSTREAM) == pytest.approx(101)
     return workers
 
 
 async def probe(clock: Clock, limiter: Limiter, failed: bool) -> None:
-    await clock.set(limiter.resumes(UPSTREAM))
+    await clock.set(limiter.resumes_at(UPSTREAM))
     (slot,) = (await limiter.reserve(UPSTREAM, 50)).slots
     await clock.set(slot)
-    assert limiter.resumes(UPSTREAM) <= clock()
+    assert limiter.resumes_at(UPSTREAM) <= clock()
     await told(limiter, 1, int(failed))
 
 
@@ -58,7 +58,7 @@ async def test_it_opens_when_most_of_enough_requests_fail(clock: Clock, sent: in
     await clock.set(104.0)
     await told(two, failed, failed)
     await one._hear()
-    assert [worker.resumes(UPSTREAM) > clock() for worker in (one, two)] == [opens, opens]
+    assert [worker.resumes_at(UPSTREAM) > clock() for worker in (one, two)] == [opens, opens]
     assert [worker.rated(UPSTREAM) for worker in (one, two)] == [opens, opens]
 
 
@@ -68,13 +68,13 @@ async def test_failures_of_long_ago_do_not_count(redis: Redis, clock: Clock) -> 
     assert 0 < await redis.ttl(KEYS.health(UPSTREAM)) <= 11
     await clock.set(111.0)
     await told(limiter, 19, 19)
-    assert limiter.resumes(UPSTREAM) <= clock()
+    assert limiter.resumes_at(UPSTREAM) <= clock()
 
 
 async def test_requests_that_are_throttled_do_not_open_it(clock: Clock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
     await told(limiter, 50, 0, throttled=50)
-    assert limiter.resumes(UPSTREAM) <= clock()
+    assert limiter.resumes_at(UPSTREAM) <= clock()
 
 
 async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, clock: Clock) -> None:
@@ -86,7 +86,7 @@ async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, 
     one._states[UPSTREAM].shut_until += 0.01
     booking = await one.reserve(UPSTREAM, 50)
     assert booking.slots == (pytest.approx(101.0),)
-    assert one.resumes(UPSTREAM) <= 101.0, "what a slow answer made one believe does not hold the probe back"
+    assert one.resumes_at(UPSTREAM) <= 101.0, "what a slow answer made one believe does not hold the probe back"
     other = await two.reserve(UPSTREAM, 50)
     assert other.slots == ()
     assert other.again_at > 130, "a probe that was lost with its worker is given again"
@@ -101,7 +101,7 @@ async def test_failed_probes_come_ever_less_often_and_at_least_every_minute(cloc
     waits = []
     for _ in range(9):
         await probe(clock, worker, failed=True)
-        waits.append(worker.resumes(UPSTREAM) - clock())
+        waits.append(worker.resumes_at(UPSTREAM) - clock())
     assert waits == [pytest.approx(wait) for wait in (2, 4, 8, 16, 32, 60, 60, 60, 60)]
 
 
@@ -121,14 +121,14 @@ async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis
     assert not one.rated(UPSTREAM)
     assert not two.rated(UPSTREAM)
     await told(one, 19, 19)
-    assert one.resumes(UPSTREAM) <= clock(), "what opened it is forgotten"
+    assert one.resumes_at(UPSTREAM) <= clock(), "what opened it is forgotten"
 
 
 async def test_a_failed_probe_among_good_ones_begins_the_count_anew(clock: Clock) -> None:
     (worker,) = await broken(clock, 1)
     for failed in (False, False, True):
         await probe(clock, worker, failed=failed)
-    assert worker.resumes(UPSTREAM) == pytest.approx(clock() + 2)
+    assert worker.resumes_at(UPSTREAM) == pytest.approx(clock() + 2)
     for _ in range(2):
         await probe(clock, worker, failed=False)
     assert worker._states[UPSTREAM].broken
@@ -140,7 +140,7 @@ async def test_failures_that_were_under_way_when_it_opened_change_nothing(clock:
     (worker,) = await broken(clock, 1)
     for _ in range(5):
         await told(worker, 30, 30)
-    assert worker.resumes(UPSTREAM) == pytest.approx(101)
+    assert worker.resumes_at(UPSTREAM) == pytest.approx(101)
 
 
 @pytest.mark.parametrize("limit", [RATED, LimitSettings((Window(100, 1.0),), auto=True)])

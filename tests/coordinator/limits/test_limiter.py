@@ -219,15 +219,15 @@ async def test_what_is_counted_late_in_a_bucket_is_counted_until_it_is_a_whole_w
 async def test_a_pause_of_one_worker_is_seen_by_the_others(redis: Redis) -> None:
     one, two = limiter_of(redis), limiter_of(redis)
     changes: list[float] = []
-    two.on_change = lambda: changes.append(two.resumes(UPSTREAM))
+    two.on_change = lambda: changes.append(two.resumes_at(UPSTREAM))
     async with watching(two):
         await one.pause(UPSTREAM, 30.0)
         await eventually(lambda: bool(changes), "the other to be told of a change")
         assert changes[0] > monotonic() + 20
         await one.pause("another", 30.0)
-        await eventually(lambda: two.resumes("another") > monotonic() + 20, "and of the next one")
-    assert two.resumes(UPSTREAM) == pytest.approx(one.resumes(UPSTREAM), abs=5)
-    assert two.resumes("a third") <= monotonic()
+        await eventually(lambda: two.resumes_at("another") > monotonic() + 20, "and of the next one")
+    assert two.resumes_at(UPSTREAM) == pytest.approx(one.resumes_at(UPSTREAM), abs=5)
+    assert two.resumes_at("a third") <= monotonic()
 
 
 async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock: Clock) -> None:
@@ -244,7 +244,7 @@ async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock
     await clock.set(100.0)
     await clock.limiter(KEYS, LimitSettings()).pause("another", 5.0)
     await limiter._hear()
-    assert limiter.resumes("another") > 100, "a Redis that begins anew is heard too"
+    assert limiter.resumes_at("another") > 100, "a Redis that begins anew is heard too"
 
 
 async def test_a_worker_that_has_not_heard_of_a_pause_gets_no_slot_in_it(redis: Redis, clock: Clock) -> None:
@@ -261,12 +261,12 @@ async def test_a_pause_is_only_ever_raised(redis: Redis, clock: Clock) -> None:
     one, two = (clock.limiter(KEYS, LimitSettings()) for _ in range(2))
     await one.pause(UPSTREAM, 60.0)
     await one.pause(UPSTREAM, 1.0)
-    assert one.resumes(UPSTREAM) == pytest.approx(160)
+    assert one.resumes_at(UPSTREAM) == pytest.approx(160)
     await two.pause(UPSTREAM, 1.0)
-    assert two.resumes(UPSTREAM) == pytest.approx(160), "who pauses learns of the longer pause"
+    assert two.resumes_at(UPSTREAM) == pytest.approx(160), "who pauses learns of the longer pause"
     await two.pause(UPSTREAM, 120.0)
     await one._hear()
-    assert one.resumes(UPSTREAM) == pytest.approx(220)
+    assert one.resumes_at(UPSTREAM) == pytest.approx(220)
 
 
 async def test_a_short_pause_never_ends_a_longer_one_that_redis_has_not_heard_of(
@@ -283,13 +283,13 @@ async def test_a_short_pause_never_ends_a_longer_one_that_redis_has_not_heard_of
             await one.pause(UPSTREAM, 60.0)
     await two.pause(UPSTREAM, 2.0)
     await one._hear()
-    assert one.resumes(UPSTREAM) == pytest.approx(160)
+    assert one.resumes_at(UPSTREAM) == pytest.approx(160)
 
 
 async def test_a_pause_that_is_over_is_none_and_leaves_nothing_for_ever(redis: Redis, clock: Clock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
     await limiter.pause(UPSTREAM, 0.0)
-    assert limiter.resumes(UPSTREAM) <= clock()
+    assert limiter.resumes_at(UPSTREAM) <= clock()
     assert not limiter.rated(UPSTREAM)
     await limiter.pause(UPSTREAM, 1.0)
     assert 0 < await redis.ttl(KEYS.upstreams) <= 7 * 86_400
@@ -301,7 +301,7 @@ async def test_the_watch_survives_a_redis_that_is_away(redis: Redis, monkeypatch
     monkeypatch.setattr(limiter, "_changes_since", LostAnswer(limiter._changes_since))
     await limiter_of(redis).pause(UPSTREAM, 30.0)
     async with watching(limiter):
-        await eventually(lambda: limiter.resumes(UPSTREAM) > 0, "the watch to go on")
+        await eventually(lambda: limiter.resumes_at(UPSTREAM) > 0, "the watch to go on")
 
 
 # -- rising after a pause
@@ -338,7 +338,7 @@ async def test_the_rise_is_as_long_as_the_pause_but_no_longer_than_five_seconds(
     limiter = clock.limiter(KEYS, LimitSettings())
     await limiter.pause("short", 0.5)
     await limiter.pause("long", 500.0)
-    rising = {name: limiter._states[name].rising_until - limiter.resumes(name) for name in ("short", "long")}
+    rising = {name: limiter._states[name].rising_until - limiter.resumes_at(name) for name in ("short", "long")}
     assert rising == {"short": pytest.approx(0.5), "long": pytest.approx(5.0)}
 
 

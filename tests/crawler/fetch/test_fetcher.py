@@ -136,7 +136,7 @@ async def test_a_throttled_request_waits_for_the_pause_in_its_line_and_costs_no_
         request = a_request(str(number))
         assert await setup.fetch(request) == RetryInPlace(0.0)
         assert (request.attempts.failed, request.attempts.throttled) == (0, 1)
-    assert setup.limiter.resumes(HOST) == pytest.approx(setup.limiter.clock() + 60, abs=5)
+    assert setup.limiter.resumes_at(HOST) == pytest.approx(setup.limiter.clock() + 60, abs=5)
 
 
 async def test_a_pause_is_asked_of_the_fleet_until_redis_has_heard_it() -> None:
@@ -158,7 +158,7 @@ async def test_a_good_answer_can_pause_the_fleet_too() -> None:
     result = await setup.fetch(a_request("a"))
     assert isinstance(result, FetchResult)
     assert result.outcome is Outcome.STORED
-    assert setup.limiter.resumes(HOST) > setup.limiter.clock() + 25
+    assert setup.limiter.resumes_at(HOST) > setup.limiter.clock() + 25
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ async def fleet(redis: Redis) -> AsyncIterator[Fleet]:
 async def test_a_429_at_one_worker_stops_every_worker_at_that_upstream_and_at_no_other(fleet: Fleet) -> None:
     scolded, second = fleet(response(429, retry_after="1"), response(200)), fleet(response(200))
     scolded.lines.put(a_request("a"))
-    await eventually(lambda: second.limiter.resumes(HOST) > monotonic(), "the second worker hears of it")
+    await eventually(lambda: second.limiter.resumes_at(HOST) > monotonic(), "the second worker hears of it")
     for number in range(20):
         second.lines.put(a_request(str(number)))
         second.lines.put(a_request(str(number), "other.example"))
@@ -343,7 +343,7 @@ async def test_a_pause_holds_back_who_waits_for_a_slot_already(fleet: Fleet) -> 
     scolded.lines.put(a_request("a"))
     for number in range(8):
         second.lines.put(a_request(str(number)))
-    await eventually(lambda: second.limiter.resumes(HOST) > monotonic(), "the pause is known")
+    await eventually(lambda: second.limiter.resumes_at(HOST) > monotonic(), "the pause is known")
     before = len(second.engine.times)
     await eventually(lambda: len(second.engine.times) == 8, "the pause is over")
     assert before < 8

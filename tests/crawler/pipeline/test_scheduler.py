@@ -623,7 +623,7 @@ class Turmoil:
             self.inside.remove(request)
             self.rounds[request] += 1
             upstream = request.upstream
-            assert self.limiter.resumes(upstream) <= now()
+            assert self.limiter.resumes_at(upstream) <= now()
             self.sent[upstream].append(now())
             self.away[upstream] += 1
             assert self.away[upstream] <= (self.limiter.concurrency(upstream) or 1_000)
