@@ -35,7 +35,7 @@ class LimitSettings:
     concurrency: int | None = None
 
     @property
-    def rated(self) -> bool:
+    def needs_slots(self) -> bool:
         """Whether requests need slots."""
         return self.auto or bool(self.windows)
 

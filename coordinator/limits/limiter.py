@@ -84,12 +84,12 @@ class Limiter:
         self._tallies: dict[str, _Tally] = {}
         self._heard = 0
 
-    def rated(self, upstream: str) -> bool:
+    def needs_slots(self, upstream: str) -> bool:
         """Whether requests need a booked slot now; else only pauses bound them."""
         state = self._states.get(upstream)
         if state is not None and (state.broken or self.clock() < state.rising_until):
             return True
-        return self._limit(upstream).rated
+        return self._limit(upstream).needs_slots
 
     def rate(self, upstream: str) -> float | None:
         """The fleet's requests a second, as the limit allows or "auto" has found; None when unbound or unknown."""

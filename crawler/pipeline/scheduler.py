@@ -176,7 +176,7 @@ class Scheduler:
             if not queue.waiting or not self._open(queue):
                 continue
             slot = None
-            if self._limiter.rated(queue.name) and (slot := queue.pacer.take()) is None:
+            if self._limiter.needs_slots(queue.name) and (slot := queue.pacer.take()) is None:
                 queue.pacer.reserve()
                 continue
             request = queue.waiting.popleft()

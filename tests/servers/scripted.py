@@ -28,7 +28,7 @@ class ScriptedLimiter:
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def rated(self, upstream: str) -> bool:
+    def needs_slots(self, upstream: str) -> bool:
         return upstream in self.rates
 
     def rate(self, upstream: str) -> float | None:

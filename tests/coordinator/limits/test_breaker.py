@@ -59,7 +59,7 @@ async def test_it_opens_when_most_of_enough_requests_fail(clock: Clock, sent: in
     await told(two, failed, failed)
     await one._hear()
     assert [worker.resumes_at(UPSTREAM) > clock() for worker in (one, two)] == [opens, opens]
-    assert [worker.rated(UPSTREAM) for worker in (one, two)] == [opens, opens]
+    assert [worker.needs_slots(UPSTREAM) for worker in (one, two)] == [opens, opens]
 
 
 async def test_failures_of_long_ago_do_not_count(redis: Redis, clock: Clock) -> None:
@@ -109,7 +109,7 @@ async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis
     one, two = await broken(clock)
     await probe(clock, one, failed=False)
     await probe(clock, one, failed=False)
-    assert one.rated(UPSTREAM)
+    assert one.needs_slots(UPSTREAM)
     changes: list[None] = []
     two.on_change = lambda: changes.append(None)
     await probe(clock, one, failed=False)
@@ -118,8 +118,8 @@ async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis
     assert await upstream_health(redis, KEYS) == ()
     assert len((await two.reserve(UPSTREAM, 50)).slots) <= 3, "no herd"
     await clock.set(clock() + 5.0)
-    assert not one.rated(UPSTREAM)
-    assert not two.rated(UPSTREAM)
+    assert not one.needs_slots(UPSTREAM)
+    assert not two.needs_slots(UPSTREAM)
     await told(one, 19, 19)
     assert one.resumes_at(UPSTREAM) <= clock(), "what opened it is forgotten"
 

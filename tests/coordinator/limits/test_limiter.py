@@ -290,7 +290,7 @@ async def test_a_pause_that_is_over_is_none_and_leaves_nothing_for_ever(redis: R
     limiter = clock.limiter(KEYS, LimitSettings())
     await limiter.pause(UPSTREAM, 0.0)
     assert limiter.resumes_at(UPSTREAM) <= clock()
-    assert not limiter.rated(UPSTREAM)
+    assert not limiter.needs_slots(UPSTREAM)
     await limiter.pause(UPSTREAM, 1.0)
     assert 0 < await redis.ttl(KEYS.upstreams) <= 7 * 86_400
     assert 0 < await redis.ttl(KEYS.changes) <= 7 * 86_400
@@ -321,16 +321,16 @@ async def test_after_a_pause_the_rate_rises_from_a_quarter(redis: Redis, clock: 
 
 async def test_without_a_rate_slots_bound_the_rise_and_then_nothing_does(redis: Redis, clock: Clock) -> None:
     workers = [clock.limiter(KEYS, LimitSettings()) for _ in range(2)]
-    assert not workers[1].rated(UPSTREAM)
+    assert not workers[1].needs_slots(UPSTREAM)
     await workers[0].pause(UPSTREAM, 10.0)
     await workers[1]._hear()
     await clock.set(110.0)
-    assert all(worker.rated(UPSTREAM) for worker in workers)
+    assert all(worker.needs_slots(UPSTREAM) for worker in workers)
     slots = await taken(clock, workers, 115.0)
     assert sum(slot < 110.5 for slot in slots) <= 10, "no herd"
     assert sum(114.5 <= slot < 115 for slot in slots) > 1_000
     await clock.set(115.01)
-    assert not any(worker.rated(UPSTREAM) for worker in workers)
+    assert not any(worker.needs_slots(UPSTREAM) for worker in workers)
     assert len((await workers[0].reserve(UPSTREAM, 7)).slots) == 7, "who asks all the same may leave at once"
 
 
@@ -364,7 +364,7 @@ async def test_a_live_limit_is_heard_by_every_worker_and_by_those_that_come_late
     assert booking.slots[0] < clock() + 0.1, "a slot booked at the old rate holds nobody up"
     assert await live.change(UPSTREAM, LimitSettings(), 0)
     await one._hear()
-    assert (one.rated(UPSTREAM), one.concurrency(UPSTREAM)) == (False, None)
+    assert (one.needs_slots(UPSTREAM), one.concurrency(UPSTREAM)) == (False, None)
     assert await live.change(UPSTREAM, "", "")
     await one._hear()
     assert (one.rate(UPSTREAM), one.concurrency(UPSTREAM)) == (0.01, 4)
