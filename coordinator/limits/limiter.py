@@ -22,14 +22,14 @@ from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
 
-HORIZON = 0.2
-STALE = 0.05
-HEED_EVERY = 0.05
+HORIZON_SECONDS = 0.2
+SLOT_EXPIRY_SECONDS = 0.05
+CHANGES_POLL_SECONDS = 0.05
 # What came of requests is told with every so many looks: a breaker and an "auto" rate need it four times a second.
-TELL_EVERY = 5
-TOLD_AT_ONCE = 200
+POLLS_PER_REPORT = 5
+UPSTREAMS_PER_REPORT = 200
 # Slots are this much further apart than the rate says: arrival jitter at the upstream then never adds up to more.
-MARGIN = 1.004
+SLOT_MARGIN = 1.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +130,12 @@ class Limiter:
         with translated():
             granted, ahead, between = await self._reserve(
                 [self._keys.slots(upstream), self._keys.upstreams, self._keys.changes],
-                [upstream, wanted, encode_rate(limit), int(HORIZON * 1_000_000), MARGIN],
+                [upstream, wanted, encode_rate(limit), int(HORIZON_SECONDS * 1_000_000), SLOT_MARGIN],
             )
         first, interval = self.clock() + ahead / 1_000_000, float(between) / 1_000_000
         if granted and (state := self._state(upstream) if limit.auto else self._states.get(upstream)) is not None:
             state.shut_until = 0.0  # a probe: Redis' clock says that it may leave
-            state.found_rate = MARGIN / interval if interval else None
+            state.found_rate = SLOT_MARGIN / interval if interval else None
         return Reservation(tuple(first + index * interval for index in range(granted)), first)
 
     async def pause(self, upstream: str, seconds: float) -> None:
@@ -153,14 +153,14 @@ class Limiter:
         looks = 0
         while True:
             try:
-                if looks % TELL_EVERY == 0:
+                if looks % POLLS_PER_REPORT == 0:
                     await self._tell()
                 await self._hear()
             except RedisUnavailable:
                 await asyncio.sleep(1.0)  # whoever claims or completes says that Redis is away; pauses here go on
                 continue
             looks += 1
-            await asyncio.sleep(HEED_EVERY)
+            await asyncio.sleep(CHANGES_POLL_SECONDS)
 
     async def _hear(self) -> None:
         with translated():
@@ -185,7 +185,7 @@ class Limiter:
     async def _tell(self) -> None:
         """Tell what was counted. What is under way when Redis goes away is not told twice: it may have arrived."""
         while self._tallies:
-            names = list(islice(self._tallies, TOLD_AT_ONCE))
+            names = list(islice(self._tallies, UPSTREAMS_PER_REPORT))
             reports: list[Argument] = []
             auto: list[Argument] = []
             for name in names:

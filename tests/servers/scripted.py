@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.limits.limiter import HORIZON, Reservation
+from coordinator.limits.limiter import HORIZON_SECONDS, Reservation
 from crawler.model import HttpResponse
 
 
@@ -55,10 +55,10 @@ class ScriptedLimiter:
         interval = 1 / self.rates[upstream]
         last = self.booked.get(upstream, [0.0])[-1]
         first = max(last + interval, self.clock())
-        if first > self.clock() + HORIZON:
-            return Reservation((), first - HORIZON)
+        if first > self.clock() + HORIZON_SECONDS:
+            return Reservation((), first - HORIZON_SECONDS)
         fair = max(1, int(0.025 / interval + 0.5))
-        count = min(wanted, fair, int((self.clock() + HORIZON - first) / interval) + 1)
+        count = min(wanted, fair, int((self.clock() + HORIZON_SECONDS - first) / interval) + 1)
         slots = tuple(first + index * interval for index in range(count))
         self.booked.setdefault(upstream, []).extend(slots)
         return Reservation(slots, first)

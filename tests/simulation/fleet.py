@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
 
-from coordinator.limits.limiter import HEED_EVERY, TELL_EVERY, Limiter
+from coordinator.limits.limiter import CHANGES_POLL_SECONDS, POLLS_PER_REPORT, Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import source
@@ -125,11 +125,11 @@ class Fleet:
         """Let the fleet work until that time."""
         while self.clock() < until:
             for number, worker in enumerate(self._workers):
-                if (self._looks + number) % TELL_EVERY == 0:
+                if (self._looks + number) % POLLS_PER_REPORT == 0:
                     await worker.limiter._tell()
                 await worker.limiter._hear()
             self._looks += 1
-            ends = self.clock() + HEED_EVERY
+            ends = self.clock() + CHANGES_POLL_SECONDS
             while (worker := min(self._workers, key=Worker.next)).next() < ends:
                 await self.clock.set(worker.next())
                 await worker.act()

@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisRefused, RedisUnavailable
-from coordinator.limits.limiter import HORIZON, MARGIN, Limiter
+from coordinator.limits.limiter import HORIZON_SECONDS, SLOT_MARGIN, Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
 from coordinator.redis.keys import RunKeys
@@ -89,8 +89,8 @@ async def test_slots_of_two_workers_are_evenly_spaced_and_the_rate_is_kept(
 ) -> None:
     workers = [clock.limiter(KEYS, a_second(rate)) for _ in range(2)]
     slots = await taken(clock, workers, 100.0 + max(1.0, 10 / rate))
-    assert min(b - a for a, b in pairwise(slots)) >= MARGIN / rate - MICRO
-    assert (len(slots) - 1) / (slots[-1] - slots[0]) == pytest.approx(rate / MARGIN, rel=0.01)
+    assert min(b - a for a, b in pairwise(slots)) >= SLOT_MARGIN / rate - MICRO
+    assert (len(slots) - 1) / (slots[-1] - slots[0]) == pytest.approx(rate / SLOT_MARGIN, rel=0.01)
 
 
 async def test_workers_that_ask_alike_get_alike(redis: Redis, clock: Clock) -> None:
@@ -112,8 +112,8 @@ async def test_no_slot_is_booked_more_than_200_ms_ahead_nor_more_than_a_share_at
     while (booking := await limiter.reserve(UPSTREAM, 10_000)).slots:
         bookings.append(booking.slots)
     assert max(len(slots) for slots in bookings) <= max(1, round(rate * 0.025))
-    assert bookings[-1][-1] <= clock() + HORIZON + MICRO
-    assert bookings[-1][-1] + MARGIN / rate > clock() + HORIZON, "the horizon is used"
+    assert bookings[-1][-1] <= clock() + HORIZON_SECONDS + MICRO
+    assert bookings[-1][-1] + SLOT_MARGIN / rate > clock() + HORIZON_SECONDS, "the horizon is used"
 
 
 async def test_a_worker_gets_no_more_than_it_wants(redis: Redis, clock: Clock) -> None:
@@ -125,7 +125,7 @@ async def test_who_gets_no_slot_is_told_when_to_ask_again(redis: Redis, clock: C
     assert len((await limiter.reserve(UPSTREAM, 5)).slots) == 1
     booking = await limiter.reserve(UPSTREAM, 5)
     assert booking.slots == ()
-    assert booking.again_at == pytest.approx(100 + 1_000 * MARGIN - HORIZON, abs=1e-3)
+    assert booking.again_at == pytest.approx(100 + 1_000 * SLOT_MARGIN - HORIZON_SECONDS, abs=1e-3)
     assert await redis.pttl(KEYS.slots(UPSTREAM)) > 1_000_000
     await clock.set(booking.again_at)
     assert len((await limiter.reserve(UPSTREAM, 5)).slots) == 1
@@ -137,7 +137,7 @@ async def test_an_idle_upstream_saves_up_no_slots(redis: Redis, clock: Clock) ->
     await clock.set(105.0)
     slots = (await limiter.reserve(UPSTREAM, 10)).slots
     assert slots[0] == pytest.approx(105.0, abs=MICRO)
-    assert min(b - a for a, b in pairwise(slots)) >= MARGIN / 1_000 - MICRO
+    assert min(b - a for a, b in pairwise(slots)) >= SLOT_MARGIN / 1_000 - MICRO
 
 
 async def test_upstreams_and_runs_have_budgets_of_their_own(redis: Redis) -> None:
@@ -151,7 +151,7 @@ async def test_slots_lie_on_the_workers_own_clock(redis: Redis) -> None:
     before = monotonic()
     booking = await limiter_of(redis, a_second(100.0)).reserve(UPSTREAM, 2)
     assert before <= booking.slots[0] <= monotonic()
-    assert booking.slots[1] - booking.slots[0] == pytest.approx(MARGIN / 100, abs=MICRO)
+    assert booking.slots[1] - booking.slots[0] == pytest.approx(SLOT_MARGIN / 100, abs=MICRO)
 
 
 async def test_redis_that_is_away_or_refuses_is_an_error_of_ours(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ async def test_a_worker_that_has_not_heard_of_a_pause_gets_no_slot_in_it(redis: 
     await one.pause(UPSTREAM, 60.0)
     booking = await two.reserve(UPSTREAM, 5)
     assert booking.slots == ()
-    assert booking.again_at == pytest.approx(160 - HORIZON, abs=1e-3)
+    assert booking.again_at == pytest.approx(160 - HORIZON_SECONDS, abs=1e-3)
     await clock.set(booking.again_at)
     assert (await two.reserve(UPSTREAM, 5)).slots[0] >= 160 - MICRO
 
