@@ -12,7 +12,7 @@ from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
 # What does not hold any more is kept so much longer: it still counts while the origin does not answer.
-STALE = 86_400.0
+ROBOTS_STALE_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class CachedRobots:
     before, if anything. "wait": another worker is asking and must be done in `seconds`.
     """
 
-    word: Literal["known", "ask", "wait"]
+    state: Literal["known", "ask", "wait"]
     seconds: float
     found: bytes
 
@@ -46,10 +46,10 @@ class RobotsCache:
             word, milliseconds, found = await self._ask([self._keys.robots(origin)], [self._worker, int(lease * 1000)])
         return CachedRobots(cast("Literal['known', 'ask', 'wait']", word.decode()), milliseconds / 1000, found)
 
-    async def tell(self, origin: str, found: bytes, holds: float) -> None:
+    async def store(self, origin: str, found: bytes, holds: float) -> None:
         """Tell what this worker found and for how many seconds that holds; unheard when its lease has ended."""
         with translated():
             await self._store(
                 [self._keys.robots(origin)],
-                [self._worker, found, int(holds * 1000), int((holds + STALE) * 1000)],
+                [self._worker, found, int(holds * 1000), int((holds + ROBOTS_STALE_SECONDS) * 1000)],
             )

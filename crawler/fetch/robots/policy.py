@@ -148,15 +148,15 @@ class Robots:
 
     async def _learn(self, name: str) -> Origin:
         wait = SOONEST
-        while (cached := await retry_unavailable(partial(self._cache.ask, name, LEASE), "robots.txt")).word == "wait":
+        while (cached := await retry_unavailable(partial(self._cache.ask, name, LEASE), "robots.txt")).state == "wait":
             await asyncio.sleep(min(wait, cached.seconds))
             wait = min(wait * 2, LATEST)
         before = RobotsRecord.unpack(cached.found) if cached.found else None
-        if cached.word == "known" and before is not None:
+        if cached.state == "known" and before is not None:
             record, holds = before, cached.seconds
         else:
             record, holds = await self._ask(name, before)
-            await retry_unavailable(partial(self._cache.tell, name, record.pack(), holds), "robots.txt")
+            await retry_unavailable(partial(self._cache.store, name, record.pack(), holds), "robots.txt")
         expires = self._clock() + holds
         if record.rules and len(record.rules) > LARGE:
             return self._keep(name, await asyncio.to_thread(Origin, name, record, expires))

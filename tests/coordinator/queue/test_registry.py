@@ -84,7 +84,7 @@ async def worked_on(redis: Redis, name: str) -> Run:
     await LimitOverrides(redis, run.keys).change(HOST, concurrency=3)
     robots = RobotsCache(redis, run.keys, ONE)
     await robots.ask("https://example.org", 10.0)
-    await robots.tell("https://example.org", b"found", 3600.0)
+    await robots.store("https://example.org", b"found", 3600.0)
     return run
 
 

@@ -107,7 +107,7 @@ class Fleet:
 
     async def held(self, origin: str) -> float:
         cached = await RobotsCache(self._redis, KEYS, "test").ask(origin, 1.0)
-        assert cached.word == "known"
+        assert cached.state == "known"
         return cached.seconds
 
 
@@ -231,10 +231,10 @@ async def test_a_huge_robots_txt_is_read_as_far_as_half_a_mebibyte(sites: Sites,
 async def test_who_dies_while_asking_is_replaced(sites: Sites, fleet: Fleet, redis: Redis) -> None:
     sites.says(200, NONE_OF_X)
     dead = RobotsCache(redis, KEYS, "dead")
-    assert (await dead.ask(sites.url, 0.3)).word == "ask"
+    assert (await dead.ask(sites.url, 0.3)).state == "ask"
     assert not (await fleet.worker().permission(f"{sites.url}/x")).allowed
     assert sites.asked == {"/robots.txt": 1}
-    await dead.tell(sites.url, b"late", 1000.0)
+    await dead.store(sites.url, b"late", 1000.0)
     assert not (await fleet.worker().permission(f"{sites.url}/x")).allowed
 
 
