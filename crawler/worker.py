@@ -14,7 +14,7 @@ from contextlib import suppress
 from coordinator.errors import EpochLost
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Presence, RunState, WorkerId
-from coordinator.queue.streams import LEASE, Streams
+from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
 from coordinator.redis.retrying import WaitCauses, retry_unavailable
 from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.fetcher import Defer, Fetcher, Lane, Meter, RetryInPlace
@@ -28,7 +28,7 @@ from crawler.store.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT = LEASE / 10
+HEARTBEAT = WORKER_LEASE_SECONDS / 10
 
 
 class Worker:

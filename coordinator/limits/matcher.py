@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings, Window
 
 # A crawl over millions of hosts must not remember them all.
-REMEMBERED = 100_000
+MAX_CACHED_AUTHORITIES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class UpstreamMatcher:
                     name = rule.name
                     break
                 below.append(rule)
-        if len(self._ways) >= REMEMBERED:
+        if len(self._ways) >= MAX_CACHED_AUTHORITIES:
             self._ways.clear()
         self._ways[authority] = name, tuple(below)
         return self._ways[authority]

@@ -24,7 +24,7 @@ from coordinator.redis.scripts import Argument, Script
 logger = logging.getLogger(__name__)
 
 # One call moves so many keys: some ten blocks, and Redis is busy for a few milliseconds.
-MOST_AT_ONCE = 5_000
+DEFERRED_KEYS_PER_CALL = 5_000
 
 
 class DeferredKeys:
@@ -40,7 +40,9 @@ class DeferredKeys:
     async def due(self) -> dict[bytes, bytes]:
         """Keys whose time has come, those that wait longest first, as {digest: packed}."""
         with translated():
-            returned = await self._list_due([self._keys.deferred_due, self._keys.deferred_keys], [MOST_AT_ONCE])
+            returned = await self._list_due(
+                [self._keys.deferred_due, self._keys.deferred_keys], [DEFERRED_KEYS_PER_CALL]
+            )
         return dict(zip(returned[::2], returned[1::2], strict=True))
 
     async def readmit(self, planner: str, due: Mapping[bytes, bytes]) -> bool:

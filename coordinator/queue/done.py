@@ -21,9 +21,9 @@ from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
 # One SMISMEMBER or SADD takes its members from Lua's stack, which ends near 8,000.
-MOST_AT_ONCE = 4000
+DIGESTS_PER_CALL = 4000
 # Calls at a time: while Redis looks up one part, the next is put together.
-LANES = 2
+PARALLEL_CALLS = 2
 
 
 class DoneSet:
@@ -36,15 +36,15 @@ class DoneSet:
         self._done_contains = Script(client, "run/done_contains")
         self._done_add = Script(client, "run/done_add")
 
-    async def finished(self, digests: Sequence[bytes]) -> set[bytes]:
+    async def intersection(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of the digests that are done."""
         parts = list(_parts(digests))
-        if len(parts) < LANES:  # a worker's block
-            return await self._finished(parts)
-        lanes = (self._finished(parts[lane::LANES]) for lane in range(LANES))
+        if len(parts) < PARALLEL_CALLS:  # a worker's block
+            return await self._intersection(parts)
+        lanes = (self._intersection(parts[lane::PARALLEL_CALLS]) for lane in range(PARALLEL_CALLS))
         return set[bytes]().union(*await asyncio.gather(*lanes))
 
-    async def _finished(self, parts: Iterable[Sequence[bytes]]) -> set[bytes]:
+    async def _intersection(self, parts: Iterable[Sequence[bytes]]) -> set[bytes]:
         found: set[bytes] = set()
         for part in parts:
             keys, members = self._by_bucket(part)
@@ -77,5 +77,5 @@ class DoneSet:
 def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
     """The digests sorted, so that those of one bucket are asked for together, in parts that a script can take."""
     ordered = sorted(digests)
-    for start in range(0, len(ordered), MOST_AT_ONCE):
-        yield ordered[start : start + MOST_AT_ONCE]
+    for start in range(0, len(ordered), DIGESTS_PER_CALL):
+        yield ordered[start : start + DIGESTS_PER_CALL]

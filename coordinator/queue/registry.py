@@ -17,7 +17,7 @@ from coordinator.redis.keys import FIRST_CURSOR, RUNS, RunKeys
 
 # Redis drops a connection that sends a command with more than 1,048,576 arguments: a run of 400 million keys has as
 # many buckets.
-UNLINKED_AT_ONCE = 100_000
+KEYS_PER_UNLINK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Runs:
         layout = earlier.layout if earlier else record.layout
         with translated():
             earlier_keys = iter(keys.all(layout.shards, layout.buckets))
-            while some := list(islice(earlier_keys, UNLINKED_AT_ONCE)):
+            while some := list(islice(earlier_keys, KEYS_PER_UNLINK)):
                 await self._client.unlink(*some)
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.hset(

@@ -13,10 +13,10 @@ from coordinator.model import Block, ShardId
 
 DIGEST_BYTES = 16
 BLOCK_KEYS = 500
-MOST_SHARDS = 256
+MAX_SHARDS = 256
 # A block of 500 keys is down to its single keys in three cuts.
-PARTS = 8
-UNKNOWN_CORPUS = 20_000_000
+MAX_PARTS = 8
+UNKNOWN_CORPUS_KEYS = 20_000_000
 # An intset stays an intset up to 512 members (Redis' default). A mean of at most 400 lies five
 # standard deviations below that, and 8.3 bytes a key were measured at a mean of 300.
 BUCKET_KEYS = 400
@@ -42,9 +42,9 @@ class Layout:
     @classmethod
     def of(cls, estimate: int | None, shards: int | None = None) -> Layout:
         """The layout for a corpus of about `estimate` keys: whole blocks in each shard, intsets in each bucket."""
-        keys = UNKNOWN_CORPUS if estimate is None else estimate
+        keys = UNKNOWN_CORPUS_KEYS if estimate is None else estimate
         if shards is None:
-            shards = min(MOST_SHARDS, 1 << max(0, (keys // BLOCK_KEYS).bit_length() - 1))
+            shards = min(MAX_SHARDS, 1 << max(0, (keys // BLOCK_KEYS).bit_length() - 1))
         buckets = 1 << max(0, -(-keys // BUCKET_KEYS) - 1).bit_length()
         return cls(shards=shards, buckets=max(buckets, shards))
 
@@ -80,7 +80,7 @@ def by_bucket(digests: Iterable[bytes], layout: Layout) -> tuple[Mapping[int, in
 
 def parts(block: Block, keys: Sequence[int]) -> Iterator[Block]:
     """Cut a block into up to 8 smaller ones, of those of its keys that `keys` points to, in order."""
-    size = -(-len(keys) // PARTS)
+    size = -(-len(keys) // MAX_PARTS)
     for start in range(0, len(keys), max(size, 1)):
         chosen = keys[start : start + size]
         refusals = {new: block.refusals[old] for new, old in enumerate(chosen) if old in block.refusals}

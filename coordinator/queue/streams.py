@@ -19,7 +19,7 @@ from coordinator.redis.scripts import Argument, Script
 
 logger = logging.getLogger(__name__)
 
-LEASE = 10.0
+WORKER_LEASE_SECONDS = 10.0
 # Entries put aside are kept for whoever wants to know what they were: so many, cut at so many bytes.
 MAX_QUARANTINED = 100
 MAX_QUARANTINED_BYTES = 10_000
@@ -89,11 +89,11 @@ class Streams:
             returned = await self._publish(keys, arguments)
         return self._word(returned) == "ok"
 
-    async def join(self, worker: WorkerId, lease: float = LEASE) -> Presence:
+    async def join(self, worker: WorkerId, lease: float = WORKER_LEASE_SECONDS) -> Presence:
         """Take a lease for a new worker."""
         return await self._heartbeat(worker, lease, "join")
 
-    async def renew(self, worker: WorkerId, lease: float = LEASE, *, waits: str = "") -> Presence:
+    async def renew(self, worker: WorkerId, lease: float = WORKER_LEASE_SECONDS, *, waits: str = "") -> Presence:
         """Prolong a worker's lease, and tell what it waits for."""
         return await self._heartbeat(worker, lease, "renew", waits)
 

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 
 from coordinator.errors import RedisRefused, RedisUnavailable, first_line, redacted
 
-OLDEST = (6, 2)
+OLDEST_REDIS = (6, 2)
 # What passes: said by Redis itself, or by a script that it stopped ("… -OOM command not allowed …").
 _NOT_NOW = re.compile(r"\b(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
 
@@ -73,7 +73,7 @@ async def check_server(client: Redis, url: str) -> list[str]:
     with translated(where):
         server = await client.info("server")
         version = str(server["redis_version"])
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
             raise RedisRefused(f"Redis at {where} is version {version}; shardcrawl needs 6.2 or newer")
         memory = await client.info("memory")
         policy = memory.get("maxmemory_policy", "noeviction")

@@ -27,7 +27,7 @@ from coordinator.tasks import run_until_first_ends
 
 logger = logging.getLogger(__name__)
 
-STATE_POLL = 0.2
+STATE_POLL_SECONDS = 0.2
 
 
 class Coordinator:
@@ -119,4 +119,4 @@ class Coordinator:
     async def _complete(self) -> None:
         runs = Runs(self._client)
         while await retry_unavailable(lambda: runs.state(self._record.name), "coordinator") != RunState.COMPLETE:
-            await asyncio.sleep(STATE_POLL)
+            await asyncio.sleep(STATE_POLL_SECONDS)

@@ -14,8 +14,8 @@ from coordinator.redis.scripts import Script
 
 logger = logging.getLogger(__name__)
 
-LEASE = 10.0
-POLL = 1.0
+ELECTION_LEASE_SECONDS = 10.0
+ELECTION_POLL_SECONDS = 1.0
 
 
 class Election:
@@ -33,13 +33,13 @@ class Election:
             if not standing_by:
                 logger.info("coordinator %s stands by: another one leads run %s", self.planner, self._keys.run)
                 standing_by = True
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(ELECTION_POLL_SECONDS)
         logger.info("coordinator %s leads run %s", self.planner, self._keys.run)
 
     async def keep(self) -> None:
         """Prolong the lease until another planner has it or this call is cancelled."""
         while True:
-            await asyncio.sleep(LEASE / 4)
+            await asyncio.sleep(ELECTION_LEASE_SECONDS / 4)
             try:
                 if not await self._ask("lead"):
                     logger.warning("coordinator %s no longer leads run %s", self.planner, self._keys.run)
@@ -53,4 +53,6 @@ class Election:
 
     async def _ask(self, verb: str) -> bool:
         with translated():
-            return bool(await self._election([self._keys.leader], [self.planner, int(LEASE * 1000), verb]))
+            return bool(
+                await self._election([self._keys.leader], [self.planner, int(ELECTION_LEASE_SECONDS * 1000), verb])
+            )

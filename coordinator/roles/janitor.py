@@ -18,8 +18,8 @@ from coordinator.redis.scripts import Script
 
 logger = logging.getLogger(__name__)
 
-ROUND = 0.2
-LOOK_FOR_VANISHED = 5.0
+JANITOR_ROUND_SECONDS = 0.2
+MISSING_CHECK_SECONDS = 5.0
 
 
 class Janitor:
@@ -42,7 +42,7 @@ class Janitor:
         RedisUnavailable when it is unknown whether the source is to be planned again: the cursor in Redis tells.
         """
         known = RunState.RUNNING
-        look_at = monotonic() + LOOK_FOR_VANISHED
+        look_at = monotonic() + MISSING_CHECK_SECONDS
         while known is not RunState.COMPLETE:
             try:
                 await self._readmit()
@@ -52,13 +52,13 @@ class Janitor:
                 await asyncio.sleep(1.0)
                 continue
             if state is RunState.RUNNING and monotonic() > look_at:
-                look_at = monotonic() + LOOK_FOR_VANISHED
+                look_at = monotonic() + MISSING_CHECK_SECONDS
                 if await self._vanished():
                     return False
             if state is RunState.RESOLVED and state is not known:
                 logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
             known = state
-            await asyncio.sleep(ROUND)
+            await asyncio.sleep(JANITOR_ROUND_SECONDS)
         return True
 
     async def _readmit(self) -> None:

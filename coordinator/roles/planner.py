@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 # One chunk is read, published and forgotten before the next: it bounds the planner's memory whatever the corpus.
 CHUNK_KEYS = 65_536
 # The queue has room for this many chunks at least, so that the next one goes in while workers drain the last.
-CHUNKS_QUEUED = 4
+MIN_QUEUED_CHUNKS = 4
 # A slow source hands over what it has after this many seconds, so that workers do not wait for a full chunk.
-CHUNK_SECONDS = 1.0
-ROOM_POLL = 0.05
+CHUNK_READ_SECONDS = 1.0
+ROOM_POLL_SECONDS = 0.05
 
 
 class Planner:
@@ -52,7 +52,7 @@ class Planner:
         self._failpoint = failpoint
         self._exhausted = False
         self._anything_done = True
-        self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // CHUNKS_QUEUED))
+        self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // MIN_QUEUED_CHUNKS))
 
     async def plan(self) -> bool:
         """Publish the whole source; False when another planner leads now. Raises SourceError.
@@ -70,7 +70,7 @@ class Planner:
 
     async def _plan_chunk(self) -> bool:
         """One chunk, which is forgotten when this returns; False when another planner leads now."""
-        chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_SECONDS)
+        chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_READ_SECONDS)
         end, self._exhausted = str(chunk.end), chunk.exhausted
         planned, skipped = await self._unfinished(chunk)
         await self._room(sum(len(block.keys) for block in planned))
@@ -91,7 +91,7 @@ class Planner:
         """The chunk's blocks without the keys that are done, and how many those are."""
         refusals = {line.key: f"line {line.line}: {line.reason}" for line in chunk.refused}
         keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
-        finished = await self._done.finished(list(keys)) if self._anything_done else ()
+        finished = await self._done.intersection(list(keys)) if self._anything_done else ()
         for name in finished:
             del keys[name]
         reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}
@@ -103,4 +103,4 @@ class Planner:
             queued = (await self._counts()).queued
             if queued == 0 or queued + keys <= self._high_water:
                 return
-            await asyncio.sleep(ROOM_POLL)
+            await asyncio.sleep(ROOM_POLL_SECONDS)

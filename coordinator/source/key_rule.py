@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from coordinator.source.chunk import Refused
 
-MAX_KEY = 8192
+MAX_KEY_BYTES = 8192
 """Bytes of UTF-8 that a key may have; rows, stream entries and URLs stay bounded by it."""
 
-SHOWN = 200
+SHOWN_CHARACTERS = 200
 """Characters of a bad line that are kept."""
 
 # C0, DEL and C1 controls, and lone surrogates, which are how bytes that are no UTF-8 arrive here (surrogateescape).
@@ -50,8 +50,8 @@ class KeyRule:
 
     def reason(self, key: str) -> str | None:
         """Why this text is no key; None when it is one."""
-        if len(key) > MAX_KEY // 4 and len(key.encode("utf-8", "replace")) > MAX_KEY:
-            return f"is longer than {MAX_KEY} bytes"
+        if len(key) > MAX_KEY_BYTES // 4 and len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES:
+            return f"is longer than {MAX_KEY_BYTES} bytes"
         if _SURROGATE.search(key):
             return "is not valid UTF-8"
         if control := _CONTROL.search(key):
@@ -68,8 +68,8 @@ def refuse(key: str, line: int, reason: str) -> Refused:
 
     Text that had to be changed gets its line number, so that two lines never look the same by it.
     """
-    shown = _SECRET.sub("***@", key[:MAX_KEY], count=1)[:SHOWN]
-    shown = re.sub(f"[{_UNFIT}]", _escape, shown)[:SHOWN]
+    shown = _SECRET.sub("***@", key[:MAX_KEY_BYTES], count=1)[:SHOWN_CHARACTERS]
+    shown = re.sub(f"[{_UNFIT}]", _escape, shown)[:SHOWN_CHARACTERS]
     return Refused(key if shown == key else f"{shown} (line {line})", line, reason)
 
 
@@ -99,8 +99,8 @@ def _url_reason(key: str) -> str | None:
 
 
 def _quick_pattern(absolute_url: bool, separator: str | None) -> re.Pattern[str]:
-    # 2048 characters are never more than MAX_KEY bytes. A separator that a URL's host could contain, or of several
-    # characters, costs a look ahead; the usual "|" or "," only narrows the class.
+    # 2048 characters are never more than MAX_KEY_BYTES. A separator of several characters, or one that a URL's host
+    # can contain, needs a lookahead; the usual "|" or "," only narrows the character class.
     narrow = separator is not None and len(separator) == 1 and re.fullmatch(r"[^\w.:/?#-]", separator) is not None
     banned = _UNFIT + (re.escape(separator) if separator and narrow else "")
     ahead = f"(?s:(?!.*{re.escape(separator)}))" if separator and not narrow else ""

@@ -14,9 +14,9 @@ import zstandard
 
 from coordinator.errors import SourceError
 
-PIECE = 256 * 1024
+PIECE_BYTES = 256 * 1024
 
-DAMAGED = (EOFError, OSError, zlib.error, zstandard.ZstdError)
+DAMAGE_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 """What reading pieces may raise; the reader translates it, because it knows the line."""
 
 _GZIP = b"\x1f\x8b"
@@ -24,7 +24,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60))
 _MAGIC = (_GZIP, _ZSTD, *_ZSTD_SKIPPABLE)
 # A zstd block makes at most 128 KB of at least 4 bytes (RFC 8878, 3.1.1.2), so a slice this small makes at most 8 MB.
-_ZSTD_SLICE = 256
+_ZSTD_SLICE_BYTES = 256
 
 
 class Raw:
@@ -97,7 +97,7 @@ def pieces(raw: Raw, offset: int = 0) -> Iterator[bytes]:
 
     Only files have an offset; of a pipe skip lines. gzip (any number of members) and zstd (any number of frames) are
     told by their first bytes; a name that promises compression which is not there raises SourceError. Damage raises
-    one of DAMAGED.
+    one of DAMAGE_ERRORS.
     """
     form = raw.form()
     if form:
@@ -143,13 +143,13 @@ def _after(stream: Iterator[bytes], offset: int) -> Iterator[bytes]:
 
 
 def _plain(raw: Raw) -> Iterator[bytes]:
-    while (data := raw.read(PIECE)) != b"":
+    while (data := raw.read(PIECE_BYTES)) != b"":
         yield data or b""
 
 
 def _gunzip(raw: Raw) -> Iterator[bytes]:
     member = None
-    while (data := raw.read(PIECE // 4)) != b"":
+    while (data := raw.read(PIECE_BYTES // 4)) != b"":
         if data is None:
             yield b""
             continue
@@ -159,7 +159,7 @@ def _gunzip(raw: Raw) -> Iterator[bytes]:
                 data = data.lstrip(b"\0")
                 member = zlib.decompressobj(wbits=31) if data else None
                 continue
-            piece = member.decompress(data, PIECE)
+            piece = member.decompress(data, PIECE_BYTES)
             data = member.unused_data if member.eof else member.unconsumed_tail
             member = None if member.eof else member
             if piece:
@@ -170,17 +170,17 @@ def _gunzip(raw: Raw) -> Iterator[bytes]:
 
 def _unzstd(raw: Raw) -> Iterator[bytes]:
     frame = None
-    while (data := raw.read(PIECE // 4)) != b"":
+    while (data := raw.read(PIECE_BYTES // 4)) != b"":
         if data is None:
             yield b""
             continue
-        for start in range(0, len(data), _ZSTD_SLICE):
-            rest = data[start : start + _ZSTD_SLICE]
+        for start in range(0, len(data), _ZSTD_SLICE_BYTES):
+            rest = data[start : start + _ZSTD_SLICE_BYTES]
             while rest:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 out = frame.decompress(rest)
                 rest = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
-                yield from (out[at : at + PIECE] for at in range(0, len(out), PIECE))
+                yield from (out[at : at + PIECE_BYTES] for at in range(0, len(out), PIECE_BYTES))
     if frame is not None:
         raise EOFError("the zstd data end too early")

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
-from coordinator.source.key_rule import MAX_KEY, KeyRule, refuse
-from coordinator.source.pieces import DAMAGED, Raw, after_lines, pieces
+from coordinator.source.key_rule import MAX_KEY_BYTES, KeyRule, refuse
+from coordinator.source.pieces import DAMAGE_ERRORS, Raw, after_lines, pieces
 
 STANDARD_INPUT = "-"
 
 # What is kept of a line without end: enough to see, with a carriage return at its end, that it is too long.
-_HEAD = MAX_KEY + 2
+_HEAD_BYTES = MAX_KEY_BYTES + 2
 _BOM = b"\xef\xbb\xbf"
-_MARK = 64 * 1024
-_SAMPLE = 16 * 1024 * 1024
+_FINGERPRINT_BYTES = 64 * 1024
+_SAMPLE_BYTES = 16 * 1024 * 1024
 
 
 class TextSource:
@@ -80,9 +80,9 @@ class TextSource:
             for piece in pieces(raw):
                 count += piece.count(b"\n")
                 last = piece[-1:] or last
-                if compressed and raw.taken > _SAMPLE:
+                if compressed and raw.taken > _SAMPLE_BYTES:
                     return count * raw.size // raw.taken
-        except (SourceError, *DAMAGED):
+        except (SourceError, *DAMAGE_ERRORS):
             return None
         finally:
             raw.close()
@@ -96,9 +96,9 @@ class TextSource:
         try:
             with FileIO(self._folder / self._path) as file:
                 size = file.seek(0, 2)
-                for start in (0, max(0, size - _MARK)):
+                for start in (0, max(0, size - _FINGERPRINT_BYTES)):
                     file.seek(start)
-                    mark.update(file.read(_MARK))
+                    mark.update(file.read(_FINGERPRINT_BYTES))
         except OSError as error:
             raise self._failed(error) from error
         return f"{size}:{mark.hexdigest()}"
@@ -139,7 +139,7 @@ class TextSource:
                     self._rest += piece
                 else:
                     break
-        except DAMAGED as error:
+        except DAMAGE_ERRORS as error:
             why = str(error) or type(error).__name__
             self._failure = SourceError(f"{self._raw.name} cannot be read beyond line {self._line}: {why}")
             self._failure.__cause__ = error
@@ -154,8 +154,8 @@ class TextSource:
         """Cut the whole lines off the rest."""
         end = self._rest.rfind(b"\n")
         if end < 0:
-            self._dropped += max(0, len(self._rest) - _HEAD)
-            self._rest = self._rest[:_HEAD]
+            self._dropped += max(0, len(self._rest) - _HEAD_BYTES)
+            self._rest = self._rest[:_HEAD_BYTES]
             return False
         self._load(self._rest[:end], 1)
         self._rest = self._rest[end + 1 :]
@@ -207,11 +207,11 @@ class TextSource:
 
     def _judge(self, line: str, number: int, keys: list[str], refused: list[Refused]) -> None:
         whole = line.encode("utf-8", "surrogateescape")
-        if len(whole) > MAX_KEY:
+        if len(whole) > MAX_KEY_BYTES:
             # A line that came in one piece must look like one that was dropped on the way.
-            line = whole[:_HEAD].decode("utf-8", "surrogateescape")
-        begin = line[:MAX_KEY].lstrip(" \t")[:1]
-        if begin == "#" or (not begin and len(whole) <= MAX_KEY):
+            line = whole[:_HEAD_BYTES].decode("utf-8", "surrogateescape")
+        begin = line[:MAX_KEY_BYTES].lstrip(" \t")[:1]
+        if begin == "#" or (not begin and len(whole) <= MAX_KEY_BYTES):
             return
         if reason := self._rule.reason(line):
             refused.append(refuse(line, number, reason))

@@ -98,7 +98,7 @@ class Intake:
         """Turn a block into requests for those of its keys that are not done; False when all of them only wait."""
         keys = claim.block.keys
         digests = [digest(key) for key in keys]
-        finished = await retry_unavailable(lambda: self._done.finished(digests), "worker")
+        finished = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
         block = OpenBlock(shard=claim.shard, entry=claim.entry, keys=len(keys), left=len(keys) - len(finished))
         if claim.deliveries > 1:
             logger.info(

@@ -69,7 +69,7 @@ class Place:
         record = await self.record()
         done = DoneSet(self.redis, RunKeys("test"), record.layout, record.epoch)
         by_digest = {digest(key): key for key in keys}
-        return {by_digest[found] for found in await done.finished(sorted(by_digest))}
+        return {by_digest[found] for found in await done.intersection(sorted(by_digest))}
 
     async def runs(self) -> list[tuple[str, str]]:
         """(name, epoch) of every run in Postgres."""

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from coordinator.queue.streams import LEASE
+from coordinator.queue.streams import WORKER_LEASE_SECONDS
 from coordinator.redis.connection import connect
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import source
@@ -136,7 +136,7 @@ async def test_redis_reaches_its_memory_limit(crawl: Crawl, redis: Redis) -> Non
     before = await living(redis)
     await redis.config_set("maxmemory", 2_000_000)
     try:
-        await lasting(LEASE + 3.0)
+        await lasting(WORKER_LEASE_SECONDS + 3.0)
         assert await living(redis) == before, "the same leases as before"
         assert await redis.hget(STATE, "state") == b"running"
     finally:

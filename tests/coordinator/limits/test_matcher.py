@@ -94,7 +94,7 @@ def test_it_is_known_what_the_job_names_no_limit_for(
 
 
 def test_a_crawl_over_millions_of_hosts_does_not_remember_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator.limits.matcher, "REMEMBERED", 10)
+    monkeypatch.setattr(coordinator.limits.matcher, "MAX_CACHED_AUTHORITIES", 10)
     upstreams = UpstreamMatcher({"*.example": limit(1)})
     for number in range(100):
         assert upstreams.upstream_of(f"https://{number}.test/a") == f"{number}.test"

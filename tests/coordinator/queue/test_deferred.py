@@ -303,7 +303,7 @@ async def test_a_key_that_was_done_meanwhile_comes_back_and_resolves_all_the_sam
     assert await settled(run) is RunState.RUNNING
     assert await readmitted(run) == 1
     (late,) = await run.drain(TWO)
-    assert await run.done.finished([digest(keys[0])]) == {digest(keys[0])}
+    assert await run.done.intersection([digest(keys[0])]) == {digest(keys[0])}
     await run.streams.complete(TWO, 2, Completion([], [Finished(late.shard, late.entry, 1)]))
     assert await settled(run) is RunState.RESOLVED
     assert (await run.counts()).done == 20
@@ -357,7 +357,7 @@ async def test_what_cannot_be_read_leaves_the_set_and_is_planned_again(
     assert await settled(run) is RunState.RUNNING, "two are missing by count"
     assert await refed(run) == 2
     run.cursor = FIRST_CURSOR
-    missing = [key for key in keys if digest(key) not in await run.done.finished(sorted(map(digest, keys)))]
+    missing = [key for key in keys if digest(key) not in await run.done.intersection(sorted(map(digest, keys)))]
     assert missing == keys[:2]
     await run.publish(missing, skipped=28, exhausted=True)
     await run.complete(ONE, 3, await run.drain(ONE))

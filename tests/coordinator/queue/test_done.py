@@ -38,8 +38,8 @@ async def test_finished_agrees_with_a_set(
         await run.done.add(outcome, [name for name, how in finished.items() if how is outcome])
     asked = [*finished, *others]
     Random(seed).shuffle(asked)
-    assert await run.done.finished(asked) == set(finished), "unsorted"
-    assert await run.done.finished(sorted(asked)) == set(finished)
+    assert await run.done.intersection(asked) == set(finished), "unsorted"
+    assert await run.done.intersection(sorted(asked)) == set(finished)
     counts = await run.counts()
     assert counts.outcomes == {outcome: list(finished.values()).count(outcome) for outcome in Outcome}
 
@@ -49,21 +49,21 @@ async def test_keys_of_neighbouring_members_are_told_apart(redis: Redis) -> None
     edges = [bytes(16), b"\x7f" + b"\xff" * 15, b"\x80" + bytes(15), b"\xff" * 16]
     near = [bytes(7) + b"\x01" + bytes(8), b"\x80" + bytes(6) + b"\x01" + bytes(8)]
     await run.done.add(Outcome.STORED, edges)
-    assert await run.done.finished([*edges, *near]) == set(edges)
+    assert await run.done.intersection([*edges, *near]) == set(edges)
 
 
 async def test_many_keys_of_one_bucket_are_asked_and_remembered_in_parts(redis: Redis) -> None:
     run = await Run.made(redis, record_of(shards=1, buckets=1))
     keys = [digest(key) for key in numbered(20_002)]
     await run.done.add(Outcome.GONE, keys[::2])
-    assert await run.done.finished(keys) == set(keys[::2])
+    assert await run.done.intersection(keys) == set(keys[::2])
     assert (await run.counts()).outcomes[Outcome.GONE] == 10_001
 
 
 async def test_asking_about_nothing_and_about_keys_of_an_empty_run(redis: Redis) -> None:
     run = await Run.made(redis)
-    assert await run.done.finished([]) == set()
-    assert await run.done.finished([digest("a")]) == set()
+    assert await run.done.intersection([]) == set()
+    assert await run.done.intersection([digest("a")]) == set()
     assert not [key async for key in redis.scan_iter("*:done:*")]
 
 
@@ -94,7 +94,7 @@ async def test_rebuilding_counts_by_outcome_and_what_is_completed_adds_to_it(red
     expected = dict.fromkeys(Outcome, 0)
     expected |= {Outcome.STORED: 300, Outcome.GONE: 300, Outcome.FAILED: 300}
     assert (await run.counts()).outcomes == expected
-    assert await run.done.finished([digest(key) for key in [*keys, "new"]]) == {digest(key) for key in keys}
+    assert await run.done.intersection([digest(key) for key in [*keys, "new"]]) == {digest(key) for key in keys}
     await run.publish([keys[0], "new"])
     await run.streams.join(ONE)
     assert await run.complete(ONE, 1, await run.drain(ONE)) == 1

@@ -12,7 +12,7 @@ from coordinator.model import Block, ShardId
 from coordinator.queue.sharding import (
     BLOCK_KEYS,
     BUCKET_KEYS,
-    PARTS,
+    MAX_PARTS,
     Layout,
     blocks,
     by_bucket,
@@ -198,9 +198,9 @@ def test_refusals_count_from_the_start_of_their_own_block() -> None:
 def test_parts_of_a_block_hold_the_chosen_keys_in_order_with_their_reasons(chosen: set[int]) -> None:
     block = Block(ShardId(3), tuple(numbered(500)), {index: f"why {index}" for index in range(0, 500, 3)})
     made = list(parts(block, sorted(chosen)))
-    assert len(made) <= PARTS
+    assert len(made) <= MAX_PARTS
     assert [key for part in made for key in part.keys] == [f"key {index}" for index in sorted(chosen)]
     reasons = {part.keys[index]: why for part in made for index, why in part.refusals.items()}
     assert reasons == {f"key {index}": f"why {index}" for index in chosen if index % 3 == 0}
     assert all(part.shard == 3 and part.keys for part in made)
-    assert max([len(part.keys) for part in made], default=0) <= -(-len(chosen) // PARTS)
+    assert max([len(part.keys) for part in made], default=0) <= -(-len(chosen) // MAX_PARTS)

@@ -596,7 +596,7 @@ async def test_completing_counts_outcomes_and_empties_the_streams(redis: Redis) 
     assert await run.queued_keys() == []
     for shard in range(run.layout.shards):
         assert (await redis.xpending(run.keys.stream(shard), "workers"))["pending"] == 0
-    assert await run.done.finished([digest(key) for key in keys]) == {digest(key) for key in keys}
+    assert await run.done.intersection([digest(key) for key in keys]) == {digest(key) for key in keys}
 
 
 async def test_a_block_is_resolved_when_it_is_finished_and_not_before(redis: Redis) -> None:

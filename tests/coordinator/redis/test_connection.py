@@ -271,7 +271,7 @@ async def test_a_server_that_evicts_keys_is_refused(server: Server, policy: str)
 
 async def test_a_server_that_is_too_old_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     await server.start()
-    monkeypatch.setattr("coordinator.redis.connection.OLDEST", (99, 0))
+    monkeypatch.setattr("coordinator.redis.connection.OLDEST_REDIS", (99, 0))
     text = await said(lambda: check(server.url), RedisRefused)
     assert f"Redis at {server.url} is version 6.2." in text
 

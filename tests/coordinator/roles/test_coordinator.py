@@ -35,7 +35,7 @@ from coordinator.redis.connection import connect
 from coordinator.redis.keys import RunKeys
 
 async def main():
-    coordinator.roles.election.LEASE = float(sys.argv[2])
+    coordinator.roles.election.ELECTION_LEASE_SECONDS = float(sys.argv[2])
     election = coordinator.roles.election.Election(connect(sys.argv[1]), RunKeys("run"), "child")
     await election.gain()
     print("leads", flush=True)
@@ -48,9 +48,9 @@ asyncio.run(main())
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks are frequent here, so that no test waits for the next one."""
-    monkeypatch.setattr("coordinator.roles.election.POLL", 0.02)
-    monkeypatch.setattr("coordinator.roles.coordinator.STATE_POLL", 0.02)
-    monkeypatch.setattr("coordinator.roles.janitor.ROUND", 0.02)
+    monkeypatch.setattr("coordinator.roles.election.ELECTION_POLL_SECONDS", 0.02)
+    monkeypatch.setattr("coordinator.roles.coordinator.STATE_POLL_SECONDS", 0.02)
+    monkeypatch.setattr("coordinator.roles.janitor.JANITOR_ROUND_SECONDS", 0.02)
 
 
 class Corpus:
@@ -249,7 +249,7 @@ async def test_a_standby_takes_over_when_the_lease_of_a_killed_leader_ends(
 async def test_a_leader_that_lost_its_lease_stands_by_and_publishes_nothing_more(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.election.LEASE", 0.2)
+    monkeypatch.setattr("coordinator.roles.election.ELECTION_LEASE_SECONDS", 0.2)
     run = await made(redis)
     corpus = Corpus(numbered(1_000), chunk=100, held_at=500)
     async with coordinating(run, corpus, "frozen"):
@@ -288,7 +288,7 @@ async def test_a_lease_is_prolonged_by_its_leader_only(redis: Redis, monkeypatch
 async def test_keeping_the_lease_waits_for_redis_and_ends_when_another_leads(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.election.LEASE", 0.1)
+    monkeypatch.setattr("coordinator.roles.election.ELECTION_LEASE_SECONDS", 0.1)
     keys = RunKeys("run")
     one = Election(redis, keys, "one")
     await one.gain()
@@ -444,7 +444,7 @@ async def test_the_janitor_waits_for_redis_and_settles_then(
 async def test_keys_that_a_stranger_trimmed_are_planned_again_and_finished_ones_are_skipped(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, exhausted_at_once: bool
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     keys = numbered(2_000)
     corpus = Corpus(keys, chunk=500, held_at=None if exhausted_at_once else 1_500)
@@ -473,7 +473,7 @@ async def test_keys_that_a_stranger_trimmed_are_planned_again_and_finished_ones_
 async def test_a_queue_that_vanished_does_not_keep_the_planner_waiting_for_room(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     corpus = Corpus(numbered(3_000), chunk=250)
     async with coordinating(run, corpus, high_water=1_000):
@@ -498,7 +498,7 @@ async def again(run: Run, corpus: Corpus) -> bool:
 async def test_a_worker_that_finishes_blocks_which_were_planned_again_does_not_stall_the_run(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     corpus = Corpus(numbered(2_000))
     async with coordinating(run, corpus):
@@ -539,7 +539,7 @@ async def test_only_the_leader_plans_a_source_again(redis: Redis) -> None:
 async def test_keys_in_the_hands_of_workers_have_not_vanished(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.0)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.0)
     run = await made(redis)
     async with coordinating(run, Corpus(numbered(100))):
         await eventually(lambda: queue_is(run, 100), "keys to be published")
@@ -557,7 +557,7 @@ async def test_keys_in_the_hands_of_workers_have_not_vanished(
 
 
 async def test_standard_input_cannot_be_planned_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     source = MemorySource(numbered(100))
     task = asyncio.create_task(a_coordinator(run, lambda cursor: source, rereadable=False).run())

@@ -112,13 +112,13 @@ async def test_the_done_set_is_asked_only_when_something_was_done_before(
     keys = numbered(1_000)
     source = MemorySource([*keys, *keys], chunk=1_000, held_at=1_000)
     asked: list[int] = []
-    finished = run.done.finished
+    finished = run.done.intersection
 
     async def noted(digests: Sequence[bytes]) -> set[bytes]:
         asked.append(len(digests))
         return await finished(digests)
 
-    monkeypatch.setattr(run.done, "finished", noted)
+    monkeypatch.setattr(run.done, "intersection", noted)
     planning = asyncio.create_task(planner_of(run, source).plan())
 
     async def half() -> bool:

@@ -137,7 +137,7 @@ def test_a_line_without_end_costs_one_bounded_buffer(tmp_path: Path, begin: str)
     assert chunk.keys == ["one", "two"]
     assert [(refused.line, refused.reason) for refused in chunk.refused] == [(2, "is longer than 8192 bytes")]
     assert chunk.end == Cursor(10_000_009, 3)
-    assert peak < 4 * pieces_module.PIECE
+    assert peak < 4 * pieces_module.PIECE_BYTES
 
 
 def test_a_comment_without_end_is_still_a_comment(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def by_hand(text: bytes) -> list[str]:
 @settings(max_examples=150, deadline=None)
 @given(text=TEXT, limit=st.integers(1, 5), piece=st.sampled_from([4, 64, 1 << 18]), suffix=st.sampled_from(list(PACK)))
 def test_resuming_at_every_chunk_reads_what_one_pass_reads(text: bytes, limit: int, piece: int, suffix: str) -> None:
-    with tempfile.TemporaryDirectory() as name, mock.patch.object(pieces_module, "PIECE", piece):
+    with tempfile.TemporaryDirectory() as name, mock.patch.object(pieces_module, "PIECE_BYTES", piece):
         path = f"keys{suffix}"
         (Path(name) / path).write_bytes(PACK[suffix](text))
         whole = everything(reading(Path(name), path))
@@ -416,7 +416,7 @@ def test_an_estimate_counts_lines_and_does_not_move_the_reader(tmp_path: Path, s
 
 
 def test_an_estimate_of_a_large_packed_file_is_scaled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.source.text._SAMPLE", 100_000)
+    monkeypatch.setattr("coordinator.source.text._SAMPLE_BYTES", 100_000)
     (tmp_path / "keys.gz").write_bytes(
         gzip.compress("".join(f"{os.urandom(20).hex()}\n" for _ in range(20_000)).encode())
     )
