@@ -26,7 +26,7 @@ MAX_QUARANTINED_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedBlock:
     """A block whose last key has its outcome committed."""
 
     shard: ShardId
@@ -42,7 +42,7 @@ class Completion:
     """
 
     outcomes: Sequence[tuple[bytes, Outcome]]
-    finished: Sequence[Finished] = field(default=())
+    finished: Sequence[FinishedBlock] = field(default=())
     deferred: Sequence[Deferral] = field(default=())
     requests: int = 0
     received: int = 0

@@ -14,7 +14,7 @@ from coordinator.model import Block, Claim, Epoch, Outcome, RunCounts, ShardId, 
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, blocks, by_digest, digest
-from coordinator.queue.streams import Completion, Finished, Streams
+from coordinator.queue.streams import Completion, FinishedBlock, Streams
 from coordinator.queue.wire import decode_block
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
@@ -132,7 +132,7 @@ class Run:
 def completion(claims: Sequence[Claim], outcome: Outcome = Outcome.STORED, requests: int = 0) -> Completion:
     return Completion(
         outcomes=[(digest(key), outcome) for claim in claims for key in claim.block.keys],
-        finished=[Finished(claim.shard, claim.entry, len(claim.block.keys)) for claim in claims],
+        finished=[FinishedBlock(claim.shard, claim.entry, len(claim.block.keys)) for claim in claims],
         requests=requests,
         received=10 * requests,
     )

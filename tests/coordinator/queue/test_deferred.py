@@ -13,7 +13,7 @@ from coordinator.errors import EpochLost, LeaseLost, RedisUnavailable
 from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Outcome, RunState
 from coordinator.queue.deferred import DeferredKeys
 from coordinator.queue.sharding import BLOCK_KEYS, digest
-from coordinator.queue.streams import Completion, Finished
+from coordinator.queue.streams import Completion, FinishedBlock
 from coordinator.queue.wire import Deferral, decode_block
 from coordinator.redis.keys import FIRST_CURSOR
 from coordinator.redis.scripts import Script
@@ -304,7 +304,7 @@ async def test_a_key_that_was_done_meanwhile_comes_back_and_resolves_all_the_sam
     assert await readmitted(run) == 1
     (late,) = await run.drain(TWO)
     assert await run.done.intersection([digest(keys[0])]) == {digest(keys[0])}
-    await run.streams.complete(TWO, 2, Completion([], [Finished(late.shard, late.entry, 1)]))
+    await run.streams.complete(TWO, 2, Completion([], [FinishedBlock(late.shard, late.entry, 1)]))
     assert await settled(run) is RunState.RESOLVED
     assert (await run.counts()).done == 20
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, LeaseLost, RedisRefused, RedisUnavailable
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.queue.sharding import digest
-from coordinator.queue.streams import MAX_QUARANTINED_BYTES, Completion, Finished, Streams
+from coordinator.queue.streams import MAX_QUARANTINED_BYTES, Completion, FinishedBlock, Streams
 from coordinator.redis.scripts import Script
 from tests.conftest import eventually
 from tests.coordinator.parts import (
@@ -790,7 +790,7 @@ async def test_an_entry_that_nobody_holds_is_not_resolved_twice(redis: Redis) ->
     run = await Run.made(redis)
     await run.publish(["a"])
     await run.streams.join(ONE)
-    unknown: Any = Finished(ShardId(0), EntryId("99-1"), 500)
+    unknown: Any = FinishedBlock(ShardId(0), EntryId("99-1"), 500)
     await run.streams.complete(ONE, 1, Completion([], finished=[unknown]))
     assert (await run.counts()).resolved == 0
 
