@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from crawler.local.embedded import Embedded, Services
 
 
@@ -66,7 +66,7 @@ def redis_url(services: Services) -> str:
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """A client on an empty Redis."""
-    client = connect(redis_url)
+    client = connect_redis(redis_url)
     await client.flushall()
     yield client
     await client.aclose()

@@ -18,7 +18,7 @@ OLDEST_REDIS = (6, 2)
 _NOT_NOW = re.compile(r"\b(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
 
 
-def connect(url: str, *, timeout: float = 5.0) -> Redis:
+def connect_redis(url: str, *, timeout: float = 5.0) -> Redis:
     """A client for `url` (redis://, rediss://, unix://) that never repeats a command by itself.
 
     redis-py's own retries have carried out an XADD twice; here every repeat is the caller's decision.

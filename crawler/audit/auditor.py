@@ -17,7 +17,7 @@ from coordinator.errors import SourceError, UsageError
 from coordinator.model import RunState
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import digest
-from coordinator.redis.connection import as_text, connect, translated
+from coordinator.redis.connection import as_text, connect_redis, translated
 from coordinator.redis.keys import RunKeys
 from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
 from coordinator.status import read_snapshot
@@ -56,7 +56,7 @@ async def audit(place: Place, name: str, folder: str, requests: Path | None, all
     `requests` is the upstream's log, `allowed` how many of them may repeat a key. Raises UsageError for an unknown run.
     """
     async with services(place, share=True) as addresses:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             connection = await postgres.connect(addresses.database)
             try:

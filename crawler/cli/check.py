@@ -8,7 +8,7 @@ from typing import Any
 
 from coordinator.errors import redacted
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.redis.connection import check_server, connect
+from coordinator.redis.connection import check_server, connect_redis
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
 from coordinator.source import STANDARD_INPUT, Cursor
 from crawler.fetch.network.credentials import resolve_credentials
@@ -67,7 +67,7 @@ async def check(
         whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
         lines.append((f"limit of {whose}", limit_words(POLITE), "default: polite"))
     async with services(place, share=True) as addresses:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             warnings = await check_server(client, addresses.redis)
         finally:

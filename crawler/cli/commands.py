@@ -13,7 +13,7 @@ import asyncpg
 from coordinator.errors import UsageError, first_line
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import check_server, connect
+from coordinator.redis.connection import check_server, connect_redis
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.cli.progress import say
@@ -44,7 +44,7 @@ async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> Non
     """Keep worker processes at every active run of this Redis until told to leave."""
     addresses = _shared(place, "work")
     await (await postgres.connect(addresses.database)).close()
-    client = connect(addresses.redis)
+    client = connect_redis(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
             say(voice.console, f"warning: {warning}")
@@ -62,7 +62,7 @@ async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> Non
 async def status(place: Place, name: str | None) -> list[RunSnapshot]:
     """Snapshots of one run, or of every run that is not complete. Raises UsageError for a run nobody knows."""
     async with services(place, share=True) as addresses, _stored(addresses) as stored:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             wanted = [run for run in stored if (run.name == name if name else not run.complete)]
             if name and not wanted:
@@ -86,7 +86,7 @@ async def _snapshot_of(client: Any, run: StoredRun) -> RunSnapshot:
 async def runs(place: Place) -> tuple[list[str], list[Sequence[Any]]]:
     """Every run as rows: name, state, keys by outcome, times."""
     async with services(place, share=True) as addresses, _stored(addresses) as stored:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             records: list[Sequence[Any]] = []
             for run in stored:
@@ -106,7 +106,7 @@ async def rebuild(place: Place, name: str, folder: str) -> int:
         if run is None or run.complete:
             why = "is complete: it needs no Redis any more" if run else "is not known"
             raise UsageError(f"run {name} {why}; `shardcrawl runs` lists every run")
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             await check_server(client, addresses.redis)
             record = await Runs(client).find(name)

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.failpoints import Failpoint, failpoint_at
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.membership import new_worker_id
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 async def _take(spec: ChildSpec, control: int) -> None:
-    client = connect(spec.redis)
+    client = connect_redis(spec.redis)
     try:
         if spec.role == "coordinator":
             await _coordinate(spec, client, control)

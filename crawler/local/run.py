@@ -22,7 +22,7 @@ from coordinator.failpoints import failpoint_at
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import Outcome, RunCounts
 from coordinator.queue.registry import RunRecord
-from coordinator.redis.connection import check_server, connect
+from coordinator.redis.connection import check_server, connect_redis
 from coordinator.roles.membership import release_dead
 from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.source import STANDARD_INPUT
@@ -126,7 +126,7 @@ async def run_at(
 ) -> RunEnd:
     """The same with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on."""
     began = monotonic()
-    client = connect(addresses.redis)
+    client = connect_redis(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
             logger.warning("%s", warning)

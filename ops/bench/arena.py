@@ -18,7 +18,7 @@ import psutil
 
 from coordinator.errors import ShardcrawlError
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.status import read_counts
 from crawler.local.embedded import Embedded
 from ops.bench import watch
@@ -74,7 +74,7 @@ class Arena:
 
     async def clear(self) -> None:
         """An empty Redis, a new database, and no checkpoint that is due."""
-        client = connect(self.redis)
+        client = connect_redis(self.redis)
         await client.flushall()
         await client.aclose()
         connection = await asyncpg.connect(self._postgres)
@@ -97,7 +97,7 @@ class Arena:
 
     async def committed(self, name: str, keys: int) -> float:
         """Return when Redis knows that the last of a shardcrawl run's keys is committed: a moment after that."""
-        client = connect(self.redis)
+        client = connect_redis(self.redis)
         try:
             while True:
                 record = await Runs(client).find(name)

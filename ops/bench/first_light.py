@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.status import read_counts
 from crawler.local.embedded import Embedded
 from ops.nginx import Nginx
@@ -205,7 +205,7 @@ async def memory(folder: Path) -> list[Row]:
 
 async def _planned(redis: str, name: str, pid: int) -> float:
     """The peak memory (MB) of the coordinator under `pid` once it has planned everything."""
-    client = connect(redis)
+    client = connect_redis(redis)
     try:
         while True:
             await asyncio.sleep(0.1)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.errors import ShardcrawlError
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from ops.bench import watch
 from ops.bench.arena import Arena, arena, upstream
 from ops.bench.planning import planned
@@ -68,7 +68,7 @@ async def measure(keys: int) -> list[Footprint]:
 
 async def _footprint(ground: Arena, size: int, keys: int) -> Footprint:
     await ground.clear()
-    client = connect(ground.redis)
+    client = connect_redis(ground.redis)
     connection = await asyncpg.connect(ground.database)
     try:
         with upstream(ground.folder, size) as at:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from coordinator.errors import ShardcrawlError
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.status import read_counts
 from crawler.store.queries import query
 from ops.bench import watch
@@ -142,7 +142,7 @@ async def _again(ground: Arena, job: Path) -> list[Row]:
         await connection.execute(query("reopen-run"), await connection.fetchval("SELECT run_id FROM runs"))
     finally:
         await connection.close()
-    client = connect(ground.redis)
+    client = connect_redis(ground.redis)
     try:
         await client.flushall()
         over = await planned(ground, job, NAME, most_seconds=MOST_SECONDS)
@@ -212,7 +212,7 @@ async def _audit(ground: Arena) -> None:
 
 
 async def _memory(ground: Arena) -> int:
-    client = connect(ground.redis)
+    client = connect_redis(ground.redis)
     try:
         return int((await client.info("memory"))["used_memory"])
     finally:

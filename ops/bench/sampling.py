@@ -15,7 +15,7 @@ from time import monotonic
 import psutil
 
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.status import read_counts
 from ops.bench import watch
 from ops.bench.arena import Arena
@@ -57,7 +57,7 @@ async def sampled(
             stderr=said,
         )
     ending = asyncio.create_task(process.wait())
-    client = connect(ground.redis)
+    client = connect_redis(ground.redis)
     samples: list[Sample] = []
     moved = began
     try:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from coordinator.queue.streams import WORKER_LEASE_SECONDS
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import source
 from tests.conftest import eventually
@@ -232,7 +232,7 @@ async def streams(redis: Redis) -> list[bytes]:
 
 async def call(url: str, *words: str) -> None:
     """One command, on a connection of its own."""
-    client = connect(url)
+    client = connect_redis(url)
     try:
         await client.execute_command(*words)  # type: ignore[no-untyped-call]
     finally:

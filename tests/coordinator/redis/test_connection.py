@@ -16,7 +16,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError, first_line, redacted
-from coordinator.redis.connection import as_text, check_server, connect, translated
+from coordinator.redis.connection import as_text, check_server, connect_redis, translated
 from coordinator.redis.scripts import Script
 from crawler.local.embedded.server import binary
 from tests.conftest import eventually
@@ -72,7 +72,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def client_of(url: str, patience: float = 5.0) -> AsyncIterator[Redis]:
-    client = connect(url, timeout=patience)
+    client = connect_redis(url, timeout=patience)
     try:
         yield client
     finally:
@@ -146,7 +146,7 @@ def test_a_malformed_address_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(
         RedisRefused, match=r"\ARedis address .* is malformed; give it as redis://HOST:PORT/0\Z"
     ) as caught:
-        connect(url)
+        connect_redis(url)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__, "nor does a traceback show it"

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, RedisUnavailable, SourceError
 from coordinator.model import Outcome, RunState
 from coordinator.queue.sharding import digest
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 from coordinator.roles.coordinator import Coordinator
@@ -31,12 +31,12 @@ HIGH_WATER = 300_000
 LEADS = """
 import asyncio, sys
 import coordinator.roles.election
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 
 async def main():
     coordinator.roles.election.ELECTION_LEASE_SECONDS = float(sys.argv[2])
-    election = coordinator.roles.election.Election(connect(sys.argv[1]), RunKeys("run"), "child")
+    election = coordinator.roles.election.Election(connect_redis(sys.argv[1]), RunKeys("run"), "child")
     await election.gain()
     print("leads", flush=True)
     await election.keep()
@@ -334,7 +334,7 @@ async def test_a_coordinator_starts_over_from_the_cursor_when_redis_was_away(
     run = await made(redis)
     keys = numbered(2_000)
     corpus = Corpus(keys, chunk=250, held_at=1_000)
-    own = connect(redis_url)
+    own = connect_redis(redis_url)
     try:
         run.client = own
         async with coordinating(run, corpus, "one"):
