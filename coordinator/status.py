@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from coordinator.limits.upstream_health import UpstreamHealth, upstream_health
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import RunRecord
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 
 
@@ -38,7 +38,7 @@ class RunSnapshot:
 async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
     """The run's counts as Redis knows them. `total` is the source's estimate until the source is exhausted."""
     keys = RunKeys(record.name)
-    with translated():
+    with translate_redis_errors():
         fields = await client.hgetall(keys.state)
         deferred = await client.zcard(keys.deferred_due)
     state = {as_text(name): as_text(value) for name, value in fields.items()}
@@ -60,7 +60,7 @@ async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
     """One run, now. Raises RedisUnavailable."""
     keys = RunKeys(record.name)
     current = await read_counts(client, record)
-    with translated():
+    with translate_redis_errors():
         seconds, micros = await client.time()
         now = seconds * 1000 + micros // 1000
         names = await client.zrangebyscore(keys.workers, now, "+inf")

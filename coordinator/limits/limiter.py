@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverride, encode_rate
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
@@ -127,7 +127,7 @@ class Limiter:
         Raises RedisUnavailable, RedisRefused.
         """
         limit = self._limit(upstream)
-        with translated():
+        with translate_redis_errors():
             granted, ahead, between = await self._reserve(
                 [self._keys.slots(upstream), self._keys.upstreams, self._keys.changes],
                 [upstream, wanted, encode_rate(limit), int(HORIZON_SECONDS * 1_000_000), SLOT_MARGIN],
@@ -142,7 +142,7 @@ class Limiter:
         """Stop the whole fleet at this upstream; a running pause is only ever prolonged."""
         self._hold(upstream, seconds, 0.0)
         self.on_change()
-        with translated():
+        with translate_redis_errors():
             left, ramp = await self._pause(
                 [self._keys.upstreams, self._keys.changes], [upstream, int(seconds * 1_000_000)]
             )
@@ -163,7 +163,7 @@ class Limiter:
             await asyncio.sleep(CHANGES_POLL_SECONDS)
 
     async def _hear(self) -> None:
-        with translated():
+        with translate_redis_errors():
             returned = await self._changes_since(
                 [self._keys.changes, self._keys.upstreams, self._keys.limits], [self._heard]
             )
@@ -195,7 +195,7 @@ class Limiter:
                     ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
                     auto += [name, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
             shared = [self._keys.upstreams, self._keys.changes, self._keys.limits]
-            with translated():
+            with translate_redis_errors():
                 await self._breaker([*shared, *map(self._keys.health, names)], reports)
                 if auto:
                     await self._auto_rate([self._keys.upstreams], auto)

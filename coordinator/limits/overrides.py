@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgpack
 from redis.asyncio import Redis
 
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 from coordinator.settings import LimitSettings, Window
@@ -56,7 +56,7 @@ class LimitOverrides:
             arguments += ["rate", encode_rate(rate) if isinstance(rate, LimitSettings) else rate]
         if concurrency is not KEEP:
             arguments += ["concurrency", concurrency]
-        with translated():
+        with translate_redis_errors():
             return bool(
                 await self._override_limit([self._keys.state, self._keys.limits, self._keys.changes], arguments)
             )

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from redis.asyncio import Redis
 
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
@@ -42,13 +42,13 @@ class RobotsCache:
 
     async def ask(self, origin: str, lease: float) -> CachedRobots:
         """What is known of an origin; whoever is told to ask has `lease` seconds before another worker may."""
-        with translated():
+        with translate_redis_errors():
             word, milliseconds, found = await self._ask([self._keys.robots(origin)], [self._worker, int(lease * 1000)])
         return CachedRobots(cast("Literal['known', 'ask', 'wait']", word.decode()), milliseconds / 1000, found)
 
     async def store(self, origin: str, found: bytes, holds: float) -> None:
         """Tell what this worker found and for how many seconds that holds; unheard when its lease has ended."""
-        with translated():
+        with translate_redis_errors():
             await self._store(
                 [self._keys.robots(origin)],
                 [self._worker, found, int(holds * 1000), int((holds + ROBOTS_STALE_SECONDS) * 1000)],

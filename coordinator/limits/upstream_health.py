@@ -9,7 +9,7 @@ import msgpack
 from redis.asyncio import Redis
 
 from coordinator.limits.overrides import LimitOverride
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 
 
@@ -53,7 +53,7 @@ class UpstreamHealth:
 
 async def upstream_health(client: Redis, keys: RunKeys) -> tuple[UpstreamHealth, ...]:
     """Every upstream of a run of which there is something to say, by name. Raises RedisUnavailable."""
-    with translated():
+    with translate_redis_errors():
         async with client.pipeline(transaction=True) as pipe:
             pipe.time()
             pipe.hgetall(keys.upstreams)

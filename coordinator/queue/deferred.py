@@ -17,7 +17,7 @@ from coordinator.errors import EpochLost
 from coordinator.model import Block, Epoch
 from coordinator.queue.sharding import BLOCK_KEYS, Layout
 from coordinator.queue.wire import decode_deferral, encode_block
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 
@@ -39,7 +39,7 @@ class DeferredKeys:
 
     async def due(self) -> dict[bytes, bytes]:
         """Keys whose time has come, those that wait longest first, as {digest: packed}."""
-        with translated():
+        with translate_redis_errors():
             returned = await self._list_due(
                 [self._keys.deferred_due, self._keys.deferred_keys], [DEFERRED_KEYS_PER_CALL]
             )
@@ -62,7 +62,7 @@ class DeferredKeys:
             payloads = [encode_block(block) for block in group]
             keys.append(self._keys.stream(shard))
             arguments += [shard, len(payloads), *payloads]
-        with translated():
+        with translate_redis_errors():
             returned = as_text(await self._requeue_due(keys, arguments))
         if returned == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")

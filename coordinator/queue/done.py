@@ -16,7 +16,7 @@ from coordinator.errors import EpochLost
 from coordinator.model import Epoch, Outcome
 from coordinator.queue.sharding import Layout, by_bucket
 from coordinator.queue.wire import encode_members
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
@@ -48,7 +48,7 @@ class DoneSet:
         found: set[bytes] = set()
         for part in parts:
             keys, members = self._by_bucket(part)
-            with translated():
+            with translate_redis_errors():
                 hits: bytes = await self._done_contains(keys, [members])
             found.update(compress(part, hits.replace(b"0", b"\0")))
         return found
@@ -57,7 +57,7 @@ class DoneSet:
         """Add digests that Postgres says are finished. Raises EpochLost."""
         for part in _parts(digests):
             keys, members = self._by_bucket(part)
-            with translated():
+            with translate_redis_errors():
                 returned = await self._done_add([self._keys.state, *keys], [self._epoch, outcome, members])
             if returned[0] == b"epoch":
                 raise EpochLost(f"run {self._keys.run} was made anew in Redis while its done set was rebuilt")

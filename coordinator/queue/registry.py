@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.queue.sharding import Layout
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RUNS, RunKeys
 
 # Redis drops a connection that sends a command with more than 1,048,576 arguments: a run of 400 million keys has as
@@ -65,18 +65,18 @@ class Runs:
 
     async def names(self) -> list[str]:
         """Every run's name, sorted."""
-        with translated():
+        with translate_redis_errors():
             return sorted(as_text(name) for name in await self._client.smembers(RUNS))
 
     async def find(self, name: str) -> RunRecord | None:
         """The run of that name, None when this Redis does not know it."""
-        with translated():
+        with translate_redis_errors():
             text = await self._client.get(RunKeys(name).spec)
         return None if text is None else RunRecord.decode(text)
 
     async def state(self, name: str) -> RunState | None:
         """Where the run stands, None when this Redis does not know it."""
-        with translated():
+        with translate_redis_errors():
             state = await self._client.hget(RunKeys(name).state, "state")
         return None if state is None else RunState(as_text(state))
 
@@ -85,7 +85,7 @@ class Runs:
         keys = RunKeys(record.name)
         earlier = await self.find(record.name)
         layout = earlier.layout if earlier else record.layout
-        with translated():
+        with translate_redis_errors():
             earlier_keys = iter(keys.all(layout.shards, layout.buckets))
             while some := list(islice(earlier_keys, KEYS_PER_UNLINK)):
                 await self._client.unlink(*some)
@@ -106,14 +106,14 @@ class Runs:
     async def rewrite(self, record: RunRecord, document: Mapping[str, Any], folder: str) -> RunRecord:
         """Give a run that goes on the job file as it is now."""
         changed = replace(record, document=document, folder=folder)
-        with translated():
+        with translate_redis_errors():
             await self._client.set(RunKeys(record.name).spec, changed.encode())
         return changed
 
     async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
         """Mark a run complete with Postgres' own counts, and drop what only an unfinished run needs."""
         keys = RunKeys(record.name)
-        with translated():
+        with translate_redis_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 for outcome in Outcome:
                     pipe.hset(keys.state, outcome.value, counts.get(outcome, 0))

@@ -13,7 +13,7 @@ from coordinator.errors import EpochLost, LeaseLost
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.queue.sharding import Layout, by_bucket, parts
 from coordinator.queue.wire import Deferral, decode_block, encode_block, encode_deferral, encode_members
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 
@@ -85,7 +85,7 @@ class Streams:
             arguments += [shard, len(packed)]
             for count, payload in packed:
                 arguments += [count, payload]
-        with translated():
+        with translate_redis_errors():
             returned = await self._publish(keys, arguments)
         return self._word(returned) == "ok"
 
@@ -98,7 +98,7 @@ class Streams:
         return await self._heartbeat(worker, lease, "renew", waits)
 
     async def _heartbeat(self, worker: WorkerId, lease: float, verb: str, waits: str = "") -> Presence:
-        with translated():
+        with translate_redis_errors():
             returned = await self._renew(
                 [self._keys.workers, self._keys.state, self._keys.waits],
                 [worker, int(lease * 1000), self._epoch, verb, waits],
@@ -115,7 +115,7 @@ class Streams:
     async def claim_shard(self, worker: WorkerId) -> ShardId | None:
         """The shard that this worker should drain next, now claimed by it; None when none has work."""
         keys = [self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
-        with translated():
+        with translate_redis_errors():
             returned = await self._claim_shard(keys, [worker, self._epoch])
         return None if self._word(returned) == "none" else ShardId(returned[1])
 
@@ -127,7 +127,7 @@ class Streams:
         """
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         while True:
-            with translated():
+            with translate_redis_errors():
                 returned = await self._claim_block(keys, [worker, shard, self._epoch, self._delivered])
             if self._word(returned) == "empty":
                 return None
@@ -139,7 +139,7 @@ class Streams:
             else:
                 self._delivered += 1  # until then the same entry comes again
                 return claim
-            with translated():
+            with translate_redis_errors():
                 aside = [self._keys.stream(shard), self._keys.quarantine]
                 await self._quarantine(aside, [entry, returned[3][:MAX_QUARANTINED_BYTES], MAX_QUARANTINED])
 
@@ -172,7 +172,7 @@ class Streams:
         arguments.append(len(done.deferred))
         for deferral in done.deferred:
             arguments += [deferral.digest, int(deferral.delay * 1000), encode_deferral(deferral)]
-        with translated():
+        with translate_redis_errors():
             returned = await self._complete(keys, arguments)
         self._word(returned)
         return int(returned[1])
@@ -183,12 +183,12 @@ class Streams:
         arguments: list[Argument] = [self._epoch, worker, claim.shard, claim.entry, len(claim.block.keys)]
         for block in parts(claim.block, keys):
             arguments += [len(block.keys), encode_block(block)]
-        with translated():
+        with translate_redis_errors():
             self._word(await self._split(redis_keys, arguments))
 
     async def release(self, worker: WorkerId) -> None:
         """End a worker's lease, so that what it has pending is claimed at once."""
-        with translated():
+        with translate_redis_errors():
             await self._release([self._keys.workers, self._keys.receipts], [worker])
 
     def _word(self, returned: Sequence[bytes]) -> str:

@@ -38,7 +38,7 @@ def connect_redis(url: str, *, timeout: float = 5.0) -> Redis:
 
 
 @contextmanager
-def translated(where: str = "") -> Iterator[None]:
+def translate_redis_errors(where: str = "") -> Iterator[None]:
     """Turn redis-py's exceptions into ours; `where` names the server in the message."""
     at = f" at {where}" if where else ""
     try:
@@ -70,7 +70,7 @@ async def check_server(client: Redis, url: str) -> list[str]:
     """
     where = redacted(url)
     warnings: list[str] = []
-    with translated(where):
+    with translate_redis_errors(where):
         server = await client.info("server")
         version = str(server["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:

@@ -15,7 +15,7 @@ from coordinator.model import RunState
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.streams import Streams
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.election import Election
@@ -80,7 +80,7 @@ class Coordinator:
 
     async def _plan_rest(self) -> None:
         """Plan what the source still has; return only when Redis says that its cursor moved without us."""
-        with translated():
+        with translate_redis_errors():
             cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
         if exhausted == b"1" or await self._plan(as_text(cursor or FIRST_CURSOR)):
             await asyncio.Event().wait()

@@ -8,7 +8,7 @@ import logging
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisUnavailable
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
@@ -52,7 +52,7 @@ class Election:
         await self._ask("leave")
 
     async def _ask(self, verb: str) -> bool:
-        with translated():
+        with translate_redis_errors():
             return bool(
                 await self._election([self._keys.leader], [self.planner, int(ELECTION_LEASE_SECONDS * 1000), verb])
             )

@@ -12,7 +12,7 @@ from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Epoch, RunState
 from coordinator.queue.deferred import DeferredKeys
 from coordinator.queue.sharding import Layout
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RunKeys
 from coordinator.redis.scripts import Script
 
@@ -68,7 +68,7 @@ class Janitor:
                 return
 
     async def _settled(self) -> RunState:
-        with translated():
+        with translate_redis_errors():
             returned = as_text(await self._check_resolved([self._keys.state], [self._epoch]))
         if returned == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
@@ -78,7 +78,7 @@ class Janitor:
         """Whether keys vanished from the queue; then the cursor is back at the source's beginning."""
         keys = [self._keys.state, self._keys.leader, self._keys.deferred_due, self._keys.ready]
         keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
-        with translated():
+        with translate_redis_errors():
             returned = await self._replan(keys, [self._epoch, self._planner, FIRST_CURSOR])
         if not isinstance(returned, int) or returned == 0:
             return False

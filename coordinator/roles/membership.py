@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from coordinator.model import RunState, WorkerId
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.roles.election import Election
 
@@ -31,7 +31,7 @@ async def release_dead(client: Redis, pid: int) -> int:
         if await runs.state(run) is RunState.COMPLETE:
             continue
         keys = RunKeys(run)
-        with translated():
+        with translate_redis_errors():
             names = [name.decode() for name in await client.zrange(keys.workers, 0, -1) if isinstance(name, bytes)]
             dead = [name for name in names if name.startswith(_prefix(pid))]
             if dead:

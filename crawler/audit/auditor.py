@@ -17,7 +17,7 @@ from coordinator.errors import SourceError, UsageError
 from coordinator.model import RunState
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import digest
-from coordinator.redis.connection import as_text, connect_redis, translated
+from coordinator.redis.connection import as_text, connect_redis, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
 from coordinator.status import read_snapshot
@@ -116,7 +116,7 @@ async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False)
     keys, layout = RunKeys(record.name), record.layout
     now = await read_snapshot(client, record)
     complete = complete or now.state is RunState.COMPLETE
-    with translated():
+    with translate_redis_errors():
         return InRedis(
             state=now.state,
             counts=now.counts,

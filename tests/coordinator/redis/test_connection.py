@@ -16,7 +16,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError, first_line, redacted
-from coordinator.redis.connection import as_text, check_server, connect_redis, translated
+from coordinator.redis.connection import as_text, check_server, connect_redis, translate_redis_errors
 from coordinator.redis.scripts import Script
 from crawler.local.embedded.server import binary
 from tests.conftest import eventually
@@ -96,7 +96,7 @@ async def check(url: str) -> list[str]:
 
 
 async def ping(client: Redis) -> None:
-    with translated():
+    with translate_redis_errors():
         await client.ping()
 
 
@@ -198,7 +198,7 @@ async def test_a_command_whose_answer_is_lost_is_not_repeated(server: Server) ->
         answers.close()
 
     async def increment() -> None:
-        with translated():
+        with translate_redis_errors():
             await client.incr("count")
 
     path = server.folder / "relay.sock"
@@ -254,7 +254,7 @@ async def test_missing_rights_are_refused(server: Server) -> None:
     async with client_of(f"unix://reader:{SECRET}@{server.socket}") as client:
 
         async def write() -> None:
-            with translated():
+            with translate_redis_errors():
                 await client.set("key", 1)
 
         text = await said(write, RedisRefused)
@@ -321,7 +321,7 @@ async def test_a_replica_that_lost_its_primary_gives_no_answers_now(server: Serv
     async with client_of(server.url) as client:
 
         async def read() -> None:
-            with translated():
+            with translate_redis_errors():
                 await client.get("key")
 
         await said(read, RedisUnavailable)
@@ -365,18 +365,18 @@ async def takes_no_writes_now(client: Redis, why: str) -> None:
     """Whether a command, a transaction or a script is refused: waiting may heal it."""
 
     async def command() -> None:
-        with translated("here"):
+        with translate_redis_errors("here"):
             await client.hset("key", "field", 1)
 
     async def transaction() -> None:
-        with translated("here"):
+        with translate_redis_errors("here"):
             async with client.pipeline(transaction=True) as pipe:
                 pipe.hset("key", "field", 1)
                 pipe.hset("key", "field", 2)
                 await pipe.execute()
 
     async def script() -> None:
-        with translated("here"):
+        with translate_redis_errors("here"):
             await Script(client, "run/election")(["leader"], ["planner", 1000, "lead"])
 
     for call in (command, transaction, script):
@@ -406,7 +406,7 @@ def test_the_first_line_of_an_error_is_its_text_or_its_class() -> None:
 
 
 def test_other_errors_pass_untouched() -> None:
-    with pytest.raises(LookupError), translated():
+    with pytest.raises(LookupError), translate_redis_errors():
         raise LookupError
-    with pytest.raises(RedisRefused, match="ours"), translated():
+    with pytest.raises(RedisRefused, match="ours"), translate_redis_errors():
         raise RedisRefused("ours")
