@@ -1,4 +1,4 @@
-"""Coroutines that live and end together."""
+"""Coroutines and tasks that end together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ CANCEL_REPEAT_SECONDS = 0.2
 
 
 async def run_until_first_ends(*coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Run all; when the first returns or raises, cancel the others, wait for them, and raise what it raised.
+    """Run all; when the first returns or raises, cancel the others, wait for them, and raise what the first raised.
 
-    When several ended at once, the first in the order of the arguments that raised counts.
+    When several ended at once, the error of the first one in the order of the arguments is raised.
     """
     tasks = [asyncio.create_task(coroutine, name=getattr(coroutine, "__qualname__", None)) for coroutine in coroutines]
     ended: list[asyncio.Task[Any]] = []
@@ -25,10 +25,17 @@ async def run_until_first_ends(*coroutines: Coroutine[Any, Any, Any]) -> None:
         task.result()
 
 
-async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks and return when all have ended, however they ended.
+async def wait_until_first_ends(*tasks: asyncio.Task[Any]) -> None:
+    """Return when one of the tasks has ended; raise what it raised. The others go on."""
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()
 
-    A cancellation is repeated: redis-py was seen to swallow one that reached it while a connection was opening.
+
+async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks and return when all have ended. Their errors are dropped.
+
+    A cancellation is repeated: redis-py was seen to swallow one that arrived while a connection was opening.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -37,11 +44,4 @@ async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_REPEAT_SECONDS)
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not report it as forgotten
-
-
-async def wait_until_first_ends(*tasks: asyncio.Task[Any]) -> None:
-    """Return when one of the tasks ended; raise what it raised."""
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
+            task.exception()  # read it, or asyncio logs that nobody did

@@ -27,7 +27,7 @@ _MAGIC = (_GZIP, _ZSTD, *_ZSTD_SKIPPABLE)
 _ZSTD_SLICE_BYTES = 256
 
 
-class Raw:
+class RawInput:
     """An open file or pipe as it is; reading a pipe can wait until a deadline and be closed from another thread."""
 
     def __init__(self, file: io.FileIO, name: str, *, one_way: bool = False) -> None:
@@ -92,7 +92,7 @@ class Raw:
         return False
 
 
-def pieces(raw: Raw, offset: int = 0) -> Iterator[bytes]:
+def pieces(raw: RawInput, offset: int = 0) -> Iterator[bytes]:
     """Yield the decompressed bytes from `offset` on; b"" stands for "nothing came in time" and not for the end.
 
     Only files have an offset; of a pipe skip lines. gzip (any number of members) and zstd (any number of frames) are
@@ -142,12 +142,12 @@ def _after(stream: Iterator[bytes], offset: int) -> Iterator[bytes]:
         raise EOFError("the source is shorter than it was when this run read it")
 
 
-def _plain(raw: Raw) -> Iterator[bytes]:
+def _plain(raw: RawInput) -> Iterator[bytes]:
     while (data := raw.read(PIECE_BYTES)) != b"":
         yield data or b""
 
 
-def _gunzip(raw: Raw) -> Iterator[bytes]:
+def _gunzip(raw: RawInput) -> Iterator[bytes]:
     member = None
     while (data := raw.read(PIECE_BYTES // 4)) != b"":
         if data is None:
@@ -168,7 +168,7 @@ def _gunzip(raw: Raw) -> Iterator[bytes]:
         raise EOFError("the gzip data end too early")
 
 
-def _unzstd(raw: Raw) -> Iterator[bytes]:
+def _unzstd(raw: RawInput) -> Iterator[bytes]:
     frame = None
     while (data := raw.read(PIECE_BYTES // 4)) != b"":
         if data is None:

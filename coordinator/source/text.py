@@ -12,7 +12,7 @@ from pathlib import Path
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
 from coordinator.source.key_rule import MAX_KEY_BYTES, KeyRule, refuse
-from coordinator.source.pieces import DAMAGE_ERRORS, Raw, after_lines, pieces
+from coordinator.source.pieces import DAMAGE_ERRORS, RawInput, after_lines, pieces
 
 STANDARD_INPUT = "-"
 
@@ -109,11 +109,11 @@ class TextSource:
         with self._lock:
             self._raw.close()
 
-    def _open(self) -> Raw:
+    def _open(self) -> RawInput:
         try:
             if self._path == STANDARD_INPUT:
-                return Raw(FileIO(0, closefd=False), "standard input", one_way=True)
-            return Raw(FileIO(self._folder / self._path), str(self._folder / self._path))
+                return RawInput(FileIO(0, closefd=False), "standard input", one_way=True)
+            return RawInput(FileIO(self._folder / self._path), str(self._folder / self._path))
         except FileNotFoundError as error:
             raise SourceError(f"{self._folder / self._path} does not exist; check the source's path") from error
         except IsADirectoryError as error:
