@@ -40,7 +40,7 @@ class LimitSettings:
         return self.auto or bool(self.windows)
 
     @property
-    def words(self) -> str:
+    def rate_text(self) -> str:
         """The rate as people read it."""
         bounds = " and ".join(str(window) for window in self.windows)
         if self.auto:

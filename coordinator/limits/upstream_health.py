@@ -33,7 +33,7 @@ class UpstreamHealth:
         return self.paused > 0 or self.breaker != "closed"
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What is the matter there, for people; empty when nothing is."""
         words = []
         if self.paused > 0:
@@ -43,7 +43,7 @@ class UpstreamHealth:
         elif self.breaker == "half-open":
             words.append("breaker half-open")
         if self.live is not None and self.live.rate is not None:
-            words.append(f"live rate {self.live.rate.words}")
+            words.append(f"live rate {self.live.rate.rate_text}")
         if self.live is not None and self.live.concurrency is not None:
             words.append(f"live concurrency {self.live.concurrency or 'none'}")
         if self.found_rate is not None:
@@ -68,7 +68,7 @@ async def upstream_health(client: Redis, keys: RunKeys) -> tuple[UpstreamHealth,
         record = msgpack.unpackb(packed[name]) if name in packed else {}
         live = LimitOverride.decode(fields.get(f"rate {name}", b""), fields.get(f"concurrency {name}", b""))
         health = _health(name, record, live, now)
-        if health.words:
+        if health.summary:
             found.append(health)
     return tuple(found)
 

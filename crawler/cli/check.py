@@ -103,7 +103,7 @@ def _robots(job: Job) -> tuple[str, str, str]:
 
 def limit_words(limit: LimitSettings) -> str:
     """A limit in one line."""
-    return limit.words + ("" if limit.concurrency is None else f", {limit.concurrency} at once")
+    return limit.rate_text + ("" if limit.concurrency is None else f", {limit.concurrency} at once")
 
 
 def _look_at_source(job: Job) -> int | None:

@@ -109,7 +109,7 @@ def snapshot_text(snapshot: RunSnapshot, console: Console) -> None:
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
     for health in snapshot.upstreams:
-        table.add_row("upstream", f"{health.upstream} {health.words}")
+        table.add_row("upstream", f"{health.upstream} {health.summary}")
     for cause in snapshot.waits:
         table.add_row("waits for", cause)
     console.print(table, markup=False)
@@ -143,7 +143,7 @@ def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
         "breaker": health.breaker,
         "probe_in": health.probe_in,
         "found_rate": health.found_rate,
-        "live_rate": live.rate.words if live and live.rate else None,
+        "live_rate": live.rate.rate_text if live and live.rate else None,
         "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
     }
 

@@ -230,7 +230,7 @@ def say_how_it_begins(opened: OpenedRun, now: RunCounts, console: Console) -> No
     name = opened.job.run.name
     if unlimited := UpstreamMatcher(opened.job.limits).without_limit(opened.job.request.url):
         whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
-        most = f"{POLITE.words} and {POLITE.concurrency} requests at once"
+        most = f"{POLITE.rate_text} and {POLITE.concurrency} requests at once"
         say(console, f"no limit is named for {whose}: {most}, to be polite; set [limits] or --rate (none: no bound)")
     if not opened.resumed:
         about = f", about {now.total:,} keys" if now.total is not None else ""

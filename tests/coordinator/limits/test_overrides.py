@@ -38,11 +38,11 @@ async def test_what_is_changed_is_kept_until_it_is_changed_again(redis: Redis) -
     assert await live.change("a.example", None, 7)
     assert await live.change("*.b.example", AUTO, 0)
     first, second = await upstream_health(redis, KEYS)
-    assert (first, first.words) == (
+    assert (first, first.summary) == (
         UpstreamHealth("*.b.example", live=LimitOverride(AUTO, 0)),
         "live rate auto, at most 200/s, live concurrency none",
     )
-    assert (second, second.words) == (
+    assert (second, second.summary) == (
         UpstreamHealth("a.example", live=LimitOverride(FIVE, 7)),
         "live rate 5/s and 100/min, live concurrency 7",
     )
