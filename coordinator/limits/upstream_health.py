@@ -25,10 +25,10 @@ class UpstreamHealth:
     breaker: str = "closed"
     probe_in: float = 0.0
     found_rate: float | None = None
-    live: LimitOverride | None = None
+    override: LimitOverride | None = None
 
     @property
-    def stops(self) -> bool:
+    def stops_requests(self) -> bool:
         """Whether it keeps requests from leaving."""
         return self.paused > 0 or self.breaker != "closed"
 
@@ -42,10 +42,10 @@ class UpstreamHealth:
             words.append(f"breaker open, probe in {self.probe_in:.0f} s")
         elif self.breaker == "half-open":
             words.append("breaker half-open")
-        if self.live is not None and self.live.rate is not None:
-            words.append(f"live rate {self.live.rate.rate_text}")
-        if self.live is not None and self.live.concurrency is not None:
-            words.append(f"live concurrency {self.live.concurrency or 'none'}")
+        if self.override is not None and self.override.rate is not None:
+            words.append(f"live rate {self.override.rate.rate_text}")
+        if self.override is not None and self.override.concurrency is not None:
+            words.append(f"live concurrency {self.override.concurrency or 'none'}")
         if self.found_rate is not None:
             words.append(f"found {self.found_rate:.3g}/s")
         return ", ".join(words)
@@ -84,5 +84,5 @@ def _health(name: str, record: dict[str, Any], live: LimitOverride | None, now: 
         breaker=state,
         probe_in=max(0.0, (breaker["at"] - now) / 1_000_000) if breaker else 0.0,
         found_rate=auto["rate"] if auto else None,
-        live=live,
+        override=live,
     )

@@ -76,7 +76,7 @@ def outcome_words(counts: RunCounts) -> str:
 
 def upstream_words(snapshot: RunSnapshot) -> str:
     """What is the matter at which upstreams, those that stop requests first; "upstream ok" when there is nothing."""
-    pressing = sorted(snapshot.upstreams, key=lambda one: (not one.stops, one.upstream))
+    pressing = sorted(snapshot.upstreams, key=lambda one: (not one.stops_requests, one.upstream))
     words = [f"{one.upstream} {one.summary}" for one in pressing[:SHOWN_UPSTREAMS]]
     if len(pressing) > SHOWN_UPSTREAMS:
         words.append(f"{len(pressing) - SHOWN_UPSTREAMS:,} more")

@@ -137,7 +137,7 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
 
 
 def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
-    live = health.live
+    live = health.override
     return {
         "paused": health.paused,
         "breaker": health.breaker,

@@ -39,15 +39,15 @@ async def test_what_is_changed_is_kept_until_it_is_changed_again(redis: Redis) -
     assert await live.change("*.b.example", AUTO, 0)
     first, second = await upstream_health(redis, KEYS)
     assert (first, first.summary) == (
-        UpstreamHealth("*.b.example", live=LimitOverride(AUTO, 0)),
+        UpstreamHealth("*.b.example", override=LimitOverride(AUTO, 0)),
         "live rate auto, at most 200/s, live concurrency none",
     )
     assert (second, second.summary) == (
-        UpstreamHealth("a.example", live=LimitOverride(FIVE, 7)),
+        UpstreamHealth("a.example", override=LimitOverride(FIVE, 7)),
         "live rate 5/s and 100/min, live concurrency 7",
     )
     assert await live.change("a.example", "")
-    assert (await upstream_health(redis, KEYS))[1].live == LimitOverride(None, 7)
+    assert (await upstream_health(redis, KEYS))[1].override == LimitOverride(None, 7)
     assert await live.change("a.example", "", "")
     assert [health.upstream for health in await upstream_health(redis, KEYS)] == ["*.b.example"]
 

@@ -181,7 +181,7 @@ SNAPSHOT = RunSnapshot(
     upstreams=(
         UpstreamHealth("[fe80::1]:80", paused=61.4),
         UpstreamHealth(
-            "x.example", live=LimitOverride(LimitSettings((Window(5, 1),)), 0), breaker="open", probe_in=3.0
+            "x.example", override=LimitOverride(LimitSettings((Window(5, 1),)), 0), breaker="open", probe_in=3.0
         ),
     ),
 )
