@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from coordinator.limits.upstream_health import UpstreamHealth, upstream_health
+from coordinator.limits.upstream_health import UpstreamHealth, read_upstream_health
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import as_text, translate_redis_errors
@@ -75,5 +75,5 @@ async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
         workers=len(living),
         leader=as_text(leader) if leader else None,
         waits=tuple(sorted({as_text(cause) for name, cause in causes.items() if as_text(name) in living})),
-        upstreams=await upstream_health(client, keys),
+        upstreams=await read_upstream_health(client, keys),
     )

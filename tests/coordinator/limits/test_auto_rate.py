@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.limits.upstream_health import upstream_health
+from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import LimitSettings, Window
 from tests.simulation.fleet import OK, THROTTLED, UPSTREAM, Clock, Fleet, LeakyBucket
@@ -23,7 +23,7 @@ async def fleet_at(redis: Redis, upstream: LeakyBucket, limit: LimitSettings = A
 
 
 async def found(redis: Redis) -> float:
-    (health,) = await upstream_health(redis, KEYS)
+    (health,) = await read_upstream_health(redis, KEYS)
     assert health.upstream == UPSTREAM
     assert health.found_rate is not None
     return health.found_rate

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.limits.limiter import Limiter
-from coordinator.limits.upstream_health import upstream_health
+from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import LimitSettings, Window
 from tests.simulation.fleet import FAILED, OK, UPSTREAM, Clock, Fleet
@@ -80,7 +80,7 @@ async def test_requests_that_are_throttled_do_not_open_it(clock: Clock) -> None:
 async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, clock: Clock) -> None:
     one, two = await broken(clock)
     assert (await two.reserve(UPSTREAM, 5)).slots == ()
-    (health,) = await upstream_health(redis, KEYS)
+    (health,) = await read_upstream_health(redis, KEYS)
     assert health.breaker == "open"
     await clock.set(101.0)
     one._states[UPSTREAM].shut_until += 0.01
@@ -90,7 +90,7 @@ async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, 
     other = await two.reserve(UPSTREAM, 50)
     assert other.slots == ()
     assert other.again_at > 130, "a probe that was lost with its worker is given again"
-    (health,) = await upstream_health(redis, KEYS)
+    (health,) = await read_upstream_health(redis, KEYS)
     assert health.breaker == "half-open"
     await clock.set(131.0)
     assert len((await two.reserve(UPSTREAM, 50)).slots) == 1
@@ -115,7 +115,7 @@ async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis
     await probe(clock, one, failed=False)
     await two._hear()
     assert changes
-    assert await upstream_health(redis, KEYS) == ()
+    assert await read_upstream_health(redis, KEYS) == ()
     assert len((await two.reserve(UPSTREAM, 50)).slots) <= 3, "no herd"
     await clock.set(clock() + 5.0)
     assert not one.needs_slots(UPSTREAM)
