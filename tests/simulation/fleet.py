@@ -126,8 +126,8 @@ class Fleet:
         while self.clock() < until:
             for number, worker in enumerate(self._workers):
                 if (self._looks + number) % POLLS_PER_REPORT == 0:
-                    await worker.limiter._tell()
-                await worker.limiter._hear()
+                    await worker.limiter._send_report()
+                await worker.limiter._read_changes()
             self._looks += 1
             ends = self.clock() + CHANGES_POLL_SECONDS
             while (worker := min(self._workers, key=Worker.next)).next() < ends:

@@ -79,16 +79,16 @@ async def test_one_step_is_taken_however_many_workers_tell(redis: Redis) -> None
     limiters = [clock.limiter(KEYS, AUTO) for _ in range(20)]
     for limiter in limiters:
         limiter.report(UPSTREAM, 10)
-        await limiter._tell()
+        await limiter._send_report()
     await clock.set(1.0)
     for limiter in limiters:
         limiter.report(UPSTREAM, 10)
-        await limiter._tell()
+        await limiter._send_report()
     assert await found(redis) == 15
     await clock.set(1.9)
     for limiter in limiters:
         limiter.report(UPSTREAM, 10, throttled=5)
-        await limiter._tell()
+        await limiter._send_report()
     assert await found(redis) == 7.5, "halved once"
 
 
@@ -99,7 +99,7 @@ async def test_a_rate_that_nobody_uses_up_is_not_raised(redis: Redis) -> None:
     for second in range(20):
         await clock.set(float(second))
         limiter.report(UPSTREAM, 2)
-        await limiter._tell()
+        await limiter._send_report()
     assert await found(redis) == 10
 
 

@@ -26,8 +26,8 @@ async def clock(redis: Redis) -> Clock:
 
 async def told(limiter: Limiter, sent: int, failed: int, *, throttled: int = 0) -> None:
     limiter.report(UPSTREAM, sent, failed=failed, throttled=throttled)
-    await limiter._tell()
-    await limiter._hear()
+    await limiter._send_report()
+    await limiter._read_changes()
 
 
 async def broken(clock: Clock, count: int = 2) -> list[Limiter]:
@@ -35,7 +35,7 @@ async def broken(clock: Clock, count: int = 2) -> list[Limiter]:
     workers = [clock.limiter(KEYS, LimitSettings()) for _ in range(count)]
     await told(workers[0], 20, 20)
     for worker in workers:
-        await worker._hear()
+        await worker._read_changes()
         assert worker.resumes_at(UPSTREAM) == pytest.approx(101)
     return workers
 
@@ -57,7 +57,7 @@ async def test_it_opens_when_most_of_enough_requests_fail(clock: Clock, sent: in
     await told(one, sent - failed, 0)
     await clock.set(104.0)
     await told(two, failed, failed)
-    await one._hear()
+    await one._read_changes()
     assert [worker.resumes_at(UPSTREAM) > clock() for worker in (one, two)] == [opens, opens]
     assert [worker.needs_slots(UPSTREAM) for worker in (one, two)] == [opens, opens]
 
@@ -83,7 +83,7 @@ async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, 
     (health,) = await read_upstream_health(redis, KEYS)
     assert health.breaker == "open"
     await clock.set(101.0)
-    one._states[UPSTREAM].shut_until += 0.01
+    one._states[UPSTREAM].breaker_open_until += 0.01
     booking = await one.reserve(UPSTREAM, 50)
     assert booking.slots == (pytest.approx(101.0),)
     assert one.resumes_at(UPSTREAM) <= 101.0, "what a slow answer made one believe does not hold the probe back"
@@ -113,7 +113,7 @@ async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis
     changes: list[None] = []
     two.on_change = lambda: changes.append(None)
     await probe(clock, one, failed=False)
-    await two._hear()
+    await two._read_changes()
     assert changes
     assert await read_upstream_health(redis, KEYS) == ()
     assert len((await two.reserve(UPSTREAM, 50)).slots) <= 3, "no herd"
@@ -131,9 +131,9 @@ async def test_a_failed_probe_among_good_ones_begins_the_count_anew(clock: Clock
     assert worker.resumes_at(UPSTREAM) == pytest.approx(clock() + 2)
     for _ in range(2):
         await probe(clock, worker, failed=False)
-    assert worker._states[UPSTREAM].broken
+    assert not worker._states[UPSTREAM].breaker_closed
     await probe(clock, worker, failed=False)
-    assert not worker._states[UPSTREAM].broken
+    assert worker._states[UPSTREAM].breaker_closed
 
 
 async def test_failures_that_were_under_way_when_it_opened_change_nothing(clock: Clock) -> None:

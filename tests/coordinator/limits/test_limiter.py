@@ -234,16 +234,16 @@ async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock
     limiter = clock.limiter(KEYS, LimitSettings())
     changes: list[None] = []
     limiter.on_change = lambda: changes.append(None)
-    await limiter._hear()
+    await limiter._read_changes()
     for pause in (5.0, 6.0):
         await clock.limiter(KEYS, LimitSettings()).pause(UPSTREAM, pause)
     for _ in range(3):
-        await limiter._hear()
+        await limiter._read_changes()
     assert len(changes) == 1
     await redis.flushall()
     await clock.set(100.0)
     await clock.limiter(KEYS, LimitSettings()).pause("another", 5.0)
-    await limiter._hear()
+    await limiter._read_changes()
     assert limiter.resumes_at("another") > 100, "a Redis that begins anew is heard too"
 
 
@@ -265,7 +265,7 @@ async def test_a_pause_is_only_ever_raised(redis: Redis, clock: Clock) -> None:
     await two.pause(UPSTREAM, 1.0)
     assert two.resumes_at(UPSTREAM) == pytest.approx(160), "who pauses learns of the longer pause"
     await two.pause(UPSTREAM, 120.0)
-    await one._hear()
+    await one._read_changes()
     assert one.resumes_at(UPSTREAM) == pytest.approx(220)
 
 
@@ -282,7 +282,7 @@ async def test_a_short_pause_never_ends_a_longer_one_that_redis_has_not_heard_of
         with pytest.raises(RedisUnavailable):
             await one.pause(UPSTREAM, 60.0)
     await two.pause(UPSTREAM, 2.0)
-    await one._hear()
+    await one._read_changes()
     assert one.resumes_at(UPSTREAM) == pytest.approx(160)
 
 
@@ -323,7 +323,7 @@ async def test_without_a_rate_slots_bound_the_rise_and_then_nothing_does(redis: 
     workers = [clock.limiter(KEYS, LimitSettings()) for _ in range(2)]
     assert not workers[1].needs_slots(UPSTREAM)
     await workers[0].pause(UPSTREAM, 10.0)
-    await workers[1]._hear()
+    await workers[1]._read_changes()
     await clock.set(110.0)
     assert all(worker.needs_slots(UPSTREAM) for worker in workers)
     slots = await taken(clock, workers, 115.0)
@@ -354,19 +354,19 @@ async def test_a_live_limit_is_heard_by_every_worker_and_by_those_that_come_late
     one.on_change = lambda: changes.append(None)
     live = LimitOverrides(redis, KEYS)
     assert await live.change(UPSTREAM, a_second(100.0), 9)
-    await one._hear()
+    await one._read_changes()
     late = clock.limiter(KEYS, a_second(0.01))
-    await late._hear()
+    await late._read_changes()
     for limiter in (one, late):
         assert (limiter.rate(UPSTREAM), limiter.concurrency(UPSTREAM)) == (100.0, 9)
     assert changes
     booking = await one.reserve(UPSTREAM, 1)
     assert booking.slots[0] < clock() + 0.1, "a slot booked at the old rate holds nobody up"
     assert await live.change(UPSTREAM, LimitSettings(), 0)
-    await one._hear()
+    await one._read_changes()
     assert (one.needs_slots(UPSTREAM), one.concurrency(UPSTREAM)) == (False, None)
     assert await live.change(UPSTREAM, "", "")
-    await one._hear()
+    await one._read_changes()
     assert (one.rate(UPSTREAM), one.concurrency(UPSTREAM)) == (0.01, 4)
 
 
@@ -374,8 +374,8 @@ async def test_a_live_limit_of_all_others_leaves_those_with_an_entry_alone(redis
     await redis.hset(KEYS.state, "state", "running")
     limiter = clock.limiter(KEYS, a_second(3.0))
     await LimitOverrides(redis, KEYS).change("*", a_second(7.0))
-    await limiter._hear()
+    await limiter._read_changes()
     assert (limiter.rate(UPSTREAM), limiter.rate("other.example")) == (3.0, 7.0)
     await LimitOverrides(redis, KEYS).change("other.example", a_second(8.0))
-    await limiter._hear()
+    await limiter._read_changes()
     assert limiter.rate("other.example") == 8.0

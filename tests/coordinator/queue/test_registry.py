@@ -80,7 +80,7 @@ async def worked_on(redis: Redis, name: str) -> Run:
     await limiter.pause("paused.example", 5.0)
     assert (await limiter.reserve(HOST, 1)).slots
     limiter.report(HOST, failed=1)
-    await limiter._tell()
+    await limiter._send_report()
     await LimitOverrides(redis, run.keys).change(HOST, concurrency=3)
     robots = RobotsCache(redis, run.keys, ONE)
     await robots.ask("https://example.org", 10.0)
