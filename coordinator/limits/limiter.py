@@ -30,6 +30,7 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverride, encode_rate
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
+from coordinator.redis.retrying import REDIS_RETRY_SECONDS
 from coordinator.redis.scripts import Argument, Script
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
 
@@ -41,7 +42,6 @@ CHANGES_POLL_SECONDS = 0.05
 # With every fifth poll what came of requests is reported: a breaker and an "auto" rate need it four times a second.
 POLLS_PER_REPORT = 5
 UPSTREAMS_PER_REPORT = 200
-REDIS_RETRY_SECONDS = 1.0
 # Slots are so many times further apart than the rate says: then jitter on the way never adds up to a higher rate.
 SLOT_MARGIN = 1.004
 

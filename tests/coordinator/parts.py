@@ -1,4 +1,4 @@
-"""What these tests are made of: a run in Redis, a source in memory, a script whose answer gets lost."""
+"""Parts of these tests: a run in Redis, a source in memory, a script whose result gets lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from coordinator.model import Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
-from coordinator.queue.sharding import Layout, blocks, by_digest, digest
+from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
 from coordinator.queue.streams import Completion, FinishedBlock, Streams
 from coordinator.queue.wire import decode_block
 from coordinator.redis.keys import RunKeys
@@ -22,7 +22,7 @@ from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor, Refused
 from coordinator.status import read_counts
 
-PLANNER = "planner"
+COORDINATOR = "coordinator"
 ONE, TWO, THREE = WorkerId("one"), WorkerId("two"), WorkerId("three")
 
 
@@ -30,10 +30,10 @@ def numbered(count: int, word: str = "key") -> list[str]:
     return [f"{word} {number}" for number in range(count)]
 
 
-def packed(keys: Iterable[str], layout: Layout, reasons: Mapping[str, str] | None = None) -> list[Block]:
+def blocks_of(keys: Iterable[str], layout: Layout, reasons: Mapping[str, str] | None = None) -> list[Block]:
     """The keys as blocks, those with a reason refused."""
     why = {digest(key): reason for key, reason in (reasons or {}).items()}
-    return list(blocks(by_digest(keys), layout, why))
+    return list(cut_blocks(by_digest(keys), layout, why))
 
 
 def record_of(
@@ -51,7 +51,7 @@ def record_of(
 
 
 class Run:
-    """One run that was made in Redis, led by PLANNER, with all that takes part in it."""
+    """One run in Redis, and what reads and changes it."""
 
     def __init__(self, client: Redis, record: RunRecord) -> None:
         self.client = client
@@ -64,10 +64,11 @@ class Run:
         self.cursor = "0:0"
 
     @classmethod
-    async def made(cls, client: Redis, record: RunRecord | None = None) -> Run:
+    async def create(cls, client: Redis, record: RunRecord | None = None) -> Run:
+        """Make the run in Redis; COORDINATOR leads it."""
         run = cls(client, record or record_of())
         await run.runs.make(run.record)
-        await Election(client, run.keys, PLANNER).gain()
+        await Election(client, run.keys, COORDINATOR).gain()
         return run
 
     async def publish(
@@ -78,12 +79,12 @@ class Run:
         exhausted: bool = False,
         reasons: Mapping[str, str] | None = None,
     ) -> bool:
-        """Publish the keys behind the last ones."""
+        """Publish the keys as the next chunk."""
         before = self.cursor
         self.cursor = str(Cursor(int(before.split(":")[0]) + 1))
         return await self.streams.publish(
-            PLANNER,
-            packed(keys, self.layout, reasons),
+            COORDINATOR,
+            blocks_of(keys, self.layout, reasons),
             skipped=skipped,
             cursor=before,
             next_cursor=self.cursor,
@@ -102,14 +103,14 @@ class Run:
         return sorted(keys)
 
     async def next(self, worker: WorkerId) -> Claim | None:
-        """The worker's next block, from whichever shard."""
+        """Claim the worker's next block, from any shard."""
         while (shard := await self.streams.claim_shard(worker)) is not None:
             if claim := await self.streams.claim(worker, shard):
                 return claim
         return None
 
     async def drain(self, worker: WorkerId) -> list[Claim]:
-        """All that the worker can claim."""
+        """Claim all blocks that the worker can get."""
         claims: list[Claim] = []
         while (claim := await self.next(worker)) is not None:
             claims.append(claim)
@@ -121,11 +122,11 @@ class Run:
         return await self.streams.complete(worker, sequence, completion(claims, outcome))
 
     async def died(self, worker: WorkerId) -> None:
-        """The worker was killed, and its lease has ended."""
+        """Let the worker be dead, and its lease ended."""
         await self.client.zrem(self.keys.workers, worker)
 
     async def everything(self) -> dict[bytes, bytes | None]:
-        """The whole Redis: for "nothing changed"."""
+        """All of Redis, to see that nothing changed."""
         return {key: await self.client.dump(key) for key in await self.client.keys()}
 
 
@@ -142,25 +143,27 @@ def keys_of(claims: Iterable[Claim]) -> list[str]:
     return sorted(key for claim in claims for key in claim.block.keys)
 
 
-class LostAnswer:
-    """A script that is carried out, and whose first answers never arrive."""
+class LostResult:
+    """A script that is carried out, and whose first results do not arrive."""
 
     def __init__(self, script: Script, *, lost: int = 1) -> None:
         self._script = script
         self.lost = lost
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        answer = await self._script(keys, arguments)
+        result = await self._script(keys, arguments)
         if self.lost:
             self.lost -= 1
             raise redis.exceptions.ConnectionError("Connection closed by server.")
-        return answer
+        return result
 
 
 @dataclass
 class MemorySource:
-    """A source of keys and refused lines in memory; its cursor counts them. `held_at` is where reading stops until
-    `go` is set."""
+    """A source of keys and refused lines in memory; its cursor counts them.
+
+    Reading stops at `held_at` until `go` is set.
+    """
 
     lines: Sequence[str | Refused]
     cursor: Cursor = field(default_factory=Cursor)

@@ -73,7 +73,7 @@ async def test_what_was_found_is_kept_for_those_who_come_next(redis: Redis) -> N
     assert again.count(OK) > 0.9 * 5 * 180
 
 
-async def test_one_step_is_taken_however_many_workers_tell(redis: Redis) -> None:
+async def test_one_step_is_taken_however_many_workers_report(redis: Redis) -> None:
     clock = Clock(redis)
     await clock.set(0.0)
     limiters = [clock.limiter(KEYS, AUTO) for _ in range(20)]
@@ -104,7 +104,7 @@ async def test_a_rate_that_nobody_uses_up_is_not_raised(redis: Redis) -> None:
 
 
 async def test_rising_latency_ends_the_climb(redis: Redis) -> None:
-    """An upstream that queues what it cannot bear: 100 a second, and then each answer takes longer."""
+    """An upstream that queues what it cannot bear: 100 a second, and then each response takes longer."""
     clock = Clock(redis)
     await clock.set(0.0)
     queue = LeakyBucket(100, burst=1e9)

@@ -1,4 +1,4 @@
-"""The breaker of an upstream: opened and closed by what the whole fleet tells, on simulated time."""
+"""The breaker of an upstream: opened and closed by what all workers report, on simulated time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def clock(redis: Redis) -> Clock:
     return clock
 
 
-async def told(limiter: Limiter, sent: int, failed: int, *, throttled: int = 0) -> None:
+async def reported(limiter: Limiter, sent: int, failed: int, *, throttled: int = 0) -> None:
     limiter.report(UPSTREAM, sent, failed=failed, throttled=throttled)
     await limiter._send_report()
     await limiter._read_changes()
@@ -33,7 +33,7 @@ async def told(limiter: Limiter, sent: int, failed: int, *, throttled: int = 0) 
 async def broken(clock: Clock, count: int = 2) -> list[Limiter]:
     """Workers that know of an open breaker."""
     workers = [clock.limiter(KEYS, LimitSettings()) for _ in range(count)]
-    await told(workers[0], 20, 20)
+    await reported(workers[0], 20, 20)
     for worker in workers:
         await worker._read_changes()
         assert worker.resumes_at(UPSTREAM) == pytest.approx(101)
@@ -45,7 +45,7 @@ async def probe(clock: Clock, limiter: Limiter, failed: bool) -> None:
     (slot,) = (await limiter.reserve(UPSTREAM, 50)).slots
     await clock.set(slot)
     assert limiter.resumes_at(UPSTREAM) <= clock()
-    await told(limiter, 1, int(failed))
+    await reported(limiter, 1, int(failed))
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ async def probe(clock: Clock, limiter: Limiter, failed: bool) -> None:
 )
 async def test_it_opens_when_most_of_enough_requests_fail(clock: Clock, sent: int, failed: int, opens: bool) -> None:
     one, two = (clock.limiter(KEYS, LimitSettings()) for _ in range(2))
-    await told(one, sent - failed, 0)
+    await reported(one, sent - failed, 0)
     await clock.set(104.0)
-    await told(two, failed, failed)
+    await reported(two, failed, failed)
     await one._read_changes()
     assert [worker.resumes_at(UPSTREAM) > clock() for worker in (one, two)] == [opens, opens]
     assert [worker.needs_slots(UPSTREAM) for worker in (one, two)] == [opens, opens]
@@ -64,16 +64,16 @@ async def test_it_opens_when_most_of_enough_requests_fail(clock: Clock, sent: in
 
 async def test_failures_of_long_ago_do_not_count(redis: Redis, clock: Clock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
-    await told(limiter, 19, 19)
+    await reported(limiter, 19, 19)
     assert 0 < await redis.ttl(KEYS.health(UPSTREAM)) <= 11
     await clock.set(111.0)
-    await told(limiter, 19, 19)
+    await reported(limiter, 19, 19)
     assert limiter.resumes_at(UPSTREAM) <= clock()
 
 
 async def test_requests_that_are_throttled_do_not_open_it(clock: Clock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
-    await told(limiter, 50, 0, throttled=50)
+    await reported(limiter, 50, 0, throttled=50)
     assert limiter.resumes_at(UPSTREAM) <= clock()
 
 
@@ -84,9 +84,9 @@ async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, 
     assert health.breaker == "open"
     await clock.set(101.0)
     one._states[UPSTREAM].breaker_open_until += 0.01
-    booking = await one.reserve(UPSTREAM, 50)
-    assert booking.slots == (pytest.approx(101.0),)
-    assert one.resumes_at(UPSTREAM) <= 101.0, "what a slow answer made one believe does not hold the probe back"
+    reservation = await one.reserve(UPSTREAM, 50)
+    assert reservation.slots == (pytest.approx(101.0),)
+    assert one.resumes_at(UPSTREAM) <= 101.0, "what a slow response made one believe does not hold the probe back"
     other = await two.reserve(UPSTREAM, 50)
     assert other.slots == ()
     assert other.again_at > 130, "a probe that was lost with its worker is given again"
@@ -120,7 +120,7 @@ async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis
     await clock.set(clock() + 5.0)
     assert not one.needs_slots(UPSTREAM)
     assert not two.needs_slots(UPSTREAM)
-    await told(one, 19, 19)
+    await reported(one, 19, 19)
     assert one.resumes_at(UPSTREAM) <= clock(), "what opened it is forgotten"
 
 
@@ -139,7 +139,7 @@ async def test_a_failed_probe_among_good_ones_begins_the_count_anew(clock: Clock
 async def test_failures_that_were_under_way_when_it_opened_change_nothing(clock: Clock) -> None:
     (worker,) = await broken(clock, 1)
     for _ in range(5):
-        await told(worker, 30, 30)
+        await reported(worker, 30, 30)
     assert worker.resumes_at(UPSTREAM) == pytest.approx(101)
 
 

@@ -58,7 +58,7 @@ UPSTREAMS = UpstreamMatcher({name: limit(number + 1) for number, name in enumera
 )
 def test_the_most_specific_entry_wins_and_every_other_host_is_its_own_upstream(url: str, upstream: str) -> None:
     assert UPSTREAMS.upstream_of(url) == upstream
-    assert UPSTREAMS.upstream_of(url) == upstream, "and once more, remembered"
+    assert UPSTREAMS.upstream_of(url) == upstream, "and once more, from the cache"
 
 
 @pytest.mark.parametrize(("number", "name"), list(enumerate(NAMES)))
@@ -93,7 +93,7 @@ def test_it_is_known_what_the_job_names_no_limit_for(
     assert UpstreamMatcher(limits).without_limit(url) == unlimited
 
 
-def test_a_crawl_over_millions_of_hosts_does_not_remember_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crawl_over_millions_of_hosts_does_not_cache_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator.limits.matcher, "MAX_CACHED_AUTHORITIES", 10)
     upstreams = UpstreamMatcher({"*.example": limit(1)})
     for number in range(100):

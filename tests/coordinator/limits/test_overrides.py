@@ -1,4 +1,4 @@
-"""Limits that are changed while a run goes on, and what `status` tells of upstreams."""
+"""Limits that are changed while a run goes on, and what `status` shows of upstreams."""
 
 from __future__ import annotations
 

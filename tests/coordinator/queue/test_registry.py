@@ -21,7 +21,7 @@ from coordinator.redis.keys import RUNS, RunKeys
 from coordinator.roles.election import Election
 from coordinator.settings import LimitSettings, Window
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
-from tests.coordinator.parts import ONE, PLANNER, TWO, Run, completion, numbered, record_of
+from tests.coordinator.parts import COORDINATOR, ONE, TWO, Run, completion, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ async def kind_of(redis: Redis, key: str) -> str:
 
 async def worked_on(redis: Redis, name: str) -> Run:
     """A run in the middle, with every kind of key that there is."""
-    run = await Run.made(redis, record_of(name))
+    run = await Run.create(redis, record_of(name))
     await run.publish(numbered(500))
     await run.streams.join(ONE)
     await run.streams.join(TWO)
@@ -106,7 +106,7 @@ async def test_every_key_of_a_run_stands_in_the_table_with_its_type_and_lifetime
 
 
 async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(500), exhausted=True)
     await run.streams.join(ONE)
     await run.streams.join(TWO)
@@ -117,7 +117,7 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
     await run.complete(TWO, 1, claims[1:])
     await redis.hset(run.keys.state, "state", "resolved")
     await run.runs.finish(run.record, {Outcome.STORED: 500})
-    await Election(redis, run.keys, PLANNER).leave()
+    await Election(redis, run.keys, COORDINATOR).leave()
     kept = {key.decode() async for key in redis.scan_iter()}
     done = {key for key in kept if re.fullmatch(r"shardcrawl:\{run\}:done:[0-3]", key)}
     assert done
@@ -226,7 +226,7 @@ async def test_counts_of_a_run_that_redis_does_not_know_are_nothing(redis: Redis
 
 
 async def test_the_total_is_the_estimate_until_the_source_is_exhausted(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(total=1_000))
+    run = await Run.create(redis, record_of(total=1_000))
     await run.publish(numbered(10), skipped=2)
     assert (await run.counts()).total == 1_000
     await run.publish(numbered(5, "more"), skipped=1, exhausted=True)
@@ -234,7 +234,7 @@ async def test_the_total_is_the_estimate_until_the_source_is_exhausted(redis: Re
 
 
 async def test_a_snapshot_shows_counts_living_workers_leader_and_pauses(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(100))
     await run.streams.join(ONE)
     await run.streams.join(TWO)
@@ -246,7 +246,7 @@ async def test_a_snapshot_shows_counts_living_workers_leader_and_pauses(redis: R
     assert found.pauses.keys() == {"example.org"}
     assert 10 < found.pauses["example.org"] <= 30
     assert replace(found, upstreams=()) == RunSnapshot(
-        name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=PLANNER
+        name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=COORDINATOR
     )
     assert found.counts.outcomes[Outcome.GONE] == found.counts.resolved == 100
     assert (found.counts.requests, found.counts.received) == (9, 90)
@@ -269,7 +269,7 @@ async def test_a_snapshot_of_a_finished_run(redis: Redis) -> None:
 
 
 async def test_what_a_worker_waits_for_is_shown_as_long_as_it_waits(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.streams.join(ONE)
     await run.streams.renew(ONE, waits="Postgres does not answer")
     assert (await read_snapshot(redis, run.record)).waits == ("Postgres does not answer",)

@@ -1,4 +1,4 @@
-"""What planner, workers and janitor write for each other: blocks and deferred keys as bytes, and what is refused."""
+"""Blocks and deferred keys as bytes: encoded, decoded, and refused when they are not ours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from crawler.fetch.retry import MOST_LINES, MOST_WORDS, noted
 
 SHARD = ShardId(3)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
-TRIES = st.builds(Attempts, st.integers(0, 2**31), st.integers(0, 2**31), st.lists(TEXTS, max_size=5).map(tuple))
+ATTEMPTS = st.builds(Attempts, st.integers(0, 2**31), st.integers(0, 2**31), st.lists(TEXTS, max_size=5).map(tuple))
 HEAD = b"\x94" + bytes([WIRE_VERSION])
 
 
@@ -32,7 +32,9 @@ HEAD = b"\x94" + bytes([WIRE_VERSION])
 
 
 @given(
-    st.lists(TEXTS, max_size=40), st.dictionaries(st.integers(0, 39), TEXTS), st.dictionaries(st.integers(0, 39), TRIES)
+    st.lists(TEXTS, max_size=40),
+    st.dictionaries(st.integers(0, 39), TEXTS),
+    st.dictionaries(st.integers(0, 39), ATTEMPTS),
 )
 def test_a_block_comes_back_as_it_was_sent(
     keys: list[str], reasons: dict[int, str], attempts: dict[int, Attempts]
@@ -75,7 +77,7 @@ GOOD = [0, 0, []]
     "content",
     [
         pytest.param([1, ["a"], {}, {}], id="an earlier wire version"),
-        pytest.param([3, ["a"], {}, {}], id="a later wire version"),
+        pytest.param([3, ["a"], {}, {}], id="a newer wire version"),
         pytest.param(["2", ["a"], {}, {}], id="a version in text"),
         pytest.param([2, ["a"], {}], id="too few parts"),
         pytest.param([2, ["a"], {}, {}, 0], id="too many parts"),
@@ -95,24 +97,24 @@ GOOD = [0, 0, []]
         pytest.param([2, ["a", "b"], {True: "why"}, {}], id="a refusal of a truth"),
         pytest.param([2, ["a"], {0: 5}, {}], id="a number as a reason"),
         pytest.param([2, ["a"], {0: None}, {}], id="nothing as a reason"),
-        pytest.param([2, ["a"], {}, []], id="a list instead of tries"),
-        pytest.param([2, ["a"], {}, None], id="nothing instead of tries"),
-        pytest.param([2, ["a"], {}, {1: GOOD}], id="tries behind the last key"),
-        pytest.param([2, ["a"], {}, {-1: GOOD}], id="tries before the first key"),
-        pytest.param([2, ["a"], {}, {"0": GOOD}], id="tries of a text"),
-        pytest.param([2, ["a", "b"], {}, {True: GOOD}], id="tries of a truth"),
-        pytest.param([2, ["a"], {}, {0: 5}], id="one number as tries"),
-        pytest.param([2, ["a"], {}, {0: [0, 0]}], id="tries without a history"),
-        pytest.param([2, ["a"], {}, {0: [-1, 0, []]}], id="fewer tries than none"),
-        pytest.param([2, ["a"], {}, {0: [0, -1, []]}], id="fewer throttled tries than none"),
-        pytest.param([2, ["a"], {}, {0: [0.5, 0, []]}], id="half a try"),
-        pytest.param([2, ["a"], {}, {0: ["0", 0, []]}], id="tries in text"),
+        pytest.param([2, ["a"], {}, []], id="a list instead of attempts"),
+        pytest.param([2, ["a"], {}, None], id="nothing instead of attempts"),
+        pytest.param([2, ["a"], {}, {1: GOOD}], id="attempts behind the last key"),
+        pytest.param([2, ["a"], {}, {-1: GOOD}], id="attempts before the first key"),
+        pytest.param([2, ["a"], {}, {"0": GOOD}], id="attempts of a text"),
+        pytest.param([2, ["a", "b"], {}, {True: GOOD}], id="attempts of a truth"),
+        pytest.param([2, ["a"], {}, {0: 5}], id="one number as attempts"),
+        pytest.param([2, ["a"], {}, {0: [0, 0]}], id="attempts without a history"),
+        pytest.param([2, ["a"], {}, {0: [-1, 0, []]}], id="fewer attempts than none"),
+        pytest.param([2, ["a"], {}, {0: [0, -1, []]}], id="fewer throttled attempts than none"),
+        pytest.param([2, ["a"], {}, {0: [0.5, 0, []]}], id="half an attempt"),
+        pytest.param([2, ["a"], {}, {0: ["0", 0, []]}], id="attempts in text"),
         pytest.param([2, ["a"], {}, {0: [0, 0, "abc"]}], id="one text as a history"),
         pytest.param([2, ["a"], {}, {0: [0, 0, [5]]}], id="a number in a history"),
         pytest.param([2, ["a"], {}, {0: [0, 0, [["a"]]]}], id="a list in a history"),
         pytest.param([2, ["a"] * (BLOCK_KEYS + 1), {}, {}], id="too many keys"),
         pytest.param([2, ["a"], dict.fromkeys(range(BLOCK_KEYS + 1), "why"), {}], id="too many refusals"),
-        pytest.param([2, ["a"], {}, dict.fromkeys(range(BLOCK_KEYS + 1), GOOD)], id="too many tries"),
+        pytest.param([2, ["a"], {}, dict.fromkeys(range(BLOCK_KEYS + 1), GOOD)], id="too many attempts"),
         pytest.param([2, ["a"], {}, {0: [0, 0, ["a"] * (BLOCK_KEYS + 1)]}], id="too long a history"),
         pytest.param(5, id="a number"),
         pytest.param(None, id="nothing"),
@@ -121,7 +123,7 @@ GOOD = [0, 0, []]
 )
 def test_what_is_no_block_is_refused(content: object) -> None:
     assert decode_block(SHARD, msgpack.packb([2, ["a"], {0: "why"}, {0: GOOD}]))
-    with pytest.raises(ValueError, match=r"block|tries"):
+    with pytest.raises(ValueError, match=r"block|attempts"):
         decode_block(SHARD, msgpack.packb(content))
 
 
@@ -185,7 +187,7 @@ def test_any_bytes_are_a_block_or_a_value_error(payload: bytes) -> None:
 # -- deferred keys
 
 
-@given(TEXTS, TRIES)
+@given(TEXTS, ATTEMPTS)
 def test_a_deferred_key_comes_back_as_it_was_sent(key: str, attempts: Attempts) -> None:
     deferral = Deferral(digest(key), key, attempts, 7.0)
     assert decode_deferral(digest(key), encode_deferral(deferral)) == Deferral(digest(key), key, attempts)
@@ -194,12 +196,12 @@ def test_a_deferred_key_comes_back_as_it_was_sent(key: str, attempts: Attempts) 
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(["a"], id="a key without tries"),
+        pytest.param(["a"], id="a key without attempts"),
         pytest.param(["a", GOOD, 0], id="too many parts"),
         pytest.param([b"a", GOOD], id="a key of bytes"),
         pytest.param([None, GOOD], id="no key"),
-        pytest.param(["a", None], id="nothing as tries"),
-        pytest.param(["a", [0, 0]], id="tries without a history"),
+        pytest.param(["a", None], id="nothing as attempts"),
+        pytest.param(["a", [0, 0]], id="attempts without a history"),
         pytest.param(["a", [0, 0, [None]]], id="nothing in a history"),
         pytest.param(["a", [0, 0, ["a"] * (BLOCK_KEYS + 1)]], id="too long a history"),
         pytest.param("ab", id="a text"),
@@ -208,7 +210,7 @@ def test_a_deferred_key_comes_back_as_it_was_sent(key: str, attempts: Attempts) 
 )
 def test_what_is_no_deferred_key_is_refused(content: object) -> None:
     assert decode_deferral(b"", msgpack.packb(["a", GOOD])) == Deferral(b"", "a", NO_ATTEMPTS)
-    with pytest.raises(ValueError, match=r"deferred key|tries"):
+    with pytest.raises(ValueError, match=r"deferred key|attempts"):
         decode_deferral(b"", msgpack.packb(content))
 
 
