@@ -24,7 +24,7 @@ class Template:
 
     def fault(self, key: str) -> str | None:
         """Why a key cannot be asked for as it stands, None when it can; one that a template encodes always can."""
-        return None if self._head is not None or self._rule.quick(key) else self._rule.reason(key)
+        return None if self._head is not None or self._rule.surely_key(key) else self._rule.reason(key)
 
     def url(self, keys: Sequence[str]) -> str:
         """The URL of one request for these keys; each is percent-encoded, and they are joined by the separator."""
