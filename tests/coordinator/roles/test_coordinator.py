@@ -23,7 +23,7 @@ from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor
 from coordinator.status import read_snapshot
 from tests.conftest import eventually
-from tests.coordinator.parts import ONE, PLANNER, TWO, LostAnswer, MemorySource, Run, keys_of, numbered, record_of
+from tests.coordinator.parts import COORDINATOR, ONE, TWO, LostResult, MemorySource, Run, keys_of, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
@@ -269,13 +269,13 @@ async def test_a_lease_is_prolonged_by_its_leader_only(redis: Redis, monkeypatch
     one, two = Election(redis, keys, "one"), Election(redis, keys, "two")
     await one.gain()
     assert 9_000 < await redis.pttl(keys.leader) <= 10_000
-    assert not await two._ask("lead")
+    assert not await two._call("lead")
     await redis.pexpire(keys.leader, 5_000)
     await one.gain()
     assert await redis.pttl(keys.leader) > 9_000
     await two.leave()
     assert await redis.get(keys.leader) == b"one"
-    monkeypatch.setattr(one, "_election", LostAnswer(one._election))
+    monkeypatch.setattr(one, "_election", LostResult(one._election))
     with pytest.raises(RedisUnavailable):
         await one.gain()
     await one.gain()
@@ -292,7 +292,7 @@ async def test_keeping_the_lease_waits_for_redis_and_ends_when_another_leads(
     keys = RunKeys("run")
     one = Election(redis, keys, "one")
     await one.gain()
-    monkeypatch.setattr(one, "_election", LostAnswer(one._election))
+    monkeypatch.setattr(one, "_election", LostResult(one._election))
     keeping = asyncio.create_task(one.keep())
     await eventually(lambda: "coordinator one waits" in caplog.text, "a prolongation to fail")
     assert not keeping.done()
@@ -410,7 +410,7 @@ async def test_a_coordinator_leaves_when_its_run_was_replaced(redis: Redis, when
         assert (counts.published, counts.exhausted) == (0, False)
 
 
-async def test_the_janitor_waits_for_redis_and_settles_then(
+async def test_the_janitor_waits_for_redis_and_goes_on(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "coordinator.roles.janitor")
@@ -516,24 +516,24 @@ async def test_a_worker_that_finishes_blocks_which_were_planned_again_does_not_s
 
 
 async def test_only_the_leader_plans_a_source_again(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(100))
-    refeed = Script(redis, "run/replan")
+    replan = Script(redis, "run/replan")
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
     keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
 
-    async def asked(epoch: str = "first", planner: str = PLANNER) -> object:
-        return await refeed(keys, [epoch, planner, "0:0"])
+    async def missing(epoch: str = "first", coordinator_id: str = COORDINATOR) -> object:
+        return await replan(keys, [epoch, coordinator_id, "0:0"])
 
     for stream in streams:
         await redis.xtrim(stream, maxlen=0, approximate=False)
     before = await run.everything()
-    assert await asked(epoch="second") == b"epoch"
-    assert await asked(planner="another") == b"deposed"
+    assert await missing(epoch="second") == b"epoch"
+    assert await missing(coordinator_id="another") == b"deposed"
     assert await run.everything() == before
-    assert await asked() == 100
+    assert await missing() == 100
     assert await redis.hmget(run.keys.state, "cursor", "exhausted") == [b"0:0", b"0"]
-    assert await asked() == 0
+    assert await missing() == 0
 
 
 async def test_keys_in_the_hands_of_workers_have_not_vanished(
