@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis.exceptions
 from redis.asyncio import Redis
 
-from coordinator.model import Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
+from coordinator.limits.limiter import Limiter
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.limits.overrides import LimitOverrides
+from coordinator.limits.robots_cache import RobotsCache
+from coordinator.model import Attempts, Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
 from coordinator.queue.streams import Completion, FinishedBlock, Streams
-from coordinator.queue.wire import decode_block
+from coordinator.queue.wire import Deferral, decode_block
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 from coordinator.roles.election import Election
+from coordinator.settings import LimitSettings, Window
 from coordinator.source import Chunk, Cursor, Refused
 from coordinator.status import read_counts
 
 COORDINATOR = "coordinator"
 ONE, TWO, THREE = WorkerId("one"), WorkerId("two"), WorkerId("three")
+
+HOST = "example.org:8080"
+LIMITS = UpstreamMatcher({HOST: LimitSettings((Window(10.0, 1.0), Window(5_000.0, 3600.0)))})
 
 
 def numbered(count: int, word: str = "key") -> list[str]:
@@ -128,6 +136,35 @@ class Run:
     async def everything(self) -> dict[bytes, bytes | None]:
         """All of Redis, to see that nothing changed."""
         return {key: await self.client.dump(key) for key in await self.client.keys()}
+
+
+async def run_in_progress(redis: Redis, name: str) -> Run:
+    """A run that is worked on, with every kind of Redis key that a run can have."""
+    run = await Run.create(redis, record_of(name))
+    await run.publish(numbered(500))
+    await run.streams.join(ONE)
+    await run.streams.join(TWO)
+    first = await run.next(ONE)
+    assert first
+    shard = await run.streams.claim_shard(TWO)
+    assert shard is not None
+    await redis.xadd(run.keys.stream(shard), {"b": "rubbish"})
+    await run.streams.claim(TWO, shard)
+    assert await run.streams.claim(TWO, shard) is None
+    done, deferred = completion([first]), first.block.keys[0]
+    waits = [Deferral(digest(deferred), deferred, Attempts(1, 0, ("12:00:00 status 500",)), 60.0)]
+    await run.streams.complete(ONE, 1, replace(done, outcomes=done.outcomes[1:], deferred=waits))
+    await run.streams.renew(TWO, waits="Postgres does not answer")
+    limiter = Limiter(redis, run.keys, LIMITS)
+    await limiter.pause("paused.example", 5.0)
+    assert (await limiter.reserve(HOST, 1)).slots
+    limiter.report(HOST, failed=1)
+    await limiter._send_report()
+    await LimitOverrides(redis, run.keys).change(HOST, concurrency=3)
+    robots = RobotsCache(redis, run.keys, ONE)
+    await robots.ask("https://example.org", 10.0)
+    await robots.store("https://example.org", b"found", 3600.0)
+    return run
 
 
 def completion(claims: Sequence[Claim], outcome: Outcome = Outcome.STORED, requests: int = 0) -> Completion:
