@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import LimitSettings, Window
-from tests.simulation.fleet import OK, THROTTLED, UPSTREAM, Clock, Fleet, LeakyBucket
+from tests.simulation.upstream_fleet import OK, THROTTLED, UPSTREAM, Fleet, LeakyBucket, RedisClock
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +17,7 @@ AUTO = LimitSettings(auto=True)
 
 
 async def fleet_at(redis: Redis, upstream: LeakyBucket, limit: LimitSettings = AUTO) -> Fleet:
-    clock = Clock(redis)
+    clock = RedisClock(redis)
     await clock.set(0.0)
     return Fleet(clock, [clock.limiter(KEYS, limit) for _ in range(2)], upstream)
 
@@ -74,7 +74,7 @@ async def test_what_was_found_is_kept_for_those_who_come_next(redis: Redis) -> N
 
 
 async def test_one_step_is_taken_however_many_workers_report(redis: Redis) -> None:
-    clock = Clock(redis)
+    clock = RedisClock(redis)
     await clock.set(0.0)
     limiters = [clock.limiter(KEYS, AUTO) for _ in range(20)]
     for limiter in limiters:
@@ -93,7 +93,7 @@ async def test_one_step_is_taken_however_many_workers_report(redis: Redis) -> No
 
 
 async def test_a_rate_that_nobody_uses_up_is_not_raised(redis: Redis) -> None:
-    clock = Clock(redis)
+    clock = RedisClock(redis)
     await clock.set(0.0)
     limiter = clock.limiter(KEYS, AUTO)
     for second in range(20):
@@ -105,7 +105,7 @@ async def test_a_rate_that_nobody_uses_up_is_not_raised(redis: Redis) -> None:
 
 async def test_rising_latency_ends_the_climb(redis: Redis) -> None:
     """An upstream that queues what it cannot bear: 100 a second, and then each response takes longer."""
-    clock = Clock(redis)
+    clock = RedisClock(redis)
     await clock.set(0.0)
     queue = LeakyBucket(100, burst=1e9)
 

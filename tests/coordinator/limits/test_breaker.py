@@ -9,7 +9,7 @@ from coordinator.limits.limiter import Limiter
 from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import LimitSettings, Window
-from tests.simulation.fleet import FAILED, OK, UPSTREAM, Clock, Fleet
+from tests.simulation.upstream_fleet import FAILED, OK, UPSTREAM, Fleet, RedisClock
 
 pytestmark = pytest.mark.anyio
 
@@ -18,8 +18,8 @@ RATED = LimitSettings((Window(100, 1.0),))
 
 
 @pytest.fixture
-async def clock(redis: Redis) -> Clock:
-    clock = Clock(redis)
+async def clock(redis: Redis) -> RedisClock:
+    clock = RedisClock(redis)
     await clock.set(100.0)
     return clock
 
@@ -30,7 +30,7 @@ async def reported(limiter: Limiter, sent: int, failed: int, *, throttled: int =
     await limiter._read_changes()
 
 
-async def broken(clock: Clock, count: int = 2) -> list[Limiter]:
+async def broken(clock: RedisClock, count: int = 2) -> list[Limiter]:
     """Workers that know of an open breaker."""
     workers = [clock.limiter(KEYS, LimitSettings()) for _ in range(count)]
     await reported(workers[0], 20, 20)
@@ -40,7 +40,7 @@ async def broken(clock: Clock, count: int = 2) -> list[Limiter]:
     return workers
 
 
-async def probe(clock: Clock, limiter: Limiter, failed: bool) -> None:
+async def probe(clock: RedisClock, limiter: Limiter, failed: bool) -> None:
     await clock.set(limiter.resumes_at(UPSTREAM))
     (slot,) = (await limiter.reserve(UPSTREAM, 50)).slots
     await clock.set(slot)
@@ -52,7 +52,9 @@ async def probe(clock: Clock, limiter: Limiter, failed: bool) -> None:
     ("sent", "failed", "opens"),
     [(20, 20, True), (19, 19, False), (100, 91, True), (100, 90, False), (1000, 899, False)],
 )
-async def test_it_opens_when_most_of_enough_requests_fail(clock: Clock, sent: int, failed: int, opens: bool) -> None:
+async def test_it_opens_when_most_of_enough_requests_fail(
+    clock: RedisClock, sent: int, failed: int, opens: bool
+) -> None:
     one, two = (clock.limiter(KEYS, LimitSettings()) for _ in range(2))
     await reported(one, sent - failed, 0)
     await clock.set(104.0)
@@ -62,7 +64,7 @@ async def test_it_opens_when_most_of_enough_requests_fail(clock: Clock, sent: in
     assert [worker.needs_slots(UPSTREAM) for worker in (one, two)] == [opens, opens]
 
 
-async def test_failures_of_long_ago_do_not_count(redis: Redis, clock: Clock) -> None:
+async def test_failures_of_long_ago_do_not_count(redis: Redis, clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
     await reported(limiter, 19, 19)
     assert 0 < await redis.ttl(KEYS.health(UPSTREAM)) <= 11
@@ -71,13 +73,13 @@ async def test_failures_of_long_ago_do_not_count(redis: Redis, clock: Clock) -> 
     assert limiter.resumes_at(UPSTREAM) <= clock()
 
 
-async def test_requests_that_are_throttled_do_not_open_it(clock: Clock) -> None:
+async def test_requests_that_are_throttled_do_not_open_it(clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
     await reported(limiter, 50, 0, throttled=50)
     assert limiter.resumes_at(UPSTREAM) <= clock()
 
 
-async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, clock: Clock) -> None:
+async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, clock: RedisClock) -> None:
     one, two = await broken(clock)
     assert (await two.reserve(UPSTREAM, 5)).slots == ()
     (health,) = await read_upstream_health(redis, KEYS)
@@ -96,7 +98,7 @@ async def test_an_open_one_gives_one_probe_to_the_fleet_at_a_time(redis: Redis, 
     assert len((await two.reserve(UPSTREAM, 50)).slots) == 1
 
 
-async def test_failed_probes_come_ever_less_often_and_at_least_every_minute(clock: Clock) -> None:
+async def test_failed_probes_come_ever_less_often_and_at_least_every_minute(clock: RedisClock) -> None:
     (worker,) = await broken(clock, 1)
     waits = []
     for _ in range(9):
@@ -105,7 +107,7 @@ async def test_failed_probes_come_ever_less_often_and_at_least_every_minute(cloc
     assert waits == [pytest.approx(wait) for wait in (2, 4, 8, 16, 32, 60, 60, 60, 60)]
 
 
-async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis, clock: Clock) -> None:
+async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis, clock: RedisClock) -> None:
     one, two = await broken(clock)
     await probe(clock, one, failed=False)
     await probe(clock, one, failed=False)
@@ -124,7 +126,7 @@ async def test_three_good_probes_close_it_and_the_rate_rises_slowly(redis: Redis
     assert one.resumes_at(UPSTREAM) <= clock(), "what opened it is forgotten"
 
 
-async def test_a_failed_probe_among_good_ones_begins_the_count_anew(clock: Clock) -> None:
+async def test_a_failed_probe_among_good_ones_begins_the_count_anew(clock: RedisClock) -> None:
     (worker,) = await broken(clock, 1)
     for failed in (False, False, True):
         await probe(clock, worker, failed=failed)
@@ -136,7 +138,7 @@ async def test_a_failed_probe_among_good_ones_begins_the_count_anew(clock: Clock
     assert worker._states[UPSTREAM].breaker_closed
 
 
-async def test_failures_that_were_under_way_when_it_opened_change_nothing(clock: Clock) -> None:
+async def test_failures_that_were_under_way_when_it_opened_change_nothing(clock: RedisClock) -> None:
     (worker,) = await broken(clock, 1)
     for _ in range(5):
         await reported(worker, 30, 30)
@@ -145,7 +147,7 @@ async def test_failures_that_were_under_way_when_it_opened_change_nothing(clock:
 
 @pytest.mark.parametrize("limit", [RATED, LimitSettings((Window(100, 1.0),), auto=True)])
 async def test_an_upstream_that_is_down_for_a_minute_gets_few_requests_and_then_all_again(
-    clock: Clock, limit: LimitSettings
+    clock: RedisClock, limit: LimitSettings
 ) -> None:
     fleet = Fleet(clock, [clock.limiter(KEYS, limit) for _ in range(3)], lambda at: FAILED if 110 <= at < 170 else OK)
     await fleet.run(215.0)

@@ -21,7 +21,7 @@ from coordinator.redis.scripts import Argument
 from coordinator.settings import LimitSettings, Window
 from tests.conftest import eventually
 from tests.coordinator.parts import LostResult
-from tests.simulation.fleet import UPSTREAM, Clock
+from tests.simulation.upstream_fleet import UPSTREAM, RedisClock
 
 pytestmark = pytest.mark.anyio
 
@@ -39,9 +39,9 @@ def limiter_of(client: Redis, limit: LimitSettings | None = None) -> Limiter:
 
 
 @pytest.fixture
-async def clock(redis: Redis) -> Clock:
+async def clock(redis: Redis) -> RedisClock:
     """A simulated clock, for Redis too."""
-    clock = Clock(redis)
+    clock = RedisClock(redis)
     await clock.set(100.0)
     return clock
 
@@ -57,7 +57,7 @@ async def watching(limiter: Limiter) -> AsyncIterator[None]:
             await task
 
 
-async def all_slots(clock: Clock, limiters: Sequence[Limiter], until: float, wanted: int = 1000) -> list[float]:
+async def all_slots(clock: RedisClock, limiters: Sequence[Limiter], until: float, wanted: int = 1000) -> list[float]:
     """Every slot that these workers get until then, each asking again when its reservation says so."""
     slots: list[float] = []
     while clock() < until:
@@ -85,7 +85,7 @@ def most_within(slots: Sequence[float], seconds: float) -> int:
 
 @pytest.mark.parametrize("rate", [3.0, 70.0, 1_000.0, 20_000.0])
 async def test_slots_of_two_workers_are_evenly_spaced_and_the_rate_is_kept(
-    redis: Redis, clock: Clock, rate: float
+    redis: Redis, clock: RedisClock, rate: float
 ) -> None:
     workers = [clock.limiter(KEYS, a_second(rate)) for _ in range(2)]
     slots = await all_slots(clock, workers, 100.0 + max(1.0, 10 / rate))
@@ -93,7 +93,7 @@ async def test_slots_of_two_workers_are_evenly_spaced_and_the_rate_is_kept(
     assert (len(slots) - 1) / (slots[-1] - slots[0]) == pytest.approx(rate / SLOT_MARGIN, rel=0.01)
 
 
-async def test_workers_that_ask_alike_get_alike(redis: Redis, clock: Clock) -> None:
+async def test_workers_that_ask_alike_get_alike(redis: Redis, clock: RedisClock) -> None:
     one, two = (clock.limiter(KEYS, a_second(1_000.0)) for _ in range(2))
     got = [0, 0]
     for _ in range(100):
@@ -105,7 +105,7 @@ async def test_workers_that_ask_alike_get_alike(redis: Redis, clock: Clock) -> N
 
 @pytest.mark.parametrize("rate", [3.0, 70.0, 1_000.0, 20_000.0])
 async def test_no_slot_is_reserved_more_than_200_ms_ahead_nor_more_than_a_share_at_a_time(
-    redis: Redis, clock: Clock, rate: float
+    redis: Redis, clock: RedisClock, rate: float
 ) -> None:
     limiter = clock.limiter(KEYS, a_second(rate))
     reservations = []
@@ -116,11 +116,11 @@ async def test_no_slot_is_reserved_more_than_200_ms_ahead_nor_more_than_a_share_
     assert reservations[-1][-1] + SLOT_MARGIN / rate > clock() + HORIZON_SECONDS, "the horizon is used"
 
 
-async def test_a_worker_gets_no_more_than_it_wants(redis: Redis, clock: Clock) -> None:
+async def test_a_worker_gets_no_more_than_it_wants(redis: Redis, clock: RedisClock) -> None:
     assert len((await clock.limiter(KEYS, a_second(1_000.0)).reserve(UPSTREAM, 3)).slots) == 3
 
 
-async def test_who_gets_no_slot_knows_when_to_ask_again(redis: Redis, clock: Clock) -> None:
+async def test_who_gets_no_slot_knows_when_to_ask_again(redis: Redis, clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, a_second(0.001))
     assert len((await limiter.reserve(UPSTREAM, 5)).slots) == 1
     reservation = await limiter.reserve(UPSTREAM, 5)
@@ -131,7 +131,7 @@ async def test_who_gets_no_slot_knows_when_to_ask_again(redis: Redis, clock: Clo
     assert len((await limiter.reserve(UPSTREAM, 5)).slots) == 1
 
 
-async def test_an_idle_upstream_saves_up_no_slots(redis: Redis, clock: Clock) -> None:
+async def test_an_idle_upstream_saves_up_no_slots(redis: Redis, clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, a_second(1_000.0))
     await limiter.reserve(UPSTREAM, 1)
     await clock.set(105.0)
@@ -174,7 +174,7 @@ async def test_redis_that_is_away_or_refuses_is_an_error_of_ours(redis: Redis, m
     [((Window(50, 1), Window(300, 60)), 0.2), ((Window(5, 1), Window(40, 60), Window(1_000, 3600)), 3)],
 )
 async def test_no_window_ever_holds_more_than_its_count(
-    redis: Redis, clock: Clock, windows: tuple[Window, ...], hours: float
+    redis: Redis, clock: RedisClock, windows: tuple[Window, ...], hours: float
 ) -> None:
     workers = [clock.limiter(KEYS, LimitSettings(windows)) for _ in range(2)]
     slots = await all_slots(clock, workers, 100.0 + hours * 3600)
@@ -184,13 +184,13 @@ async def test_no_window_ever_holds_more_than_its_count(
     assert len(slots) >= 0.95 * slowest * hours * 3600, "and none is left unused"
 
 
-async def test_a_long_window_lets_a_burst_through_at_the_short_windows_rate(redis: Redis, clock: Clock) -> None:
+async def test_a_long_window_lets_a_burst_through_at_the_short_windows_rate(redis: Redis, clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings((Window(50, 1), Window(5_000, 3600))))
     slots = await all_slots(clock, [limiter], 160.0)
     assert len(slots) == pytest.approx(60 * 50, rel=0.02)
 
 
-async def test_a_full_window_says_when_its_oldest_requests_leave_it(redis: Redis, clock: Clock) -> None:
+async def test_a_full_window_says_when_its_oldest_requests_leave_it(redis: Redis, clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings((Window(1_000, 1), Window(10, 60))))
     assert len((await limiter.reserve(UPSTREAM, 100)).slots) == 10
     reservation = await limiter.reserve(UPSTREAM, 1)
@@ -200,7 +200,7 @@ async def test_a_full_window_says_when_its_oldest_requests_leave_it(redis: Redis
 
 
 async def test_what_is_counted_late_in_a_bucket_is_counted_until_it_is_a_whole_window_ago(
-    redis: Redis, clock: Clock
+    redis: Redis, clock: RedisClock
 ) -> None:
     limiter = clock.limiter(KEYS, LimitSettings((Window(1_000, 1), Window(30, 60))))
     await clock.set(100.99)
@@ -230,7 +230,7 @@ async def test_a_pause_of_one_worker_is_seen_by_the_others(redis: Redis) -> None
     assert two.resumes_at("a third") <= monotonic()
 
 
-async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock: Clock) -> None:
+async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
     changes: list[None] = []
     limiter.on_change = lambda: changes.append(None)
@@ -247,7 +247,7 @@ async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock
     assert limiter.resumes_at("another") > 100, "a Redis that begins anew is read too"
 
 
-async def test_a_worker_that_does_not_know_of_a_pause_gets_no_slot_in_it(redis: Redis, clock: Clock) -> None:
+async def test_a_worker_that_does_not_know_of_a_pause_gets_no_slot_in_it(redis: Redis, clock: RedisClock) -> None:
     one, two = (clock.limiter(KEYS, a_second(1_000.0)) for _ in range(2))
     await one.pause(UPSTREAM, 60.0)
     reservation = await two.reserve(UPSTREAM, 5)
@@ -257,7 +257,7 @@ async def test_a_worker_that_does_not_know_of_a_pause_gets_no_slot_in_it(redis: 
     assert (await two.reserve(UPSTREAM, 5)).slots[0] >= 160 - MICRO
 
 
-async def test_a_pause_is_only_ever_raised(redis: Redis, clock: Clock) -> None:
+async def test_a_pause_is_only_ever_raised(redis: Redis, clock: RedisClock) -> None:
     one, two = (clock.limiter(KEYS, LimitSettings()) for _ in range(2))
     await one.pause(UPSTREAM, 60.0)
     await one.pause(UPSTREAM, 1.0)
@@ -270,7 +270,7 @@ async def test_a_pause_is_only_ever_raised(redis: Redis, clock: Clock) -> None:
 
 
 async def test_a_short_pause_never_ends_a_longer_one_that_redis_does_not_know(
-    redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, clock: RedisClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = (clock.limiter(KEYS, LimitSettings()) for _ in range(2))
 
@@ -286,7 +286,7 @@ async def test_a_short_pause_never_ends_a_longer_one_that_redis_does_not_know(
     assert one.resumes_at(UPSTREAM) == pytest.approx(160)
 
 
-async def test_a_pause_that_is_over_is_none_and_leaves_nothing_for_ever(redis: Redis, clock: Clock) -> None:
+async def test_a_pause_that_is_over_is_none_and_leaves_nothing_for_ever(redis: Redis, clock: RedisClock) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
     await limiter.pause(UPSTREAM, 0.0)
     assert limiter.resumes_at(UPSTREAM) <= clock()
@@ -307,7 +307,7 @@ async def test_the_watch_survives_a_redis_that_is_away(redis: Redis, monkeypatch
 # -- rising after a pause
 
 
-async def test_after_a_pause_the_rate_rises_from_a_quarter(redis: Redis, clock: Clock) -> None:
+async def test_after_a_pause_the_rate_rises_from_a_quarter(redis: Redis, clock: RedisClock) -> None:
     workers = [clock.limiter(KEYS, a_second(200.0)) for _ in range(2)]
     await workers[0].pause(UPSTREAM, 10.0)
     slots = await all_slots(clock, workers, 117.0)
@@ -319,7 +319,7 @@ async def test_after_a_pause_the_rate_rises_from_a_quarter(redis: Redis, clock: 
     assert seconds[:5] == sorted(seconds[:5])
 
 
-async def test_without_a_rate_slots_bound_the_rise_and_then_nothing_does(redis: Redis, clock: Clock) -> None:
+async def test_without_a_rate_slots_bound_the_rise_and_then_nothing_does(redis: Redis, clock: RedisClock) -> None:
     workers = [clock.limiter(KEYS, LimitSettings()) for _ in range(2)]
     assert not workers[1].needs_slots(UPSTREAM)
     await workers[0].pause(UPSTREAM, 10.0)
@@ -334,7 +334,9 @@ async def test_without_a_rate_slots_bound_the_rise_and_then_nothing_does(redis: 
     assert len((await workers[0].reserve(UPSTREAM, 7)).slots) == 7, "who asks all the same may leave at once"
 
 
-async def test_the_rise_is_as_long_as_the_pause_but_no_longer_than_five_seconds(redis: Redis, clock: Clock) -> None:
+async def test_the_rise_is_as_long_as_the_pause_but_no_longer_than_five_seconds(
+    redis: Redis, clock: RedisClock
+) -> None:
     limiter = clock.limiter(KEYS, LimitSettings())
     await limiter.pause("short", 0.5)
     await limiter.pause("long", 500.0)
@@ -342,10 +344,10 @@ async def test_the_rise_is_as_long_as_the_pause_but_no_longer_than_five_seconds(
     assert rising == {"short": pytest.approx(0.5), "long": pytest.approx(5.0)}
 
 
-# -- live limits
+# -- overrides
 
 
-async def test_a_live_limit_reaches_every_worker_and_by_those_that_start_after_it(redis: Redis, clock: Clock) -> None:
+async def test_an_override_reaches_every_worker_and_those_that_start_after_it(redis: Redis, clock: RedisClock) -> None:
     await redis.hset(KEYS.state, "state", "running")
     one = clock.limiter(KEYS, LimitSettings((Window(0.01, 1.0),), concurrency=4))
     await one.reserve(UPSTREAM, 1)
@@ -370,7 +372,7 @@ async def test_a_live_limit_reaches_every_worker_and_by_those_that_start_after_i
     assert (one.rate(UPSTREAM), one.concurrency(UPSTREAM)) == (0.01, 4)
 
 
-async def test_a_live_limit_of_all_others_leaves_those_with_an_entry_alone(redis: Redis, clock: Clock) -> None:
+async def test_an_override_of_all_others_leaves_those_with_an_entry_alone(redis: Redis, clock: RedisClock) -> None:
     await redis.hset(KEYS.state, "state", "running")
     limiter = clock.limiter(KEYS, a_second(3.0))
     await LimitOverrides(redis, KEYS).change("*", a_second(7.0))
