@@ -1,4 +1,4 @@
-"""The deferred set on a real Redis: keys go in as their block is finished, and come back in new blocks when due."""
+"""The deferred set on a real Redis: keys go in when their block is finished, and come back in new blocks when due."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def deferring(
     *,
     finish: bool = True,
 ) -> Completion:
-    """Everything in the claims is stored, but for these keys: they wait."""
+    """A completion: all keys of the claims are stored, except these, which are deferred."""
     waiting = set(keys)
     done = completion(claims)
     names = {digest(key) for key in waiting}
@@ -52,7 +52,7 @@ def deferring(
 
 
 async def drained(run: Run, keys: Sequence[str], *, exhausted: bool = True) -> list[Claim]:
-    """The keys, published as a whole source and claimed by ONE."""
+    """Publish the keys as the whole source, and claim them as ONE."""
     await run.publish(keys, exhausted=exhausted)
     await run.streams.join(ONE)
     return await run.drain(ONE)
@@ -63,7 +63,7 @@ async def check_resolved(run: Run) -> RunState:
 
 
 async def requeued(run: Run) -> int:
-    """How many keys are due, and now in the queue again."""
+    """Requeue what is due; returns how many keys that were."""
     deferred = deferred_of(run)
     due = await deferred.due()
     assert await deferred.requeue(COORDINATOR, due)
@@ -302,7 +302,7 @@ async def test_a_key_that_was_done_meanwhile_comes_back_and_resolves_all_the_sam
     run = await Run.create(redis, record_of(shards=1))
     keys = numbered(20)
     claims = await drained(run, keys)
-    # ONE defers a key and dies; TWO gets the block again and stores the key.
+    # ONE defers a key and dies; TWO takes the block over and stores the key.
     await run.streams.complete(ONE, 1, deferring(claims, keys[:1], finish=False))
     await run.died(ONE)
     await run.streams.join(TWO)
@@ -320,7 +320,7 @@ async def test_a_key_that_was_done_meanwhile_comes_back_and_resolves_all_the_sam
 
 
 async def replanned(run: Run) -> int:
-    """What the janitor finds missing from the queue."""
+    """How many keys the janitor finds missing from the queue."""
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
     keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
     missing: int = await Script(run.client, "run/replan")(keys, [run.record.epoch, COORDINATOR, FIRST_CURSOR])
@@ -383,7 +383,7 @@ async def test_a_queue_that_vanished_is_planned_again_beside_what_is_deferred(re
     assert await replanned(run) == 60
     counts = await run.counts()
     assert (counts.published, counts.resolved, counts.deferred, counts.exhausted) == (5, 0, 5, False)
-    # What waits is not done, so the source brings it too; whoever comes second finds it done.
+    # Deferred keys are not done, so the source brings them too; the second of the two finds the key done.
     run.cursor = FIRST_CURSOR
     await run.publish([*keys[:5], *keys[40:]], skipped=35, exhausted=True)
     await run.complete(ONE, 2, await run.drain(ONE))

@@ -55,7 +55,7 @@ async def lapsed(run: Run, worker: WorkerId) -> None:
 
 @asynccontextmanager
 async def full(client: Redis) -> AsyncIterator[None]:
-    """Redis has no memory left, for a while."""
+    """Redis has no memory left inside this block."""
     await client.config_set("maxmemory", 1)
     try:
         yield
@@ -284,7 +284,7 @@ async def test_entries_that_are_no_blocks_are_quarantined_and_the_shard_goes_on(
     await run.publish(["b"], exhausted=True)
     await redis.zadd(run.keys.ready, {"0": 5})
     await run.streams.join(ONE)
-    # Also when Redis does not answer in the middle of it, they do not stay with a living worker.
+    # Also when Redis is away in the middle of it, they do not stay pending with a living worker.
     monkeypatch.setattr(run.streams, "_quarantine", LostResult(run.streams._quarantine))
     claims: list[Claim] = []
     while True:
@@ -706,11 +706,11 @@ async def test_many_workers_that_die_at_random_lose_and_double_nothing(redis: Re
     assert await check_resolved(run) == b"resolved"
 
 
-# -- what others do to the streams
+# -- what other programs do to the streams
 
 
 @pytest.mark.parametrize("gone", [1, 15])
-async def test_pending_entries_that_a_stranger_deleted_do_not_hide_the_others(redis: Redis, gone: int) -> None:
+async def test_pending_entries_that_another_program_deleted_do_not_hide_the_others(redis: Redis, gone: int) -> None:
     run = await Run.create(redis, record_of(shards=1))
     blocks = [Block(ShardId(0), (key,)) for key in numbered(gone + 2)]
     await run.streams.publish(COORDINATOR, blocks, skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True)
@@ -728,7 +728,7 @@ async def test_pending_entries_that_a_stranger_deleted_do_not_hide_the_others(re
     assert await check_resolved(run) == b"running", "keys that nobody resolved are never called resolved"
 
 
-async def test_entries_that_a_stranger_deleted_before_delivery_do_not_stop_the_shard(redis: Redis) -> None:
+async def test_entries_that_another_program_deleted_before_delivery_do_not_stop_the_shard(redis: Redis) -> None:
     run = await Run.create(redis, record_of(shards=1))
     await run.publish(numbered(1_000))
     entries = await redis.xrange(run.keys.stream(0))

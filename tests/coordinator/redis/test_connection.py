@@ -1,4 +1,4 @@
-"""The door to Redis, on servers of these tests' own: their errors are ours, in one line, and without a secret."""
+"""Connections to Redis, with servers of these tests: their errors become ours, in one line and without a secret."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECRET = "geheim"
 
 
 class Server:
-    """A redis-server of the test's own, on a unix socket."""
+    """A redis-server for one test, on a unix socket."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,8 +71,8 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def client_of(url: str, patience: float = 5.0) -> AsyncIterator[Redis]:
-    client = connect_redis(url, timeout=patience)
+async def client_of(url: str, timeout: float = 5.0) -> AsyncIterator[Redis]:
+    client = connect_redis(url, timeout=timeout)
     try:
         yield client
     finally:
@@ -80,7 +80,7 @@ async def client_of(url: str, patience: float = 5.0) -> AsyncIterator[Redis]:
 
 
 async def said(call: Callable[[], Awaitable[object]], kind: type[ShardcrawlError]) -> str:
-    """The one line of the error that the call ends in."""
+    """The text of the error that the call raises; it has one line."""
     with pytest.raises(kind) as caught:
         await call()
     text = str(caught.value)
@@ -163,7 +163,7 @@ async def test_a_socket_that_is_not_there_is_unavailable(tmp_path: Path) -> None
 
 
 async def test_a_port_where_nobody_listens_is_unavailable() -> None:
-    with socket.socket() as taken:  # bound and not listening: nobody else can answer there
+    with socket.socket() as taken:  # bound and not listening: no other program can listen there
         taken.bind(("127.0.0.1", 0))
         url = f"redis://:{SECRET}@127.0.0.1:{taken.getsockname()[1]}/0"
         text = await said(lambda: check(url), RedisUnavailable)
@@ -173,7 +173,7 @@ async def test_a_port_where_nobody_listens_is_unavailable() -> None:
 async def test_a_frozen_server_is_unavailable(server: Server) -> None:
     await server.start()
     assert server.process
-    async with client_of(server.url, patience=0.2) as client:
+    async with client_of(server.url, timeout=0.2) as client:
         await ping(client)
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
@@ -362,7 +362,7 @@ async def said_busy(client: Redis) -> bool:
 
 
 async def takes_no_writes_now(client: Redis, why: str) -> None:
-    """Whether a command, a transaction or a script is refused: waiting may heal it."""
+    """A command, a transaction and a script all raise RedisUnavailable."""
 
     async def command() -> None:
         with translate_redis_errors("here"):

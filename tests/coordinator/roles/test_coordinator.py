@@ -47,14 +47,14 @@ asyncio.run(main())
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks are frequent here, so that no test waits for the next one."""
+    """Poll often, so that tests are fast."""
     monkeypatch.setattr("coordinator.roles.election.ELECTION_POLL_SECONDS", 0.02)
     monkeypatch.setattr("coordinator.roles.coordinator.STATE_POLL_SECONDS", 0.02)
     monkeypatch.setattr("coordinator.roles.janitor.JANITOR_ROUND_SECONDS", 0.02)
 
 
 class Corpus:
-    """Opens sources of the same keys behind any cursor."""
+    """Opens sources of the same keys, from any cursor."""
 
     def __init__(self, keys: Sequence[str], *, chunk: int = 1_000_000, held_at: int | None = None) -> None:
         self.keys = keys
@@ -82,7 +82,7 @@ def a_coordinator(
 async def coordinating(
     run: Run, corpus: Corpus, name: str = "coordinator", high_water: int = HIGH_WATER
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """A coordinator beside the test; it is cancelled at the end, when it has not returned."""
+    """Run a coordinator beside the test; cancel it at the end."""
     task = asyncio.create_task(a_coordinator(run, corpus.open, name, high_water=high_water).run())
     try:
         yield task
@@ -92,7 +92,7 @@ async def coordinating(
 
 
 async def made(redis: Redis, **settings: int) -> Run:
-    """A run that nobody leads yet."""
+    """A run in Redis that no coordinator leads yet."""
     run = Run(redis, record_of(**settings))  # type: ignore[arg-type]
     await run.runs.make(run.record)
     return run
@@ -314,7 +314,7 @@ async def test_a_coordinator_killed_again_and_again_publishes_every_key_once(red
         goal = (await run.counts()).published + random.choice([1, 300, 900])
         corpus = Corpus(keys, chunk=random.randint(50, 400), held_at=goal)
 
-        # What it read last may be on its way to Redis, or still be asked about, when it is cancelled.
+        # When it is cancelled, its last chunk may be on the way to Redis, or be looked up in the done set.
         def enough(corpus: Corpus = corpus, goal: int = min(goal, len(keys))) -> bool:
             return bool(corpus.opened) and corpus.opened[0].cursor.offset >= goal
 
@@ -357,14 +357,14 @@ async def test_a_coordinator_starts_over_from_the_cursor_when_redis_was_away(
 # -- what ends a coordinator
 
 
-class Broken(MemorySource):
+class DamagedSource(MemorySource):
     def read(self, limit: int, seconds: float) -> Chunk:
         raise SourceError("titles.txt is damaged at line 3")
 
 
 async def test_a_damaged_source_ends_the_coordinator(redis: Redis) -> None:
     run = await made(redis)
-    source = Broken([])
+    source = DamagedSource([])
     with pytest.raises(SourceError, match="line 3"):
         await a_coordinator(run, lambda cursor: source).run()
     assert source.closed
@@ -441,7 +441,7 @@ async def test_the_janitor_waits_for_redis_and_goes_on(
 
 
 @pytest.mark.parametrize("exhausted_at_once", [True, False])
-async def test_keys_that_a_stranger_trimmed_are_planned_again_and_finished_ones_are_skipped(
+async def test_keys_that_another_program_trimmed_are_planned_again_and_finished_ones_are_skipped(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, exhausted_at_once: bool
 ) -> None:
     monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
@@ -569,5 +569,5 @@ async def test_standard_input_cannot_be_planned_again(redis: Redis, monkeypatch:
 
 
 async def scripts_run(redis: Redis) -> int:
-    """How many scripts were run since Redis began: at rest, only the janitor's."""
+    """How many scripts ran since Redis started. When nothing else happens, only the janitor runs some."""
     return int((await redis.info("commandstats"))["cmdstat_evalsha"]["calls"])

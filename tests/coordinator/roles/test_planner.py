@@ -1,4 +1,4 @@
-"""The planner: source -> not yet done -> blocks -> streams, on a real Redis."""
+"""The planner on a real Redis: chunks of a source become blocks, without the keys that are done."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_every_key_is_published_once(redis: Redis) -> None:
     keys = numbered(20_000)
     source = MemorySource([*keys[:9_000], *keys], chunk=7_000)
     assert await planner_of(run, source).plan()
-    # A key that comes again in a later chunk is published again: it is fetched and stored once, as done tells.
+    # A key that comes again in another chunk is published again; the done set lets it be fetched once.
     assert sorted(set(await run.queued_keys())) == sorted(keys)
     counts = await run.counts()
     assert counts.exhausted
@@ -74,12 +74,12 @@ async def test_an_empty_source_is_exhausted_with_nothing_published(redis: Redis)
     assert (counts.exhausted, counts.total, counts.published) == (True, 0, 0)
 
 
-class Shy(MemorySource):
-    """Knows only after its last key that there is no more, and brings chunks of nothing."""
+class HesitantSource(MemorySource):
+    """Says only with an empty last chunk that it is exhausted; each second chunk is empty too."""
 
     def read(self, limit: int, seconds: float) -> Chunk:
         before = self.cursor
-        if before.line % 2:  # a chunk of comments: the cursor moves, and nothing comes
+        if before.line % 2:  # a chunk of comments: only the cursor moves
             self.cursor = Cursor(before.offset, before.line + 1)
             return Chunk([], [], self.cursor, exhausted=False)
         keys = [str(key) for key in self.lines[before.offset : before.offset + self.chunk]]
@@ -89,7 +89,7 @@ class Shy(MemorySource):
 
 async def test_empty_chunks_move_the_cursor_and_an_empty_last_one_exhausts_the_source(redis: Redis) -> None:
     run = await Run.create(redis)
-    assert await planner_of(run, Shy(numbered(40), chunk=10)).plan()
+    assert await planner_of(run, HesitantSource(numbered(40), chunk=10)).plan()
     assert await run.queued_keys() == sorted(numbered(40))
     assert (await run.counts()).exhausted
     assert await redis.hget(run.keys.state, "cursor") == b"40:8"
@@ -273,7 +273,7 @@ async def test_every_key_is_published_once_by_planners_that_are_cut_off_everywhe
 
 
 async def plan_from_the_cursor(run: Run, keys: Sequence[str], *, cancel_after: int) -> None:
-    """One planner's life: it is cancelled when the source was read that often, or its Redis is cut off."""
+    """Run one planner until the source was read so many times, or a result of Redis is lost."""
     cursor = (await run.client.hget(run.keys.state, "cursor") or b"").decode()
     source = MemorySource(keys, cursor=Cursor.parse(cursor), chunk=170)
     planning = asyncio.create_task(planner_of(run, source).plan())
@@ -283,7 +283,7 @@ async def plan_from_the_cursor(run: Run, keys: Sequence[str], *, cancel_after: i
     assert outcome is True or isinstance(outcome, asyncio.CancelledError | RedisUnavailable)
 
 
-class Broken(MemorySource):
+class DamagedSource(MemorySource):
     def read(self, limit: int, seconds: float) -> Chunk:
         if self.cursor.offset >= 100:
             raise SourceError("the file is damaged at line 101")
@@ -293,7 +293,7 @@ class Broken(MemorySource):
 async def test_a_damaged_source_is_an_error_and_what_came_before_it_is_published(redis: Redis) -> None:
     run = await Run.create(redis)
     with pytest.raises(SourceError, match="line 101"):
-        await planner_of(run, Broken(numbered(200), chunk=100)).plan()
+        await planner_of(run, DamagedSource(numbered(200), chunk=100)).plan()
     assert await run.queued_keys() == sorted(numbered(100))
     assert not (await run.counts()).exhausted
 
