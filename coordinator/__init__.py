@@ -1,1 +1,1 @@
-"""Everything workers share, and it lives in Redis; knows no HTTP client and no Postgres."""
+"""What all workers of a run share. It lives in Redis; this package uses no HTTP client and no Postgres."""

@@ -4,15 +4,15 @@
     ├── UsageError                the command or the job file is wrong; exit code 2
     │   └── NotYet                a documented feature that this version does not have
     ├── SourceError               the corpus cannot be read
-    ├── Unavailable               a service does not answer now; waiting may heal it
+    ├── Unavailable               a service does not respond now; it may, after a wait
     │   ├── RedisUnavailable
     │   └── PostgresUnavailable
-    ├── RedisRefused              Redis answers, but cannot be used (version, policy, password)
-    ├── PostgresRefused           Postgres answers, but cannot be used (version, rights, password)
+    ├── RedisRefused              Redis responds, but cannot be used (version, policy, password)
+    ├── PostgresRefused           Postgres responds, but cannot be used (version, rights, password)
     ├── DataInUse                 another run holds this --data folder
     ├── EpochLost                 Redis and Postgres disagree about which run this is
-    ├── LeaseLost                 this worker's lease ended; it may write no queue state
-    └── FetchError                an HTTP try brought no response (see crawler.fetch)
+    ├── LeaseLost                 this worker's lease has ended; it must not change the queue
+    └── FetchError                an attempt brought no response (see crawler.fetch)
 
 Every message says what, where and what to do, in one line and without a secret.
 """
@@ -43,23 +43,23 @@ class SourceError(ShardcrawlError):
 
 
 class Unavailable(ShardcrawlError):
-    """A service does not answer now; waiting may heal it."""
+    """A service does not respond now; it may, after a wait."""
 
 
 class RedisUnavailable(Unavailable):
-    """Redis does not answer."""
+    """Redis does not respond."""
 
 
 class PostgresUnavailable(Unavailable):
-    """Postgres does not answer."""
+    """Postgres does not respond."""
 
 
 class RedisRefused(ShardcrawlError):
-    """Redis answers, but this run cannot use it."""
+    """Redis responds, but this run cannot use it."""
 
 
 class PostgresRefused(ShardcrawlError):
-    """Postgres answers, but this run cannot use it."""
+    """Postgres responds, but this run cannot use it."""
 
 
 class DataInUse(ShardcrawlError):
@@ -71,11 +71,11 @@ class EpochLost(ShardcrawlError):
 
 
 class LeaseLost(ShardcrawlError):
-    """This worker's lease ended: it may write no queue state."""
+    """This worker's lease has ended: it must not change the queue."""
 
 
 class FetchError(ShardcrawlError):
-    """An HTTP try brought no response; `sent` tells whether the upstream may have seen it."""
+    """An attempt brought no response; `sent` says whether the upstream may have seen the request."""
 
     def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -90,9 +90,9 @@ def first_line(error: BaseException) -> str:
 
 
 def redacted(url: str) -> str:
-    """An address without its user and password, also of one so badly written that it has no host."""
+    """An address without its user and password. Works for malformed addresses too."""
     scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
     address = re.split("[?#]", rest, maxsplit=1)[0]
-    if "@" in rest[len(address) :]:  # a password with ? or # in it, or one among the options
+    if "@" in rest[len(address) :]:  # a password that has ? or # in it, or one in the options
         return f"{scheme}{mark}***"
     return f"{scheme}{mark}{address.rpartition('@')[2]}"

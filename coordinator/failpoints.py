@@ -1,8 +1,8 @@
-"""Crash points: the steps of the protocol at which a test can end this very process, as a power cut would.
+"""Failpoints: named steps at which a test can kill or freeze this process, as a power cut would.
 
 FAILPOINT="worker-1:committed" kills the child of that name when it reaches the step for the first time;
-FAILPOINT="worker-1:committed:3" at the third time, and FAILPOINT="worker-1:committed:3:stop" freezes it there, until
-somebody thaws it. A child that is started again is left alone. The steps, in order:
+FAILPOINT="worker-1:committed:3" the third time; FAILPOINT="worker-1:committed:3:stop" freezes it there until it gets
+SIGCONT. A child that is started again has no failpoint. The steps, in order:
 
     made       opening: the run is in Postgres, not yet in Redis
     rebuilt    opening: the done set is filled from Postgres, which does not have the new epoch yet
@@ -26,34 +26,44 @@ from typing import TypeAlias
 Failpoint: TypeAlias = Callable[[str], None]
 
 FAILPOINTS = (
-    *("made", "rebuilt"),
-    *("read", "published"),
-    *("claimed", "fetched", "copied", "committed", "completed", "finished"),
+    "made",
+    "rebuilt",
+    "read",
+    "published",
+    "claimed",
+    "fetched",
+    "copied",
+    "committed",
+    "completed",
+    "finished",
 )
 
 
 def no_failpoint(step: str) -> None:
-    """What every process does at every step unless a test wants otherwise: nothing."""
+    """Do nothing. Every process has this failpoint unless a test gives it another one."""
 
 
-def failpoint_at(wanted: str | None, who: str) -> Failpoint:
-    """The function that each step of the child `who` calls with its name. Raises ValueError for an unknown step."""
-    name, _, rest = (wanted or "").partition(":")
-    if name != who:
+def failpoint_at(setting: str | None, process: str) -> Failpoint:
+    """The function that the child named `process` calls with the name of each step.
+
+    `setting` is the value of FAILPOINT. Raises ValueError when it names an unknown step or action.
+    """
+    name, _, rest = (setting or "").partition(":")
+    if name != process:
         return no_failpoint
-    step, times, how = (*rest.split(":"), "", "")[:3]
+    step, times, action = (*rest.split(":"), "", "")[:3]
     if step not in FAILPOINTS:
         raise ValueError(f"FAILPOINT: no step {step!r}; known are {', '.join(FAILPOINTS)}")
-    if how not in ("", "stop"):
-        raise ValueError(f"FAILPOINT: a process can stop at a step, not {how!r}")
-    left = int(times or 1)
-    number = signal.SIGSTOP if how == "stop" else signal.SIGKILL
+    if action not in ("", "stop"):
+        raise ValueError(f"FAILPOINT: a process can stop at a step, not {action!r}")
+    times_left = int(times or 1)
+    signal_number = signal.SIGSTOP if action == "stop" else signal.SIGKILL
 
     def failpoint(reached: str) -> None:
-        nonlocal left
+        nonlocal times_left
         if reached == step:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), number)
+            times_left -= 1
+            if times_left == 0:
+                os.kill(os.getpid(), signal_number)
 
     return failpoint

@@ -1,4 +1,4 @@
-"""The words of the house as types: outcomes, blocks, claims and what a run's counts say."""
+"""The terms of the glossary as types: outcomes, attempts, blocks, claims, and the counts of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Epoch = NewType("Epoch", str)
 
 
 class Outcome(StrEnum):
-    """How a key ended; every published key ends in exactly one."""
+    """How a key ended. Every published key gets exactly one outcome."""
 
     STORED = "stored"
     UNCHANGED = "unchanged"
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run stands: `resolved` means every key has its outcome and the final counts are being taken."""
+    """The state of a run. `resolved`: every key has its outcome, and the final counts are being taken."""
 
     RUNNING = "running"
     RESOLVED = "resolved"
@@ -32,9 +32,10 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """How often a key was tried: `failed` tries count against its attempts, `throttled` ones (429) hardly.
+    """The attempts on a key so far: how many `failed`, how many were `throttled` (429 or the like).
 
-    `history` has a line for each try, or for several in a row that ended alike.
+    The job's limit of attempts counts the failed ones; throttled ones have a far higher limit of their own. `history`
+    has a line for each attempt, or for several in a row with the same result.
     """
 
     failed: int = 0
@@ -43,7 +44,7 @@ class Attempts:
 
     @property
     def total(self) -> int:
-        """Tries so far."""
+        """All attempts so far."""
         return self.failed + self.throttled
 
 
@@ -52,10 +53,10 @@ NO_ATTEMPTS = Attempts()
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Up to 500 keys, sorted by digest; immutable once it has an entry id.
+    """Up to 500 keys, sorted by digest. It does not change once it has an entry id.
 
-    The planner's blocks are of one shard; those of keys that come back from the delayed set may be of several.
-    `refusals` maps an index into `keys` to the reason why that key must not be fetched, `attempts` to its tries so far.
+    All keys of a planner's block are of one shard; a block of deferred keys may have keys of several. `refusals` and
+    `attempts` map an index into `keys` to the reason why that key must not be fetched, and to its attempts so far.
     """
 
     shard: ShardId
@@ -76,10 +77,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A worker's place in the fleet at its last heartbeat: `rank` of `size` living workers, and the run's state.
+    """What a worker learns from its heartbeat: its `rank` (from 0) among `size` living workers, and the run's state.
 
-    `moves` counts what changed the queue; it only ever grows, unless Redis was rolled back. `turn` grows by one every
-    10 seconds of Redis TIME: ranks rotate with it, so that nobody is last for ever.
+    `moves` counts the changes of the queue. It grows, unless Redis was rolled back. `turn` grows by one every 10
+    seconds of Redis TIME: fair shares rotate with it, so that no worker has the last rank for ever.
     """
 
     rank: int
@@ -90,10 +91,11 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """A run's progress as Redis knows it: keys by outcome, requests sent and body bytes received.
+class RunCounts:
+    """A run's progress as Redis knows it: keys by outcome, requests sent, and `received` bytes of bodies.
 
-    `deferred` of the published keys wait to be tried again.
+    `total` is the number of keys in the source, as far as it is known. `published` counts a deferred key once more;
+    `deferred` is the number of keys that are in the deferred set now.
     """
 
     total: int | None = None
@@ -112,5 +114,5 @@ class Counts:
 
     @property
     def queued(self) -> int:
-        """Published keys whose block is not finished, and deferred ones."""
+        """Keys in blocks that are not finished, and deferred keys."""
         return self.published - self.resolved

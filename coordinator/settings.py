@@ -1,4 +1,4 @@
-"""Frozen settings of the limits at upstreams, shared by all processes of a run."""
+"""The limits of upstreams, as the job file states them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _UNITS = {1.0: "s", 60.0: "min", 3600.0: "h", 86400.0: "d"}
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    """`[limits.UPSTREAM]`: the whole fleet's budget at one upstream.
+    """`[limits.UPSTREAM]`: the budget of a whole run at one upstream.
 
-    All `windows` hold at once, shortest first; none means no bound. With `auto` the rate is found by trying, and the
-    windows are what it may never exceed. `concurrency` is requests in flight.
+    All `windows` hold at once, shortest first; without any the rate has no bound. With `auto` the rate is found by
+    experiment, and the windows are what it must never exceed. `concurrency` is the most requests in flight; None means
+    no bound.
     """
 
     windows: tuple[Window, ...] = ()
@@ -35,13 +36,13 @@ class LimitSettings:
     concurrency: int | None = None
 
     @property
-    def rated(self) -> bool:
-        """Whether requests need slots."""
+    def needs_slots(self) -> bool:
+        """Whether each request needs a slot."""
         return self.auto or bool(self.windows)
 
     @property
-    def words(self) -> str:
-        """The rate as people read it."""
+    def rate_text(self) -> str:
+        """The rate in words for people."""
         bounds = " and ".join(str(window) for window in self.windows)
         if self.auto:
             return f"auto, at most {bounds}" if bounds else "auto"
@@ -49,9 +50,9 @@ class LimitSettings:
 
     @property
     def rate(self) -> float | None:
-        """The lowest of the windows, in requests a second."""
+        """The lowest rate of the windows, in requests a second; None without any."""
         return min((window.count / window.seconds for window in self.windows), default=None)
 
 
-# What a host gets that the user named no limit for.
+# The limit of a host for which the job states none.
 POLITE = LimitSettings((Window(10.0, 1.0),), concurrency=8)

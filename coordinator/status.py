@@ -1,4 +1,4 @@
-"""A read-only snapshot of a run, for `status`, the progress bar and whoever asks."""
+"""Snapshots of a run, for `status`, the progress bar and `audit`. They change nothing."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from coordinator.limits.upstream_health import UpstreamHealth, upstream_health
-from coordinator.model import Counts, Outcome, RunState
+from coordinator.limits.upstream_health import UpstreamHealth, read_upstream_health
+from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import RunRecord
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RunSnapshot:
     """A run at one moment.
 
-    `leader` is the planner that leads, `waits` are what workers wait for; `upstreams` are those of which there is
-    something to say.
+    `workers` is how many are alive, `leader` the id of the coordinator that leads. `waits` are the causes why workers
+    wait. `upstreams` are those that have a health to show.
     """
 
     name: str
     state: RunState
-    counts: Counts
+    counts: RunCounts
     workers: int
     leader: str | None
     waits: tuple[str, ...] = ()
@@ -31,20 +31,20 @@ class Snapshot:
 
     @property
     def pauses(self) -> dict[str, float]:
-        """Seconds left of each upstream's pause."""
+        """{upstream: seconds left of its pause}."""
         return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
 
 
-async def counts(client: Redis, record: RunRecord) -> Counts:
-    """The run's counts as Redis knows them. `total` is the source's estimate until the source is exhausted."""
+async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
+    """The counts of a run. `total` is the estimate for the source until it is exhausted. Raises RedisUnavailable."""
     keys = RunKeys(record.name)
-    with translated():
+    with translate_redis_errors():
         fields = await client.hgetall(keys.state)
         deferred = await client.zcard(keys.deferred_due)
     state = {as_text(name): as_text(value) for name, value in fields.items()}
     exhausted = state.get("exhausted") == "1"
     published = int(state.get("published", 0))
-    return Counts(
+    return RunCounts(
         total=published - int(state.get("deferred", 0)) + int(state.get("skipped", 0)) if exhausted else record.total,
         exhausted=exhausted,
         published=published,
@@ -56,24 +56,24 @@ async def counts(client: Redis, record: RunRecord) -> Counts:
     )
 
 
-async def snapshot(client: Redis, record: RunRecord) -> Snapshot:
-    """One run, now. Raises RedisUnavailable."""
+async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
+    """The snapshot of a run. Raises RedisUnavailable."""
     keys = RunKeys(record.name)
-    current = await counts(client, record)
-    with translated():
+    current = await read_counts(client, record)
+    with translate_redis_errors():
         seconds, micros = await client.time()
-        now = seconds * 1000 + micros // 1000
-        names = await client.zrangebyscore(keys.workers, now, "+inf")
-        living = {name.decode() for name in names if isinstance(name, bytes)}
+        now_ms = seconds * 1000 + micros // 1000
+        workers = await client.zrangebyscore(keys.workers, now_ms, "+inf")
+        living = {worker.decode() for worker in workers if isinstance(worker, bytes)}
         causes = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
         state = await client.hget(keys.state, "state")
-    return Snapshot(
+    return RunSnapshot(
         name=record.name,
         state=RunState(as_text(state or "running")),
         counts=current,
         workers=len(living),
         leader=as_text(leader) if leader else None,
-        waits=tuple(sorted({as_text(cause) for name, cause in causes.items() if as_text(name) in living})),
-        upstreams=await upstream_health(client, keys),
+        waits=tuple(sorted({as_text(cause) for worker, cause in causes.items() if as_text(worker) in living})),
+        upstreams=await read_upstream_health(client, keys),
     )

@@ -1,4 +1,4 @@
-"""Coroutines that live and end together."""
+"""Coroutines and tasks that end together."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Collection, Coroutine
 from typing import Any
 
-CANCEL_AGAIN = 0.2
+CANCEL_REPEAT_SECONDS = 0.2
 
 
-async def until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Run all; when the first returns or raises, cancel the others, wait for them, and raise what it raised.
+async def run_until_first_ends(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run all; when the first returns or raises, cancel the others, wait for them, and raise what the first raised.
 
-    When several ended at once, the first in the order of the arguments that raised counts.
+    When several ended at once, the error of the first one in the order of the arguments is raised.
     """
     tasks = [asyncio.create_task(coroutine, name=getattr(coroutine, "__qualname__", None)) for coroutine in coroutines]
     ended: list[asyncio.Task[Any]] = []
@@ -20,28 +20,28 @@ async def until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in tasks if task.done()]
     finally:
-        await cancelled(tasks)
+        await cancel_and_wait(tasks)
     for task in ended:
         task.result()
 
 
-async def cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks and return when all have ended, however they ended.
+async def wait_until_first_ends(*tasks: asyncio.Task[Any]) -> None:
+    """Return when one of the tasks has ended; raise what it raised. The others go on."""
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()
 
-    A cancellation is repeated: redis-py was seen to swallow one that reached it while a connection was opening.
+
+async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks and return when all have ended. Their errors are dropped.
+
+    A cancellation is repeated: redis-py was seen to swallow one that arrived while a connection was opening.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_REPEAT_SECONDS)
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not report it as forgotten
-
-
-async def failure_of(*tasks: asyncio.Task[Any]) -> None:
-    """Return when one of the tasks ended; raise what it raised."""
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
+            task.exception()  # read it, or asyncio logs that nobody did

@@ -23,7 +23,7 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.membership import new_worker_id
-from coordinator.tasks import until_first
+from coordinator.tasks import run_until_first_ends
 from crawler.fetch.engines.open import open_engine
 from crawler.fetch.fetcher import Fetcher, Meter
 from crawler.fetch.template import Template
@@ -142,7 +142,9 @@ class Runner:
                 matcher=matcher,
                 scheduler=scheduler,
                 keys_per_request=job.request.keys_per_request,
-                shut=partial(scheduler.shut, matcher.of(job.request.url)) if job.request.url else lambda: False,
+                shut=partial(scheduler.shut, matcher.upstream_of(job.request.url))
+                if job.request.url
+                else lambda: False,
                 failpoint=self._failpoint,
             )
             worker = Worker(
@@ -161,7 +163,7 @@ class Runner:
             await retry_unavailable(writer.open, "worker")
             self._working.add(worker)
             try:
-                await until_first(worker.run(), limiter.watch(), LoopLag().watch())
+                await run_until_first_ends(worker.run(), limiter.watch(), LoopLag().watch())
             finally:
                 self._working.discard(worker)
         return worker.state

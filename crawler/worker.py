@@ -14,9 +14,9 @@ from contextlib import suppress
 from coordinator.errors import EpochLost
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Presence, RunState, WorkerId
-from coordinator.queue.streams import LEASE, Streams
-from coordinator.redis.retrying import Waits, retry_unavailable
-from coordinator.tasks import cancelled, failure_of, until_first
+from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
+from coordinator.redis.retrying import WaitCauses, retry_unavailable
+from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.fetcher import Defer, Fetcher, Lane, Meter, RetryInPlace
 from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
@@ -28,7 +28,7 @@ from crawler.store.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT = LEASE / 10
+HEARTBEAT = WORKER_LEASE_SECONDS / 10
 
 
 class Worker:
@@ -63,7 +63,7 @@ class Worker:
         self.state = RunState.RUNNING
         self._sequence = 0
         self._moves = 0
-        self._waits = Waits()
+        self._waits = WaitCauses()
         self._drain = asyncio.Event()
         self._beat = asyncio.Event()
 
@@ -71,7 +71,7 @@ class Worker:
         """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
         self._take(await retry_unavailable(lambda: self._streams.join(self.name), "worker"))
         logger.info("worker %s joined", self.name)
-        await until_first(self._heartbeat(), self._work())
+        await run_until_first_ends(self._heartbeat(), self._work())
         await retry_unavailable(lambda: self._streams.release(self.name), "worker")
         logger.info("worker %s left", self.name)
         return self.state
@@ -86,7 +86,7 @@ class Worker:
                 await asyncio.wait_for(self._beat.wait(), HEARTBEAT)
             self._beat.clear()
             self._take(
-                await retry_unavailable(lambda: self._streams.renew(self.name, waits=self._waits.words), "worker")
+                await retry_unavailable(lambda: self._streams.renew(self.name, waits=self._waits.oldest), "worker")
             )
 
     def _take(self, presence: Presence) -> None:
@@ -102,20 +102,20 @@ class Worker:
         """Fetch and flush until drained; then let what is in flight end, and flush the rest."""
         flushing = asyncio.create_task(self._flush(), name="flush")
         try:
-            await until_first(self._fetch(), failure_of(flushing))
+            await run_until_first_ends(self._fetch(), wait_until_first_ends(flushing))
             self._batch.close()
             await flushing
         finally:
-            await cancelled([flushing])
+            await cancel_and_wait([flushing])
 
     async def _fetch(self) -> None:
         lanes = {asyncio.create_task(self._serve(lane)): lane for lane in self._lanes}
         try:
-            await until_first(self._intake.feed(), self._drain.wait(), failure_of(*lanes))
-            await cancelled([task for task, lane in lanes.items() if not lane.sending])
+            await run_until_first_ends(self._intake.feed(), self._drain.wait(), wait_until_first_ends(*lanes))
+            await cancel_and_wait([task for task, lane in lanes.items() if not lane.sending])
             await asyncio.gather(*lanes, return_exceptions=True)
         finally:
-            await cancelled(lanes)
+            await cancel_and_wait(lanes)
 
     async def _serve(self, lane: Lane) -> None:
         """One lane: request after request, one at a time."""

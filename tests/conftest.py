@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from crawler.local.embedded import Embedded, Services
 from tests.live.shell import Shell
 from tests.waiting import eventually
@@ -69,7 +69,7 @@ def redis_url(services: Services) -> str:
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """A client on an empty Redis."""
-    client = connect(redis_url)
+    client = connect_redis(redis_url)
     await client.flushall()
     yield client
     await client.aclose()

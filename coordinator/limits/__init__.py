@@ -1,1 +1,1 @@
-"""The fleet's budget at each upstream: rates, pauses, breakers, and the robots.txt cache."""
+"""The budget of each upstream, shared by all workers: rates, pauses, breakers, and the robots.txt cache."""

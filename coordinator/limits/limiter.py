@@ -1,7 +1,18 @@
-"""The fleet's rate at each upstream: slots booked ahead in Redis, pauses and breakers that stop everybody.
+"""The budget of each upstream, as one worker of a run keeps it: slots are reserved in Redis, pauses are shared there.
 
-A script books the next evenly spaced slots (GCRA on Redis TIME), at most 200 ms ahead; the worker sleeps until each
-one. Measured: 1,000/s at 40 calls/s with -0.13 % error, where polling a bucket lost 25 % to wake-up jitter.
+A script reserves the next evenly spaced slots (GCRA on Redis TIME), at most 200 ms ahead; the worker sleeps until each
+of them. Measured: 1,000/s at 40 calls/s with -0.13 % error, where polling a bucket lost 25 % to wake-up jitter.
+
+To a worker an upstream is in one of these states (for the whole run's see upstream_health):
+
+    open      requests leave; each needs a slot if the limit has a rate
+    paused    until `resumes_at` nothing leaves
+    broken    its breaker is open: until `resumes_at` nothing leaves, then each request needs a slot, and only a probe
+              gets one
+    rising    for at most 5 s after a pause or a broken state each request needs a slot, also when the limit has no rate
+
+    open --pause(), or another worker's pause--> paused --its end--> rising --> open
+    open --a change says so--> broken --a change says so--> rising --> open
 """
 
 from __future__ import annotations
@@ -16,44 +27,47 @@ from redis.asyncio import Redis
 
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import LimitOverride, packed_rate
-from coordinator.redis.connection import as_text, translated
+from coordinator.limits.overrides import LimitOverride, encode_rate
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
+from coordinator.redis.retrying import REDIS_RETRY_SECONDS
 from coordinator.redis.scripts import Argument, Script
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
 
-HORIZON = 0.2
-STALE = 0.05
-HEED_EVERY = 0.05
-# What came of requests is told with every so many looks: a breaker and an "auto" rate need it four times a second.
-TELL_EVERY = 5
-TOLD_AT_ONCE = 200
-# Slots are this much further apart than the rate says: arrival jitter at the upstream then never adds up to more.
-MARGIN = 1.004
+# Slots are reserved so far ahead.
+HORIZON_SECONDS = 0.2
+# A slot that was not used so long after its time must not be used any more.
+SLOT_EXPIRY_SECONDS = 0.05
+CHANGES_POLL_SECONDS = 0.05
+# With every fifth poll what came of requests is reported: a breaker and an "auto" rate need it four times a second.
+POLLS_PER_REPORT = 5
+UPSTREAMS_PER_REPORT = 200
+# Slots are so many times further apart than the rate says: then jitter on the way never adds up to a higher rate.
+SLOT_MARGIN = 1.004
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """When requests may leave, on the limiter's clock; with no slots, when to ask again."""
+    """When requests may leave, on the limiter's clock. Without slots: when it is worth asking again."""
 
     slots: tuple[float, ...]
     again_at: float
 
 
 @dataclass(slots=True)
-class _State:
-    """What stops or slows requests to one upstream, on this process' clock."""
+class _UpstreamState:
+    """Pause, breaker and found rate of one upstream, as this process knows them. Times are on its clock."""
 
     paused_until: float = 0.0
     rising_until: float = 0.0
-    broken: bool = False
-    shut_until: float = 0.0
+    breaker_closed: bool = True
+    breaker_open_until: float = 0.0
     found_rate: float | None = None
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What came of requests since it was last told."""
+    """What came of requests since the last report."""
 
     sent: int = 0
     throttled: int = 0
@@ -62,9 +76,9 @@ class _Tally:
 
 
 class Limiter:
-    """Everything this worker needs to stay within one run's budgets; run `watch` beside it.
+    """Keeps one worker within the run's budgets. Run `watch` beside it.
 
-    `on_change` is called when something changed that lets or forbids requests: a pause, a breaker, a live limit.
+    `on_change` is called when a pause, a breaker or an override changed.
     """
 
     def __init__(
@@ -79,20 +93,20 @@ class Limiter:
         self._changes_since = Script(client, "limits/changes_since")
         self._breaker = Script(client, "limits/breaker")
         self._auto_rate = Script(client, "limits/auto_rate")
-        self._states: dict[str, _State] = {}
-        self._live: dict[str, LimitOverride] = {}
+        self._states: dict[str, _UpstreamState] = {}
+        self._overrides: dict[str, LimitOverride] = {}
         self._tallies: dict[str, _Tally] = {}
-        self._heard = 0
+        self._last_change = 0
 
-    def rated(self, upstream: str) -> bool:
-        """Whether requests need a booked slot now; else only pauses bound them."""
+    def needs_slots(self, upstream: str) -> bool:
+        """Whether each request needs a slot now. If not, only pauses stop requests."""
         state = self._states.get(upstream)
-        if state is not None and (state.broken or self.clock() < state.rising_until):
+        if state is not None and (not state.breaker_closed or self.clock() < state.rising_until):
             return True
-        return self._limit(upstream).rated
+        return self._limit(upstream).needs_slots
 
     def rate(self, upstream: str) -> float | None:
-        """The fleet's requests a second, as the limit allows or "auto" has found; None when unbound or unknown."""
+        """The run's requests a second, as the limit states or "auto" has found it; None when unbound or unknown."""
         limit = self._limit(upstream)
         if limit.auto:
             state = self._states.get(upstream)
@@ -100,18 +114,19 @@ class Limiter:
         return limit.rate
 
     def concurrency(self, upstream: str) -> int | None:
-        """How many requests of the whole fleet may be in flight now; None: as many as there are."""
+        """How many requests of the whole run may be in flight now; None means no bound."""
         return self._limit(upstream).concurrency
 
-    def resumes(self, upstream: str) -> float:
-        """When the upstream's pause, or its open breaker, lets requests through, on this process' clock."""
+    def resumes_at(self, upstream: str) -> float:
+        """When the upstream's pause or open breaker lets requests through, on this process' clock."""
         state = self._states.get(upstream)
-        return max(state.paused_until, state.shut_until) if state is not None else 0.0
+        return max(state.paused_until, state.breaker_open_until) if state is not None else 0.0
 
     def report(self, upstream: str, sent: int = 1, throttled: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
-        """Count what came of requests, once each has ended.
+        """Count what came of requests, when each has ended. `watch` sends the counts to Redis.
 
-        `throttled`: answered 429, or 503 that means it; `failed`: 5xx or no answer; `seconds`: the answers' in all.
+        `throttled`: status 429, or a 503 that means the same; `failed`: 5xx or no response; `seconds`: what they took
+        in all.
         """
         tally = self._tallies.get(upstream)
         if tally is None:
@@ -122,103 +137,104 @@ class Limiter:
         tally.seconds += seconds
 
     async def reserve(self, upstream: str, wanted: int) -> Reservation:
-        """Book up to `wanted` slots, at most a fair share (25 ms of the rate) and at most 200 ms ahead.
+        """Reserve up to `wanted` slots: at most what the rate gives in 25 ms, and at most 200 ms ahead.
 
         Raises RedisUnavailable, RedisRefused.
         """
         limit = self._limit(upstream)
-        with translated():
-            granted, ahead, between = await self._reserve(
+        with translate_redis_errors():
+            granted, ahead_us, between_us = await self._reserve(
                 [self._keys.slots(upstream), self._keys.upstreams, self._keys.changes],
-                [upstream, wanted, packed_rate(limit), int(HORIZON * 1_000_000), MARGIN],
+                [upstream, wanted, encode_rate(limit), int(HORIZON_SECONDS * 1_000_000), SLOT_MARGIN],
             )
-        first, interval = self.clock() + ahead / 1_000_000, float(between) / 1_000_000
+        first, interval = self.clock() + ahead_us / 1_000_000, float(between_us) / 1_000_000
         if granted and (state := self._state(upstream) if limit.auto else self._states.get(upstream)) is not None:
-            state.shut_until = 0.0  # a probe: Redis' clock says that it may leave
-            state.found_rate = MARGIN / interval if interval else None
+            state.breaker_open_until = 0.0  # a probe: by the clock of Redis it may leave
+            state.found_rate = SLOT_MARGIN / interval if interval else None
         return Reservation(tuple(first + index * interval for index in range(granted)), first)
 
     async def pause(self, upstream: str, seconds: float) -> None:
-        """Stop the whole fleet at this upstream; a running pause is only ever prolonged."""
-        self._hold(upstream, seconds, 0.0)
+        """Stop all workers at this upstream. A pause can only become longer. Raises RedisUnavailable."""
+        self._prolong_pause(upstream, seconds, 0.0)
         self.on_change()
-        with translated():
-            left, ramp = await self._pause(
+        with translate_redis_errors():
+            left_us, ramp_us = await self._pause(
                 [self._keys.upstreams, self._keys.changes], [upstream, int(seconds * 1_000_000)]
             )
-        self._hold(upstream, left / 1_000_000, ramp / 1_000_000)
+        self._prolong_pause(upstream, left_us / 1_000_000, ramp_us / 1_000_000)
 
     async def watch(self) -> None:
-        """Hear every 50 ms what changed, and tell four times a second what came of requests, until cancelled."""
-        looks = 0
+        """Until cancelled: read changes every 50 ms, and report what came of requests four times a second."""
+        polls = 0
         while True:
             try:
-                if looks % TELL_EVERY == 0:
-                    await self._tell()
-                await self._hear()
+                if polls % POLLS_PER_REPORT == 0:
+                    await self._send_report()
+                await self._read_changes()
             except RedisUnavailable:
-                await asyncio.sleep(1.0)  # whoever claims or completes says that Redis is away; pauses here go on
+                # No log line: each call that claims or completes writes one. The pauses in this process go on.
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
                 continue
-            looks += 1
-            await asyncio.sleep(HEED_EVERY)
+            polls += 1
+            await asyncio.sleep(CHANGES_POLL_SECONDS)
 
-    async def _hear(self) -> None:
-        with translated():
-            returned = await self._changes_since(
-                [self._keys.changes, self._keys.upstreams, self._keys.limits], [self._heard]
+    async def _read_changes(self) -> None:
+        with translate_redis_errors():
+            self._last_change, *fields = await self._changes_since(
+                [self._keys.changes, self._keys.upstreams, self._keys.limits], [self._last_change]
             )
-        self._heard = returned[0]
-        for at in range(1, len(returned), 7):
-            name, left, ramp, breaker, probe, rate, concurrency = returned[at : at + 7]
+        for at in range(0, len(fields), 7):
+            name, left_us, ramp_us, breaker, probe_us, rate, concurrency = fields[at : at + 7]
             upstream = as_text(name)
-            state = self._hold(upstream, left / 1_000_000, ramp / 1_000_000)
-            state.broken = bool(breaker)
-            state.shut_until = self.clock() + probe / 1_000_000 if breaker == b"open" else 0.0
-            live = LimitOverride.unpacked(rate, concurrency)
-            if live is not None:
-                self._live[upstream] = live
+            state = self._prolong_pause(upstream, left_us / 1_000_000, ramp_us / 1_000_000)
+            state.breaker_closed = not breaker
+            state.breaker_open_until = self.clock() + probe_us / 1_000_000 if breaker == b"open" else 0.0
+            override = LimitOverride.decode(rate, concurrency)
+            if override is not None:
+                self._overrides[upstream] = override
             else:
-                self._live.pop(upstream, None)
-        if len(returned) > 1:
+                self._overrides.pop(upstream, None)
+        if fields:
             self.on_change()
 
-    async def _tell(self) -> None:
-        """Tell what was counted. What is under way when Redis goes away is not told twice: it may have arrived."""
+    async def _send_report(self) -> None:
+        """Report what was counted. A report that fails is not repeated: Redis may have it."""
         while self._tallies:
-            names = list(islice(self._tallies, TOLD_AT_ONCE))
-            reports: list[Argument] = []
-            auto: list[Argument] = []
-            for name in names:
-                tally, limit = self._tallies.pop(name), self._limit(name)
-                reports += [name, tally.sent, tally.failed]
+            upstreams = list(islice(self._tallies, UPSTREAMS_PER_REPORT))
+            breaker_report: list[Argument] = []
+            auto_report: list[Argument] = []
+            for upstream in upstreams:
+                tally, limit = self._tallies.pop(upstream), self._limit(upstream)
+                breaker_report += [upstream, tally.sent, tally.failed]
                 if limit.auto:
                     ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
-                    auto += [name, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
-            shared = [self._keys.upstreams, self._keys.changes, self._keys.limits]
-            with translated():
-                await self._breaker([*shared, *map(self._keys.health, names)], reports)
-                if auto:
-                    await self._auto_rate([self._keys.upstreams], auto)
+                    auto_report += [upstream, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
+            shared_keys = [self._keys.upstreams, self._keys.changes, self._keys.limits]
+            with translate_redis_errors():
+                await self._breaker([*shared_keys, *map(self._keys.health, upstreams)], breaker_report)
+                if auto_report:
+                    await self._auto_rate([self._keys.upstreams], auto_report)
 
     def _limit(self, upstream: str) -> LimitSettings:
+        """The limit that holds now: the job's, or what overrides it."""
         limit = self._matcher.limit(upstream)
-        if not self._live:
+        if not self._overrides:
             return limit
-        live = self._live.get(upstream)
-        if live is None and not self._matcher.named(upstream):
-            live = self._live.get(ANY_UPSTREAM)
-        return live.over(limit) if live is not None else limit
+        override = self._overrides.get(upstream)
+        if override is None and not self._matcher.has_own_limit(upstream):
+            override = self._overrides.get(ANY_UPSTREAM)
+        return override.over(limit) if override is not None else limit
 
-    def _hold(self, upstream: str, seconds: float, ramp: float) -> _State:
-        # Never lowered: an answer can be older than a pause that was set here, or that Redis has not heard of yet.
+    def _prolong_pause(self, upstream: str, seconds: float, ramp: float) -> _UpstreamState:
+        # Never shortened: what Redis says can be older than a pause that was set here and has not reached it yet.
         state = self._state(upstream)
         until = self.clock() + seconds
         state.paused_until = max(state.paused_until, until)
         state.rising_until = max(state.rising_until, until + ramp)
         return state
 
-    def _state(self, upstream: str) -> _State:
+    def _state(self, upstream: str) -> _UpstreamState:
         state = self._states.get(upstream)
         if state is None:
-            state = self._states[upstream] = _State()
+            state = self._states[upstream] = _UpstreamState()
         return state

@@ -1,4 +1,4 @@
-"""Pure: which budget a URL belongs to, and what the job allows there."""
+"""Pure: which upstream a URL belongs to, and the limit that the job states for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings, Window
 
-# A crawl over millions of hosts must not remember them all.
-REMEMBERED = 100_000
+# A corpus can have millions of hosts; the cache is emptied when it has so many.
+MAX_CACHED_AUTHORITIES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """One entry of `[limits]`: its name, its host, and its path where it has one; both may have `*` in them."""
+    """One entry of `[limits]`: its name, its host, and its path if it has one; both may contain `*`."""
 
     name: str
     host: re.Pattern[str]
@@ -22,7 +22,7 @@ class _Rule:
     rank: tuple[int, int, str]
 
     @classmethod
-    def of(cls, name: str) -> _Rule:
+    def parse(cls, name: str) -> _Rule:
         host, slash, path = name.partition("/")
         kind = 2 if "*" in host else 0 if slash else 1
         literals = len(name) - name.count("*")
@@ -30,77 +30,83 @@ class _Rule:
 
 
 class UpstreamMatcher:
-    """The job's limits by upstream. An upstream is named by its host, or by the pattern that the job wrote for it.
+    """The limits of a job, by upstream. The name of an upstream is its host, or the pattern that the job has for it.
 
-    `*.example.org` is one budget for all hosts that match, `api.example.org/v2/*` one for a part of a host, `*` what
-    every other host gets for itself. The most specific entry wins: a path below a host that is spelled out, then that
-    host, then the pattern with the most literal characters.
+    `*.example.org` is one budget for all hosts that match, `api.example.org/v2/*` one for a part of a host. `*` is the
+    limit of each other host, which has a budget of its own. The most specific entry wins: a path below a host without
+    `*`, then that host, then the pattern with the most literal characters.
     """
 
     def __init__(self, limits: Mapping[str, LimitSettings]) -> None:
         self._limits = dict(limits)
-        self._others = self._limits.pop(ANY_UPSTREAM, None)
-        self._rules = sorted((_Rule.of(name) for name in self._limits), key=lambda rule: rule.rank)
-        self._ways: dict[str, tuple[str, tuple[_Rule, ...]]] = {}
-        self._spaced: dict[str, LimitSettings] = {}
+        self._limit_of_others = self._limits.pop(ANY_UPSTREAM, None)
+        self._rules = sorted((_Rule.parse(name) for name in self._limits), key=lambda rule: rule.rank)
+        self._rules_by_authority: dict[str, tuple[str, tuple[_Rule, ...]]] = {}
+        self._limits_with_interval: dict[str, LimitSettings] = {}
 
-    def of(self, url: str) -> str:
+    def upstream_of(self, url: str) -> str:
         """The name of an absolute URL's upstream; empty for a key that is no URL."""
         parts = url.split("/", 3)
         if len(parts) < 3:
             return ""
-        way = self._ways.get(parts[2])
-        if way is None:
-            way = self._way(parts[2])
-        name, below = way
-        if below:
-            tail = (parts[3] if len(parts) > 3 else "").partition("#")[0]
-            for rule in below:
-                if rule.path is not None and rule.path.fullmatch(tail):
+        rules = self._rules_by_authority.get(parts[2])
+        if rules is None:
+            rules = self._rules_of(parts[2])
+        upstream, path_rules = rules
+        if path_rules:
+            path = (parts[3] if len(parts) > 3 else "").partition("#")[0]
+            for rule in path_rules:
+                if rule.path is not None and rule.path.fullmatch(path):
                     return rule.name
-        return name
+        return upstream
 
     def limit(self, upstream: str) -> LimitSettings:
-        """The budget of an upstream by its name: its own entry, else that of `*`, else the polite default."""
-        if self._spaced and (spaced := self._spaced.get(upstream)) is not None:
-            return spaced
-        return self._limits.get(upstream) or self._others or POLITE
+        """The limit of an upstream by its name: its own entry, else that of `*`, else the polite default."""
+        if self._limits_with_interval and (limit := self._limits_with_interval.get(upstream)) is not None:
+            return limit
+        return self._limits.get(upstream) or self._limit_of_others or POLITE
 
-    def space(self, upstream: str, seconds: float) -> None:
-        """Let so many seconds pass between two requests, besides what the job says; a longer space stays."""
+    def require_interval(self, upstream: str, seconds: float) -> None:
+        """Let at least so many seconds pass between two requests (Crawl-delay), besides the limit of the job.
+
+        Changes nothing when a longer interval is required already.
+        """
         limit = self.limit(upstream)
         if not any(window.count == 1 and window.seconds >= seconds for window in limit.windows):
-            self._spaced[upstream] = replace(limit, windows=(*limit.windows, Window(1, seconds)))
+            self._limits_with_interval[upstream] = replace(limit, windows=(*limit.windows, Window(1, seconds)))
 
-    def named(self, upstream: str) -> bool:
-        """Whether the upstream has an entry of its own."""
+    def has_own_limit(self, upstream: str) -> bool:
+        """Whether the job has an entry for this upstream."""
         return upstream in self._limits
 
-    def unlimited(self, url: str | None) -> str | None:
-        """What the job names no limit for and so gets the polite default: the host of `url`, or "*" without a url."""
-        if self._others is not None:
-            return None
-        upstream = ANY_UPSTREAM if url is None else self.of(url)
-        return None if self.named(upstream) else upstream
+    def without_limit(self, url: str | None) -> str | None:
+        """The upstream of `url` when the job states no limit for it, so that it gets the polite default; else None.
 
-    def _way(self, authority: str) -> tuple[str, tuple[_Rule, ...]]:
-        """The upstream of all of a host but the paths that have rules of their own, and these rules."""
+        Without a URL the keys can have any host: then "*" stands for them.
+        """
+        if self._limit_of_others is not None:
+            return None
+        upstream = ANY_UPSTREAM if url is None else self.upstream_of(url)
+        return None if self.has_own_limit(upstream) else upstream
+
+    def _rules_of(self, authority: str) -> tuple[str, tuple[_Rule, ...]]:
+        """The upstream of a host, and the rules for those of its paths that are upstreams of their own. Cached."""
         host = host_of(authority)
-        name, below = host, []
+        upstream, path_rules = host, []
         for rule in self._rules:
             if rule.host.fullmatch(host):
                 if rule.path is None:
-                    name = rule.name
+                    upstream = rule.name
                     break
-                below.append(rule)
-        if len(self._ways) >= REMEMBERED:
-            self._ways.clear()
-        self._ways[authority] = name, tuple(below)
-        return self._ways[authority]
+                path_rules.append(rule)
+        if len(self._rules_by_authority) >= MAX_CACHED_AUTHORITIES:
+            self._rules_by_authority.clear()
+        rules = self._rules_by_authority[authority] = upstream, tuple(path_rules)
+        return rules
 
 
 def host_of(authority: str) -> str:
-    """The host, with its port when it names one, of what stands between // and the next / of a URL."""
+    """The host, with its port if it names one. `authority` is what a URL has between // and the next /."""
     return authority.partition("?")[0].partition("#")[0].rpartition("@")[2].lower()
 
 

@@ -1,4 +1,4 @@
-"""Limits that are changed while a run goes on: how they are written in Redis, and the door to change them."""
+"""Overrides: limits that the user changes while a run goes on. How they are stored, and how they are changed."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from functools import lru_cache
 import msgpack
 from redis.asyncio import Redis
 
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 from coordinator.settings import LimitSettings, Window
 
-KEEP, DEFAULT = None, ""
+# Arguments of `LimitOverrides.change`: leave the override as it is, or remove it.
+KEEP = None
+DEFAULT = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitOverride:
-    """What was changed at one upstream, over the job's limit. None: nothing; `concurrency` 0: no bound."""
+    """The override of one upstream. None means not overridden; `concurrency` 0 means no bound."""
 
     rate: LimitSettings | None = None
     concurrency: int | None = None
 
     def over(self, limit: LimitSettings) -> LimitSettings:
-        """The limit that holds."""
+        """The limit that holds, where `limit` is the job's."""
         rate = self.rate or limit
         concurrency = limit.concurrency if self.concurrency is None else self.concurrency or None
         return LimitSettings(rate.windows, rate.auto, concurrency)
 
     @classmethod
-    def unpacked(cls, rate: bytes, concurrency: bytes) -> LimitOverride | None:
-        """From the two fields in Redis, empty where nothing was changed; None when nothing was."""
+    def decode(cls, rate: bytes, concurrency: bytes) -> LimitOverride | None:
+        """From the two fields in Redis; empty means not overridden. None when both are empty."""
         if not rate and not concurrency:
             return None
-        return cls(unpacked_rate(rate) if rate else None, int(concurrency) if concurrency else None)
+        return cls(decode_rate(rate) if rate else None, int(concurrency) if concurrency else None)
 
 
 class LimitOverrides:
-    """Changes a run's limits while it goes on; every worker hears of it within 50 ms."""
+    """Changes the overrides of a run. Every worker learns of a change within 50 ms."""
 
     def __init__(self, client: Redis, keys: RunKeys) -> None:
         self._keys = keys
@@ -47,29 +49,28 @@ class LimitOverrides:
     async def change(
         self, upstream: str, rate: LimitSettings | str | None = KEEP, concurrency: int | str | None = KEEP
     ) -> bool:
-        """Change what is not KEEP; DEFAULT goes back to the job's own, concurrency 0 means no bound.
+        """Override what is not KEEP. DEFAULT goes back to the job's limit; concurrency 0 means no bound.
 
-        Returns whether the run goes on. Raises RedisUnavailable.
+        Returns False, and changes nothing, when the run is complete or unknown. Raises RedisUnavailable.
         """
         arguments: list[str | bytes | int] = [upstream]
         if rate is not KEEP:
-            arguments += ["rate", packed_rate(rate) if isinstance(rate, LimitSettings) else rate]
+            arguments += ["rate", encode_rate(rate) if isinstance(rate, LimitSettings) else rate]
         if concurrency is not KEEP:
             arguments += ["concurrency", concurrency]
-        with translated():
-            return bool(
-                await self._override_limit([self._keys.state, self._keys.limits, self._keys.changes], arguments)
-            )
+        with translate_redis_errors():
+            changed = await self._override_limit([self._keys.state, self._keys.limits, self._keys.changes], arguments)
+        return bool(changed)
 
 
 @lru_cache(maxsize=1000)
-def packed_rate(limit: LimitSettings) -> bytes:
-    """The rate of a limit as scripts read it: msgpack of [auto, [[count, seconds], …]], shortest window first."""
-    packed: bytes = msgpack.packb([limit.auto, [[window.count, window.seconds] for window in limit.windows]])
-    return packed
+def encode_rate(limit: LimitSettings) -> bytes:
+    """The rate of a limit as the scripts read it: msgpack of [auto, [[count, seconds], …]], shortest window first."""
+    encoded: bytes = msgpack.packb([limit.auto, [[window.count, window.seconds] for window in limit.windows]])
+    return encoded
 
 
-def unpacked_rate(packed: bytes) -> LimitSettings:
-    """The rate from msgpack, without a concurrency."""
-    auto, windows = msgpack.unpackb(packed)
+def decode_rate(encoded: bytes) -> LimitSettings:
+    """The rate from msgpack. It has no concurrency."""
+    auto, windows = msgpack.unpackb(encoded)
     return LimitSettings(tuple(Window(count, seconds) for count, seconds in windows), auto)

@@ -1,4 +1,4 @@
-"""What origins say in their robots.txt, kept for the whole fleet: one worker asks an origin, the others wait for it."""
+"""The robots.txt of each origin, cached for all workers: one worker fetches it, the others wait for the result."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Literal, cast
 
 from redis.asyncio import Redis
 
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
-# What does not hold any more is kept so much longer: it still counts while the origin does not answer.
-STALE = 86_400.0
+# An entry is kept so long after it expired, for use while its origin does not respond.
+ROBOTS_STALE_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRobots:
-    """What the fleet knows of one origin.
+    """The entry of one origin.
 
-    "known": `found` holds for `seconds`. "ask": this worker is to ask within `seconds`, and `found` is what was found
-    before, if anything. "wait": another worker is asking and must be done in `seconds`.
+    `state` "known": `found` holds for `seconds`. "ask": this worker must fetch it within `seconds`; `found` is the
+    expired entry, or empty. "wait": another worker fetches it, and has `seconds` left.
     """
 
-    word: Literal["known", "ask", "wait"]
+    state: Literal["known", "ask", "wait"]
     seconds: float
     found: bytes
 
 
 class RobotsCache:
-    """One run's cache, as `worker` sees it. What was found is bytes whose meaning only the callers know.
+    """One run's cache, for one worker. The bytes of an entry mean something to the callers only.
 
-    An origin's entry goes by itself. Both calls may be repeated; both raise RedisUnavailable.
+    Redis deletes an entry some time after it expired. Both calls may be repeated; both raise RedisUnavailable.
     """
 
     def __init__(self, client: Redis, keys: RunKeys, worker: str) -> None:
@@ -41,15 +41,15 @@ class RobotsCache:
         self._store = Script(client, "robots/store")
 
     async def ask(self, origin: str, lease: float) -> CachedRobots:
-        """What is known of an origin; whoever is told to ask has `lease` seconds before another worker may."""
-        with translated():
-            word, milliseconds, found = await self._ask([self._keys.robots(origin)], [self._worker, int(lease * 1000)])
-        return CachedRobots(cast("Literal['known', 'ask', 'wait']", word.decode()), milliseconds / 1000, found)
+        """The entry of an origin. On "ask" this worker has `lease` seconds before another one may fetch it."""
+        with translate_redis_errors():
+            state, milliseconds, found = await self._ask([self._keys.robots(origin)], [self._worker, int(lease * 1000)])
+        return CachedRobots(cast("Literal['known', 'ask', 'wait']", state.decode()), milliseconds / 1000, found)
 
-    async def tell(self, origin: str, found: bytes, holds: float) -> None:
-        """Tell what this worker found and for how many seconds that holds; unheard when its lease has ended."""
-        with translated():
+    async def store(self, origin: str, found: bytes, holds: float) -> None:
+        """Store what this worker fetched, for `holds` seconds. Changes nothing when its lease has ended."""
+        with translate_redis_errors():
             await self._store(
                 [self._keys.robots(origin)],
-                [self._worker, found, int(holds * 1000), int((holds + STALE) * 1000)],
+                [self._worker, found, int(holds * 1000), int((holds + ROBOTS_STALE_SECONDS) * 1000)],
             )

@@ -1,4 +1,17 @@
-"""How the upstreams of a run stand: pauses, breakers, found rates, and limits that were changed while it goes on."""
+"""The health of a run's upstreams as `status` shows it: pauses, breakers, found rates, and overridden limits.
+
+An upstream has two states at a time, one of its pause and one of its breaker:
+
+    pause     open --a response asks for a wait--> paused --its end--> rising --as long as the pause was,--> open
+                                                   at most 5 s
+
+    breaker   closed --more than 90 % of at least 20 requests in 10 s failed--> open
+              open --1, 2, 4, ... 60 s--> half-open: one probe at a time
+              half-open --a probe failed--> open, twice as long
+              half-open --3 probes in a row succeeded--> closed, and the rate rises as after a pause
+
+`lua/limits/pause` and `lua/limits/breaker` change them; `lua/limits/reserve` grants the probes.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +22,16 @@ import msgpack
 from redis.asyncio import Redis
 
 from coordinator.limits.overrides import LimitOverride
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamHealth:
-    """One upstream that is not as the job says, or whose rate was found. Times are seconds from now.
+    """One upstream that is paused, has an open breaker, an override, or a rate found by "auto".
 
-    `breaker` is "closed", "open" or "half-open"; `probe_in` is when it lets the next request through.
+    Times are seconds from now: `paused` is what is left of the pause, `probe_in` when the breaker lets the next request
+    through. `breaker` is "closed", "open" or "half-open". `found_rate` is requests a second.
     """
 
     upstream: str
@@ -25,16 +39,16 @@ class UpstreamHealth:
     breaker: str = "closed"
     probe_in: float = 0.0
     found_rate: float | None = None
-    live: LimitOverride | None = None
+    override: LimitOverride | None = None
 
     @property
-    def stops(self) -> bool:
-        """Whether it keeps requests from leaving."""
+    def stops_requests(self) -> bool:
+        """Whether the pause or the breaker stops requests now."""
         return self.paused > 0 or self.breaker != "closed"
 
     @property
-    def words(self) -> str:
-        """What is the matter there, for people; empty when nothing is."""
+    def summary(self) -> str:
+        """The health in words for people. Empty when there is nothing to say."""
         words = []
         if self.paused > 0:
             words.append(f"paused {self.paused:.0f} s")
@@ -42,47 +56,50 @@ class UpstreamHealth:
             words.append(f"breaker open, probe in {self.probe_in:.0f} s")
         elif self.breaker == "half-open":
             words.append("breaker half-open")
-        if self.live is not None and self.live.rate is not None:
-            words.append(f"live rate {self.live.rate.words}")
-        if self.live is not None and self.live.concurrency is not None:
-            words.append(f"live concurrency {self.live.concurrency or 'none'}")
+        if self.override is not None and self.override.rate is not None:
+            words.append(f"live rate {self.override.rate.rate_text}")
+        if self.override is not None and self.override.concurrency is not None:
+            words.append(f"live concurrency {self.override.concurrency or 'none'}")
         if self.found_rate is not None:
             words.append(f"found {self.found_rate:.3g}/s")
         return ", ".join(words)
 
 
-async def upstream_health(client: Redis, keys: RunKeys) -> tuple[UpstreamHealth, ...]:
-    """Every upstream of a run of which there is something to say, by name. Raises RedisUnavailable."""
-    with translated():
+async def read_upstream_health(client: Redis, keys: RunKeys) -> tuple[UpstreamHealth, ...]:
+    """The upstreams of a run that have a summary, sorted by name. Raises RedisUnavailable."""
+    with translate_redis_errors():
         async with client.pipeline(transaction=True) as pipe:
             pipe.time()
             pipe.hgetall(keys.upstreams)
             pipe.hgetall(keys.limits)
             (seconds, micros), records, limits = await pipe.execute()
-    now = seconds * 1_000_000 + micros
-    fields = {as_text(name): value for name, value in limits.items()}
-    packed = {as_text(name): value for name, value in records.items()}
-    names = packed.keys() | {name.partition(" ")[2] for name in fields}
+    now_us = seconds * 1_000_000 + micros
+    encoded_records = {as_text(upstream): record for upstream, record in records.items()}
+    overrides = {as_text(field): value for field, value in limits.items()}  # "rate UPSTREAM", "concurrency UPSTREAM"
     found = []
-    for name in sorted(names):
-        record = msgpack.unpackb(packed[name]) if name in packed else {}
-        live = LimitOverride.unpacked(fields.get(f"rate {name}", b""), fields.get(f"concurrency {name}", b""))
-        health = _health(name, record, live, now)
-        if health.words:
+    for upstream in sorted(encoded_records.keys() | {field.partition(" ")[2] for field in overrides}):
+        record = msgpack.unpackb(encoded_records[upstream]) if upstream in encoded_records else {}
+        override = LimitOverride.decode(
+            overrides.get(f"rate {upstream}", b""), overrides.get(f"concurrency {upstream}", b"")
+        )
+        health = _health(upstream, record, override, now_us)
+        if health.summary:
             found.append(health)
     return tuple(found)
 
 
-def _health(name: str, record: dict[str, Any], live: LimitOverride | None, now: float) -> UpstreamHealth:
-    breaker, auto = record.get("breaker"), record.get("auto")
+def _health(upstream: str, record: dict[str, Any], override: LimitOverride | None, now_us: int) -> UpstreamHealth:
+    """`record` is described in lua/fragments/upstream_record."""
+    breaker = record.get("breaker")
+    auto = record.get("auto")
     state = "closed"
     if breaker:
         state = "half-open" if breaker["probing"] or breaker["good"] else "open"
     return UpstreamHealth(
-        upstream=name,
-        paused=max(0.0, (record.get("ends", 0) - now) / 1_000_000),
+        upstream=upstream,
+        paused=max(0.0, (record.get("ends", 0) - now_us) / 1_000_000),
         breaker=state,
-        probe_in=max(0.0, (breaker["at"] - now) / 1_000_000) if breaker else 0.0,
+        probe_in=max(0.0, (breaker["at"] - now_us) / 1_000_000) if breaker else 0.0,
         found_rate=auto["rate"] if auto else None,
-        live=live,
+        override=override,
     )

@@ -1,7 +1,7 @@
-"""The delayed set: keys that are to be tried again later, each when it is due. Workers fill it, the janitor empties it.
+"""The deferred set: keys that wait for another attempt, each with the time when it is due.
 
-A key goes in by the same script that finishes its block, and counts as published once more, so that counts alone say
-when a run is resolved. It leaves as part of a new block.
+Workers put a key in with the same script that finishes its block, and count it as published once more, so that the
+counts alone say when a run is resolved. The janitor takes it out as part of a new block.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost
 from coordinator.model import Block, Epoch
 from coordinator.queue.sharding import BLOCK_KEYS, Layout
-from coordinator.queue.wire import encode, unpacked
-from coordinator.redis.connection import as_text, translated
+from coordinator.queue.wire import decode_deferral, encode_block
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 
 logger = logging.getLogger(__name__)
 
-# One call moves so many keys: some ten blocks, and Redis is busy for a few milliseconds.
-MOST_AT_ONCE = 5_000
+# Some ten blocks; they keep Redis busy for a few milliseconds.
+DEFERRED_KEYS_PER_CALL = 5_000
 
 
 class DeferredKeys:
-    """The delayed set of one run, as its coordinator sees it. Every method raises RedisUnavailable."""
+    """The deferred set of one run, for its coordinator. Every method raises RedisUnavailable."""
 
     def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
         self._keys = keys
@@ -38,15 +38,18 @@ class DeferredKeys:
         self._requeue_due = Script(client, "queue/requeue_due")
 
     async def due(self) -> dict[bytes, bytes]:
-        """Keys whose time has come, those that wait longest first, as {digest: packed}."""
-        with translated():
-            returned = await self._list_due([self._keys.deferred_due, self._keys.deferred_keys], [MOST_AT_ONCE])
-        return dict(zip(returned[::2], returned[1::2], strict=True))
+        """The keys that are due, longest due first, as {digest: encoded deferral}; at most DEFERRED_KEYS_PER_CALL."""
+        keys = [self._keys.deferred_due, self._keys.deferred_keys]
+        with translate_redis_errors():
+            digests_and_payloads = await self._list_due(keys, [DEFERRED_KEYS_PER_CALL])
+        return dict(zip(digests_and_payloads[::2], digests_and_payloads[1::2], strict=True))
 
-    async def readmit(self, planner: str, due: Mapping[bytes, bytes]) -> bool:
-        """Move keys that are due into new blocks, all or nothing; False when another planner leads, or did it.
+    async def requeue(self, coordinator: str, due: Mapping[bytes, bytes]) -> bool:
+        """Move keys that are due into new blocks, all or nothing.
 
-        Raises EpochLost. A key that cannot be read only leaves the set: it is missed by count, and planned again.
+        Returns False, and changes nothing, when another coordinator leads or one of the keys is not in the set any
+        more. Raises EpochLost. A key that cannot be decoded leaves the set without a block: the janitor then finds that
+        it is missing, and it is planned again.
         """
         keys = [
             self._keys.state,
@@ -55,27 +58,27 @@ class DeferredKeys:
             self._keys.deferred_due,
             self._keys.deferred_keys,
         ]
-        arguments: list[Argument] = [self._epoch, planner, len(due), *due]
+        arguments: list[Argument] = [self._epoch, coordinator, len(due), *due]
         for shard, group in groupby(self._blocks(due), attrgetter("shard")):
-            payloads = [encode(block) for block in group]
+            payloads = [encode_block(block) for block in group]
             keys.append(self._keys.stream(shard))
             arguments += [shard, len(payloads), *payloads]
-        with translated():
-            returned = as_text(await self._requeue_due(keys, arguments))
-        if returned == "epoch":
+        with translate_redis_errors():
+            status = as_text(await self._requeue_due(keys, arguments))
+        if status == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
-        return returned == "ok"
+        return status == "ok"
 
     def _blocks(self, due: Mapping[bytes, bytes]) -> Iterator[Block]:
-        """The keys in whole blocks, sorted by digest: few keys that come back must not make a block each."""
-        readable = []
+        """Full blocks, sorted by digest. They may have keys of several shards: one block a shard would be many."""
+        deferrals = []
         for digest in sorted(due):
             try:
-                readable.append(unpacked(digest, due[digest]))
+                deferrals.append(decode_deferral(digest, due[digest]))
             except ValueError as error:
                 logger.error("a deferred key cannot be read and is planned again from the source: %s", error)
-        for start in range(0, len(readable), BLOCK_KEYS):
-            part = readable[start : start + BLOCK_KEYS]
+        for start in range(0, len(deferrals), BLOCK_KEYS):
+            part = deferrals[start : start + BLOCK_KEYS]
             yield Block(
                 shard=self._layout.shard(part[0].digest),
                 keys=tuple(one.key for one in part),

@@ -1,7 +1,8 @@
 """The done set: digests of keys whose outcome is committed in Postgres, as intsets of 64-bit integers.
 
-8.3 bytes a key were measured, against 68 for a set of digests and 116 for a set of URLs. Two keys of which
-only one is done share their 64 bits once in 1.8e19 / keys tries: at a billion keys, 3 % for a single one.
+8.3 bytes a key were measured, against 68 for a set of digests and 116 for a set of URLs. The price: a key that is not
+done counts as done when it shares its first 64 bits with one that is. At a billion keys the chance that this happens to
+any of them is 3 % (10^18 / 2 pairs over 2^64).
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost
 from coordinator.model import Epoch, Outcome
 from coordinator.queue.sharding import Layout, by_bucket
-from coordinator.queue.wire import grouped
-from coordinator.redis.connection import translated
+from coordinator.queue.wire import encode_members
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
-# One SMISMEMBER or SADD takes its members from Lua's stack, which ends near 8,000.
-MOST_AT_ONCE = 4000
-# Calls at a time: while Redis looks up one part, the next is put together.
-LANES = 2
+# SMISMEMBER and SADD take their members from Lua's stack, which ends near 8,000.
+DIGESTS_PER_CALL = 4000
+# While Redis looks one part up, the next call is put together.
+PARALLEL_CALLS = 2
 
 
 class DoneSet:
-    """The done set of one run."""
+    """The done set of one run. Every method raises RedisUnavailable."""
 
     def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
         self._keys = keys
@@ -36,46 +37,46 @@ class DoneSet:
         self._done_contains = Script(client, "run/done_contains")
         self._done_add = Script(client, "run/done_add")
 
-    async def finished(self, digests: Sequence[bytes]) -> set[bytes]:
+    async def intersection(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of the digests that are done."""
         parts = list(_parts(digests))
-        if len(parts) < LANES:  # a worker's block
-            return await self._finished(parts)
-        lanes = (self._finished(parts[lane::LANES]) for lane in range(LANES))
-        return set[bytes]().union(*await asyncio.gather(*lanes))
+        if len(parts) < PARALLEL_CALLS:  # a worker's block
+            return await self._intersection(parts)
+        calls = (self._intersection(parts[first::PARALLEL_CALLS]) for first in range(PARALLEL_CALLS))
+        return set[bytes]().union(*await asyncio.gather(*calls))
 
-    async def _finished(self, parts: Iterable[Sequence[bytes]]) -> set[bytes]:
-        found: set[bytes] = set()
+    async def _intersection(self, parts: Iterable[Sequence[bytes]]) -> set[bytes]:
+        done: set[bytes] = set()
         for part in parts:
-            keys, members = self._by_bucket(part)
-            with translated():
-                hits: bytes = await self._done_contains(keys, [members])
-            found.update(compress(part, hits.replace(b"0", b"\0")))
-        return found
+            keys, members = self._encoded(part)
+            with translate_redis_errors():
+                flags: bytes = await self._done_contains(keys, [members])
+            done.update(compress(part, flags.replace(b"0", b"\0")))
+        return done
 
     async def add(self, outcome: Outcome, digests: Iterable[bytes]) -> None:
-        """Add digests that Postgres says are finished. Raises EpochLost."""
+        """Add digests of keys that ended with this outcome, as Postgres says. Raises EpochLost."""
         for part in _parts(digests):
-            keys, members = self._by_bucket(part)
-            with translated():
-                returned = await self._done_add([self._keys.state, *keys], [self._epoch, outcome, members])
-            if returned[0] == b"epoch":
+            keys, members = self._encoded(part)
+            with translate_redis_errors():
+                status, *_ = await self._done_add([self._keys.state, *keys], [self._epoch, outcome, members])
+            if status == b"epoch":
                 raise EpochLost(f"run {self._keys.run} was made anew in Redis while its done set was rebuilt")
 
-    async def rebuild(self, rows: AsyncIterator[Mapping[Outcome, Sequence[bytes]]]) -> None:
-        """Fill the done set from batches of Postgres' own rows, as {outcome: digests}."""
-        async for batch in rows:
+    async def rebuild(self, batches: AsyncIterator[Mapping[Outcome, Sequence[bytes]]]) -> None:
+        """Add batches of {outcome: digests} from Postgres. Raises EpochLost."""
+        async for batch in batches:
             for outcome, digests in batch.items():
                 await self.add(outcome, digests)
 
-    def _by_bucket(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
-        """The buckets' keys, and their members on the wire."""
+    def _encoded(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
+        """The Redis keys of the digests' buckets, and the members of each bucket, encoded."""
         counts, members = by_bucket(digests, self._layout)
-        return [self._keys.done(bucket) for bucket in counts], grouped(counts.values(), members)
+        return [self._keys.done(bucket) for bucket in counts], encode_members(counts.values(), members)
 
 
 def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
-    """The digests sorted, so that those of one bucket are asked for together, in parts that a script can take."""
+    """The digests sorted, so that those of one bucket are together, in parts that one call can take."""
     ordered = sorted(digests)
-    for start in range(0, len(ordered), MOST_AT_ONCE):
-        yield ordered[start : start + MOST_AT_ONCE]
+    for start in range(0, len(ordered), DIGESTS_PER_CALL):
+        yield ordered[start : start + DIGESTS_PER_CALL]

@@ -1,4 +1,4 @@
-"""The runs that this Redis knows: made, found, listed, finished."""
+"""The list of runs in Redis: a run is made, found, listed, given a changed job file, and finished."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from redis.asyncio import Redis
 
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.queue.sharding import Layout
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RUNS, RunKeys
 
-# Redis drops a connection that sends a command with more than 1,048,576 arguments: a run of 400 million keys has as
+# Redis closes a connection that sends a command with more than 1,048,576 arguments. A run of 400 million keys has as
 # many buckets.
-UNLINKED_AT_ONCE = 100_000
+KEYS_PER_UNLINK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What every process needs to take part in a run. `document` is the job file as JSON, secrets not filled in."""
+    """What every process needs to take part in a run.
+
+    `document` is the job file, with `${NAME}` in the place of secrets; `folder` is where the job file is. `fingerprint`
+    and `total` (an estimate, in keys) are those of the source when the run was made.
+    """
 
     name: str
     run_id: int
@@ -33,7 +37,7 @@ class RunRecord:
     fingerprint: str = ""
     total: int | None = None
 
-    def packed(self) -> bytes:
+    def encode(self) -> bytes:
         """The record as JSON."""
         return orjson.dumps(
             {
@@ -50,45 +54,45 @@ class RunRecord:
         )
 
     @classmethod
-    def unpacked(cls, packed: bytes | str) -> RunRecord:
+    def decode(cls, text: bytes | str) -> RunRecord:
         """The record from JSON."""
-        fields = orjson.loads(packed)
+        fields = orjson.loads(text)
         layout = Layout(shards=fields.pop("shards"), buckets=fields.pop("buckets"))
         return cls(layout=layout, **fields)
 
 
 class Runs:
-    """The list of runs in one Redis. Every method raises RedisUnavailable when it does not answer."""
+    """The list of runs in one Redis. Every method raises RedisUnavailable."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
 
     async def names(self) -> list[str]:
-        """Every run's name, sorted."""
-        with translated():
+        """The names of all runs, sorted."""
+        with translate_redis_errors():
             return sorted(as_text(name) for name in await self._client.smembers(RUNS))
 
     async def find(self, name: str) -> RunRecord | None:
-        """The run of that name, None when this Redis does not know it."""
-        with translated():
-            packed = await self._client.get(RunKeys(name).spec)
-        return None if packed is None else RunRecord.unpacked(packed)
+        """The run of that name; None when this Redis does not know it."""
+        with translate_redis_errors():
+            text = await self._client.get(RunKeys(name).spec)
+        return None if text is None else RunRecord.decode(text)
 
     async def state(self, name: str) -> RunState | None:
-        """Where the run stands, None when this Redis does not know it."""
-        with translated():
+        """The state of a run; None when this Redis does not know it."""
+        with translate_redis_errors():
             state = await self._client.hget(RunKeys(name).state, "state")
         return None if state is None else RunState(as_text(state))
 
     async def make(self, record: RunRecord) -> None:
-        """Write a new run, clearing what an earlier one of that name left behind."""
+        """Write a new run. What an earlier run of that name left is deleted first."""
         keys = RunKeys(record.name)
         earlier = await self.find(record.name)
         layout = earlier.layout if earlier else record.layout
-        with translated():
+        with translate_redis_errors():
             earlier_keys = iter(keys.all(layout.shards, layout.buckets))
-            while some := list(islice(earlier_keys, UNLINKED_AT_ONCE)):
-                await self._client.unlink(*some)
+            while part := list(islice(earlier_keys, KEYS_PER_UNLINK)):
+                await self._client.unlink(*part)
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.hset(
                     keys.state,
@@ -99,21 +103,21 @@ class Runs:
                         "exhausted": "0",
                     },
                 )
-                pipe.set(keys.spec, record.packed())
+                pipe.set(keys.spec, record.encode())
                 pipe.sadd(RUNS, record.name)
                 await pipe.execute()
 
     async def rewrite(self, record: RunRecord, document: Mapping[str, Any], folder: str) -> RunRecord:
-        """Give a run that goes on the job file as it is now."""
+        """Replace the job file of a run that goes on; returns the changed record."""
         changed = replace(record, document=document, folder=folder)
-        with translated():
-            await self._client.set(RunKeys(record.name).spec, changed.packed())
+        with translate_redis_errors():
+            await self._client.set(RunKeys(record.name).spec, changed.encode())
         return changed
 
     async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
-        """Mark a run complete with Postgres' own counts, and drop what only an unfinished run needs."""
+        """Mark a run complete with the final counts from Postgres, and delete what only an unfinished run needs."""
         keys = RunKeys(record.name)
-        with translated():
+        with translate_redis_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 for outcome in Outcome:
                     pipe.hset(keys.state, outcome.value, counts.get(outcome, 0))

@@ -13,12 +13,12 @@ from coordinator.model import Block, ShardId
 
 DIGEST_BYTES = 16
 BLOCK_KEYS = 500
-MOST_SHARDS = 256
-# A block of 500 keys is down to its single keys in three cuts.
-PARTS = 8
-UNKNOWN_CORPUS = 20_000_000
-# An intset stays an intset up to 512 members (Redis' default). A mean of at most 400 lies five
-# standard deviations below that, and 8.3 bytes a key were measured at a mean of 300.
+MAX_SHARDS = 256
+# A block of 500 keys is down to single keys after three splits.
+MAX_PARTS = 8
+UNKNOWN_CORPUS_KEYS = 20_000_000
+# Redis keeps a set as an intset up to 512 members (its default). A mean of at most 400 is five standard deviations
+# below that, and 8.3 bytes a key were measured at a mean of 300.
 BUCKET_KEYS = 400
 
 
@@ -34,28 +34,28 @@ def member(digest: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a run's key space is cut; fixed when the run is made. `shards` and `buckets` are powers of two."""
+    """How many shards and buckets a run has. Both are powers of two, and fixed when the run is made."""
 
     shards: int
     buckets: int
 
     @classmethod
     def of(cls, estimate: int | None, shards: int | None = None) -> Layout:
-        """The layout for a corpus of about `estimate` keys: whole blocks in each shard, intsets in each bucket."""
-        keys = UNKNOWN_CORPUS if estimate is None else estimate
+        """The layout for about `estimate` keys: each shard has a full block at least, each bucket stays an intset."""
+        keys = UNKNOWN_CORPUS_KEYS if estimate is None else estimate
         if shards is None:
-            shards = min(MOST_SHARDS, 1 << max(0, (keys // BLOCK_KEYS).bit_length() - 1))
+            shards = min(MAX_SHARDS, 1 << max(0, (keys // BLOCK_KEYS).bit_length() - 1))
         buckets = 1 << max(0, -(-keys // BUCKET_KEYS) - 1).bit_length()
         return cls(shards=shards, buckets=max(buckets, shards))
 
     @property
     def shard_shift(self) -> int:
-        """How far a digest's first 64 bits are shifted to give its shard."""
+        """The right shift that makes a shard of a digest's first 64 bits."""
         return 64 - (self.shards.bit_length() - 1)
 
     @property
     def bucket_shift(self) -> int:
-        """How far a digest's first 64 bits are shifted to give its bucket; a shard's buckets follow each other."""
+        """The right shift that makes a bucket of a digest's first 64 bits. The buckets of a shard follow each other."""
         return 64 - (self.buckets.bit_length() - 1)
 
     def shard(self, digest: bytes) -> ShardId:
@@ -63,24 +63,24 @@ class Layout:
         return ShardId(int.from_bytes(digest[:8], "big") >> self.shard_shift)
 
     def bucket(self, digest: bytes) -> int:
-        """The done-set bucket of a digest: the shard's bits and the next ones."""
+        """The bucket of a digest: the bits of its shard and the next ones."""
         return int.from_bytes(digest[:8], "big") >> self.bucket_shift
 
 
 def by_digest(keys: Iterable[str]) -> dict[bytes, str]:
-    """The keys as {digest: key}; a key that comes twice is kept once."""
+    """The keys as {digest: key}. A key that is there twice is kept once."""
     return {blake2b(key.encode(), digest_size=DIGEST_BYTES).digest(): key for key in keys}
 
 
 def by_bucket(digests: Iterable[bytes], layout: Layout) -> tuple[Mapping[int, int], array[int]]:
-    """The members of these digests, bucket after bucket, and how many of them each bucket has as {bucket: count}."""
+    """{bucket: how many members} of these digests, and the members, bucket after bucket."""
     members = _members(sorted(digests))
     return _tally(members, layout.bucket_shift), members
 
 
-def parts(block: Block, keys: Sequence[int]) -> Iterator[Block]:
-    """Cut a block into up to 8 smaller ones, of those of its keys that `keys` points to, in order."""
-    size = -(-len(keys) // PARTS)
+def split_block(block: Block, keys: Sequence[int]) -> Iterator[Block]:
+    """Split a block into up to 8 smaller ones. `keys` are the indexes of the keys that go into them, in order."""
+    size = -(-len(keys) // MAX_PARTS)
     for start in range(0, len(keys), max(size, 1)):
         chosen = keys[start : start + size]
         refusals = {new: block.refusals[old] for new, old in enumerate(chosen) if old in block.refusals}
@@ -88,8 +88,11 @@ def parts(block: Block, keys: Sequence[int]) -> Iterator[Block]:
         yield Block(block.shard, tuple(block.keys[index] for index in chosen), refusals, attempts)
 
 
-def blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes, str]) -> Iterator[Block]:
-    """Cut {digest: key} into even blocks of at most 500 keys, shard after shard, sorted by digest."""
+def cut_blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes, str]) -> Iterator[Block]:
+    """Cut {digest: key} into blocks of at most 500 keys, shard after shard, sorted by digest.
+
+    The blocks of a shard are about equal in size. `reasons` is {digest: why the key must not be fetched}.
+    """
     ordered = sorted(keys)
     end = 0
     for shard, count in _tally(_members(ordered), layout.shard_shift).items():
@@ -102,7 +105,7 @@ def blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes, st
 
 
 def _members(digests: Sequence[bytes]) -> array[int]:
-    """`member` of each digest, in order; a call for each of them would take a planner as long as its hashing."""
+    """The `member` of each digest, in order. One call for each digest would take as long as hashing the keys."""
     halves = array("q", b"".join(digests))
     if sys.byteorder == "little":
         halves.byteswap()
@@ -110,6 +113,6 @@ def _members(digests: Sequence[bytes]) -> array[int]:
 
 
 def _tally(members: Iterable[int], shift: int) -> Mapping[int, int]:
-    """How many members each shard, or bucket, has that the shift gives; in the order in which they come."""
-    mask = (1 << (64 - shift)) - 1  # a shifted member keeps its sign
+    """{shard or bucket: how many of the members it has}, in the order of the members; `shift` says which of both."""
+    mask = (1 << (64 - shift)) - 1  # a negative member stays negative when it is shifted
     return Counter([(one >> shift) & mask for one in members])

@@ -1,4 +1,7 @@
-"""Publish, claim, renew, complete, release: the queue between planner and workers."""
+"""The queue between coordinator and workers: blocks are published, claimed, completed or split, leases are renewed.
+
+Each method calls one script of lua/queue/ or lua/run/, and the states of a block are in docs/architecture.md.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,23 @@ from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, LeaseLost
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
-from coordinator.queue.sharding import Layout, by_bucket, parts
-from coordinator.queue.wire import Deferral, decode, encode, grouped, packed
-from coordinator.redis.connection import translated
+from coordinator.queue.sharding import Layout, by_bucket, split_block
+from coordinator.queue.wire import Deferral, decode_block, encode_block, encode_deferral, encode_members
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 
 logger = logging.getLogger(__name__)
 
-LEASE = 10.0
-# Entries put aside are kept for whoever wants to know what they were: so many, cut at so many bytes.
-MOST_ASIDE = 100
-MOST_ASIDE_BYTES = 10_000
+WORKER_LEASE_SECONDS = 10.0
+# Quarantined entries are kept for people to look at: the last ones, and the beginning of each.
+MAX_QUARANTINED = 100
+MAX_QUARANTINED_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A block whose last key has its outcome committed."""
+class FinishedBlock:
+    """A block of which each key has a committed outcome or was deferred. `keys` is their number."""
 
     shard: ShardId
     entry: EntryId
@@ -36,27 +39,26 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What one committed batch means for the queue: (digest, outcome) of its keys, and blocks that it finished.
+    """What one committed batch means for the queue: (digest, outcome) of its keys, and the blocks that it finished.
 
-    `deferred` keys have no outcome yet: they are to be tried again later.
+    `deferred` keys have no outcome yet. `requests` were sent and `received` bytes of bodies came for the batch.
     """
 
     outcomes: Sequence[tuple[bytes, Outcome]]
-    finished: Sequence[Finished] = field(default=())
+    finished: Sequence[FinishedBlock] = field(default=())
     deferred: Sequence[Deferral] = field(default=())
     requests: int = 0
     received: int = 0
 
 
 class Streams:
-    """The queue of one run, seen by planner and workers.
+    """The queue of one run.
 
-    Every method raises RedisUnavailable when Redis does not answer, EpochLost when the run in Redis is another one,
-    and, where a worker writes, LeaseLost when its lease has ended.
+    Every method raises RedisUnavailable when Redis does not respond, and EpochLost when the run in Redis is another
+    one. Those of workers raise LeaseLost when the worker's lease has ended.
     """
 
     def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
-        self._client = client
         self._keys = keys
         self._layout = layout
         self._epoch = epoch
@@ -68,83 +70,78 @@ class Streams:
         self._release = Script(client, "run/release")
         self._split = Script(client, "queue/split")
         self._quarantine = Script(client, "queue/quarantine")
-        self._delivered = 0
+        self._claim_number = 0
 
     async def publish(
-        self, planner: str, blocks: Iterable[Block], *, skipped: int, cursor: str, next_cursor: str, exhausted: bool
+        self, coordinator: str, blocks: Iterable[Block], *, skipped: int, cursor: str, next_cursor: str, exhausted: bool
     ) -> bool:
-        """Append blocks and move the cursor, all or nothing; False when another planner moved it first.
+        """Append the blocks of a chunk and move the cursor from `cursor` to `next_cursor`, all or nothing.
 
-        `skipped` keys of the chunk were done already; they count towards the run's total.
+        Returns False, and changes nothing, when another coordinator leads or has moved the cursor. `skipped` keys of
+        the chunk were done already; they count towards the run's total.
         """
         keys = [self._keys.state, self._keys.ready, self._keys.leader]
-        arguments: list[Argument] = [self._epoch, planner, cursor, next_cursor, int(exhausted), skipped]
+        arguments: list[Argument] = [self._epoch, coordinator, cursor, next_cursor, int(exhausted), skipped]
         for shard, group in groupby(blocks, lambda block: block.shard):
-            packed = [(len(block.keys), encode(block)) for block in group]
+            encoded = [(len(block.keys), encode_block(block)) for block in group]
             keys.append(self._keys.stream(shard))
-            arguments += [shard, len(packed)]
-            for count, payload in packed:
+            arguments += [shard, len(encoded)]
+            for count, payload in encoded:
                 arguments += [count, payload]
-        with translated():
-            returned = await self._publish(keys, arguments)
-        return self._word(returned) == "ok"
+        with translate_redis_errors():
+            (status,) = await self._publish(keys, arguments)
+        return self._checked(status) == b"ok"
 
-    async def join(self, worker: WorkerId, lease: float = LEASE) -> Presence:
-        """Take a lease for a new worker."""
+    async def join(self, worker: WorkerId, lease: float = WORKER_LEASE_SECONDS) -> Presence:
+        """Give a new worker a lease of so many seconds."""
         return await self._heartbeat(worker, lease, "join")
 
-    async def renew(self, worker: WorkerId, lease: float = LEASE, *, waits: str = "") -> Presence:
-        """Prolong a worker's lease, and tell what it waits for."""
+    async def renew(self, worker: WorkerId, lease: float = WORKER_LEASE_SECONDS, *, waits: str = "") -> Presence:
+        """Prolong a worker's lease. `waits` is what it waits for, for the status; empty for nothing."""
         return await self._heartbeat(worker, lease, "renew", waits)
 
     async def _heartbeat(self, worker: WorkerId, lease: float, verb: str, waits: str = "") -> Presence:
-        with translated():
-            returned = await self._renew(
+        with translate_redis_errors():
+            status, *presence = await self._renew(
                 [self._keys.workers, self._keys.state, self._keys.waits],
                 [worker, int(lease * 1000), self._epoch, verb, waits],
             )
-        self._word(returned)
-        return Presence(
-            rank=returned[1],
-            size=returned[2],
-            state=RunState(returned[3].decode()),
-            moves=int(returned[4]),
-            turn=returned[5],
-        )
+        self._checked(status)
+        rank, size, state, moves, turn = presence
+        return Presence(rank, size, RunState(state.decode()), int(moves), turn)
 
     async def claim_shard(self, worker: WorkerId) -> ShardId | None:
-        """The shard that this worker should drain next, now claimed by it; None when none has work."""
+        """Claim the shard that this worker should take blocks from next; None when no shard has work."""
         keys = [self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
-        with translated():
-            returned = await self._claim_shard(keys, [worker, self._epoch])
-        return None if self._word(returned) == "none" else ShardId(returned[1])
+        with translate_redis_errors():
+            status, *shard = await self._claim_shard(keys, [worker, self._epoch])
+        return None if self._checked(status) == b"none" else ShardId(shard[0])
 
     async def claim(self, worker: WorkerId, shard: ShardId) -> Claim | None:
-        """The shard's next block: a dead worker's first; None when the shard is drained.
+        """Claim the shard's next block, that of a dead worker first; None when no block is left.
 
-        Repeated after RedisUnavailable it brings the block whose delivery got lost, if there was one. An entry that is
-        no block of ours is put aside.
+        A repeated call after RedisUnavailable returns the block that the failed call claimed, if it did. Entries that
+        are no blocks of ours are quarantined on the way.
         """
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         while True:
-            with translated():
-                returned = await self._claim_block(keys, [worker, shard, self._epoch, self._delivered])
-            if self._word(returned) == "empty":
+            with translate_redis_errors():
+                status, *delivery = await self._claim_block(keys, [worker, shard, self._epoch, self._claim_number])
+            if self._checked(status) == b"empty":
                 return None
-            entry = EntryId(returned[1].decode())
+            entry_id, deliveries, payload = delivery
+            entry = EntryId(entry_id.decode())
             try:
-                claim = Claim(shard=shard, entry=entry, deliveries=returned[2], block=decode(shard, returned[3]))
+                claim = Claim(shard, entry, deliveries, decode_block(shard, payload))
             except ValueError as error:
-                logger.error("entry %s of shard %s is put aside: %s", entry, shard, error)
+                logger.error("entry %s of shard %s is quarantined: %s", entry, shard, error)
+                await self._quarantine_entry(shard, entry, payload)
             else:
-                self._delivered += 1  # until then the same entry comes again
+                self._claim_number += 1  # the same number again would bring the same entry again
                 return claim
-            with translated():
-                aside = [self._keys.stream(shard), self._keys.aside]
-                await self._quarantine(aside, [entry, returned[3][:MOST_ASIDE_BYTES], MOST_ASIDE])
 
-    async def complete(self, worker: WorkerId, sequence: int, done: Completion) -> int:
-        """Record a committed batch; repeating a call with its sequence number changes nothing.
+    async def complete(self, worker: WorkerId, sequence: int, completion: Completion) -> int:
+        """Record a committed batch; a repeated call with the same sequence number changes nothing.
 
         Returns how many of the keys were not done before.
         """
@@ -155,53 +152,61 @@ class Streams:
             self._keys.deferred_due,
             self._keys.deferred_keys,
         ]
-        sizes: list[int] = []
+        counts: list[int] = []
         members: list[int] = []
         outcomes: list[Outcome] = []
-        for outcome, digests in _by_outcome(done.outcomes).items():
-            counts, some = by_bucket(digests, self._layout)
-            keys += map(self._keys.done, counts)
-            sizes += counts.values()
-            members += some
-            outcomes += [outcome] * len(counts)
-        keys += [self._keys.stream(block.shard) for block in done.finished]
-        arguments: list[Argument] = [self._epoch, worker, sequence, done.requests, done.received]
-        arguments += [grouped(sizes, members, outcomes), len(done.finished)]
-        for block in done.finished:
+        for outcome, digests in _by_outcome(completion.outcomes).items():
+            count_by_bucket, bucket_members = by_bucket(digests, self._layout)
+            keys += map(self._keys.done, count_by_bucket)
+            counts += count_by_bucket.values()
+            members += bucket_members
+            outcomes += [outcome] * len(count_by_bucket)
+        keys += [self._keys.stream(block.shard) for block in completion.finished]
+        arguments: list[Argument] = [self._epoch, worker, sequence, completion.requests, completion.received]
+        arguments += [encode_members(counts, members, outcomes), len(completion.finished)]
+        for block in completion.finished:
             arguments += [block.entry, block.keys]
-        arguments.append(len(done.deferred))
-        for deferral in done.deferred:
-            arguments += [deferral.digest, int(deferral.delay * 1000), packed(deferral)]
-        with translated():
-            returned = await self._complete(keys, arguments)
-        self._word(returned)
-        return int(returned[1])
+        arguments.append(len(completion.deferred))
+        for deferral in completion.deferred:
+            arguments += [deferral.digest, int(deferral.delay * 1000), encode_deferral(deferral)]
+        with translate_redis_errors():
+            status, *newly_done = await self._complete(keys, arguments)
+        self._checked(status)
+        return int(newly_done[0])
 
     async def split(self, worker: WorkerId, claim: Claim, keys: Sequence[int]) -> None:
-        """Put smaller blocks in the place of a claimed one, of those of its keys that `keys` points to."""
+        """Replace a claimed block by smaller ones. `keys` are the indexes of the keys that go into them."""
         redis_keys = [self._keys.state, self._keys.workers, self._keys.stream(claim.shard), self._keys.ready]
         arguments: list[Argument] = [self._epoch, worker, claim.shard, claim.entry, len(claim.block.keys)]
-        for block in parts(claim.block, keys):
-            arguments += [len(block.keys), encode(block)]
-        with translated():
-            self._word(await self._split(redis_keys, arguments))
+        for block in split_block(claim.block, keys):
+            arguments += [len(block.keys), encode_block(block)]
+        with translate_redis_errors():
+            (status,) = await self._split(redis_keys, arguments)
+        self._checked(status)
 
     async def release(self, worker: WorkerId) -> None:
-        """End a worker's lease, so that what it has pending is claimed at once."""
-        with translated():
+        """End a worker's lease, so that others can claim at once what it has pending."""
+        with translate_redis_errors():
             await self._release([self._keys.workers, self._keys.receipts], [worker])
 
-    def _word(self, returned: Sequence[bytes]) -> str:
-        word = returned[0].decode()
-        if word == "epoch":
+    async def _quarantine_entry(self, shard: ShardId, entry: EntryId, payload: bytes) -> None:
+        with translate_redis_errors():
+            await self._quarantine(
+                [self._keys.stream(shard), self._keys.quarantine],
+                [entry, payload[:MAX_QUARANTINED_BYTES], MAX_QUARANTINED],
+            )
+
+    def _checked(self, status: bytes) -> bytes:
+        """The status that a script returned. Raises EpochLost, LeaseLost."""
+        if status == b"epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this process joined; start it again")
-        if word == "lost":
+        if status == b"lost":
             raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
-        return word
+        return status
 
 
 def _by_outcome(outcomes: Iterable[tuple[bytes, Outcome]]) -> dict[Outcome, list[bytes]]:
-    found: dict[Outcome, list[bytes]] = {}
+    grouped: dict[Outcome, list[bytes]] = {}
     for digest, outcome in outcomes:
-        found.setdefault(outcome, []).append(digest)
-    return found
+        grouped.setdefault(outcome, []).append(digest)
+    return grouped

@@ -1,6 +1,6 @@
-"""Pure: both ends of what planner, workers and janitor write for each other, as msgpack.
+"""Pure: blocks, deferred keys and members as bytes (msgpack), encoded and decoded.
 
-What is read was bounded before and is checked after it is unpacked: a stranger may have written it.
+What is decoded is bounded before it is unpacked, and checked after that: another program may have written it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import msgpack
 from coordinator.model import Attempts, Block, ShardId
 from coordinator.queue.sharding import BLOCK_KEYS
 
-WIRE = 2
-# 500 keys of 8 KB each, and room for reasons and tries: what is larger was not written by us.
-MOST_BYTES = 6 * 1024 * 1024
+WIRE_VERSION = 2
+# 500 keys of 8 KB each, with room for reasons and attempts: a larger one is not a block of ours.
+MAX_BLOCK_BYTES = 6 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Deferral:
-    """A key that waits `delay` seconds for its next try."""
+    """A key that is deferred for `delay` seconds."""
 
     digest: bytes
     key: str
@@ -29,34 +29,47 @@ class Deferral:
     delay: float = 0.0
 
 
-def encode(block: Block) -> bytes:
-    """A block as [version, keys, refusals, tries as {index: [failed, throttled, history]}]."""
-    attempts = {index: _fields(one) for index, one in block.attempts.items()}
-    return _packed([WIRE, block.keys, block.refusals, attempts])
+def encode_block(block: Block) -> bytes:
+    """A block as [version, keys, refusals, attempts as {index: [failed, throttled, history]}]."""
+    attempts = {index: _attempts_fields(one) for index, one in block.attempts.items()}
+    return _packed([WIRE_VERSION, block.keys, block.refusals, attempts])
 
 
-def decode(shard: ShardId, payload: bytes) -> Block:
-    """A block from msgpack; bounded before it is unpacked. Raises ValueError when it is not one of ours."""
-    if len(payload) > MOST_BYTES:
+def decode_block(shard: ShardId, payload: bytes) -> Block:
+    """A block from msgpack. Raises ValueError when it is not one of ours."""
+    if len(payload) > MAX_BLOCK_BYTES:
         raise ValueError(f"a block of {len(payload)} bytes")
     match _unpacked(payload, "a block"):
-        case (version, *_) if version != WIRE:
-            raise ValueError(f"a block of another wire version than {WIRE}")
+        case (version, *_) if version != WIRE_VERSION:
+            raise ValueError(f"a block of another wire version than {WIRE_VERSION}")
         case (_, tuple(keys), dict(refusals), dict(attempts)):
             pass
         case _:
-            raise ValueError("not a block: keys, refusals and tries are expected")
+            raise ValueError("not a block: keys, refusals and attempts are expected")
     if not all(isinstance(key, str) for key in keys):
         raise ValueError("a block whose keys are not text")
-    if not all(_points(index, keys) and isinstance(reason, str) for index, reason in refusals.items()):
+    if not all(_is_index(index, keys) and isinstance(reason, str) for index, reason in refusals.items()):
         raise ValueError("a block whose refusals are not reasons of its keys")
-    if not all(_points(index, keys) for index in attempts):
-        raise ValueError("a block whose tries are not those of its keys")
-    return Block(shard, keys, refusals, {index: _attempts(fields) for index, fields in attempts.items()})
+    if not all(_is_index(index, keys) for index in attempts):
+        raise ValueError("a block whose attempts are not those of its keys")
+    return Block(shard, keys, refusals, {index: _attempts_from(fields) for index, fields in attempts.items()})
 
 
-def grouped(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
-    """Members of the done set for a script to unpack: [how many each group has, all members, outcome of each group].
+def encode_deferral(deferral: Deferral) -> bytes:
+    """A deferred key and its attempts as [key, [failed, throttled, history]]."""
+    return _packed([deferral.key, _attempts_fields(deferral.attempts)])
+
+
+def decode_deferral(digest: bytes, payload: bytes) -> Deferral:
+    """A deferred key from msgpack, without its delay. Raises ValueError when it is not one of ours."""
+    match _unpacked(payload, "a deferred key"):
+        case (str(key), fields):
+            return Deferral(digest, key, _attempts_from(fields))
+    raise ValueError("a deferred key that is not text")
+
+
+def encode_members(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
+    """Groups of members of the done set for a script: [members in each group, all members, outcome of each group].
 
     One argument, not thousands: Redis and its client spend most of such a call on its arguments. Members are text,
     because Lua's numbers have 53 bits.
@@ -64,32 +77,19 @@ def grouped(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[st
     return _packed([list(counts), list(map(str, members)), list(outcomes)])
 
 
-def packed(deferral: Deferral) -> bytes:
-    """A deferral's key and tries as [key, [failed, throttled, history]]."""
-    return _packed([deferral.key, _fields(deferral.attempts)])
-
-
-def unpacked(digest: bytes, payload: bytes) -> Deferral:
-    """A deferral from msgpack. Raises ValueError when it is not one of ours."""
-    match _unpacked(payload, "a deferred key"):
-        case (str(key), fields):
-            return Deferral(digest, key, _attempts(fields))
-    raise ValueError("a deferred key that is not text")
-
-
-def _fields(attempts: Attempts) -> tuple[int, int, tuple[str, ...]]:
+def _attempts_fields(attempts: Attempts) -> tuple[int, int, tuple[str, ...]]:
     return attempts.failed, attempts.throttled, attempts.history
 
 
-def _attempts(fields: Any) -> Attempts:
+def _attempts_from(fields: Any) -> Attempts:
     match fields:
         case (int(failed), int(throttled), tuple(history)):
             if failed >= 0 and throttled >= 0 and all(isinstance(line, str) for line in history):
                 return Attempts(failed, throttled, history)
-    raise ValueError("tries that are not two numbers and some lines")
+    raise ValueError("attempts that are not two numbers and lines of text")
 
 
-def _points(index: Any, keys: tuple[Any, ...]) -> bool:
+def _is_index(index: Any, keys: tuple[Any, ...]) -> bool:
     return type(index) is int and 0 <= index < len(keys)
 
 

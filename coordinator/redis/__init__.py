@@ -1,1 +1,1 @@
-"""The door to Redis: connections, key names, Lua scripts, and waiting while it is away."""
+"""What everything else uses of Redis: connections, names of keys, Lua scripts, and waiting while it is away."""

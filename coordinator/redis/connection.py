@@ -1,4 +1,4 @@
-"""The door to Redis: connect, check that it keeps what it is told, translate its errors."""
+"""Connections to Redis: opening one, checking the server, translating its errors into ours."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from redis.backoff import NoBackoff
 
 from coordinator.errors import RedisRefused, RedisUnavailable, first_line, redacted
 
-OLDEST = (6, 2)
-# What passes: said by Redis itself, or by a script that it stopped ("… -OOM command not allowed …").
-_NOT_NOW = re.compile(r"\b(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
+OLDEST_REDIS = (6, 2)
+# Errors that pass by themselves, from Redis or from a script that it stopped ("… -OOM command not allowed …").
+_PASSING_ERROR = re.compile(r"\b(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
 
 
-def connect(url: str, *, timeout: float = 5.0) -> Redis:
+def connect_redis(url: str, *, timeout: float = 5.0) -> Redis:
     """A client for `url` (redis://, rediss://, unix://) that never repeats a command by itself.
 
-    redis-py's own retries have carried out an XADD twice; here every repeat is the caller's decision.
-    Raises RedisRefused when the URL is malformed.
+    With its own retries, redis-py was seen to carry out an XADD twice; here the caller decides about each retry.
+    `timeout` is in seconds, for connecting and for each response. Raises RedisRefused when the URL is malformed.
     """
     try:
         return Redis.from_url(
@@ -33,47 +33,47 @@ def connect(url: str, *, timeout: float = 5.0) -> Redis:
             retry_on_timeout=False,
             max_connections=1000,
         )
-    except ValueError:  # its text may quote a part of the password
+    except ValueError:  # its text may contain a part of the password
         raise RedisRefused(f"Redis address {redacted(url)} is malformed; give it as redis://HOST:PORT/0") from None
 
 
 @contextmanager
-def translated(where: str = "") -> Iterator[None]:
-    """Turn redis-py's exceptions into ours; `where` names the server in the message."""
+def translate_redis_errors(where: str = "") -> Iterator[None]:
+    """Raise RedisUnavailable or RedisRefused in the place of redis-py's errors; `where` names the server in them."""
     at = f" at {where}" if where else ""
     try:
         yield
     except (exceptions.RedisError, OSError) as error:
-        # What the server says while a connection opens comes wrapped as if the network had failed.
+        # redis-py wraps what the server says while a connection opens as if the network had failed.
         wrapped = isinstance(error, exceptions.ConnectionError) and isinstance(error.__cause__, exceptions.RedisError)
-        said = error.__cause__ if wrapped else error
+        cause = error.__cause__ if wrapped else error
         text = first_line(error)
-        if isinstance(said, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
+        if isinstance(cause, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
             raise RedisRefused(f"Redis{at} refuses the password or its rights: {text}") from error
-        if isinstance(said, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
+        if isinstance(cause, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
             raise RedisUnavailable(f"Redis{at} does not answer: {text}; is it running?") from error
-        code = getattr(said, "status_code", None)  # redis-py cuts the codes that it knows off the text
-        if _NOT_NOW.search(f"{code} {text}"):
+        code = getattr(cause, "status_code", None)  # redis-py removes the codes that it knows from the text
+        if _PASSING_ERROR.search(f"{code} {text}"):
             raise RedisUnavailable(f"Redis{at} takes no writes now: {text}") from error
         raise RedisRefused(f"Redis{at} refuses a command: {text}") from error
 
 
 def as_text(returned: bytes | str) -> str:
-    """What Redis answered, as text."""
+    """A value that Redis returned, as text."""
     return returned if isinstance(returned, str) else returned.decode()
 
 
 async def check_server(client: Redis, url: str) -> list[str]:
-    """Check that the server is new enough and evicts nothing; returns warnings in the user's words.
+    """Check that the server is new enough and evicts nothing; returns warnings for the user.
 
     Raises RedisUnavailable or RedisRefused.
     """
     where = redacted(url)
     warnings: list[str] = []
-    with translated(where):
+    with translate_redis_errors(where):
         server = await client.info("server")
         version = str(server["redis_version"])
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
             raise RedisRefused(f"Redis at {where} is version {version}; shardcrawl needs 6.2 or newer")
         memory = await client.info("memory")
         policy = memory.get("maxmemory_policy", "noeviction")
@@ -87,7 +87,7 @@ async def check_server(client: Redis, url: str) -> list[str]:
             try:
                 saves = (await client.config_get("save")).get("save", "")
             except exceptions.ResponseError:
-                saves = "unknown"  # managed Redis hides CONFIG; its operator decides on persistence
+                saves = "unknown"  # a managed Redis hides CONFIG, and its operator decides about persistence
             if not saves:
                 warnings.append(f"Redis at {where} keeps nothing on disk: a restart loses the queue (appendonly yes)")
     return warnings

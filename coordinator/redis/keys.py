@@ -1,28 +1,28 @@
 """Every Redis key: its name, type, lifetime and writer.
 
-All begin `shardcrawl:{RUN}`, so that one run lives in one cluster slot; only the list of runs stands outside.
+All names begin with `shardcrawl:{RUN}`, so that a run lives in one slot of a cluster. Only the list of runs does not.
 
     name               type     lifetime                  written by
     shardcrawl:runs    set      as long as Redis          opening (run made)
-    …:spec             string   as long as the run        opening: the job document and the layout, as JSON
+    …:spec             string   as long as the run        opening: the job file and the layout, as JSON
     …:state            hash     as long as the run        opening, planner (cursor, published), workers (outcomes)
-    …:done:N           intset   as long as the run        workers, in `complete`
+    …:done:N           intset   as long as the run        workers (complete)
     …:stream:N         stream   until the run is complete planner (publish), workers (ack and delete)
-    …:ready            zset     until the run is complete publish and claim: shard -> blocks nobody has claimed
+    …:ready            zset     until the run is complete publish and claim: shard -> blocks that are not claimed
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
     …:claims           hash     until the run is complete workers: "shard worker" -> its last block there
     …:waits            hash     until the run is complete workers: id -> what it waits for
     …:deferred:due     zset     until the run is complete complete: digest -> when it is due, ms of Redis TIME
-    …:deferred:keys    hash     until the run is complete complete: digest -> key and its tries (the janitor reads both)
+    …:deferred:keys    hash     until the run is complete complete: digest -> key and its attempts (janitor reads both)
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
-    …:aside            list     as long as the run        workers: the last entries that were no blocks of ours
-    …:leader           string   its lease                 planner
+    …:quarantine       list     as long as the run        workers: the last entries that were no blocks of ours
+    …:leader           string   its lease                 coordinator
     …:slots:UPSTREAM   hash     its longest window        limiter: the last slot, µs of Redis TIME; windows' counts
     …:health:UPSTREAM  string   eleven seconds            limiter: requests sent and failed in each of ten seconds
     …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
-    …:limits           hash     a week                    the `limit` command: what is changed while the run goes on
+    …:limits           hash     a week                    the command `limit`: overrides
     …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
-    …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or who is asking for it
+    …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or which worker fetches it
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIRST_CURSOR = "0:0"
 
 @dataclass(frozen=True, slots=True)
 class RunKeys:
-    """The key names of one run."""
+    """The names of one run's keys."""
 
     run: str
 
@@ -96,12 +96,12 @@ class RunKeys:
         return self._name("changes")
 
     @property
-    def aside(self) -> str:
-        return self._name("aside")
+    def quarantine(self) -> str:
+        return self._name("quarantine")
 
     @property
     def limiting(self) -> tuple[str, ...]:
-        """What the limiter keeps of all upstreams together."""
+        """The limiter's keys for all upstreams together."""
         return self.upstreams, self.limits, self.changes
 
     def stream(self, shard: int) -> str:
@@ -120,7 +120,7 @@ class RunKeys:
         return self._name(f"robots:{origin}")
 
     def queue(self, shards: int) -> Iterable[str]:
-        """What only an unfinished run needs."""
+        """Keys that only an unfinished run needs."""
         yield from (
             self.ready,
             self.workers,
@@ -134,8 +134,8 @@ class RunKeys:
             yield self.stream(shard)
 
     def all(self, shards: int, buckets: int) -> Iterable[str]:
-        """Everything of the run that has no lifetime of its own."""
-        yield from (self.spec, self.state, self.leader, self.aside)
+        """All keys of the run that do not expire by themselves."""
+        yield from (self.spec, self.state, self.leader, self.quarantine)
         yield from self.queue(shards)
         for bucket in range(buckets):
             yield self.done(bucket)

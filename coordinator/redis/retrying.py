@@ -1,4 +1,4 @@
-"""Waiting for a service that is away: say so once, ask again, go on."""
+"""Waiting for a service that does not respond: log it once, call again, go on."""
 
 from __future__ import annotations
 
@@ -11,54 +11,58 @@ from coordinator.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT = 0.1
-LONGEST_WAIT = 2.0
+FIRST_RETRY_SECONDS = 0.1
+LONGEST_RETRY_SECONDS = 2.0
+# How long a loop waits after RedisUnavailable before it begins its next round.
+REDIS_RETRY_SECONDS = 1.0
 
-Returned = TypeVar("Returned")
+Result = TypeVar("Result")
 
 
-class Waits:
-    """What a worker waits for, as its heartbeat tells it to whoever asks for the status."""
+class WaitCauses:
+    """What a worker waits for now. Its heartbeat sends it to Redis, where `status` reads it."""
 
     def __init__(self) -> None:
         self._causes: list[str] = []
 
     @property
-    def words(self) -> str:
-        """The oldest wait's cause; empty when nothing is waited for."""
+    def oldest(self) -> str:
+        """The cause of the longest wait; empty when the worker waits for nothing."""
         return self._causes[0] if self._causes else ""
 
     def begin(self, cause: str) -> None:
-        """Something waits, because of this."""
+        """A wait begins."""
         self._causes.append(cause)
 
     def end(self, cause: str) -> None:
-        """It no longer does."""
+        """A wait with this cause ends."""
         self._causes.remove(cause)
 
 
-async def retry_unavailable(
-    call: Callable[[], Awaitable[Returned]], doing: str, waits: Waits | None = None
-) -> Returned:
-    """Repeat `call` until it is not Unavailable; only for calls that may be repeated after an unknown outcome."""
-    wait = FIRST_WAIT
+async def retry_unavailable(call: Callable[[], Awaitable[Result]], who: str, waits: WaitCauses | None = None) -> Result:
+    """Call again while it raises Unavailable, after 0.1 to 2 seconds; return its result.
+
+    Only for calls that may be repeated when it is unknown whether they were carried out. `who` names the caller in the
+    log; the cause of the wait is in `waits` as long as it lasts.
+    """
+    wait = FIRST_RETRY_SECONDS
     cause: str | None = None
     try:
         while True:
             try:
-                returned = await call()
+                result = await call()
             except Unavailable as error:
                 if cause is None:
                     cause = str(error)
-                    logger.warning("%s waits: %s", doing, cause)
+                    logger.warning("%s waits: %s", who, cause)
                     if waits is not None:
                         waits.begin(cause)
                 await asyncio.sleep(wait)
-                wait = min(wait * 2, LONGEST_WAIT)
+                wait = min(wait * 2, LONGEST_RETRY_SECONDS)
                 continue
             if cause is not None:
-                logger.warning("%s goes on", doing)
-            return returned
+                logger.warning("%s goes on", who)
+            return result
     finally:
         if cause is not None and waits is not None:
             waits.end(cause)

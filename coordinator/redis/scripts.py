@@ -1,6 +1,6 @@
-"""The Lua scripts as typed callables; each file in `lua/` opens with its contract.
+"""The Lua scripts as callables. Each file in `lua/` has its contract at the top.
 
-A line `-- include: NAME` in a script stands for the text of `lua/fragments/NAME.lua`.
+A line `-- include: NAME` in a script is replaced by the text of `lua/fragments/NAME.lua`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 
 @cache
 def source(name: str) -> str:
-    """The text of a script such as "queue/publish", with its fragments in place. Raises FileNotFoundError."""
+    """The text of a script such as "queue/publish", with its fragments included. Raises FileNotFoundError."""
     return _INCLUDE.sub(lambda include: _read(f"fragments/{include[1]}"), _read(name))
 
 
@@ -28,7 +28,7 @@ def _read(name: str) -> str:
 
 
 class Script:
-    """One script, sent by its digest and loaded again when Redis has forgotten it."""
+    """One script. It is called by its SHA-1 (EVALSHA), and loaded again when Redis has forgotten it."""
 
     def __init__(self, client: Redis, name: str) -> None:
         self._script = client.register_script(source(name))
@@ -38,5 +38,5 @@ class Script:
         return f"<Script {self.name}>"
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Run it; the shape of what it returns stands in the script's contract."""
+        """Run it; what it returns is in the script's contract. Raises redis-py's errors."""
         return await self._script(keys=list(keys), args=list(arguments))

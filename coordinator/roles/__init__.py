@@ -1,1 +1,1 @@
-"""The long-running roles of a coordinator, and who holds them."""
+"""The coordinator and its roles, planner and janitor; the election of the one that leads; the membership of workers."""

@@ -1,4 +1,13 @@
-"""A coordinator: leads one run, or stands by; planner and janitor work while it leads."""
+"""The coordinator of a run: it leads, or stands by. While it leads, its planner and its janitor work side by side.
+
+    standing by --no other one leads--> leading --the run is complete--> ended
+         ^                                 |
+         |                                 +-- another one leads now, Redis was away, or the cursor was set back
+         +---------------------------------+
+
+From any state it ends with SourceError (the source cannot be read, or would have to be read again and is standard
+input) and with EpochLost (Redis has another run, or lost this one).
+"""
 
 from __future__ import annotations
 
@@ -15,33 +24,33 @@ from coordinator.model import RunState
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.streams import Streams
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RunKeys
-from coordinator.redis.retrying import retry_unavailable
+from coordinator.redis.retrying import REDIS_RETRY_SECONDS, retry_unavailable
 from coordinator.roles.election import Election
 from coordinator.roles.janitor import Janitor
 from coordinator.roles.planner import Planner
 from coordinator.source import Cursor, Source
-from coordinator.status import counts
-from coordinator.tasks import until_first
+from coordinator.status import read_counts
+from coordinator.tasks import run_until_first_ends
 
 logger = logging.getLogger(__name__)
 
-STATE_POLL = 0.2
+STATE_POLL_SECONDS = 0.2
 
 
 class Coordinator:
     """The coordinator of one run in this process.
 
-    `open_corpus` opens the source at a cursor; `rereadable` says whether it can begin again, which a pipe cannot.
-    `high_water` is the most keys that are queued.
+    `open_corpus` opens the source at a cursor; `rereadable` is False for a pipe, which cannot be read from its
+    beginning again. `high_water` is the most keys that are queued.
     """
 
     def __init__(
         self,
         client: Redis,
         record: RunRecord,
-        name: str,
+        coordinator_id: str,
         open_corpus: Callable[[Cursor], Source],
         *,
         rereadable: bool,
@@ -52,47 +61,48 @@ class Coordinator:
         self._record = record
         self._rereadable = rereadable
         self._high_water = high_water
-        self._name = name
+        self._coordinator_id = coordinator_id
         self._open_corpus = open_corpus
         self._failpoint = failpoint
         self._keys = RunKeys(record.name)
         self._streams = Streams(client, self._keys, record.layout, record.epoch)
         self._done = DoneSet(client, self._keys, record.layout, record.epoch)
-        self._election = Election(client, self._keys, name)
+        self._election = Election(client, self._keys, coordinator_id)
 
     async def run(self) -> None:
         """Return when the run is complete. Raises SourceError, EpochLost."""
         try:
-            await until_first(self._lead(), self._complete())
+            await run_until_first_ends(self._lead(), self._wait_until_complete())
         finally:
-            with suppress(RedisUnavailable):  # then the lease ends by itself
+            with suppress(RedisUnavailable):  # the lease ends by itself
                 await self._election.leave()
 
     async def _lead(self) -> None:
-        """Gain the lead, plan and tidy; start over where Redis says the cursor is after whatever came between."""
+        """Gain the lead, then plan and tidy; begin again, from the cursor in Redis, when any of these ends."""
         while True:
             await retry_unavailable(self._election.gain, "coordinator")
             try:
-                await until_first(self._election.keep(), self._plan_rest(), self._tidy())
+                await run_until_first_ends(self._election.keep(), self._plan_rest(), self._tidy())
             except RedisUnavailable as error:
                 logger.warning("coordinator waits: %s", error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
 
     async def _plan_rest(self) -> None:
-        """Plan what the source still has; return only when Redis says that its cursor moved without us."""
-        with translated():
+        """Plan the rest of the source, then wait to be cancelled. Return only when another coordinator leads."""
+        with translate_redis_errors():
             cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
         if exhausted == b"1" or await self._plan(as_text(cursor or FIRST_CURSOR)):
             await asyncio.Event().wait()
 
     async def _tidy(self) -> None:
-        """Tidy beside the planner, which would wait for ever for room in a queue that lost its keys.
+        """Let the janitor work. Return only when keys were missing and the source must be planned again.
 
-        Returns only when keys vanished and the source is to be planned again. Raises SourceError.
+        It works beside the planner, which would wait for ever for room in a queue that lost its keys. Raises
+        SourceError.
         """
-        janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._name)
+        janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._coordinator_id)
         if await janitor.watch():
-            await asyncio.Event().wait()  # `_complete` notices too, and ends this
+            await asyncio.Event().wait()  # `_wait_until_complete` sees it too, and ends this
         elif not self._rereadable:
             raise SourceError(
                 f"keys vanished from the queue of run {self._record.name}, and standard input cannot be read again: "
@@ -103,20 +113,20 @@ class Coordinator:
         source = await asyncio.to_thread(self._open_corpus, Cursor.parse(cursor))
         try:
             return await Planner(
-                name=self._name,
+                coordinator_id=self._coordinator_id,
                 source=source,
                 cursor=cursor,
                 streams=self._streams,
                 done=self._done,
                 layout=self._record.layout,
-                counts=lambda: counts(self._client, self._record),
+                counts=lambda: read_counts(self._client, self._record),
                 high_water=self._high_water,
                 failpoint=self._failpoint,
             ).plan()
         finally:
             source.close()
 
-    async def _complete(self) -> None:
+    async def _wait_until_complete(self) -> None:
         runs = Runs(self._client)
         while await retry_unavailable(lambda: runs.state(self._record.name), "coordinator") != RunState.COMPLETE:
-            await asyncio.sleep(STATE_POLL)
+            await asyncio.sleep(STATE_POLL_SECONDS)

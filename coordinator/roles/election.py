@@ -1,4 +1,4 @@
-"""One coordinator of a run leads; others stand by and take over when its lease ends."""
+"""The election of a run's leading coordinator. The others stand by, and one of them takes over when the lease ends."""
 
 from __future__ import annotations
 
@@ -8,49 +8,53 @@ import logging
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisUnavailable
-from coordinator.redis.connection import translated
+from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 
 logger = logging.getLogger(__name__)
 
-LEASE = 10.0
-POLL = 1.0
+ELECTION_LEASE_SECONDS = 10.0
+ELECTION_POLL_SECONDS = 1.0
 
 
 class Election:
-    """The right to plan a run. What a deposed planner publishes is refused by the script that publishes."""
+    """One coordinator's part in the election of a run.
 
-    def __init__(self, client: Redis, keys: RunKeys, planner: str) -> None:
-        self.planner = planner
+    A coordinator that lost the lead and does not know it yet does no harm: the scripts that publish refuse it.
+    """
+
+    def __init__(self, client: Redis, keys: RunKeys, coordinator_id: str) -> None:
         self._keys = keys
+        self._coordinator_id = coordinator_id
         self._election = Script(client, "run/election")
 
     async def gain(self) -> None:
-        """Return when this planner leads; say once that it stands by."""
-        standing_by = False
-        while not await self._ask("lead"):
-            if not standing_by:
-                logger.info("coordinator %s stands by: another one leads run %s", self.planner, self._keys.run)
-                standing_by = True
-            await asyncio.sleep(POLL)
-        logger.info("coordinator %s leads run %s", self.planner, self._keys.run)
+        """Return when this coordinator leads. Raises RedisUnavailable."""
+        waited = False
+        while not await self._call("lead"):
+            if not waited:
+                logger.info("coordinator %s stands by: another one leads run %s", self._coordinator_id, self._keys.run)
+                waited = True
+            await asyncio.sleep(ELECTION_POLL_SECONDS)
+        logger.info("coordinator %s leads run %s", self._coordinator_id, self._keys.run)
 
     async def keep(self) -> None:
-        """Prolong the lease until another planner has it or this call is cancelled."""
+        """Prolong the lease until another coordinator leads. While Redis is away, go on trying."""
         while True:
-            await asyncio.sleep(LEASE / 4)
+            await asyncio.sleep(ELECTION_LEASE_SECONDS / 4)
             try:
-                if not await self._ask("lead"):
-                    logger.warning("coordinator %s no longer leads run %s", self.planner, self._keys.run)
+                if not await self._call("lead"):
+                    logger.warning("coordinator %s no longer leads run %s", self._coordinator_id, self._keys.run)
                     return
             except RedisUnavailable as error:
-                logger.warning("coordinator %s waits: %s", self.planner, error)
+                logger.warning("coordinator %s waits: %s", self._coordinator_id, error)
 
     async def leave(self) -> None:
-        """Give the lease back, so that a standby need not wait for its end."""
-        await self._ask("leave")
+        """End the lease, so that another coordinator can lead at once. Raises RedisUnavailable."""
+        await self._call("leave")
 
-    async def _ask(self, verb: str) -> bool:
-        with translated():
-            return bool(await self._election([self._keys.leader], [self.planner, int(LEASE * 1000), verb]))
+    async def _call(self, verb: str) -> bool:
+        lease_ms = int(ELECTION_LEASE_SECONDS * 1000)
+        with translate_redis_errors():
+            return bool(await self._election([self._keys.leader], [self._coordinator_id, lease_ms, verb]))

@@ -1,4 +1,4 @@
-"""ROLE janitor: due retries back to streams; is every key resolved? did keys vanish from the queue?"""
+"""The janitor: requeues deferred keys that are due, and finds out when a run is resolved or keys are missing."""
 
 from __future__ import annotations
 
@@ -12,77 +12,78 @@ from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Epoch, RunState
 from coordinator.queue.deferred import DeferredKeys
 from coordinator.queue.sharding import Layout
-from coordinator.redis.connection import as_text, translated
+from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RunKeys
+from coordinator.redis.retrying import REDIS_RETRY_SECONDS
 from coordinator.redis.scripts import Script
 
 logger = logging.getLogger(__name__)
 
-ROUND = 0.2
-LOOK_FOR_VANISHED = 5.0
+JANITOR_ROUND_SECONDS = 0.2
+MISSING_CHECK_SECONDS = 5.0
 
 
 class Janitor:
-    """Keeps one run tidy until it is complete."""
+    """The janitor of one run, in the coordinator that leads it."""
 
-    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch, planner: str) -> None:
+    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch, coordinator_id: str) -> None:
         self._keys = keys
         self._epoch = epoch
         self._layout = layout
-        self._planner = planner
+        self._coordinator_id = coordinator_id
         self._deferred = DeferredKeys(client, keys, layout, epoch)
-        self._check_resolved = Script(client, "run/check_resolved")
-        self._replan = Script(client, "run/replan")
+        self._check_resolved_script = Script(client, "run/check_resolved")
+        self._replan_script = Script(client, "run/replan")
 
     async def watch(self) -> bool:
-        """Bring back deferred keys that are due; settle the run when its source is exhausted and every key resolved.
+        """Requeue what is due, and call the run resolved when its source is exhausted and every key is resolved.
 
-        Returns True when it is complete, False when keys vanished from the queue and the source is to be planned again.
-        Raises EpochLost, also after the run is resolved: workers may still be taking the final counts. Raises
-        RedisUnavailable when it is unknown whether the source is to be planned again: the cursor in Redis tells.
+        Returns True when the run is complete, False when keys were missing from the queue and the cursor is back at the
+        source's beginning. Raises EpochLost, also when the run is resolved and workers take the final counts. Raises
+        RedisUnavailable when it is unknown whether the cursor was moved; Redis has it.
         """
-        known = RunState.RUNNING
-        look_at = monotonic() + LOOK_FOR_VANISHED
-        while known is not RunState.COMPLETE:
+        last_state = RunState.RUNNING
+        check_missing_at = monotonic() + MISSING_CHECK_SECONDS
+        while last_state is not RunState.COMPLETE:
             try:
-                await self._readmit()
-                state = await self._settled()
+                await self._requeue_due()
+                state = await self._check_resolved()
             except RedisUnavailable as error:
                 logger.warning("janitor waits: %s", error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
                 continue
-            if state is RunState.RUNNING and monotonic() > look_at:
-                look_at = monotonic() + LOOK_FOR_VANISHED
-                if await self._vanished():
+            if state is RunState.RUNNING and monotonic() > check_missing_at:
+                check_missing_at = monotonic() + MISSING_CHECK_SECONDS
+                if await self._replan_if_missing():
                     return False
-            if state is RunState.RESOLVED and state is not known:
+            if state is RunState.RESOLVED and state is not last_state:
                 logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
-            known = state
-            await asyncio.sleep(ROUND)
+            last_state = state
+            await asyncio.sleep(JANITOR_ROUND_SECONDS)
         return True
 
-    async def _readmit(self) -> None:
-        """Put the deferred keys that are due back into the queue."""
+    async def _requeue_due(self) -> None:
+        """Requeue all deferred keys that are due."""
         while due := await self._deferred.due():
-            if not await self._deferred.readmit(self._planner, due):
+            if not await self._deferred.requeue(self._coordinator_id, due):
                 return
 
-    async def _settled(self) -> RunState:
-        with translated():
-            returned = as_text(await self._check_resolved([self._keys.state], [self._epoch]))
-        if returned == "epoch":
+    async def _check_resolved(self) -> RunState:
+        with translate_redis_errors():
+            status = as_text(await self._check_resolved_script([self._keys.state], [self._epoch]))
+        if status == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
-        return RunState(returned)
+        return RunState(status)
 
-    async def _vanished(self) -> bool:
-        """Whether keys vanished from the queue; then the cursor is back at the source's beginning."""
+    async def _replan_if_missing(self) -> bool:
+        """Whether keys were missing from the queue; the cursor is then back at the source's beginning."""
         keys = [self._keys.state, self._keys.leader, self._keys.deferred_due, self._keys.ready]
         keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
-        with translated():
-            returned = await self._replan(keys, [self._epoch, self._planner, FIRST_CURSOR])
-        if not isinstance(returned, int) or returned == 0:
+        with translate_redis_errors():
+            missing = await self._replan_script(keys, [self._epoch, self._coordinator_id, FIRST_CURSOR])
+        if not isinstance(missing, int) or missing == 0:
             return False
         logger.warning(
-            "%s keys vanished from the queue of run %s: the source is planned again", returned, self._keys.run
+            "%s keys vanished from the queue of run %s: the source is planned again", missing, self._keys.run
         )
         return True

@@ -1,4 +1,7 @@
-"""ROLE planner: source -> not yet done -> blocks -> streams, never more than the high-water mark ahead."""
+"""The planner: reads chunks of the source, drops keys that are done, and publishes the rest as blocks.
+
+It waits when the queue is at its high-water mark.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,43 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import Block, Counts
+from coordinator.model import Block, RunCounts
 from coordinator.queue.done import DoneSet
-from coordinator.queue.sharding import Layout, blocks, by_digest
+from coordinator.queue.sharding import Layout, by_digest, cut_blocks
 from coordinator.queue.streams import Streams
 from coordinator.source import Chunk, Source
 
 logger = logging.getLogger(__name__)
 
-# One chunk is read, published and forgotten before the next: it bounds the planner's memory whatever the corpus.
+# Only one chunk is in memory at a time: that bounds the planner's memory for any corpus.
 CHUNK_KEYS = 65_536
-# The queue has room for this many chunks at least, so that the next one goes in while workers drain the last.
-CHUNKS_QUEUED = 4
-# A slow source hands over what it has after this many seconds, so that workers do not wait for a full chunk.
-CHUNK_SECONDS = 1.0
-ROOM_POLL = 0.05
+# The high-water mark is so many chunks at least: the next chunk is published before workers have finished the last.
+MIN_QUEUED_CHUNKS = 4
+# A slow source returns what it has after so many seconds, so that workers do not wait for a full chunk.
+CHUNK_READ_SECONDS = 1.0
+ROOM_POLL_SECONDS = 0.05
 
 
 class Planner:
-    """Feeds one run from its source. A chunk and the cursor behind it reach Redis together or not at all."""
+    """Publishes one source from a cursor on. The blocks of a chunk and the cursor after it are published in one step.
+
+    `counts` reads the run's counts; `high_water` is the most keys that are queued.
+    """
 
     def __init__(
         self,
         *,
-        name: str,
+        coordinator_id: str,
         source: Source,
         cursor: str,
         streams: Streams,
         done: DoneSet,
         layout: Layout,
-        counts: Callable[[], Awaitable[Counts]],
+        counts: Callable[[], Awaitable[RunCounts]],
         high_water: int,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
-        self._name = name
+        self._coordinator_id = coordinator_id
         self._source = source
         self._cursor = cursor
         self._streams = streams
@@ -52,14 +58,13 @@ class Planner:
         self._failpoint = failpoint
         self._exhausted = False
         self._anything_done = True
-        self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // CHUNKS_QUEUED))
+        self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // MIN_QUEUED_CHUNKS))
 
     async def plan(self) -> bool:
-        """Publish the whole source; False when another planner leads now. Raises SourceError.
+        """Publish the rest of the source; False when another coordinator leads now. Raises SourceError, EpochLost.
 
-        While nothing is done, nothing is looked up: a key ends only after it was published from here. One that ends
-        while the rest is planned, and stands in the source again, is dropped by the worker that opens its block, which
-        looks up every key.
+        The done set is read only when it had something in it at the beginning. A key that is done later and comes again
+        in the source is published again; the worker that claims its block looks up every key, and drops it.
         """
         self._anything_done = (await self._counts()).done > 0
         while not self._exhausted:
@@ -69,14 +74,14 @@ class Planner:
         return True
 
     async def _plan_chunk(self) -> bool:
-        """One chunk, which is forgotten when this returns; False when another planner leads now."""
-        chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_SECONDS)
+        """Read and publish one chunk; False when another coordinator leads now."""
+        chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_READ_SECONDS)
         end, self._exhausted = str(chunk.end), chunk.exhausted
-        planned, skipped = await self._unfinished(chunk)
-        await self._room(sum(len(block.keys) for block in planned))
+        planned, skipped = await self._blocks_not_done(chunk)
+        await self._wait_for_room(sum(len(block.keys) for block in planned))
         self._failpoint("read")
         published = await self._streams.publish(
-            self._name,
+            self._coordinator_id,
             planned,
             skipped=skipped,
             cursor=self._cursor,
@@ -87,20 +92,20 @@ class Planner:
         self._cursor = end
         return published
 
-    async def _unfinished(self, chunk: Chunk) -> tuple[list[Block], int]:
-        """The chunk's blocks without the keys that are done, and how many those are."""
+    async def _blocks_not_done(self, chunk: Chunk) -> tuple[list[Block], int]:
+        """The chunk as blocks, without the keys that are done, and how many are done."""
         refusals = {line.key: f"line {line.line}: {line.reason}" for line in chunk.refused}
         keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
-        finished = await self._done.finished(list(keys)) if self._anything_done else ()
-        for name in finished:
+        done = await self._done.intersection(list(keys)) if self._anything_done else ()
+        for name in done:
             del keys[name]
         reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}
-        return list(blocks(keys, self._layout, reasons)), len(finished)
+        return list(cut_blocks(keys, self._layout, reasons)), len(done)
 
-    async def _room(self, keys: int) -> None:
-        """Wait until `keys` more stay below the high-water mark, or nothing is queued at all."""
+    async def _wait_for_room(self, keys: int) -> None:
+        """Wait until `keys` more do not exceed the high-water mark, or nothing is queued."""
         while True:
             queued = (await self._counts()).queued
             if queued == 0 or queued + keys <= self._high_water:
                 return
-            await asyncio.sleep(ROOM_POLL)
+            await asyncio.sleep(ROOM_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Readers of the corpus: its keys, lazily, in order, from a cursor."""
+"""Readers of the corpus: they yield its keys in order, from a cursor, without holding them all in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["STANDARD_INPUT", "Chunk", "Cursor", "KeyRule", "Refused", "Source", 
 
 
 def open_source(path: str | None, python: str | None, *, cursor: Cursor, key_rule: KeyRule, folder: Path) -> Source:
-    """Open the reader that a job's source names: a `path` (or "-"), or `python` = "module:function".
+    """Open the source of a job: a `path` (or "-" for standard input), or `python` = "module:function".
 
     Relative paths and modules are looked up in `folder`. Raises SourceError when it cannot be opened.
     """

@@ -1,4 +1,4 @@
-"""The words of a source: where it stands, what one read brings, and what a reader must be able to do."""
+"""What all sources have in common: a cursor, the chunk that one read returns, and the protocol of a reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coordinator.errors import SourceError
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place between two lines of a source, from which reading goes on.
+    """The place in a source from which reading goes on.
 
     `offset` counts bytes of the decompressed stream, or keys yielded by a generator; `line` counts the lines before it.
     """
@@ -42,9 +42,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one read brought, in the source's order; `end` is the cursor after it.
+    """What one read returned, in the source's order; `end` is the cursor after it.
 
-    A chunk can be empty and not `exhausted`: its lines were all comments, or the time was up. Then read again.
+    A chunk can be empty and not `exhausted`, when all its lines were comments or the time was up: then read again.
     """
 
     keys: list[str]
@@ -54,23 +54,23 @@ class Chunk:
 
 
 class Source(Protocol):
-    """A lazy reader of one corpus; one thread reads, any thread may close."""
+    """A reader of one corpus. One thread reads; any thread may close it."""
 
     def read(self, limit: int, seconds: float) -> Chunk:
-        """Bring the next keys and refused lines, at most `limit` together; blocks until there is a line.
+        """Return the next keys and refused lines, at most `limit` together. Blocks until there is a line.
 
-        Returns early once `seconds` have passed since its first line. Raises SourceError when the source is damaged.
+        Returns early when `seconds` have passed since its first line. Raises SourceError when the source is damaged.
         """
         ...
 
     def estimate(self) -> int | None:
-        """How many lines the whole source has, about; None when only reading it would tell."""
+        """About how many lines the whole source has; None when only reading all of it would tell."""
         ...
 
     def fingerprint(self) -> str:
-        """A mark of a file's content that a changed file does not keep; "" for anything but a file."""
+        """A digest that changes when the file changes; "" for anything but a file."""
         ...
 
     def close(self) -> None:
-        """Let go of files; a read that waits for a pipe in another thread returns what it has."""
+        """Close the files. A read that waits for a pipe in another thread returns what it has."""
         ...

@@ -1,4 +1,4 @@
-"""A corpus made by the user's own Python: `module:function`, called without arguments, yields the keys."""
+"""A source in Python: the user's `module:function`, called without arguments, yields the keys."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from coordinator.source.key_rule import KeyRule, refuse
 
 
 class GeneratorSource:
-    """Reads keys (str, or bytes of UTF-8) from a function's iterable; every item counts as one line.
+    """Reads keys (str, or bytes of UTF-8) from the iterable that a function returns; every item counts as one line.
 
-    Resuming calls the function again and skips the keys read before, so it must yield the same keys in the same order.
-    A read that is over time returns with the next key, not before: user code cannot be interrupted.
+    To resume, the function is called again and the keys that were read before are skipped, so it must yield the same
+    keys in the same order. When the time of a read is up, it returns with the next key: user code cannot be
+    interrupted.
     """
 
     def __init__(self, python: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path) -> None:
@@ -38,7 +39,7 @@ class GeneratorSource:
         refused: list[Refused] = []
         until: float | None = None
         ended = False
-        quick = self._rule.quick
+        surely_key = self._rule.surely_key
         while len(keys) + len(refused) < limit and not (self._closed or self._failure):
             try:
                 item = next(self._keys)
@@ -50,10 +51,10 @@ class GeneratorSource:
                 self._failure.__cause__ = error
                 break
             self._count += 1
-            if isinstance(item, str) and quick(item):
+            if isinstance(item, str) and surely_key(item):
                 keys.append(item)
             else:
-                self._judge(item, keys, refused)
+                self._classify(item, keys, refused)
             now = time.monotonic()
             if until is None:
                 until = now + seconds
@@ -72,7 +73,7 @@ class GeneratorSource:
         return ""
 
     def close(self) -> None:
-        """See Source.close; a read in another thread returns with its next key."""
+        """See Source.close. A read in another thread returns with its next key."""
         self._closed = True
 
     def _skip_known(self) -> None:
@@ -87,7 +88,7 @@ class GeneratorSource:
             )
         self._skip = 0
 
-    def _judge(self, item: object, keys: list[str], refused: list[Refused]) -> None:
+    def _classify(self, item: object, keys: list[str], refused: list[Refused]) -> None:
         if isinstance(item, bytes):
             item = item.decode("utf-8", "surrogateescape")
         if not isinstance(item, str):
@@ -102,15 +103,15 @@ def _call(python: str, folder: Path) -> Iterator[object]:
     module_name, _, function_name = python.partition(":")
     if not module_name or not function_name:
         raise SourceError(f'the source python = "{python}" is not "module:function"')
-    place = str(folder.resolve())
-    if place not in sys.path:
-        # It stays there: user code may import its neighbours at any time.
-        sys.path.insert(0, place)
+    import_path = str(folder.resolve())
+    if import_path not in sys.path:
+        # It stays there, because user code may import modules beside it at any time.
+        sys.path.insert(0, import_path)
         importlib.invalidate_caches()
     try:
         function = getattr(importlib.import_module(module_name), function_name, None)
     except Exception as error:
-        raise _failed(python, f"cannot be imported from {place}", error) from error
+        raise _failed(python, f"cannot be imported from {import_path}", error) from error
     if not callable(function):
         raise SourceError(f"{python}: the module {module_name} has no function {function_name}")
     try:

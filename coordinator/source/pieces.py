@@ -14,47 +14,47 @@ import zstandard
 
 from coordinator.errors import SourceError
 
-PIECE = 256 * 1024
+PIECE_BYTES = 256 * 1024
 
-DAMAGED = (EOFError, OSError, zlib.error, zstandard.ZstdError)
-"""What reading pieces may raise; the reader translates it, because it knows the line."""
+DAMAGE_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
+"""What `pieces` may raise. The source makes a SourceError of it, because it knows the line."""
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60))
 _MAGIC = (_GZIP, _ZSTD, *_ZSTD_SKIPPABLE)
-# A zstd block makes at most 128 KB of at least 4 bytes (RFC 8878, 3.1.1.2), so a slice this small makes at most 8 MB.
-_ZSTD_SLICE = 256
+# A zstd block of at least 4 bytes unpacks to at most 128 KB (RFC 8878, 3.1.1.2), so a slice unpacks to at most 8 MB.
+_ZSTD_SLICE_BYTES = 256
 
 
-class Raw:
-    """An open file or pipe as it is; reading a pipe can wait until a deadline and be closed from another thread."""
+class RawInput:
+    """An open file or pipe. A read of a pipe ends at `deadline`, and when another thread sets `closed`."""
 
     def __init__(self, file: io.FileIO, name: str, *, one_way: bool = False) -> None:
-        """Take over an open file; `name` is what messages call it; `one_way` treats a file like the pipe it came by."""
+        """Take over an open file. `name` is for messages; `one_way`: read a file like a pipe, without seeking."""
         status = os.fstat(file.fileno())
         self.name = name
         self.is_file = stat.S_ISREG(status.st_mode) and not one_way
         self.size = status.st_size
-        self.taken = 0
+        self.bytes_read = 0
         self.deadline: float | None = None
         self.closed = False
         self._file = file
         self._ahead = b""
 
     def read(self, size: int) -> bytes | None:
-        """The next bytes; b"" at the end; None when the deadline passed or the source was closed before any came."""
+        """The next bytes; b"" at the end; None when the deadline passed, or it was closed, before any came."""
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
         if not self._ready():
             return None
         data = self._file.read(size)
-        self.taken += len(data or b"")
+        self.bytes_read += len(data or b"")
         return data
 
-    def form(self) -> str | None:
-        """How the bytes are compressed, "gzip" or "zstd", told by the first of them; a pipe is waited for."""
+    def compression(self) -> str | None:
+        """The compression by the first bytes: "gzip", "zstd", or None for plain text. Waits for a pipe."""
         begin = b""
         while begin not in _MAGIC and any(magic.startswith(begin) for magic in _MAGIC):
             more = self.read(1)
@@ -66,8 +66,8 @@ class Raw:
             return None
         return "gzip" if begin == _GZIP else "zstd"
 
-    def seek(self, offset: int) -> None:
-        """Go on from a byte of a plain file; raises EOFError when it has become shorter."""
+    def go_to(self, offset: int) -> None:
+        """Go on from a byte of a plain file. Raises EOFError when the file is shorter."""
         if offset > self.size:
             raise EOFError("the file is shorter than it was when this run read it")
         self._ahead = b""
@@ -83,7 +83,7 @@ class Raw:
         poll = select.poll()
         poll.register(self._file, select.POLLIN)
         while not self.closed:
-            # Waking a few times a second is how a close from another thread is noticed.
+            # Wake up a few times a second, to see whether another thread has closed it.
             left = 0.2 if self.deadline is None else min(0.2, self.deadline - time.monotonic())
             if poll.poll(max(0.0, left) * 1000):
                 return True
@@ -92,26 +92,26 @@ class Raw:
         return False
 
 
-def pieces(raw: Raw, offset: int = 0) -> Iterator[bytes]:
-    """Yield the decompressed bytes from `offset` on; b"" stands for "nothing came in time" and not for the end.
+def pieces(raw: RawInput, offset: int = 0) -> Iterator[bytes]:
+    """Yield the decompressed bytes from `offset` on. An empty piece means that nothing came in time, not the end.
 
-    Only files have an offset; of a pipe skip lines. gzip (any number of members) and zstd (any number of frames) are
-    told by their first bytes; a name that promises compression which is not there raises SourceError. Damage raises
-    one of DAMAGED.
+    A pipe has no offset: see `after_lines`. gzip (any number of members) and zstd (any number of frames) are known by
+    their first bytes. Raises SourceError when the name ends in .gz or .zst and the bytes are something else, and one of
+    DAMAGE_ERRORS when they are damaged.
     """
-    form = raw.form()
-    if form:
-        return _after(_gunzip(raw) if form == "gzip" else _unzstd(raw), offset)
+    compression = raw.compression()
+    if compression:
+        return _after(_gunzip(raw) if compression == "gzip" else _unzstd(raw), offset)
     for suffix, promised in ((".gz", "gzip"), (".zst", "zstd")):
         if raw.name.endswith(suffix) and not raw.closed:
             raise SourceError(f"{raw.name} is not {promised} data; if it is plain text, rename it without {suffix}")
     if offset:
-        raw.seek(offset)
+        raw.go_to(offset)
     return _plain(raw)
 
 
 def after_lines(stream: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """Skip whole lines of a stream that has only one way; raises EOFError when it has fewer."""
+    """Skip `count` lines of a stream of pieces. Raises EOFError when it has fewer."""
     left, tail = count, b""
     while left:
         piece = next(stream, None)
@@ -142,24 +142,24 @@ def _after(stream: Iterator[bytes], offset: int) -> Iterator[bytes]:
         raise EOFError("the source is shorter than it was when this run read it")
 
 
-def _plain(raw: Raw) -> Iterator[bytes]:
-    while (data := raw.read(PIECE)) != b"":
+def _plain(raw: RawInput) -> Iterator[bytes]:
+    while (data := raw.read(PIECE_BYTES)) != b"":
         yield data or b""
 
 
-def _gunzip(raw: Raw) -> Iterator[bytes]:
+def _gunzip(raw: RawInput) -> Iterator[bytes]:
     member = None
-    while (data := raw.read(PIECE // 4)) != b"":
+    while (data := raw.read(PIECE_BYTES // 4)) != b"":
         if data is None:
             yield b""
             continue
         while data:
             if member is None:
-                # Zeros between and after members are padding of tapes and block devices (as gzip(1) has it).
+                # Zeros between and after members are padding by tapes and block devices (see gzip(1)).
                 data = data.lstrip(b"\0")
                 member = zlib.decompressobj(wbits=31) if data else None
                 continue
-            piece = member.decompress(data, PIECE)
+            piece = member.decompress(data, PIECE_BYTES)
             data = member.unused_data if member.eof else member.unconsumed_tail
             member = None if member.eof else member
             if piece:
@@ -168,19 +168,19 @@ def _gunzip(raw: Raw) -> Iterator[bytes]:
         raise EOFError("the gzip data end too early")
 
 
-def _unzstd(raw: Raw) -> Iterator[bytes]:
+def _unzstd(raw: RawInput) -> Iterator[bytes]:
     frame = None
-    while (data := raw.read(PIECE // 4)) != b"":
+    while (data := raw.read(PIECE_BYTES // 4)) != b"":
         if data is None:
             yield b""
             continue
-        for start in range(0, len(data), _ZSTD_SLICE):
-            rest = data[start : start + _ZSTD_SLICE]
+        for start in range(0, len(data), _ZSTD_SLICE_BYTES):
+            rest = data[start : start + _ZSTD_SLICE_BYTES]
             while rest:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 out = frame.decompress(rest)
                 rest = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
-                yield from (out[at : at + PIECE] for at in range(0, len(out), PIECE))
+                yield from (out[at : at + PIECE_BYTES] for at in range(0, len(out), PIECE_BYTES))
     if frame is not None:
         raise EOFError("the zstd data end too early")

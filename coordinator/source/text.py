@@ -1,4 +1,4 @@
-"""A corpus of lines: plain, gzip or zstd, a file or a pipe."""
+"""A source of lines: plain, gzip or zstd, in a file or through a pipe."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from pathlib import Path
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
-from coordinator.source.key_rule import MAX_KEY, KeyRule, refuse
-from coordinator.source.pieces import DAMAGED, Raw, after_lines, pieces
+from coordinator.source.key_rule import MAX_KEY_BYTES, KeyRule, refuse
+from coordinator.source.pieces import DAMAGE_ERRORS, RawInput, after_lines, pieces
 
 STANDARD_INPUT = "-"
 
-# What is kept of a line without end: enough to see, with a carriage return at its end, that it is too long.
-_HEAD = MAX_KEY + 2
+# So much is kept of a very long line: enough to see that it is too long, also with a carriage return at its end.
+_HEAD_BYTES = MAX_KEY_BYTES + 2
 _BOM = b"\xef\xbb\xbf"
-_MARK = 64 * 1024
-_SAMPLE = 16 * 1024 * 1024
+_FINGERPRINT_BYTES = 64 * 1024
+_SAMPLE_BYTES = 16 * 1024 * 1024
 
 
 class TextSource:
-    """Reads keys from lines; memory holds one piece of the text at a time, however long the text or a line is.
+    """Reads keys from lines. Only one piece of the text is in memory at a time, however long the text or a line is.
 
-    Keys are kept byte for byte but for the line end (LF or CRLF). Blank lines and lines whose first non-blank character
-    is `#` are skipped, and so is a byte order mark at the start.
+    Keys are kept byte for byte, without the line end (LF or CRLF). Blank lines, lines whose first non-blank character
+    is `#`, and a byte order mark at the start are skipped.
     """
 
     def __init__(self, path: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path) -> None:
-        """Open the file, relative to `folder`, or standard input for "-"; raises SourceError when that fails."""
+        """Open the file, relative to `folder`, or standard input for "-". Raises SourceError when that fails."""
         self._path = path
         self._folder = folder
         self._rule = key_rule
@@ -40,10 +40,10 @@ class TextSource:
         self._lock = threading.Lock()
         self._stream: Iterator[bytes] | None = None
         self._rest = b""  # read, but not yet cut into lines
-        self._dropped = 0  # bytes of the unfinished line that are gone from _rest
+        self._dropped = 0  # bytes of the unfinished line that are not kept in _rest
         self._ended = False
         self._failure: SourceError | None = None
-        self._lines: list[str] = []  # cut, but not yet taken: those from _next on
+        self._lines: list[str] = []  # cut; those from _next on are not yet returned
         self._next = 0
         self._returns = False  # a carriage return is somewhere in _lines
         self._offset = cursor.offset
@@ -60,13 +60,13 @@ class TextSource:
                 if until is not None and time.monotonic() >= until:
                     break
                 if not self._lines and not self._refill(until):
-                    # What is whole before the damage counts; the next read raises.
+                    # Return the whole lines before the damage; the next read raises.
                     if self._failure and room == limit:
                         raise self._failure
                     break
                 if until is None:
                     until = time.monotonic() + seconds
-                self._take(room, keys, refused)
+                self._classify_next(room, keys, refused)
             return Chunk(keys, refused, Cursor(self._offset, self._line), self._ended and not self._lines)
 
     def estimate(self) -> int | None:
@@ -76,13 +76,13 @@ class TextSource:
         raw = self._open()
         count, last = 0, b"\n"
         try:
-            compressed = raw.form() is not None
+            compressed = raw.compression() is not None
             for piece in pieces(raw):
                 count += piece.count(b"\n")
                 last = piece[-1:] or last
-                if compressed and raw.taken > _SAMPLE:
-                    return count * raw.size // raw.taken
-        except (SourceError, *DAMAGED):
+                if compressed and raw.bytes_read > _SAMPLE_BYTES:
+                    return count * raw.size // raw.bytes_read
+        except (SourceError, *DAMAGE_ERRORS):
             return None
         finally:
             raw.close()
@@ -92,16 +92,16 @@ class TextSource:
         """See Source.fingerprint: the size and a digest of the first and last 64 KB as they are on disk."""
         if not self._raw.is_file:
             return ""
-        mark = blake2b(digest_size=16)
+        content = blake2b(digest_size=16)
         try:
             with FileIO(self._folder / self._path) as file:
                 size = file.seek(0, 2)
-                for start in (0, max(0, size - _MARK)):
+                for start in (0, max(0, size - _FINGERPRINT_BYTES)):
                     file.seek(start)
-                    mark.update(file.read(_MARK))
+                    content.update(file.read(_FINGERPRINT_BYTES))
         except OSError as error:
             raise self._failed(error) from error
-        return f"{size}:{mark.hexdigest()}"
+        return f"{size}:{content.hexdigest()}"
 
     def close(self) -> None:
         """See Source.close."""
@@ -109,11 +109,11 @@ class TextSource:
         with self._lock:
             self._raw.close()
 
-    def _open(self) -> Raw:
+    def _open(self) -> RawInput:
         try:
             if self._path == STANDARD_INPUT:
-                return Raw(FileIO(0, closefd=False), "standard input", one_way=True)
-            return Raw(FileIO(self._folder / self._path), str(self._folder / self._path))
+                return RawInput(FileIO(0, closefd=False), "standard input", one_way=True)
+            return RawInput(FileIO(self._folder / self._path), str(self._folder / self._path))
         except FileNotFoundError as error:
             raise SourceError(f"{self._folder / self._path} does not exist; check the source's path") from error
         except IsADirectoryError as error:
@@ -126,7 +126,7 @@ class TextSource:
         return SourceError(f"{self._folder / self._path} cannot be read: {why}; check the file and its rights")
 
     def _refill(self, until: float | None) -> bool:
-        """Cut more lines, waiting for them until the deadline; False when there are none, or none any more."""
+        """Read and cut more lines until the deadline; False when none came, or there are no more."""
         self._raw.deadline = until
         try:
             if self._stream is None:
@@ -139,7 +139,7 @@ class TextSource:
                     self._rest += piece
                 else:
                     break
-        except DAMAGED as error:
+        except DAMAGE_ERRORS as error:
             why = str(error) or type(error).__name__
             self._failure = SourceError(f"{self._raw.name} cannot be read beyond line {self._line}: {why}")
             self._failure.__cause__ = error
@@ -151,11 +151,11 @@ class TextSource:
         return after_lines(pieces(self._raw), self._cursor.line)
 
     def _cut(self) -> bool:
-        """Cut the whole lines off the rest."""
+        """Cut the whole lines off the rest; False when it has none."""
         end = self._rest.rfind(b"\n")
         if end < 0:
-            self._dropped += max(0, len(self._rest) - _HEAD)
-            self._rest = self._rest[:_HEAD]
+            self._dropped += max(0, len(self._rest) - _HEAD_BYTES)
+            self._rest = self._rest[:_HEAD_BYTES]
             return False
         self._load(self._rest[:end], 1)
         self._rest = self._rest[end + 1 :]
@@ -169,7 +169,8 @@ class TextSource:
             self._rest = b""
 
     def _load(self, text: bytes, line_end: int) -> None:
-        # A caller takes lines as soon as they are loaded, so no cursor is ever asked for inside the first line.
+        # The new offset can be inside the first line, behind bytes that were dropped. No cursor is made of it, because
+        # lines are returned as soon as they are loaded.
         start = self._offset + self._dropped
         self._end = start + len(text) + line_end
         self._dropped = 0
@@ -181,8 +182,8 @@ class TextSource:
         self._next = 0
         self._returns = b"\r" in text
 
-    def _take(self, room: int, keys: list[str], refused: list[Refused]) -> None:
-        """Judge the next lines, at most `room` of them."""
+    def _classify_next(self, room: int, keys: list[str], refused: list[Refused]) -> None:
+        """Classify the next lines, at most `room` of them, as keys and refused lines."""
         lines = self._lines[self._next : self._next + room]
         self._next += len(lines)
         if self._next == len(self._lines):
@@ -194,24 +195,24 @@ class TextSource:
         self._line += len(lines)
         if self._returns:
             lines = [line.removesuffix("\r") for line in lines]
-        quick = self._rule.quick
-        good = list(filter(quick, lines))
-        if len(good) == len(lines):
-            keys += good
+        surely_key = self._rule.surely_key
+        sure = list(filter(surely_key, lines))
+        if len(sure) == len(lines):
+            keys += sure
             return
         for number, line in enumerate(lines, first):
-            if quick(line):
+            if surely_key(line):
                 keys.append(line)
             else:
-                self._judge(line, number, keys, refused)
+                self._classify(line, number, keys, refused)
 
-    def _judge(self, line: str, number: int, keys: list[str], refused: list[Refused]) -> None:
+    def _classify(self, line: str, number: int, keys: list[str], refused: list[Refused]) -> None:
         whole = line.encode("utf-8", "surrogateescape")
-        if len(whole) > MAX_KEY:
-            # A line that came in one piece must look like one that was dropped on the way.
-            line = whole[:_HEAD].decode("utf-8", "surrogateescape")
-        begin = line[:MAX_KEY].lstrip(" \t")[:1]
-        if begin == "#" or (not begin and len(whole) <= MAX_KEY):
+        if len(whole) > MAX_KEY_BYTES:
+            # A long line that came in one piece must be cut like one that came in several.
+            line = whole[:_HEAD_BYTES].decode("utf-8", "surrogateescape")
+        begin = line[:MAX_KEY_BYTES].lstrip(" \t")[:1]
+        if begin == "#" or (not begin and len(whole) <= MAX_KEY_BYTES):
             return
         if reason := self._rule.reason(line):
             refused.append(refuse(line, number, reason))

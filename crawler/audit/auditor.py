@@ -17,10 +17,10 @@ from coordinator.errors import SourceError, UsageError
 from coordinator.model import RunState
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import digest
-from coordinator.redis.connection import as_text, connect, translated
+from coordinator.redis.connection import as_text, connect_redis, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
-from coordinator.status import snapshot
+from coordinator.status import read_snapshot
 from crawler.audit import checks
 from crawler.audit.checks import (
     EXAMPLES,
@@ -55,7 +55,7 @@ async def audit(place: Place, name: str, folder: str, requests: Path | None, all
     `requests` is the upstream's log, `allowed` how many of them may repeat a key. Raises UsageError for an unknown run.
     """
     async with services(place, share=True) as addresses:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             connection = await connect_postgres(addresses.database)
             try:
@@ -113,9 +113,9 @@ def _queue(seen: InRedis | None, record: RunRecord | None, stored: StoredRun) ->
 
 async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False) -> InRedis:
     keys, layout = RunKeys(record.name), record.layout
-    now = await snapshot(client, record)
+    now = await read_snapshot(client, record)
     complete = complete or now.state is RunState.COMPLETE
-    with translated():
+    with translate_redis_errors():
         return InRedis(
             state=now.state,
             counts=now.counts,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from coordinator.model import Counts, Outcome, RunState
+from coordinator.model import Outcome, RunCounts, RunState
 
 EXAMPLES = 5
 
@@ -73,7 +73,7 @@ class InRedis:
     """
 
     state: RunState
-    counts: Counts
+    counts: RunCounts
     skipped: int
     done: int
     blocks: int

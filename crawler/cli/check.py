@@ -8,7 +8,7 @@ from typing import Any
 
 from coordinator.errors import redacted
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.redis.connection import check_server, connect
+from coordinator.redis.connection import check_server, connect_redis
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
 from coordinator.source import STANDARD_INPUT, Cursor
 from crawler.fetch.network.credentials import resolve_credentials
@@ -63,11 +63,11 @@ async def check(
         (f"limit of {upstream}", limit_words(limit), _origin(given, "rate", document, "limits", upstream))
         for upstream, limit in job.limits.items()
     ]
-    if unlimited := UpstreamMatcher(job.limits).unlimited(job.request.url):
+    if unlimited := UpstreamMatcher(job.limits).without_limit(job.request.url):
         whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
         lines.append((f"limit of {whose}", limit_words(POLITE), "default: polite"))
     async with services(place, share=True) as addresses:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             warnings = await check_server(client, addresses.redis)
         finally:
@@ -103,7 +103,7 @@ def _robots(job: Job) -> tuple[str, str, str]:
 
 def limit_words(limit: LimitSettings) -> str:
     """A limit in one line."""
-    return limit.words + ("" if limit.concurrency is None else f", {limit.concurrency} at once")
+    return limit.rate_text + ("" if limit.concurrency is None else f", {limit.concurrency} at once")
 
 
 def _look_at_source(job: Job) -> int | None:

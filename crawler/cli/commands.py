@@ -11,11 +11,11 @@ from typing import Any
 import asyncpg
 
 from coordinator.errors import UsageError, first_line
-from coordinator.model import Counts, Outcome, RunState
+from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import check_server, connect
+from coordinator.redis.connection import check_server, connect_redis
 from coordinator.source import STANDARD_INPUT
-from coordinator.status import Snapshot, counts, snapshot
+from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.cli.progress import say
 from crawler.local.child import ChildSpec
 from crawler.local.run import (
@@ -44,7 +44,7 @@ async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> Non
     """Keep worker processes at every active run of this Redis until told to leave."""
     addresses = _shared(place, "work")
     await (await connect_postgres(addresses.database)).close()
-    client = connect(addresses.redis)
+    client = connect_redis(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
             say(voice.console, f"warning: {warning}")
@@ -59,10 +59,10 @@ async def work(place: Place, voice: Voice, *, workers: int, grace: float) -> Non
         await client.aclose()
 
 
-async def status(place: Place, name: str | None) -> list[Snapshot]:
+async def status(place: Place, name: str | None) -> list[RunSnapshot]:
     """Snapshots of one run, or of every run that is not complete. Raises UsageError for a run nobody knows."""
     async with services(place, share=True) as addresses, _stored(addresses) as stored:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             wanted = [run for run in stored if (run.name == name if name else not run.complete)]
             if name and not wanted:
@@ -73,20 +73,20 @@ async def status(place: Place, name: str | None) -> list[Snapshot]:
             await client.aclose()
 
 
-async def _snapshot_of(client: Any, run: StoredRun) -> Snapshot:
+async def _snapshot_of(client: Any, run: StoredRun) -> RunSnapshot:
     record = await Runs(client).find(run.name)
     if run.complete or record is None:
-        live = await counts(client, record) if record is not None else Counts()
+        live = await read_counts(client, record) if record is not None else RunCounts()
         final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
         state = RunState.COMPLETE if run.complete else RunState.RUNNING
-        return Snapshot(run.name, state, final, workers=0, leader=None)
-    return await snapshot(client, record)
+        return RunSnapshot(run.name, state, final, workers=0, leader=None)
+    return await read_snapshot(client, record)
 
 
 async def runs(place: Place) -> tuple[list[str], list[Sequence[Any]]]:
     """Every run as rows: name, state, keys by outcome, times."""
     async with services(place, share=True) as addresses, _stored(addresses) as stored:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             records: list[Sequence[Any]] = []
             for run in stored:
@@ -106,7 +106,7 @@ async def rebuild(place: Place, name: str, folder: str) -> int:
         if run is None or run.complete:
             why = "is complete: it needs no Redis any more" if run else "is not known"
             raise UsageError(f"run {name} {why}; `shardcrawl runs` lists every run")
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             await check_server(client, addresses.redis)
             record = await Runs(client).find(name)
@@ -117,7 +117,7 @@ async def rebuild(place: Place, name: str, folder: str) -> int:
                 await connection.close()
             opened = await open_run(client, addresses.database, run.document, record.folder if record else folder)
             assert opened.record is not None
-            return (await counts(client, opened.record)).done
+            return (await read_counts(client, opened.record)).done
         finally:
             await client.aclose()
 

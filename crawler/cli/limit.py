@@ -6,7 +6,7 @@ from coordinator.errors import UsageError
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import DEFAULT, KEEP, LimitOverrides
 from coordinator.queue.registry import RunRecord, Runs
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
 from crawler.job.job import read_job
@@ -27,7 +27,7 @@ async def change_limit(
         raise UsageError("limit: nothing to change; give --rate, --concurrency, or both")
     changed, at_once = _rate(rate, ceiling), _concurrency(concurrency)
     async with services(place, share=True) as addresses:
-        client = connect(addresses.redis)
+        client = connect_redis(addresses.redis)
         try:
             runs = Runs(client)
             record = await runs.find(name)
@@ -68,7 +68,7 @@ def _budget(name: str, record: RunRecord) -> str:
         return upstream
     if "*" in upstream or "/" in upstream:
         raise UsageError(f"run {record.name} has no upstream {name}; its job names {', '.join(limits) or 'none'}")
-    owner = UpstreamMatcher(limits).of(f"https://{upstream}/")
+    owner = UpstreamMatcher(limits).upstream_of(f"https://{upstream}/")
     if owner != upstream:
         raise UsageError(f"{name} is a part of {owner} in run {record.name}; limit that")
     return upstream

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from coordinator.errors import Unavailable
-from coordinator.model import Counts, Outcome
-from coordinator.status import Snapshot
+from coordinator.model import Outcome, RunCounts
+from coordinator.status import RunSnapshot
 
 BAR_EVERY = 0.5
 LINE_EVERY = 10.0
@@ -41,7 +41,7 @@ class Pace:
         (first, before), (last, now) = self._seen[0], self._seen[-1]
         return (now - before) / (last - first) if last > first else 0.0
 
-    def left(self, counts: Counts) -> str:
+    def left(self, counts: RunCounts) -> str:
         """The time the rest takes, as h:mm:ss; "?" when it cannot be told."""
         if counts.total is None or self.rate <= 0:
             return "?"
@@ -68,27 +68,27 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def outcome_words(counts: Counts) -> str:
+def outcome_words(counts: RunCounts) -> str:
     """The outcomes that occurred, as "19,990 stored, 10 gone"."""
     words = [f"{counts.outcomes[outcome]:,} {outcome}" for outcome in Outcome if counts.outcomes.get(outcome)]
     return ", ".join(words) or "nothing yet"
 
 
-def upstream_words(snapshot: Snapshot) -> str:
+def upstream_words(snapshot: RunSnapshot) -> str:
     """What is the matter at which upstreams, those that stop requests first; "upstream ok" when there is nothing."""
-    pressing = sorted(snapshot.upstreams, key=lambda one: (not one.stops, one.upstream))
-    words = [f"{one.upstream} {one.words}" for one in pressing[:SHOWN_UPSTREAMS]]
+    pressing = sorted(snapshot.upstreams, key=lambda one: (not one.stops_requests, one.upstream))
+    words = [f"{one.upstream} {one.summary}" for one in pressing[:SHOWN_UPSTREAMS]]
     if len(pressing) > SHOWN_UPSTREAMS:
         words.append(f"{len(pressing) - SHOWN_UPSTREAMS:,} more")
     return ", ".join(words) or "upstream ok"
 
 
-def holdup_words(snapshot: Snapshot) -> str:
+def holdup_words(snapshot: RunSnapshot) -> str:
     """What holds the run up: what workers wait for, else the state of the upstreams."""
     return "waits: " + "; ".join(snapshot.waits) if snapshot.waits else upstream_words(snapshot)
 
 
-async def show(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
+async def show(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
     """Show the run's progress until cancelled; Redis being away is shown, not raised."""
     if console.is_terminal:
         await _bar(look, console, name)
@@ -96,7 +96,7 @@ async def show(look: Callable[[], Awaitable[Snapshot]], console: Console, name: 
         await _lines(look, console, name)
 
 
-async def _bar(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
+async def _bar(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
     pace = Pace()
     columns = (
         SpinnerColumn(),
@@ -114,7 +114,7 @@ async def _bar(look: Callable[[], Awaitable[Snapshot]], console: Console, name: 
             await asyncio.sleep(BAR_EVERY)
 
 
-async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Awaitable[Snapshot]]) -> None:
+async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Awaitable[RunSnapshot]]) -> None:
     try:
         snapshot = await look()
     except Unavailable:
@@ -134,7 +134,7 @@ async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Aw
     )
 
 
-async def _lines(look: Callable[[], Awaitable[Snapshot]], console: Console, name: str) -> None:
+async def _lines(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
     pace = Pace()
     while True:
         try:

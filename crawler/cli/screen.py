@@ -16,8 +16,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Counts, Outcome
-from coordinator.status import Snapshot
+from coordinator.model import Outcome, RunCounts
+from coordinator.status import RunSnapshot
 from crawler.cli.progress import clock, outcome_words, say, size
 from crawler.local.run import RunEnd
 
@@ -95,7 +95,7 @@ def _line(fields: Sequence[str]) -> str:
     return out.getvalue().removesuffix("\r\n") + "\n"
 
 
-def snapshot_text(snapshot: Snapshot, console: Console) -> None:
+def snapshot_text(snapshot: RunSnapshot, console: Console) -> None:
     """One run's snapshot."""
     counts = snapshot.counts
     of = f" of {counts.total:,}" if counts.total is not None else ""
@@ -109,13 +109,13 @@ def snapshot_text(snapshot: Snapshot, console: Console) -> None:
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
     for health in snapshot.upstreams:
-        table.add_row("upstream", f"{health.upstream} {health.words}")
+        table.add_row("upstream", f"{health.upstream} {health.summary}")
     for cause in snapshot.waits:
         table.add_row("waits for", cause)
     console.print(table, markup=False)
 
 
-def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
+def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
     """One run's snapshot as plain values."""
     counts = snapshot.counts
     return {
@@ -137,18 +137,18 @@ def snapshot_json(snapshot: Snapshot) -> Mapping[str, Any]:
 
 
 def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
-    live = health.live
+    live = health.override
     return {
         "paused": health.paused,
         "breaker": health.breaker,
         "probe_in": health.probe_in,
         "found_rate": health.found_rate,
-        "live_rate": live.rate.words if live and live.rate else None,
+        "live_rate": live.rate.rate_text if live and live.rate else None,
         "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
     }
 
 
-def counts_json(counts: Counts) -> Mapping[str, int]:
+def counts_json(counts: RunCounts) -> Mapping[str, int]:
     """Keys by outcome, every outcome named."""
     return {outcome.value: counts.outcomes.get(outcome, 0) for outcome in Outcome}
 

@@ -131,7 +131,7 @@ class Fetcher:
             await robots.load_permission(request.url)
             return RetryInPlace()  # its slot has passed meanwhile
         if permission.crawl_delay is not None:
-            self._matcher.space(request.upstream, permission.crawl_delay)
+            self._matcher.require_interval(request.upstream, permission.crawl_delay)
         if permission.allowed:
             return None
         now, reason = time.time(), permission.reason or "robots.txt"
@@ -178,7 +178,7 @@ class Fetcher:
             return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, response)
         if isinstance(step, Follow):
             request.url = step.url
-            request.upstream = self._matcher.of(step.url)
+            request.upstream = self._matcher.upstream_of(step.url)
             request.hops += 1
             return RetryInPlace()
         request.attempts = step.attempts

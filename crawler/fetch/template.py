@@ -24,7 +24,7 @@ class Template:
 
     def fault(self, key: str) -> str | None:
         """Return why no request can be made for a key, or None. With a template every key can be requested."""
-        return None if self._head is not None or self._rule.quick(key) else self._rule.reason(key)
+        return None if self._head is not None or self._rule.surely_key(key) else self._rule.reason(key)
 
     def url(self, keys: Sequence[str]) -> str:
         """Return the URL of one request for these keys: percent-encoded, and joined by the encoded separator."""

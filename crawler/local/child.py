@@ -23,12 +23,12 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.failpoints import Failpoint, failpoint_at
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.membership import new_worker_id
 from coordinator.source import STANDARD_INPUT
-from coordinator.tasks import until_first
+from coordinator.tasks import run_until_first_ends
 from crawler.job.job import read_job
 from crawler.opening import open_corpus
 from crawler.runner import Runner
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 async def _take(spec: ChildSpec, control: int) -> None:
-    client = connect(spec.redis)
+    client = connect_redis(spec.redis)
     try:
         if spec.role == "coordinator":
             await _coordinate(spec, client, control)
@@ -103,7 +103,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
         high_water=job.run.high_water,
         failpoint=_failpoint(spec),
     )
-    await until_first(leave.wait(), coordinator.run())
+    await run_until_first_ends(leave.wait(), coordinator.run())
 
 
 async def _work(spec: ChildSpec, client: Redis, control: int) -> None:

@@ -20,14 +20,14 @@ from rich.console import Console
 from coordinator.errors import EpochLost, RedisUnavailable, UsageError
 from coordinator.failpoints import failpoint_at
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.model import Counts, Outcome
+from coordinator.model import Outcome, RunCounts
 from coordinator.queue.registry import RunRecord
-from coordinator.redis.connection import check_server, connect
+from coordinator.redis.connection import check_server, connect_redis
 from coordinator.roles.membership import release_dead
 from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.source import STANDARD_INPUT
-from coordinator.status import counts, snapshot
-from coordinator.tasks import until_first
+from coordinator.status import read_counts, read_snapshot
+from coordinator.tasks import run_until_first_ends
 from crawler.cli import progress
 from crawler.cli.progress import say
 from crawler.job.job import Job, read_job
@@ -82,7 +82,7 @@ class RunEnd:
     """How a run stands when its command ends. `stored` is its row in Postgres once it is complete."""
 
     job: Job
-    counts: Counts
+    counts: RunCounts
     stored: StoredRun | None
     seconds: float
     was_complete: bool = False
@@ -126,7 +126,7 @@ async def run_at(
 ) -> RunEnd:
     """The same with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on."""
     began = monotonic()
-    client = connect(addresses.redis)
+    client = connect_redis(addresses.redis)
     try:
         for warning in await check_server(client, addresses.redis):
             logger.warning("%s", warning)
@@ -135,10 +135,10 @@ async def run_at(
             opened = await open_run(client, addresses.database, document, folder, failpoint)
             job = opened.job
             if opened.complete is not None:
-                final = Counts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
+                final = RunCounts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
                 return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
             assert opened.record is not None
-            say_how_it_begins(opened, await counts(client, opened.record), voice.console)
+            say_how_it_begins(opened, await read_counts(client, opened.record), voice.console)
             try:
                 workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
                 await _work(addresses, client, opened.record, job, voice, workers)
@@ -161,8 +161,8 @@ async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job
     supervisor = Supervisor(plans, printer(voice.console), os.environ, release_on_death(client))
     keeping = [addresses.keeper.watch()] if addresses.keeper else []
     with_signals(supervisor, voice.console, addresses.keeper)
-    await until_first(
-        supervisor.run(), progress.show(lambda: snapshot(client, record), voice.console, job.run.name), *keeping
+    await run_until_first_ends(
+        supervisor.run(), progress.show(lambda: read_snapshot(client, record), voice.console, job.run.name), *keeping
     )
 
 
@@ -225,12 +225,12 @@ def printer(console: Console) -> Callable[[str], None]:
     return show
 
 
-def say_how_it_begins(opened: OpenedRun, now: Counts, console: Console) -> None:
+def say_how_it_begins(opened: OpenedRun, now: RunCounts, console: Console) -> None:
     """Tell whether the run is new or goes on, and with how much left."""
     name = opened.job.run.name
-    if unlimited := UpstreamMatcher(opened.job.limits).unlimited(opened.job.request.url):
+    if unlimited := UpstreamMatcher(opened.job.limits).without_limit(opened.job.request.url):
         whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
-        most = f"{POLITE.words} and {POLITE.concurrency} requests at once"
+        most = f"{POLITE.rate_text} and {POLITE.concurrency} requests at once"
         say(console, f"no limit is named for {whose}: {most}, to be polite; set [limits] or --rate (none: no bound)")
     if not opened.resumed:
         about = f", about {now.total:,} keys" if now.total is not None else ""
@@ -248,4 +248,4 @@ async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: J
         await connection.close()
     if stored is None:
         raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
-    return RunEnd(job, await counts(client, record), stored if stored.complete else None, seconds)
+    return RunEnd(job, await read_counts(client, record), stored if stored.complete else None, seconds)

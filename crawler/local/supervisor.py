@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TypeAlias
 
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.local.child import EPOCH_LOST, ERROR, FAILPOINT_VARIABLE, INTERRUPTED, ChildSpec
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Supervisor:
         try:
             await asyncio.gather(*tasks)
         finally:
-            await cancelled(tasks)
+            await cancel_and_wait(tasks)
 
     def drain(self) -> None:
         """Ask every child to finish what is in flight and leave; none is started again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from coordinator.queue.streams import Completion, Finished
+from coordinator.queue.streams import Completion, FinishedBlock
 from coordinator.queue.wire import Deferral
 from crawler.model import OpenBlock
 from crawler.pipeline.batch import Load
@@ -18,7 +18,7 @@ def completion_of(load: Load, requests: int, received: int) -> Completion:
     """
     return Completion(
         outcomes=[(page.item.digest, page.outcome) for page in load.pages],
-        finished=[Finished(block.shard, block.entry, block.keys) for block in _finished(load)],
+        finished=[FinishedBlock(block.shard, block.entry, block.keys) for block in _finished(load)],
         deferred=[Deferral(one.item.digest, one.item.key, one.attempts, one.delay) for one in load.deferred],
         requests=requests,
         received=received,

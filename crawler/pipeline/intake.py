@@ -98,7 +98,7 @@ class Intake:
         """Turn a block into requests for those of its keys that are not done; False when all of them only wait."""
         keys = claim.block.keys
         digests = [digest(key) for key in keys]
-        finished = await retry_unavailable(lambda: self._done.finished(digests), "worker")
+        finished = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
         block = OpenBlock(shard=claim.shard, entry=claim.entry, keys=len(keys), left=len(keys) - len(finished))
         if claim.deliveries > 1:
             logger.info(
@@ -136,7 +136,7 @@ class Intake:
             most = (
                 max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total) if attempts else NO_ATTEMPTS
             )
-            self._scheduler.put(Request(url, part, self._matcher.of(url), most))
+            self._scheduler.put(Request(url, part, self._matcher.upstream_of(url), most))
         return not items or self._scheduler.at_hand > at_hand
 
     async def _break_up(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:

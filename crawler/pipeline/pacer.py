@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from coordinator.errors import RedisUnavailable
-from coordinator.limits.limiter import STALE, Limiter
+from coordinator.limits.limiter import SLOT_EXPIRY_SECONDS, Limiter
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Pacer:
 
     def take(self) -> float | None:
         """The next slot; older ones were slept past, in a frozen process say, and would make a burst."""
-        oldest = self._limiter.clock() - STALE
+        oldest = self._limiter.clock() - SLOT_EXPIRY_SECONDS
         while self._times:
             slot = self._times.popleft()
             if slot >= oldest:
@@ -57,7 +57,7 @@ class Pacer:
         if ahead > 0:
             await asyncio.sleep(ahead)
         now = self._limiter.clock()
-        return now - slot <= STALE and self._limiter.resumes(self._upstream) <= now
+        return now - slot <= SLOT_EXPIRY_SECONDS and self._limiter.resumes_at(self._upstream) <= now
 
     @property
     def reserving(self) -> bool:

@@ -121,7 +121,7 @@ class Scheduler:
         for queue in list(self._queues.values()):
             queue.surveyed = False
             queue.pacer.hurry()
-            if queue.paused and self._limiter.resumes(queue.name) <= self._limiter.clock():
+            if queue.paused and self._limiter.resumes_at(queue.name) <= self._limiter.clock():
                 self._resumed(queue)  # earlier than was said: a probe closed the breaker
             elif queue.waiting:
                 self._list(queue)
@@ -131,7 +131,7 @@ class Scheduler:
         queue = self._queues.get(upstream)
         if queue is not None and len(queue.waiting) > queue.at_hand:
             return True
-        return self._limiter.resumes(upstream) > self._limiter.clock() or self._share(upstream) == 0
+        return self._limiter.resumes_at(upstream) > self._limiter.clock() or self._share(upstream) == 0
 
     @property
     def empty(self) -> bool:
@@ -159,7 +159,7 @@ class Scheduler:
         if self._waiting + self._parked < MOST_WAITING or not self._waiting:
             return
         queue = max(self._queues.values(), key=lambda queue: len(queue.waiting))
-        pause = max(0.0, self._limiter.resumes(queue.name) - self._limiter.clock())
+        pause = max(0.0, self._limiter.resumes_at(queue.name) - self._limiter.clock())
         for _ in range(-(-len(queue.waiting) // 2)):
             self._waiting -= 1
             yield queue.waiting.pop(), pause + SPILLED_FOR * (1.0 + random.random())
@@ -176,7 +176,7 @@ class Scheduler:
             if not queue.waiting or not self._open(queue):
                 continue
             slot = None
-            if self._limiter.rated(queue.name) and (slot := queue.pacer.take()) is None:
+            if self._limiter.needs_slots(queue.name) and (slot := queue.pacer.take()) is None:
                 queue.pacer.reserve()
                 continue
             request = queue.waiting.popleft()
@@ -196,7 +196,7 @@ class Scheduler:
 
     def _open(self, queue: UpstreamQueue) -> bool:
         """Whether the upstream is neither paused nor full; what will let requests leave again lists the line."""
-        if (wait := self._limiter.resumes(queue.name) - self._limiter.clock()) > 0:
+        if (wait := self._limiter.resumes_at(queue.name) - self._limiter.clock()) > 0:
             if not queue.paused:
                 queue.paused = asyncio.get_running_loop().call_later(wait, self._resumed, queue)
                 self._count(queue)

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from coordinator.errors import ShardcrawlError
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.pool.process import EXIT_SECONDS, ChildProcess, ChildUnusable
 from crawler.pool.protocol import ChildSetup
 
@@ -85,7 +85,7 @@ class Pool(Generic[Setup, Task, Result]):
             if self._child is not None:
                 self._child.channel.abort()
                 await asyncio.wait([self._serving], timeout=2 * EXIT_SECONDS)
-            await cancelled([self._serving])
+            await cancel_and_wait([self._serving])
 
     async def _serve(self) -> None:
         """Run one child after another, as long as there are tasks."""

@@ -18,8 +18,8 @@ import psutil
 
 from coordinator.errors import ShardcrawlError
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.redis.connection import connect_redis
+from coordinator.status import read_counts
 from crawler.local.embedded import Embedded
 from ops.bench import watch
 from ops.nginx import Nginx
@@ -74,7 +74,7 @@ class Arena:
 
     async def clear(self) -> None:
         """Empty Redis, make the database anew, and take a checkpoint, so that none is due during the crawl."""
-        client = connect(self.redis)
+        client = connect_redis(self.redis)
         await client.flushall()
         await client.aclose()
         connection = await asyncpg.connect(self._postgres)
@@ -97,11 +97,11 @@ class Arena:
 
     async def committed(self, name: str, keys: int) -> float:
         """Wait until Redis has all keys of a shardcrawl run as done; return the time: just after the last commit."""
-        client = connect(self.redis)
+        client = connect_redis(self.redis)
         try:
             while True:
                 record = await Runs(client).find(name)
-                if record is not None and (await counts(client, record)).done >= keys:
+                if record is not None and (await read_counts(client, record)).done >= keys:
                     return time()
                 await asyncio.sleep(POLL_SECONDS)
         finally:

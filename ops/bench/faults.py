@@ -21,7 +21,7 @@ from time import monotonic
 import asyncpg
 import psutil
 
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from crawler.local.embedded import Embedded, running
 from ops.bench.whole_run import Row, as_text, children, corpus, each_key_once, page_counts, report, shardcrawl
 from ops.nginx import Nginx
@@ -95,7 +95,7 @@ async def _cut(folder: Path, *, redis: bool) -> None:
     if services is None:
         return
     if redis:
-        client = connect(str(services.redis_url))
+        client = connect_redis(str(services.redis_url))
         with contextlib.suppress(Exception):
             await client.client_kill_filter(_type="normal", skipme=True)
         await client.aclose()

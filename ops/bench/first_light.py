@@ -19,8 +19,8 @@ from time import monotonic
 import psutil
 
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
-from coordinator.status import counts as run_counts
+from coordinator.redis.connection import connect_redis
+from coordinator.status import read_counts
 from crawler.local.embedded import Embedded
 from ops.bench.whole_run import (
     Row,
@@ -171,12 +171,12 @@ async def memory(folder: Path) -> list[Row]:
 
 async def _peak_after_planning(redis: str, name: str, pid: int) -> float:
     """Wait until the command `pid` has planned all keys, and return the peak memory (MB) of its coordinator."""
-    client = connect(redis)
+    client = connect_redis(redis)
     try:
         while True:
             await asyncio.sleep(0.1)
             record = await Runs(client).find(name)
-            if record is not None and (await run_counts(client, record)).exhausted:
+            if record is not None and (await read_counts(client, record)).exhausted:
                 break
     finally:
         await client.aclose()

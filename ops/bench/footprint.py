@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.errors import ShardcrawlError
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from ops.bench import watch
 from ops.bench.arena import Arena, open_arena, serve_upstream
 from ops.bench.planning import planned
@@ -68,7 +68,7 @@ async def measure(keys: int) -> list[Footprint]:
 
 async def _footprint(arena: Arena, size: int, keys: int) -> Footprint:
     await arena.clear()
-    client = connect(arena.redis)
+    client = connect_redis(arena.redis)
     connection = await asyncpg.connect(arena.database)
     try:
         with serve_upstream(arena.folder, size) as upstream:

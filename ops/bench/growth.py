@@ -23,8 +23,8 @@ from rich.console import Console
 
 from coordinator.errors import ShardcrawlError
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.redis.connection import connect_redis
+from coordinator.status import read_counts
 from crawler.store.queries import query
 from ops.bench import watch
 from ops.bench.arena import Arena, machine, open_arena, serve_upstream
@@ -144,14 +144,14 @@ async def _again(arena: Arena, job: Path) -> list[Row]:
         await connection.execute(query("reopen-run"), await connection.fetchval("SELECT run_id FROM runs"))
     finally:
         await connection.close()
-    client = connect(arena.redis)
+    client = connect_redis(arena.redis)
     try:
         await client.flushall()
         over = await planned(arena, job, NAME, deadline_seconds=DEADLINE_SECONDS)
         await asyncio.to_thread(_shardcrawl, arena, "run", str(job))
         record = await Runs(client).find(NAME)
         assert record is not None
-        end = await counts(client, record)
+        end = await read_counts(client, record)
     finally:
         await client.aclose()
     await _audit(arena)
@@ -219,7 +219,7 @@ async def _audit(arena: Arena) -> None:
 
 
 async def _memory(arena: Arena) -> int:
-    client = connect(arena.redis)
+    client = connect_redis(arena.redis)
     try:
         return int((await client.info("memory"))["used_memory"])
     finally:

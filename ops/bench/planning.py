@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from coordinator.model import Outcome
-from coordinator.redis.connection import as_text, connect
+from coordinator.redis.connection import as_text, connect_redis
 from coordinator.redis.keys import RunKeys
 from ops.bench import watch
 from ops.bench.arena import Arena
@@ -38,7 +38,7 @@ async def planned(arena: Arena, job: Path, name: str, *, deadline_seconds: float
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    client = connect(arena.redis)
+    client = connect_redis(arena.redis)
     began = monotonic()
     done: list[tuple[float, int]] = []
     handled: list[tuple[float, int]] = []

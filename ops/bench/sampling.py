@@ -15,8 +15,8 @@ from time import monotonic
 import psutil
 
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect
-from coordinator.status import counts
+from coordinator.redis.connection import connect_redis
+from coordinator.status import read_counts
 from ops.bench import watch
 from ops.bench.arena import Arena
 
@@ -57,14 +57,14 @@ async def sampled(
             stderr=output,
         )
     ending = asyncio.create_task(process.wait())
-    client = connect(arena.redis)
+    client = connect_redis(arena.redis)
     samples: list[Sample] = []
     progressed = began
     try:
         while not (await asyncio.wait([ending], timeout=every))[0]:
             record = await Runs(client).find(name)
             if record is not None:
-                now, memory = await counts(client, record), await client.info("memory")
+                now, memory = await read_counts(client, record), await client.info("memory")
                 at, resident = monotonic() - began, _resident(process.pid)
                 if not samples or now.done > samples[-1].done:
                     progressed = monotonic()

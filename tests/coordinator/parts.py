@@ -1,39 +1,47 @@
-"""What these tests are made of: a run in Redis, a source in memory, a script whose answer gets lost."""
+"""Parts of these tests: a run in Redis, a source in memory, a script whose result gets lost."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis.exceptions
 from redis.asyncio import Redis
 
-from coordinator.model import Block, Claim, Counts, Epoch, Outcome, ShardId, WorkerId
+from coordinator.limits.limiter import Limiter
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.limits.overrides import LimitOverrides
+from coordinator.limits.robots_cache import RobotsCache
+from coordinator.model import Attempts, Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
-from coordinator.queue.sharding import Layout, blocks, by_digest, digest
-from coordinator.queue.streams import Completion, Finished, Streams
-from coordinator.queue.wire import decode
+from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
+from coordinator.queue.streams import Completion, FinishedBlock, Streams
+from coordinator.queue.wire import Deferral, decode_block
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 from coordinator.roles.election import Election
+from coordinator.settings import LimitSettings, Window
 from coordinator.source import Chunk, Cursor, Refused
-from coordinator.status import counts
+from coordinator.status import read_counts
 
-PLANNER = "planner"
+COORDINATOR = "coordinator"
 ONE, TWO, THREE = WorkerId("one"), WorkerId("two"), WorkerId("three")
+
+HOST = "example.org:8080"
+LIMITS = UpstreamMatcher({HOST: LimitSettings((Window(10.0, 1.0), Window(5_000.0, 3600.0)))})
 
 
 def numbered(count: int, word: str = "key") -> list[str]:
     return [f"{word} {number}" for number in range(count)]
 
 
-def packed(keys: Iterable[str], layout: Layout, reasons: Mapping[str, str] | None = None) -> list[Block]:
+def blocks_of(keys: Iterable[str], layout: Layout, reasons: Mapping[str, str] | None = None) -> list[Block]:
     """The keys as blocks, those with a reason refused."""
     why = {digest(key): reason for key, reason in (reasons or {}).items()}
-    return list(blocks(by_digest(keys), layout, why))
+    return list(cut_blocks(by_digest(keys), layout, why))
 
 
 def record_of(
@@ -51,7 +59,7 @@ def record_of(
 
 
 class Run:
-    """One run that was made in Redis, led by PLANNER, with all that takes part in it."""
+    """One run in Redis, and what reads and changes it."""
 
     def __init__(self, client: Redis, record: RunRecord) -> None:
         self.client = client
@@ -64,10 +72,11 @@ class Run:
         self.cursor = "0:0"
 
     @classmethod
-    async def made(cls, client: Redis, record: RunRecord | None = None) -> Run:
+    async def create(cls, client: Redis, record: RunRecord | None = None) -> Run:
+        """Make the run in Redis; COORDINATOR leads it."""
         run = cls(client, record or record_of())
         await run.runs.make(run.record)
-        await Election(client, run.keys, PLANNER).gain()
+        await Election(client, run.keys, COORDINATOR).gain()
         return run
 
     async def publish(
@@ -78,38 +87,38 @@ class Run:
         exhausted: bool = False,
         reasons: Mapping[str, str] | None = None,
     ) -> bool:
-        """Publish the keys behind the last ones."""
+        """Publish the keys as the next chunk."""
         before = self.cursor
         self.cursor = str(Cursor(int(before.split(":")[0]) + 1))
         return await self.streams.publish(
-            PLANNER,
-            packed(keys, self.layout, reasons),
+            COORDINATOR,
+            blocks_of(keys, self.layout, reasons),
             skipped=skipped,
             cursor=before,
             next_cursor=self.cursor,
             exhausted=exhausted,
         )
 
-    async def counts(self) -> Counts:
-        return await counts(self.client, self.record)
+    async def counts(self) -> RunCounts:
+        return await read_counts(self.client, self.record)
 
     async def queued_keys(self) -> list[str]:
         """Every key in the streams, sorted."""
         keys: list[str] = []
         for shard in range(self.layout.shards):
             for _, fields in await self.client.xrange(self.keys.stream(shard)):
-                keys += decode(ShardId(shard), fields[b"b"]).keys
+                keys += decode_block(ShardId(shard), fields[b"b"]).keys
         return sorted(keys)
 
     async def next(self, worker: WorkerId) -> Claim | None:
-        """The worker's next block, from whichever shard."""
+        """Claim the worker's next block, from any shard."""
         while (shard := await self.streams.claim_shard(worker)) is not None:
             if claim := await self.streams.claim(worker, shard):
                 return claim
         return None
 
     async def drain(self, worker: WorkerId) -> list[Claim]:
-        """All that the worker can claim."""
+        """Claim all blocks that the worker can get."""
         claims: list[Claim] = []
         while (claim := await self.next(worker)) is not None:
             claims.append(claim)
@@ -121,18 +130,47 @@ class Run:
         return await self.streams.complete(worker, sequence, completion(claims, outcome))
 
     async def died(self, worker: WorkerId) -> None:
-        """The worker was killed, and its lease has ended."""
+        """Let the worker be dead, and its lease ended."""
         await self.client.zrem(self.keys.workers, worker)
 
     async def everything(self) -> dict[bytes, bytes | None]:
-        """The whole Redis: for "nothing changed"."""
+        """All of Redis, to see that nothing changed."""
         return {key: await self.client.dump(key) for key in await self.client.keys()}
+
+
+async def run_in_progress(redis: Redis, name: str) -> Run:
+    """A run that is worked on, with every kind of Redis key that a run can have."""
+    run = await Run.create(redis, record_of(name))
+    await run.publish(numbered(500))
+    await run.streams.join(ONE)
+    await run.streams.join(TWO)
+    first = await run.next(ONE)
+    assert first
+    shard = await run.streams.claim_shard(TWO)
+    assert shard is not None
+    await redis.xadd(run.keys.stream(shard), {"b": "rubbish"})
+    await run.streams.claim(TWO, shard)
+    assert await run.streams.claim(TWO, shard) is None
+    done, deferred = completion([first]), first.block.keys[0]
+    waits = [Deferral(digest(deferred), deferred, Attempts(1, 0, ("12:00:00 status 500",)), 60.0)]
+    await run.streams.complete(ONE, 1, replace(done, outcomes=done.outcomes[1:], deferred=waits))
+    await run.streams.renew(TWO, waits="Postgres does not answer")
+    limiter = Limiter(redis, run.keys, LIMITS)
+    await limiter.pause("paused.example", 5.0)
+    assert (await limiter.reserve(HOST, 1)).slots
+    limiter.report(HOST, failed=1)
+    await limiter._send_report()
+    await LimitOverrides(redis, run.keys).change(HOST, concurrency=3)
+    robots = RobotsCache(redis, run.keys, ONE)
+    await robots.ask("https://example.org", 10.0)
+    await robots.store("https://example.org", b"found", 3600.0)
+    return run
 
 
 def completion(claims: Sequence[Claim], outcome: Outcome = Outcome.STORED, requests: int = 0) -> Completion:
     return Completion(
         outcomes=[(digest(key), outcome) for claim in claims for key in claim.block.keys],
-        finished=[Finished(claim.shard, claim.entry, len(claim.block.keys)) for claim in claims],
+        finished=[FinishedBlock(claim.shard, claim.entry, len(claim.block.keys)) for claim in claims],
         requests=requests,
         received=10 * requests,
     )
@@ -142,25 +180,27 @@ def keys_of(claims: Iterable[Claim]) -> list[str]:
     return sorted(key for claim in claims for key in claim.block.keys)
 
 
-class LostAnswer:
-    """A script that is carried out, and whose first answers never arrive."""
+class LostResult:
+    """A script that is carried out, and whose first results do not arrive."""
 
     def __init__(self, script: Script, *, lost: int = 1) -> None:
         self._script = script
         self.lost = lost
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        answer = await self._script(keys, arguments)
+        result = await self._script(keys, arguments)
         if self.lost:
             self.lost -= 1
             raise redis.exceptions.ConnectionError("Connection closed by server.")
-        return answer
+        return result
 
 
 @dataclass
 class MemorySource:
-    """A source of keys and refused lines in memory; its cursor counts them. `held_at` is where reading stops until
-    `go` is set."""
+    """A source of keys and refused lines in memory; its cursor counts them.
+
+    Reading stops at `held_at` until `go` is set.
+    """
 
     lines: Sequence[str | Refused]
     cursor: Cursor = field(default_factory=Cursor)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coordinator.tasks import cancelled, until_first
+from coordinator.tasks import cancel_and_wait, run_until_first_ends
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,7 @@ async def failing(error: Exception) -> None:
 
 async def test_when_the_first_returns_the_others_are_ended_before_it_goes_on() -> None:
     one, two = Sleeper(), Sleeper()
-    await until_first(one.run(), nothing(), two.run())
+    await run_until_first_ends(one.run(), nothing(), two.run())
     assert one.began
     assert one.ended
     assert two.ended
@@ -51,15 +51,15 @@ async def test_when_the_first_returns_the_others_are_ended_before_it_goes_on() -
 async def test_when_the_first_fails_the_others_are_ended_and_its_error_is_raised() -> None:
     sleeper = Sleeper()
     with pytest.raises(LookupError, match="mine"):
-        await until_first(sleeper.run(), failing(LookupError("mine")))
+        await run_until_first_ends(sleeper.run(), failing(LookupError("mine")))
     assert sleeper.ended
 
 
 async def test_of_several_that_failed_at_once_the_first_argument_counts() -> None:
     with pytest.raises(LookupError):
-        await until_first(failing(LookupError()), failing(KeyError()))
+        await run_until_first_ends(failing(LookupError()), failing(KeyError()))
     with pytest.raises(KeyError):
-        await until_first(nothing(), failing(KeyError()), failing(LookupError()))
+        await run_until_first_ends(nothing(), failing(KeyError()), failing(LookupError()))
 
 
 async def test_what_fails_while_it_is_cancelled_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -71,15 +71,15 @@ async def test_what_fails_while_it_is_cancelled_hides_nothing(caplog: pytest.Log
 
     with caplog.at_level(logging.ERROR):
         with pytest.raises(OSError, match="the cause"):
-            await until_first(fails_at_its_end(), failing(OSError("the cause")))
-        await until_first(fails_at_its_end(), nothing())
+            await run_until_first_ends(fails_at_its_end(), failing(OSError("the cause")))
+        await run_until_first_ends(fails_at_its_end(), nothing())
         gc.collect()
     assert not caplog.records, "no task is reported as forgotten"
 
 
 async def test_cancelling_the_call_ends_all() -> None:
     one, two = Sleeper(), Sleeper()
-    call = asyncio.create_task(until_first(one.run(), two.run()))
+    call = asyncio.create_task(run_until_first_ends(one.run(), two.run()))
     await eventually(lambda: one.began and two.began, "both to begin")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -89,7 +89,7 @@ async def test_cancelling_the_call_ends_all() -> None:
 
 
 async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.tasks.CANCEL_AGAIN", 0.01)
+    monkeypatch.setattr("coordinator.tasks.CANCEL_REPEAT_SECONDS", 0.01)
     swallowed = 0
 
     async def deaf() -> None:
@@ -103,7 +103,7 @@ async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPa
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
     async with asyncio.timeout(20):
-        await cancelled([task])
+        await cancel_and_wait([task])
     assert task.done()
     assert swallowed == 3
 
@@ -112,5 +112,5 @@ async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPa
 async def test_tasks_that_ended_already_are_no_trouble(body: Callable[[], object]) -> None:
     task: asyncio.Task[None] = asyncio.create_task(body())  # type: ignore[arg-type]
     await asyncio.wait([task])
-    await cancelled([task])
-    await cancelled([])
+    await cancel_and_wait([task])
+    await cancel_and_wait([])

@@ -16,7 +16,7 @@ from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
-from coordinator.status import counts
+from coordinator.status import read_counts
 from crawler import opening
 from crawler.model import Page
 from crawler.opening import OpenedRun, open_run
@@ -69,7 +69,7 @@ class Place:
         record = await self.record()
         done = DoneSet(self.redis, RunKeys("test"), record.layout, record.epoch)
         by_digest = {digest(key): key for key in keys}
-        return {by_digest[found] for found in await done.finished(sorted(by_digest))}
+        return {by_digest[found] for found in await done.intersection(sorted(by_digest))}
 
     async def runs(self) -> list[tuple[str, str]]:
         """(name, epoch) of every run in Postgres."""
@@ -103,7 +103,7 @@ async def test_a_new_run_is_made_in_postgres_and_in_redis(place: Place) -> None:
     assert (record.name, record.layout.shards) == ("test", 4)
     assert record.total == pytest.approx(1200, rel=0.2)
     assert record.fingerprint
-    now = await counts(place.redis, record)
+    now = await read_counts(place.redis, record)
     assert (now.done, now.published, now.exhausted) == (0, 0, False)
 
 
@@ -127,7 +127,7 @@ async def test_a_run_that_is_opened_again_goes_on_where_it_is(place: Place) -> N
     again = await place.open()
     assert again.resumed
     assert again.record == first.record
-    now = await counts(place.redis, record)
+    now = await read_counts(place.redis, record)
     assert (now.published, now.queued) == (2, 2)
     assert await place.runs() == [("test", record.epoch)]
 
@@ -234,7 +234,7 @@ async def rebuilt(place: Place, before: RunRecord) -> RunRecord:
     assert record.epoch != before.epoch
     assert await place.runs() == [("test", record.epoch)]
     assert await place.done(KEYS) == set(KEYS[:800])
-    now = await counts(place.redis, record)
+    now = await read_counts(place.redis, record)
     assert {outcome: keys for outcome, keys in now.outcomes.items() if keys} == {Outcome.STORED: 700, Outcome.GONE: 100}
     assert (now.published, now.resolved, now.exhausted) == (0, 0, False)
     return record

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.model import Block, ShardId
-from coordinator.queue.wire import MOST_BYTES, encode
+from coordinator.queue.wire import MAX_BLOCK_BYTES, encode_block
 from coordinator.redis.keys import RunKeys
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl
 from tests.faults.table import Row
@@ -27,7 +27,7 @@ async def test_the_same_key_in_two_blocks(crawl: Crawl) -> None:
 
 
 def a_payload(keys: Sequence[str]) -> bytes:
-    return encode(Block(ShardId(0), tuple(keys)))
+    return encode_block(Block(ShardId(0), tuple(keys)))
 
 
 def altered(place: int, value: Any) -> bytes:
@@ -53,7 +53,7 @@ MALFORMED = (
     msgpack.packb({"keys": ["x"]}),
     b"\xdd\xff\xff\xff\xff",
     b"\x91" * 10_000,
-    a_payload(["x" * MOST_BYTES]),
+    a_payload(["x" * MAX_BLOCK_BYTES]),
 )
 
 
@@ -66,9 +66,9 @@ async def test_another_program_puts_hostile_entries_into_the_queue(crawl: Crawl,
         await redis.xadd(stream, {"b": payload})
     await redis.xadd(stream, {"another": "field"})
     ended = await crawl.complete(running)
-    assert await redis.llen(RunKeys(NAME).aside) == len(MALFORMED) + 1
-    assert ended.err.count("is put aside") == len(MALFORMED) + 1
-    await redis.delete(RunKeys(NAME).aside)
+    assert await redis.llen(RunKeys(NAME).quarantine) == len(MALFORMED) + 1
+    assert ended.err.count("is quarantined") == len(MALFORMED) + 1
+    await redis.delete(RunKeys(NAME).quarantine)
     await crawl.audited("25 hostile entries in a stream", f"{len(MALFORMED) + 1} XADDs", again=IN_HAND)
 
 

@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from coordinator.queue.streams import LEASE
-from coordinator.redis.connection import connect
+from coordinator.queue.streams import WORKER_LEASE_SECONDS
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import source
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl, lasting
@@ -136,7 +136,7 @@ async def test_redis_reaches_its_memory_limit(crawl: Crawl, redis: Redis) -> Non
     before = await workers_with_a_lease(redis)
     await redis.config_set("maxmemory", 2_000_000)
     try:
-        await lasting(LEASE + 3.0)
+        await lasting(WORKER_LEASE_SECONDS + 3.0)
         assert await workers_with_a_lease(redis) == before, "the same leases as before"
         assert await redis.hget(STATE, "state") == b"running"
     finally:
@@ -232,7 +232,7 @@ async def streams(redis: Redis) -> list[bytes]:
 
 async def call(url: str, *words: str) -> None:
     """Send one command, on a new connection."""
-    client = connect(url)
+    client = connect_redis(url)
     try:
         await client.execute_command(*words)  # type: ignore[no-untyped-call]
     finally:

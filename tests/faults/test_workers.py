@@ -9,7 +9,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.queue.streams import LEASE
+from coordinator.queue.streams import WORKER_LEASE_SECONDS
 from coordinator.redis.keys import RunKeys
 from tests.faults.crawl import CONCURRENCY, IN_HAND, KEYS, NAME, Crawl, lasting
 from tests.live.examples import UPSTREAM_KEYS
@@ -27,7 +27,7 @@ async def test_a_worker_frozen_for_three_leases(crawl: Crawl, redis: Redis) -> N
     await crawl.requested(KEYS // 10)
     worker = await running.child("worker-1")
     worker.suspend()
-    await lasting(3 * LEASE)
+    await lasting(3 * WORKER_LEASE_SECONDS)
     assert crawl.upstream.requests > KEYS // 10 + CONCURRENCY, "the other worker went on alone"
     worker.resume()
     await crawl.recovered()

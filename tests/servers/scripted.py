@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.limits.limiter import HORIZON, Reservation
+from coordinator.limits.limiter import HORIZON_SECONDS, Reservation
 from crawler.model import HttpResponse
 
 
@@ -28,7 +28,7 @@ class ScriptedLimiter:
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def rated(self, upstream: str) -> bool:
+    def needs_slots(self, upstream: str) -> bool:
         return upstream in self.rates
 
     def rate(self, upstream: str) -> float | None:
@@ -37,11 +37,11 @@ class ScriptedLimiter:
     def concurrency(self, upstream: str) -> int | None:
         return self.concurrencies.get(upstream)
 
-    def resumes(self, upstream: str) -> float:
+    def resumes_at(self, upstream: str) -> float:
         return self.paused_until.get(upstream, 0.0)
 
     async def pause(self, upstream: str, seconds: float) -> None:
-        self.paused_until[upstream] = max(self.resumes(upstream), self.clock() + seconds)
+        self.paused_until[upstream] = max(self.resumes_at(upstream), self.clock() + seconds)
         self.on_change()
 
     def report(self, upstream: str, **what: Any) -> None:
@@ -55,10 +55,10 @@ class ScriptedLimiter:
         interval = 1 / self.rates[upstream]
         last = self.reserved.get(upstream, [0.0])[-1]
         first = max(last + interval, self.clock())
-        if first > self.clock() + HORIZON:
-            return Reservation((), first - HORIZON)
+        if first > self.clock() + HORIZON_SECONDS:
+            return Reservation((), first - HORIZON_SECONDS)
         fair = max(1, int(0.025 / interval + 0.5))
-        count = min(wanted, fair, int((self.clock() + HORIZON - first) / interval) + 1)
+        count = min(wanted, fair, int((self.clock() + HORIZON_SECONDS - first) / interval) + 1)
         slots = tuple(first + index * interval for index in range(count))
         self.reserved.setdefault(upstream, []).extend(slots)
         return Reservation(slots, first)

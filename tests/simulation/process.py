@@ -1,4 +1,4 @@
-"""One simulated process: some coroutines of which any may go on next, until it dies, freezes or ends."""
+"""One simulated process: coroutines that are resumed one step at a time, in any order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from coordinator.errors import EpochLost, LeaseLost, PostgresUnavailable, RedisU
 from coordinator.model import RunState
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.redis.retrying import retry_unavailable
-from tests.simulation.client import Client
-from tests.simulation.loop import NAP
+from tests.simulation.faulty_client import FaultyClient
 from tests.simulation.stand_ins import Killed
 from tests.simulation.truth import pause
+from tests.simulation.turns import NAP
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -21,7 +21,7 @@ RUN = "run"
 
 
 class Process:
-    """One process: some coroutines of which any may go on next, until it dies, freezes or ends."""
+    """One process. Any of its coroutines may be resumed next, until it dies, freezes or ends."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         self.simulation = simulation
@@ -31,7 +31,7 @@ class Process:
         self.tasks: dict[str, Coroutine[Any, Any, Any]] = {}
         self.at: dict[str, str] = {}
         self.frozen_until = 0
-        self.client = Client(simulation.wire, name)
+        self.client = FaultyClient(simulation.redis, name)
 
     @property
     def frozen(self) -> bool:
@@ -39,7 +39,7 @@ class Process:
 
     def begin(self) -> None:
         self.lives += 1
-        self.client = Client(self.simulation.wire, self.who)
+        self.client = FaultyClient(self.simulation.redis, self.who)
         self.run(begin=self.life())
 
     @property
@@ -47,17 +47,17 @@ class Process:
         return f"{self.name}.{self.lives}"
 
     def run(self, **tasks: Coroutine[Any, Any, Any]) -> None:
-        """These coroutines and no others."""
+        """Close the coroutines that it had, and have these."""
         for task in self.tasks.values():
             task.close()
         self.tasks, self.at = dict(tasks), dict.fromkeys(tasks, "")
 
     def die(self) -> None:
-        """As by kill -9."""
+        """End as by kill -9."""
         self.run()
 
     def step(self, task: str, fault: str | None = None) -> None:
-        """Let one coroutine go on to its next pause."""
+        """Resume one coroutine until its next pause."""
         if not self.tasks:
             return self.begin()
         self.client.fault = fault
@@ -76,9 +76,9 @@ class Process:
             self.client.fault = None
 
     def beat(self) -> None:
-        """Let what beats on a clock do so once."""
+        """Do once what the process does regularly: renew its lease."""
 
-    def beats(self, task: str) -> None:
+    def resume_until_it_sleeps(self, task: str) -> None:
         for _ in range(4):
             if task in self.tasks:
                 self.step(task)
@@ -89,18 +89,18 @@ class Process:
         raise NotImplementedError
 
     def ready(self) -> list[str]:
-        """The tasks that would do something."""
+        """The tasks that can be resumed."""
         return list(self.tasks) or ["begin"]
 
     def ended(self, task: str, value: Any) -> None:
-        """A coroutine came to its end."""
+        """A coroutine has returned."""
 
     def failed(self, error: Exception) -> None:
-        """A coroutine ended the whole life."""
+        """A coroutine raised an error, which ends all of them."""
         self.run()
 
     async def record(self) -> RunRecord:
-        """The run, once Redis and Postgres agree on it."""
+        """The run, when Redis and Postgres agree on it."""
         client: Any = self.client
         while True:
             record = await retry_unavailable(lambda: Runs(client).find(RUN), "process")

@@ -1,7 +1,7 @@
-"""The processes of a simulation: the product's own coroutines, which pause before whatever others can see.
+"""The processes of a simulation: the product's own coroutines, which pause before each step that others can see.
 
-Real are worker, intake, batch, planner, janitor, leadership and rebuild. Stand-ins are told in their own file, and the
-few lines of `runner`, `coordinate` and `opening` that need an event loop are told again here.
+Worker, intake, batch, planner, janitor, election and rebuild are the real ones. What is replaced is in stand_ins. The
+few lines of `runner`, `Coordinator.run` and `opening` that need an event loop are repeated here.
 """
 
 from __future__ import annotations
@@ -22,16 +22,23 @@ from crawler.fetch.fetcher import Meter
 from crawler.job.models import StoreSettings
 from crawler.pipeline.intake import Intake
 from crawler.worker import Worker
-from tests.simulation.client import LOST
-from tests.simulation.loop import IDLE, NAP
+from tests.simulation.faulty_client import LOST
 from tests.simulation.process import RUN, Process
-from tests.simulation.stand_ins import FETCH, CountingFetcher, DictWriter, OneLine, OnePage, PromptBatch
+from tests.simulation.stand_ins import (
+    FETCH,
+    CountingFetcher,
+    DictWriter,
+    OnePageBuilder,
+    OneQueueScheduler,
+    PromptBatch,
+)
+from tests.simulation.turns import IDLE, NAP
 
 Flush = Callable[[Worker], Coroutine[Any, Any, None]]
 
 
 class WorkerProcess(Process):
-    """One lease after another, as `runner` has it."""
+    """A worker process: it joins with one lease after another, as `runner` does."""
 
     worker: Worker | None = None
 
@@ -44,21 +51,21 @@ class WorkerProcess(Process):
         meter, lanes = Meter(), self.simulation.lanes
         self.streams = Streams(client, keys, record.layout, record.epoch)
         self.batch = PromptBatch(StoreSettings(batch_age=0.0), clock=lambda: 0.0)
-        self.scheduler = OneLine(self.simulation.at_hand)
+        self.scheduler = OneQueueScheduler(self.simulation.at_hand)
         self.intake = Intake(
             streams=self.streams,
             done=DoneSet(client, keys, record.layout, record.epoch),
             worker=name,
             batch=self.batch,
             template=SimpleNamespace(url="|".join, fault=lambda key: None),  # type: ignore[arg-type]
-            matcher=SimpleNamespace(of=lambda url: "upstream"),  # type: ignore[arg-type]
+            matcher=SimpleNamespace(upstream_of=lambda url: "upstream"),  # type: ignore[arg-type]
             scheduler=self.scheduler,  # type: ignore[arg-type]
             keys_per_request=1,
         )
         parts: dict[str, Any] = {
             "scheduler": self.scheduler,
             "fetcher": CountingFetcher(self.truth, self.who, meter),
-            "pages": OnePage(),
+            "pages": OnePageBuilder(),
             "writer": DictWriter(self.truth, self.client, self.who),
         }
         worker = Worker(
@@ -90,14 +97,14 @@ class WorkerProcess(Process):
 
     def failed(self, error: Exception) -> None:
         if self.worker is not None:
-            self.truth.unclean += 1
+            self.truth.unclean_ends += 1
             self.worker = None
         if isinstance(error, EpochLost) and self.truth.epoch == self.opened.epoch:
             self.truth.epoch = None  # `Catalogue.void_epoch`
         self.run()
 
     def die(self) -> None:
-        self.truth.unclean += self.worker is not None
+        self.truth.unclean_ends += self.worker is not None
         self.worker = None
         super().die()
 
@@ -126,11 +133,11 @@ class WorkerProcess(Process):
                 del self.at[task]
 
     def beat(self) -> None:
-        self.beats("heartbeat")
+        self.resume_until_it_sleeps("heartbeat")
 
 
 class CoordinatorProcess(Process):
-    """Leads or stands by, as `coordinate` has it."""
+    """A coordinator process: it leads or stands by, as `Coordinator.run` does."""
 
     async def life(self) -> None:
         record = await self.record()
@@ -158,19 +165,19 @@ class CoordinatorProcess(Process):
             self.run()
 
     def beat(self) -> None:
-        self.beats("keep")
+        self.resume_until_it_sleeps("keep")
 
 
 class Opener(Process):
-    """Whoever starts the command again: makes the run, or rebuilds what Redis lost, as `opening` has it."""
+    """The user who starts the command again: makes the run, or rebuilds what Redis lost, as `opening` does."""
 
     async def life(self) -> None:
-        truth, wire = self.truth, self.simulation.wire
+        truth, redis = self.truth, self.simulation.redis
         client: Any = self.client
         runs = Runs(client)
         record = await runs.find(RUN)
         if truth.complete:
-            if record is not None and wire.account.state != "complete":
+            if record is not None and redis.model.state != "complete":
                 await runs.finish(record, self.simulation.counts())
             return
         if record is not None and record.epoch == truth.epoch:
@@ -193,7 +200,7 @@ class Opener(Process):
 
     @property
     def needed(self) -> bool:
-        truth, wire = self.truth, self.simulation.wire
+        truth, redis = self.truth, self.simulation.redis
         if truth.complete:
-            return wire.account.epoch is not None and wire.account.state != "complete"
-        return wire.account.epoch is None or wire.account.epoch != truth.epoch
+            return redis.model.epoch is not None and redis.model.state != "complete"
+        return redis.model.epoch is None or redis.model.epoch != truth.epoch

@@ -1,6 +1,7 @@
-"""Simulated schedules of lease and commit: who goes on next, what goes wrong, who dies and who freezes, from a seed.
+"""One simulated schedule of lease and commit. A seed decides who goes on next, what fails, who dies and who freezes.
 
-Redis and its scripts are real (see wire), and so is the code of the processes (see processes); the clock is simulated.
+Redis and its scripts are real (see checked_redis), and so is the code of the processes (see processes). The clock is
+simulated.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from coordinator.redis.retrying import retry_unavailable
 from coordinator.source import Cursor
 from crawler.worker import Worker
 from tests.coordinator.parts import MemorySource
-from tests.simulation.client import LOST, TWICE, UNSENT
-from tests.simulation.loop import IDLE, NAP, Clock
+from tests.simulation.checked_redis import CheckedRedis
+from tests.simulation.fault_rates import FaultRates
+from tests.simulation.faulty_client import LOST, NOT_SENT, TWICE
 from tests.simulation.process import RUN, Process
 from tests.simulation.processes import CoordinatorProcess, Flush, Opener, WorkerProcess
 from tests.simulation.stand_ins import outcome_of
 from tests.simulation.truth import Broken, Truth
-from tests.simulation.weather import Weather
-from tests.simulation.wire import Wire
+from tests.simulation.turns import IDLE, NAP, TurnClock
 
-# Calls that a schedule has few of go wrong more often.
+# A schedule has few of these calls, so they fail more often.
 RARE = (
     "queue/publish",
     "run/check_resolved",
@@ -36,15 +37,15 @@ RARE = (
     "run/release",
     "transaction",
 )
-TAIL_ROUNDS = 200
+FAIR_ROUNDS = 200
 
 
 class Simulation:
     """One schedule, drawn from a seed."""
 
-    def __init__(self, wire: Wire, clock: Clock, seed: int, flush: Flush = Worker._flush) -> None:
+    def __init__(self, redis: CheckedRedis, clock: TurnClock, seed: int, flush: Flush = Worker._flush) -> None:
         self.random = random = Random(seed)
-        self.wire = wire
+        self.redis = redis
         self.flush = flush
         self.layout = Layout(shards=random.choice((1, 1, 2, 4)), buckets=4)
         corpus = [f"key {number}" for number in range(random.randint(4, 32))]
@@ -60,19 +61,19 @@ class Simulation:
         self.at_hand = random.choice((1, 3, 8))
         self.high_water = random.choice((8, 20, 60, 200))
         self._epochs = 0
-        wire.begin(self.truth, once=self._once)
+        redis.begin(self.truth, once=self._once)
         self.opener = Opener(self, "opener")
         self.workers = [WorkerProcess(self, f"worker-{number + 1}") for number in range(random.randint(1, 4))]
         self.coordinators = [CoordinatorProcess(self, f"lead-{number + 1}") for number in range(random.randint(1, 2))]
         self.processes: list[Process] = [*self.workers, *self.coordinators]
 
     def play(self) -> None:
-        """The random part, the fair tail, and what must hold after them."""
+        """Play the random part and the part without faults, then check what must hold."""
         try:
             self._open()
             self._arrive()
-            self._chance()
-            self._fairness()
+            self._play_with_faults()
+            self._play_without_faults()
             self._verify()
         finally:
             for process in (self.opener, *self.workers, *self.coordinators):
@@ -90,45 +91,45 @@ class Simulation:
         return Counter(outcome for outcome, _ in self.truth.pages.values())
 
     async def finish(self, client: Any, record: RunRecord) -> None:
-        """`Workforce._finish`: Postgres first."""
+        """As `runner` does it: first in Postgres, then in Redis."""
         self.truth.complete = True
         self.truth.say(client.who, "takes the final counts")
         await retry_unavailable(lambda: Runs(client).finish(record, self.counts()), "worker")
 
     def _open(self) -> None:
-        """An opening is one process' at a time, under a lock in Postgres: it is played in one go, or dies in it."""
+        """Open the run in one go: a lock in Postgres lets only one process do it at a time."""
         while self.opener.needed:
             self.opener.begin()
             while self.opener.tasks:
                 self.opener.step("begin")
 
     def _arrive(self) -> None:
-        """Most schedules begin with everybody there."""
+        """Let processes join; most schedules begin with all of them."""
         for process in self.processes:
             for _ in range(self.random.choice((0, 8, 8, 8))):
                 if "begin" in process.tasks or not process.tasks:
                     process.step("begin")
 
-    def _chance(self) -> None:
-        random, weather = self.random, Weather.of(self.random)
+    def _play_with_faults(self) -> None:
+        random, rates = self.random, FaultRates.draw(self.random)
         for _ in range(random.randint(60, 360)):
             draw = random.random()
             for rate, happening in (
-                (weather.advance, self._advance),
-                (weather.die, self._kill),
-                (weather.freeze, self._freeze),
-                (weather.drain, self._drain),
-                (weather.vanish, self._vanish),
-                (weather.wipe, self._wipe),
+                (rates.advance, self._advance),
+                (rates.die, self._kill),
+                (rates.freeze, self._freeze),
+                (rates.drain, self._drain),
+                (rates.vanish, self._vanish),
+                (rates.wipe, self._wipe),
             ):
                 if draw < rate:
                     happening()
                     break
                 draw -= rate
             else:
-                self._step(weather)
+                self._step(rates)
 
-    def _step(self, weather: Weather) -> None:
+    def _step(self, rates: FaultRates) -> None:
         random = self.random
         if self.opener.needed and random.random() < 0.1:
             self.opener.step("begin") if self.opener.tasks else self.opener.begin()
@@ -145,8 +146,8 @@ class Simulation:
         if ready:
             task = random.choice(ready)
             for _ in range(random.choice((1, 1, 2, 5))):
-                rate = weather.fault * (6 if process.at.get(task) in RARE else 1)
-                fault = random.choice((UNSENT, LOST, LOST, TWICE)) if random.random() < rate else None
+                rate = rates.fault * (6 if process.at.get(task) in RARE else 1)
+                fault = random.choice((NOT_SENT, LOST, LOST, TWICE)) if random.random() < rate else None
                 process.step(task, fault)
                 if task == "flush" and fault == LOST and process.at.get(task) == NAP and random.random() < 0.5:
                     self._hold_up(process)
@@ -157,12 +158,12 @@ class Simulation:
         self.pass_time(self.random.choice((200, 1000, 3000, 6000, 15_000)))
 
     def pass_time(self, milliseconds: int) -> None:
-        """Time passes, and whoever is awake goes on beating."""
+        """Let time pass; processes that are not frozen renew their leases."""
         self.truth.say("world", f"{milliseconds / 1000:g} s pass")
         while milliseconds > 0:
             hop = min(milliseconds, 5000)
             milliseconds -= hop
-            self.wire.advance(hop)
+            self.redis.advance(hop)
             for process in self.processes:
                 if not process.frozen:
                     process.beat()
@@ -172,9 +173,9 @@ class Simulation:
         who = process.who
         self.truth.say(who, "is killed")
         process.die()
-        if isinstance(process, WorkerProcess) and self.random.random() < 0.4 and self.wire.account.epoch is not None:
-            self.truth.say(who, "is buried")
-            self.wire.release_dead(who)
+        if isinstance(process, WorkerProcess) and self.random.random() < 0.4 and self.redis.model.epoch is not None:
+            self.truth.say(who, "is released as dead")
+            self.redis.release_dead(who)
 
     def _freeze(self) -> None:
         process = self.random.choice(self.processes)
@@ -183,7 +184,7 @@ class Simulation:
         self.truth.say(process.who, f"freezes for {seconds} s")
 
     def _hold_up(self, process: Process) -> None:
-        """Delay what this worker repeats: before that, keys that it deferred fall due, and others act on them."""
+        """Delay the call that this worker repeats, so that keys that it deferred are due and claimed before that."""
         process.frozen_until = self.truth.now + 6000
         self.truth.say(process.who, "is held up for 6 s")
         self.pass_time(3000)
@@ -195,38 +196,38 @@ class Simulation:
             process.worker.drain()
 
     def _vanish(self) -> None:
-        self.truth.say("world", self.wire.vanish(self.random.choice))
+        self.truth.say("world", self.redis.vanish(self.random.choice))
 
     def _wipe(self) -> None:
         if not self.truth.complete:
             self.truth.say("world", "Redis is wiped")
-            self.wire.wipe()
+            self.redis.wipe()
 
-    def _fairness(self) -> None:
-        """Everybody thaws, nothing goes wrong any more; then the run must come to its end."""
+    def _play_without_faults(self) -> None:
+        """No process is frozen and nothing fails any more: the run must become complete."""
         truth = self.truth
-        truth.say("world", "the fair tail")
+        truth.say("world", "from here on nothing fails")
         for process in self.processes:
             process.frozen_until = 0
         if self.random.random() < 0.3:
             for process in self.workers[1:]:
                 process.die()
             self.processes = [self.workers[0], *self.coordinators]
-        for _ in range(TAIL_ROUNDS):
+        for _ in range(FAIR_ROUNDS):
             self._open()
             for process in self.processes:
                 self._turn(process)
-            if self.wire.account.state == "complete" and not any(process.worker for process in self.workers):
+            if self.redis.model.state == "complete" and not any(process.worker for process in self.workers):
                 return
             self.pass_time(2000)
-        state, queued, entries, done = self.wire.look()
+        state, queued, entries, done = self.redis.look()
         raise Broken(
             f"the run does not come to its end: {len(done)} of {len(truth.corpus)} keys are done, {queued} keys in "
-            f"{entries} entries are queued, {self.wire.pending()} pending; {state}"
+            f"{entries} entries are queued, {self.redis.pending()} pending; {state}"
         )
 
     def _turn(self, process: Process) -> None:
-        """All that a process can do before it has to wait."""
+        """Let a process do all that it can before it has to wait."""
         for _ in range(60):
             ready = [task for task in process.ready() if task not in ("heartbeat", "keep")]
             moved = False
@@ -238,23 +239,23 @@ class Simulation:
                 return
 
     def _verify(self) -> None:
-        truth, wire = self.truth, self.wire
+        truth, redis = self.truth, self.redis
         truth.expect(
             {digest(key) for key in self.corpus} == truth.pages.keys(), "not every key has exactly one outcome"
         )
         wrong = [key for key in truth.corpus if truth.pages[digest(key)][0] != outcome_of(key)]
-        allowed = {Outcome.FAILED} if truth.unclean >= 3 else set()  # the key at which several workers died
+        allowed = {Outcome.FAILED} if truth.unclean_ends >= 3 else set()  # the key of which several workers died
         wrong = [key for key in wrong if truth.pages[digest(key)][0] not in allowed]
         truth.expect(not wrong, f"{wrong} have another outcome than was fetched")
         times = Counter(self.corpus)
         for key, fetched in truth.fetches.items():
-            most = times[key] * truth.plans + truth.deferred[key] + truth.back[key]
+            most = times[key] * truth.plans + truth.deferred[key] + truth.redelivered[key]
             truth.expect(fetched <= most, f"{key} was fetched {fetched} times, at most {most} can be explained")
-        state, queued, entries, _ = wire.look()
+        state, queued, entries, _ = redis.look()
         truth.expect(queued == entries == 0, f"{entries} entries are left of a complete run")
         truth.expect(
             state.get("published", "0") == state.get("resolved", "0"), f"published is not resolved at the end: {state}"
         )
         counted = {outcome: int(state[outcome.value]) for outcome in Outcome if int(state[outcome.value])}
         truth.expect(counted == dict(self.counts()), f"the counts {counted} are not Postgres' {self.counts()}")
-        truth.expect(not wire.left_behind(), f"a complete run leaves {wire.left_behind()} in Redis")
+        truth.expect(not redis.left_behind(), f"a complete run leaves {redis.left_behind()} in Redis")

@@ -1,4 +1,4 @@
-"""Where simulations are played, one after another."""
+"""Plays simulations, one after another."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Mapping
 import pytest
 
 from crawler.worker import Worker
-from tests.simulation.loop import without_a_loop
+from tests.simulation.checked_redis import CheckedRedis
 from tests.simulation.processes import Flush
 from tests.simulation.simulation import Simulation
 from tests.simulation.truth import Broken
-from tests.simulation.wire import Wire
+from tests.simulation.turns import patch_asyncio
 
 
 class Stage:
-    """A Redis with the product's scripts, and no event loop; `mutations` change the scripts, `flush` the worker."""
+    """A Redis with the product's scripts, and asyncio replaced.
+
+    `mutations` change texts in scripts, `flush` replaces `Worker._flush`: a test makes a fault, and expects Broken.
+    """
 
     def __init__(
         self,
@@ -25,13 +28,13 @@ class Stage:
         flush: Flush = Worker._flush,
     ) -> None:
         self._patch = patch
-        self._clock = without_a_loop(patch)
-        self._wire = Wire(url, mutations)
+        self._clock = patch_asyncio(patch)
+        self._redis = CheckedRedis(url, mutations)
         self._flush = flush
 
     def play(self, seed: int) -> list[str]:
-        """The steps of one schedule. Raises Broken, which tells them."""
-        simulation = Simulation(self._wire, self._clock, seed, self._flush)
+        """Play the schedule of a seed; returns its steps. Raises Broken, with the steps in its text."""
+        simulation = Simulation(self._redis, self._clock, seed, self._flush)
         self._patch.setattr("coordinator.queue.sharding.BLOCK_KEYS", simulation.block_keys)
         trace = simulation.truth.trace
         try:
@@ -41,4 +44,4 @@ class Stage:
         return trace
 
     def close(self) -> None:
-        self._wire.close()
+        self._redis.close()

@@ -1,4 +1,4 @@
-"""What stands in for the world around a worker: an upstream that may always be asked, a Postgres of one table."""
+"""What replaces the rest of the world for a worker: an upstream without limits, a parser, a Postgres of one table."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from crawler.fetch.fetcher import Defer, Lane, Meter, RetryInPlace
 from crawler.fetch.retry import add_attempt
 from crawler.model import Page, Request
 from crawler.pipeline.batch import Batch, Load
-from tests.simulation.client import Client
-from tests.simulation.loop import IDLE
+from tests.simulation.faulty_client import FaultyClient
 from tests.simulation.truth import Truth, pause
+from tests.simulation.turns import IDLE
 
 FETCH, COMMIT = "fetch", "commit"
 
 
 class Killed(BaseException):
-    """This process died of the key that it fetched."""
+    """The process dies of the key that it fetches."""
 
 
-class OneLine:
-    """Lines of an upstream that may be asked at any time, in which lanes wait turn by turn."""
+class OneQueueScheduler:
+    """In the place of Scheduler: one queue, whose upstream has no limit."""
 
     def __init__(self, enough: int) -> None:
         self._enough = enough
@@ -54,14 +54,14 @@ class OneLine:
         return iter(())
 
     def arrived(self, upstream: str) -> None:
-        """Nobody counts."""
+        """Nothing is counted here."""
 
     def resize(self, presence: Presence) -> None:
         """Nothing here is shared."""
 
 
 class PromptBatch(Batch):
-    """A batch that is due as soon as it has anything: the schedule decides how long it fills."""
+    """A batch that is due as soon as it has a page: the schedule decides how many more it gets."""
 
     async def due(self) -> Load | None:
         while not self._is_due():
@@ -72,9 +72,9 @@ class PromptBatch(Batch):
 
 
 class DictWriter:
-    """A Postgres of one table: a page that is there stays as it is."""
+    """In the place of Writer: a dict of pages. A page that is there stays as it is."""
 
-    def __init__(self, truth: Truth, client: Client, name: str) -> None:
+    def __init__(self, truth: Truth, client: FaultyClient, name: str) -> None:
         self._truth = truth
         self._client = client
         self._name = name
@@ -91,7 +91,7 @@ class DictWriter:
 
 
 class CountingFetcher:
-    """Asks nobody, and counts what it would have asked. Some keys need a second or a third try."""
+    """In the place of Fetcher: it sends nothing, and counts requests. Some keys need two or three attempts."""
 
     def __init__(self, truth: Truth, name: str, meter: Meter) -> None:
         self._truth = truth
@@ -120,8 +120,8 @@ def outcome_of(key: str) -> Outcome:
     return (Outcome.STORED, Outcome.STORED, Outcome.GONE, Outcome.FAILED)[digest(key)[15] % 4]
 
 
-class OnePage:
-    """What the parser makes of a reply."""
+class OnePageBuilder:
+    """In the place of PageBuilder."""
 
     def made(self, request: Request, result: str) -> list[Page]:
         return [Page(item, request.url, outcome_of(item.key)) for item in request.items]

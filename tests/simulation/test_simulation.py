@@ -1,6 +1,6 @@
-"""Thousands of schedules of lease and commit on a simulated clock; a failure tells its seed and its steps.
+"""Thousands of schedules of lease and commit on a simulated clock. A failure shows its seed and its steps.
 
-`SEED=n pytest tests/faults/test_simulation.py -k schedules` plays that one again.
+`SEED=n pytest tests/simulation -k few_hundred` plays that schedule again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tests.simulation.stage import Stage
 from tests.simulation.truth import Broken
 
 FEW, MANY, PART = 300, 10_000, 500
-WITHIN = 2000
+SEEDS_PER_MUTATION = 2000
 Staged = Callable[..., Stage]
 
-# What an honest script says -> what a script says that forgot why.
+# A rule that is taken out of a script: {script: (text, other text)}. The simulation must find each of them.
 MUTATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "complete does not look at the lease": {
         "queue/complete": ("if not is_alive(worker) then", "if false then"),
@@ -38,7 +38,7 @@ MUTATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "complete does not look at the epoch": {
         "queue/complete": ("if is_other_run() then", "if false then"),
     },
-    "a claim whose answer got lost is not repeated": {
+    "a claim whose result got lost is not repeated": {
         "queue/claim_block": ("if number == call_number then", "if false then"),
     },
     "what dead workers had is never claimed": {
@@ -77,7 +77,7 @@ MUTATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "outcomes are counted without asking the done set": {
         "queue/complete": ("(newly_done_of[outcome] or 0) + added", "(newly_done_of[outcome] or 0) + count"),
     },
-    "a run is settled when its source is exhausted, whatever the counts say": {
+    "a run is resolved when its source is exhausted, whatever the counts say": {
         "run/check_resolved": ("exhausted == '1' and (published or '0') == (resolved or '0')", "exhausted == '1'"),
     },
     "a replan leaves the pending deliveries behind": {
@@ -91,7 +91,7 @@ MUTATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 
 @pytest.fixture
 def staged(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Staged]:
-    """Makes the stage; the processes' warnings are no news here."""
+    """Makes stages. The warnings of their processes are not shown."""
     stages: list[Stage] = []
 
     def make(mutations: Mapping[str, tuple[str, str]] | None = None, flush: Flush = Worker._flush) -> Stage:
@@ -106,8 +106,8 @@ def staged(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Staged]:
 
 
 def broken_by(stage: Stage) -> str | None:
-    """What the first seed that finds something says, None when none of them does."""
-    for seed in range(WITHIN):
+    """The last line of the first failure; None when no seed fails."""
+    for seed in range(SEEDS_PER_MUTATION):
         try:
             stage.play(seed)
         except Broken as broken:
@@ -116,7 +116,7 @@ def broken_by(stage: Stage) -> str | None:
 
 
 async def ack_first(worker: Worker) -> None:
-    """`Worker._flush` in the wrong order: done and ack, then the commit."""
+    """`Worker._flush` in the wrong order: first the completion in Redis, then the commit."""
     while (load := await worker._batch.due()) is not None:
         await worker._complete(load)
         await worker._writer.write(load.pages)
@@ -142,7 +142,7 @@ def test_a_few_hundred_schedules_keep_every_promise(staged: Staged) -> None:
         "queue/claim_shard",
         "run/release",
     ):
-        assert f"{call} its answer gets lost:" in met
+        assert f"{call} its result gets lost:" in met
     for start in ("queue/split", "run/done_add", "queue/requeue_due", "a stranger deletes an entry", "run/replan -> 1"):
         assert any(what.startswith(start) for what in met), f"no schedule has {start}"
 

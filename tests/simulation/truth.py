@@ -1,4 +1,4 @@
-"""What everybody outside the simulation knows: the corpus, Postgres, the clock, and what happened so far."""
+"""What is true outside Redis: the corpus, the pages in Postgres, the clock, and what happened so far."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from coordinator.model import Outcome
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 
-FIRST = 1_700_000_000_000
+BEGIN_MS = 1_700_000_000_000
 
 
 class Broken(AssertionError):
-    """A promise was broken."""
+    """A simulation broke a promise."""
 
 
 @coroutine
 def pause(at: str) -> Generator[str, None, None]:
-    """Where a coroutine of the simulation waits for its next turn."""
+    """Wait for the next turn. `at` says what comes next, or why the coroutine waits."""
     yield at
 
 
 @dataclass
 class Truth:
-    """Times are ms of the simulated clock."""
+    """The facts that the checks compare Redis with. Times are ms of the simulated clock."""
 
     corpus: Sequence[str]
     keys: RunKeys
     layout: Layout
-    now: int = FIRST
+    now: int = BEGIN_MS
     trace: list[str] = field(default_factory=list)
     pages: dict[bytes, tuple[Outcome, str]] = field(default_factory=dict)
     epoch: str | None = None
     complete: bool = False
     poison: str | None = None
-    unclean: int = 0  # workers that died, or lost their lease
+    unclean_ends: int = 0  # of workers that died, or lost their lease
     # Fetches of each key, and what explains them: how often the source was planned, how often the upstream wanted
-    # another try, how often a block with the key in it went to another worker.
+    # another attempt, how often a block with the key in it went to another worker.
     fetches: Counter[str] = field(default_factory=Counter)
     plans: int = 0
     deferred: Counter[str] = field(default_factory=Counter)
-    back: Counter[str] = field(default_factory=Counter)
+    redelivered: Counter[str] = field(default_factory=Counter)
 
     def say(self, who: str, what: str) -> None:
-        """One step of the schedule, as a line."""
-        self.trace.append(f"{(self.now - FIRST) / 1000:7.2f} s  {who:<8} {what}")
+        """Add one step to the trace."""
+        self.trace.append(f"{(self.now - BEGIN_MS) / 1000:7.2f} s  {who:<8} {what}")
 
     def expect(self, holds: bool, otherwise: str) -> None:
         if not holds:

@@ -63,15 +63,15 @@ end
 
 local function climb(auto, ceiling)
   auto.floor = math.max(auto.floor, auto.rate)
-  local settled = auto.wall and auto.floor >= CLOSE_TO_WALL * auto.wall
+  local is_close = auto.wall and auto.floor >= CLOSE_TO_WALL * auto.wall
   local quiet_us = math.max(QUIET_SECONDS, QUIET_REQUESTS / auto.rate) * SECOND_US
-  if settled and now_us - auto.cut >= quiet_us then
+  if is_close and now_us - auto.cut >= quiet_us then
     auto.wall = nil
   end
   if not auto.wall then
     auto.rate = auto.floor * auto.growth
     auto.growth = math.min(FAST_GROWTH, 1 + (auto.growth - 1) * 1.5)
-  elseif settled then
+  elseif is_close then
     auto.rate = auto.floor
   else
     auto.rate = (auto.floor + auto.wall) / 2

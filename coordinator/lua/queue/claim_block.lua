@@ -60,7 +60,7 @@ local function take_over(dead)
     if entry and entry[2] then
       return deliver(entry, deliveries)
     end
-    -- The body of this entry is gone (a stranger trimmed the stream): ack it, because Redis 6.2 would offer it forever.
+    -- The body of this entry is gone (another program trimmed the stream): ack it, because Redis 6.2 would offer it forever.
     redis.call('XACK', stream_key, GROUP, pending[1])
     pending = first_pending(dead)
   end

@@ -1,5 +1,5 @@
--- Purpose: find keys that vanished from the queue (a stranger trimmed a stream, say): no stream has an entry, and still
--- published keys are unresolved. Then the source is planned again from its beginning; the done set drops what is
+-- Purpose: find keys that vanished from the queue (another program trimmed a stream, say): no stream has an entry, and
+-- still published keys are unresolved. Then the source is planned again from its beginning; the done set drops what is
 -- finished.
 -- KEYS[1] state (hash)   KEYS[2] leader (string)   KEYS[3] due times of deferred keys (zset)   KEYS[4] ready (zset)
 -- KEYS[5..] every stream of the run

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.limits.upstream_health import upstream_health
+from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import LimitSettings, Window
-from tests.simulation.fleet import OK, THROTTLED, UPSTREAM, Clock, Fleet, LeakyBucket
+from tests.simulation.upstream_fleet import OK, THROTTLED, UPSTREAM, Fleet, LeakyBucket, RedisClock
 
 pytestmark = pytest.mark.anyio
 
@@ -17,13 +17,13 @@ AUTO = LimitSettings(auto=True)
 
 
 async def fleet_at(redis: Redis, upstream: LeakyBucket, limit: LimitSettings = AUTO) -> Fleet:
-    clock = Clock(redis)
+    clock = RedisClock(redis)
     await clock.set(0.0)
     return Fleet(clock, [clock.limiter(KEYS, limit) for _ in range(2)], upstream)
 
 
 async def found(redis: Redis) -> float:
-    (health,) = await upstream_health(redis, KEYS)
+    (health,) = await read_upstream_health(redis, KEYS)
     assert health.upstream == UPSTREAM
     assert health.found_rate is not None
     return health.found_rate
@@ -73,39 +73,39 @@ async def test_what_was_found_is_kept_for_those_who_come_next(redis: Redis) -> N
     assert again.count(OK) > 0.9 * 5 * 180
 
 
-async def test_one_step_is_taken_however_many_workers_tell(redis: Redis) -> None:
-    clock = Clock(redis)
+async def test_one_step_is_taken_however_many_workers_report(redis: Redis) -> None:
+    clock = RedisClock(redis)
     await clock.set(0.0)
     limiters = [clock.limiter(KEYS, AUTO) for _ in range(20)]
     for limiter in limiters:
         limiter.report(UPSTREAM, 10)
-        await limiter._tell()
+        await limiter._send_report()
     await clock.set(1.0)
     for limiter in limiters:
         limiter.report(UPSTREAM, 10)
-        await limiter._tell()
+        await limiter._send_report()
     assert await found(redis) == 15
     await clock.set(1.9)
     for limiter in limiters:
         limiter.report(UPSTREAM, 10, throttled=5)
-        await limiter._tell()
+        await limiter._send_report()
     assert await found(redis) == 7.5, "halved once"
 
 
 async def test_a_rate_that_nobody_uses_up_is_not_raised(redis: Redis) -> None:
-    clock = Clock(redis)
+    clock = RedisClock(redis)
     await clock.set(0.0)
     limiter = clock.limiter(KEYS, AUTO)
     for second in range(20):
         await clock.set(float(second))
         limiter.report(UPSTREAM, 2)
-        await limiter._tell()
+        await limiter._send_report()
     assert await found(redis) == 10
 
 
 async def test_rising_latency_ends_the_climb(redis: Redis) -> None:
-    """An upstream that queues what it cannot bear: 100 a second, and then each answer takes longer."""
-    clock = Clock(redis)
+    """An upstream that queues what it cannot bear: 100 a second, and then each response takes longer."""
+    clock = RedisClock(redis)
     await clock.set(0.0)
     queue = LeakyBucket(100, burst=1e9)
 

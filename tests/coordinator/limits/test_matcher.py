@@ -57,19 +57,19 @@ UPSTREAMS = UpstreamMatcher({name: limit(number + 1) for number, name in enumera
     ],
 )
 def test_the_most_specific_entry_wins_and_every_other_host_is_its_own_upstream(url: str, upstream: str) -> None:
-    assert UPSTREAMS.of(url) == upstream
-    assert UPSTREAMS.of(url) == upstream, "and once more, remembered"
+    assert UPSTREAMS.upstream_of(url) == upstream
+    assert UPSTREAMS.upstream_of(url) == upstream, "and once more, from the cache"
 
 
 @pytest.mark.parametrize(("number", "name"), list(enumerate(NAMES)))
 def test_each_entry_is_one_budget(number: int, name: str) -> None:
     assert UPSTREAMS.limit(name) == limit(number + 1)
-    assert UPSTREAMS.named(name)
+    assert UPSTREAMS.has_own_limit(name)
 
 
 def test_other_hosts_get_the_limit_of_the_star_each_else_the_polite_default() -> None:
     star = UpstreamMatcher({"*": limit(7), "x.example": LimitSettings()})
-    assert (star.of("https://a.example/"), star.limit("a.example")) == ("a.example", limit(7))
+    assert (star.upstream_of("https://a.example/"), star.limit("a.example")) == ("a.example", limit(7))
     assert star.limit("x.example") == LimitSettings(), "an entry without a rate lifts it"
     assert UpstreamMatcher({}).limit("a.example") is POLITE
     assert UpstreamMatcher({"*": LimitSettings()}).limit("a.example") == LimitSettings()
@@ -90,13 +90,13 @@ def test_other_hosts_get_the_limit_of_the_star_each_else_the_polite_default() ->
 def test_it_is_known_what_the_job_names_no_limit_for(
     limits: dict[str, LimitSettings], url: str | None, unlimited: str | None
 ) -> None:
-    assert UpstreamMatcher(limits).unlimited(url) == unlimited
+    assert UpstreamMatcher(limits).without_limit(url) == unlimited
 
 
-def test_a_crawl_over_millions_of_hosts_does_not_remember_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator.limits.matcher, "REMEMBERED", 10)
+def test_a_crawl_over_millions_of_hosts_does_not_cache_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator.limits.matcher, "MAX_CACHED_AUTHORITIES", 10)
     upstreams = UpstreamMatcher({"*.example": limit(1)})
     for number in range(100):
-        assert upstreams.of(f"https://{number}.test/a") == f"{number}.test"
-        assert upstreams.of(f"https://{number}.example/a") == "*.example"
-    assert len(upstreams._ways) <= 10
+        assert upstreams.upstream_of(f"https://{number}.test/a") == f"{number}.test"
+        assert upstreams.upstream_of(f"https://{number}.example/a") == "*.example"
+    assert len(upstreams._rules_by_authority) <= 10

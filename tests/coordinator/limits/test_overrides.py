@@ -1,4 +1,4 @@
-"""Limits that are changed while a run goes on, and what `status` tells of upstreams."""
+"""Limits that are changed while a run goes on, and what `status` shows of upstreams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.limits.overrides import LimitOverride, LimitOverrides
-from coordinator.limits.upstream_health import UpstreamHealth, upstream_health
+from coordinator.limits.upstream_health import UpstreamHealth, read_upstream_health
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import LimitSettings, Window
 
@@ -37,19 +37,19 @@ async def test_what_is_changed_is_kept_until_it_is_changed_again(redis: Redis) -
     assert await live.change("a.example", FIVE)
     assert await live.change("a.example", None, 7)
     assert await live.change("*.b.example", AUTO, 0)
-    first, second = await upstream_health(redis, KEYS)
-    assert (first, first.words) == (
-        UpstreamHealth("*.b.example", live=LimitOverride(AUTO, 0)),
+    first, second = await read_upstream_health(redis, KEYS)
+    assert (first, first.summary) == (
+        UpstreamHealth("*.b.example", override=LimitOverride(AUTO, 0)),
         "live rate auto, at most 200/s, live concurrency none",
     )
-    assert (second, second.words) == (
-        UpstreamHealth("a.example", live=LimitOverride(FIVE, 7)),
+    assert (second, second.summary) == (
+        UpstreamHealth("a.example", override=LimitOverride(FIVE, 7)),
         "live rate 5/s and 100/min, live concurrency 7",
     )
     assert await live.change("a.example", "")
-    assert (await upstream_health(redis, KEYS))[1].live == LimitOverride(None, 7)
+    assert (await read_upstream_health(redis, KEYS))[1].override == LimitOverride(None, 7)
     assert await live.change("a.example", "", "")
-    assert [health.upstream for health in await upstream_health(redis, KEYS)] == ["*.b.example"]
+    assert [health.upstream for health in await read_upstream_health(redis, KEYS)] == ["*.b.example"]
 
 
 @pytest.mark.parametrize("state", [None, "complete"])

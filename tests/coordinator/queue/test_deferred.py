@@ -1,4 +1,4 @@
-"""The delayed set on a real Redis: keys go in as their block is finished, and come back in new blocks when due."""
+"""The deferred set on a real Redis: keys go in when their block is finished, and come back in new blocks when due."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from coordinator.errors import EpochLost, LeaseLost, RedisUnavailable
 from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Outcome, RunState
 from coordinator.queue.deferred import DeferredKeys
 from coordinator.queue.sharding import BLOCK_KEYS, digest
-from coordinator.queue.streams import Completion, Finished
-from coordinator.queue.wire import Deferral, decode
+from coordinator.queue.streams import Completion, FinishedBlock
+from coordinator.queue.wire import Deferral, decode_block
 from coordinator.redis.keys import FIRST_CURSOR
 from coordinator.redis.scripts import Script
 from coordinator.roles.janitor import Janitor
 from tests.conftest import eventually
-from tests.coordinator.parts import ONE, PLANNER, TWO, LostAnswer, Run, completion, keys_of, numbered, record_of
+from tests.coordinator.parts import COORDINATOR, ONE, TWO, LostResult, Run, completion, keys_of, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
 HOUR = 3600.0
-TRIED = Attempts(1, 2, ("12:00:00 status 500", "12:00:01 status 429 \u00d72"))
+ATTEMPTS = Attempts(1, 2, ("12:00:00 status 500", "12:00:01 status 429 \u00d72"))
 
 
-def delayed_of(run: Run, epoch: str = "first") -> DeferredKeys:
+def deferred_of(run: Run, epoch: str = "first") -> DeferredKeys:
     return DeferredKeys(run.client, run.keys, run.layout, replace(run.record, epoch=epoch).epoch)  # type: ignore[arg-type]
 
 
 def deferring(
-    claims: Sequence[Claim], keys: Iterable[str], delay: float = 0.0, attempts: Attempts = TRIED, *, finish: bool = True
+    claims: Sequence[Claim],
+    keys: Iterable[str],
+    delay: float = 0.0,
+    attempts: Attempts = ATTEMPTS,
+    *,
+    finish: bool = True,
 ) -> Completion:
-    """Everything in the claims is stored, but for these keys: they wait."""
+    """A completion: all keys of the claims are stored, except these, which are deferred."""
     waiting = set(keys)
     done = completion(claims)
     names = {digest(key) for key in waiting}
@@ -47,21 +52,21 @@ def deferring(
 
 
 async def drained(run: Run, keys: Sequence[str], *, exhausted: bool = True) -> list[Claim]:
-    """The keys, published as a whole source and claimed by ONE."""
+    """Publish the keys as the whole source, and claim them as ONE."""
     await run.publish(keys, exhausted=exhausted)
     await run.streams.join(ONE)
     return await run.drain(ONE)
 
 
-async def settled(run: Run) -> RunState:
+async def check_resolved(run: Run) -> RunState:
     return RunState((await Script(run.client, "run/check_resolved")([run.keys.state], [run.record.epoch])).decode())
 
 
-async def readmitted(run: Run) -> int:
-    """How many keys are due, and now in the queue again."""
-    deferred = delayed_of(run)
+async def requeued(run: Run) -> int:
+    """Requeue what is due; returns how many keys that were."""
+    deferred = deferred_of(run)
     due = await deferred.due()
-    assert await deferred.readmit(PLANNER, due)
+    assert await deferred.requeue(COORDINATOR, due)
     return len(due)
 
 
@@ -75,7 +80,7 @@ async def waiting(run: Run) -> int:
 
 
 async def test_deferring_a_key_and_finishing_its_block_are_one_step(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(100)
     claims = await drained(run, keys)
     assert await run.streams.complete(ONE, 1, deferring(claims, keys[:7], HOUR)) == 93
@@ -84,14 +89,14 @@ async def test_deferring_a_key_and_finishing_its_block_are_one_step(redis: Redis
     assert counts.total == 100, "a key that waits is no second key"
     assert await run.queued_keys() == []
     assert await waiting(run) == 7
-    assert await settled(run) is RunState.RUNNING
+    assert await check_resolved(run) is RunState.RUNNING
 
 
 async def test_repeating_a_completion_defers_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(100)
     done = deferring(await drained(run, keys), keys[:7], HOUR)
-    monkeypatch.setattr(run.streams, "_complete", LostAnswer(run.streams._complete))
+    monkeypatch.setattr(run.streams, "_complete", LostResult(run.streams._complete))
     with pytest.raises(RedisUnavailable):
         await run.streams.complete(ONE, 1, done)
     before = await run.everything()
@@ -102,13 +107,13 @@ async def test_repeating_a_completion_defers_once(redis: Redis, monkeypatch: pyt
 async def test_repeating_a_completion_after_its_keys_came_back_defers_nothing(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(100)
     done = deferring(await drained(run, keys), keys[:7])
-    monkeypatch.setattr(run.streams, "_complete", LostAnswer(run.streams._complete))
+    monkeypatch.setattr(run.streams, "_complete", LostResult(run.streams._complete))
     with pytest.raises(RedisUnavailable):
         await run.streams.complete(ONE, 1, done)
-    assert await readmitted(run) == 7
+    assert await requeued(run) == 7
     before = await run.everything()
     await run.streams.complete(ONE, 1, done)
     assert await run.everything() == before
@@ -117,7 +122,7 @@ async def test_repeating_a_completion_after_its_keys_came_back_defers_nothing(
 
 
 async def test_two_deliveries_that_defer_the_same_key_make_it_wait_once(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     keys = numbered(20)
     claims = await drained(run, keys)
     await run.streams.complete(ONE, 1, deferring(claims, keys[:5], HOUR, finish=False))
@@ -136,7 +141,7 @@ async def test_two_deliveries_that_defer_the_same_key_make_it_wait_once(redis: R
 
 
 async def test_a_worker_whose_lease_or_epoch_is_over_defers_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     done = deferring(await drained(run, numbered(20)), numbered(3), HOUR)
     await run.died(ONE)
     before = await run.everything()
@@ -152,11 +157,11 @@ async def test_a_worker_whose_lease_or_epoch_is_over_defers_nothing(redis: Redis
 
 
 async def test_a_batch_of_thousands_is_deferred_at_once(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(12_000)
     await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys))
     assert await waiting(run) == 12_000
-    assert [await readmitted(run) for _ in range(4)] == [5_000, 5_000, 2_000, 0]
+    assert [await requeued(run) for _ in range(4)] == [5_000, 5_000, 2_000, 0]
     assert await run.queued_keys() == sorted(keys)
 
 
@@ -164,7 +169,7 @@ async def test_a_batch_of_thousands_is_deferred_at_once(redis: Redis) -> None:
 
 
 async def test_a_key_is_due_when_redis_own_clock_says_so(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(4)
     claims = await drained(run, keys)
     deferred = [
@@ -176,7 +181,7 @@ async def test_a_key_is_due_when_redis_own_clock_says_so(redis: Redis) -> None:
     at = {key: float(await redis.zscore(run.keys.deferred_due, digest(key)) or 0) for key in keys}
     assert before + 300 <= at[keys[1]] <= after + 300
     assert before + 3_600_000 <= at[keys[2]] <= after + 3_600_000
-    deferred = delayed_of(run)
+    deferred = deferred_of(run)
 
     async def due_are(*expected: str) -> bool:
         found = await deferred.due()
@@ -195,17 +200,17 @@ async def redis_now(redis: Redis) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-async def test_keys_that_are_due_come_back_in_whole_blocks_with_their_tries(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=8, buckets=8))
+async def test_keys_that_are_due_come_back_in_whole_blocks_with_their_attempts(redis: Redis) -> None:
+    run = await Run.create(redis, record_of(shards=8, buckets=8))
     keys = numbered(1_300)
     claims = await drained(run, keys)
-    attempts = {key: Attempts(index % 5, index % 3, (f"try of {key}",)) for index, key in enumerate(keys)}
+    attempts = {key: Attempts(index % 5, index % 3, (f"attempt on {key}",)) for index, key in enumerate(keys)}
     deferred = [Deferral(digest(key), key, attempts[key], -index) for index, key in enumerate(keys)]
     await run.streams.complete(ONE, 1, replace(completion(claims), outcomes=(), deferred=deferred))
-    assert await readmitted(run) == 1_300
+    assert await requeued(run) == 1_300
     assert await waiting(run) == 0
     blocks = [
-        decode(claims[0].shard, fields[b"b"])
+        decode_block(claims[0].shard, fields[b"b"])
         for shard in range(8)
         for _, fields in await redis.xrange(run.keys.stream(shard))
     ]
@@ -217,18 +222,18 @@ async def test_keys_that_are_due_come_back_in_whole_blocks_with_their_tries(redi
     counts = await run.counts()
     assert (counts.published, counts.resolved, counts.deferred) == (2_600, 1_300, 0)
     await run.complete(ONE, 2, again)
-    assert await settled(run) is RunState.RESOLVED
+    assert await check_resolved(run) is RunState.RESOLVED
     assert (await run.counts()).done == 1_300
 
 
-async def test_tries_survive_a_block_a_split_a_deferral_and_a_block_again(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+async def test_attempts_survive_a_block_a_split_a_deferral_and_a_block_again(redis: Redis) -> None:
+    run = await Run.create(redis, record_of(shards=1))
     keys = numbered(40)
     claims = await drained(run, keys)
-    attempts = {key: Attempts(number, 1, (f"first try of {key}",)) for number, key in enumerate(keys)}
+    attempts = {key: Attempts(number, 1, (f"first attempt on {key}",)) for number, key in enumerate(keys)}
     first = [Deferral(digest(key), key, attempts[key]) for key in keys]
     await run.streams.complete(ONE, 1, replace(completion(claims), outcomes=(), deferred=first))
-    assert await readmitted(run) == 40
+    assert await requeued(run) == 40
     whole = await run.next(ONE)
     assert whole
     await run.streams.split(ONE, whole, list(range(0, 40, 2)))
@@ -238,103 +243,105 @@ async def test_tries_survive_a_block_a_split_a_deferral_and_a_block_again(redis:
     longer = {key: Attempts(one.failed + 1, 1, (*one.history, "second \u00d72")) for key, one in found.items()}
     second = [Deferral(digest(key), key, one) for key, one in longer.items()]
     await run.streams.complete(ONE, 2, replace(completion(parts), outcomes=(), deferred=second))
-    assert await readmitted(run) == 20
+    assert await requeued(run) == 20
     last = await run.drain(ONE)
     assert {key: claim.block.attempts[at] for claim in last for at, key in enumerate(claim.block.keys)} == longer
     await run.complete(ONE, 3, last)
-    assert await settled(run) is RunState.RESOLVED
+    assert await check_resolved(run) is RunState.RESOLVED
 
 
-async def test_readmitting_is_all_or_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+async def test_requeueing_is_all_or_nothing(redis: Redis) -> None:
+    run = await Run.create(redis)
     keys = numbered(50)
     await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys[:10]))
-    deferred = delayed_of(run)
+    deferred = deferred_of(run)
     due = await deferred.due()
     assert len(due) == 10
     some = dict(list(due.items())[4:7])
-    assert await deferred.readmit(PLANNER, some)
+    assert await deferred.requeue(COORDINATOR, some)
     before = await run.everything()
-    assert not await deferred.readmit(PLANNER, due), "others of them are not in the set any more"
-    assert not await deferred.readmit(PLANNER, some), "a repeated call"
+    assert not await deferred.requeue(COORDINATOR, due), "others of them are not in the set any more"
+    assert not await deferred.requeue(COORDINATOR, some), "a repeated call"
     assert await run.everything() == before
-    assert await readmitted(run) == 7
+    assert await requeued(run) == 7
     assert await run.queued_keys() == sorted(keys[:10])
 
 
-async def test_a_readmission_whose_answer_was_lost_is_made_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = await Run.made(redis)
+async def test_a_requeueing_whose_result_was_lost_is_carried_out_once(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await Run.create(redis)
     keys = numbered(50)
     await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys[:10]))
-    deferred = delayed_of(run)
+    deferred = deferred_of(run)
     due = await deferred.due()
-    monkeypatch.setattr(deferred, "_requeue_due", LostAnswer(deferred._requeue_due))
+    monkeypatch.setattr(deferred, "_requeue_due", LostResult(deferred._requeue_due))
     with pytest.raises(RedisUnavailable):
-        await deferred.readmit(PLANNER, due)
+        await deferred.requeue(COORDINATOR, due)
     assert await deferred.due() == {}
-    assert not await deferred.readmit(PLANNER, due)
+    assert not await deferred.requeue(COORDINATOR, due)
     assert await run.queued_keys() == sorted(keys[:10])
 
 
-async def test_only_the_leader_of_this_epoch_readmits(redis: Redis) -> None:
-    run = await Run.made(redis)
+async def test_only_the_leader_of_this_epoch_requeues(redis: Redis) -> None:
+    run = await Run.create(redis)
     await run.streams.complete(ONE, 1, deferring(await drained(run, numbered(50)), numbered(10)))
-    deferred = delayed_of(run)
+    deferred = deferred_of(run)
     due = await deferred.due()
     before = await run.everything()
-    assert not await deferred.readmit("another planner", due)
+    assert not await deferred.requeue("another coordinator", due)
     with pytest.raises(EpochLost, match="start it again"):
-        await delayed_of(run, "second").readmit(PLANNER, due)
+        await deferred_of(run, "second").requeue(COORDINATOR, due)
     assert await run.everything() == before
     await redis.delete(run.keys.leader)
-    assert not await deferred.readmit(PLANNER, due)
+    assert not await deferred.requeue(COORDINATOR, due)
     assert await waiting(run) == 10
 
 
 async def test_a_key_that_was_done_meanwhile_comes_back_and_resolves_all_the_same(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     keys = numbered(20)
     claims = await drained(run, keys)
-    # ONE defers a key and dies; TWO gets the block again and stores the key.
+    # ONE defers a key and dies; TWO takes the block over and stores the key.
     await run.streams.complete(ONE, 1, deferring(claims, keys[:1], finish=False))
     await run.died(ONE)
     await run.streams.join(TWO)
     await run.complete(TWO, 1, await run.drain(TWO))
-    assert await settled(run) is RunState.RUNNING
-    assert await readmitted(run) == 1
+    assert await check_resolved(run) is RunState.RUNNING
+    assert await requeued(run) == 1
     (late,) = await run.drain(TWO)
-    assert await run.done.finished([digest(keys[0])]) == {digest(keys[0])}
-    await run.streams.complete(TWO, 2, Completion([], [Finished(late.shard, late.entry, 1)]))
-    assert await settled(run) is RunState.RESOLVED
+    assert await run.done.intersection([digest(keys[0])]) == {digest(keys[0])}
+    await run.streams.complete(TWO, 2, Completion([], [FinishedBlock(late.shard, late.entry, 1)]))
+    assert await check_resolved(run) is RunState.RESOLVED
     assert (await run.counts()).done == 20
 
 
 # -- counts, and what is missing
 
 
-async def refed(run: Run) -> int:
-    """What the janitor finds missing from the queue."""
+async def replanned(run: Run) -> int:
+    """How many keys the janitor finds missing from the queue."""
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
     keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
-    answer: int = await Script(run.client, "run/replan")(keys, [run.record.epoch, PLANNER, FIRST_CURSOR])
-    return answer
+    missing: int = await Script(run.client, "run/replan")(keys, [run.record.epoch, COORDINATOR, FIRST_CURSOR])
+    return missing
 
 
-async def test_a_run_is_not_resolved_while_a_key_is_delayed(redis: Redis) -> None:
-    run = await Run.made(redis)
+async def test_a_run_is_not_resolved_while_a_key_is_deferred(redis: Redis) -> None:
+    run = await Run.create(redis)
     keys = numbered(30)
     await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys[:1]))
-    assert await settled(run) is RunState.RUNNING
-    assert await refed(run) == 0, "a key that waits is not missing"
-    assert await readmitted(run) == 1
-    assert await settled(run) is RunState.RUNNING
+    assert await check_resolved(run) is RunState.RUNNING
+    assert await replanned(run) == 0, "a key that waits is not missing"
+    assert await requeued(run) == 1
+    assert await check_resolved(run) is RunState.RUNNING
     again = await run.drain(ONE)
-    assert await settled(run) is RunState.RUNNING
+    assert await check_resolved(run) is RunState.RUNNING
     await run.streams.complete(ONE, 2, deferring(again, keys[:1]))
-    assert await settled(run) is RunState.RUNNING
-    assert await readmitted(run) == 1
+    assert await check_resolved(run) is RunState.RUNNING
+    assert await requeued(run) == 1
     await run.complete(ONE, 3, await run.drain(ONE), Outcome.FAILED)
-    assert await settled(run) is RunState.RESOLVED
+    assert await check_resolved(run) is RunState.RESOLVED
     counts = await run.counts()
     assert (counts.published, counts.resolved, counts.done, counts.deferred, counts.total) == (32, 32, 30, 0, 30)
 
@@ -342,57 +349,57 @@ async def test_a_run_is_not_resolved_while_a_key_is_delayed(redis: Redis) -> Non
 async def test_what_cannot_be_read_leaves_the_set_and_is_planned_again(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(30)
     await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys[:3]))
     await redis.hset(run.keys.deferred_keys, digest(keys[0]), b"rubbish")
     await redis.hdel(run.keys.deferred_keys, digest(keys[1]))
-    assert await readmitted(run) == 3
+    assert await requeued(run) == 3
     assert await waiting(run) == 0
     assert len([line for line in caplog.messages if "cannot be read and is planned again" in line]) == 2
-    assert await refed(run) == 0, "the third one is in the queue"
+    assert await replanned(run) == 0, "the third one is in the queue"
     claims = await run.drain(ONE)
     assert keys_of(claims) == [keys[2]]
     await run.complete(ONE, 2, claims)
-    assert await settled(run) is RunState.RUNNING, "two are missing by count"
-    assert await refed(run) == 2
+    assert await check_resolved(run) is RunState.RUNNING, "two are missing by count"
+    assert await replanned(run) == 2
     run.cursor = FIRST_CURSOR
-    missing = [key for key in keys if digest(key) not in await run.done.finished(sorted(map(digest, keys)))]
+    missing = [key for key in keys if digest(key) not in await run.done.intersection(sorted(map(digest, keys)))]
     assert missing == keys[:2]
     await run.publish(missing, skipped=28, exhausted=True)
     await run.complete(ONE, 3, await run.drain(ONE))
-    assert await settled(run) is RunState.RESOLVED
+    assert await check_resolved(run) is RunState.RESOLVED
     assert (await run.counts()).done == 30
 
 
-async def test_a_queue_that_vanished_is_planned_again_beside_what_is_delayed(redis: Redis) -> None:
-    run = await Run.made(redis)
+async def test_a_queue_that_vanished_is_planned_again_beside_what_is_deferred(redis: Redis) -> None:
+    run = await Run.create(redis)
     keys = numbered(100)
     claims = await drained(run, keys[:40], exhausted=False)
     await run.streams.complete(ONE, 1, deferring(claims, keys[:5], HOUR))
     await run.publish(keys[40:], exhausted=True)
     for shard in range(run.layout.shards):
         await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)
-    assert await refed(run) == 60
+    assert await replanned(run) == 60
     counts = await run.counts()
     assert (counts.published, counts.resolved, counts.deferred, counts.exhausted) == (5, 0, 5, False)
-    # What waits is not done, so the source brings it too; whoever comes second finds it done.
+    # Deferred keys are not done, so the source brings them too; the second of the two finds the key done.
     run.cursor = FIRST_CURSOR
     await run.publish([*keys[:5], *keys[40:]], skipped=35, exhausted=True)
     await run.complete(ONE, 2, await run.drain(ONE))
-    assert await settled(run) is RunState.RUNNING
-    assert await refed(run) == 0
+    assert await check_resolved(run) is RunState.RUNNING
+    assert await replanned(run) == 0
     for key in keys[:5]:
         await redis.zadd(run.keys.deferred_due, {digest(key): 0})
-    assert await readmitted(run) == 5
+    assert await requeued(run) == 5
     await run.complete(ONE, 3, await run.drain(ONE))
-    assert await settled(run) is RunState.RESOLVED
+    assert await check_resolved(run) is RunState.RESOLVED
     counts = await run.counts()
     assert (counts.done, counts.total, counts.published, counts.resolved) == (100, 100, 70, 70)
 
 
-async def test_a_finished_run_keeps_nothing_of_the_delayed_set(redis: Redis) -> None:
-    run = await Run.made(redis)
+async def test_a_finished_run_keeps_nothing_of_the_deferred_set(redis: Redis) -> None:
+    run = await Run.create(redis)
     await run.streams.complete(ONE, 1, deferring(await drained(run, numbered(30)), numbered(3), HOUR))
     assert await redis.exists(run.keys.deferred_due, run.keys.deferred_keys) == 2
     await run.runs.finish(run.record, {Outcome.STORED: 30})
@@ -400,10 +407,10 @@ async def test_a_finished_run_keeps_nothing_of_the_delayed_set(redis: Redis) -> 
 
 
 async def test_the_janitor_brings_back_what_is_due_and_settles_the_run_after_that(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(30)
     await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys[:4]))
-    janitor = Janitor(redis, run.keys, run.layout, run.record.epoch, PLANNER)
+    janitor = Janitor(redis, run.keys, run.layout, run.record.epoch, COORDINATOR)
     task = asyncio.create_task(janitor.watch())
     try:
 
@@ -411,7 +418,7 @@ async def test_the_janitor_brings_back_what_is_due_and_settles_the_run_after_tha
             return await run.queued_keys() == sorted(keys[:4])
 
         await eventually(queued, "what is due to be in the queue")
-        assert await settled(run) is RunState.RUNNING
+        assert await check_resolved(run) is RunState.RUNNING
         await run.complete(ONE, 2, await run.drain(ONE))
 
         async def resolved() -> bool:

@@ -1,4 +1,4 @@
-"""The runs that a Redis knows, what they look like from outside, and which keys they leave."""
+"""The list of runs in Redis, and the keys that a run has and leaves."""
 
 from __future__ import annotations
 
@@ -9,25 +9,15 @@ import pytest
 from redis.asyncio import Redis
 
 import coordinator.redis.keys
-from coordinator.limits.limiter import Limiter
-from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import LimitOverrides
-from coordinator.limits.robots_cache import RobotsCache
-from coordinator.model import Attempts, Outcome, Presence, RunState
+from coordinator.model import Outcome, Presence, RunState
 from coordinator.queue.registry import RunRecord, Runs
-from coordinator.queue.sharding import digest
-from coordinator.queue.wire import Deferral
 from coordinator.redis.keys import RUNS, RunKeys
 from coordinator.roles.election import Election
-from coordinator.settings import LimitSettings, Window
-from coordinator.status import Snapshot, counts, snapshot
-from tests.coordinator.parts import ONE, PLANNER, TWO, Run, completion, numbered, record_of
+from tests.coordinator.parts import COORDINATOR, HOST, ONE, TWO, Run, numbered, record_of, run_in_progress
 
 pytestmark = pytest.mark.anyio
 
 DAY = 86_400_000
-HOST = "example.org:8080"
-LIMITS = UpstreamMatcher({HOST: LimitSettings((Window(10.0, 1.0), Window(5_000.0, 3600.0)))})
 LIFETIMES = {
     "as long as Redis": lambda milliseconds: milliseconds == -1,
     "as long as the run": lambda milliseconds: milliseconds == -1,
@@ -59,40 +49,11 @@ async def kind_of(redis: Redis, key: str) -> str:
     return (await redis.object("ENCODING", key)).decode() if kind == "set" and ":done:" in key else kind
 
 
-async def worked_on(redis: Redis, name: str) -> Run:
-    """A run in the middle, with every kind of key that there is."""
-    run = await Run.made(redis, record_of(name))
-    await run.publish(numbered(500))
-    await run.streams.join(ONE)
-    await run.streams.join(TWO)
-    first = await run.next(ONE)
-    assert first
-    shard = await run.streams.claim_shard(TWO)
-    assert shard is not None
-    await redis.xadd(run.keys.stream(shard), {"b": "rubbish"})
-    await run.streams.claim(TWO, shard)
-    assert await run.streams.claim(TWO, shard) is None
-    done, deferred = completion([first]), first.block.keys[0]
-    waits = [Deferral(digest(deferred), deferred, Attempts(1, 0, ("12:00:00 status 500",)), 60.0)]
-    await run.streams.complete(ONE, 1, replace(done, outcomes=done.outcomes[1:], deferred=waits))
-    await run.streams.renew(TWO, waits="Postgres does not answer")
-    limiter = Limiter(redis, run.keys, LIMITS)
-    await limiter.pause("paused.example", 5.0)
-    assert (await limiter.reserve(HOST, 1)).slots
-    limiter.report(HOST, failed=1)
-    await limiter._tell()
-    await LimitOverrides(redis, run.keys).change(HOST, concurrency=3)
-    robots = RobotsCache(redis, run.keys, ONE)
-    await robots.ask("https://example.org", 10.0)
-    await robots.tell("https://example.org", b"found", 3600.0)
-    return run
-
-
 # -- keys
 
 
 async def test_every_key_of_a_run_stands_in_the_table_with_its_type_and_lifetime(redis: Redis) -> None:
-    await worked_on(redis, "a-run.1")
+    await run_in_progress(redis, "a-run.1")
     table = documented("a-run.1")
     found = {key.decode() async for key in redis.scan_iter()}
     unseen = set(table)
@@ -106,7 +67,7 @@ async def test_every_key_of_a_run_stands_in_the_table_with_its_type_and_lifetime
 
 
 async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(500), exhausted=True)
     await run.streams.join(ONE)
     await run.streams.join(TWO)
@@ -117,7 +78,7 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
     await run.complete(TWO, 1, claims[1:])
     await redis.hset(run.keys.state, "state", "resolved")
     await run.runs.finish(run.record, {Outcome.STORED: 500})
-    await Election(redis, run.keys, PLANNER).leave()
+    await Election(redis, run.keys, COORDINATOR).leave()
     kept = {key.decode() async for key in redis.scan_iter()}
     done = {key for key in kept if re.fullmatch(r"shardcrawl:\{run\}:done:[0-3]", key)}
     assert done
@@ -132,7 +93,7 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
 
 
 async def test_what_a_finished_run_leaves_of_its_limits_ends_by_itself(redis: Redis) -> None:
-    run = await worked_on(redis, "run")
+    run = await run_in_progress(redis, "run")
     await run.runs.finish(run.record, {})
     limits = (*run.keys.limiting, run.keys.slots(HOST), run.keys.health(HOST), run.keys.leader)
     for key in limits:
@@ -154,10 +115,10 @@ def test_a_record_comes_back_from_json_as_it_was() -> None:
     record = replace(
         record_of("R.1-x", shards=8, buckets=64, total=5), document={"run": {"n": [1, "ä", None]}}, fingerprint="f"
     )
-    assert RunRecord.unpacked(record.packed()) == record
-    assert RunRecord.unpacked(record.packed().decode()) == record
+    assert RunRecord.decode(record.encode()) == record
+    assert RunRecord.decode(record.encode().decode()) == record
     unknown = replace(record, total=None)
-    assert RunRecord.unpacked(unknown.packed()) == unknown
+    assert RunRecord.decode(unknown.encode()) == unknown
 
 
 async def test_a_made_run_is_found_and_listed(redis: Redis) -> None:
@@ -179,8 +140,8 @@ async def test_a_run_of_a_billion_keys_can_be_made(redis: Redis) -> None:
 
 
 async def test_making_a_run_anew_clears_what_the_earlier_one_left(redis: Redis) -> None:
-    old = await worked_on(redis, "run")
-    other = await worked_on(redis, "another")
+    old = await run_in_progress(redis, "run")
+    other = await run_in_progress(redis, "another")
     kept = {key: value for key, value in (await old.everything()).items() if b"another" in key}
     record = record_of("run", shards=1, buckets=2, epoch="second")
     await old.runs.make(record)
@@ -199,7 +160,7 @@ async def test_making_a_run_anew_clears_what_the_earlier_one_left(redis: Redis) 
 
 
 async def test_a_run_that_goes_on_gets_the_job_file_as_it_is_now(redis: Redis) -> None:
-    run = await worked_on(redis, "run")
+    run = await run_in_progress(redis, "run")
     before = await run.everything()
     changed = await run.runs.rewrite(run.record, {"run": {"name": "run"}, "store": {}}, "/elsewhere")
     assert await run.runs.find("run") == changed
@@ -209,69 +170,9 @@ async def test_a_run_that_goes_on_gets_the_job_file_as_it_is_now(redis: Redis) -
 
 
 async def test_finishing_replaces_the_counts_by_postgres_own(redis: Redis) -> None:
-    run = await worked_on(redis, "run")
+    run = await run_in_progress(redis, "run")
     await redis.hset(run.keys.state, "failed", "77")
     await run.runs.finish(run.record, {Outcome.STORED: 400, Outcome.GONE: 3})
     assert await run.runs.state("run") is RunState.COMPLETE
     expected = dict.fromkeys(Outcome, 0) | {Outcome.STORED: 400, Outcome.GONE: 3}
     assert (await run.counts()).outcomes == expected
-
-
-# -- status
-
-
-async def test_counts_of_a_run_that_redis_does_not_know_are_nothing(redis: Redis) -> None:
-    found = await counts(redis, record_of(total=12))
-    assert (found.total, found.done, found.queued, found.exhausted) == (12, 0, 0, False)
-
-
-async def test_the_total_is_the_estimate_until_the_source_is_exhausted(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(total=1_000))
-    await run.publish(numbered(10), skipped=2)
-    assert (await run.counts()).total == 1_000
-    await run.publish(numbered(5, "more"), skipped=1, exhausted=True)
-    assert (await run.counts()).total == 18
-
-
-async def test_a_snapshot_shows_counts_living_workers_leader_and_pauses(redis: Redis) -> None:
-    run = await Run.made(redis)
-    await run.publish(numbered(100))
-    await run.streams.join(ONE)
-    await run.streams.join(TWO)
-    await redis.zadd(run.keys.workers, {"dead": 5})
-    claims = await run.drain(ONE)
-    await run.streams.complete(ONE, 1, completion(claims, Outcome.GONE, requests=9))
-    await Limiter(redis, run.keys, LIMITS).pause("example.org", 30.0)
-    found = await snapshot(redis, run.record)
-    assert found.pauses.keys() == {"example.org"}
-    assert 10 < found.pauses["example.org"] <= 30
-    assert replace(found, upstreams=()) == Snapshot(
-        name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=PLANNER
-    )
-    assert found.counts.outcomes[Outcome.GONE] == found.counts.resolved == 100
-    assert (found.counts.requests, found.counts.received) == (9, 90)
-
-
-async def test_a_snapshot_changes_nothing(redis: Redis) -> None:
-    run = await worked_on(redis, "run")
-    before = await run.everything()
-    await snapshot(redis, run.record)
-    assert await run.everything() == before
-
-
-async def test_a_snapshot_of_a_finished_run(redis: Redis) -> None:
-    run = await worked_on(redis, "run")
-    await redis.delete(run.keys.leader, *run.keys.limiting)
-    await run.runs.finish(run.record, {Outcome.STORED: 500})
-    found = await snapshot(redis, run.record)
-    assert (found.state, found.workers, found.leader, found.pauses) == (RunState.COMPLETE, 0, None, {})
-    assert found.counts.done == 500
-
-
-async def test_what_a_worker_waits_for_is_shown_as_long_as_it_waits(redis: Redis) -> None:
-    run = await Run.made(redis)
-    await run.streams.join(ONE)
-    await run.streams.renew(ONE, waits="Postgres does not answer")
-    assert (await snapshot(redis, run.record)).waits == ("Postgres does not answer",)
-    await run.streams.renew(ONE)
-    assert (await snapshot(redis, run.record)).waits == ()

@@ -12,14 +12,14 @@ from coordinator.model import Block, ShardId
 from coordinator.queue.sharding import (
     BLOCK_KEYS,
     BUCKET_KEYS,
-    PARTS,
+    MAX_PARTS,
     Layout,
-    blocks,
     by_bucket,
     by_digest,
+    cut_blocks,
     digest,
     member,
-    parts,
+    split_block,
 )
 from tests.coordinator.parts import numbered
 
@@ -146,7 +146,7 @@ def test_a_layout_is_powers_of_two_and_its_buckets_hold_at_most_400_keys(estimat
 
 @given(layouts(), st.lists(KEYS, max_size=200))
 def test_blocks_have_every_key_once_and_in_its_shard(layout: Layout, keys: list[str]) -> None:
-    made = list(blocks(by_digest([*keys, *keys]), layout, {}))
+    made = list(cut_blocks(by_digest([*keys, *keys]), layout, {}))
     assert sorted(key for block in made for key in block.keys) == sorted(set(keys))
     assert [block.shard for block in made] == sorted(block.shard for block in made)
     for block in made:
@@ -155,7 +155,7 @@ def test_blocks_have_every_key_once_and_in_its_shard(layout: Layout, keys: list[
 
 
 def test_every_shard_has_full_blocks_of_its_own() -> None:
-    made = list(blocks(by_digest(numbered(5_000)), Layout(shards=4, buckets=4), {}))
+    made = list(cut_blocks(by_digest(numbered(5_000)), Layout(shards=4, buckets=4), {}))
     sizes = [[len(block.keys) for block in made if block.shard == shard] for shard in range(4)]
     assert [len(each) for each in sizes] == [3, 3, 3, 3]
     assert all(max(each) - min(each) <= 2 for each in sizes)
@@ -164,7 +164,7 @@ def test_every_shard_has_full_blocks_of_its_own() -> None:
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 999, 1000, 1001, 2501, 49_901])
 def test_blocks_are_full_even_sorted_and_hold_every_key(count: int) -> None:
     keys = by_digest(numbered(count))
-    made = list(blocks(keys, ONE_SHARD, {}))
+    made = list(cut_blocks(keys, ONE_SHARD, {}))
     assert len(made) == -(-count // BLOCK_KEYS)
     assert all(block.shard == 0 and not block.refusals for block in made)
     sizes = [len(block.keys) for block in made]
@@ -179,7 +179,7 @@ def test_blocks_are_full_even_sorted_and_hold_every_key(count: int) -> None:
 def test_a_refusal_points_at_its_own_key(keys: set[str], data: st.DataObject) -> None:
     refused = data.draw(st.sets(st.sampled_from(sorted(keys))))
     reasons = {digest(key): f"why {key}" for key in refused}
-    (block,) = blocks(by_digest(keys), ONE_SHARD, reasons)
+    (block,) = cut_blocks(by_digest(keys), ONE_SHARD, reasons)
     assert {block.keys[index]: reason for index, reason in block.refusals.items()} == {
         key: f"why {key}" for key in refused
     }
@@ -188,7 +188,7 @@ def test_a_refusal_points_at_its_own_key(keys: set[str], data: st.DataObject) ->
 def test_refusals_count_from_the_start_of_their_own_block() -> None:
     keys = by_digest(numbered(1_200))
     refused = {name: key for place, (name, key) in enumerate(sorted(keys.items())) if place % 7 == 0}
-    made = list(blocks(keys, ONE_SHARD, refused))
+    made = list(cut_blocks(keys, ONE_SHARD, refused))
     assert len(made) == 3
     assert [block.keys[index] for block in made for index in block.refusals] == list(refused.values())
     assert all(block.keys[index] == reason for block in made for index, reason in block.refusals.items())
@@ -197,10 +197,10 @@ def test_refusals_count_from_the_start_of_their_own_block() -> None:
 @given(st.sets(st.integers(0, 499)))
 def test_parts_of_a_block_hold_the_chosen_keys_in_order_with_their_reasons(chosen: set[int]) -> None:
     block = Block(ShardId(3), tuple(numbered(500)), {index: f"why {index}" for index in range(0, 500, 3)})
-    made = list(parts(block, sorted(chosen)))
-    assert len(made) <= PARTS
+    made = list(split_block(block, sorted(chosen)))
+    assert len(made) <= MAX_PARTS
     assert [key for part in made for key in part.keys] == [f"key {index}" for index in sorted(chosen)]
     reasons = {part.keys[index]: why for part in made for index, why in part.refusals.items()}
     assert reasons == {f"key {index}": f"why {index}" for index in chosen if index % 3 == 0}
     assert all(part.shard == 3 and part.keys for part in made)
-    assert max([len(part.keys) for part in made], default=0) <= -(-len(chosen) // PARTS)
+    assert max([len(part.keys) for part in made], default=0) <= -(-len(chosen) // MAX_PARTS)

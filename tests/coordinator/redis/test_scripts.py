@@ -1,4 +1,4 @@
-"""The Lua scripts: each says what it does, touches only the keys that it was given, and comes back when forgotten."""
+"""The Lua scripts: each has a contract, uses only keys that it was given, and is loaded again when Redis forgot it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 import coordinator
-from coordinator.queue.wire import grouped
+from coordinator.queue.wire import encode_members
 from coordinator.redis.scripts import Script, source
 from tests.coordinator.parts import ONE, Run, numbered
 
@@ -24,12 +24,12 @@ PYTHON = "".join(file.read_text() for file in Path(next(iter(coordinator.__path_
 
 
 def contract(text: str) -> str:
-    """The comment that opens a script."""
+    """The comment at the top of a script."""
     return "".join(re.findall(r"\A(?:--.*\n)+", text))
 
 
 def included(text: str) -> list[str]:
-    """The fragments that a script asks for, also where the line is not written as it should be."""
+    """The fragments that a script includes, also where the line is not written in the right form."""
     return re.findall(r"^\s*--\s*include\b:? *(.*)$", text, re.MULTILINE)
 
 
@@ -88,12 +88,12 @@ def test_a_script_is_used(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(LUA))
 def test_a_script_touches_only_keys_that_it_was_given(name: str) -> None:
-    """In a cluster, and on whatever scripts run in next, nothing else is promised to be there."""
+    """In a cluster, other keys may be on another server."""
     code = re.sub(r"^ *--.*\n", "", source(name), flags=re.MULTILINE)
     calls = re.findall(r"redis\.call\('(\w+)'((?:, *'(?:\w+)')*)(?:, *([^,)]+))?", code)
     assert len(calls) == code.count("redis.call("), "every call is understood"
     given = set(re.findall(r"^ *local (\w+) = KEYS\[[^\]]+\]$", code, re.MULTILINE))
-    # A function may take a key: then whoever calls it hands it one that the script was given.
+    # A function may take a key: then its callers must pass one that the script was given.
     takes = {
         (function, at): parameter
         for function, parameters in re.findall(r"local function (\w+)\(([^)]*)\)", code)
@@ -114,7 +114,7 @@ def test_a_script_touches_only_keys_that_it_was_given(name: str) -> None:
 
 
 async def test_a_script_that_redis_has_forgotten_is_sent_again(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await redis.script_flush()
     await run.publish(numbered(10))
     await redis.script_flush()
@@ -128,11 +128,11 @@ async def test_a_script_takes_text_bytes_and_numbers(redis: Redis) -> None:
     done_add = Script(redis, "run/done_add")
     await redis.hset("state", "epoch", "first")
     members = [5, -7, 2**63 - 1, -(2**63)]
-    answer = await done_add(["state", "bucket"], ["first", b"stored", grouped([4], members)])
-    assert answer == [b"ok", 4]
+    result = await done_add(["state", "bucket"], ["first", b"stored", encode_members([4], members)])
+    assert result == [b"ok", 4]
     assert await redis.smembers("bucket") == {str(member).encode() for member in members}, "to the last digit"
     complete = Script(redis, "queue/complete")
     await redis.zadd("workers", {"one": "inf"})
-    numbers = ["first", "one", 7, 1, 0, grouped([], []), 0, 0]
-    assert await complete(["state", "workers", "receipts", "delayed", "deferred"], numbers) == [b"ok", 0]
+    numbers = ["first", "one", 7, 1, 0, encode_members([], []), 0, 0]
+    assert await complete(["state", "workers", "receipts", "due", "deferred"], numbers) == [b"ok", 0]
     assert repr(done_add) == "<Script run/done_add>"

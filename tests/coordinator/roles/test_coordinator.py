@@ -15,15 +15,15 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, RedisUnavailable, SourceError
 from coordinator.model import Outcome, RunState
 from coordinator.queue.sharding import digest
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
 from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor
-from coordinator.status import snapshot
+from coordinator.status import read_snapshot
 from tests.conftest import eventually
-from tests.coordinator.parts import ONE, PLANNER, TWO, LostAnswer, MemorySource, Run, keys_of, numbered, record_of
+from tests.coordinator.parts import COORDINATOR, ONE, TWO, LostResult, MemorySource, Run, keys_of, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
@@ -31,12 +31,12 @@ HIGH_WATER = 300_000
 LEADS = """
 import asyncio, sys
 import coordinator.roles.election
-from coordinator.redis.connection import connect
+from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 
 async def main():
-    coordinator.roles.election.LEASE = float(sys.argv[2])
-    election = coordinator.roles.election.Election(connect(sys.argv[1]), RunKeys("run"), "child")
+    coordinator.roles.election.ELECTION_LEASE_SECONDS = float(sys.argv[2])
+    election = coordinator.roles.election.Election(connect_redis(sys.argv[1]), RunKeys("run"), "child")
     await election.gain()
     print("leads", flush=True)
     await election.keep()
@@ -47,14 +47,14 @@ asyncio.run(main())
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks are frequent here, so that no test waits for the next one."""
-    monkeypatch.setattr("coordinator.roles.election.POLL", 0.02)
-    monkeypatch.setattr("coordinator.roles.coordinator.STATE_POLL", 0.02)
-    monkeypatch.setattr("coordinator.roles.janitor.ROUND", 0.02)
+    """Poll often, so that tests are fast."""
+    monkeypatch.setattr("coordinator.roles.election.ELECTION_POLL_SECONDS", 0.02)
+    monkeypatch.setattr("coordinator.roles.coordinator.STATE_POLL_SECONDS", 0.02)
+    monkeypatch.setattr("coordinator.roles.janitor.JANITOR_ROUND_SECONDS", 0.02)
 
 
 class Corpus:
-    """Opens sources of the same keys behind any cursor."""
+    """Opens sources of the same keys, from any cursor."""
 
     def __init__(self, keys: Sequence[str], *, chunk: int = 1_000_000, held_at: int | None = None) -> None:
         self.keys = keys
@@ -82,7 +82,7 @@ def a_coordinator(
 async def coordinating(
     run: Run, corpus: Corpus, name: str = "coordinator", high_water: int = HIGH_WATER
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """A coordinator beside the test; it is cancelled at the end, when it has not returned."""
+    """Run a coordinator beside the test; cancel it at the end."""
     task = asyncio.create_task(a_coordinator(run, corpus.open, name, high_water=high_water).run())
     try:
         yield task
@@ -92,14 +92,14 @@ async def coordinating(
 
 
 async def made(redis: Redis, **settings: int) -> Run:
-    """A run that nobody leads yet."""
+    """A run in Redis that no coordinator leads yet."""
     run = Run(redis, record_of(**settings))  # type: ignore[arg-type]
     await run.runs.make(run.record)
     return run
 
 
 async def leader_of(run: Run) -> str | None:
-    return (await snapshot(run.client, run.record)).leader
+    return (await read_snapshot(run.client, run.record)).leader
 
 
 async def led_by(run: Run, name: str) -> None:
@@ -249,7 +249,7 @@ async def test_a_standby_takes_over_when_the_lease_of_a_killed_leader_ends(
 async def test_a_leader_that_lost_its_lease_stands_by_and_publishes_nothing_more(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.election.LEASE", 0.2)
+    monkeypatch.setattr("coordinator.roles.election.ELECTION_LEASE_SECONDS", 0.2)
     run = await made(redis)
     corpus = Corpus(numbered(1_000), chunk=100, held_at=500)
     async with coordinating(run, corpus, "frozen"):
@@ -269,13 +269,13 @@ async def test_a_lease_is_prolonged_by_its_leader_only(redis: Redis, monkeypatch
     one, two = Election(redis, keys, "one"), Election(redis, keys, "two")
     await one.gain()
     assert 9_000 < await redis.pttl(keys.leader) <= 10_000
-    assert not await two._ask("lead")
+    assert not await two._call("lead")
     await redis.pexpire(keys.leader, 5_000)
     await one.gain()
     assert await redis.pttl(keys.leader) > 9_000
     await two.leave()
     assert await redis.get(keys.leader) == b"one"
-    monkeypatch.setattr(one, "_election", LostAnswer(one._election))
+    monkeypatch.setattr(one, "_election", LostResult(one._election))
     with pytest.raises(RedisUnavailable):
         await one.gain()
     await one.gain()
@@ -288,11 +288,11 @@ async def test_a_lease_is_prolonged_by_its_leader_only(redis: Redis, monkeypatch
 async def test_keeping_the_lease_waits_for_redis_and_ends_when_another_leads(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.election.LEASE", 0.1)
+    monkeypatch.setattr("coordinator.roles.election.ELECTION_LEASE_SECONDS", 0.1)
     keys = RunKeys("run")
     one = Election(redis, keys, "one")
     await one.gain()
-    monkeypatch.setattr(one, "_election", LostAnswer(one._election))
+    monkeypatch.setattr(one, "_election", LostResult(one._election))
     keeping = asyncio.create_task(one.keep())
     await eventually(lambda: "coordinator one waits" in caplog.text, "a prolongation to fail")
     assert not keeping.done()
@@ -314,7 +314,7 @@ async def test_a_coordinator_killed_again_and_again_publishes_every_key_once(red
         goal = (await run.counts()).published + random.choice([1, 300, 900])
         corpus = Corpus(keys, chunk=random.randint(50, 400), held_at=goal)
 
-        # What it read last may be on its way to Redis, or still be asked about, when it is cancelled.
+        # When it is cancelled, its last chunk may be on the way to Redis, or be looked up in the done set.
         def enough(corpus: Corpus = corpus, goal: int = min(goal, len(keys))) -> bool:
             return bool(corpus.opened) and corpus.opened[0].cursor.offset >= goal
 
@@ -334,7 +334,7 @@ async def test_a_coordinator_starts_over_from_the_cursor_when_redis_was_away(
     run = await made(redis)
     keys = numbered(2_000)
     corpus = Corpus(keys, chunk=250, held_at=1_000)
-    own = connect(redis_url)
+    own = connect_redis(redis_url)
     try:
         run.client = own
         async with coordinating(run, corpus, "one"):
@@ -357,14 +357,14 @@ async def test_a_coordinator_starts_over_from_the_cursor_when_redis_was_away(
 # -- what ends a coordinator
 
 
-class Broken(MemorySource):
+class DamagedSource(MemorySource):
     def read(self, limit: int, seconds: float) -> Chunk:
         raise SourceError("titles.txt is damaged at line 3")
 
 
 async def test_a_damaged_source_ends_the_coordinator(redis: Redis) -> None:
     run = await made(redis)
-    source = Broken([])
+    source = DamagedSource([])
     with pytest.raises(SourceError, match="line 3"):
         await a_coordinator(run, lambda cursor: source).run()
     assert source.closed
@@ -410,7 +410,7 @@ async def test_a_coordinator_leaves_when_its_run_was_replaced(redis: Redis, when
         assert (counts.published, counts.exhausted) == (0, False)
 
 
-async def test_the_janitor_waits_for_redis_and_settles_then(
+async def test_the_janitor_waits_for_redis_and_goes_on(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "coordinator.roles.janitor")
@@ -441,10 +441,10 @@ async def test_the_janitor_waits_for_redis_and_settles_then(
 
 
 @pytest.mark.parametrize("exhausted_at_once", [True, False])
-async def test_keys_that_a_stranger_trimmed_are_planned_again_and_finished_ones_are_skipped(
+async def test_keys_that_another_program_trimmed_are_planned_again_and_finished_ones_are_skipped(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, exhausted_at_once: bool
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     keys = numbered(2_000)
     corpus = Corpus(keys, chunk=500, held_at=None if exhausted_at_once else 1_500)
@@ -473,7 +473,7 @@ async def test_keys_that_a_stranger_trimmed_are_planned_again_and_finished_ones_
 async def test_a_queue_that_vanished_does_not_keep_the_planner_waiting_for_room(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     corpus = Corpus(numbered(3_000), chunk=250)
     async with coordinating(run, corpus, high_water=1_000):
@@ -498,7 +498,7 @@ async def again(run: Run, corpus: Corpus) -> bool:
 async def test_a_worker_that_finishes_blocks_which_were_planned_again_does_not_stall_the_run(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     corpus = Corpus(numbered(2_000))
     async with coordinating(run, corpus):
@@ -516,30 +516,30 @@ async def test_a_worker_that_finishes_blocks_which_were_planned_again_does_not_s
 
 
 async def test_only_the_leader_plans_a_source_again(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(numbered(100))
-    refeed = Script(redis, "run/replan")
+    replan = Script(redis, "run/replan")
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
     keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
 
-    async def asked(epoch: str = "first", planner: str = PLANNER) -> object:
-        return await refeed(keys, [epoch, planner, "0:0"])
+    async def missing(epoch: str = "first", coordinator_id: str = COORDINATOR) -> object:
+        return await replan(keys, [epoch, coordinator_id, "0:0"])
 
     for stream in streams:
         await redis.xtrim(stream, maxlen=0, approximate=False)
     before = await run.everything()
-    assert await asked(epoch="second") == b"epoch"
-    assert await asked(planner="another") == b"deposed"
+    assert await missing(epoch="second") == b"epoch"
+    assert await missing(coordinator_id="another") == b"deposed"
     assert await run.everything() == before
-    assert await asked() == 100
+    assert await missing() == 100
     assert await redis.hmget(run.keys.state, "cursor", "exhausted") == [b"0:0", b"0"]
-    assert await asked() == 0
+    assert await missing() == 0
 
 
 async def test_keys_in_the_hands_of_workers_have_not_vanished(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.0)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.0)
     run = await made(redis)
     async with coordinating(run, Corpus(numbered(100))):
         await eventually(lambda: queue_is(run, 100), "keys to be published")
@@ -557,7 +557,7 @@ async def test_keys_in_the_hands_of_workers_have_not_vanished(
 
 
 async def test_standard_input_cannot_be_planned_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.roles.janitor.LOOK_FOR_VANISHED", 0.05)
+    monkeypatch.setattr("coordinator.roles.janitor.MISSING_CHECK_SECONDS", 0.05)
     run = await made(redis)
     source = MemorySource(numbered(100))
     task = asyncio.create_task(a_coordinator(run, lambda cursor: source, rereadable=False).run())
@@ -569,5 +569,5 @@ async def test_standard_input_cannot_be_planned_again(redis: Redis, monkeypatch:
 
 
 async def scripts_run(redis: Redis) -> int:
-    """How many scripts were run since Redis began: at rest, only the janitor's."""
+    """How many scripts ran since Redis started. When nothing else happens, only the janitor runs some."""
     return int((await redis.info("commandstats"))["cmdstat_evalsha"]["calls"])

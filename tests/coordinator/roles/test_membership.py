@@ -1,4 +1,4 @@
-"""The names of workers, and the burial of those whose death was seen."""
+"""The names of workers, and the end of the leases of a dead process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_name_says_where_and_is_never_given_twice() -> None:
 
 
 async def test_the_blocks_of_a_process_that_was_seen_to_die_are_claimed_at_once(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.publish(["a"])
     dead = worker_of(4_000_001)
     await run.streams.join(dead)
@@ -45,7 +45,7 @@ async def test_the_blocks_of_a_process_that_was_seen_to_die_are_claimed_at_once(
 
 async def test_the_lead_of_a_process_that_was_seen_to_die_is_free_at_once_in_every_run(redis: Redis) -> None:
     dead = worker_of(4_000_001)
-    runs = [await Run.made(redis, record_of(name)) for name in ("a", "b", "complete", "led by another")]
+    runs = [await Run.create(redis, record_of(name)) for name in ("a", "b", "complete", "led by another")]
     for run in runs[:3]:
         await redis.delete(run.keys.leader)
         await Election(redis, run.keys, dead).gain()
@@ -61,8 +61,8 @@ async def test_the_lead_of_a_process_that_was_seen_to_die_is_free_at_once_in_eve
     [worker_of(40), worker_of(4_000), worker_of(400, "another.host"), worker_of(1_400)],
     ids=["40", "4000", "400 elsewhere", "1400"],
 )
-async def test_only_the_dead_are_buried(redis: Redis, other: WorkerId) -> None:
-    run = await Run.made(redis)
+async def test_only_the_dead_are_released(redis: Redis, other: WorkerId) -> None:
+    run = await Run.create(redis)
     await run.streams.join(other)
     await redis.delete(run.keys.leader)
     await Election(redis, run.keys, other).gain()

@@ -1,4 +1,4 @@
-"""The planner: source -> not yet done -> blocks -> streams, on a real Redis."""
+"""The planner on a real Redis: chunks of a source become blocks, without the keys that are done."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, RedisUnavailable, SourceError
-from coordinator.model import Counts, Outcome
+from coordinator.model import Outcome, RunCounts
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.roles.planner import CHUNK_KEYS, Planner
 from coordinator.source import Chunk, Cursor, Refused
 from tests.conftest import eventually
-from tests.coordinator.parts import ONE, PLANNER, LostAnswer, MemorySource, Run, keys_of, numbered, record_of
+from tests.coordinator.parts import COORDINATOR, ONE, LostResult, MemorySource, Run, keys_of, numbered, record_of
 
 pytestmark = pytest.mark.anyio
 
 
-def planner_of(run: Run, source: MemorySource, *, name: str = PLANNER, high_water: int = 300_000) -> Planner:
+def planner_of(run: Run, source: MemorySource, *, high_water: int = 300_000) -> Planner:
     return Planner(
-        name=name,
+        coordinator_id=COORDINATOR,
         source=source,
         cursor=str(source.cursor),
         streams=run.streams,
@@ -42,11 +42,11 @@ async def keys_and_reasons(run: Run) -> dict[str, str | None]:
 
 
 async def test_every_key_is_published_once(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=16, buckets=64))
+    run = await Run.create(redis, record_of(shards=16, buckets=64))
     keys = numbered(20_000)
     source = MemorySource([*keys[:9_000], *keys], chunk=7_000)
     assert await planner_of(run, source).plan()
-    # A key that comes again in a later chunk is published again: it is fetched and stored once, as done tells.
+    # A key that comes again in another chunk is published again; the done set lets it be fetched once.
     assert sorted(set(await run.queued_keys())) == sorted(keys)
     counts = await run.counts()
     assert counts.exhausted
@@ -55,31 +55,31 @@ async def test_every_key_is_published_once(redis: Redis) -> None:
 
 
 async def test_a_key_that_comes_twice_in_a_chunk_is_published_once(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     assert await planner_of(run, MemorySource(numbered(100) * 3)).plan()
     assert await run.queued_keys() == sorted(numbered(100))
 
 
 async def test_blocks_are_full_when_there_is_enough(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=2))
+    run = await Run.create(redis, record_of(shards=2))
     assert await planner_of(run, MemorySource(numbered(5_000))).plan()
     await run.streams.join(ONE)
     assert min(len(claim.block.keys) for claim in await run.drain(ONE)) > BLOCK_KEYS * 0.7
 
 
 async def test_an_empty_source_is_exhausted_with_nothing_published(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     assert await planner_of(run, MemorySource([])).plan()
     counts = await run.counts()
     assert (counts.exhausted, counts.total, counts.published) == (True, 0, 0)
 
 
-class Shy(MemorySource):
-    """Knows only after its last key that there is no more, and brings chunks of nothing."""
+class HesitantSource(MemorySource):
+    """Says only with an empty last chunk that it is exhausted; each second chunk is empty too."""
 
     def read(self, limit: int, seconds: float) -> Chunk:
         before = self.cursor
-        if before.line % 2:  # a chunk of comments: the cursor moves, and nothing comes
+        if before.line % 2:  # a chunk of comments: only the cursor moves
             self.cursor = Cursor(before.offset, before.line + 1)
             return Chunk([], [], self.cursor, exhausted=False)
         keys = [str(key) for key in self.lines[before.offset : before.offset + self.chunk]]
@@ -88,15 +88,15 @@ class Shy(MemorySource):
 
 
 async def test_empty_chunks_move_the_cursor_and_an_empty_last_one_exhausts_the_source(redis: Redis) -> None:
-    run = await Run.made(redis)
-    assert await planner_of(run, Shy(numbered(40), chunk=10)).plan()
+    run = await Run.create(redis)
+    assert await planner_of(run, HesitantSource(numbered(40), chunk=10)).plan()
     assert await run.queued_keys() == sorted(numbered(40))
     assert (await run.counts()).exhausted
     assert await redis.hget(run.keys.state, "cursor") == b"40:8"
 
 
 async def test_finished_keys_are_skipped_and_count_towards_the_total(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(3_000)
     await run.done.add(Outcome.STORED, [digest(key) for key in keys[::3]])
     assert await planner_of(run, MemorySource(keys, chunk=700)).plan()
@@ -105,20 +105,20 @@ async def test_finished_keys_are_skipped_and_count_towards_the_total(redis: Redi
     assert (counts.published, counts.total, counts.done) == (2_000, 3_000, 1_000)
 
 
-async def test_the_done_set_is_asked_only_when_something_was_done_before(
+async def test_the_done_set_is_read_only_when_something_was_done_before(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(1_000)
     source = MemorySource([*keys, *keys], chunk=1_000, held_at=1_000)
-    asked: list[int] = []
-    finished = run.done.finished
+    looked_up: list[int] = []
+    finished = run.done.intersection
 
     async def noted(digests: Sequence[bytes]) -> set[bytes]:
-        asked.append(len(digests))
+        looked_up.append(len(digests))
         return await finished(digests)
 
-    monkeypatch.setattr(run.done, "finished", noted)
+    monkeypatch.setattr(run.done, "intersection", noted)
     planning = asyncio.create_task(planner_of(run, source).plan())
 
     async def half() -> bool:
@@ -129,18 +129,18 @@ async def test_the_done_set_is_asked_only_when_something_was_done_before(
     assert await run.complete(ONE, 1, await run.drain(ONE)) == 1_000
     source.go.set()
     assert await planning
-    assert asked == [], "a key that comes again is a worker's to drop"
+    assert looked_up == [], "a key that comes again is a worker's to drop"
     assert await run.complete(ONE, 2, await run.drain(ONE)) == 0
     counts = await run.counts()
     assert (counts.total, counts.published, counts.resolved, counts.done) == (2_000, 2_000, 2_000, 1_000)
     await redis.hset(run.keys.state, mapping={"cursor": "0:0", "exhausted": "0"})
     assert await planner_of(run, MemorySource(keys)).plan()
-    assert asked == [1_000]
+    assert looked_up == [1_000]
     assert (await run.counts()).published == 2_000
 
 
 async def test_refused_lines_arrive_with_their_line_and_reason(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(200)
     lines: list[str | Refused] = [*keys]
     lines[17:17] = [Refused("ftp://x", 18, "does not start with http:// or https://")]
@@ -157,7 +157,7 @@ async def test_refused_lines_arrive_with_their_line_and_reason(redis: Redis) -> 
 
 
 async def test_a_refused_line_that_is_finished_is_skipped(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await run.done.add(Outcome.REFUSED, [digest("bad")])
     assert await planner_of(run, MemorySource([Refused("bad", 1, "why"), "good"])).plan()
     assert await keys_and_reasons(run) == {"good": None}
@@ -168,12 +168,12 @@ async def test_a_refused_line_that_is_finished_is_skipped(redis: Redis) -> None:
 
 @pytest.mark.parametrize("high_water", [1_000, 1_050, 3_999])
 async def test_no_more_than_the_high_water_mark_is_ever_queued(redis: Redis, high_water: int) -> None:
-    run = await Run.made(redis, record_of(shards=2))
+    run = await Run.create(redis, record_of(shards=2))
     keys = numbered(10_000)
     source = MemorySource(keys)
-    seen: list[Counts] = []
+    seen: list[RunCounts] = []
 
-    async def counts() -> Counts:
+    async def counts() -> RunCounts:
         seen.append(await run.counts())
         return seen[-1]
 
@@ -184,8 +184,11 @@ async def test_no_more_than_the_high_water_mark_is_ever_queued(redis: Redis, hig
     found: list[str] = []
     peak = sequence = 0
     while not planning.done() or (await run.counts()).queued:
-        asked = len(seen)
-        await eventually(lambda: planning.done() or len(seen) > asked + 1, "the planner to fill the queue", seconds=20)  # noqa: B023
+
+        def filled(before: int = len(seen)) -> bool:
+            return planning.done() or len(seen) > before + 1
+
+        await eventually(filled, "the planner to fill the queue", seconds=20)
         queued = (await run.counts()).queued
         assert queued <= high_water
         peak = max(peak, queued)
@@ -200,7 +203,7 @@ async def test_no_more_than_the_high_water_mark_is_ever_queued(redis: Redis, hig
 
 
 async def test_a_full_queue_is_waited_for_and_then_filled(redis: Redis) -> None:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     planning = asyncio.create_task(planner_of(run, MemorySource(numbered(2_000)), high_water=1_000).plan())
 
     async def queued() -> bool:
@@ -214,7 +217,7 @@ async def test_a_full_queue_is_waited_for_and_then_filled(redis: Redis) -> None:
 
 
 async def test_a_chunk_is_never_larger_than_a_planner_can_hold(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     source = MemorySource(numbered(CHUNK_KEYS + 10))
     assert await planner_of(run, source, high_water=10_000_000).plan()
     assert source.reads == [CHUNK_KEYS, 10]
@@ -224,7 +227,7 @@ async def test_a_chunk_is_never_larger_than_a_planner_can_hold(redis: Redis) -> 
 
 
 async def test_a_second_planner_that_read_the_same_cursor_publishes_nothing_twice(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(2_000)
     late = MemorySource(keys, chunk=500, held_at=0)
     second = asyncio.create_task(planner_of(run, late).plan())
@@ -237,7 +240,7 @@ async def test_a_second_planner_that_read_the_same_cursor_publishes_nothing_twic
 
 
 async def test_a_deposed_planner_stops_and_publishes_nothing_more(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     source = MemorySource(numbered(2_000), chunk=500, held_at=1_000)
     planning = asyncio.create_task(planner_of(run, source).plan())
 
@@ -254,15 +257,15 @@ async def test_a_deposed_planner_stops_and_publishes_nothing_more(redis: Redis) 
 async def test_every_key_is_published_once_by_planners_that_are_cut_off_everywhere(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     keys = numbered(3_000)
-    answer = LostAnswer(run.streams._publish)
-    monkeypatch.setattr(run.streams, "_publish", answer)
+    publish = LostResult(run.streams._publish)
+    monkeypatch.setattr(run.streams, "_publish", publish)
     for life in range(100):
         _, exhausted = await redis.hmget(run.keys.state, "cursor", "exhausted")
         if exhausted == b"1":
             break
-        answer.lost = life % 2
+        publish.lost = life % 2
         await plan_from_the_cursor(run, keys, cancel_after=life % 7)
     assert (await run.counts()).exhausted
     assert await run.queued_keys() == sorted(keys)
@@ -270,7 +273,7 @@ async def test_every_key_is_published_once_by_planners_that_are_cut_off_everywhe
 
 
 async def plan_from_the_cursor(run: Run, keys: Sequence[str], *, cancel_after: int) -> None:
-    """One planner's life: it is cancelled when the source was read that often, or its Redis is cut off."""
+    """Run one planner until the source was read so many times, or a result of Redis is lost."""
     cursor = (await run.client.hget(run.keys.state, "cursor") or b"").decode()
     source = MemorySource(keys, cursor=Cursor.parse(cursor), chunk=170)
     planning = asyncio.create_task(planner_of(run, source).plan())
@@ -280,7 +283,7 @@ async def plan_from_the_cursor(run: Run, keys: Sequence[str], *, cancel_after: i
     assert outcome is True or isinstance(outcome, asyncio.CancelledError | RedisUnavailable)
 
 
-class Broken(MemorySource):
+class DamagedSource(MemorySource):
     def read(self, limit: int, seconds: float) -> Chunk:
         if self.cursor.offset >= 100:
             raise SourceError("the file is damaged at line 101")
@@ -288,15 +291,15 @@ class Broken(MemorySource):
 
 
 async def test_a_damaged_source_is_an_error_and_what_came_before_it_is_published(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     with pytest.raises(SourceError, match="line 101"):
-        await planner_of(run, Broken(numbered(200), chunk=100)).plan()
+        await planner_of(run, DamagedSource(numbered(200), chunk=100)).plan()
     assert await run.queued_keys() == sorted(numbered(100))
     assert not (await run.counts()).exhausted
 
 
 async def test_a_planner_of_another_epoch_publishes_nothing(redis: Redis) -> None:
-    run = await Run.made(redis)
+    run = await Run.create(redis)
     await redis.hset(run.keys.state, "epoch", "second")
     with pytest.raises(EpochLost):
         await planner_of(run, MemorySource(numbered(10))).plan()

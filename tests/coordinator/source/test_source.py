@@ -137,7 +137,7 @@ def test_a_line_without_end_costs_one_bounded_buffer(tmp_path: Path, begin: str)
     assert chunk.keys == ["one", "two"]
     assert [(refused.line, refused.reason) for refused in chunk.refused] == [(2, "is longer than 8192 bytes")]
     assert chunk.end == Cursor(10_000_009, 3)
-    assert peak < 4 * pieces_module.PIECE
+    assert peak < 4 * pieces_module.PIECE_BYTES
 
 
 def test_a_comment_without_end_is_still_a_comment(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_an_absolute_url_is_a_key(key: str) -> None:
 )
 def test_other_texts_are_no_urls(key: str, reason: str) -> None:
     assert URLS.reason(key) == reason
-    assert not URLS.quick(key)
+    assert not URLS.surely_key(key)
 
 
 @pytest.mark.parametrize(
@@ -209,17 +209,17 @@ def test_a_refused_url_never_shows_its_password(tmp_path: Path, line: str, shown
 
 @pytest.mark.parametrize("separator", ["|", ",", "a", ".", "%7C", "::"])
 @given(text=st.text(st.sampled_from("a|,.:%7C/?#@ \x00\x85\ud800é\u3000h"), max_size=12), url=st.booleans())
-def test_the_quick_pattern_never_accepts_what_the_reason_refuses(separator: str, text: str, url: bool) -> None:
+def test_the_fast_pattern_never_accepts_what_the_reason_refuses(separator: str, text: str, url: bool) -> None:
     rule = KeyRule(url, separator)
     for key in (text, "https://" + text, "http://h" + text, "http://h/" + text):
-        if rule.quick(key):
+        if rule.surely_key(key):
             assert rule.reason(key) is None
             assert key.lstrip(" \t")[:1] not in ("", "#")
 
 
-def test_plain_keys_take_the_quick_path() -> None:
-    assert IDS.quick("New York")
-    assert URLS.quick("https://en.wikipedia.org:443/wiki/Zürich?x=1#y")
+def test_plain_keys_take_the_fast_path() -> None:
+    assert IDS.surely_key("New York")
+    assert URLS.surely_key("https://en.wikipedia.org:443/wiki/Zürich?x=1#y")
 
 
 # -- cursors
@@ -257,7 +257,7 @@ def by_hand(text: bytes) -> list[str]:
 @settings(max_examples=150, deadline=None)
 @given(text=TEXT, limit=st.integers(1, 5), piece=st.sampled_from([4, 64, 1 << 18]), suffix=st.sampled_from(list(PACK)))
 def test_resuming_at_every_chunk_reads_what_one_pass_reads(text: bytes, limit: int, piece: int, suffix: str) -> None:
-    with tempfile.TemporaryDirectory() as name, mock.patch.object(pieces_module, "PIECE", piece):
+    with tempfile.TemporaryDirectory() as name, mock.patch.object(pieces_module, "PIECE_BYTES", piece):
         path = f"keys{suffix}"
         (Path(name) / path).write_bytes(PACK[suffix](text))
         whole = everything(reading(Path(name), path))
@@ -295,7 +295,7 @@ def test_a_file_that_became_shorter_than_its_cursor_is_an_error(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_compression_is_told_by_the_content_whatever_the_name(tmp_path: Path, suffix: str) -> None:
+def test_compression_is_known_by_the_content_whatever_the_name(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "keys.txt").write_bytes(PACK[suffix](b"one\ntwo\nthree\n"))
     assert everything(reading(tmp_path)).keys == ["one", "two", "three"]
 
@@ -416,7 +416,7 @@ def test_an_estimate_counts_lines_and_does_not_move_the_reader(tmp_path: Path, s
 
 
 def test_an_estimate_of_a_large_packed_file_is_scaled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.source.text._SAMPLE", 100_000)
+    monkeypatch.setattr("coordinator.source.text._SAMPLE_BYTES", 100_000)
     (tmp_path / "keys.gz").write_bytes(
         gzip.compress("".join(f"{os.urandom(20).hex()}\n" for _ in range(20_000)).encode())
     )
@@ -481,7 +481,7 @@ def test_a_pipe_that_has_fewer_lines_than_the_cursor_is_an_error(tmp_path: Path)
         everything(reading(tmp_path, "fifo", cursor=Cursor(12, 3)))
 
 
-def test_a_stalled_pipe_gives_what_it_has_when_the_time_is_up_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_stalled_pipe_gives_what_it_has_when_the_time_is_up_and_goes_on_after_that(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     keep = os.open(tmp_path / "fifo", os.O_RDWR)
     source = reading(tmp_path, "fifo")

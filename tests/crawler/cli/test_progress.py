@@ -11,20 +11,20 @@ from rich.console import Console
 
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Counts, Outcome, RunState
-from coordinator.status import Snapshot
+from coordinator.model import Outcome, RunCounts, RunState
+from coordinator.status import RunSnapshot
 from crawler.cli import progress
 from crawler.cli.progress import Pace, clock, outcome_words, size, upstream_words
 from tests.conftest import eventually
 
-RUNNING = Counts(
+RUNNING = RunCounts(
     total=20_000, published=15_000, resolved=5_000, outcomes={Outcome.STORED: 4_990, Outcome.GONE: 10}, requests=5_100
 )
 
 
-def a_snapshot(counts: Counts = RUNNING, *, pauses: dict[str, float] | None = None) -> Snapshot:
+def a_snapshot(counts: RunCounts = RUNNING, *, pauses: dict[str, float] | None = None) -> RunSnapshot:
     upstreams = tuple(UpstreamHealth(name, paused=left) for name, left in (pauses or {}).items())
-    return Snapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", upstreams=upstreams)
+    return RunSnapshot("test", RunState.RUNNING, counts, workers=2, leader="host-1", upstreams=upstreams)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_the_rest_takes_what_is_left_at_that_pace() -> None:
     pace.add(0.0, 4_000)
     pace.add(10.0, 5_000)
     assert pace.left(RUNNING) == "0:02:30"
-    assert pace.left(Counts(total=None, outcomes={Outcome.STORED: 1})) == "?"
-    assert pace.left(Counts(total=10, outcomes={Outcome.STORED: 11})) == "0:00:00"
+    assert pace.left(RunCounts(total=None, outcomes={Outcome.STORED: 1})) == "?"
+    assert pace.left(RunCounts(total=10, outcomes={Outcome.STORED: 11})) == "0:00:00"
 
 
 def test_a_run_that_stands_still_or_was_begun_again_tells_no_end() -> None:
@@ -78,7 +78,7 @@ def test_a_run_that_stands_still_or_was_begun_again_tells_no_end() -> None:
 
 def test_outcomes_are_named_when_they_occurred() -> None:
     assert outcome_words(RUNNING) == "4,990 stored, 10 gone"
-    assert outcome_words(Counts(outcomes={Outcome.FAILED: 0})) == "nothing yet"
+    assert outcome_words(RunCounts(outcomes={Outcome.FAILED: 0})) == "nothing yet"
 
 
 def test_paused_upstreams_are_named() -> None:
@@ -92,13 +92,13 @@ def test_paused_upstreams_are_named() -> None:
 class Shown:
     """Runs `progress.show` against looks that follow a script; the last one is repeated."""
 
-    def __init__(self, *looks: Snapshot | Exception, terminal: bool) -> None:
+    def __init__(self, *looks: RunSnapshot | Exception, terminal: bool) -> None:
         self._looks = list(looks)
         self.out = io.StringIO()
         self.console = Console(file=self.out, force_terminal=terminal, width=200, color_system=None)
         self.asked = 0
 
-    async def look(self) -> Snapshot:
+    async def look(self) -> RunSnapshot:
         self.asked += 1
         look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
         if isinstance(look, Exception):
@@ -137,7 +137,7 @@ async def test_without_a_terminal_it_prints_plain_lines_and_waits_for_a_redis_th
 
 @pytest.mark.anyio
 async def test_a_source_of_unknown_length_is_shown_without_a_total(quick: Any) -> None:
-    shown = Shown(a_snapshot(Counts(outcomes={Outcome.STORED: 7})), terminal=False)
+    shown = Shown(a_snapshot(RunCounts(outcomes={Outcome.STORED: 7})), terminal=False)
     text = await shown.until(lambda text: "\n" in text)
     assert text.startswith("test: 7 keys, ")
 

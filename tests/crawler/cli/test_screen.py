@@ -13,16 +13,16 @@ from rich.console import Console
 
 from coordinator.limits.overrides import LimitOverride
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Counts, Epoch, Outcome, RunState
+from coordinator.model import Epoch, Outcome, RunCounts, RunState
 from coordinator.settings import LimitSettings, Window
-from coordinator.status import Snapshot
+from coordinator.status import RunSnapshot
 from crawler.cli import screen
 from crawler.local.run import RunEnd
 from crawler.store.catalogue import StoredRun
 from tests.crawler.examples import a_job
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 123457, tzinfo=UTC)
-COUNTS = Counts(
+COUNTS = RunCounts(
     total=20, published=15, resolved=5, outcomes={Outcome.STORED: 4, Outcome.FAILED: 1}, requests=1_234, received=5_600
 )
 
@@ -171,7 +171,7 @@ def test_a_number_is_never_quoted(value: Any, field: str) -> None:
     assert fields(value) == [field]
 
 
-SNAPSHOT = Snapshot(
+SNAPSHOT = RunSnapshot(
     "test",
     RunState.RUNNING,
     COUNTS,
@@ -181,7 +181,7 @@ SNAPSHOT = Snapshot(
     upstreams=(
         UpstreamHealth("[fe80::1]:80", paused=61.4),
         UpstreamHealth(
-            "x.example", live=LimitOverride(LimitSettings((Window(5, 1),)), 0), breaker="open", probe_in=3.0
+            "x.example", override=LimitOverride(LimitSettings((Window(5, 1),)), 0), breaker="open", probe_in=3.0
         ),
     ),
 )

@@ -15,7 +15,7 @@ from coordinator.limits.limiter import Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from coordinator.redis.keys import RunKeys
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, Meter, RetryInPlace
 from crawler.fetch.retry_budget import MIN_RETRIES
 from crawler.model import HttpResponse, Request
@@ -136,7 +136,7 @@ async def test_a_throttled_request_waits_in_its_queue_and_costs_no_retry_budget(
         request = a_request(str(number))
         assert await setup.fetch(request) == RetryInPlace(0.0)
         assert (request.attempts.failed, request.attempts.throttled) == (0, 1)
-    assert setup.limiter.resumes(HOST) == pytest.approx(setup.limiter.clock() + 60, abs=5)
+    assert setup.limiter.resumes_at(HOST) == pytest.approx(setup.limiter.clock() + 60, abs=5)
 
 
 async def test_a_pause_is_sent_to_redis_until_redis_has_it() -> None:
@@ -158,7 +158,7 @@ async def test_a_good_response_can_pause_the_fleet_too() -> None:
     result = await setup.fetch(a_request("a"))
     assert isinstance(result, FetchResult)
     assert result.outcome is Outcome.STORED
-    assert setup.limiter.resumes(HOST) > setup.limiter.clock() + 25
+    assert setup.limiter.resumes_at(HOST) > setup.limiter.clock() + 25
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ async def fleet(redis: Redis) -> AsyncIterator[Fleet]:
         return workers[-1]
 
     yield start_worker
-    await cancelled([task for worker in workers for task in worker.tasks])
+    await cancel_and_wait([task for worker in workers for task in worker.tasks])
     for worker in workers:
         await worker.scheduler.close()
 

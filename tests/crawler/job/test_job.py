@@ -288,7 +288,7 @@ def test_a_secret_stands_in_nothing_that_is_written_down(monkeypatch: pytest.Mon
     document = load_job_file(path)
     job = read_job(document, str(tmp_path))
     record = RunRecord("test", 1, "epoch", Layout(1, 1), document, job.folder)  # type: ignore[arg-type]
-    for written in (repr(job), repr(document), record.packed().decode()):
+    for written in (repr(job), repr(document), record.encode().decode()):
         assert "${TOKEN}" in written
         assert "s3cret" not in written
 

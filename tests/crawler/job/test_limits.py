@@ -59,7 +59,7 @@ def test_an_auto_rate_may_have_a_ceiling_and_only_that() -> None:
     ],
 )
 def test_a_rate_is_shown_as_it_is_written(limit: LimitSettings, words: str) -> None:
-    assert limit.words == words
+    assert limit.rate_text == words
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Block, Claim, Outcome, ShardId, WorkerId
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import Completion
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.fetch.template import Template
 from crawler.job.models import StoreSettings
 from crawler.model import Request
@@ -21,7 +21,7 @@ from crawler.pipeline.batch import Batch, Load
 from crawler.pipeline.intake import MOST_DELIVERIES, Intake
 from crawler.pipeline.scheduler import Scheduler
 from tests.conftest import eventually
-from tests.coordinator.parts import ONE, PLANNER, TWO, Run, numbered, record_of
+from tests.coordinator.parts import COORDINATOR, ONE, TWO, Run, numbered, record_of
 from tests.crawler.examples import a_job
 from tests.servers.scripted import ScriptedLimiter
 
@@ -63,7 +63,7 @@ class Feeding:
 
     async def end(self) -> None:
         if self._task is not None:
-            await cancelled([self._task])
+            await cancel_and_wait([self._task])
 
     async def claimed(self, blocks: int) -> None:
         await eventually(lambda: len(self.claims) == blocks, f"{blocks} blocks to be claimed and opened")
@@ -86,7 +86,7 @@ class Feeding:
 
 @pytest.fixture
 async def run(redis: Redis) -> Run:
-    run = await Run.made(redis, record_of(shards=1))
+    run = await Run.create(redis, record_of(shards=1))
     await run.streams.join(ONE)
     return run
 
@@ -117,7 +117,7 @@ def by_digest(keys: Iterable[str]) -> list[str]:
 
 
 async def publish(run: Run, *blocks: Block) -> None:
-    assert await run.streams.publish(PLANNER, blocks, skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True)
+    assert await run.streams.publish(COORDINATOR, blocks, skipped=0, cursor="0:0", next_cursor="1:1", exhausted=True)
 
 
 async def test_a_block_becomes_requests_in_its_order(run: Run, feed: Feed) -> None:
@@ -144,7 +144,7 @@ async def test_no_more_is_claimed_than_is_wanted(run: Run, feed: Feed) -> None:
 async def test_the_drained_shards_of_a_worker_that_left_are_passed_over_without_a_pause(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await Run.made(redis, record_of("wide", shards=16, buckets=16))
+    run = await Run.create(redis, record_of("wide", shards=16, buckets=16))
     await run.publish(numbered(1_000))
     await run.streams.join(TWO)
     await run.complete(TWO, 1, await run.drain(TWO))

@@ -19,7 +19,7 @@ from crawler.pipeline.pacer import GATHER
 from crawler.pipeline.scheduler import SPILLED_FOR, Scheduler
 from tests.crawler.examples import a_request
 from tests.servers.scripted import ScriptedLimiter
-from tests.simulation.virtual import BACKEND, freeze, now, settled
+from tests.simulation.virtual_loop import BACKEND, freeze, now, run_ready_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -251,7 +251,7 @@ async def test_what_a_closed_breaker_lets_through_early_leaves_at_once_and_is_at
     await limiter.pause("a", 30.0)
     first, *_ = fill(scheduler, "a", 1)
     async with crew(scheduler) as lanes:
-        await settled()
+        await run_ready_tasks()
         assert lanes.sent == []
         limiter.paused_until.clear()
         limiter.on_change()
@@ -285,7 +285,7 @@ async def test_an_error_in_booking_reaches_the_lanes(lanes_busy: bool) -> None:
         fill(scheduler, "b", 2)
         limiter.latency = 0.5
     async with crew(scheduler, 3, {"b": 2.0}) as lanes:
-        await settled()
+        await run_ready_tasks()
         fill(scheduler, "a", 1)
         done, _ = await asyncio.wait(lanes.tasks, timeout=0.6)
         assert done
@@ -315,13 +315,13 @@ async def test_a_larger_share_comes_a_heartbeat_late_and_wakes_those_who_wait() 
     scheduler.resize(present(0, 4))
     fill(scheduler, "a", 20)
     async with crew(scheduler, 20, {"a": None}) as lanes:
-        await settled()
+        await run_ready_tasks()
         assert lanes.inside["a"] == 2
         scheduler.resize(present(0, 2))
-        await settled()
+        await run_ready_tasks()
         assert lanes.inside["a"] == 2
         scheduler.resize(present(0, 2))
-        await settled()
+        await run_ready_tasks()
         assert lanes.inside["a"] == 4
 
 
@@ -329,7 +329,7 @@ async def test_a_smaller_share_holds_at_once_until_enough_are_back() -> None:
     scheduler = lines_of(ScriptedLimiter(concurrencies={"a": 4}))
     fill(scheduler, "a", 12)
     async with crew(scheduler, 12, {"a": 1.0}) as lanes:
-        await settled()
+        await run_ready_tasks()
         assert lanes.inside["a"] == 4
         scheduler.resize(present(0, 4))
         await lanes.until(lambda: len(lanes.sent) == 6)
@@ -358,10 +358,10 @@ async def test_a_limit_that_is_changed_while_the_run_goes_on_counts_at_once() ->
     scheduler = lines_of(limiter)
     fill(scheduler, "a", 10)
     async with crew(scheduler, 10, {"a": None}) as lanes:
-        await settled()
+        await run_ready_tasks()
         limiter.concurrencies["a"] = 6
         limiter.on_change()
-        await settled()
+        await run_ready_tasks()
         assert lanes.inside["a"] == 6
 
 
@@ -421,7 +421,7 @@ async def test_the_intake_is_woken_when_too_little_is_left_or_a_pause_begins() -
         assert wanted.done()
         fill(scheduler, "a", 10)
         wanted = asyncio.create_task(scheduler.until_low())
-        await settled()
+        await run_ready_tasks()
         assert not wanted.done()
         await limiter.pause("a", 30.0)
         await asyncio.sleep(1.5)
@@ -500,7 +500,7 @@ async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[
         scheduler.put(a_request("key", host))
     async with crew(scheduler, 50) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 10_000)
-        await settled()
+        await run_ready_tasks()
         assert len({request.upstream for _, request in lanes.sent}) == 10_000
         assert not scheduler._queues
         assert not scheduler._listed
@@ -530,7 +530,7 @@ async def test_a_line_that_was_emptied_while_slots_are_booked_is_forgotten_after
     scheduler = lines_of(limiter)
     fill(scheduler, "a", 1)
     assert scheduler._take() is None
-    await settled()
+    await run_ready_tasks()
     assert len(limiter.calls) == 1
     assert len(list(scheduler.spilled())) == 1
     await asyncio.sleep(1.0)
@@ -556,10 +556,10 @@ async def test_a_line_that_comes_again_is_served_although_its_former_self_is_sti
 async def test_a_lane_that_is_cancelled_after_it_was_woken_passes_its_turn_on() -> None:
     scheduler = lines_of()
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(3)]
-    await settled()
+    await run_ready_tasks()
     (request,) = fill(scheduler, "a", 1)  # wakes the first, which has not run yet
     lanes[0].cancel()
-    await settled()
+    await run_ready_tasks()
     assert [task.done() for task in lanes] == [True, True, False]
     assert lanes[0].cancelled()
     assert lanes[1].result() is request
@@ -569,26 +569,26 @@ async def test_a_lane_that_is_cancelled_after_it_was_woken_passes_its_turn_on() 
 async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> None:
     scheduler = lines_of()
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(3)]
-    await settled()
+    await run_ready_tasks()
     lanes[0].cancel()
     lanes[1].cancel()
-    await settled()
+    await run_ready_tasks()
     (request,) = fill(scheduler, "a", 1)
-    await settled()
+    await run_ready_tasks()
     assert lanes[2].result() is request
 
 
 async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another() -> None:
     scheduler = lines_of(ScriptedLimiter(rates={"a": 5.0}, reserved={"a": [now()]}))
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(2)]
-    await settled()
+    await run_ready_tasks()
     (request,) = fill(scheduler, "a", 1)
     await asyncio.sleep(0.1)  # the slot is booked, and one lane waits for it
     (line,) = scheduler._queues.values()
     assert (line.inside, len(line.waiting)) == (1, 0)
     lanes[0].cancel()
     lanes[1].cancel()
-    await settled()
+    await run_ready_tasks()
     assert (line.inside, list(line.waiting)) == (0, [request])
     async with asyncio.timeout(1):
         assert await scheduler.next() is request
@@ -623,7 +623,7 @@ class Turmoil:
             self.inside.remove(request)
             self.rounds[request] += 1
             upstream = request.upstream
-            assert self.limiter.resumes(upstream) <= now()
+            assert self.limiter.resumes_at(upstream) <= now()
             self.sent[upstream].append(now())
             self.away[upstream] += 1
             assert self.away[upstream] <= (self.limiter.concurrency(upstream) or 1_000)

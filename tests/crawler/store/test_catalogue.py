@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.errors import PostgresRefused
 from coordinator.model import Epoch, Outcome
-from coordinator.tasks import cancelled
+from coordinator.tasks import cancel_and_wait
 from crawler.job.models import TableSettings
 from crawler.model import Page
 from crawler.store import catalogue as catalogue_module
@@ -160,7 +160,7 @@ async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of
         counts = await catalogue.finish(run_id, [facts])
         await eventually(lambda: (101, 200, 1) in seen and (101, 200) in raw, "the run is seen whole")
     finally:
-        await cancelled(watchers)
+        await cancel_and_wait(watchers)
     assert seen == {(0, 0, 0), (101, 200, 1)}
     # Either table of every run is there whole; only the views promise that both came at once.
     assert raw <= {(0, 0), (101, 0), (0, 200), (101, 200)}
@@ -217,7 +217,7 @@ async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
             return bool(await reader.fetchval("SELECT count(*) FROM pages"))
 
         await eventually(attached, "the parts are attached")
-        await cancelled([finishing])
+        await cancel_and_wait([finishing])
     run = await catalogue.find("test")
     assert run is not None
     assert not run.complete

@@ -87,7 +87,7 @@ class Fleet:
 
     async def held(self, origin: str) -> float:
         cached = await RobotsCache(self._redis, KEYS, "test").ask(origin, 1.0)
-        assert cached.word == "known"
+        assert cached.state == "known"
         return cached.seconds
 
 
@@ -211,7 +211,7 @@ async def test_only_the_first_half_mebibyte_of_a_robots_txt_is_read(sites: Sites
 async def test_a_worker_that_dies_during_the_request_is_replaced(sites: Sites, fleet: Fleet, redis: Redis) -> None:
     robots_txt(sites, 200, DISALLOW_X)
     dead = RobotsCache(redis, KEYS, "dead")
-    assert (await dead.ask(sites.url, 0.3)).word == "ask"
+    assert (await dead.ask(sites.url, 0.3)).state == "ask"
     assert not (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
     assert sites.requested == {"/robots.txt": 1}
     await dead.tell(sites.url, b"late", 1000.0)

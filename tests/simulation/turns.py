@@ -1,4 +1,4 @@
-"""A world without an event loop: the product's coroutines sleep and wait turn by turn."""
+"""What replaces asyncio in a simulation: without an event loop, coroutines wait for their next turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDLE, NAP = "idle", "nap"
 
 
 class Event(asyncio.Event):
-    """An event for which a coroutine waits turn by turn."""
+    """An event that a waiting coroutine looks at with every turn."""
 
     async def wait(self) -> Literal[True]:
         while not self.is_set():
@@ -23,8 +23,8 @@ class Event(asyncio.Event):
         return True
 
 
-class Clock:
-    """Seconds of the simulated clock, for the modules that measure time."""
+class TurnClock:
+    """The simulated clock in seconds, for modules that measure time."""
 
     truth: Truth
 
@@ -32,8 +32,8 @@ class Clock:
         return self.truth.now / 1000
 
 
-def without_a_loop(patch: pytest.MonkeyPatch) -> Clock:
-    """Let the product's coroutines sleep and wait in the simulation instead of in an event loop."""
+def patch_asyncio(patch: pytest.MonkeyPatch) -> TurnClock:
+    """Replace asyncio in the modules whose coroutines a simulation runs; returns their clock."""
 
     async def nap(seconds: float) -> None:
         await pause(NAP)
@@ -46,11 +46,11 @@ def without_a_loop(patch: pytest.MonkeyPatch) -> Clock:
     async def at_once(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
 
-    clock = Clock()
-    world = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event, wait_for=time_out)
+    clock = TurnClock()
+    replacement = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event, wait_for=time_out)
     for module in ("roles.coordinator", "redis.retrying", "roles.planner", "roles.janitor", "roles.election"):
-        patch.setattr(f"coordinator.{module}.asyncio", world)
+        patch.setattr(f"coordinator.{module}.asyncio", replacement)
     for module in ("worker", "pipeline.intake"):
-        patch.setattr(f"crawler.{module}.asyncio", world)
+        patch.setattr(f"crawler.{module}.asyncio", replacement)
     patch.setattr("coordinator.roles.janitor.monotonic", clock)
     return clock

@@ -1,4 +1,4 @@
-"""How often what goes wrong in a schedule."""
+"""How often each kind of fault happens in a schedule."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from random import Random
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
-    """How often what goes wrong, a step; drawn anew for each schedule, so that some have much of one thing."""
+class FaultRates:
+    """The probability of each fault in one step.
+
+    They are drawn for each schedule, so that some schedules have many faults of one kind.
+    """
 
     fault: float
     die: float
@@ -19,7 +22,7 @@ class Weather:
     wipe: float
 
     @classmethod
-    def of(cls, random: Random) -> Weather:
+    def draw(cls, random: Random) -> FaultRates:
         def often(rate: float) -> float:
             return rate * random.choice((0, 1, 1, 4))
 

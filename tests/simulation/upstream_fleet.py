@@ -1,4 +1,4 @@
-"""A simulated fleet at a simulated upstream, on the real scripts of a real Redis whose clock is the simulation's."""
+"""Workers at one simulated upstream: real limiters and the real scripts in a real Redis, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
 
-from coordinator.limits.limiter import HEED_EVERY, TELL_EVERY, Limiter
+from coordinator.limits.limiter import CHANGES_POLL_SECONDS, POLLS_PER_REPORT, Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import source
 from coordinator.settings import LimitSettings
 
-EPOCH = 1_700_000_000.0
+BEGIN_SECONDS = 1_700_000_000.0
 UPSTREAM = "example.org"
 SCRIPTS = ("reserve", "pause", "changes_since", "breaker", "auto_rate")
 OK, THROTTLED, FAILED = "ok", "throttled", "failed"
-AT_HAND = 200
-# What the retry policy asks for after a 429 that names no time.
-PAUSE = 0.5
+SLOTS_WANTED = 200
+# The pause after a 429 that names no time, as fetch/retry has it.
+PAUSE_SECONDS = 0.5
 
 
-class Clock:
-    """Seconds since the simulation began; Redis' scripts read the same clock."""
+class RedisClock:
+    """Seconds since the simulation began. Scripts that run in Redis read this clock too."""
 
     def __init__(self, client: Redis) -> None:
         self.now = 0.0
@@ -33,13 +33,13 @@ class Clock:
         return self.now
 
     async def set(self, now: float) -> None:
-        """Never back."""
+        """Set the time; it never goes back."""
         self.now = max(self.now, now)
-        micros = round((EPOCH + self.now) * 1_000_000)
+        micros = round((BEGIN_SECONDS + self.now) * 1_000_000)
         await self._client.mset({"test:seconds": micros // 1_000_000, "test:micros": micros % 1_000_000})
 
     def limiter(self, keys: RunKeys, limit: LimitSettings) -> Limiter:
-        """A limiter that lives by this clock; nobody runs its watch."""
+        """A limiter on this clock. Its `watch` does not run."""
         limiter = Limiter(self._client, keys, UpstreamMatcher({UPSTREAM: limit, "*": LimitSettings()}), clock=self)
         for name in SCRIPTS:
             text = source(f"limits/{name}")
@@ -50,7 +50,7 @@ class Clock:
 
 
 class LeakyBucket:
-    """nginx' limit_req with nodelay: a request that finds the bucket full is refused and leaves no trace in it."""
+    """An upstream like nginx with limit_req and nodelay: a request that finds the bucket full is not counted."""
 
     def __init__(self, rate: float, burst: float = 5) -> None:
         self.rate = rate
@@ -67,49 +67,52 @@ class LeakyBucket:
 
 
 class Worker:
-    """One worker that always has requests waiting; it does one thing at a time."""
+    """One worker that always has requests waiting. It does one thing at a time."""
 
     def __init__(self, fleet: Fleet, limiter: Limiter) -> None:
         self.limiter = limiter
         self._fleet = fleet
         self._slots: list[float] = []
-        self._again = 0.0
-        self._answers: list[tuple[float, str, float]] = []
-        limiter.on_change = self.look
+        self._ask_at = 0.0
+        self._responses: list[tuple[float, str, float]] = []
+        limiter.on_change = self.ask_now
 
-    def look(self) -> None:
-        self._again = 0.0
+    def ask_now(self) -> None:
+        self._ask_at = 0.0
 
     def next(self) -> float:
-        """When it has something to do."""
-        ask = self._slots[0] if self._slots else max(self._again, self.limiter.resumes(UPSTREAM))
-        return min(ask, self._answers[0][0]) if self._answers else ask
+        """The time of its next action."""
+        ask = self._slots[0] if self._slots else max(self._ask_at, self.limiter.resumes_at(UPSTREAM))
+        return min(ask, self._responses[0][0]) if self._responses else ask
 
     async def act(self) -> None:
-        """Take an answer, send a request, or book."""
+        """Take a response, send a request, or reserve slots."""
         now = self._fleet.clock()
-        if self._answers and self._answers[0][0] <= now:
-            _, what, took = heapq.heappop(self._answers)
+        if self._responses and self._responses[0][0] <= now:
+            _, what, took = heapq.heappop(self._responses)
             self.limiter.report(UPSTREAM, throttled=what == THROTTLED, failed=what == FAILED, seconds=took)
             if what == THROTTLED:
-                await self.limiter.pause(UPSTREAM, PAUSE)
+                await self.limiter.pause(UPSTREAM, PAUSE_SECONDS)
         elif self._slots:
             del self._slots[0]
-            if self.limiter.resumes(UPSTREAM) <= now:  # a pause voids what was booked
+            if self.limiter.resumes_at(UPSTREAM) <= now:  # slots inside a pause are void
                 what, took = self._fleet.upstream(now), self._fleet.latency(now)
                 self._fleet.sent.append((now, what))
-                heapq.heappush(self._answers, (now + took, what, took))
+                heapq.heappush(self._responses, (now + took, what, took))
         else:
-            booking = await self.limiter.reserve(UPSTREAM, AT_HAND)
-            self._slots, self._again = list(booking.slots), max(booking.again_at, now + 0.001)
+            reservation = await self.limiter.reserve(UPSTREAM, SLOTS_WANTED)
+            self._slots, self._ask_at = list(reservation.slots), max(reservation.again_at, now + 0.001)
 
 
 class Fleet:
-    """Workers at one upstream, which says what becomes of a request sent at a time; `latency` is seconds until then."""
+    """Workers at one upstream.
+
+    `upstream` returns the result of a request that is sent at a time; `latency` how many seconds it takes.
+    """
 
     def __init__(
         self,
-        clock: Clock,
+        clock: RedisClock,
         limiters: Sequence[Limiter],
         upstream: Callable[[float], str],
         latency: Callable[[float], float] = lambda at: 0.02,
@@ -119,22 +122,22 @@ class Fleet:
         self.latency = latency
         self.sent: list[tuple[float, str]] = []
         self._workers = [Worker(self, limiter) for limiter in limiters]
-        self._looks = 0
+        self._polls = 0
 
     async def run(self, until: float) -> None:
-        """Let the fleet work until that time."""
+        """Let the workers work until that time."""
         while self.clock() < until:
             for number, worker in enumerate(self._workers):
-                if (self._looks + number) % TELL_EVERY == 0:
-                    await worker.limiter._tell()
-                await worker.limiter._hear()
-            self._looks += 1
-            ends = self.clock() + HEED_EVERY
+                if (self._polls + number) % POLLS_PER_REPORT == 0:
+                    await worker.limiter._send_report()
+                await worker.limiter._read_changes()
+            self._polls += 1
+            ends = self.clock() + CHANGES_POLL_SECONDS
             while (worker := min(self._workers, key=Worker.next)).next() < ends:
                 await self.clock.set(worker.next())
                 await worker.act()
             await self.clock.set(ends)
 
     def count(self, what: str | None = None, after: float = 0.0) -> int:
-        """Requests sent since a time, all or those that ended so."""
+        """How many requests were sent since a time: all, or those with this result."""
         return sum(at >= after and what in (None, ended) for at, ended in self.sent)

@@ -1,4 +1,4 @@
-"""A real Redis on a simulated clock: the product's scripts, and what must hold after each of them."""
+"""A real Redis with the product's scripts on a simulated clock; it checks after each script that the promises hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coordinator.model import Outcome
 from coordinator.queue.sharding import digest, member
 from coordinator.redis.keys import RUNS
 from coordinator.redis.scripts import source
-from tests.simulation.account import COUNTED, WORKER_AT, Account
+from tests.simulation.reference_model import COUNTED, WORKER_AT, ReferenceModel
 from tests.simulation.truth import Truth
 
 # The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
@@ -26,7 +26,7 @@ SCRIPTS = sorted(
     if folder.name != "fragments"
     for file in folder.iterdir()
 )
-# KEYS of the run: state, delayed set, then ARGV[1] streams, then the done buckets.
+# KEYS of the run: state, deferred set, then ARGV[1] streams, then the done buckets.
 LOOK = """
 local keys, done, entries = redis.call('ZCARD', KEYS[2]), {}, 0
 for at = 3, 2 + ARGV[1] do
@@ -47,12 +47,15 @@ return redis.sha1hex(table.concat(all, '|'))
 """
 
 
-class Wire:
-    """One connection to Redis for all processes of a simulation. `mutations` maps a script to (text, other text)."""
+class CheckedRedis:
+    """One connection to Redis for all processes of a simulation.
+
+    `mutations` maps the name of a script to (a text in it, another text in its place).
+    """
 
     def __init__(self, url: str, mutations: Mapping[str, tuple[str, str]] | None = None) -> None:
-        self.redis = redis.Redis.from_url(url, single_connection_client=True)
-        self._connection: Any = self.redis.connection
+        self.client = redis.Redis.from_url(url, single_connection_client=True)
+        self._connection: Any = self.client.connection
         self.names: dict[str, str] = {}
         self._hashes: dict[str, bytes] = {}
         for name in SCRIPTS:
@@ -64,12 +67,12 @@ class Wire:
                 text, other = mutations[name]
                 assert lua.count(text) == 1, f"{name} no longer says {text!r} once"
                 lua = lua.replace(text, other)
-            self._hashes[name] = self.redis.script_load(lua).encode()
-        self._look = self.redis.script_load(LOOK).encode()
-        self._fingerprint = self.redis.script_load(FINGERPRINT).encode()
+            self._hashes[name] = self.client.script_load(lua).encode()
+        self._look = self.client.script_load(LOOK).encode()
+        self._fingerprint = self.client.script_load(FINGERPRINT).encode()
 
     def begin(self, truth: Truth, *, once: bool) -> None:
-        """Forget the last simulation, on both sides of the wire; `once`: no key stands twice in the source."""
+        """Forget the last simulation, here and in Redis. `once`: no key is twice in the source."""
         self.truth = truth
         layout, names = truth.layout, truth.keys
         streams = [names.stream(shard) for shard in range(layout.shards)]
@@ -79,35 +82,35 @@ class Wire:
         self._guarded = [name for name in self._all if name != names.workers]  # renew forgets old leases there
         self._members = {member(digest(key)): digest(key) for key in truth.corpus}
         self._once = once
-        self.account = Account(truth)
+        self.model = ReferenceModel(truth)
         self.wipe()
         self.advance(0)
 
     def close(self) -> None:
         self.wipe()
         self._send(b"UNLINK", b"test:seconds", b"test:micros")
-        self.redis.close()
+        self.client.close()
 
     def advance(self, milliseconds: int) -> None:
         truth = self.truth
         truth.now += milliseconds
         self._send(b"MSET", b"test:seconds", truth.now // 1000, b"test:micros", truth.now % 1000 * 1000)
-        if self.account.leader is not None and self.account.leader_until <= truth.now:
+        if self.model.leader is not None and self.model.leader_until <= truth.now:
             self._send(b"DEL", truth.keys.leader)
-            self.account.leader = None
+            self.model.leader = None
 
     def wipe(self) -> None:
-        """All is gone, the loaded scripts excepted."""
+        """Delete everything but the loaded scripts."""
         self._send(b"UNLINK", RUNS, *self._all)
         self.synchronise()
 
     def release_dead(self, worker: str) -> None:
-        """What `fleet.bury` does for a worker whose end was seen."""
+        """End the lease of a dead worker, as `membership.release_dead` does."""
         self._send(b"ZREM", self.truth.keys.workers, worker)
-        self.account.leases.pop(worker, None)
+        self.model.leases.pop(worker, None)
 
     def vanish(self, chosen: Callable[[Sequence[Any]], Any]) -> str:
-        """A stranger deletes one entry of a stream."""
+        """Delete one entry of a stream, as another program might."""
         entries = [
             (stream, entry)
             for stream in self._looked[2 : 2 + self.truth.layout.shards]
@@ -119,48 +122,49 @@ class Wire:
         stream, (entry, _) = chosen(entries)
         self._send(b"XDEL", stream, entry)
         keys = before - self.look()[1]
-        self.account.vanished += keys
+        self.model.vanished += keys
         return f"a stranger deletes an entry of {stream.rpartition('}:')[2]}: {keys} keys"
 
     def synchronise(self) -> None:
-        """After a plain write: which run is there now, and with which state?"""
+        """Tell the model which epoch and state are there now, after a command that is not a script."""
         epoch, state = (
             value and value.decode() for value in self._send(b"HMGET", self.truth.keys.state, "epoch", "state")
         )
-        self.account.found(epoch, state)
+        self.model.found(epoch, state)
 
     def run(self, who: str, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """Carry a script out, and see that it kept the protocol."""
+        """Carry a script out, and check what it returned and changed."""
         truth, worker = self.truth, str(arguments[WORKER_AT[name]]) if name in WORKER_AT else None
-        refusal = self.account.refusal(name, arguments, worker)
+        refusal = self.model.refusal(name, arguments, worker)
         stale = (
             name == "queue/publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
         )
-        unchanged = refusal or stale or self.account.repeats(name, arguments)
+        unchanged = refusal or stale or self.model.repeats(name, arguments)
         fingerprint = self._fingerprinted() if unchanged else None
-        answer = self._evaluate(self._hashes[name], keys, arguments)
-        word = _word(answer)
-        truth.say(who, f"{name} {_told(name, arguments)}-> {_short(answer)}")
+        result = self._evaluate(self._hashes[name], keys, arguments)
+        status = _status(result)
+        truth.say(who, f"{name} {_shown_arguments(name, arguments)}-> {_shown_result(result)}")
         if refusal:
-            truth.expect(word in refusal, f"{name} of {who} must be refused ({' or '.join(refusal)}), and says {word}")
+            wanted = " or ".join(refusal)
+            truth.expect(status in refusal, f"{name} of {who} must be refused ({wanted}), and returns {status}")
         else:
-            truth.expect(word not in ("lost", "epoch"), f"{name} of {who} is refused ({word}) without a reason")
+            truth.expect(status not in ("lost", "epoch"), f"{name} of {who} is refused ({status}) without a reason")
         if fingerprint:
             truth.expect(self._fingerprinted() == fingerprint, f"{name} of {who} must change nothing, and it does")
         elif not refusal:
-            self.account.enter(name, arguments, worker, answer, word)
+            self.model.enter(name, arguments, worker, result, status)
             if name in COUNTED:
                 self.check()
-        return answer
+        return result
 
     def look(self) -> tuple[dict[str, str], int, int, set[int]]:
-        """(state, keys in the streams and in the delayed set, entries of streams, done set)"""
+        """(state, keys in the streams and in the deferred set, entries of streams, done set)"""
         state, keys, entries, done = self._evaluate(self._look, self._looked, [self.truth.layout.shards])
         fields = [field.decode() for field in state]
         return dict(zip(fields[::2], fields[1::2], strict=True)), keys, entries, {int(name) for name in done}
 
     def check(self) -> None:
-        """What must hold between any two steps."""
+        """Check what must hold between any two steps."""
         truth = self.truth
         state, queued, _, done = self.look()
         committed = {name for name, digest in self._members.items() if digest in truth.pages}
@@ -169,9 +173,9 @@ class Wire:
         truth.expect(outcomes == len(done), f"{outcomes} outcomes are counted for {len(done)} keys that are done")
         published, resolved = int(state.get("published", 0)), int(state.get("resolved", 0))
         truth.expect(
-            queued <= published - resolved <= queued + self.account.vanished,
-            f"published {published} - resolved {resolved} is not {queued}, the keys in the streams and the delayed set"
-            + (f" (and {self.account.vanished} vanished)" if self.account.vanished else ""),
+            queued <= published - resolved <= queued + self.model.vanished,
+            f"published {published} - resolved {resolved} is not {queued}, the keys in the streams and the deferred set"
+            + (f" (and {self.model.vanished} vanished)" if self.model.vanished else ""),
         )
         if state.get("exhausted") == "1" and self._once:
             planned = published - int(state.get("deferred", 0)) + int(state.get("skipped", 0))
@@ -181,7 +185,7 @@ class Wire:
             truth.expect(not missing, f"the run is {state['state']} while {missing} keys have no outcome")
 
     def pending(self) -> int:
-        """Deliveries that nobody has acked."""
+        """How many deliveries are not acknowledged."""
         return sum(
             int(self._send(b"XPENDING", stream, "workers")[0])
             for stream in self._looked[2 : 2 + self.truth.layout.shards]
@@ -189,7 +193,7 @@ class Wire:
         )
 
     def left_behind(self) -> list[str]:
-        """Keys of the queue that exist."""
+        """The Redis keys of the queue that exist."""
         queue = list(self.truth.keys.queue(self.truth.layout.shards))
         return [name.rpartition("}:")[2] for name in queue if self._send(b"EXISTS", name)]
 
@@ -204,18 +208,18 @@ class Wire:
         return self._connection.read_response()
 
 
-def _word(answer: Any) -> str:
-    first = answer[0] if isinstance(answer, list) and answer else answer
+def _status(result: Any) -> str:
+    first = result[0] if isinstance(result, list) and result else result
     return first.decode(errors="replace") if isinstance(first, bytes) else str(first)
 
 
-def _short(answer: Any) -> str:
-    parts = answer if isinstance(answer, list) else [answer]
+def _shown_result(result: Any) -> str:
+    parts = result if isinstance(result, list) else [result]
     shown = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in parts[:3]]
     return " ".join(shown)[:60]
 
 
-def _told(name: str, arguments: Sequence[Any]) -> str:
+def _shown_arguments(name: str, arguments: Sequence[Any]) -> str:
     match name:
         case "queue/requeue_due":
             return f"{arguments[2]} keys "

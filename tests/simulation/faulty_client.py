@@ -1,4 +1,4 @@
-"""A simulated process' Redis client: it waits for its turn before each call, and calls go wrong."""
+"""The Redis client of a simulated process: it waits for its turn before each call, and calls can fail."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any, Self
 
 import redis.exceptions
 
+from tests.simulation.checked_redis import CheckedRedis
 from tests.simulation.truth import pause
-from tests.simulation.wire import Wire
 
-UNSENT, LOST, TWICE = "never arrives", "its answer gets lost", "arrives twice"
+NOT_SENT, LOST, TWICE = "never arrives", "its result gets lost", "arrives twice"
 
 
-class Client:
-    """What one process holds for a Redis client: it waits for its turn before each call, and calls can go wrong."""
+class FaultyClient:
+    """What one process uses as its Redis client. `fault` is what happens to its next call."""
 
-    def __init__(self, wire: Wire, who: str) -> None:
-        self.wire = wire
+    def __init__(self, redis: CheckedRedis, who: str) -> None:
+        self.redis = redis
         self.who = who
         self.fault: str | None = None
 
     def register_script(self, source: str) -> Any:
-        name = self.wire.names[source]
+        name = self.redis.names[source]
 
         async def call(*, keys: Sequence[str], args: Sequence[Any]) -> Any:
             return await self.send(
-                name, lambda: self.wire.run(self.who, name, keys, args), may_repeat=name != "run/replan"
+                name, lambda: self.redis.run(self.who, name, keys, args), may_repeat=name != "run/replan"
             )
 
         return call
@@ -38,40 +38,40 @@ class Client:
         return call
 
     def pipeline(self, transaction: bool) -> Pipeline:
-        return Pipeline(self, self.wire.redis.pipeline(transaction=transaction))
+        return Pipeline(self, self.redis.client.pipeline(transaction=transaction))
 
     async def send(
         self, what: str, carry_out: Callable[[], Any], *, error: type[Exception] | None = None, may_repeat: bool = False
     ) -> Any:
-        """Carry a call out at the next turn, with the fault that this turn brings."""
+        """Carry a call out at the next turn, with the fault that is set then."""
         await pause(what)
         fault, self.fault = self.fault, None
         error = error or redis.exceptions.ConnectionError
         if fault == TWICE and not may_repeat:
             fault = None
         if fault:
-            self.wire.truth.say(self.who, f"{what} {fault}:")
-        if fault == UNSENT:
+            self.redis.truth.say(self.who, f"{what} {fault}:")
+        if fault == NOT_SENT:
             raise error("Connection closed by server.")
-        answer = carry_out()
+        result = carry_out()
         if fault == TWICE:
-            answer = carry_out()
+            result = carry_out()
         if fault == LOST:
             raise error("Connection closed by server.")
-        return answer
+        return result
 
     def _plain(self, name: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        answer = getattr(self.wire.redis, name)(*arguments, **named)
+        result = getattr(self.redis.client, name)(*arguments, **named)
         if name in ("unlink", "set"):
-            self.wire.truth.say(self.who, name)
-            self.wire.synchronise()
-        return answer
+            self.redis.truth.say(self.who, name)
+            self.redis.synchronise()
+        return result
 
 
 class Pipeline:
     """A transaction of plain commands."""
 
-    def __init__(self, client: Client, commands: Any) -> None:
+    def __init__(self, client: FaultyClient, commands: Any) -> None:
         self._client = client
         self._commands = commands
 
@@ -89,5 +89,5 @@ class Pipeline:
 
     def _carry_out(self) -> None:
         self._commands.execute()
-        self._client.wire.truth.say(self._client.who, "transaction")
-        self._client.wire.synchronise()
+        self._client.redis.truth.say(self._client.who, "transaction")
+        self._client.redis.synchronise()

@@ -1,4 +1,4 @@
-"""An event loop that never waits: when nothing else is to be done, its time jumps to the next timer."""
+"""An event loop that never waits: when no task can go on, its time jumps to the next timer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BACKEND = ("asyncio", {"use_uvloop": False, "loop_factory": lambda: VirtualLoop(
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its `time()` is virtual; no sockets, threads or processes may be waited for."""
+    """Its `time()` is virtual. Tasks must not wait for sockets, threads or processes."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -20,7 +20,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def freeze(self, seconds: float) -> None:
-        """The process stands still for a while; timers fire late."""
+        """Let time pass without running anything, as if the process was frozen: timers fire late."""
         self.now += seconds
 
 
@@ -34,13 +34,13 @@ class _Jumping(selectors.SelectSelector):
         if found:
             return found
         if timeout is None:
-            raise RuntimeError("everything waits, and nothing will ever happen")
+            raise RuntimeError("every task waits, and no timer will wake one")
         self._loop.now += max(timeout, 0.0)
         return found
 
 
 def freeze(seconds: float) -> None:
-    """Let the running loop stand still for a while."""
+    """Freeze the running loop for so many seconds."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.freeze(seconds)
@@ -51,7 +51,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def settled() -> None:
-    """Let every task go as far as it can without a timer."""
+async def run_ready_tasks() -> None:
+    """Let every task go on until it waits for a timer."""
     for _ in range(20):
         await asyncio.sleep(0)
