@@ -34,9 +34,9 @@ from crawler.audit.checks import (
     Sessions,
 )
 from crawler.audit.upstream_log import logged_keys
+from crawler.job.corpus import open_corpus
 from crawler.job.job import Job, read_job
-from crawler.local.run import Place, services
-from crawler.opening import open_corpus
+from crawler.local.services import Place, services
 from crawler.store import postgres
 from crawler.store import tables as names
 from crawler.store.catalogue import Catalogue, StoredRun

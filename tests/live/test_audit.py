@@ -15,7 +15,7 @@ from coordinator.errors import UsageError
 from coordinator.redis.keys import RunKeys
 from crawler.audit import auditor
 from crawler.audit.checks import Finding
-from crawler.local.run import Place
+from crawler.local.services import Place
 from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 from tests.live.shell import Running, Shell
