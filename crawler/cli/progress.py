@@ -54,7 +54,7 @@ class Pace:
         return (now - before) / (last - first) if last > first else 0.0
 
     def left(self, counts: Counts) -> str:
-        """The time that the rest takes, as h:mm:ss; "?" when nobody can know."""
+        """The time that the rest takes, as h:mm:ss; "?" when that is unknown."""
         if counts.total is None or self.rate <= 0:
             return "?"
         return clock(max(0, counts.total - counts.done) / self.rate)

@@ -77,7 +77,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
         raise UsageError(f"Redis has no run {spec.run}; start it with `shardcrawl run` or `coordinate`")
     job = read_job(record.document, record.folder)
     leave = asyncio.Event()
-    _drain_when_asked(control, spec, leave.set)
+    _install_drain(control, spec, leave.set)
     coordinator = Coordinator(
         client,
         record,
@@ -93,7 +93,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
 async def _work(spec: ChildSpec, client: Redis, control: int) -> None:
     _collect_less()
     runner = Runner(client, spec.database, os.environ, _failpoint(spec))
-    _drain_when_asked(control, spec, runner.drain)
+    _install_drain(control, spec, runner.drain)
     if spec.run is None:
         await runner.serve_all()
     else:
@@ -113,7 +113,7 @@ def _failpoint(spec: ChildSpec) -> Failpoint:
     return failpoint_at(os.environ.get(FAILPOINT_VARIABLE), spec.who)
 
 
-def _drain_when_asked(control: int, spec: ChildSpec, drain: Callable[[], None]) -> None:
+def _install_drain(control: int, spec: ChildSpec, drain: Callable[[], None]) -> None:
     """Drain on SIGTERM or when the parent is gone; leave at once on a second signal, or when the grace is over."""
     loop = asyncio.get_running_loop()
     draining = False

@@ -11,7 +11,7 @@ from coordinator.status import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class RunBegins:
-    """A new run was made; `total` is about how many keys it has, None when nobody can know yet."""
+    """A new run was made; `total` is about how many keys it has, None when that is unknown."""
 
     run: str
     total: int | None
@@ -55,7 +55,7 @@ class ChildLine:
 
 @dataclass(frozen=True, slots=True)
 class DrainBegins:
-    """The user asked for the end: what is in flight is finished."""
+    """A signal asked the command to end: it finishes what is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class ProgressUnknown:
-    """A service does not answer, so nobody can say where the run stands."""
+    """A service does not answer, so it is unknown where the run stands."""
 
     run: str
     message: str

@@ -43,7 +43,7 @@ from crawler.opening import OpenedRun, open_run
 from crawler.store import postgres
 from crawler.store.catalogue import Catalogue, StoredRun
 
-# A Redis that loses the run again and again is not one to go on with.
+# In one command: a Redis that loses the run again and again cannot be relied on.
 MAX_REBUILDS = 5
 
 
@@ -80,7 +80,7 @@ async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, 
 async def run_at(
     addresses: Addresses, job: Job, listener: Listener, environ: Mapping[str, str], *, with_workers: bool = True
 ) -> RunEnd:
-    """The same with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on.
+    """Like `run`, with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on.
 
     `environ` is what children inherit. Raises ShardcrawlError.
     """
@@ -205,7 +205,7 @@ def _supervisor(
     environ: Mapping[str, str],
 ) -> Supervisor:
     async def release(pid: int) -> None:
-        """End the leases of a child that died, so that its blocks need not wait for that."""
+        """End the leases of a child that died, so that other workers take its blocks over at once."""
         with suppress(RedisUnavailable):  # then the leases run out
             await release_dead(client, pid)
 

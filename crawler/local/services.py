@@ -21,7 +21,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Both services' addresses; `embedded` is what keeps those that this process has started."""
+    """Both services' addresses; `embedded` runs those that this process has started, if any."""
 
     redis: str
     database: str

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from crawler.local.embedded.redis import Redis
+from crawler.local.embedded.redis import RedisServer
 from tests.conftest import eventually
 from tests.servers.network import Proxy
 
@@ -39,7 +39,7 @@ class NoPgbouncer(Exception):
     """There is no pgbouncer on this machine."""
 
 
-class OwnRedis(Redis):
+class OwnRedis(RedisServer):
     """A Redis in a folder, with the embedded one's settings, that a test kills and starts again."""
 
     async def kill(self) -> None:
