@@ -70,7 +70,7 @@ class InPostgres:
 
 @dataclass(frozen=True, slots=True)
 class InRedis:
-    """A run in Redis: state, counts, members of the done set, blocks in its streams, and `stray` keys that no code uses.
+    """A run in Redis: state, counts, members of the done set, blocks in its streams, `stray` keys that no code uses.
 
     `skipped` keys were done already when the planner read them; `workers` are those whose lease has not ended.
     """
