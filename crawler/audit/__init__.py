@@ -1,1 +1,1 @@
-"""Compares what source, Postgres, Redis and the upstream's log say about a run."""
+"""Compares what source, Postgres, Redis and an upstream's log say about a run."""

@@ -1,7 +1,7 @@
-"""The auditor: looks at source, Postgres, Redis and the upstream's log of one run, and compares what they say.
+"""The auditor: reads what source, Postgres, Redis and an upstream's log say about one run, and compares it.
 
-It changes nothing: digests of the source go into a temporary table of a transaction that is rolled back. Memory stays
-flat whatever the corpus's size.
+It changes nothing: digests of the source go into a temporary table of a transaction that is rolled back. Its memory
+does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -23,36 +23,38 @@ from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
 from coordinator.status import read_snapshot
 from crawler.audit import checks
 from crawler.audit.checks import (
-    EXAMPLES,
+    MAX_EXAMPLES,
     Finding,
     InPostgres,
     InRedis,
     InSource,
     LoggedRequests,
     Orphans,
-    Queue,
     Sessions,
 )
 from crawler.audit.upstream_log import logged_keys
+from crawler.job.corpus import open_corpus
 from crawler.job.job import Job, read_job
-from crawler.local.run import Place, services
-from crawler.opening import open_corpus
+from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.tables import part_name, quoted, table_names
 
-CHUNK = 50_000
-CHUNK_SECONDS = 60.0
-PIPELINE = 2000
-# A batch pauses between its statements for milliseconds; while a run goes on, its own time-out ends what hangs.
-IDLE_SECONDS, IDLE_SECONDS_RUNNING = 1.0, 30.0
+AUDIT_CHUNK_KEYS = 50_000
+AUDIT_CHUNK_SECONDS = 60.0
+COMMANDS_PER_PIPELINE = 2000
+# How long a session may be idle in a transaction. A worker's is so for milliseconds, between the statements of a batch;
+# while a run goes on, one that hangs is ended by its own time-out.
+MAX_IDLE_SECONDS = 1.0
+MAX_IDLE_SECONDS_IN_A_RUN = 30.0
 
 
-async def audit(place: Place, name: str, folder: str, requests: Path | None, allowed: int) -> list[Finding]:
-    """Compare everything that knows about a run; `folder` is where relative paths begin when Redis lost the run.
+async def audit(place: Place, name: str, folder: str, log: Path | None, allowed: int) -> list[Finding]:
+    """Compare all that is known about a run; `folder` is where relative paths begin when Redis lost the run.
 
-    `requests` is the upstream's log, `allowed` how many of them may repeat a key. Raises UsageError for an unknown run.
+    `log` is the upstream's log, `allowed` how many requests in it may repeat a key. Raises UsageError for an unknown
+    run, and what Redis and Postgres raise when they are away.
     """
     async with services(place, share=True) as addresses:
         client = connect_redis(addresses.redis)
@@ -60,19 +62,19 @@ async def audit(place: Place, name: str, folder: str, requests: Path | None, all
             connection = await connect_postgres(addresses.database)
             try:
                 await Catalogue(connection).prepare()
-                return await _look(client, connection, name, folder, requests, allowed)
+                return await _findings(client, connection, name, folder, log, allowed)
             finally:
                 await connection.close()
         finally:
             await client.aclose()
 
 
-async def _look(
-    client: Redis, connection: PostgresConnection, name: str, folder: str, requests: Path | None, allowed: int
+async def _findings(
+    client: Redis, connection: PostgresConnection, name: str, folder: str, log: Path | None, allowed: int
 ) -> list[Finding]:
     record = await Runs(client).find(name)
-    # Redis first: what it calls done was committed before, so this snapshot of Postgres has it.
-    seen = await _in_redis(client, record) if record else None
+    # Redis first: what it calls done was committed earlier, so the snapshot of Postgres that follows has it.
+    in_redis = await _in_redis(client, record) if record else None
     with postgres_errors():
         transaction = connection.transaction(isolation="repeatable_read")
         await transaction.start()
@@ -81,14 +83,15 @@ async def _look(
         job = read_job(stored.document, record.folder if record else folder)
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
-        logged = await _logged(connection, requests, job) if requests else None
+        logged = await _logged(connection, log, job) if log else None
         await transaction.rollback()
-        rows = await connection.fetch(query("idle-sessions"), IDLE_SECONDS if stored.complete else IDLE_SECONDS_RUNNING)
+        max_idle_seconds = MAX_IDLE_SECONDS if stored.complete else MAX_IDLE_SECONDS_IN_A_RUN
+        rows = await connection.fetch(query("idle-sessions"), max_idle_seconds)
         staging = await connection.fetchval(query("staging-tables"), f"staging_r{stored.run_id}")
-    if stored.complete and record and seen and seen.state is not RunState.COMPLETE:
-        seen = await _in_redis(client, record, complete=True)  # Redis is told after Postgres
+    if stored.complete and record and in_redis and in_redis.state is not RunState.COMPLETE:
+        in_redis = await _in_redis(client, record, complete=True)  # a run becomes complete in Redis after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
-    return checks.compare(in_source, in_postgres, _queue(seen, record, stored), sessions, logged, allowed)
+    return checks.compare(in_source, in_postgres, _queue(in_redis, record, stored), sessions, logged, allowed)
 
 
 async def _find(catalogue: Catalogue, name: str, *, known: bool) -> StoredRun:
@@ -101,9 +104,10 @@ async def _find(catalogue: Catalogue, name: str, *, known: bool) -> StoredRun:
     raise UsageError(f"no run {name}; known runs: {runs}")
 
 
-def _queue(seen: InRedis | None, record: RunRecord | None, stored: StoredRun) -> Queue:
-    if seen is not None and record is not None and record.epoch == stored.epoch:
-        return seen
+def _queue(in_redis: InRedis | None, record: RunRecord | None, stored: StoredRun) -> InRedis | Finding:
+    """What Redis has of this beginning of the run, or a finding that it has nothing of it."""
+    if in_redis is not None and record is not None and record.epoch == stored.epoch:
+        return in_redis
     if stored.complete:
         found = "not there" if record is None else "belongs to another beginning of the run"
         return Finding("the run in Redis", found, "not needed any more", record is None)
@@ -129,26 +133,26 @@ async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False)
 
 async def _sum(client: Redis, command: str, keys: Sequence[str]) -> int:
     total = 0
-    for start in range(0, len(keys), PIPELINE):
+    for start in range(0, len(keys), COMMANDS_PER_PIPELINE):
         async with client.pipeline(transaction=False) as pipe:
-            for key in keys[start : start + PIPELINE]:
+            for key in keys[start : start + COMMANDS_PER_PIPELINE]:
                 pipe.execute_command(command, key)
             total += sum(await pipe.execute())
     return total
 
 
 async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[str]:
-    """The run's keys that `coordinator.redis.keys` does not explain; after its end only those without a lifetime."""
+    """The run's keys that `coordinator.redis.keys` does not know; of a complete run only those without a lifetime."""
     keys, layout = RunKeys(record.name), record.layout
     known = {*keys.all(layout.shards, layout.buckets), *keys.limiting}
     if complete:
         known -= {*keys.queue(layout.shards), keys.leader, *keys.limiting}
-    strange = set()
+    stray = set()
     async for found in client.scan_iter(match=f"shardcrawl:{{{record.name}}}:*", count=1000):
         key = as_text(found)
         if key not in known and (complete or not key.startswith((keys.slots(""), keys.health("")))):
-            strange.add(key)
-    return sorted([key for key in strange if not complete or await client.ttl(key) == -1])
+            stray.add(key)
+    return sorted([key for key in stray if not complete or await client.ttl(key) == -1])
 
 
 async def _in_source(
@@ -164,7 +168,7 @@ async def _in_source(
     await connection.execute("ANALYZE audit_source")
     row = await connection.fetchrow(query("audit-source", part=part))
     assert row is not None
-    missing = await connection.fetch(query("missing-digests", part=part), EXAMPLES) if stored.complete else []
+    missing = await connection.fetch(query("missing-digests", part=part), MAX_EXAMPLES) if stored.complete else []
     return InSource(
         lines=lines,
         keys=row["keys"],
@@ -172,12 +176,12 @@ async def _in_source(
         unknown=row["unknown"],
         changed=record is not None and bool(record.fingerprint) and fingerprint != record.fingerprint,
         missing_examples=await asyncio.to_thread(_keys_of, job, {row["digest"] for row in missing}),
-        unknown_examples=[row["key"] for row in await connection.fetch(query("unknown-keys", part=part), EXAMPLES)],
+        unknown_examples=[row["key"] for row in await connection.fetch(query("unknown-keys", part=part), MAX_EXAMPLES)],
     )
 
 
 async def _load(connection: PostgresConnection, job: Job) -> tuple[int, str]:
-    """Bring the digests of the whole source into a temporary table; returns how many, and its fingerprint."""
+    """Copy the digests of the whole source into a temporary table; returns how many, and the source's fingerprint."""
     await connection.execute(query("make-audit-source"))
     source = await asyncio.to_thread(open_corpus, job, Cursor())
     lines, exhausted = 0, False
@@ -192,26 +196,26 @@ async def _load(connection: PostgresConnection, job: Job) -> tuple[int, str]:
 
 
 def _digests(source: Source) -> tuple[list[tuple[bytes]], bool]:
-    chunk = source.read(CHUNK, CHUNK_SECONDS)
+    chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
     return [(digest(key),) for key in _keys(chunk)], chunk.exhausted
 
 
 def _keys(chunk: Chunk) -> Iterator[str]:
-    """A chunk's keys as the planner takes them: a refused line is a key too."""
+    """A chunk's keys as the planner sees them: a refused line is a key, too."""
     yield from chunk.keys
     for line in chunk.refused:
         yield line.key
 
 
 def _keys_of(job: Job, wanted: set[bytes]) -> list[str]:
-    """The keys of a few digests, looked up in the source from its beginning."""
+    """The keys of a few digests, found by reading the source from its beginning."""
     if not wanted:
         return []
     found: dict[bytes, str] = {}
     source, exhausted = open_corpus(job, Cursor()), False
     try:
         while len(found) < len(wanted) and not exhausted:
-            chunk = source.read(CHUNK, CHUNK_SECONDS)
+            chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
             exhausted = chunk.exhausted
             found.update((name, key) for key in _keys(chunk) if (name := digest(key)) in wanted)
     finally:
@@ -226,7 +230,7 @@ async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: J
     outcomes = await connection.fetch(query("count-outcomes", part=pages))
     orphans = []
     for table in tables[1:]:
-        row = await connection.fetchrow(query("orphan-records", part=parts[table], pages=pages), EXAMPLES)
+        row = await connection.fetchrow(query("orphan-records", part=parts[table], pages=pages), MAX_EXAMPLES)
         assert row is not None
         orphans.append(Orphans(table, row["records"], row["examples"]))
     return InPostgres(
@@ -248,8 +252,8 @@ async def _logged(connection: PostgresConnection, log: Path, job: Job) -> Logged
     """The keys in the upstream's log, counted in a temporary table. Raises UsageError when it cannot be read."""
     await connection.execute(query("make-audit-requests"))
     keys = logged_keys(log, job.request)
-    while batch := await asyncio.to_thread(lambda: [(key,) for key in islice(keys, CHUNK)]):
+    while batch := await asyncio.to_thread(lambda: [(key,) for key in islice(keys, AUDIT_CHUNK_KEYS)]):
         await connection.copy_records_to_table("audit_requests", records=batch, columns=["key"])
-    row = await connection.fetchrow(query("audit-requests"), EXAMPLES)
+    row = await connection.fetchrow(query("audit-requests"), MAX_EXAMPLES)
     assert row is not None
     return LoggedRequests(total=row["total"], distinct=row["distinct"], examples=row["examples"])

@@ -1,14 +1,13 @@
-"""Pure: what an audit saw in source, Postgres, Redis and the upstream's log -> findings that hold or do not."""
+"""Pure: what source, Postgres, Redis and an upstream's log say about a run -> findings that hold or do not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from coordinator.model import Outcome, RunCounts, RunState
 
-EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +23,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class InSource:
-    """The source beside the pages: `lines` counts every key as often as it comes, `keys` once.
+    """The source, compared with the pages: `lines` counts a key as often as it occurs, `keys` once.
 
-    `missing` keys have no page, `unknown` pages have no key; `changed` since the run began, as far as that is known.
+    `missing` keys have no page, `unknown` pages have no key. `changed` says whether the source has changed since the
+    run began; it stays False when that is not known.
     """
 
     lines: int
@@ -49,7 +49,10 @@ class Orphans:
 
 @dataclass(frozen=True, slots=True)
 class InPostgres:
-    """A run's rows: pages by outcome, also those that are none of ours; `counts` are the final ones of `runs`."""
+    """A run's rows: `pages` by outcome, also by values that are no outcome of ours.
+
+    `counts` are the final ones in `runs`; `published` are those of its `tables` in which readers see the run.
+    """
 
     complete: bool
     counts: Mapping[Outcome, int]
@@ -67,7 +70,7 @@ class InPostgres:
 
 @dataclass(frozen=True, slots=True)
 class InRedis:
-    """A run's keys: its state and counts, members of the done set, blocks in its streams, names that nothing explains.
+    """A run in Redis: state, counts, members of the done set, blocks in its streams, `stray` keys that no code uses.
 
     `skipped` keys were done already when the planner read them; `workers` are those whose lease has not ended.
     """
@@ -83,7 +86,7 @@ class InRedis:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Other sessions of the database: those that hold a staging table of the run, those idle in a transaction."""
+    """Other sessions of the database: how many hold a staging table of the run, and which are idle in a transaction."""
 
     staging: int
     idle: Sequence[str]
@@ -91,23 +94,26 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequests:
-    """The upstream's own log: keys asked for, and how many different ones."""
+    """The upstream's own log: how many keys were requested, how many different ones, and some that were repeated."""
 
     total: int
     distinct: int
     examples: Sequence[str]
 
 
-# A place that could not be looked at is a finding itself.
-Source: TypeAlias = InSource | Finding
-Queue: TypeAlias = InRedis | Finding
-
-
 def compare(
-    source: Source, postgres: InPostgres, redis: Queue, sessions: Sessions, logged: LoggedRequests | None, allowed: int
+    source: InSource | Finding,
+    postgres: InPostgres,
+    redis: InRedis | Finding,
+    sessions: Sessions,
+    logged: LoggedRequests | None,
+    allowed: int,
 ) -> list[Finding]:
-    """Everything that must hold of a run. While it runs, `redis` was looked at before `postgres`: a page is
-    committed before Redis hears of it, so Redis may only know less."""
+    """Everything that must be true of a run; a source or a Redis that could not be compared is a finding itself.
+
+    Of a run that goes on, `redis` was read before `postgres`: a page is committed before it is counted in Redis, so
+    Redis may know less, never more.
+    """
     workers = 0 if isinstance(redis, Finding) else redis.workers
     return [
         *([source] if isinstance(source, Finding) else _of_source(source, postgres, redis)),
@@ -118,7 +124,7 @@ def compare(
     ]
 
 
-def _of_source(source: InSource, postgres: InPostgres, redis: Queue) -> list[Finding]:
+def _of_source(source: InSource, postgres: InPostgres, redis: InRedis | Finding) -> list[Finding]:
     findings = [_none("pages of keys that are not in the source", source.unknown, such_as(source.unknown_examples))]
     if source.changed:
         findings.append(Finding("the source", "changed since the run began", "as it was", False))
@@ -130,17 +136,17 @@ def _of_source(source: InSource, postgres: InPostgres, redis: Queue) -> list[Fin
     what = "keys of the source not finished yet"
     if isinstance(redis, Finding):
         return [Finding(what, source.missing, "the rest", True), *findings]
-    # A line that was skipped as done, or stood in a block that is resolved, has its page; the others may.
+    # A line that was skipped as done, or was in a block that is resolved, has its page; another one may have it.
     rest = source.lines - redis.counts.resolved - redis.skipped
     return [_at_most(what, source.missing, rest, "keys are neither stored nor queued nor still to be read"), *findings]
 
 
 def _of_postgres(postgres: InPostgres) -> list[Finding]:
-    strange = {outcome: keys for outcome, keys in postgres.pages.items() if outcome not in set(Outcome)}
+    unknown = {outcome: keys for outcome, keys in postgres.pages.items() if outcome not in set(Outcome)}
     found = ", ".join(postgres.published) or "none"
     expected = ", ".join(postgres.tables) if postgres.complete else "none"
     findings = [
-        _none("pages without one of the five outcomes", sum(strange.values()), such_as(list(strange))),
+        _none("pages without one of the five outcomes", sum(unknown.values()), such_as(list(unknown))),
         _none("pages beyond one a key", postgres.total - postgres.digests),
     ]
     findings += [
@@ -162,7 +168,7 @@ def _of_redis(redis: InRedis, postgres: InPostgres) -> list[Finding]:
                 *("state in Redis", redis.state, "running or resolved", redis.state is not RunState.COMPLETE),
                 note="complete in Redis, not in Postgres" if redis.state is RunState.COMPLETE else "",
             ),
-            # By outcome they may differ: a key that was fetched again after a crash keeps its first page.
+            # Not by outcome, which may differ: a key that was fetched again after a crash keeps its first page.
             _at_most("keys done, as Redis counts them", redis.counts.done, postgres.total, "done without a page"),
             _at_most("digests in the done set", redis.done, postgres.total, "done without a page"),
             _at_most("published keys that are resolved", redis.counts.resolved, redis.counts.published),
@@ -183,13 +189,13 @@ def _of_sessions(sessions: Sessions, workers: int) -> list[Finding]:
     staging = "staging tables of sessions"
     return [
         _at_most(staging, sessions.staging, workers) if workers else _none(staging, sessions.staging),
-        _none("sessions idle in a transaction", len(sessions.idle), "; ".join(sessions.idle[:EXAMPLES])),
+        _none("sessions idle in a transaction", len(sessions.idle), "; ".join(sessions.idle[:MAX_EXAMPLES])),
     ]
 
 
 def _of_requests(logged: LoggedRequests, allowed: int) -> Finding:
-    again = logged.total - logged.distinct
-    return _at_most("requests for a key that was asked before", again, allowed, such_as(logged.examples))
+    repeated = logged.total - logged.distinct
+    return _at_most("requests for a key that was asked before", repeated, allowed, such_as(logged.examples))
 
 
 def _same(what: str, found: int | str, expected: int | str, note: str = "") -> Finding:
@@ -206,7 +212,7 @@ def _at_most(what: str, found: int, most: int, note: str = "") -> Finding:
 
 def such_as(examples: Sequence[str]) -> str:
     """A few examples as one text."""
-    return f"such as {', '.join(examples[:EXAMPLES])}" if examples else ""
+    return f"such as {', '.join(examples[:MAX_EXAMPLES])}" if examples else ""
 
 
 def _words(counts: Mapping[str, int]) -> str:

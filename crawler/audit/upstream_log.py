@@ -1,4 +1,4 @@
-"""The upstream's own log: which keys it was asked for, one path or URL a line, in the line's last field."""
+"""An upstream's own log: the keys that were requested. The last field of each line is a path or a URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crawler.job.models import RequestSettings
 
 
 def logged_keys(log: Path, request: RequestSettings) -> Iterator[str]:
-    """Every key that a line of the log asks for, as it was sent. Raises UsageError when the log cannot be read."""
+    """Every key that was requested, line by line, as it was sent. Raises UsageError when the log cannot be read."""
     keys_in = _splitter(request)
     try:
         with log.open(encoding="utf-8", errors="backslashreplace") as lines:
@@ -23,7 +23,10 @@ def logged_keys(log: Path, request: RequestSettings) -> Iterator[str]:
 
 
 def _splitter(request: RequestSettings) -> Callable[[str], Sequence[str]]:
-    """A path or URL stands for its key; with several keys in a request they stand between the template's ends."""
+    """A function from a path or URL to its keys.
+
+    With one key in a request the whole path or URL is the key. Several keys are between the ends of the template.
+    """
     if request.url is None or request.keys_per_request == 1:
         return lambda logged: [logged]
     head, _, rest = request.url.partition("{")

@@ -1,23 +1,35 @@
-"""What a user sees while a run goes on: a bar on a terminal, plain lines now and then elsewhere."""
+"""What a user sees while a command works: a progress bar on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from time import monotonic
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from coordinator.errors import Unavailable
 from coordinator.model import Outcome, RunCounts
+from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.status import RunSnapshot
+from crawler.local.events import (
+    ChildLine,
+    DrainBegins,
+    Event,
+    PoliteDefaultUsed,
+    ProgressUnknown,
+    RunBegins,
+    RunGoesOn,
+    RunLost,
+    RunProgress,
+    ServerWarning,
+)
 
-BAR_EVERY = 0.5
-LINE_EVERY = 10.0
-# Keys a second are taken over this many seconds: long enough not to jump with every commit.
-RATE_OVER = 10.0
+BAR_INTERVAL_SECONDS = 0.5
+LINE_INTERVAL_SECONDS = 10.0
+# Long enough that the rate does not jump with every commit.
+RATE_WINDOW_SECONDS = 10.0
 SHOWN_UPSTREAMS = 5
 
 
@@ -25,24 +37,24 @@ class Pace:
     """Keys a second over the last few seconds, and how long the rest takes at that pace."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def add(self, at: float, done: int) -> None:
-        """Note how many keys were done at a moment (seconds)."""
-        self._seen.append((at, done))
-        while len(self._seen) > 2 and at - self._seen[0][0] > RATE_OVER:
-            self._seen.popleft()
+        """Add a sample: how many keys were done at a moment (seconds of any clock)."""
+        self._samples.append((at, done))
+        while len(self._samples) > 2 and at - self._samples[0][0] > RATE_WINDOW_SECONDS:
+            self._samples.popleft()
 
     @property
     def rate(self) -> float:
-        """Keys a second, 0 when nothing was seen yet."""
-        if not self._seen:
+        """Keys a second, 0 without two samples."""
+        if not self._samples:
             return 0.0
-        (first, before), (last, now) = self._seen[0], self._seen[-1]
+        (first, before), (last, now) = self._samples[0], self._samples[-1]
         return (now - before) / (last - first) if last > first else 0.0
 
     def left(self, counts: RunCounts) -> str:
-        """The time the rest takes, as h:mm:ss; "?" when it cannot be told."""
+        """The time that the rest takes, as h:mm:ss; "?" when that is unknown."""
         if counts.total is None or self.rate <= 0:
             return "?"
         return clock(max(0, counts.total - counts.done) / self.rate)
@@ -69,17 +81,17 @@ def size(count: float) -> str:
 
 
 def outcome_words(counts: RunCounts) -> str:
-    """The outcomes that occurred, as "19,990 stored, 10 gone"."""
+    """The outcomes that occurred, as "19,990 stored, 10 gone"; "nothing yet" without any."""
     words = [f"{counts.outcomes[outcome]:,} {outcome}" for outcome in Outcome if counts.outcomes.get(outcome)]
     return ", ".join(words) or "nothing yet"
 
 
 def upstream_words(snapshot: RunSnapshot) -> str:
-    """What is the matter at which upstreams, those that stop requests first; "upstream ok" when there is nothing."""
-    pressing = sorted(snapshot.upstreams, key=lambda one: (not one.stops_requests, one.upstream))
-    words = [f"{one.upstream} {one.summary}" for one in pressing[:SHOWN_UPSTREAMS]]
-    if len(pressing) > SHOWN_UPSTREAMS:
-        words.append(f"{len(pressing) - SHOWN_UPSTREAMS:,} more")
+    """Upstreams that are not as usual and why, those that stop requests first; "upstream ok" without any."""
+    unusual = sorted(snapshot.upstreams, key=lambda health: (not health.stops_requests, health.upstream))
+    words = [f"{health.upstream} {health.summary}" for health in unusual[:SHOWN_UPSTREAMS]]
+    if len(unusual) > SHOWN_UPSTREAMS:
+        words.append(f"{len(unusual) - SHOWN_UPSTREAMS:,} more")
     return ", ".join(words) or "upstream ok"
 
 
@@ -88,66 +100,112 @@ def holdup_words(snapshot: RunSnapshot) -> str:
     return "waits: " + "; ".join(snapshot.waits) if snapshot.waits else upstream_words(snapshot)
 
 
-async def show(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
-    """Show the run's progress until cancelled; Redis being away is shown, not raised."""
-    if console.is_terminal:
-        await _bar(look, console, name)
-    else:
-        await _lines(look, console, name)
+class RunScreen:
+    """Shows events on a console, and a run's progress: as a bar on a terminal, elsewhere as a line for each event.
 
+    A context manager: the bar ends with it.
+    """
 
-async def _bar(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
-    pace = Pace()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[keys]}"),
-        TextColumn("{task.fields[pace]}"),
-        TextColumn("[dim]{task.fields[outcomes]}[/]"),
-        TextColumn("{task.fields[upstream]}", style="yellow", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task(name, total=None, keys="", pace="", outcomes="", upstream="")
-        while True:
-            await _update(bar, task, pace, look)
-            await asyncio.sleep(BAR_EVERY)
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._pace = Pace()
 
+    def __enter__(self) -> Self:
+        return self
 
-async def _update(bar: Progress, task: TaskID, pace: Pace, look: Callable[[], Awaitable[RunSnapshot]]) -> None:
-    try:
-        snapshot = await look()
-    except Unavailable:
-        bar.update(task, upstream="waiting for Redis")
-        return
-    counts = snapshot.counts
-    pace.add(monotonic(), counts.done)
-    total = counts.total
-    bar.update(
-        task,
-        total=total,
-        completed=counts.done,
-        keys=f"{counts.done:,}/{total:,}" if total is not None else f"{counts.done:,} keys",
-        pace=f"{pace.rate:,.0f}/s ETA {pace.left(counts)}",
-        outcomes=outcome_words(counts),
-        upstream=holdup_words(snapshot),
-    )
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_bar()
 
+    @property
+    def progress_seconds(self) -> float:
+        """Seconds between two events of a run's progress that suit this console."""
+        return BAR_INTERVAL_SECONDS if self._console.is_terminal else LINE_INTERVAL_SECONDS
 
-async def _lines(look: Callable[[], Awaitable[RunSnapshot]], console: Console, name: str) -> None:
-    pace = Pace()
-    while True:
-        try:
-            snapshot = await look()
-        except Unavailable as error:
-            say(console, f"{name}: {error}")
-        else:
-            counts = snapshot.counts
-            pace.add(monotonic(), counts.done)
+    def say(self, text: str) -> None:
+        """Print one line, above the bar if there is one."""
+        say(self._console, text)
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case PoliteDefaultUsed(upstream):
+                whose = "each host" if upstream == ANY_UPSTREAM else upstream
+                most = f"{POLITE.rate_text} and {POLITE.concurrency} requests at once"
+                self.say(
+                    f"no limit is named for {whose}: {most}, to be polite; set [limits] or --rate (none: no bound)"
+                )
+            case RunBegins(run, total):
+                self._restart_progress()
+                self.say(f"run {run} begins" + (f", about {total:,} keys" if total is not None else ""))
+            case RunGoesOn(run, done):
+                self._restart_progress()
+                self.say(f"run {run} goes on: {done:,} keys are done")
+            case RunLost(message):
+                self.say(f"warning: {message}; nothing is called done until the run is rebuilt")
+            case ServerWarning(message):
+                self.say(f"warning: {message}")
+            case ChildLine(text):
+                self.say(text)
+            case DrainBegins():
+                self.say("finishing what is in flight; Ctrl-C again leaves at once")
+            case RunProgress(snapshot):
+                self._show_progress(snapshot)
+            case ProgressUnknown(run, message):
+                self._show_unknown(run, message)
+
+    def _show_progress(self, snapshot: RunSnapshot) -> None:
+        counts = snapshot.counts
+        self._pace.add(monotonic(), counts.done)
+        rate, left = f"{self._pace.rate:,.0f}/s", f"ETA {self._pace.left(counts)}"
+        if not self._console.is_terminal:
             of = f" of {counts.total:,}" if counts.total is not None else ""
-            say(
-                console,
-                f"{name}: {counts.done:,}{of} keys, {pace.rate:,.0f}/s, ETA {pace.left(counts)}; "
-                f"{outcome_words(counts)}; {holdup_words(snapshot)}",
+            self.say(
+                f"{snapshot.name}: {counts.done:,}{of} keys, {rate}, {left}; "
+                f"{outcome_words(counts)}; {holdup_words(snapshot)}"
             )
-        await asyncio.sleep(LINE_EVERY)
+            return
+        bar = self._begin_bar(snapshot.name)
+        bar.update(
+            bar.task_ids[0],
+            total=counts.total,
+            completed=counts.done,
+            keys=f"{counts.done:,}/{counts.total:,}" if counts.total is not None else f"{counts.done:,} keys",
+            pace=f"{rate} {left}",
+            outcomes=outcome_words(counts),
+            upstream=holdup_words(snapshot),
+        )
+
+    def _show_unknown(self, run: str, message: str) -> None:
+        if self._console.is_terminal:
+            bar = self._begin_bar(run)
+            bar.update(bar.task_ids[0], upstream="waiting for Redis")
+        else:
+            self.say(f"{run}: {message}")
+
+    def _begin_bar(self, run: str) -> Progress:
+        if self._bar is None:
+            columns = (
+                SpinnerColumn(),
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[keys]}"),
+                TextColumn("{task.fields[pace]}"),
+                TextColumn("[dim]{task.fields[outcomes]}[/]"),
+                TextColumn("{task.fields[upstream]}", style="yellow", markup=False),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
+            self._bar.add_task(run, total=None, keys="", pace="", outcomes="", upstream="")
+            self._bar.start()
+        return self._bar
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _restart_progress(self) -> None:
+        self._end_bar()
+        self._pace = Pace()

@@ -1,4 +1,4 @@
-"""What commands print: tables, summaries and the next command to try."""
+"""What commands print when they end: tables, summaries and the command to call next."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import click
 import orjson
 from rich import box
 from rich.console import Console
@@ -21,17 +22,17 @@ from coordinator.status import RunSnapshot
 from crawler.cli.progress import clock, outcome_words, say, size
 from crawler.local.run import RunEnd
 
-CELL = 60
-WIDEST = 10_000
+CELL_CHARACTERS = 60
+MAX_TABLE_CHARACTERS = 10_000
 
 
-def summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
-    """How a run stands: outcomes, time, bytes, and what to do next.
+def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
+    """Print how a run stands: outcomes, time, bytes, and what to do next.
 
     `again` is the command that goes on with it, `at` the options that let another command find it.
     """
     outcomes = end.stored.counts if end.stored else end.counts.outcomes
-    say(console, _standing(end, sum(outcomes.values())))
+    say(console, _end_words(end, sum(outcomes.values())))
     table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
     table.add_column("outcome")
     table.add_column("keys", justify="right")
@@ -54,7 +55,7 @@ def summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
         say(console, f'look at the rows: shardcrawl sql{at} "{query}"')
 
 
-def _standing(end: RunEnd, done: int) -> str:
+def _end_words(end: RunEnd, done: int) -> str:
     name = end.job.run.name
     if end.was_complete:
         return f"run {name} is complete already: {done:,} keys, nothing fetched"
@@ -64,18 +65,32 @@ def _standing(end: RunEnd, done: int) -> str:
     return f"run {name} is interrupted: {done:,}{of} keys are done, and stay done"
 
 
-def rows(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console) -> None:
-    """A query's result as a table; long values are cut."""
+def print_table(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console) -> None:
+    """Print a query's result as a table; long values are cut."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=True)
     for record in records:
         table.add_row(*(_cell(value) for value in record))
-    # A line longer than the terminal wraps and can be read; a column squeezed to nothing cannot.
-    needed = Measurement.get(console, console.options.update(max_width=WIDEST, markup=False), table).maximum
+    # A line that is longer than the terminal wraps and can be read; a column that rich narrows to nothing cannot.
+    needed = Measurement.get(
+        console, console.options.update(max_width=MAX_TABLE_CHARACTERS, markup=False), table
+    ).maximum
     console.width = max(console.width, needed)
     console.print(table, markup=False, crop=False)
     say(console, f"{len(records):,} row{'' if len(records) == 1 else 's'}")
+
+
+def print_rows(
+    columns: Sequence[str], records: Sequence[Sequence[Any]], *, as_json: bool = False, as_csv: bool = False
+) -> None:
+    """Print a query's result on standard output, as a table unless another form is wanted."""
+    if as_json:
+        click.echo(rows_json(columns, records))
+    elif as_csv:
+        click.echo(rows_csv(columns, records), nl=False)
+    else:
+        print_table(columns, records, Console())
 
 
 def rows_json(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
@@ -85,25 +100,26 @@ def rows_json(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
 
 
 def rows_csv(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
-    """A query's result as CSV; what a spreadsheet would take for a formula gets a quote before it."""
+    """A query's result as CSV; a text that a spreadsheet would take for a formula gets a quote before it."""
     return "".join(_line(fields) for fields in (columns, *([_field(value) for value in record] for record in records)))
 
 
 def _line(fields: Sequence[str]) -> str:
     out = io.StringIO()
-    csv.writer(out).writerow(fields)  # with its own line end, or it leaves a field with a lone \r unquoted
+    # With the writer's own line end: with another one it does not quote a field with a lone \r.
+    csv.writer(out).writerow(fields)
     return out.getvalue().removesuffix("\r\n") + "\n"
 
 
-def snapshot_text(snapshot: RunSnapshot, console: Console) -> None:
-    """One run's snapshot."""
+def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
+    """Print one run's snapshot."""
     counts = snapshot.counts
     of = f" of {counts.total:,}" if counts.total is not None else ""
-    again = f", {counts.deferred:,} of them to be tried again later" if counts.deferred else ""
+    deferred = f", {counts.deferred:,} of them deferred" if counts.deferred else ""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("run", snapshot.name)
     table.add_row("state", snapshot.state.value)
-    table.add_row("keys", f"{counts.done:,}{of} done, {counts.queued:,} queued{again}")
+    table.add_row("keys", f"{counts.done:,}{of} done, {counts.queued:,} queued{deferred}")
     table.add_row("outcomes", outcome_words(counts))
     table.add_row("requests", f"{counts.requests:,}, {size(counts.received)} of bodies")
     table.add_row("workers", str(snapshot.workers))
@@ -124,7 +140,7 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
         "total": counts.total,
         "done": counts.done,
         "queued": counts.queued,
-        "delayed": counts.deferred,
+        "deferred": counts.deferred,
         "outcomes": counts_json(counts),
         "requests": counts.requests,
         "received_bytes": counts.received,
@@ -167,14 +183,14 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else str(_plain_or(value))
+    text = "" if value is None else str(_shown(value))
     if isinstance(value, datetime):
         text = value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
     text = "".join(char if char.isprintable() else " " for char in text)
-    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 
-def _plain_or(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else _plain(value)
 
 
@@ -189,7 +205,7 @@ def _plain(value: Any) -> Any:
 def _field(value: Any) -> str:
     if value is None:
         return ""
-    text = str(_plain_or(value))
+    text = str(_shown(value))
     if isinstance(value, int | float | Decimal) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
         return text
     number = text.removeprefix("-").replace(".", "", 1).isdigit()

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
@@ -19,16 +19,13 @@ from crawler.job.models import (
     RequestSettings,
     RetrySettings,
     RunSettings,
-    Section,
     SourceSettings,
     StoreSettings,
     TableSettings,
 )
 from crawler.job.names import check_function, check_tables
 from crawler.job.request_checks import check_request
-from crawler.job.section import read_section, refuse_unknown
-
-Model = TypeVar("Model", bound=Section)
+from crawler.job.section import SectionModel, read_section, refuse_unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     return job
 
 
-def _section(document: Mapping[str, Any], name: str, model: type[Model]) -> Model:
+def _section(document: Mapping[str, Any], name: str, model: type[SectionModel]) -> SectionModel:
     return read_section(model, name, _table(document, name))
 
 

@@ -16,10 +16,10 @@ from msgspec import inspect
 from coordinator.errors import NotYet, UsageError
 from crawler.job.models import Section
 
-Model = TypeVar("Model", bound=Section)
+SectionModel = TypeVar("SectionModel", bound=Section)
 
-# Documented, and not in this version: refused by name, never ignored.
-LATER = {
+# Keys that are planned and not in this version: a job that has one is refused, so that no key is ignored silently.
+PLANNED_KEYS = {
     "source": ("table", "query"),
     "parse": ("records", "columns", "links"),
     "request": ("method", "body"),
@@ -29,7 +29,7 @@ LATER = {
 }
 
 
-def read_section(model: type[Model], name: str, values: Any) -> Model:
+def read_section(model: type[SectionModel], name: str, values: Any) -> SectionModel:
     """The section called `name`. Raises UsageError, NotYet."""
     if not isinstance(values, Mapping):
         raise UsageError(f"job: [{name}] is no table; write [{name}] and its keys below it")
@@ -47,7 +47,7 @@ def refuse_unknown(model: type[Section], name: str, values: Mapping[str, Any]) -
     for key in values:
         if key in known:
             continue
-        if key in LATER.get(name, ()):
+        if key in PLANNED_KEYS.get(name, ()):
             raise NotYet(f"job: [{name}] {key}: not yet in this version; leave it out")
         near = difflib.get_close_matches(key, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

@@ -1,1 +1,1 @@
-"""A run on this machine: its child processes, its services, and the events that tell of it."""
+"""A run on this machine: its child processes, its services, and events of what happens."""

@@ -1,85 +1,58 @@
-"""Everything on this machine: services, the run, its coordinator and workers, and what the user sees of them."""
+"""A run on this machine: its services, its coordinator and workers as child processes, and events of what happens."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import shlex
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
 
 from redis.asyncio import Redis
-from rich.console import Console
 
-from coordinator.errors import EpochLost, RedisUnavailable, UsageError
+from coordinator.errors import EpochLost, RedisUnavailable, Unavailable, UsageError
 from coordinator.failpoints import failpoint_at
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import Outcome, RunCounts
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.roles.membership import release_dead
-from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.source import STANDARD_INPUT
-from coordinator.status import read_counts, read_snapshot
+from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from coordinator.tasks import run_until_first_ends
-from crawler.cli import progress
-from crawler.cli.progress import say
-from crawler.job.job import Job, read_job
-from crawler.local import embedded
-from crawler.local.child import FAILPOINT_VARIABLE, INTERRUPTED, ChildSpec
-from crawler.local.supervisor import ChildPlan, Supervisor
-from crawler.opening import OpenedRun, open_run, readable
+from crawler.job.corpus import survey_corpus
+from crawler.job.job import Job
+from crawler.local.child_spec import FAILPOINT_VARIABLE, ChildSpec
+from crawler.local.events import (
+    ChildLine,
+    Listener,
+    OnEvent,
+    PoliteDefaultUsed,
+    ProgressUnknown,
+    RunBegins,
+    RunGoesOn,
+    RunLost,
+    RunProgress,
+    ServerWarning,
+)
+from crawler.local.services import Addresses, Place, services
+from crawler.local.signals import drain_on_signals
+from crawler.local.supervisor import Supervisor
+from crawler.opening import OpenedRun, open_run
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import connect_postgres
 
-logger = logging.getLogger(__name__)
-
-DATA = Path(".shardcrawl")
-# A Redis that loses the run again and again is not one to go on with.
-MOST_REBUILDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where Redis and Postgres are: at the user's addresses, or embedded in `data` where there is none."""
-
-    redis: str | None
-    database: str | None
-    data: Path
-
-    @property
-    def options(self) -> str:
-        """What another command needs to look at the same place: nothing, or its --data."""
-        return "" if self.database or self.data == DATA else f" --data {shlex.quote(str(self.data))}"
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Both services' addresses, and the embedded ones' keeper when this process owns any."""
-
-    redis: str
-    database: str
-    keeper: embedded.Embedded | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """How a command speaks to its user: where to, from which level on, and whether with tracebacks."""
-
-    console: Console
-    level: str
-    debug: bool
+# In one command: a Redis that loses the run again and again cannot be relied on.
+MAX_REBUILDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run stands when its command ends. `stored` is its row in Postgres once it is complete."""
+    """How a run stands when its command ends; `stored` is its row in Postgres once it is complete.
+
+    `seconds` is how long the command worked on it, `was_complete` whether there was nothing to do.
+    """
 
     job: Job
     counts: RunCounts
@@ -94,149 +67,153 @@ class RunEnd:
         return outcomes.get(Outcome.FAILED, 0) > self.job.run.max_failed * sum(outcomes.values())
 
 
-@asynccontextmanager
-async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addresses]:
-    """Both services, started here where no address is given; `share` uses those that a running command has started.
+async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
+    """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name.
 
-    Raises DataInUse, RedisUnavailable, RedisRefused, PostgresUnavailable, PostgresRefused.
+    Raises SourceError before anything is started for a source that cannot be read, then what `run_at` raises.
     """
-    if place.redis and place.database:
-        yield Addresses(place.redis, place.database)
-        return
-    running = embedded.running(place.data) if share else None
-    if running is not None and (place.redis or running.redis_url) and (place.database or running.database_url):
-        yield Addresses(place.redis or str(running.redis_url), place.database or str(running.database_url))
-        return
-    async with embedded.Embedded(place.data, redis=not place.redis, postgres=not place.database) as keeper:
-        started = keeper.services
-        yield Addresses(
-            place.redis or str(started.redis_url), place.database or str(started.database_url), keeper=keeper
-        )
-
-
-async def run(place: Place, document: Mapping[str, Any], folder: str, voice: Voice) -> RunEnd:
-    """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name."""
-    await readable(read_job(document, folder))
+    await asyncio.to_thread(survey_corpus, job, count=False)
     async with services(place) as addresses:
-        return await run_at(addresses, document, folder, voice)
+        return await run_at(addresses, job, listener, environ)
 
 
 async def run_at(
-    addresses: Addresses, document: Mapping[str, Any], folder: str, voice: Voice, *, with_workers: bool = True
+    addresses: Addresses, job: Job, listener: Listener, environ: Mapping[str, str], *, with_workers: bool = True
 ) -> RunEnd:
-    """The same with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on."""
+    """Like `run`, with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on.
+
+    `environ` is what children inherit. Raises ShardcrawlError.
+    """
     began = monotonic()
+    workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
+    failpoint = failpoint_at(environ.get(FAILPOINT_VARIABLE), "opening")
     client = connect_redis(addresses.redis)
     try:
-        for warning in await check_server(client, addresses.redis):
-            logger.warning("%s", warning)
-        for left in range(MOST_REBUILDS, -1, -1):
-            failpoint = failpoint_at(os.environ.get(FAILPOINT_VARIABLE), "opening")
-            opened = await open_run(client, addresses.database, document, folder, failpoint)
-            job = opened.job
+        await _check_redis(client, addresses, listener.on_event)
+        rebuilds = 0
+        while True:
+            opened = await open_run(client, addresses.database, job, failpoint)
             if opened.complete is not None:
-                final = RunCounts(total=sum(opened.complete.counts.values()), outcomes=dict(opened.complete.counts))
+                outcomes = dict(opened.complete.counts)
+                final = RunCounts(total=sum(outcomes.values()), outcomes=outcomes)
                 return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
             assert opened.record is not None
-            say_how_it_begins(opened, await read_counts(client, opened.record), voice.console)
+            _report_opening(job, opened, await read_counts(client, opened.record), listener.on_event)
             try:
-                workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
-                await _work(addresses, client, opened.record, job, voice, workers)
+                await _supervise(addresses, client, opened.record, job, listener, environ, workers)
             except EpochLost as error:
-                if not left:
+                if rebuilds == MAX_REBUILDS:
                     raise
-                logger.warning("%s; nothing is called done until the run is rebuilt", error)
-                continue
-            return await _end_of(addresses, client, opened.record, job, monotonic() - began)
-        raise AssertionError("unreachable: the last round raises or returns")
+                rebuilds += 1
+                listener.on_event(RunLost(str(error)))
+            else:
+                return await _end_of(addresses, client, opened.record, job, monotonic() - began)
     finally:
         await client.aclose()
 
 
-async def _work(addresses: Addresses, client: Redis, record: RunRecord, job: Job, voice: Voice, workers: int) -> None:
-    plans = [_coordinator(addresses, job, voice)]
-    for number in range(workers):
-        who = f"worker-{number + 1}"
-        plans.append(ChildPlan(_assignment(addresses, job, voice, "worker", who)))
-    supervisor = Supervisor(plans, printer(voice.console), os.environ, release_on_death(client))
-    keeping = [addresses.keeper.watch()] if addresses.keeper else []
-    with_signals(supervisor, voice.console, addresses.keeper)
+async def work(
+    addresses: Addresses, listener: Listener, environ: Mapping[str, str], *, workers: int, grace_seconds: float
+) -> None:
+    """Keep worker processes at every active run of this Redis until a signal ends them. Raises ShardcrawlError."""
+    await (await connect_postgres(addresses.database)).close()
+    client = connect_redis(addresses.redis)
+    try:
+        await _check_redis(client, addresses, listener.on_event)
+        specs = [
+            ChildSpec(
+                "worker",
+                f"worker-{number + 1}",
+                addresses.redis,
+                addresses.database,
+                level=listener.level,
+                grace_seconds=grace_seconds,
+                debug=listener.debug,
+            )
+            for number in range(workers)
+        ]
+        await _supervisor(addresses, client, specs, listener.on_event, environ).run()
+    finally:
+        await client.aclose()
+
+
+async def report_progress(
+    look: Callable[[], Awaitable[RunSnapshot]], name: str, on_event: OnEvent, seconds: float
+) -> None:
+    """Report the run's progress every so many seconds until cancelled; a Redis that is away is an event, too."""
+    while True:
+        try:
+            on_event(RunProgress(await look()))
+        except Unavailable as error:
+            on_event(ProgressUnknown(name, str(error)))
+        await asyncio.sleep(seconds)
+
+
+async def _check_redis(client: Redis, addresses: Addresses, on_event: OnEvent) -> None:
+    for warning in await check_server(client, addresses.redis):
+        on_event(ServerWarning(warning))
+
+
+def _report_opening(job: Job, opened: OpenedRun, now: RunCounts, on_event: OnEvent) -> None:
+    if unlimited := UpstreamMatcher(job.limits).without_limit(job.request.url):
+        on_event(PoliteDefaultUsed(unlimited))
+    on_event(RunGoesOn(job.run.name, now.done) if opened.resumed else RunBegins(job.run.name, now.total))
+
+
+async def _supervise(
+    addresses: Addresses,
+    client: Redis,
+    record: RunRecord,
+    job: Job,
+    listener: Listener,
+    environ: Mapping[str, str],
+    workers: int,
+) -> None:
+    """Work on the run with a coordinator and workers as children, until it is complete or drained."""
+    specs = _children_of(addresses, job, listener, workers)
+    supervisor = _supervisor(addresses, client, specs, listener.on_event, environ)
     await run_until_first_ends(
-        supervisor.run(), progress.show(lambda: read_snapshot(client, record), voice.console, job.run.name), *keeping
+        supervisor.run(),
+        report_progress(
+            lambda: read_snapshot(client, record), record.name, listener.on_event, listener.progress_seconds
+        ),
+        *([addresses.embedded.watch()] if addresses.embedded else []),
     )
 
 
-def _coordinator(addresses: Addresses, job: Job, voice: Voice) -> ChildPlan:
-    """The coordinator as a child. What it read of a pipe is gone with it: then it is not started again."""
-    piped = job.source.path == STANDARD_INPUT
-    spec = _assignment(addresses, job, voice, "coordinator", "coordinator")
-    return ChildPlan(spec, restart=not piped, reads_input=piped)
-
-
-def _assignment(addresses: Addresses, job: Job, voice: Voice, role: str, who: str) -> ChildSpec:
-    return ChildSpec(
-        role,
-        who,
+def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: int) -> list[ChildSpec]:
+    coordinator = ChildSpec(
+        "coordinator",
+        "coordinator",
         addresses.redis,
         addresses.database,
-        job.run.name,
-        level=voice.level,
-        grace=job.run.grace,
-        debug=voice.debug,
+        run=job.run.name,
+        level=listener.level,
+        grace_seconds=job.run.grace,
+        debug=listener.debug,
+        # What a coordinator has read from a pipe ends with it: a second one would miss it.
+        restart=job.source.path != STANDARD_INPUT,
+        reads_input=job.source.path == STANDARD_INPUT,
     )
+    worker = replace(coordinator, role="worker", restart=True, reads_input=False)
+    return [coordinator, *(replace(worker, who=f"worker-{number + 1}") for number in range(workers))]
 
 
-def with_signals(supervisor: Supervisor, console: Console, keeper: embedded.Embedded | None = None) -> None:
-    """The first Ctrl-C (or SIGTERM) drains, the second leaves at once; the keeper's servers stop by themselves then."""
-    loop = asyncio.get_running_loop()
-    told = False
-
-    def on_signal() -> None:
-        nonlocal told
-        if told:
-            supervisor.kill()
-            if keeper is not None:
-                keeper.abandon()
-            os._exit(INTERRUPTED)
-        told = True
-        say(console, "finishing what is in flight; Ctrl-C again leaves at once")
-        supervisor.drain()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-
-
-def release_on_death(client: Redis) -> Callable[[int], Awaitable[None]]:
-    """Ends the leases of a child that died, so that its work need not wait for them to run out."""
-
-    async def on_death(pid: int) -> None:
-        with suppress(RedisUnavailable):  # then the lease ends by itself
+def _supervisor(
+    addresses: Addresses,
+    client: Redis,
+    specs: Sequence[ChildSpec],
+    on_event: OnEvent,
+    environ: Mapping[str, str],
+) -> Supervisor:
+    async def release(pid: int) -> None:
+        """End the leases of a child that died, so that other workers take its blocks over at once."""
+        with suppress(RedisUnavailable):  # then the leases run out
             await release_dead(client, pid)
 
-    return on_death
-
-
-def printer(console: Console) -> Callable[[str], None]:
-    """Shows a child's log line above the progress bar."""
-
-    def show(line: str) -> None:
-        say(console, line)
-
-    return show
-
-
-def say_how_it_begins(opened: OpenedRun, now: RunCounts, console: Console) -> None:
-    """Tell whether the run is new or goes on, and with how much left."""
-    name = opened.job.run.name
-    if unlimited := UpstreamMatcher(opened.job.limits).without_limit(opened.job.request.url):
-        whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
-        most = f"{POLITE.rate_text} and {POLITE.concurrency} requests at once"
-        say(console, f"no limit is named for {whose}: {most}, to be polite; set [limits] or --rate (none: no bound)")
-    if not opened.resumed:
-        about = f", about {now.total:,} keys" if now.total is not None else ""
-        say(console, f"run {name} begins{about}")
-        return
-    say(console, f"run {name} goes on: {now.done:,} keys are done")
+    supervisor = Supervisor(specs, lambda line: on_event(ChildLine(line)), environ, release)
+    drain_on_signals(supervisor, on_event, addresses.embedded)
+    return supervisor
 
 
 async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:

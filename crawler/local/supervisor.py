@@ -1,4 +1,4 @@
-"""Starts child processes, starts again what dies, and passes on the wish to leave."""
+"""Starts child processes, starts again those that die, and passes a drain on to all of them."""
 
 from __future__ import annotations
 
@@ -15,74 +15,79 @@ from typing import TypeAlias
 
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.tasks import cancel_and_wait
-from crawler.local.child import EPOCH_LOST, ERROR, FAILPOINT_VARIABLE, INTERRUPTED, ChildSpec
+from crawler.local import child as child_module
+from crawler.local.child_spec import (
+    EPOCH_LOST_EXIT_CODE,
+    ERROR_PREFIX,
+    FAILPOINT_VARIABLE,
+    INTERRUPTED_EXIT_CODE,
+    ChildSpec,
+)
 
 logger = logging.getLogger(__name__)
 
-# What a child's exit code says, beside its last line.
-ERRORS: Mapping[int, type[ShardcrawlError]] = {1: ShardcrawlError, 2: UsageError, EPOCH_LOST: EpochLost}
-FIRST_WAIT = 0.1
-LONGEST_WAIT = 5.0
-# A child that lived this long did not fail at its start: its successor is started without a wait.
-SETTLED = 5.0
-# So many errors at the start, one after the other, are a fault that no new start will heal. Kills do not count.
-MOST_FAILURES = 3
-
+# With one of these exit codes and an error line, a child says that no new start will help.
+ERRORS_BY_EXIT_CODE: Mapping[int, type[ShardcrawlError]] = {
+    1: ShardcrawlError,
+    2: UsageError,
+    EPOCH_LOST_EXIT_CODE: EpochLost,
+}
+FIRST_RESTART_WAIT_SECONDS = 0.1
+MAX_RESTART_WAIT_SECONDS = 5.0
+# A child that ended within this time failed at its start: the waits before its next starts grow.
+CHILD_START_SECONDS = 5.0
+# So many failures at the start, one after the other, end the command. Kills do not count.
+MAX_FAILED_STARTS = 3
 
 OnDeath: TypeAlias = Callable[[int], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class ChildPlan:
-    """One child: what it does, whether it may be started again, and whether it reads the user's standard input."""
-
-    spec: ChildSpec
-    restart: bool = True
-    reads_input: bool = False
-
-
 @dataclass(slots=True)
 class _Child:
-    plan: ChildPlan
+    spec: ChildSpec
     process: asyncio.subprocess.Process | None = None
     last_error: str | None = None
     last_line: str = ""
-    waits: float = FIRST_WAIT
-    failures: int = 0
-    lives: int = 0
+    wait_seconds: float = FIRST_RESTART_WAIT_SECONDS
+    failed_starts: int = 0
+    starts: int = 0
 
 
 class Supervisor:
-    """The parent of one machine's workers and coordinator; `show` gets each log line of theirs,
-    `environ` is what they inherit, `on_death` hears of each
-    process that died."""
+    """The parent of a command's children.
+
+    `on_line` gets each of their log lines, `on_death` the process id of each one that died; `environ` is what they
+    inherit.
+    """
 
     def __init__(
         self,
-        plans: Sequence[ChildPlan],
-        show: Callable[[str], None],
+        specs: Sequence[ChildSpec],
+        on_line: Callable[[str], None],
         environ: Mapping[str, str],
         on_death: OnDeath | None = None,
     ) -> None:
         self._environ = dict(environ)
-        self._children = [_Child(plan) for plan in plans]
-        self._show = show
+        self._children = [_Child(spec) for spec in specs]
+        self._on_line = on_line
         self._on_death = on_death
         self._draining = False
 
     @property
     def pids(self) -> dict[str, int]:
-        """The children that live, by name."""
+        """The process ids of the children that live, by their names."""
         return {
-            child.plan.spec.who: child.process.pid
+            child.spec.who: child.process.pid
             for child in self._children
             if child.process is not None and child.process.returncode is None
         }
 
     async def run(self) -> None:
-        """Return when every child has ended its work. Raises ShardcrawlError with the words of a child that cannot
-        do its work."""
-        tasks = [asyncio.create_task(self._keep(child), name=child.plan.spec.who) for child in self._children]
+        """Return when every child has ended its work.
+
+        Raises ShardcrawlError with the message of a child that cannot do its work.
+        """
+        tasks = [asyncio.create_task(self._keep_alive(child), name=child.spec.who) for child in self._children]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -103,42 +108,46 @@ class Supervisor:
             if child.process is not None and child.process.returncode is None:
                 child.process.send_signal(number)
 
-    async def _keep(self, child: _Child) -> None:
-        who = child.plan.spec.who
+    async def _keep_alive(self, child: _Child) -> None:
+        who = child.spec.who
         while not self._draining:
             began = monotonic()
-            code = await self._live(child)
+            code = await self._run_once(child)
             if code == 0 or self._draining:
                 return
             if child.process is not None and self._on_death is not None:
                 await self._on_death(child.process.pid)
-            if code in ERRORS and child.last_error is not None:
-                raise ERRORS[code](child.last_error)
-            if not child.plan.restart:
+            if code in ERRORS_BY_EXIT_CODE and child.last_error is not None:
+                raise ERRORS_BY_EXIT_CODE[code](child.last_error)
+            if not child.spec.restart:
                 raise ShardcrawlError(f"{who} {_ending(code)} while it read standard input; run the same command again")
-            child.failures = child.failures + 1 if code > 0 and monotonic() - began < SETTLED else 0
-            if child.failures >= MOST_FAILURES:
-                raise ShardcrawlError(f"{who} {_ending(code)} {MOST_FAILURES} times at its start: {child.last_line}")
-            child.waits = FIRST_WAIT if monotonic() - began > SETTLED else min(child.waits * 2, LONGEST_WAIT)
+            at_start = monotonic() - began <= CHILD_START_SECONDS
+            child.failed_starts = child.failed_starts + 1 if code > 0 and at_start else 0
+            if child.failed_starts >= MAX_FAILED_STARTS:
+                raise ShardcrawlError(
+                    f"{who} {_ending(code)} {MAX_FAILED_STARTS} times at its start: {child.last_line}"
+                )
+            longer = min(child.wait_seconds * 2, MAX_RESTART_WAIT_SECONDS)
+            child.wait_seconds = longer if at_start else FIRST_RESTART_WAIT_SECONDS
             logger.warning("%s %s; starts again", who, _ending(code))
-            await asyncio.sleep(child.waits)
+            await asyncio.sleep(child.wait_seconds)
 
-    async def _live(self, child: _Child) -> int:
-        """One life of a child; returns its exit code, negative for a signal."""
+    async def _run_once(self, child: _Child) -> int:
+        """One process of a child, from start to end; returns its exit code, negative for a signal."""
         child.last_error = None
-        child.lives += 1
+        child.starts += 1
         read_end, write_end = os.pipe()
         try:
             child.process = process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "crawler.local.child",
+                child_module.__name__,
                 str(read_end),
-                child.plan.spec.who,  # for whoever looks at the list of processes
+                child.spec.who,  # for people who look at the list of processes
                 pass_fds=(read_end,),
-                stdin=None if child.plan.reads_input else asyncio.subprocess.DEVNULL,
+                stdin=None if child.spec.reads_input else asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                env=self._environ if child.lives == 1 else _without_crash(self._environ),
+                env=self._environ if child.starts == 1 else _without_failpoint(self._environ),
                 start_new_session=True,  # the terminal's Ctrl-C reaches this process alone, which asks for a drain
             )
         except BaseException:
@@ -148,13 +157,13 @@ class Supervisor:
             os.close(read_end)
         try:
             with suppress(BrokenPipeError):  # it died before it read; its exit code says the rest
-                os.write(write_end, child.plan.spec.packed())
+                os.write(write_end, child.spec.packed())
             if self._draining:
                 process.terminate()
             await self._relay(child, process)
             return await process.wait()
         except asyncio.CancelledError:
-            await _end(process)
+            await _kill_and_wait(process)
             raise
         finally:
             os.close(write_end)
@@ -168,19 +177,19 @@ class Supervisor:
                 continue  # a line longer than the reader's buffer was dropped
             if not line and process.stderr.at_eof():
                 return
-            if line.startswith(ERROR):
-                child.last_error = line.removeprefix(ERROR)
+            if line.startswith(ERROR_PREFIX):
+                child.last_error = line.removeprefix(ERROR_PREFIX)
             else:
                 child.last_line = line.strip() or child.last_line
-                self._show(line)
+                self._on_line(line)
 
 
-def _without_crash(environ: Mapping[str, str]) -> dict[str, str]:
-    """A child that crashed where a test wanted it is left alone from then on."""
+def _without_failpoint(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child that is started again: its failpoint ended the first process only."""
     return {name: value for name, value in environ.items() if name != FAILPOINT_VARIABLE}
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _kill_and_wait(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.kill()
         await process.wait()
@@ -189,4 +198,4 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _ending(code: int) -> str:
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
-    return "gave up its drain" if code == INTERRUPTED else f"ended with exit code {code}"
+    return "gave up its drain" if code == INTERRUPTED_EXIT_CODE else f"ended with exit code {code}"

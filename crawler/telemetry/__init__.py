@@ -1,1 +1,1 @@
-"""What a process says about itself: log lines and the delay of its event loop."""
+"""What a process says about itself: log lines, and the lag of its event loop."""

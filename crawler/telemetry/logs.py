@@ -1,9 +1,12 @@
-"""Log lines that a person reads: time, who, level when it matters, what."""
+"""Log lines for people: time, who, the level if above INFO, and the message."""
 
 from __future__ import annotations
 
 import logging
 import sys
+
+WHO_COLUMNS = 12
+NOISY_LIBRARIES = ("httpx", "httpcore", "asyncio", "hpack")
 
 
 class _Line(logging.Formatter):
@@ -13,9 +16,9 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        # A key or a reason may come from outside: no control character reaches the terminal.
+        # A key or a reason may come from another program: no control character of it reaches the terminal.
         text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in record.getMessage())
-        line = f"{self.formatTime(record, self.datefmt)} {self._who:<12} {level}{text}"
+        line = f"{self.formatTime(record, self.datefmt)} {self._who:<{WHO_COLUMNS}} {level}{text}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -26,5 +29,5 @@ def configure(who: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(who))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "asyncio", "hpack"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in NOISY_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,28 @@ from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable,
 from coordinator.model import Block, Epoch, Outcome, ShardId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
-from coordinator.queue.sharding import digest
+from coordinator.queue.sharding import Layout, digest
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.status import read_counts
 from crawler import opening
+from crawler.job.job import read_job
 from crawler.model import Page
-from crawler.opening import OpenedRun, open_run
-from crawler.store.catalogue import Catalogue
+from crawler.opening import (
+    AlreadyComplete,
+    Begin,
+    GoOn,
+    OpenedRun,
+    Opening,
+    Rebuild,
+    Refuse,
+    decide_opening,
+    open_run,
+)
+from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.writer import Writer
-from tests.crawler.examples import a_page
+from tests.crawler.examples import MOMENT, a_document, a_job, a_page
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +61,8 @@ class Place:
 
     async def open(self, **sections: Any) -> OpenedRun:
         async with asyncio.timeout(60):
-            return await open_run(self.redis, self.database, self.document(**sections), str(self.folder))
+            job = read_job(self.document(**sections), str(self.folder))
+            return await open_run(self.redis, self.database, job)
 
     async def record(self) -> RunRecord:
         record = await Runs(self.redis).find("test")
@@ -82,6 +95,55 @@ async def place(redis: Redis, database: str, tmp_path: Path) -> AsyncIterator[Pl
     eye = await connect_postgres(database)
     yield Place(redis, database, tmp_path, eye)
     await eye.close()
+
+
+def stored_run(*, epoch: str = "new", complete: bool = False, **sections: Any) -> StoredRun:
+    counts = {Outcome.STORED: 3} if complete else {}
+    made = datetime.fromtimestamp(MOMENT, UTC)
+    return StoredRun(7, "test", a_document(**sections), Epoch(epoch), complete, counts, made, None)
+
+
+def redis_record(epoch: str = "new") -> RunRecord:
+    return RunRecord("test", 7, Epoch(epoch), Layout(1, 1), a_document(), ".")
+
+
+OTHER: dict[str, Any] = {"source": {"path": "other.txt"}}
+REFUSED = Refuse(
+    UsageError,
+    "run test was begun with another [source] ({'path': 'other.txt'}, now {'path': 'keys.txt'}): "
+    "give the new run another --name",
+)
+IN_REDIS_ONLY = Refuse(
+    EpochLost,
+    "run test is in Redis but not in Postgres: is DATABASE_URL the right one? "
+    "To begin anew give the run another --name",
+)
+RUNNING, COMPLETE = stored_run(), stored_run(complete=True)
+RECORD, OLD_RECORD = redis_record(), redis_record("old")
+
+
+@pytest.mark.parametrize(
+    ("stored", "record", "expected"),
+    [
+        pytest.param(None, None, Begin(), id="nobody knows it"),
+        pytest.param(None, RECORD, IN_REDIS_ONLY, id="only Redis knows it"),
+        pytest.param(RUNNING, None, Rebuild(7), id="only Postgres knows it"),
+        pytest.param(RUNNING, RECORD, GoOn(RECORD), id="both know it"),
+        pytest.param(RUNNING, OLD_RECORD, Rebuild(7), id="Redis has another beginning"),
+        pytest.param(stored_run(epoch="void"), RECORD, Rebuild(7), id="its epoch is void"),
+        pytest.param(COMPLETE, None, AlreadyComplete(COMPLETE, None), id="complete, and Redis has lost it"),
+        pytest.param(COMPLETE, RECORD, AlreadyComplete(COMPLETE, RECORD), id="complete, and Redis knows it"),
+        pytest.param(COMPLETE, OLD_RECORD, AlreadyComplete(COMPLETE, OLD_RECORD), id="complete, Redis has an old one"),
+        pytest.param(stored_run(**OTHER), RECORD, REFUSED, id="another source"),
+        pytest.param(stored_run(**OTHER), None, REFUSED, id="another source, and Redis has lost it"),
+        pytest.param(stored_run(complete=True, **OTHER), RECORD, REFUSED, id="another source, and complete"),
+        pytest.param(stored_run(store={"batch_rows": 5}), RECORD, GoOn(RECORD), id="a setting that may change"),
+    ],
+)
+def test_what_both_servers_know_decides_how_a_run_is_opened(
+    stored: StoredRun | None, record: RunRecord | None, expected: Opening
+) -> None:
+    assert decide_opening(a_job(), stored, record) == expected
 
 
 async def refusal(place: Place, **sections: Any) -> str:
@@ -336,7 +398,7 @@ async def test_two_who_rebuild_the_same_run_at_once_rebuild_it_once(place: Place
 
 
 async def test_different_runs_are_opened_side_by_side(place: Place) -> None:
-    lock = opening._alone(place.database, "another")
+    lock = opening._name_lock(place.database, "another")
     async with lock:
         assert not (await place.open()).resumed
 

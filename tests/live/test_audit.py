@@ -15,7 +15,7 @@ from coordinator.errors import UsageError
 from coordinator.redis.keys import RunKeys
 from crawler.audit import auditor
 from crawler.audit.checks import Finding
-from crawler.local.run import Place
+from crawler.local.services import Place
 from crawler.sample.upstream import Upstream
 from tests.conftest import eventually
 from tests.live.shell import Running, Shell
@@ -274,7 +274,7 @@ async def test_a_run_that_redis_lost_is_said_to_be_lost_and_holds(crawl: Crawl) 
     assert "not needed any more" in [one.expected for one in lost]
 
 
-async def test_a_key_that_was_asked_for_twice_is_found_also_in_another_request(crawl: Crawl) -> None:
+async def test_a_key_that_was_requested_twice_is_found_also_in_another_request(crawl: Crawl) -> None:
     await crawl.finish()
     assert await crawl.broken(crawl.log()) == set()
     log = crawl.log("", "9.5 /batch?ids=k1%7Cmissing2&of=test", f'"GET" {crawl.upstream.url}/batch?ids=k3&of=test')

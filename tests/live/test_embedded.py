@@ -1,4 +1,4 @@
-"""The embedded services on real servers: what they promise over restarts, kills, strangers and awkward folders."""
+"""The embedded services on real servers: restarts, kills, other programs in their way, and unusual folders."""
 
 from __future__ import annotations
 
@@ -128,15 +128,15 @@ async def ask_postgres(services: Services, query: str) -> Any:
 
 async def put_something(services: Services) -> None:
     await ask_redis(services, "SET", "kept", "yes")
-    await ask_postgres(services, "CREATE TABLE kept AS SELECT 'yes' AS answer")
+    await ask_postgres(services, "CREATE TABLE kept AS SELECT 'yes' AS word")
 
 
 async def assert_kept(services: Services) -> None:
     assert await ask_redis(services, "GET", "kept") == "yes"
-    assert await ask_postgres(services, "SELECT answer FROM kept") == "yes"
+    assert await ask_postgres(services, "SELECT word FROM kept") == "yes"
 
 
-async def test_both_answer_on_private_sockets_only_and_nothing_runs_afterwards(tmp_path: Path) -> None:
+async def test_both_are_reached_on_private_sockets_only_and_nothing_runs_afterwards(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "postgres.new-killed").mkdir(parents=True)
     async with Embedded(data) as embedded:

@@ -116,7 +116,7 @@ async def test_keys_that_wait_for_their_next_attempt_hold_nothing_up(shell: Shel
         if ended.code:
             return False
         snapshot = json.loads(ended.out)
-        return bool(snapshot["delayed"] and snapshot["outcomes"]["stored"] >= 200)
+        return bool(snapshot["deferred"] and snapshot["outcomes"]["stored"] >= 200)
 
     await eventually(waiting, "all but the deferred keys to be stored")
     ended = await running.end()

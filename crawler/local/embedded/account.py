@@ -1,8 +1,9 @@
-"""As whom Postgres runs: as ourselves, or, since it refuses uid 0, as an unprivileged account when we are root.
+"""As which user Postgres runs: as ourselves, or as an unprivileged account when we are root, since it refuses uid 0.
 
-No account is made and no folder is opened for it. Where the account cannot enter a folder that Postgres needs, Postgres
-keeps one capability that lets it pass: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE where that is not enough or not ours to
-give. See capabilities(7); SECBIT_NO_SETUID_FIXUP makes access(2), which Postgres asks about its own binary, heed it.
+No account is made, and no folder's mode is changed for it. Where the account cannot enter a folder that Postgres needs,
+Postgres keeps one capability with which it can: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE where that is not enough or we
+do not have the first. See capabilities(7). Postgres calls access(2) on its own binary, and that call looks at the
+capability only with SECBIT_NO_SETUID_FIXUP.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from pathlib import Path
 
 from coordinator.errors import ShardcrawlError
 
-DAC_OVERRIDE, DAC_READ_SEARCH, SETPCAP = 1, 2, 8  # bits of linux/capability.h
+# Numbers of bits, from linux/capability.h.
+DAC_OVERRIDE = 1
+DAC_READ_SEARCH = 2
+SETPCAP = 8
+
+# Bits of a file mode, of one class of users.
+_SEARCH = 0o1
+_READ_AND_EXECUTE = 0o5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class RunAs:
-    """How to start a command as somebody: by words before it, or by changing to the account between fork and exec."""
+    """How to start a command as a user: with `prefix` before it, or by changing to `account` between fork and exec."""
 
     prefix: tuple[str, ...] = ()
     account: Account | None = None
@@ -56,13 +64,13 @@ def account_for(cluster: Path) -> Account | None:
 
 
 def run_as_account(account: Account | None, binary: Path, folders: Iterable[Path]) -> RunAs:
-    """How to run `binary` as the account, with a way into each of `folders`.
+    """How to run `binary` as the account so that it can enter each of `folders`.
 
-    Raises ShardcrawlError naming the folder that the account can be given no way into.
+    Raises ShardcrawlError that names the folder which the account cannot enter by any means.
     """
     if account is None:
         return RunAs()
-    runnable = _allowed(binary.stat(), account, 0o5)
+    runnable = _allowed(binary.stat(), account, _READ_AND_EXECUTE)
     closed = next((found for path in (binary, *folders) if (found := _closed(path, account))), None)
     if closed is None and runnable:
         return RunAs(account=account)
@@ -84,7 +92,7 @@ def run_as_account(account: Account | None, binary: Path, folders: Iterable[Path
 
 def _closed(path: Path, account: Account) -> Path | None:
     """The outermost folder on the way to `path` that the account may not search."""
-    return next((p for p in reversed(path.resolve().parents) if not _allowed(p.stat(), account, 0o1)), None)
+    return next((p for p in reversed(path.resolve().parents) if not _allowed(p.stat(), account, _SEARCH)), None)
 
 
 def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
@@ -97,7 +105,7 @@ def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
 
 
 def _capability(ours: int, *, runnable: bool) -> str | None:
-    """The least capability of ours that opens folders, and private binaries when the account cannot run them."""
+    """The least capability of ours that lets the account enter folders, and run the binary where it cannot yet."""
     if not ours >> SETPCAP & 1:
         return None
     if runnable and ours >> DAC_READ_SEARCH & 1:
@@ -106,7 +114,7 @@ def _capability(ours: int, *, runnable: bool) -> str | None:
 
 
 def _own_capabilities() -> int:
-    """The capabilities that this process may hand on, as Linux's bit set; none elsewhere."""
+    """The capabilities that this process may give to another, as Linux's bit set; 0 on other systems."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

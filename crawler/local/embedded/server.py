@@ -1,4 +1,4 @@
-"""One server process of ours, from its spawn to its last signal, and those that a killed run left behind."""
+"""One server process of ours, from its start to its last signal, and those that a killed run left behind."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ from crawler.local.embedded.folder import usable
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 120.0  # of silence
-TELL_SECONDS = 2.0
-# Servers see nothing of the user's environment: PGPORT and its kin would change what they do.
-ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+MAX_SILENCE_SECONDS = 120.0  # at the start
+LOADING_NOTICE_SECONDS = 2.0
+POLL_SECONDS = 0.02
+LOG_TAIL_BYTES = 16_384
+# Servers get nothing of the user's environment: variables like PGPORT would change what they do.
+SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 class Readiness(Enum):
-    """What a server says when it is asked whether it is there."""
+    """Whether a server can be used: SILENT is one that nobody can connect to yet."""
 
     READY = "ready"
     LOADING = "loading"
@@ -41,16 +43,17 @@ class Readiness(Enum):
 
 
 class StartError(ShardcrawlError):
-    """The server ended instead of answering."""
+    """The server ended before it was ready."""
 
 
 class Server(ABC):
-    """A server on `data/<name>`, logging to `data/<name>.log`, spawned as our child in a session of its own."""
+    """A server on `data/<name>`, logging to `data/<name>.log`, started as our child in a session of its own."""
 
     name: ClassVar[str]
     executable: ClassVar[str]
     folder_flag: ClassVar[str]
-    endings: ClassVar[Sequence[tuple[signal.Signals, float]]]  # signals to stop it, each with the seconds it may take
+    # Sent one after the other until it ends, each with the seconds that it may take.
+    stop_signals: ClassVar[Sequence[tuple[signal.Signals, float]]]
 
     def __init__(self, data: Path, sockets: Path) -> None:
         self.data = data
@@ -67,7 +70,7 @@ class Server(ABC):
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Bring the folders into a state that the server can start on."""
+        """Bring the folders into a state in which the server can start."""
 
     @abstractmethod
     def command(self) -> Sequence[str]:
@@ -75,15 +78,15 @@ class Server(ABC):
 
     @abstractmethod
     async def readiness(self) -> Readiness:
-        """Ask the server whether it is ready for clients."""
+        """Whether the server is ready for clients now."""
 
     def run_as(self) -> RunAs:
-        """As whom the server runs."""
+        """As which user the server runs."""
         return RunAs()
 
     @property
     def pid(self) -> int | None:
-        """The process id, None before the first spawn."""
+        """The process id, None before the first start."""
         return self._process.pid if self._process else None
 
     @property
@@ -95,52 +98,54 @@ class Server(ABC):
         return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
     async def spawn(self) -> None:
-        """Start the server where no other one is left, without waiting until it answers."""
+        """End what a killed run left, and start the server; it need not be ready yet."""
         await self.stop_leftovers()
         await self.prepare()
         self._logged_before = self.log.stat().st_size if self.log.exists() else 0
-        self._process = run(self.command(), self.log, self.run_as())
+        self._process = start_process(self.command(), self.log, self.run_as())
 
     async def ready(self) -> None:
-        """Wait until the server answers, however long it loads its data.
+        """Wait until the server is ready, however long it loads its data.
 
-        Raises StartError with its last words when it ends, ShardcrawlError when it is silent for two minutes.
+        Raises StartError with the reason from its log when it ends, ShardcrawlError when it is silent for two minutes.
         """
         started = time.monotonic()
-        deadline = started + START_SECONDS
-        told = False
+        deadline = started + MAX_SILENCE_SECONDS
+        logged = False
         while (readiness := await self.readiness()) is not Readiness.READY:
             if self.ending:
-                complaint = last_words(self.log, self._logged_before)
-                raise StartError(f"{self.name} does not start ({self.ending}): {complaint}; see {self.log}")
+                failure = failure_in_log(self.log, self._logged_before)
+                raise StartError(f"{self.name} does not start ({self.ending}): {failure}; see {self.log}")
             if readiness is Readiness.LOADING:
-                deadline = time.monotonic() + START_SECONDS
-                if not told and time.monotonic() - started > TELL_SECONDS:
+                deadline = time.monotonic() + MAX_SILENCE_SECONDS
+                if not logged and time.monotonic() - started > LOADING_NOTICE_SECONDS:
                     logger.info("%s is loading its data in %s", self.name, self.folder)
-                    told = True
+                    logged = True
             if time.monotonic() > deadline:
-                raise ShardcrawlError(f"{self.name} does not answer within {START_SECONDS:.0f} s; see {self.log}")
-            await asyncio.sleep(0.02)
+                raise ShardcrawlError(f"{self.name} does not answer within {MAX_SILENCE_SECONDS:.0f} s; see {self.log}")
+            await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self) -> None:
-        """End the server and reap it; nothing when it does not run."""
+        """End the server and wait for its end; does nothing when it does not run."""
         if (process := self._process) is not None:
-            await end(self.name, process.pid, process.send_signal, lambda: process.poll() is not None, self.endings)
+            await stop_process(
+                self.name, process.pid, process.send_signal, lambda: process.poll() is not None, self.stop_signals
+            )
 
     def abandon(self) -> None:
         """Ask the server to stop, and do not wait for it."""
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(self.endings[0][0])
+            self._process.send_signal(self.stop_signals[0][0])
 
     async def stop_leftovers(self) -> None:
-        """End what a killed run left on this folder: a second server on the same files would ruin them.
+        """End the servers that a killed run left on this folder: two servers on the same files would damage them.
 
-        To be called while no child of ours lives.
+        Call it only while no child of ours lives.
         """
         for process in [found for found in psutil.process_iter() if self.runs(found.pid, self.data)]:
             logger.warning("stopping %s (pid %s), left by a run that was killed", self.name, process.pid)
             try:
-                await end_found(self.name, process, self.endings)
+                await stop_found_process(self.name, process, self.stop_signals)
             except psutil.AccessDenied as error:
                 raise ShardcrawlError(
                     f"{self.name} (pid {process.pid}) of another user still runs on {self.data}; stop it first"
@@ -148,7 +153,7 @@ class Server(ABC):
 
     @classmethod
     def runs(cls, pid: int, data: Path) -> bool:
-        """Whether this process, told by its command line, is this server on this data folder."""
+        """Whether this process is this server on this data folder, by its command line."""
         words = command_line(pid)
         named = any(Path(word).name == cls.executable for word in words)
         return named and (cls.folder_flag, str(data / cls.name)) in itertools.pairwise(words)
@@ -166,19 +171,19 @@ def binary(package: str, *path: str) -> Path:
     )
 
 
-def run(command: Sequence[str], log: Path, run_as: RunAs) -> subprocess.Popen[bytes]:
+def start_process(command: Sequence[str], log: Path, run_as: RunAs) -> subprocess.Popen[bytes]:
     """Start a command, logging to `log`, in a session of its own: a terminal's Ctrl-C does not reach it."""
     with usable(log.parent):
         output = log.open("ab")
     account = run_as.account
     try:
-        return subprocess.Popen(  # noqa: S603  (our own words, and no shell)
+        return subprocess.Popen(  # noqa: S603  (arguments of ours, and no shell)
             [*run_as.prefix, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
-            env=ENVIRONMENT,
+            env=SERVER_ENVIRONMENT,
             start_new_session=True,
             umask=0o077,
             user=account.uid if account else None,
@@ -191,53 +196,55 @@ def run(command: Sequence[str], log: Path, run_as: RunAs) -> subprocess.Popen[by
         output.close()
 
 
-def last_words(log: Path, since: int) -> str:
-    """The line that tells best why a program ended: its last FATAL or error line after byte `since`, or its last."""
+def failure_in_log(log: Path, since: int) -> str:
+    """Why a program ended: its last FATAL, PANIC or error line after byte `since` of its log, or its last line."""
     with log.open("rb") as file:
-        file.seek(max(since, log.stat().st_size - 16_384))
+        file.seek(max(since, log.stat().st_size - LOG_TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    grave = [line for line in lines if "FATAL:" in line or "PANIC:" in line or "error:" in line]
-    return (grave or lines or ["it said nothing"])[-1]
+    errors = [line for line in lines if "FATAL:" in line or "PANIC:" in line or "error:" in line]
+    return (errors or lines or ["it said nothing"])[-1]
 
 
-async def end(
+async def stop_process(
     name: str,
     pid: int,
     send: Callable[[int], None],
-    gone: Callable[[], bool],
-    endings: Sequence[tuple[signal.Signals, float]],
+    is_gone: Callable[[], bool],
+    stop_signals: Sequence[tuple[signal.Signals, float]],
 ) -> None:
     """Send each signal in turn until the process is gone."""
-    for step, seconds in endings:
-        if gone():
+    for number, seconds in stop_signals:
+        if is_gone():
             return
-        if step is signal.SIGKILL:
+        if number is signal.SIGKILL:
             logger.warning("%s (pid %s) does not stop when asked; killing it", name, pid)
-        send(step)
+        send(number)
         deadline = time.monotonic() + seconds
-        while not gone():
+        while not is_gone():
             if time.monotonic() > deadline:
                 break
-            await asyncio.sleep(0.02)
-    if not gone():
+            await asyncio.sleep(POLL_SECONDS)
+    if not is_gone():
         raise ShardcrawlError(f"{name} (pid {pid}) does not end, not even by SIGKILL; restart the machine")
 
 
 def command_line(pid: int) -> list[str]:
-    """The words of a process's command line; none when it is gone or not to be looked at."""
+    """The arguments of a process; none when it is gone or we may not see them."""
     try:
         return list(psutil.Process(pid).cmdline())
     except psutil.Error:
         return []
 
 
-async def end_found(name: str, process: psutil.Process, endings: Sequence[tuple[signal.Signals, float]]) -> None:
-    """Like `end`, for a process that is not our child: somebody else reaps it."""
+async def stop_found_process(
+    name: str, process: psutil.Process, stop_signals: Sequence[tuple[signal.Signals, float]]
+) -> None:
+    """Like `stop_process`, for a process that is not our child: it may stay a zombie, which counts as gone."""
     with suppress(psutil.NoSuchProcess):
-        await end(name, process.pid, process.send_signal, partial(_gone, process), endings)
+        await stop_process(name, process.pid, process.send_signal, partial(_is_gone, process), stop_signals)
 
 
-def _gone(process: psutil.Process) -> bool:
+def _is_gone(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -4,7 +4,6 @@ import asyncio
 import io
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,8 +12,20 @@ from coordinator.errors import RedisUnavailable
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.status import RunSnapshot
-from crawler.cli import progress
-from crawler.cli.progress import Pace, clock, outcome_words, size, upstream_words
+from crawler.cli.progress import Pace, RunScreen, clock, outcome_words, size, upstream_words
+from crawler.local.events import (
+    ChildLine,
+    DrainBegins,
+    Event,
+    PoliteDefaultUsed,
+    ProgressUnknown,
+    RunBegins,
+    RunGoesOn,
+    RunLost,
+    RunProgress,
+    ServerWarning,
+)
+from crawler.local.run import report_progress
 from tests.conftest import eventually
 
 RUNNING = RunCounts(
@@ -90,41 +101,76 @@ def test_paused_upstreams_are_named() -> None:
 
 
 class Shown:
-    """Runs `progress.show` against looks that follow a script; the last one is repeated."""
+    """Reports progress to a RunScreen from looks that follow a script; the last one is repeated."""
 
     def __init__(self, *looks: RunSnapshot | Exception, terminal: bool) -> None:
         self._looks = list(looks)
         self.out = io.StringIO()
         self.console = Console(file=self.out, force_terminal=terminal, width=200, color_system=None)
-        self.asked = 0
 
     async def look(self) -> RunSnapshot:
-        self.asked += 1
         look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
         if isinstance(look, Exception):
             raise look
         return look
 
-    async def until(self, health: Callable[[str], bool]) -> str:
-        task = asyncio.create_task(progress.show(self.look, self.console, "test"))
-        try:
-            await eventually(lambda: health(self.out.getvalue()) or task.done(), "the progress is shown")
-            assert not task.done(), task.exception()
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    async def until(self, condition: Callable[[str], bool]) -> str:
+        with RunScreen(self.console) as screen:
+            task = asyncio.create_task(report_progress(self.look, "test", screen, 0.001))
+            try:
+                await eventually(lambda: condition(self.out.getvalue()) or task.done(), "the progress is shown")
+                assert not task.done(), task.exception()
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         return self.out.getvalue()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
-    monkeypatch.setattr(progress, "BAR_EVERY", 0.001)
+POLITELY = "10/s and 8 requests at once, to be polite; set [limits] or --rate (none: no bound)"
+
+
+def said(*events: Event) -> str:
+    out = io.StringIO()
+    with RunScreen(Console(file=out, width=40)) as screen:
+        for event in events:
+            screen(event)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (RunBegins("test", 1200), "run test begins, about 1,200 keys"),
+        (RunBegins("test", None), "run test begins"),
+        (RunGoesOn("test", 1200), "run test goes on: 1,200 keys are done"),
+        (PoliteDefaultUsed("*"), f"no limit is named for each host: {POLITELY}"),
+        (PoliteDefaultUsed("[fe80::1]:80"), f"no limit is named for [fe80::1]:80: {POLITELY}"),
+        (ServerWarning("Redis keeps [nothing]"), "warning: Redis keeps [nothing]"),
+        (RunLost("run test is lost"), "warning: run test is lost; nothing is called done until the run is rebuilt"),
+        (ChildLine("12:00:00 worker-1 [red]"), "12:00:00 worker-1 [red]"),
+        (DrainBegins(), "finishing what is in flight; Ctrl-C again leaves at once"),
+        (ProgressUnknown("test", "Redis does not answer"), "test: Redis does not answer"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_an_event_is_one_line(event: Event, line: str) -> None:
+    assert said(event) == f"{line}\n"
+
+
+def test_a_run_that_goes_on_after_it_was_lost_has_a_bar_and_a_pace_of_its_own() -> None:
+    out = io.StringIO()
+    with RunScreen(Console(file=out, force_terminal=True, width=200, color_system=None)) as screen:
+        screen(RunProgress(a_snapshot()))
+        screen(RunLost("run test is lost"))
+        screen(RunGoesOn("test", 7))
+        screen(RunProgress(a_snapshot(RunCounts(total=20, outcomes={Outcome.STORED: 7}))))
+    assert "7/20" in out.getvalue()
+    assert "-" not in out.getvalue().rpartition("7/20")[2].partition("/s")[0], "no pace below zero"
 
 
 @pytest.mark.anyio
-async def test_without_a_terminal_it_prints_plain_lines_and_waits_for_a_redis_that_is_away(quick: Any) -> None:
+async def test_without_a_terminal_it_prints_plain_lines_and_waits_for_a_redis_that_is_away() -> None:
     away = RedisUnavailable("Redis does not answer: [Errno 111] [/red]; is it running?")
     shown = Shown(a_snapshot(), away, a_snapshot(pauses={"[fe80::1]:80": 3.0}), terminal=False)
     text = await shown.until(lambda text: "paused" in text)
@@ -136,7 +182,7 @@ async def test_without_a_terminal_it_prints_plain_lines_and_waits_for_a_redis_th
 
 
 @pytest.mark.anyio
-async def test_a_source_of_unknown_length_is_shown_without_a_total(quick: Any) -> None:
+async def test_a_source_of_unknown_length_is_shown_without_a_total() -> None:
     shown = Shown(a_snapshot(RunCounts(outcomes={Outcome.STORED: 7})), terminal=False)
     text = await shown.until(lambda text: "\n" in text)
     assert text.startswith("test: 7 keys, ")
@@ -144,7 +190,7 @@ async def test_a_source_of_unknown_length_is_shown_without_a_total(quick: Any) -
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("upstream", ["upstream.example", "[fe80::1]:80", "[/bold]"])
-async def test_on_a_terminal_a_bar_tells_keys_outcomes_and_pauses(quick: Any, upstream: str) -> None:
+async def test_on_a_terminal_a_bar_tells_keys_outcomes_and_pauses(upstream: str) -> None:
     shown = Shown(a_snapshot(pauses={upstream: 3.0}), terminal=True)
     text = await shown.until(lambda text: "paused" in text)
     for part in ("5,000/20,000", "4,990 stored, 10 gone", f"{upstream} paused 3 s", "ETA ?"):
@@ -152,7 +198,7 @@ async def test_on_a_terminal_a_bar_tells_keys_outcomes_and_pauses(quick: Any, up
 
 
 @pytest.mark.anyio
-async def test_the_bar_says_that_it_waits_for_redis_and_goes_on(quick: Any) -> None:
+async def test_the_bar_says_that_it_waits_for_redis_and_goes_on() -> None:
     shown = Shown(RedisUnavailable("gone"), terminal=True)
     await shown.until(lambda text: "waiting for Redis" in text)
     shown = Shown(RedisUnavailable("gone"), a_snapshot(), terminal=True)

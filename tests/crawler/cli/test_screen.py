@@ -40,7 +40,7 @@ def an_end(*, stored: bool, was_complete: bool = False, **outcomes: int) -> RunE
 
 def summed(end: RunEnd) -> str:
     console, out = a_console()
-    screen.summary(end, console, again="shardcrawl run data[/red].toml", at=" --data [a]")
+    screen.print_summary(end, console, again="shardcrawl run data[/red].toml", at=" --data [a]")
     return out.getvalue()
 
 
@@ -93,7 +93,7 @@ def test_an_end_as_json_names_every_outcome() -> None:
 def test_a_table_shows_values_without_markup_or_control_characters() -> None:
     console, out = a_console()
     records = [("[red]a[/red]", None, 5), ("[/]", b"\xff\0", NOON), ("esc\x1b[31m\nline", True, 1.5)]
-    screen.rows(["[bold]key", "b", "c"], records, console)
+    screen.print_table(["[bold]key", "b", "c"], records, console)
     text = out.getvalue()
     moment = "2026-01-01 12:00:00.123+00:00"
     for part in ("[bold]key", "[red]a[/red]", "[/]", "ff00", moment, "esc [31m line", "True", "3 rows"):
@@ -103,7 +103,7 @@ def test_a_table_shows_values_without_markup_or_control_characters() -> None:
 
 def test_long_values_are_cut_and_one_row_is_one() -> None:
     console, out = a_console()
-    screen.rows(["a"], [("x" * 100,)], console)
+    screen.print_table(["a"], [("x" * 100,)], console)
     text = out.getvalue()
     assert "x" * 59 + "…" in text
     assert "x" * 60 not in text
@@ -112,7 +112,9 @@ def test_long_values_are_cut_and_one_row_is_one() -> None:
 
 def test_many_columns_are_all_there_on_a_narrow_terminal() -> None:
     console, out = a_console(width=20)
-    screen.rows([f"column{number}" for number in range(20)], [[f"value{number}" for number in range(20)]], console)
+    screen.print_table(
+        [f"column{number}" for number in range(20)], [[f"value{number}" for number in range(20)]], console
+    )
     assert all(f"column{number}" in out.getvalue() for number in range(20))
     assert all(f"value{number}" in out.getvalue() for number in range(20))
 
@@ -189,7 +191,7 @@ SNAPSHOT = RunSnapshot(
 
 def test_a_snapshot_is_shown_whole() -> None:
     console, out = a_console()
-    screen.snapshot_text(SNAPSHOT, console)
+    screen.print_snapshot(SNAPSHOT, console)
     text = out.getvalue()
     parts = ("running", "5 of 20 done, 10 queued", "4 stored, 1 failed", "1,234, 5.6 kB", "none", "waits for")
     upstreams = (
@@ -208,7 +210,7 @@ def test_a_snapshot_as_json_names_every_count() -> None:
         "total": 20,
         "done": 5,
         "queued": 10,
-        "delayed": 0,
+        "deferred": 0,
         "outcomes": {"stored": 4, "unchanged": 0, "gone": 0, "refused": 0, "failed": 1},
         "requests": 1_234,
         "received_bytes": 5_600,

@@ -336,7 +336,7 @@ def test_a_job_reaches_a_child_process_whole() -> None:
         ({"request": {"robots": "yes"}}, "[request] robots is 'yes'; write true or false"),
     ],
 )
-def test_what_the_models_alone_refuse_is_told_in_the_same_words(change: dict[str, Any], words: str) -> None:
+def test_what_the_models_alone_refuse_has_the_same_message(change: dict[str, Any], words: str) -> None:
     assert words in fault(a_document() | change)
 
 

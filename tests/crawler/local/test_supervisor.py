@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 
 from coordinator.errors import ShardcrawlError, UsageError
 from coordinator.redis.keys import RunKeys
-from crawler.local.child import ChildSpec
-from crawler.local.supervisor import ChildPlan, Supervisor
+from crawler.job.job import read_job
+from crawler.local.child_spec import ChildSpec
+from crawler.local.supervisor import Supervisor
 from crawler.opening import open_run
 from tests.conftest import eventually
 
@@ -44,14 +45,14 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(*plans: ChildPlan) -> AsyncIterator[Watched]:
+async def watched(*specs: ChildSpec) -> AsyncIterator[Watched]:
     lines: list[str] = []
     dead: list[int] = []
 
     async def release_dead(pid: int) -> None:
         dead.append(pid)
 
-    supervisor = Supervisor(plans, lines.append, os.environ, release_dead)
+    supervisor = Supervisor(specs, lines.append, os.environ, release_dead)
     task = asyncio.create_task(supervisor.run())
     try:
         yield Watched(supervisor, task, lines, dead)
@@ -71,14 +72,14 @@ def lives(pid: int) -> bool:
 
 @pytest.fixture
 async def waiting_worker(redis: Redis, redis_url: str, database: str, tmp_path: Path) -> ChildSpec:
-    """A worker's assignment to a run that nobody plans: it joins, and waits."""
+    """The spec of a worker at a run that nobody plans: it joins, and waits."""
     (tmp_path / "keys.txt").write_text("a\n")
     document = {
         "run": {"name": "test"},
         "source": {"path": "keys.txt"},
         "request": {"url": "https://upstream.example/{key}"},
     }
-    await open_run(redis, database, document, str(tmp_path))
+    await open_run(redis, database, read_job(document, str(tmp_path)))
     return ChildSpec("worker", "worker-1", redis_url, database, run="test")
 
 
@@ -88,7 +89,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_one_that_drains_is_n
     async def joined(times: int) -> bool:
         return bool(await redis.zcount(RunKeys("test").workers, 0, "+inf") == times)
 
-    async with watched(ChildPlan(waiting_worker)) as parent:
+    async with watched(waiting_worker) as parent:
         await eventually(lambda: joined(1), "the worker has joined")
         killed = parent.supervisor.pids["worker-1"]
         os.kill(killed, signal.SIGKILL)
@@ -103,12 +104,12 @@ async def test_a_worker_that_is_killed_is_started_again_and_one_that_drains_is_n
         assert any("left" in line for line in parent.lines), "it has given its lease back"
         assert await joined(1), "only the killed one's lease is still there"
         assert not lives(successor)
-        assert parent.on_death == [killed], "who left by itself needs no burial"
+        assert parent.on_death == [killed], "the lease of a child that left by itself needs no release"
 
 
 async def test_a_child_that_cannot_do_its_work_ends_the_command_in_its_own_words(waiting_worker: ChildSpec) -> None:
     bad = ChildSpec("worker", "worker-2", "redis://127.0.0.1:port/0", "postgresql://nobody@127.0.0.1:1/nothing")
-    async with watched(ChildPlan(waiting_worker), ChildPlan(bad)) as parent:
+    async with watched(waiting_worker, bad) as parent:
         with pytest.raises(ShardcrawlError) as caught:
             await parent.ended()
         assert not isinstance(caught.value, UsageError)
@@ -122,21 +123,21 @@ async def test_a_child_that_cannot_do_its_work_ends_the_command_in_its_own_words
 
 async def test_a_usage_error_of_a_child_is_a_usage_error(redis: Redis, redis_url: str) -> None:
     bad = ChildSpec("coordinator", "coordinator", redis_url, WORKER.database, run="nobody-knows-it")
-    async with watched(ChildPlan(bad)) as parent:
+    async with watched(bad) as parent:
         with pytest.raises(UsageError, match="Redis has no run nobody-knows-it"):
             await parent.ended()
 
 
 async def test_a_child_that_fails_again_and_again_at_its_start_is_given_up_with_its_last_words() -> None:
     bad = ChildSpec("worker", "worker-1", WORKER.redis, WORKER.database, level="NO SUCH LEVEL")
-    async with watched(ChildPlan(bad)) as parent:
+    async with watched(bad) as parent:
         with pytest.raises(ShardcrawlError, match="worker-1 ended with exit code 1 3 times at its start: ValueError"):
             await parent.ended()
         assert sum("Traceback" in line for line in parent.lines) == 3
 
 
 async def test_a_child_that_reads_standard_input_is_not_started_again() -> None:
-    async with watched(ChildPlan(WORKER, restart=False)) as parent:
+    async with watched(replace(WORKER, restart=False)) as parent:
         await eventually(lambda: parent.said("waits"), "the worker waits for Redis")
         os.kill(parent.supervisor.pids["worker-1"], signal.SIGKILL)
         with pytest.raises(ShardcrawlError, match="was ended by SIGKILL while it read standard input"):
@@ -144,7 +145,7 @@ async def test_a_child_that_reads_standard_input_is_not_started_again() -> None:
 
 
 async def test_children_that_are_killed_are_gone_and_stay_gone() -> None:
-    async with watched(ChildPlan(WORKER)) as parent:
+    async with watched(WORKER) as parent:
         await eventually(lambda: parent.said("waits"), "the worker waits for Redis")
         pid = parent.supervisor.pids["worker-1"]
         parent.supervisor.kill()
@@ -153,7 +154,7 @@ async def test_children_that_are_killed_are_gone_and_stay_gone() -> None:
 
 
 async def test_a_supervisor_that_is_cancelled_leaves_no_child_behind() -> None:
-    async with watched(ChildPlan(WORKER)) as parent:
+    async with watched(WORKER) as parent:
         await eventually(lambda: parent.said("waits"), "the worker waits for Redis")
         pid = parent.supervisor.pids["worker-1"]
         parent.task.cancel()
@@ -162,7 +163,7 @@ async def test_a_supervisor_that_is_cancelled_leaves_no_child_behind() -> None:
 
 
 async def test_a_drain_that_comes_before_the_children_leaves_nothing_running() -> None:
-    async with watched(ChildPlan(WORKER)) as parent:
+    async with watched(WORKER) as parent:
         parent.supervisor.drain()
         await parent.ended()
 
@@ -177,13 +178,13 @@ async def test_a_drain_that_comes_while_a_child_is_being_started_reaches_it(monk
         return process
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", drained_meanwhile)
-    async with watched(ChildPlan(WORKER)) as parent:
+    async with watched(WORKER) as parent:
         parents.append(parent.supervisor)
         await parent.ended()
 
 
-async def test_a_child_that_is_told_to_leave_before_it_can_hear_has_done_nothing_wrong() -> None:
-    async with watched(ChildPlan(WORKER, restart=False)) as parent:
+async def test_a_child_that_is_ended_by_a_drain_before_it_can_drain_is_no_error() -> None:
+    async with watched(replace(WORKER, restart=False)) as parent:
         await eventually(lambda: bool(parent.supervisor.pids), "the child is there")
         parent.supervisor.drain()
         await parent.ended()
@@ -191,7 +192,7 @@ async def test_a_child_that_is_told_to_leave_before_it_can_hear_has_done_nothing
 
 async def test_no_secret_stands_in_the_list_of_processes() -> None:
     secret = ChildSpec("worker", "worker-1", "redis://:s3cret@127.0.0.1:1/0", "postgresql://u:s3cret@127.0.0.1:1/x")
-    async with watched(ChildPlan(secret)) as parent:
+    async with watched(secret) as parent:
         await eventually(lambda: parent.said("waits"), "the worker waits for Redis")
         arguments = psutil.Process(parent.supervisor.pids["worker-1"]).cmdline()
         assert "crawler.local.child" in arguments

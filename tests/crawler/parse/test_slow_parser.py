@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from crawler.parse.slow_parser import FIRST_LOOK_SECONDS, MAX_SECONDS_IN_LOOP, WINDOW_CALLS, SlowParserDetector
-from crawler.telemetry.loop_lag import LONG, LoopLag
+from crawler.telemetry.loop_lag import LONG_LAG_SECONDS, LoopLag
 
 
 def calls_until_slow(times: list[float]) -> int | None:
@@ -51,9 +51,9 @@ def test_lags_are_counted_and_the_first_long_one_is_one_warning(caplog: pytest.L
         lag.record(0.0005 if number % 2 else -0.0001)
     lag.record(0.0302)
     assert (lag.within(0.5), lag.within(0.99), lag.largest) == (0.001, 0.031, 0.0302)
-    lag.record(LONG + 0.25)
-    lag.record(LONG + 1)
-    assert lag.largest == LONG + 1
+    lag.record(LONG_LAG_SECONDS + 0.25)
+    lag.record(LONG_LAG_SECONDS + 1)
+    assert lag.largest == LONG_LAG_SECONDS + 1
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "the event loop stood still for 1.2 s"
     ]

@@ -1,0 +1,151 @@
+"""What commands share: their options, and how an error becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import orjson
+import uvloop
+
+from coordinator.errors import ShardcrawlError, UsageError
+from crawler.cli.progress import RunScreen
+from crawler.job.job import Job, read_job
+from crawler.job.overrides import JobOverrides, load_document
+from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
+from crawler.local.events import Listener
+from crawler.local.services import Addresses, Place
+from crawler.telemetry import logs
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+DATA_FOLDER = Path(".shardcrawl")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+GRACE_HELP = "Seconds that a drain may take before the process leaves at once."
+
+
+class Command(click.Command):
+    """Turns our errors into one line and an exit code; a traceback only with --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; every ShardcrawlError and interruption ends here."""
+        debug = bool(ctx.params.get("debug"))
+        logs.configure("shardcrawl", "DEBUG" if debug else str(ctx.params.get("log_level", "info")))
+        try:
+            return super().invoke(ctx)
+        except ShardcrawlError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            ctx.exit(INTERRUPTED_EXIT_CODE)
+
+
+command = partial(click.command, cls=Command)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def option(name: str, envvar: str | None = None, **attributes: Any) -> Callable[[Decorated], Decorated]:
+    """An option that is read from the environment too, as SHARDCRAWL_NAME."""
+    return click.option(name, envvar=envvar or f"SHARDCRAWL_{name[2:].replace('-', '_').upper()}", **attributes)
+
+
+def place_options(level: str) -> Callable[[Decorated], Decorated]:
+    """Options that say where Redis and Postgres are, and which log lines are shown (by default from `level` on)."""
+    return lambda function: _with_options(
+        function,
+        option("--redis", "REDIS_URL", metavar="URL", help="Redis; embedded in --data without it."),
+        option("--database", "DATABASE_URL", metavar="URL", help="Postgres; embedded in --data without it."),
+        option(
+            "--data",
+            type=click.Path(path_type=Path),
+            default=DATA_FOLDER,
+            show_default=True,
+            help="Folder of the embedded Redis and Postgres.",
+        ),
+        option(
+            "--log-level",
+            type=click.Choice(LOG_LEVELS, case_sensitive=False),
+            default=level,
+            show_default=True,
+            help="Least level of log lines.",
+        ),
+        option("--debug", is_flag=True, help="Tell everything; show tracebacks."),
+    )
+
+
+def job_options(function: Decorated) -> Decorated:
+    """Options that beat the job file."""
+    return _with_options(
+        function,
+        option("--name", help="Name of the run; a run of the same name is resumed."),
+        option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores)."),
+        option("--concurrency", type=click.IntRange(1, 100_000), help="Requests in flight a worker."),
+        option("--rate", help='Requests a second of the whole fleet: 50, "50/s", "5000/h", "none".'),
+        option("--grace", type=click.FloatRange(0, 3600), help=f"{GRACE_HELP} (default: 25)"),
+        option("--batch-rows", type=click.IntRange(1, 100_000), help="Rows that wait for one commit, at most."),
+        option(
+            "--allow-private",
+            multiple=True,
+            metavar="NETWORK",
+            help="A network that is not public and may be fetched from, like 127.0.0.0/8; may be given again.",
+        ),
+    )
+
+
+def place_from(options: Mapping[str, Any]) -> Place:
+    """Where Redis and Postgres are, from the options of a command."""
+    return Place(redis=options["redis"], database=options["database"], data=options["data"])
+
+
+def shared_addresses(place: Place, name: str) -> Addresses:
+    """The user's addresses, for a command that several machines run. Raises UsageError when one is missing."""
+    if not place.redis or not place.database:
+        raise UsageError(
+            f"{name} serves several machines and needs shared services: set REDIS_URL and DATABASE_URL "
+            "(on one machine `shardcrawl run` starts its own)"
+        )
+    return Addresses(place.redis, place.database)
+
+
+def find_again(place: Place) -> str:
+    """What another command needs to look at the same place: nothing, or its --data."""
+    return "" if place.database or place.data == DATA_FOLDER else f" --data {shlex.quote(str(place.data))}"
+
+
+def job_from(argument: str, options: Mapping[str, Any]) -> Job:
+    """The job in a job file, or of a bare source, with the options that beat it. Raises UsageError."""
+    overrides = JobOverrides(**{field.name: options[field.name] for field in fields(JobOverrides)})
+    return read_job(*load_document(argument, overrides))
+
+
+def listener_from(options: Mapping[str, Any], screen: RunScreen) -> Listener:
+    """Shows everything on this screen, as verbose as the options want."""
+    debug = options["debug"]
+    level = "DEBUG" if debug else options["log_level"].upper()
+    return Listener(screen, screen.progress_seconds, level=level, debug=debug)
+
+
+def run_async(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a command's coroutine."""
+    return uvloop.run(coroutine)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON for people and programs."""
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def _with_options(function: Decorated, *options: Callable[[Decorated], Decorated]) -> Decorated:
+    for add in reversed(options):
+        function = add(function)
+    return function

@@ -1,0 +1,182 @@
+"""Commands that change a run which exists: limit, retry, rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from coordinator.errors import UsageError
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.limits.overrides import DEFAULT, KEEP, LimitOverrides
+from coordinator.queue.registry import RunRecord, Runs
+from coordinator.redis.connection import check_server, connect_redis
+from coordinator.redis.keys import RunKeys
+from coordinator.settings import ANY_UPSTREAM, LimitSettings
+from coordinator.source import STANDARD_INPUT
+from coordinator.status import read_counts
+from crawler.cli.options import command, place_from, place_options, run_async
+from crawler.cli.progress import say
+from crawler.job.job import read_job
+from crawler.job.limits import limit_of, upstream_named
+from crawler.local.services import Addresses, Place, services
+from crawler.opening import open_run
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import connect_postgres
+
+MAX_CONCURRENCY = 100_000
+
+
+@command("limit")
+@click.argument("name", metavar="RUN")
+@click.argument("upstream")
+@place_options("warning")
+@click.option("--rate", help='Requests a second: 50, "50/s, 5000/h", "auto", "none"; "default": as the job says.')
+@click.option("--ceiling", help='What an "auto" rate may never exceed, like 200/s.')
+@click.option("--concurrency", help='Requests in flight of the whole fleet, "none", or "default": as the job says.')
+def limit_command(
+    name: str, upstream: str, rate: str | None, ceiling: str | None, concurrency: str | None, **options: Any
+) -> None:
+    """Change what a run that goes on may ask of an upstream, at once and for all of its workers.
+
+    It holds until it is changed again or the run is complete.
+    Example: shardcrawl limit my-run en.wikipedia.org --rate 20
+    """
+    if rate is None and concurrency is None:
+        raise UsageError("limit: nothing to change; give --rate, --concurrency, or both")
+    change = _change_limit(place_from(options), name, upstream, _rate(rate, ceiling), _concurrency(concurrency))
+    changed = run_async(change)
+    say(Console(), f"run {name}: the limit of {changed} is changed for every worker; `shardcrawl status` shows it")
+
+
+@command("retry")
+@click.argument("name", metavar="RUN")
+@click.option("--reason", metavar="TEXT", help="Only keys whose reason has this text in it.")
+@place_options("info")
+def retry_command(name: str, reason: str | None, **options: Any) -> None:
+    """Let the failed keys of a run go back into it, complete or not. Example: shardcrawl retry my-run --reason 503
+
+    They are fetched by the next run, or by the coordinate that is under way. Everything else stays as it is.
+    """
+    keys = run_async(_retry(place_from(options), name, reason))
+    if not keys:
+        say(Console(), f"run {name} has no failed keys{' with this reason' if reason else ''}: nothing is changed")
+        return
+    say(Console(), f"{keys:,} failed keys go back into run {name}; go on with shardcrawl run or coordinate")
+
+
+@command("rebuild")
+@click.argument("name", metavar="RUN")
+@place_options("info")
+def rebuild_command(name: str, **options: Any) -> None:
+    """Make a run's state in Redis anew from Postgres; then run or coordinate go on. Example: shardcrawl rebuild my-run
+
+    Call it where the job file is, so that a source with a relative path is found.
+    """
+    done = run_async(_rebuild(place_from(options), name, str(Path.cwd())))
+    say(Console(), f"run {name} is rebuilt: {done:,} keys are done; go on with shardcrawl run or coordinate")
+
+
+async def _change_limit(
+    place: Place, name: str, upstream: str, rate: LimitSettings | str | None, concurrency: int | str | None
+) -> str:
+    """Override the limit of an upstream in a run that goes on; returns the upstream's name.
+
+    Raises UsageError for an unknown or complete run, and for an upstream that has no budget of its own.
+    """
+    async with services(place, share=True) as addresses:
+        client = connect_redis(addresses.redis)
+        try:
+            runs = Runs(client)
+            record = await runs.find(name)
+            if record is None:
+                known = ", ".join(await runs.names()) or "none"
+                raise UsageError(f"no run {name} in Redis; known runs: {known}")
+            upstream = _own_budget(upstream, record)
+            if not await LimitOverrides(client, RunKeys(name)).change(upstream, rate, concurrency):
+                raise UsageError(f"run {name} is complete: there is nothing to limit any more")
+        finally:
+            await client.aclose()
+    return upstream
+
+
+def _rate(rate: str | None, ceiling: str | None) -> LimitSettings | str | None:
+    if rate == "default" and ceiling is None:
+        return DEFAULT
+    return KEEP if rate is None and ceiling is None else limit_of(rate, ceiling, None, "limit:")
+
+
+def _concurrency(text: str | None) -> int | str | None:
+    if text is None:
+        return KEEP
+    if text in ("default", "none"):
+        return DEFAULT if text == "default" else 0
+    if not text.isdecimal() or not 0 < int(text) <= MAX_CONCURRENCY:
+        raise UsageError(
+            f'limit: --concurrency is {text!r}; write a number up to {MAX_CONCURRENCY:,}, "none" or "default"'
+        )
+    return int(text)
+
+
+def _own_budget(name: str, record: RunRecord) -> str:
+    """The upstream of that name, if the run has such a budget: a limit that no request meets would have no effect."""
+    limits = read_job(record.document, record.folder).limits
+    upstream = upstream_named(name, f"limit {name}")
+    if upstream in limits or upstream == ANY_UPSTREAM:
+        return upstream
+    if "*" in upstream or "/" in upstream:
+        raise UsageError(f"run {record.name} has no upstream {name}; its job names {', '.join(limits) or 'none'}")
+    owner = UpstreamMatcher(limits).upstream_of(f"https://{upstream}/")
+    if owner != upstream:
+        raise UsageError(f"{name} is a part of {owner} in run {record.name}; limit that")
+    return upstream
+
+
+async def _retry(place: Place, name: str, reason: str | None) -> int:
+    """Delete the failed keys of a run in Postgres, so that they are planned again; returns how many."""
+    async with services(place) as addresses, _catalogue(addresses) as catalogue:
+        run = await catalogue.find(name)
+        if run is None:
+            raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
+        if (run.document.get("source") or {}).get("path") == STANDARD_INPUT:
+            raise UsageError(f"run {name} read standard input, which cannot be read again: give a file to a new run")
+        return await catalogue.reopen(run.run_id, reason)
+
+
+async def _rebuild(place: Place, name: str, folder: str) -> int:
+    """Make a run's state in Redis anew; `folder` is where relative paths begin when Redis lost the run.
+
+    Returns how many keys are done.
+    """
+    async with services(place) as addresses, _catalogue(addresses) as catalogue:
+        run = await catalogue.find(name)
+        if run is None or run.complete:
+            why = "is complete: it needs no Redis any more" if run else "is not known"
+            raise UsageError(f"run {name} {why}; `shardcrawl runs` lists every run")
+        client = connect_redis(addresses.redis)
+        try:
+            await check_server(client, addresses.redis)
+            record = await Runs(client).find(name)
+            await catalogue.void_epoch(run.run_id, run.epoch)
+            job = read_job(run.document, record.folder if record else folder)
+            opened = await open_run(client, addresses.database, job)
+            assert opened.record is not None
+            return (await read_counts(client, opened.record)).done
+        finally:
+            await client.aclose()
+
+
+@asynccontextmanager
+async def _catalogue(addresses: Addresses) -> AsyncIterator[Catalogue]:
+    """The runs in Postgres, with the schema made if it was missing."""
+    connection = await connect_postgres(addresses.database)
+    try:
+        catalogue = Catalogue(connection)
+        await catalogue.prepare()
+        yield catalogue
+    finally:
+        await connection.close()
