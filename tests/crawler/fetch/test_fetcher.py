@@ -298,7 +298,7 @@ class Crawler:
                     assert isinstance(step, FetchResult)
                     self.results.append(step)
             finally:
-                self.lines.arrived(upstream)
+                self.lines.finished(upstream)
 
     def to(self, upstream: str) -> list[float]:
         pairs = zip(self.engine.times, self.engine.urls, strict=True)

@@ -127,12 +127,12 @@ async def test_age_counts_from_the_oldest_page_of_each_load() -> None:
 
 async def test_hurry_makes_what_is_there_due_at_once_and_nothing_that_comes_later() -> None:
     batch = a_batch(age=NEVER)
-    batch.hurry()  # nothing is there
+    batch.make_due()  # nothing is there
     async with Waiting(batch.due()) as due:
         pages = filled(batch, 2)
         await settled()
         assert not due.done()
-        batch.hurry()
+        batch.make_due()
         assert (await ended(due)).pages == pages
     batch.flushed()
     async with Waiting(batch.due()) as due:
@@ -154,10 +154,10 @@ async def test_blocks_without_work_are_handed_over_with_age() -> None:
     clock = Clock()
     batch = a_batch(clock, age=0.01)
     block = OpenBlock(ShardId(1), EntryId("1-0"), 5, 0)
-    batch.idle(block)
+    batch.add_done_block(block)
     clock.now = 1.0
     load = await taken(batch)
-    assert (load.pages, load.idle_blocks) == ([], [block])
+    assert (load.pages, load.done_blocks) == ([], [block])
 
 
 async def test_every_key_of_a_request_is_put_off_with_its_tries_and_its_delay() -> None:
@@ -170,7 +170,7 @@ async def test_every_key_of_a_request_is_put_off_with_its_tries_and_its_delay() 
     load = await taken(batch)
     assert load.deferred[:3] == [DeferredItem(item, attempts, 7.5) for item in items]
     assert [(one.item.key, one.attempts, one.delay) for one in load.deferred[3:]] == [("d", NO_ATTEMPTS, 30.0)]
-    assert (load.pages, load.idle_blocks) == ([], [])
+    assert (load.pages, load.done_blocks) == ([], [])
 
 
 async def test_keys_that_are_put_off_are_handed_over_with_age_and_keep_no_fetch_waiting() -> None:
@@ -247,7 +247,7 @@ async def test_it_is_full_by_bytes_until_they_are_flushed() -> None:
 async def test_everybody_who_waits_for_room_goes_on_after_the_flush() -> None:
     batch = a_batch(rows=2)
     filled(batch, 2)
-    async with Waiting(asyncio.wait([asyncio.create_task(batch.room()) for _ in range(3)])) as rooms:
+    async with Waiting(asyncio.wait([asyncio.create_task(batch.until_room()) for _ in range(3)])) as rooms:
         await taken(batch)
         await settled()
         assert not rooms.done()
@@ -261,7 +261,7 @@ async def test_there_is_no_room_when_a_flush_leaves_it_full() -> None:
     filled(batch, 2)
     await taken(batch)
     filled(batch, 2)
-    async with Waiting(batch.room()) as room:
+    async with Waiting(batch.until_room()) as room:
         batch.flushed()
         await settled()
         assert not room.done()
@@ -271,7 +271,7 @@ async def test_there_is_no_room_when_a_flush_leaves_it_full() -> None:
 
 
 async def test_room_is_there_at_once_when_it_is_not_full() -> None:
-    await ended(a_batch().room())
+    await ended(a_batch().until_room())
 
 
 async def test_nothing_is_handed_over_twice() -> None:

@@ -3,12 +3,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.pipeline.fair_share import FairShare, share
+from crawler.pipeline.fair_share import FairShare, share_of
 
 
 @given(limit=st.integers(0, 10_000), size=st.integers(1, 300))
 def test_the_shares_of_all_workers_add_up_to_the_limit_and_are_even(limit: int, size: int) -> None:
-    shares = [share(limit, rank, size) for rank in range(size)]
+    shares = [share_of(limit, rank, size) for rank in range(size)]
     assert sum(shares) == limit
     assert max(shares) - min(shares) <= 1
 
@@ -18,21 +18,23 @@ def test_a_worker_that_has_heard_of_nobody_has_it_all() -> None:
 
 
 def test_a_share_shrinks_at_once_and_grows_a_heartbeat_late() -> None:
-    fair_share = FairShare().moved(0, 4, 0)
+    fair_share = FairShare().after_heartbeat(0, 4, 0)
     assert fair_share.share(8) == 2
-    grown = fair_share.moved(0, 2, 0)
+    grown = fair_share.after_heartbeat(0, 2, 0)
     assert grown.share(8) == 2
-    assert grown.moved(0, 2, 0).share(8) == 4
+    assert grown.after_heartbeat(0, 2, 0).share(8) == 4
 
 
 def test_turns_give_everybody_the_remainder_once() -> None:
     for rank in range(3):
-        shares = [FairShare().moved(rank, 3, turn).moved(rank, 3, turn).share(1) for turn in range(3)]
+        shares = [
+            FairShare().after_heartbeat(rank, 3, turn).after_heartbeat(rank, 3, turn).share(1) for turn in range(3)
+        ]
         assert sorted(shares) == [0, 0, 1]
 
 
 def test_a_fleet_of_nobody_is_one_worker() -> None:
-    assert FairShare().moved(0, 0, 5).share(3) == 3
+    assert FairShare().after_heartbeat(0, 0, 5).share(3) == 3
 
 
 @given(
@@ -55,6 +57,6 @@ def test_the_shares_of_all_exceed_the_limit_at_no_moment(limit: int, sizes: list
         for worker in sorted(range(size), key=lambda worker: phases[worker]):
             if worker not in standings:
                 joined_at = heartbeat
-            standings[worker] = standings.get(worker, FairShare()).moved(worker, size, turn)
+            standings[worker] = standings.get(worker, FairShare()).after_heartbeat(worker, size, turn)
             if heartbeat > joined_at + 1:
                 assert sum(fair_share.share(limit) for fair_share in standings.values()) <= limit

@@ -18,7 +18,7 @@ from crawler.fetch.template import Template
 from crawler.job.models import StoreSettings
 from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
-from crawler.pipeline.intake import MOST_DELIVERIES, Intake
+from crawler.pipeline.intake import MAX_DELIVERIES, Intake
 from crawler.pipeline.scheduler import Scheduler
 from tests.conftest import eventually
 from tests.coordinator.parts import ONE, PLANNER, TWO, Run, numbered, record_of
@@ -38,7 +38,7 @@ class Feeding:
         double: Any = self.limiter
         self.scheduler = Scheduler(double, enough=enough)
         self.batch = Batch(StoreSettings(batch_age=0.01))
-        self.shut = False
+        self.would_only_wait = False
         self.claims: list[Claim] = []
         self._intake = Intake(
             streams=run.streams,
@@ -49,7 +49,7 @@ class Feeding:
             matcher=UpstreamMatcher({}),
             scheduler=self.scheduler,
             keys_per_request=keys_per_request,
-            shut=lambda: self.shut,
+            would_only_wait=lambda: self.would_only_wait,
         )
         self._open, self._intake._open = self._intake._open, self._note  # type: ignore[method-assign]
         self._task: asyncio.Task[None] | None = None
@@ -78,9 +78,9 @@ class Feeding:
     def taken(self) -> list[Request]:
         """All requests in the lines, in the order in which they would leave."""
         taken = []
-        while (found := self.scheduler._take()) is not None:
+        while (found := self.scheduler._pick()) is not None:
             taken.append(found[1])
-            self.scheduler.arrived(found[1].upstream)
+            self.scheduler.finished(found[1].upstream)
         return taken
 
 
@@ -137,7 +137,7 @@ async def test_no_more_is_claimed_than_is_wanted(run: Run, feed: Feed) -> None:
     feeding = feed(enough=600)
     await feeding.claimed(2)
     feeding.limiter.paused_until["upstream.example"] = feeding.limiter.clock() + 3600
-    assert feeding.scheduler._take() is None
+    assert feeding.scheduler._pick() is None
     await eventually(lambda: len(feeding.claims) == 4, "what waits for a pause is not at hand")
 
 
@@ -152,7 +152,7 @@ async def test_the_drained_shards_of_a_worker_that_left_are_passed_over_without_
     assert await redis.hlen(run.keys.claims) == 16, "it left holding them all"
     await run.publish(["one more"])
     await run.streams.join(ONE)
-    monkeypatch.setattr("crawler.pipeline.intake.IDLE_FIRST", 3600.0)
+    monkeypatch.setattr("crawler.pipeline.intake.FIRST_WAIT_SECONDS", 3600.0)
     feeding = Feeding(run, enough=10, keys_per_request=1)
     feeding.begin()
     try:
@@ -163,13 +163,13 @@ async def test_the_drained_shards_of_a_worker_that_left_are_passed_over_without_
 
 async def test_nothing_is_claimed_while_the_only_upstream_is_shut(run: Run, feed: Feed) -> None:
     feeding = feed()
-    feeding.shut = True
+    feeding.would_only_wait = True
     await run.publish(numbered(25))
     looks: list[None] = []
-    feeding._intake._shut = lambda: looks.append(None) or feeding.shut
+    feeding._intake._would_only_wait = lambda: looks.append(None) or feeding.would_only_wait
     await eventually(lambda: len(looks) > 3, "the intake to look again")
     assert feeding.claims == []
-    feeding.shut = False
+    feeding.would_only_wait = False
     await feeding.claimed(1)
 
 
@@ -189,7 +189,7 @@ async def test_a_block_of_which_all_is_done_is_handed_on_to_be_finished(run: Run
     await run.streams.complete(ONE, 1, Completion([(digest(key), Outcome.STORED) for key in numbered(25)]))
     feeding = feed()
     load = await feeding.load()
-    (block,) = load.idle_blocks
+    (block,) = load.done_blocks
     assert (block.keys, block.left, load.pages) == (25, 0, [])
     assert feeding.taken() == []
 
@@ -230,7 +230,7 @@ async def test_tries_stay_with_their_keys_when_others_are_done_or_refused(run: R
 
 
 async def test_what_the_lines_spill_is_put_off(run: Run, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 300)
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 300)
     await run.publish(numbered(1_400))
     feeding = feed()
     feeding.limiter.rates["upstream.example"] = 0.1
@@ -239,7 +239,7 @@ async def test_what_the_lines_spill_is_put_off(run: Run, feed: Feed, monkeypatch
     assert {one.attempts for one in load.deferred} == {NO_ATTEMPTS}
     await feeding.claimed(3)
     await eventually(lambda: run_out(feeding), "what is left to be few")
-    keys = keys_of(request for line in feeding.scheduler._queues.values() for request in line.waiting)
+    keys = keys_of(request for queue in feeding.scheduler._queues.values() for request in queue.waiting)
     keys += [one.item.key for one in [*load.deferred, *feeding.batch._load.deferred]]
     assert sorted(keys) == sorted(numbered(1_400))
 
@@ -263,7 +263,7 @@ async def died_of(run: Run, times: int) -> None:
 async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_tries(run: Run, feed: Feed) -> None:
     keys: Sequence[str] = by_digest(numbered(40))
     await publish(run, Block(ShardId(0), tuple(keys), {7: "why"}, {9: Attempts(2, 0, ("…",))}))
-    await died_of(run, MOST_DELIVERIES)
+    await died_of(run, MAX_DELIVERIES)
     feeding = feed(enough=100)
     await feeding.claimed(9)
     requests = feeding.taken()
@@ -277,7 +277,7 @@ async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_tries
 
 async def test_a_block_is_not_suspected_before(run: Run, feed: Feed) -> None:
     await run.publish(numbered(40))
-    await died_of(run, MOST_DELIVERIES - 1)
+    await died_of(run, MAX_DELIVERIES - 1)
     feeding = feed()
     await feeding.claimed(1)
     assert len({id(item.block) for request in feeding.taken() for item in request.items}) == 1
@@ -286,11 +286,11 @@ async def test_a_block_is_not_suspected_before(run: Run, feed: Feed) -> None:
 async def test_a_key_that_is_alone_in_such_a_block_fails(run: Run, feed: Feed) -> None:
     await run.publish(["killer", "done"])
     await run.streams.complete(ONE, 1, Completion([(digest("done"), Outcome.STORED)]))
-    await died_of(run, MOST_DELIVERIES)
+    await died_of(run, MAX_DELIVERIES)
     feeding = feed()
     (page,) = (await feeding.load()).pages
     assert (page.item.key, page.outcome) == ("killer", Outcome.FAILED)
-    assert page.reason == f"{MOST_DELIVERIES} workers died while they had this key"
+    assert page.reason == f"{MAX_DELIVERIES} workers died while they had this key"
     assert page.item.block.left == 1
     assert feeding.taken() == []
     await run.streams.join(TWO)

@@ -15,15 +15,15 @@ import pytest
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Attempts, Presence, RunState
 from crawler.model import Request
-from crawler.pipeline.pacer import GATHER
-from crawler.pipeline.scheduler import SPILLED_FOR, Scheduler
+from crawler.pipeline.pacer import GATHER_SECONDS
+from crawler.pipeline.scheduler import OVERFLOW_DEFER_SECONDS, Scheduler
 from tests.crawler.examples import a_request
 from tests.servers.scripted import ScriptedLimiter
 from tests.simulation.virtual import BACKEND, freeze, now, settled
 
 pytestmark = pytest.mark.anyio
 
-TRIED = Attempts(1)
+ATTEMPTED = Attempts(1)
 NEVER = 1e9
 
 
@@ -32,7 +32,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return BACKEND
 
 
-def lines_of(limiter: ScriptedLimiter | None = None, enough: int = 10) -> Scheduler:
+def a_scheduler(limiter: ScriptedLimiter | None = None, enough: int = 10) -> Scheduler:
     double: Any = limiter or ScriptedLimiter()
     return Scheduler(double, enough=enough)
 
@@ -56,7 +56,7 @@ class Crew:
     """Lanes that send requests; each takes as long as `seconds` says, for ever where it says None."""
 
     def __init__(self, scheduler: Scheduler, lanes: int, seconds: dict[str, float | None] | None = None) -> None:
-        self._queues = scheduler
+        self._scheduler = scheduler
         self._seconds = seconds or {}
         self.sent: list[tuple[float, Request]] = []
         self.inside: Counter[str] = Counter()
@@ -65,7 +65,7 @@ class Crew:
 
     async def _serve(self) -> None:
         while True:
-            request = await self._queues.next()
+            request = await self._scheduler.next()
             upstream = request.upstream
             self.sent.append((now(), request))
             self.inside[upstream] += 1
@@ -75,7 +75,7 @@ class Crew:
                 await asyncio.sleep(NEVER if seconds is None else seconds)
             finally:
                 self.inside[upstream] -= 1
-                self._queues.arrived(upstream)
+                self._scheduler.finished(upstream)
 
     def to(self, upstream: str) -> list[float]:
         """When requests were sent there."""
@@ -112,7 +112,7 @@ async def crew(
 async def test_paused_slow_and_full_upstreams_hold_no_lane_and_the_others_go_on_at_full_speed() -> None:
     limiter = ScriptedLimiter(rates={"slow": 2.0}, concurrencies={"full": 1})
     limiter.paused_until["paused"] = now() + NEVER
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     for upstream in ("paused", "slow", "full"):
         fill(scheduler, upstream, 200)
     fill(scheduler, "quick", 2_000)
@@ -126,22 +126,22 @@ async def test_paused_slow_and_full_upstreams_hold_no_lane_and_the_others_go_on_
 
 
 async def test_lines_are_empty_when_nothing_waits_is_parked_or_under_way() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     assert scheduler.empty
     (request,) = fill(scheduler, "a", 1)
     assert not scheduler.empty
     assert await scheduler.next() is request
     assert not scheduler.empty
     scheduler.put(request, 5.0)
-    scheduler.arrived("a")
+    scheduler.finished("a")
     assert not scheduler.empty
     assert await scheduler.next() is request
-    scheduler.arrived("a")
+    scheduler.finished("a")
     assert scheduler.empty
 
 
 async def test_lines_take_turns_whatever_their_lengths() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     for upstream, count in (("a", 50), ("b", 3), ("c", 2)):
         fill(scheduler, upstream, count)
     async with crew(scheduler) as lanes:
@@ -152,7 +152,7 @@ async def test_lines_take_turns_whatever_their_lengths() -> None:
 
 
 async def test_many_lanes_share_lines_evenly_too() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     for upstream in "abcd":
         fill(scheduler, upstream, 100)
     async with crew(scheduler, 7, dict.fromkeys("abcd", 0.05)) as lanes:
@@ -165,9 +165,9 @@ async def test_many_lanes_share_lines_evenly_too() -> None:
 
 
 async def test_a_parked_request_comes_first_in_its_line_and_not_before_its_time() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     began = now()
-    scheduler.put(a_request("parked", "a", TRIED), 1.0)
+    scheduler.put(a_request("parked", "a", ATTEMPTED), 1.0)
     fill(scheduler, "a", 300)
     async with crew(scheduler, 1, {"a": 0.01}) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 301)
@@ -178,7 +178,7 @@ async def test_a_parked_request_comes_first_in_its_line_and_not_before_its_time(
 
 
 async def test_a_request_that_was_tried_and_need_not_wait_comes_first_at_once() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     fill(scheduler, "a", 3)
     scheduler.put(a_request("throttled", "a", Attempts(0, 1)))
     async with crew(scheduler) as lanes:
@@ -191,17 +191,17 @@ async def test_a_request_that_was_tried_and_need_not_wait_comes_first_at_once() 
 
 async def test_a_rate_is_kept_to_with_few_bookings() -> None:
     limiter = ScriptedLimiter(rates={"a": 1_000.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 2_000)
     async with crew(scheduler, 64, {"a": 0.02}) as lanes:
         took = await lanes.until(lambda: len(lanes.sent) == 1_900)
     assert took == pytest.approx(1.9, rel=0.02)
-    assert len(limiter.calls) <= took / GATHER
+    assert len(limiter.calls) <= took / GATHER_SECONDS
 
 
 async def test_a_slot_that_was_slept_past_is_dropped() -> None:
     limiter = ScriptedLimiter(rates={"a": 20.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 40)
     async with crew(scheduler, 10) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 8)
@@ -218,7 +218,7 @@ async def test_a_slot_that_was_slept_past_is_dropped() -> None:
 
 async def test_a_pause_voids_the_slots_that_lanes_wait_for_and_frees_the_lanes() -> None:
     limiter = ScriptedLimiter(rates={"a": 10.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 20)
     async with crew(scheduler, 2) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 3)
@@ -234,7 +234,7 @@ async def test_a_pause_voids_the_slots_that_lanes_wait_for_and_frees_the_lanes()
 
 async def test_a_pause_that_is_prolonged_holds_to_its_new_end() -> None:
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     await limiter.pause("a", 1.0)
     began = now()
     fill(scheduler, "a", 2)
@@ -247,7 +247,7 @@ async def test_a_pause_that_is_prolonged_holds_to_its_new_end() -> None:
 
 async def test_what_a_closed_breaker_lets_through_early_leaves_at_once_and_is_at_hand_again() -> None:
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter, enough=5)
+    scheduler = a_scheduler(limiter, enough=5)
     await limiter.pause("a", 30.0)
     first, *_ = fill(scheduler, "a", 1)
     async with crew(scheduler) as lanes:
@@ -267,7 +267,7 @@ async def test_what_a_closed_breaker_lets_through_early_leaves_at_once_and_is_at
 async def test_a_booking_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     limiter = ScriptedLimiter(rates={"a": 100.0})
     limiter.errors = [RedisUnavailable("Redis does not answer")] * 3
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 5)
     fill(scheduler, "b", 5)
     async with crew(scheduler, 3) as lanes:
@@ -280,7 +280,7 @@ async def test_a_booking_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize("lanes_busy", [False, True])
 async def test_an_error_in_booking_reaches_the_lanes(lanes_busy: bool) -> None:
     limiter = ScriptedLimiter(rates={"a": 1.0}, errors=[EpochLost("another run")] * 10)
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     if lanes_busy:
         fill(scheduler, "b", 2)
         limiter.latency = 0.5
@@ -300,7 +300,7 @@ async def test_an_error_in_booking_reaches_the_lanes(lanes_busy: bool) -> None:
 
 async def test_no_more_are_inside_than_the_share() -> None:
     limiter = ScriptedLimiter(concurrencies={"a": 3})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 30)
     fill(scheduler, "b", 30)
     async with crew(scheduler, 20, {"a": 1.0, "b": 1.0}) as lanes:
@@ -310,7 +310,7 @@ async def test_no_more_are_inside_than_the_share() -> None:
 
 
 async def test_a_larger_share_comes_a_heartbeat_late_and_wakes_those_who_wait() -> None:
-    scheduler = lines_of(ScriptedLimiter(concurrencies={"a": 8}))
+    scheduler = a_scheduler(ScriptedLimiter(concurrencies={"a": 8}))
     scheduler.resize(present(0, 4))
     scheduler.resize(present(0, 4))
     fill(scheduler, "a", 20)
@@ -326,7 +326,7 @@ async def test_a_larger_share_comes_a_heartbeat_late_and_wakes_those_who_wait() 
 
 
 async def test_a_smaller_share_holds_at_once_until_enough_are_back() -> None:
-    scheduler = lines_of(ScriptedLimiter(concurrencies={"a": 4}))
+    scheduler = a_scheduler(ScriptedLimiter(concurrencies={"a": 4}))
     fill(scheduler, "a", 12)
     async with crew(scheduler, 12, {"a": 1.0}) as lanes:
         await settled()
@@ -339,23 +339,23 @@ async def test_a_smaller_share_holds_at_once_until_enough_are_back() -> None:
 
 
 async def test_a_share_of_nothing_lets_nobody_in_until_the_turn_comes() -> None:
-    scheduler = lines_of(ScriptedLimiter(concurrencies={"a": 1}))
+    scheduler = a_scheduler(ScriptedLimiter(concurrencies={"a": 1}))
     scheduler.resize(present(1, 2))
     fill(scheduler, "a", 3)
     fill(scheduler, "b", 3)
     async with crew(scheduler, 2) as lanes:
         await lanes.until(lambda: len(lanes.to("b")) == 3)
-        assert scheduler.shut("a")
+        assert scheduler.would_only_wait("a")
         assert lanes.to("a") == []
         for _ in range(2):
             scheduler.resize(present(1, 2, turn=1))
         await lanes.until(lambda: len(lanes.to("a")) == 3)
-        assert not scheduler.shut("a")
+        assert not scheduler.would_only_wait("a")
 
 
 async def test_a_limit_that_is_changed_while_the_run_goes_on_counts_at_once() -> None:
     limiter = ScriptedLimiter(concurrencies={"a": 1})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 10)
     async with crew(scheduler, 10, {"a": None}) as lanes:
         await settled()
@@ -384,10 +384,10 @@ async def test_only_what_an_upstream_takes_within_a_moment_is_at_hand(
     limits: dict[str, Any], waiting: int, at_hand: int
 ) -> None:
     limiter = ScriptedLimiter(**limits)
-    scheduler = lines_of(limiter, enough=at_hand + 20)
+    scheduler = a_scheduler(limiter, enough=at_hand + 20)
     fill(scheduler, "a", waiting)
     if limiter.paused_until:
-        scheduler._take()  # somebody looks
+        scheduler._pick()  # somebody looks
     fill(scheduler, "b", 19)
     assert scheduler.low
     fill(scheduler, "c", 1)
@@ -397,7 +397,7 @@ async def test_only_what_an_upstream_takes_within_a_moment_is_at_hand(
 async def test_what_waits_for_one_upstream_keeps_no_block_from_another_that_has_run_dry() -> None:
     """After a pause there is plenty for the one, and nothing for the other."""
     limiter = ScriptedLimiter(rates={"a": 10.0, "b": 10.0})
-    scheduler = lines_of(limiter, enough=10)
+    scheduler = a_scheduler(limiter, enough=10)
     fill(scheduler, "a", 500)
     fill(scheduler, "b", 12)
     async with crew(scheduler, 4) as lanes:
@@ -410,7 +410,7 @@ async def test_what_waits_for_one_upstream_keeps_no_block_from_another_that_has_
 
 async def test_the_intake_is_woken_when_too_little_is_left_or_a_pause_begins() -> None:
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter, enough=10)
+    scheduler = a_scheduler(limiter, enough=10)
     await scheduler.until_low()
     fill(scheduler, "a", 12)
     wanted = asyncio.create_task(scheduler.until_low())
@@ -434,58 +434,60 @@ async def test_the_intake_is_woken_when_too_little_is_left_or_a_pause_begins() -
 
 async def test_the_only_upstream_is_shut_while_it_pauses_or_has_enough_in_line() -> None:
     limiter = ScriptedLimiter(rates={"a": 10.0})
-    scheduler = lines_of(limiter, enough=64)
-    assert not scheduler.shut("a")
+    scheduler = a_scheduler(limiter, enough=64)
+    assert not scheduler.would_only_wait("a")
     fill(scheduler, "a", 20)
-    assert not scheduler.shut("a")
+    assert not scheduler.would_only_wait("a")
     fill(scheduler, "a", 1)
     assert scheduler.low
-    assert scheduler.shut("a"), "a slow upstream must not pull a whole corpus into one worker"
+    assert scheduler.would_only_wait("a"), "a slow upstream must not pull a whole corpus into one worker"
     await limiter.pause("b", 1.0)
-    assert scheduler.shut("b")
+    assert scheduler.would_only_wait("b")
     await asyncio.sleep(1.1)
-    assert not scheduler.shut("b")
+    assert not scheduler.would_only_wait("b")
 
 
 # -- too many wait
 
 
 async def test_of_too_many_half_of_the_longest_line_goes_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 100)
-    scheduler = lines_of()
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 100)
+    scheduler = a_scheduler()
     fill(scheduler, "b", 20)
     fill(scheduler, "a", 78)
-    scheduler.put(a_request("parked", "c", TRIED), 5.0)
-    assert list(scheduler.spilled()) == []
+    scheduler.put(a_request("parked", "c", ATTEMPTED), 5.0)
+    assert list(scheduler.overflow()) == []
     fill(scheduler, "c", 1)
-    spilled = list(scheduler.spilled())
+    spilled = list(scheduler.overflow())
     assert names(request for request, _ in spilled) == [f"a{number}" for number in range(77, 38, -1)]
-    assert all(SPILLED_FOR <= delay <= 2 * SPILLED_FOR for _, delay in spilled)
+    assert all(OVERFLOW_DEFER_SECONDS <= delay <= 2 * OVERFLOW_DEFER_SECONDS for _, delay in spilled)
     assert len({delay for _, delay in spilled}) > 30, "they do not all come back at once"
-    assert list(scheduler.spilled()) == []
+    assert list(scheduler.overflow()) == []
     async with crew(scheduler, 3) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 61)
     assert not set(names(request for _, request in lanes.sent)) & set(names(request for request, _ in spilled))
 
 
 async def test_what_is_spilled_from_a_paused_line_comes_back_after_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 10)
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 10)
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     await limiter.pause("a", 600.0)
     fill(scheduler, "a", 10)
-    assert all(600 + SPILLED_FOR <= delay <= 600 + 2 * SPILLED_FOR for _, delay in scheduler.spilled())
-    assert len(list(scheduler.spilled())) == 0
+    assert all(
+        600 + OVERFLOW_DEFER_SECONDS <= delay <= 600 + 2 * OVERFLOW_DEFER_SECONDS for _, delay in scheduler.overflow()
+    )
+    assert len(list(scheduler.overflow())) == 0
 
 
 async def test_nothing_is_spilled_when_all_that_waits_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 10)
-    scheduler = lines_of()
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 10)
+    scheduler = a_scheduler()
     for number in range(20):
-        scheduler.put(a_request(str(number), attempts=TRIED), 1.0)
-    assert list(scheduler.spilled()) == []
+        scheduler.put(a_request(str(number), attempts=ATTEMPTED), 1.0)
+    assert list(scheduler.overflow()) == []
     await asyncio.sleep(1.5)
-    assert len(list(scheduler.spilled())) == 10
+    assert len(list(scheduler.overflow())) == 10
 
 
 # -- nothing is kept of what is over
@@ -495,7 +497,7 @@ async def test_nothing_is_spilled_when_all_that_waits_is_parked(monkeypatch: pyt
 async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[str, Any]) -> None:
     hosts = [f"host-{number}" for number in range(10_000)]
     figure = {"rates": 5.0, "concurrencies": 1, "paused_until": now() + 2.0}
-    scheduler = lines_of(ScriptedLimiter(**{name: dict.fromkeys(hosts, figure[name]) for name in limits}))
+    scheduler = a_scheduler(ScriptedLimiter(**{name: dict.fromkeys(hosts, figure[name]) for name in limits}))
     for host in hosts:
         scheduler.put(a_request("key", host))
     async with crew(scheduler, 50) as lanes:
@@ -503,20 +505,20 @@ async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[
         await settled()
         assert len({request.upstream for _, request in lanes.sent}) == 10_000
         assert not scheduler._queues
-        assert not scheduler._listed
+        assert not scheduler._ready
         assert scheduler._at_hand == scheduler._waiting == 0
 
 
 async def test_a_line_that_was_emptied_while_it_paused_is_forgotten_after_the_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 1)
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 1)
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     await limiter.pause("a", 5.0)
     fill(scheduler, "a", 1)
-    assert scheduler._take() is None
-    assert len(list(scheduler.spilled())) == 1
+    assert scheduler._pick() is None
+    assert len(list(scheduler.overflow())) == 1
     assert scheduler._queues
     await asyncio.sleep(6.0)
     assert not scheduler._queues
@@ -525,28 +527,28 @@ async def test_a_line_that_was_emptied_while_it_paused_is_forgotten_after_the_pa
 async def test_a_line_that_was_emptied_while_slots_are_booked_is_forgotten_after_that(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 1)
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 1)
     limiter = ScriptedLimiter(rates={"a": 5.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 1)
-    assert scheduler._take() is None
+    assert scheduler._pick() is None
     await settled()
     assert len(limiter.calls) == 1
-    assert len(list(scheduler.spilled())) == 1
+    assert len(list(scheduler.overflow())) == 1
     await asyncio.sleep(1.0)
     assert not scheduler._queues
     assert not caplog.messages
 
 
 async def test_a_line_that_comes_again_is_served_although_its_former_self_is_still_listed() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     for _ in range(50):
         fill(scheduler, "a", 2)
         async with asyncio.timeout(1):
             first, second = await scheduler.next(), await scheduler.next()
         assert names([first, second]) == ["a0", "a1"]
-        scheduler.arrived("a")
-        scheduler.arrived("a")
+        scheduler.finished("a")
+        scheduler.finished("a")
         assert not scheduler._queues
 
 
@@ -554,7 +556,7 @@ async def test_a_line_that_comes_again_is_served_although_its_former_self_is_sti
 
 
 async def test_a_lane_that_is_cancelled_after_it_was_woken_passes_its_turn_on() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(3)]
     await settled()
     (request,) = fill(scheduler, "a", 1)  # wakes the first, which has not run yet
@@ -567,7 +569,7 @@ async def test_a_lane_that_is_cancelled_after_it_was_woken_passes_its_turn_on() 
 
 
 async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(3)]
     await settled()
     lanes[0].cancel()
@@ -579,20 +581,20 @@ async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> 
 
 
 async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another() -> None:
-    scheduler = lines_of(ScriptedLimiter(rates={"a": 5.0}, booked={"a": [now()]}))
+    scheduler = a_scheduler(ScriptedLimiter(rates={"a": 5.0}, booked={"a": [now()]}))
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(2)]
     await settled()
     (request,) = fill(scheduler, "a", 1)
     await asyncio.sleep(0.1)  # the slot is booked, and one lane waits for it
-    (line,) = scheduler._queues.values()
-    assert (line.inside, len(line.waiting)) == (1, 0)
+    (queue,) = scheduler._queues.values()
+    assert (queue.in_flight, len(queue.waiting)) == (1, 0)
     lanes[0].cancel()
     lanes[1].cancel()
     await settled()
-    assert (line.inside, list(line.waiting)) == (0, [request])
+    assert (queue.in_flight, list(queue.waiting)) == (0, [request])
     async with asyncio.timeout(1):
         assert await scheduler.next() is request
-    scheduler.arrived("a")
+    scheduler.finished("a")
     await scheduler.close()
 
 
@@ -607,7 +609,7 @@ class Turmoil:
         self.limiter = ScriptedLimiter(
             rates={"rated": 50.0, "both": 80.0, "slow": 3.0}, concurrencies={"full": 2, "both": 3}
         )
-        self.scheduler = lines_of(self.limiter, enough=20)
+        self.scheduler = a_scheduler(self.limiter, enough=20)
         self.matcher = ["free", "rated", "both", "slow", "full", "other"]
         self.inside: set[Request] = set()
         self.sent: dict[str, list[float]] = {name: [] for name in self.matcher}
@@ -633,7 +635,7 @@ class Turmoil:
                 self.away[upstream] -= 1
                 if self.rounds[request] < self.wanted[request]:
                     self.again(request)
-                self.scheduler.arrived(upstream)
+                self.scheduler.finished(upstream)
 
     def again(self, request: Request) -> None:
         if self._random.random() < 0.3:  # a redirect
@@ -670,8 +672,8 @@ class Turmoil:
         for task in self.lanes:
             if task.done() and not task.cancelled():
                 task.result()
-        assert self.scheduler._waiting == sum(len(line.waiting) for line in self.scheduler._queues.values())
-        assert self.scheduler._at_hand == sum(line.at_hand for line in self.scheduler._queues.values())
+        assert self.scheduler._waiting == sum(len(queue.waiting) for queue in self.scheduler._queues.values())
+        assert self.scheduler._at_hand == sum(queue.at_hand for queue in self.scheduler._queues.values())
 
 
 @pytest.mark.parametrize("seed", range(25))
