@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
 from time import perf_counter
-from typing import Any
 
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
@@ -25,38 +23,32 @@ class Parser:
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._offload: Pool | None = None
 
-    def parsed(
-        self, pages: list[Page], url: str, http_response: HttpResponse
-    ) -> list[Page] | Coroutine[Any, Any, list[Page]]:
-        """The pages with what the parser makes of the answer: at once, or to be awaited."""
+    async def parse(self, pages: list[Page], url: str, http_response: HttpResponse) -> None:
+        """Fill the pages with what the parser makes of the response; suspends only while its process is at work."""
         if self._offload is not None:
-            return self._parsed_apart(self._offload, pages, url, http_response)
-        if self._detector is None:
+            await self._parse_in_child(self._offload, pages, url, http_response)
+        elif self._detector is None:
             self._hook.apply(pages, url, http_response)
-            return pages
-        began = perf_counter()
-        self._hook.apply(pages, url, http_response)
-        if self._detector.slow(perf_counter() - began):
-            logger.info(
-                "the parser takes %.1f ms a response: from now on it runs in a process of its own",
-                1000 * self._detector.usual,
-            )
-            self._offload = Pool(self._job)
-        return pages
+        else:
+            began = perf_counter()
+            self._hook.apply(pages, url, http_response)
+            if self._detector.slow(perf_counter() - began):
+                logger.info(
+                    "the parser takes %.1f ms a response: from now on it runs in a process of its own",
+                    1000 * self._detector.usual,
+                )
+                self._offload = Pool(self._job)
 
     async def close(self) -> None:
         """End the parser's process, if there is one."""
         if self._offload is not None:
             await self._offload.close()
 
-    async def _parsed_apart(
-        self, offload: Pool, pages: list[Page], url: str, http_response: HttpResponse
-    ) -> list[Page]:
+    async def _parse_in_child(self, offload: Pool, pages: list[Page], url: str, http_response: HttpResponse) -> None:
         try:
-            return await offload.parsed(pages, url, http_response)
+            await offload.parsed(pages, url, http_response)
         except CannotStart as error:
             if self._offload is not None:
                 logger.warning("the parser goes on in the worker, for it has no process of its own: %s", error)
                 self._offload = self._detector = None
             self._hook.apply(pages, url, http_response)
-            return pages

@@ -235,8 +235,8 @@ async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog:
     pids = []
     try:
         for number in range(12):
-            made = parser.parsed(*task(f"slow-{number}"))
-            pages = made if isinstance(made, list) else await made
+            pages, url, http_response = task(f"slow-{number}")
+            await parser.parse(pages, url, http_response)
             pids.append(pages[0].records[0][1][-1])
     finally:
         await parser.close()
@@ -259,10 +259,11 @@ async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
             await parsed("pid")
     parser = Parser(here, job)
     parser._offload = Pool(job)
-    made = [parser.parsed(*task(f"slow-{number}")) for number in range(5)]
-    assert [page.outcome for pages in made for page in (pages if isinstance(pages, list) else await pages)] == [
-        Outcome.STORED
-    ] * 5
-    assert isinstance(parser.parsed(*task("slow")), list)
+    tasks = [task(f"slow-{number}") for number in range(5)]
+    await asyncio.gather(*(parser.parse(*one) for one in tasks))
+    assert [page.outcome for pages, _, _ in tasks for page in pages] == [Outcome.STORED] * 5
+    assert all(page.records for pages, _, _ in tasks for page in pages)
+    with pytest.raises(StopIteration):
+        parser.parse(*task("slow")).send(None)  # it does not suspend
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     await parser.close()
