@@ -134,7 +134,7 @@ class Runner:
         """Take the final counts in Postgres and publish the run there; then tell Redis that it is complete."""
         connection = await connect(self._database)
         try:
-            counts = await Catalogue(connection).finish(record.run_id, job.tables)
+            counts = await Catalogue(connection).finish(record.run_id, record.epoch, job.tables)
         finally:
             await connection.close()
         self._failpoint("finished")

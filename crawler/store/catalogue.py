@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.errors import PostgresRefused, first_line
+from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.model import Epoch, Outcome
 from crawler.job.models import TableSettings
 from crawler.store import tables as names
@@ -139,17 +139,19 @@ class Catalogue:
             epoch = await self._connection.fetchval(query("epoch"), run_id)
         return None if epoch is None else Epoch(epoch)
 
-    async def finish(self, run_id: int, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
+    async def finish(self, run_id: int, epoch: Epoch, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
         """Attach the run's parts, then take the final counts, mark the run complete and make it the current one.
 
         Readers of the `*_current` views see it whole or not at all. A run that is complete already keeps its counts.
-        Returns keys by outcome.
+        Returns keys by outcome. Raises EpochLost when the run is bound to another epoch: `retry` has given keys back.
         """
         with translated():
             if await self._attach(run_id, ["pages", *names.names(tables)]):
                 await asyncio.sleep(SETTLE)
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
+                if await self._connection.fetchval(query("epoch"), run_id) != epoch:
+                    raise EpochLost(f"run {run_id} was changed in Postgres while it ended; start it again")
                 taken = await self._connection.fetchval(query("final-counts"), run_id)
                 if taken is not None:
                     return {Outcome(outcome): keys for outcome, keys in orjson.loads(taken).items()}
