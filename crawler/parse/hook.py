@@ -15,7 +15,7 @@ import orjson
 from coordinator.errors import UsageError, first_line
 from coordinator.model import Outcome
 from crawler.job.job import Job
-from crawler.model import REASON_LENGTH, Headers, HttpResponse, Page
+from crawler.model import MAX_REASON_CHARACTERS, Headers, HttpResponse, Page
 from crawler.parse.body import decoded
 from crawler.parse.columns import Table
 
@@ -73,7 +73,7 @@ class Response:
     def _end(self, key: str, outcome: Outcome, reason: str) -> None:
         if key not in self.keys:
             raise ValueError(f"key {key!r} is not one of this request's")
-        self._ends[key] = (outcome, str(reason)[:REASON_LENGTH])
+        self._ends[key] = (outcome, str(reason)[:MAX_REASON_CHARACTERS])
 
 
 class Hook:

@@ -13,7 +13,7 @@ from coordinator.limits.limiter import STALE, Limiter
 logger = logging.getLogger(__name__)
 
 # One call reserves the slots of all lanes that become free within this time.
-GATHER_SECONDS = 0.005
+SLOT_GATHER_SECONDS = 0.005
 # A reservation that waits for its time looks so often whether that time has come earlier.
 RECHECK_SECONDS = 0.25
 REDIS_RETRY_SECONDS = 1.0
@@ -99,8 +99,8 @@ class Pacer:
             self._slots.extend(reservation.slots)
             if not reservation.slots:
                 self._not_before = max(reservation.again_at, clock() + 0.001)
-            elif reservation.slots[0] - clock() > GATHER_SECONDS:
-                self._not_before = clock() + GATHER_SECONDS
+            elif reservation.slots[0] - clock() > SLOT_GATHER_SECONDS:
+                self._not_before = clock() + SLOT_GATHER_SECONDS
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._reserving = None

@@ -68,7 +68,8 @@ class UpstreamQueue:
         free_lanes: Callable[[], int],
         reserved: Callable[[UpstreamQueue, BaseException | None], None],
     ) -> None:
-        """`room_at` is this worker's share of an upstream's concurrency. `reserved` is told as `Pacer` says."""
+        """`room_at` says how many requests this worker may have in flight at an upstream, None without a limit;
+        `free_lanes`, how many lanes wait for a request; `reserved` is called as `Pacer` calls it."""
         self.name = name
         self.waiting: deque[Request] = deque()
         self.in_flight = 0
@@ -127,7 +128,7 @@ class UpstreamQueue:
 
     @property
     def forgettable(self) -> bool:
-        """Whether nothing is left for which this queue is needed."""
+        """Whether the scheduler no longer needs this queue."""
         return not (self.waiting or self.in_flight or self.pacer.reserving or self.pause_timer)
 
     def _read_limits(self) -> None:

@@ -15,7 +15,7 @@ from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Epoch
 from crawler.job.models import TableSettings
 from crawler.job.names import OWN_COLUMNS
-from crawler.model import REASON_LENGTH, Page
+from crawler.model import MAX_REASON_CHARACTERS, Page
 from crawler.store import copyformat
 from crawler.store import tables as names
 from crawler.store.catalogue import Catalogue
@@ -214,7 +214,7 @@ def describe(error: BaseException) -> str:
         words = [error.args[0] if error.args else first_line(error)]
         if detail := getattr(error, "detail", None):
             words.append(str(detail))
-    return ": ".join(words)[:REASON_LENGTH]
+    return ": ".join(words)[:MAX_REASON_CHARACTERS]
 
 
 def _is_bare(page: Page) -> bool:

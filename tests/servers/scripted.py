@@ -20,7 +20,7 @@ class ScriptedLimiter:
     paused_until: dict[str, float] = field(default_factory=dict)
     latency: float = 0.001
     errors: list[Exception] = field(default_factory=list)
-    booked: dict[str, list[float]] = field(default_factory=dict)
+    reserved: dict[str, list[float]] = field(default_factory=dict)
     calls: list[float] = field(default_factory=list)
     notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     on_change: Callable[[], None] = lambda: None
@@ -53,14 +53,14 @@ class ScriptedLimiter:
         if self.errors:
             raise self.errors.pop(0)
         interval = 1 / self.rates[upstream]
-        last = self.booked.get(upstream, [0.0])[-1]
+        last = self.reserved.get(upstream, [0.0])[-1]
         first = max(last + interval, self.clock())
         if first > self.clock() + HORIZON:
             return Reservation((), first - HORIZON)
         fair = max(1, int(0.025 / interval + 0.5))
         count = min(wanted, fair, int((self.clock() + HORIZON - first) / interval) + 1)
         slots = tuple(first + index * interval for index in range(count))
-        self.booked.setdefault(upstream, []).extend(slots)
+        self.reserved.setdefault(upstream, []).extend(slots)
         return Reservation(slots, first)
 
 

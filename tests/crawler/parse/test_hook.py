@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from coordinator.model import Outcome
-from crawler.model import REASON_LENGTH, HttpResponse, Page
+from crawler.model import MAX_REASON_CHARACTERS, HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.columns import Table
 from crawler.parse.hook import Hook, Response
@@ -95,7 +95,7 @@ def test_a_reason_becomes_bounded_text_whatever_the_parser_gives() -> None:
 
     pages = applied(parse, "a", "b")
     assert pages[0].reason == "404"
-    assert pages[1].reason == "x" * REASON_LENGTH
+    assert pages[1].reason == "x" * MAX_REASON_CHARACTERS
 
 
 def test_a_word_about_a_key_of_another_request_fails_them_all() -> None:
@@ -127,7 +127,7 @@ def test_the_words_of_a_parser_are_bounded() -> None:
 
     (page,) = applied(parse, "a")
     assert page.reason is not None
-    assert len(page.reason) == REASON_LENGTH
+    assert len(page.reason) == MAX_REASON_CHARACTERS
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])

@@ -13,7 +13,7 @@ def test_the_shares_of_all_workers_add_up_to_the_limit_and_are_even(limit: int, 
     assert max(shares) - min(shares) <= 1
 
 
-def test_a_worker_that_has_heard_of_nobody_has_it_all() -> None:
+def test_a_worker_before_its_first_heartbeat_has_all_of_it() -> None:
     assert FairShare().share(7) == 7
 
 
@@ -33,7 +33,7 @@ def test_turns_give_everybody_the_remainder_once() -> None:
         assert sorted(shares) == [0, 0, 1]
 
 
-def test_a_fleet_of_nobody_is_one_worker() -> None:
+def test_a_run_without_workers_counts_as_one_worker() -> None:
     assert FairShare().after_heartbeat(0, 0, 5).share(3) == 3
 
 
@@ -43,20 +43,20 @@ def test_a_fleet_of_nobody_is_one_worker() -> None:
     phases=st.lists(st.floats(0, 1, exclude_max=True), min_size=8, max_size=8),
 )
 def test_the_shares_of_all_exceed_the_limit_at_no_moment(limit: int, sizes: list[int], phases: list[float]) -> None:
-    """The fleet's size and turn change every 5 s; each worker hears of it at its own heartbeat, once a second.
+    """The number of workers and the turn change every 5 s; each worker learns of it at its heartbeat, once a second.
 
-    Where a worker joins, the others must have heard of it first: that takes them one heartbeat.
+    After a worker has joined, it takes one heartbeat until all others know of it.
     """
-    standings: dict[int, FairShare] = {}
+    shares_of: dict[int, FairShare] = {}
     joined_at = 0
     for heartbeat in range(5 * len(sizes)):
         turn = heartbeat // 5
         size = sizes[turn]
-        for gone in [worker for worker in standings if worker >= size]:
-            del standings[gone]
+        for gone in [worker for worker in shares_of if worker >= size]:
+            del shares_of[gone]
         for worker in sorted(range(size), key=lambda worker: phases[worker]):
-            if worker not in standings:
+            if worker not in shares_of:
                 joined_at = heartbeat
-            standings[worker] = standings.get(worker, FairShare()).after_heartbeat(worker, size, turn)
+            shares_of[worker] = shares_of.get(worker, FairShare()).after_heartbeat(worker, size, turn)
             if heartbeat > joined_at + 1:
-                assert sum(fair_share.share(limit) for fair_share in standings.values()) <= limit
+                assert sum(fair_share.share(limit) for fair_share in shares_of.values()) <= limit

@@ -1,4 +1,4 @@
-"""What becomes of a claimed block, on a real Redis; the lines are real too, and nothing takes requests out of them."""
+"""What the intake makes of a claimed block, on a real Redis. The scheduler is real too, and no lane takes from it."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Feeding:
             keys_per_request=keys_per_request,
             would_only_wait=lambda: self.would_only_wait,
         )
-        self._open, self._intake._open = self._intake._open, self._note  # type: ignore[method-assign]
+        self._open, self._intake._open = self._intake._open, self._open_and_record  # type: ignore[method-assign]
         self._task: asyncio.Task[None] | None = None
 
-    async def _note(self, claim: Claim) -> None:
+    async def _open_and_record(self, claim: Claim) -> None:
         await self._open(claim)
         self.claims.append(claim)
 
@@ -76,7 +76,7 @@ class Feeding:
         return load
 
     def taken(self) -> list[Request]:
-        """All requests in the lines, in the order in which they would leave."""
+        """All requests in the scheduler, in the order in which they would leave."""
         taken = []
         while (found := self.scheduler._pick()) is not None:
             taken.append(found[1])
@@ -161,7 +161,7 @@ async def test_the_drained_shards_of_a_worker_that_left_are_passed_over_without_
         await feeding.end()
 
 
-async def test_nothing_is_claimed_while_the_only_upstream_is_shut(run: Run, feed: Feed) -> None:
+async def test_nothing_is_claimed_while_the_only_upstream_takes_no_more(run: Run, feed: Feed) -> None:
     feeding = feed()
     feeding.would_only_wait = True
     await run.publish(numbered(25))
@@ -173,7 +173,7 @@ async def test_nothing_is_claimed_while_the_only_upstream_is_shut(run: Run, feed
     await feeding.claimed(1)
 
 
-async def test_keys_that_are_done_are_not_asked_for_again(run: Run, feed: Feed) -> None:
+async def test_keys_that_are_done_are_not_fetched_again(run: Run, feed: Feed) -> None:
     await run.publish(numbered(25))
     done = by_digest(numbered(25))[::2]
     await run.streams.complete(ONE, 1, Completion([(digest(key), Outcome.STORED) for key in done]))
@@ -184,7 +184,7 @@ async def test_keys_that_are_done_are_not_asked_for_again(run: Run, feed: Feed) 
     assert requests[0].items[0].block.left == 12
 
 
-async def test_a_block_of_which_all_is_done_is_handed_on_to_be_finished(run: Run, feed: Feed) -> None:
+async def test_a_block_of_which_all_keys_are_done_is_finished(run: Run, feed: Feed) -> None:
     await run.publish(numbered(25))
     await run.streams.complete(ONE, 1, Completion([(digest(key), Outcome.STORED) for key in numbered(25)]))
     feeding = feed()
@@ -206,7 +206,7 @@ async def test_a_refused_key_is_a_page_and_never_a_request(run: Run, feed: Feed)
     assert page.item.block.left == 6
 
 
-async def test_tries_go_along_with_the_keys_and_a_request_has_the_most_of_its_keys(run: Run, feed: Feed) -> None:
+async def test_attempts_stay_with_the_keys_and_a_request_has_the_most_of_its_keys(run: Run, feed: Feed) -> None:
     keys = tuple(by_digest(numbered(5)))
     attempts = {0: Attempts(1), 1: Attempts(1, 3, ("the most",)), 4: Attempts(2)}
     await publish(run, Block(ShardId(0), keys, attempts=attempts))
@@ -216,7 +216,7 @@ async def test_tries_go_along_with_the_keys_and_a_request_has_the_most_of_its_ke
     assert found == {keys[0]: attempts[1], keys[2]: NO_ATTEMPTS, keys[4]: attempts[4]}
 
 
-async def test_tries_stay_with_their_keys_when_others_are_done_or_refused(run: Run, feed: Feed) -> None:
+async def test_attempts_stay_with_their_keys_when_others_are_done_or_refused(run: Run, feed: Feed) -> None:
     keys = tuple(by_digest(numbered(5)))
     await publish(run, Block(ShardId(0), keys, {1: "why"}, {3: Attempts(1), 4: Attempts(2)}))
     await run.streams.complete(ONE, 1, Completion([(digest(keys[0]), Outcome.STORED)]))
@@ -229,7 +229,7 @@ async def test_tries_stay_with_their_keys_when_others_are_done_or_refused(run: R
     }
 
 
-async def test_what_the_lines_spill_is_put_off(run: Run, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_overflow_of_the_scheduler_is_deferred(run: Run, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 300)
     await run.publish(numbered(1_400))
     feeding = feed()
@@ -260,7 +260,7 @@ async def died_of(run: Run, times: int) -> None:
         await run.died(worker)
 
 
-async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_tries(run: Run, feed: Feed) -> None:
+async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_attempts(run: Run, feed: Feed) -> None:
     keys: Sequence[str] = by_digest(numbered(40))
     await publish(run, Block(ShardId(0), tuple(keys), {7: "why"}, {9: Attempts(2, 0, ("…",))}))
     await died_of(run, MAX_DELIVERIES)
@@ -275,7 +275,7 @@ async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_tries
     assert len({id(item.block) for request in requests for item in request.items}) == 8
 
 
-async def test_a_block_is_not_suspected_before(run: Run, feed: Feed) -> None:
+async def test_a_block_that_fewer_workers_died_of_is_not_split(run: Run, feed: Feed) -> None:
     await run.publish(numbered(40))
     await died_of(run, MAX_DELIVERIES - 1)
     feeding = feed()

@@ -1,4 +1,4 @@
-"""Lines of requests, in virtual time: who may leave when, what waits, and that nothing is lost or handed out twice."""
+"""The scheduler in virtual time: which request may leave when, what waits, and that none is lost or taken twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Attempts, Presence, RunState
 from crawler.model import Request
-from crawler.pipeline.pacer import GATHER_SECONDS
+from crawler.pipeline.pacer import SLOT_GATHER_SECONDS
 from crawler.pipeline.scheduler import OVERFLOW_DEFER_SECONDS, Scheduler
 from tests.crawler.examples import a_request
 from tests.servers.scripted import ScriptedLimiter
@@ -59,7 +59,7 @@ class Crew:
         self._scheduler = scheduler
         self._seconds = seconds or {}
         self.sent: list[tuple[float, Request]] = []
-        self.inside: Counter[str] = Counter()
+        self.in_flight: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
         self.tasks = [asyncio.create_task(self._serve()) for _ in range(lanes)]
 
@@ -68,17 +68,17 @@ class Crew:
             request = await self._scheduler.next()
             upstream = request.upstream
             self.sent.append((now(), request))
-            self.inside[upstream] += 1
-            self.most[upstream] = max(self.most[upstream], self.inside[upstream])
+            self.in_flight[upstream] += 1
+            self.most[upstream] = max(self.most[upstream], self.in_flight[upstream])
             try:
                 seconds = self._seconds.get(upstream, 0.0)
                 await asyncio.sleep(NEVER if seconds is None else seconds)
             finally:
-                self.inside[upstream] -= 1
+                self.in_flight[upstream] -= 1
                 self._scheduler.finished(upstream)
 
     def to(self, upstream: str) -> list[float]:
-        """When requests were sent there."""
+        """When requests were sent to this upstream."""
         return [at for at, request in self.sent if request.upstream == upstream]
 
     async def until(self, condition: Callable[[], bool], within: float = 1_000.0) -> float:
@@ -125,7 +125,7 @@ async def test_paused_slow_and_full_upstreams_hold_no_lane_and_the_others_go_on_
         assert len(lanes.to("slow")) == pytest.approx(2 * took, abs=2)
 
 
-async def test_lines_are_empty_when_nothing_waits_is_parked_or_under_way() -> None:
+async def test_it_is_empty_when_no_request_waits_is_parked_or_in_flight() -> None:
     scheduler = a_scheduler()
     assert scheduler.empty
     (request,) = fill(scheduler, "a", 1)
@@ -140,7 +140,7 @@ async def test_lines_are_empty_when_nothing_waits_is_parked_or_under_way() -> No
     assert scheduler.empty
 
 
-async def test_lines_take_turns_whatever_their_lengths() -> None:
+async def test_queues_take_turns_whatever_their_lengths() -> None:
     scheduler = a_scheduler()
     for upstream, count in (("a", 50), ("b", 3), ("c", 2)):
         fill(scheduler, upstream, count)
@@ -151,7 +151,7 @@ async def test_lines_take_turns_whatever_their_lengths() -> None:
     assert order[9:] == [f"a{number}" for number in range(4, 50)]
 
 
-async def test_many_lanes_share_lines_evenly_too() -> None:
+async def test_many_lanes_take_from_all_queues_evenly() -> None:
     scheduler = a_scheduler()
     for upstream in "abcd":
         fill(scheduler, upstream, 100)
@@ -161,10 +161,10 @@ async def test_many_lanes_share_lines_evenly_too() -> None:
     assert max(counts.values()) - min(counts.values()) <= 2
 
 
-# -- requests that were tried before
+# -- requests that were attempted before
 
 
-async def test_a_parked_request_comes_first_in_its_line_and_not_before_its_time() -> None:
+async def test_a_parked_request_comes_first_in_its_queue_and_not_before_its_time() -> None:
     scheduler = a_scheduler()
     began = now()
     scheduler.put(a_request("parked", "a", ATTEMPTED), 1.0)
@@ -177,7 +177,7 @@ async def test_a_parked_request_comes_first_in_its_line_and_not_before_its_time(
     assert len(lanes.sent) - place > 150
 
 
-async def test_a_request_that_was_tried_and_need_not_wait_comes_first_at_once() -> None:
+async def test_a_request_that_was_attempted_and_need_not_wait_comes_first_at_once() -> None:
     scheduler = a_scheduler()
     fill(scheduler, "a", 3)
     scheduler.put(a_request("throttled", "a", Attempts(0, 1)))
@@ -189,31 +189,31 @@ async def test_a_request_that_was_tried_and_need_not_wait_comes_first_at_once() 
 # -- slots and pauses
 
 
-async def test_a_rate_is_kept_to_with_few_bookings() -> None:
+async def test_a_rate_is_kept_with_few_reservations() -> None:
     limiter = ScriptedLimiter(rates={"a": 1_000.0})
     scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 2_000)
     async with crew(scheduler, 64, {"a": 0.02}) as lanes:
         took = await lanes.until(lambda: len(lanes.sent) == 1_900)
     assert took == pytest.approx(1.9, rel=0.02)
-    assert len(limiter.calls) <= took / GATHER_SECONDS
+    assert len(limiter.calls) <= took / SLOT_GATHER_SECONDS
 
 
-async def test_a_slot_that_was_slept_past_is_dropped() -> None:
+async def test_a_slot_that_has_expired_is_dropped() -> None:
     limiter = ScriptedLimiter(rates={"a": 20.0})
     scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 40)
     async with crew(scheduler, 10) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 8)
-        assert any(slot > now() for slot in limiter.booked["a"])
-        stale = [slot for slot in limiter.booked["a"] if slot > now()]
+        assert any(slot > now() for slot in limiter.reserved["a"])
+        stale = [slot for slot in limiter.reserved["a"] if slot > now()]
         freeze(5.0)
         await lanes.until(lambda: len(lanes.sent) == 40)
     times = lanes.to("a")
     after = [at for at in times if at > stale[-1]]
     assert len(after) == 32
     assert after[0] >= stale[0] + 5.0 - 0.2
-    assert min(later - earlier for earlier, later in pairwise(after)) >= 0.9 / 20, "no burst after the thaw"
+    assert min(second - first for first, second in pairwise(after)) >= 0.9 / 20, "no burst after the thaw"
 
 
 async def test_a_pause_voids_the_slots_that_lanes_wait_for_and_frees_the_lanes() -> None:
@@ -245,7 +245,7 @@ async def test_a_pause_that_is_prolonged_holds_to_its_new_end() -> None:
     assert now() - began == pytest.approx(10.5, abs=0.01)
 
 
-async def test_what_a_closed_breaker_lets_through_early_leaves_at_once_and_is_at_hand_again() -> None:
+async def test_after_a_breaker_has_closed_early_requests_leave_at_once_and_are_at_hand_again() -> None:
     limiter = ScriptedLimiter()
     scheduler = a_scheduler(limiter, enough=5)
     await limiter.pause("a", 30.0)
@@ -264,7 +264,7 @@ async def test_what_a_closed_breaker_lets_through_early_leaves_at_once_and_is_at
     assert not scheduler.low
 
 
-async def test_a_booking_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reservation_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     limiter = ScriptedLimiter(rates={"a": 100.0})
     limiter.errors = [RedisUnavailable("Redis does not answer")] * 3
     scheduler = a_scheduler(limiter)
@@ -278,7 +278,7 @@ async def test_a_booking_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("lanes_busy", [False, True])
-async def test_an_error_in_booking_reaches_the_lanes(lanes_busy: bool) -> None:
+async def test_an_error_in_a_reservation_reaches_the_lanes(lanes_busy: bool) -> None:
     limiter = ScriptedLimiter(rates={"a": 1.0}, errors=[EpochLost("another run")] * 10)
     scheduler = a_scheduler(limiter)
     if lanes_busy:
@@ -298,7 +298,7 @@ async def test_an_error_in_booking_reaches_the_lanes(lanes_busy: bool) -> None:
 # -- shares of an upstream's concurrency
 
 
-async def test_no_more_are_inside_than_the_share() -> None:
+async def test_no_more_are_in_flight_than_the_share() -> None:
     limiter = ScriptedLimiter(concurrencies={"a": 3})
     scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 30)
@@ -316,13 +316,13 @@ async def test_a_larger_share_comes_a_heartbeat_late_and_wakes_those_who_wait() 
     fill(scheduler, "a", 20)
     async with crew(scheduler, 20, {"a": None}) as lanes:
         await settled()
-        assert lanes.inside["a"] == 2
+        assert lanes.in_flight["a"] == 2
         scheduler.resize(present(0, 2))
         await settled()
-        assert lanes.inside["a"] == 2
+        assert lanes.in_flight["a"] == 2
         scheduler.resize(present(0, 2))
         await settled()
-        assert lanes.inside["a"] == 4
+        assert lanes.in_flight["a"] == 4
 
 
 async def test_a_smaller_share_holds_at_once_until_enough_are_back() -> None:
@@ -330,15 +330,15 @@ async def test_a_smaller_share_holds_at_once_until_enough_are_back() -> None:
     fill(scheduler, "a", 12)
     async with crew(scheduler, 12, {"a": 1.0}) as lanes:
         await settled()
-        assert lanes.inside["a"] == 4
+        assert lanes.in_flight["a"] == 4
         scheduler.resize(present(0, 4))
         await lanes.until(lambda: len(lanes.sent) == 6)
-        assert lanes.inside["a"] == 1
+        assert lanes.in_flight["a"] == 1
         times = lanes.to("a")
     assert times[5] - times[4] == pytest.approx(1.0, abs=0.01)
 
 
-async def test_a_share_of_nothing_lets_nobody_in_until_the_turn_comes() -> None:
+async def test_with_a_share_of_zero_no_request_leaves_until_the_turn_comes() -> None:
     scheduler = a_scheduler(ScriptedLimiter(concurrencies={"a": 1}))
     scheduler.resize(present(1, 2))
     fill(scheduler, "a", 3)
@@ -353,7 +353,7 @@ async def test_a_share_of_nothing_lets_nobody_in_until_the_turn_comes() -> None:
         assert not scheduler.would_only_wait("a")
 
 
-async def test_a_limit_that_is_changed_while_the_run_goes_on_counts_at_once() -> None:
+async def test_a_limit_that_is_changed_while_the_run_goes_on_holds_at_once() -> None:
     limiter = ScriptedLimiter(concurrencies={"a": 1})
     scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 10)
@@ -362,7 +362,7 @@ async def test_a_limit_that_is_changed_while_the_run_goes_on_counts_at_once() ->
         limiter.concurrencies["a"] = 6
         limiter.on_change()
         await settled()
-        assert lanes.inside["a"] == 6
+        assert lanes.in_flight["a"] == 6
 
 
 # -- how much is at hand
@@ -387,14 +387,14 @@ async def test_only_what_an_upstream_takes_within_a_moment_is_at_hand(
     scheduler = a_scheduler(limiter, enough=at_hand + 20)
     fill(scheduler, "a", waiting)
     if limiter.paused_until:
-        scheduler._pick()  # somebody looks
+        scheduler._pick()  # it meets the pause
     fill(scheduler, "b", 19)
     assert scheduler.low
     fill(scheduler, "c", 1)
     assert not scheduler.low
 
 
-async def test_what_waits_for_one_upstream_keeps_no_block_from_another_that_has_run_dry() -> None:
+async def test_a_long_queue_of_one_upstream_does_not_keep_blocks_from_another_that_has_run_dry() -> None:
     """After a pause there is plenty for the one, and nothing for the other."""
     limiter = ScriptedLimiter(rates={"a": 10.0, "b": 10.0})
     scheduler = a_scheduler(limiter, enough=10)
@@ -432,7 +432,7 @@ async def test_the_intake_is_woken_when_too_little_is_left_or_a_pause_begins() -
         assert not scheduler.low, "what waited for the pause's end is at hand again"
 
 
-async def test_the_only_upstream_is_shut_while_it_pauses_or_has_enough_in_line() -> None:
+async def test_a_request_would_only_wait_while_the_upstream_pauses_or_has_enough_queued() -> None:
     limiter = ScriptedLimiter(rates={"a": 10.0})
     scheduler = a_scheduler(limiter, enough=64)
     assert not scheduler.would_only_wait("a")
@@ -447,10 +447,12 @@ async def test_the_only_upstream_is_shut_while_it_pauses_or_has_enough_in_line()
     assert not scheduler.would_only_wait("b")
 
 
-# -- too many wait
+# -- too many requests wait
 
 
-async def test_of_too_many_half_of_the_longest_line_goes_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_too_many_wait_half_of_the_longest_queue_is_removed_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 100)
     scheduler = a_scheduler()
     fill(scheduler, "b", 20)
@@ -458,17 +460,19 @@ async def test_of_too_many_half_of_the_longest_line_goes_from_its_end(monkeypatc
     scheduler.put(a_request("parked", "c", ATTEMPTED), 5.0)
     assert list(scheduler.overflow()) == []
     fill(scheduler, "c", 1)
-    spilled = list(scheduler.overflow())
-    assert names(request for request, _ in spilled) == [f"a{number}" for number in range(77, 38, -1)]
-    assert all(OVERFLOW_DEFER_SECONDS <= delay <= 2 * OVERFLOW_DEFER_SECONDS for _, delay in spilled)
-    assert len({delay for _, delay in spilled}) > 30, "they do not all come back at once"
+    removed = list(scheduler.overflow())
+    assert names(request for request, _ in removed) == [f"a{number}" for number in range(77, 38, -1)]
+    assert all(OVERFLOW_DEFER_SECONDS <= delay <= 2 * OVERFLOW_DEFER_SECONDS for _, delay in removed)
+    assert len({delay for _, delay in removed}) > 30, "they do not all come back at once"
     assert list(scheduler.overflow()) == []
     async with crew(scheduler, 3) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 61)
-    assert not set(names(request for _, request in lanes.sent)) & set(names(request for request, _ in spilled))
+    assert not set(names(request for _, request in lanes.sent)) & set(names(request for request, _ in removed))
 
 
-async def test_what_is_spilled_from_a_paused_line_comes_back_after_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_overflow_of_a_paused_queue_is_deferred_until_after_the_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 10)
     limiter = ScriptedLimiter()
     scheduler = a_scheduler(limiter)
@@ -480,7 +484,7 @@ async def test_what_is_spilled_from_a_paused_line_comes_back_after_the_pause(mon
     assert len(list(scheduler.overflow())) == 0
 
 
-async def test_nothing_is_spilled_when_all_that_waits_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_no_overflow_when_all_that_waits_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 10)
     scheduler = a_scheduler()
     for number in range(20):
@@ -509,7 +513,7 @@ async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[
         assert scheduler._at_hand == scheduler._waiting == 0
 
 
-async def test_a_line_that_was_emptied_while_it_paused_is_forgotten_after_the_pause(
+async def test_a_queue_that_was_emptied_while_it_paused_is_forgotten_after_the_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 1)
@@ -524,7 +528,7 @@ async def test_a_line_that_was_emptied_while_it_paused_is_forgotten_after_the_pa
     assert not scheduler._queues
 
 
-async def test_a_line_that_was_emptied_while_slots_are_booked_is_forgotten_after_that(
+async def test_a_queue_that_was_emptied_while_slots_are_reserved_is_forgotten_after_that(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 1)
@@ -540,7 +544,7 @@ async def test_a_line_that_was_emptied_while_slots_are_booked_is_forgotten_after
     assert not caplog.messages
 
 
-async def test_a_line_that_comes_again_is_served_although_its_former_self_is_still_listed() -> None:
+async def test_a_new_queue_of_an_upstream_is_served_although_its_forgotten_one_is_still_in_the_ready_list() -> None:
     scheduler = a_scheduler()
     for _ in range(50):
         fill(scheduler, "a", 2)
@@ -568,7 +572,7 @@ async def test_a_lane_that_is_cancelled_after_it_was_woken_passes_its_turn_on() 
     lanes[2].cancel()
 
 
-async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> None:
+async def test_a_lane_that_is_cancelled_while_it_waits_takes_no_turn_from_another() -> None:
     scheduler = a_scheduler()
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(3)]
     await settled()
@@ -581,11 +585,11 @@ async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> 
 
 
 async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another() -> None:
-    scheduler = a_scheduler(ScriptedLimiter(rates={"a": 5.0}, booked={"a": [now()]}))
+    scheduler = a_scheduler(ScriptedLimiter(rates={"a": 5.0}, reserved={"a": [now()]}))
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(2)]
     await settled()
     (request,) = fill(scheduler, "a", 1)
-    await asyncio.sleep(0.1)  # the slot is booked, and one lane waits for it
+    await asyncio.sleep(0.1)  # the slot is reserved, and one lane waits for it
     (queue,) = scheduler._queues.values()
     assert (queue.in_flight, len(queue.waiting)) == (1, 0)
     lanes[0].cancel()
@@ -602,7 +606,7 @@ async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another
 
 
 class Turmoil:
-    """Everything that can happen to lines, in a random order; what is handed out when is checked."""
+    """Everything that can happen to a scheduler, in a random order, with checks of which request is taken when."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -611,7 +615,7 @@ class Turmoil:
         )
         self.scheduler = a_scheduler(self.limiter, enough=20)
         self.matcher = ["free", "rated", "both", "slow", "full", "other"]
-        self.inside: set[Request] = set()
+        self.in_scheduler: set[Request] = set()
         self.sent: dict[str, list[float]] = {name: [] for name in self.matcher}
         self.rounds: Counter[Request] = Counter()
         self.wanted: Counter[Request] = Counter()
@@ -621,8 +625,8 @@ class Turmoil:
     async def lane(self) -> None:
         while True:
             request = await self.scheduler.next()
-            assert request in self.inside, "handed out twice"
-            self.inside.remove(request)
+            assert request in self.in_scheduler, "taken twice"
+            self.in_scheduler.remove(request)
             self.rounds[request] += 1
             upstream = request.upstream
             assert self.limiter.resumes(upstream) <= now()
@@ -642,7 +646,7 @@ class Turmoil:
             request.upstream = self._random.choice(self.matcher)
         else:
             request.attempts = Attempts(request.attempts.failed + 1)
-        self.inside.add(request)
+        self.in_scheduler.add(request)
         self.scheduler.put(request, self._random.choice([0.0, 0.0, 0.05, 1.0]))
 
     async def happens(self) -> None:
@@ -651,7 +655,7 @@ class Turmoil:
                 for _ in range(self._random.randrange(1, 6)):
                     request = a_request("key", self._random.choice(self.matcher))
                     self.wanted[request] = self._random.choice([1, 1, 1, 2, 4])
-                    self.inside.add(request)
+                    self.in_scheduler.add(request)
                     self.scheduler.put(request)
             case 4 | 5:
                 if self.lanes:
@@ -677,7 +681,7 @@ class Turmoil:
 
 
 @pytest.mark.parametrize("seed", range(25))
-async def test_every_request_is_handed_out_just_as_often_as_it_was_put(seed: int) -> None:
+async def test_every_request_is_taken_just_as_often_as_it_was_put(seed: int) -> None:
     turmoil = Turmoil(seed)
     for _ in range(400):
         await turmoil.happens()
@@ -694,13 +698,13 @@ async def test_every_request_is_handed_out_just_as_often_as_it_was_put(seed: int
     turmoil.check()
     assert turmoil.rounds == turmoil.wanted
     assert len(turmoil.wanted) > 200
-    assert not turmoil.inside
+    assert not turmoil.in_scheduler
     assert not turmoil.scheduler._queues
     assert (turmoil.scheduler._at_hand, turmoil.scheduler._waiting, turmoil.scheduler._parked) == (0, 0, 0)
     for upstream, rate in turmoil.limiter.rates.items():
         times = turmoil.sent[upstream]
         for first, tenth in zip(times, times[10:], strict=False):
-            assert tenth - first >= 10 / rate - 0.06, "slots are kept to, give or take what a late timer costs"
+            assert tenth - first >= 10 / rate - 0.06, "slots are kept, except for what a late timer costs"
     for task in turmoil.lanes:
         task.cancel()
     await asyncio.gather(*turmoil.lanes, return_exceptions=True)

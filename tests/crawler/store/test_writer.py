@@ -14,7 +14,7 @@ import pytest
 from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable
 from coordinator.model import Epoch, Outcome
 from crawler.job.models import TableSettings
-from crawler.model import REASON_LENGTH, Page
+from crawler.model import MAX_REASON_CHARACTERS, Page
 from crawler.parse.columns import Table
 from crawler.store import writer as writer_module
 from crawler.store.postgres import Connection, connect, translated
@@ -316,7 +316,7 @@ async def test_an_error_that_no_failed_page_heals_is_raised_and_not_repeated_for
         ("a\0b", "a\\0b"),
         ("tab\t newline\n bell\x07 esc\x1b", "tab\t newline\n bell\x07 esc\x1b"),
         ("lone \ud800 surrogate", "lone \\ud800 surrogate"),
-        ("x" * 10_000, "x" * REASON_LENGTH),
+        ("x" * 10_000, "x" * MAX_REASON_CHARACTERS),
     ],
 )
 async def test_every_reason_can_be_stored(database: str, reason: str, stored_as: str) -> None:
