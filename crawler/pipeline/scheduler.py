@@ -186,10 +186,13 @@ class Scheduler:
         return None
 
     def _hold(self, queue: UpstreamQueue, hold: Hold) -> None:
-        """See that the queue becomes ready when its hold is over. Who ends one that is full or empty does so anyway."""
-        if hold is Hold.NO_SLOT:
+        """See that the queue becomes ready again when the hold is over.
+
+        Nothing is to be done for a full queue, which `finished` makes ready, and for an empty one, which `put` does.
+        """
+        if hold == "no slot":
             queue.pacer.reserve()
-        elif hold is Hold.PAUSED and queue.pause_timer is None:
+        elif hold == "paused" and queue.pause_timer is None:
             wait = self._limiter.resumes(queue.name) - self._limiter.clock()
             queue.pause_timer = asyncio.get_running_loop().call_later(wait, self._resume, queue)
             self._recount(queue)

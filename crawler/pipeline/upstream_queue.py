@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
 from functools import partial
+from typing import Literal, TypeAlias
 
 from coordinator.limits.limiter import Limiter
 from crawler.model import Request
@@ -18,13 +18,8 @@ AT_HAND_SECONDS = 2
 AT_HAND_PER_ROOM = 4
 
 
-class Hold(Enum):
-    """Why no request of a queue may leave now."""
-
-    EMPTY = auto()
-    PAUSED = auto()
-    FULL = auto()
-    NO_SLOT = auto()
+# Why no request of a queue may leave now. Strings, because members of an Enum are slower, and this is for each request.
+Hold: TypeAlias = Literal["empty", "paused", "full", "no slot"]
 
 
 class UpstreamQueue:
@@ -88,17 +83,17 @@ class UpstreamQueue:
     def pick(self) -> tuple[Request, float | None] | Hold:
         """Take the first request, and the slot for which it must wait, when it may leave now; else say why not."""
         if not self.waiting:
-            return Hold.EMPTY
+            return "empty"
         limiter, name = self._limiter, self.name
         if limiter.resumes(name) > limiter.clock():
-            return Hold.PAUSED
+            return "paused"
         if not self._limits_are_known:
             self._read_limits()
         if self.room is not None and self.in_flight >= self.room:
-            return Hold.FULL
+            return "full"
         slot = None
         if limiter.rated(name) and (slot := self.pacer.take_slot()) is None:
-            return Hold.NO_SLOT
+            return "no slot"
         self.in_flight += 1
         self.picked += 1
         return self.waiting.popleft(), slot
