@@ -1,4 +1,4 @@
-"""A key on its way through a worker: the request that asks for it, and the page that it becomes."""
+"""A key on its way through a worker: block, item, request, response, page."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from typing import Any, NamedTuple, Protocol
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Outcome, ShardId
 
-# Characters of a reason that are kept: it may quote what an upstream or a parser said, and every try.
-REASON_LENGTH = 2000
+# A reason may quote an upstream or a parser, and every attempt.
+MAX_REASON_CHARACTERS = 2000
+# What a page and a record take in memory beside the body, nearly.
+PAGE_BYTES = 512
+RECORD_BYTES = 256
 
 
 class Headers(Protocol):
-    """A response's headers, looked up by name in any case."""
+    """The headers of a response, found by name in upper or lower case."""
 
     def get(self, name: str) -> str | None:
-        """The first value of the header, or None."""
+        """The first value of the header, None when it is missing."""
         ...
 
     def has(self, names: Iterable[str]) -> bool:
-        """Whether any of these headers, written in lower case, is there."""
+        """Whether there is any of these headers; the names must be in lower case."""
         ...
 
     def items(self) -> list[tuple[str, str]]:
-        """Every header in the order it came, names in lower case."""
+        """Every header in the order of the response, names in lower case."""
         ...
 
 
 class HttpResponse(NamedTuple):
-    """A whole response: the body is decoded from its content encoding and within the cap."""
+    """A whole response. The body is decoded from its content encoding, and within the job's limit on bytes."""
 
     status: int
     headers: Headers
@@ -38,7 +41,7 @@ class HttpResponse(NamedTuple):
 
 @dataclass(slots=True)
 class OpenBlock:
-    """A claimed block of which `left` keys have no committed outcome yet."""
+    """A claimed block. `keys` is how many it has, `left` how many of them have no committed outcome yet."""
 
     shard: ShardId
     entry: EntryId
@@ -47,7 +50,7 @@ class OpenBlock:
 
 
 class Item(NamedTuple):
-    """One key of an open block. A tuple, as one is made for every key: a frozen dataclass takes twice as long."""
+    """One key of an open block. One is made for every key: a frozen dataclass takes twice as long as this tuple."""
 
     key: str
     digest: bytes
@@ -56,7 +59,10 @@ class Item(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One HTTP request for some keys. `url` is where it goes next, `first_url` where it went before any redirect."""
+    """One HTTP request for one key or several.
+
+    `first_url` is the URL before any redirect, `url` the one to send next, `hops` the redirects that were followed.
+    """
 
     first_url: str
     items: Sequence[Item]
@@ -73,9 +79,9 @@ class Request:
 class Page:
     """The row of one key in the fetch log, and the records that the parser made for it.
 
-    `body` is JSON text as it goes into jsonb; `records` are (index of the table, values in column order);
-    `fetched_at` is seconds since 1970, UTC. `body_digest` is the XXH3-128 of the body as it came, decoded: it tells
-    whether a body changed, and is no proof against somebody who forges one.
+    `url` is None for a key that was refused before any request. `fetched_at` is seconds since 1970, UTC. `body` is JSON
+    text for a jsonb column. `body_digest` is the XXH3-128 of the decoded body: it shows whether a body has changed, but
+    does not protect against forged ones. `records` are (index of the table in the job, values in column order).
     """
 
     item: Item
@@ -92,9 +98,9 @@ class Page:
     records: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
 
     def fail(self, reason: str) -> None:
-        """Turn the page into a failed one: what it carried is dropped, the reason is kept, bounded."""
+        """Make this the page of a failed key, without body, validators and records. A long reason is cut."""
         self.outcome = Outcome.FAILED
-        self.reason = reason[:REASON_LENGTH]
+        self.reason = reason[:MAX_REASON_CHARACTERS]
         self.body = None
         self.etag = None
         self.last_modified = None
@@ -102,5 +108,5 @@ class Page:
 
     @property
     def weight(self) -> int:
-        """Bytes that the page holds in memory, nearly."""
-        return 512 + len(self.body or b"") + 256 * len(self.records)
+        """Bytes that the page takes in memory, nearly."""
+        return PAGE_BYTES + len(self.body or b"") + RECORD_BYTES * len(self.records)

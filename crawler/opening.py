@@ -19,7 +19,7 @@ from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
-from crawler.job.corpus import survey_corpus
+from crawler.corpus import survey_corpus
 from crawler.job.job import Job
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import connect_postgres

@@ -1,4 +1,4 @@
-"""What a worker process does: joins a run with one lease after another, and takes the final counts at its end."""
+"""What a worker process does: it joins a run with one lease after another, and completes the run at its end."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from crawler.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-RUNS_POLL = 1.0
-RUN_AGAIN = 10.0
+LIST_RUNS_SECONDS = 1.0
+RETRY_RUN_SECONDS = 10.0
 
 
 class Runner:
-    """This process' part in the runs of one Redis; `environ` is where secrets in job files are looked up."""
+    """The part of this process in the runs of one Redis. Secrets in job files are looked up in `environ`."""
 
     def __init__(
         self, client: Redis, database: str, environ: Mapping[str, str], failpoint: Failpoint = no_failpoint
@@ -57,36 +57,36 @@ class Runner:
         self._database = database
         self._environ = environ
         self._failpoint = failpoint
-        self._working: set[Worker] = set()
+        self._workers: set[Worker] = set()
         self._draining = False
 
     def drain(self) -> None:
-        """Finish what is in flight in every run, commit, leave."""
+        """In every run: claim nothing more, finish what is in flight, commit, leave."""
         self._draining = True
-        for worker in self._working:
+        for worker in self._workers:
             worker.drain()
 
     async def serve_all(self) -> None:
-        """Work on every run that is not complete, as they come, until drained.
+        """Work on every run that is not complete, also on those that come later, until drained.
 
-        A run that cannot be worked on is an error line and is tried again later: it must not stop the others.
+        A run that cannot be worked on is logged as an error, and is begun again after a while. It stops no other run.
         """
         serving: dict[str, asyncio.Task[None]] = {}
-        again_at: dict[str, float] = {}
+        retry_at: dict[str, float] = {}
         while not self._draining:
             for name in await retry_unavailable(self._runs.names, "worker"):
                 if name in serving and serving[name].done():
                     error = serving.pop(name).exception()
                     if isinstance(error, ShardcrawlError):
                         logger.error("run %s: %s", name, error)
-                        again_at[name] = monotonic() + RUN_AGAIN
+                        retry_at[name] = monotonic() + RETRY_RUN_SECONDS
                     elif error is not None:
                         raise error
-                if name in serving or monotonic() < again_at.get(name, 0.0):
+                if name in serving or monotonic() < retry_at.get(name, 0.0):
                     continue
                 if await retry_unavailable(partial(self._runs.state, name), "worker") is not RunState.COMPLETE:
                     serving[name] = asyncio.create_task(self.serve(name), name=f"serve {name}")
-            await asyncio.sleep(RUNS_POLL)
+            await asyncio.sleep(LIST_RUNS_SECONDS)
         await asyncio.gather(*serving.values())
 
     async def serve(self, name: str) -> None:
@@ -97,92 +97,110 @@ class Runner:
                 raise UsageError(f"Redis has no run {name}; `shardcrawl coordinate JOB` makes it")
             job = read_job(record.document, record.folder)
             try:
-                state = await self._lease(record, job)
+                state = await self._work_for_one_lease(record, job)
+                if state is RunState.RESOLVED:
+                    await retry_unavailable(partial(self._complete_run, record, job), "worker")
             except LeaseLost as error:
                 logger.warning("%s; joining again", error)
                 continue
             except EpochLost:
-                await retry_unavailable(partial(self._void, record), "worker")
+                await retry_unavailable(partial(self._void_epoch, record), "worker")
                 raise
-            if state is RunState.RESOLVED:
-                await retry_unavailable(partial(self._finish, record, job), "worker")
             if state is not RunState.RUNNING:
                 return
 
-    async def _lease(self, record: RunRecord, job: Job) -> RunState:
-        """One worker's life, from its lease to its end; returns the run's state."""
-        keys = RunKeys(record.name)
-        worker_id = new_worker_id()
-        streams = Streams(self._client, keys, record.layout, record.epoch)
-        matcher = UpstreamMatcher(job.limits)
-        limiter = Limiter(self._client, keys, matcher)
-        scheduler = Scheduler(limiter, enough=job.run.concurrency)
-        template = Template(job.request)
-        batch = Batch(job.store)
-        meter = Meter()
+    async def _work_for_one_lease(self, record: RunRecord, job: Job) -> RunState:
+        """Build a worker and let it work until its lease ends; returns the state of the run."""
         async with AsyncExitStack() as stack:
-            writer = Writer(self._database, record.run_id, record.epoch, job.tables, self._failpoint)
-            stack.push_async_callback(writer.close)
-            engine = open_engine(job, self._environ)
-            stack.push_async_callback(engine.close)
-            stack.push_async_callback(scheduler.close)
-            cache = RobotsCache(self._client, keys, worker_id) if job.request.obeys_robots else None
-            parse = hook.load(job)
-            parser = None if parse is None else Parser(parse, job)
-            if parser is not None:
-                stack.push_async_callback(parser.close)
-            fetcher = Fetcher(engine, limiter, matcher, job, meter, cache)
-            stack.push_async_callback(fetcher.close)
-            intake = Intake(
-                streams=streams,
-                done=DoneSet(self._client, keys, record.layout, record.epoch),
-                worker=worker_id,
-                batch=batch,
-                template=template,
-                matcher=matcher,
-                scheduler=scheduler,
-                keys_per_request=job.request.keys_per_request,
-                shut=partial(scheduler.shut, matcher.upstream_of(job.request.url))
-                if job.request.url
-                else lambda: False,
-                failpoint=self._failpoint,
+            worker, limiter = await build_worker(
+                stack, record, job, self._client, self._database, self._environ, self._failpoint
             )
-            worker = Worker(
-                worker_id,
-                streams=streams,
-                intake=intake,
-                scheduler=scheduler,
-                fetcher=fetcher,
-                pages=PageBuilder(template, parser),
-                batch=batch,
-                writer=writer,
-                meter=meter,
-                concurrency=job.run.concurrency,
-                failpoint=self._failpoint,
-            )
-            await retry_unavailable(writer.open, "worker")
-            self._working.add(worker)
+            self._workers.add(worker)
             try:
                 await run_until_first_ends(worker.run(), limiter.watch(), LoopLag().watch())
             finally:
-                self._working.discard(worker)
+                self._workers.discard(worker)
         return worker.state
 
-    async def _void(self, record: RunRecord) -> None:
-        """Redis is not where this worker's work is recorded: see that nobody goes on there without a rebuild."""
+    async def _void_epoch(self, record: RunRecord) -> None:
+        """See that nobody goes on without a rebuild: Redis does not have what this worker recorded in it."""
         connection = await connect_postgres(self._database)
         try:
             await Catalogue(connection).void_epoch(record.run_id, record.epoch)
         finally:
             await connection.close()
 
-    async def _finish(self, record: RunRecord, job: Job) -> None:
-        """Take the final counts from Postgres and publish the run there; then Redis may call it complete."""
+    async def _complete_run(self, record: RunRecord, job: Job) -> None:
+        """Take the final counts in Postgres and publish the run there; then tell Redis that it is complete."""
         connection = await connect_postgres(self._database)
         try:
-            counts = await Catalogue(connection).finish(record.run_id, job.tables)
+            counts = await Catalogue(connection).finish(record.run_id, record.epoch, job.tables)
         finally:
             await connection.close()
         self._failpoint("finished")
         await self._runs.finish(record, counts)
         logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))
+
+
+async def build_worker(
+    stack: AsyncExitStack,
+    record: RunRecord,
+    job: Job,
+    client: Redis,
+    database: str,
+    environ: Mapping[str, str],
+    failpoint: Failpoint,
+) -> tuple[Worker, Limiter]:
+    """A worker for one lease, and the limiter that is to be watched while it works; the stack closes what they open.
+
+    WaitCauses until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
+    """
+    keys = RunKeys(record.name)
+    name = new_worker_id()
+    streams = Streams(client, keys, record.layout, record.epoch)
+    matcher = UpstreamMatcher(job.limits)
+    limiter = Limiter(client, keys, matcher)
+    scheduler = Scheduler(limiter, enough=job.run.concurrency)
+    template = Template(job.request)
+    batch = Batch(job.store)
+    meter = Meter()
+    writer = Writer(database, record.run_id, record.epoch, job.tables, failpoint)
+    stack.push_async_callback(writer.close)
+    engine = open_engine(job, environ)
+    stack.push_async_callback(engine.close)
+    stack.push_async_callback(scheduler.close)
+    function = hook.load(job)
+    parser = None if function is None else Parser(function, job)
+    if parser is not None:
+        stack.push_async_callback(parser.close)
+    robots_cache = RobotsCache(client, keys, name) if job.request.obeys_robots else None
+    fetcher = Fetcher(engine, limiter, matcher, job, meter, robots_cache)
+    stack.push_async_callback(fetcher.close)
+    only_upstream = None if job.request.url is None else matcher.upstream_of(job.request.url)
+    intake = Intake(
+        streams=streams,
+        done=DoneSet(client, keys, record.layout, record.epoch),
+        worker=name,
+        batch=batch,
+        template=template,
+        matcher=matcher,
+        scheduler=scheduler,
+        keys_per_request=job.request.keys_per_request,
+        would_only_wait=lambda: only_upstream is not None and scheduler.would_only_wait(only_upstream),
+        failpoint=failpoint,
+    )
+    worker = Worker(
+        name,
+        streams=streams,
+        intake=intake,
+        scheduler=scheduler,
+        fetcher=fetcher,
+        page_builder=PageBuilder(template, parser),
+        batch=batch,
+        writer=writer,
+        meter=meter,
+        concurrency=job.run.concurrency,
+        failpoint=failpoint,
+    )
+    await retry_unavailable(writer.open, "worker")
+    return worker, limiter

@@ -16,7 +16,7 @@ LONGEST_RETRY_SECONDS = 2.0
 # How long a loop waits after RedisUnavailable before it begins its next round.
 REDIS_RETRY_SECONDS = 1.0
 
-Result = TypeVar("Result")
+CallResult = TypeVar("CallResult")
 
 
 class WaitCauses:
@@ -39,7 +39,9 @@ class WaitCauses:
         self._causes.remove(cause)
 
 
-async def retry_unavailable(call: Callable[[], Awaitable[Result]], who: str, waits: WaitCauses | None = None) -> Result:
+async def retry_unavailable(
+    call: Callable[[], Awaitable[CallResult]], who: str, waits: WaitCauses | None = None
+) -> CallResult:
     """Call again while it raises Unavailable, after 0.1 to 2 seconds; return its result.
 
     Only for calls that may be repeated when it is unknown whether they were carried out. `who` names the caller in the

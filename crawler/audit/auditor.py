@@ -33,7 +33,7 @@ from crawler.audit.checks import (
     Sessions,
 )
 from crawler.audit.upstream_log import logged_keys
-from crawler.job.corpus import open_corpus
+from crawler.corpus import open_corpus
 from crawler.job.job import Job, read_job
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue, StoredRun

@@ -25,9 +25,9 @@ from crawler.cli.options import (
     print_json,
     run_async,
 )
+from crawler.corpus import open_corpus
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.robots.rules import product_token
-from crawler.job.corpus import open_corpus
 from crawler.job.job import Job
 from crawler.job.models import RequestSettings
 from crawler.job.reference import job_schema

@@ -25,7 +25,7 @@ from crawler.local.services import Addresses, Place
 from crawler.telemetry import logs
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-Result = TypeVar("Result")
+CommandResult = TypeVar("CommandResult")
 
 DATA_FOLDER = Path(".shardcrawl")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -135,7 +135,7 @@ def listener_from(options: Mapping[str, Any], screen: RunScreen) -> Listener:
     return Listener(screen, screen.progress_seconds, level=level, debug=debug)
 
 
-def run_async(coroutine: Coroutine[Any, Any, Result]) -> Result:
+def run_async(coroutine: Coroutine[Any, Any, CommandResult]) -> CommandResult:
     """The result of a command's coroutine."""
     return uvloop.run(coroutine)
 

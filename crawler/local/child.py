@@ -27,7 +27,7 @@ from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.membership import new_worker_id
 from coordinator.source import STANDARD_INPUT
 from coordinator.tasks import run_until_first_ends
-from crawler.job.corpus import open_corpus
+from crawler.corpus import open_corpus
 from crawler.job.job import read_job
 from crawler.local.child_spec import (
     EPOCH_LOST_EXIT_CODE,

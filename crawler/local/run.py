@@ -21,7 +21,7 @@ from coordinator.roles.membership import release_dead
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from coordinator.tasks import run_until_first_ends
-from crawler.job.corpus import survey_corpus
+from crawler.corpus import survey_corpus
 from crawler.job.job import Job
 from crawler.local.child_spec import FAILPOINT_VARIABLE, ChildSpec
 from crawler.local.events import (

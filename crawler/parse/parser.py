@@ -28,30 +28,13 @@ class Parser:
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._pool: ParserPool | None = None
 
-    def parse_now(self, pages: list[Page], url: str, response: HttpResponse) -> bool:
-        """Give the pages their records and outcomes here in the loop; False, with nothing done, when the child has to.
-
-        `url` is the one that the parser shall see. Then await `parse` with the same arguments.
-        """
-        if self._pool is not None:
-            return False
-        if self._detector is None:
-            self._hook.apply(pages, url, response)
-            return True
-        began = perf_counter()
-        self._hook.apply(pages, url, response)
-        if self._detector.slow(perf_counter() - began):
-            logger.info(
-                "the parser takes %.1f ms a response: from now on it runs in a process of its own",
-                1000 * self._detector.usual_seconds,
-            )
-            self._move_to_child()
-        return True
-
     async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> None:
-        """Give the pages their records and outcomes, in the loop or in the child, whichever it is now."""
+        """Give the pages their records and outcomes; suspends only while the child is at work.
+
+        `url` is the one that the parser sees.
+        """
         if self._pool is None:
-            self.parse_now(pages, url, response)
+            self._parse_here(pages, url, response)
             return
         try:
             assign_results(pages, await self._pool.run(parse_task(pages, url, response)))
@@ -70,6 +53,19 @@ class Parser:
         """End the parser's process, if there is one."""
         if self._pool is not None:
             await self._pool.close()
+
+    def _parse_here(self, pages: list[Page], url: str, response: HttpResponse) -> None:
+        if self._detector is None:
+            self._hook.apply(pages, url, response)
+            return
+        began = perf_counter()
+        self._hook.apply(pages, url, response)
+        if self._detector.slow(perf_counter() - began):
+            logger.info(
+                "the parser takes %.1f ms a response: from now on it runs in a process of its own",
+                1000 * self._detector.usual_seconds,
+            )
+            self._move_to_child()
 
     def _move_to_child(self) -> None:
         self._pool = Pool(parse_handler, self._job, name="parser")

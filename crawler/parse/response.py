@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from coordinator.model import Outcome
-from crawler.model import REASON_LENGTH, Headers
+from crawler.model import MAX_REASON_CHARACTERS, Headers
 from crawler.parse.body import decoded
 
 _LONG_NUMBER = re.compile(rb"[0-9]{20}")
@@ -65,4 +65,4 @@ class Response:
     def _set_outcome(self, key: str, outcome: Outcome, reason: str) -> None:
         if key not in self.keys:
             raise ValueError(f"key {key!r} is not one of this request's")
-        self._outcomes[key] = (outcome, str(reason)[:REASON_LENGTH])
+        self._outcomes[key] = (outcome, str(reason)[:MAX_REASON_CHARACTERS])

@@ -1,1 +1,1 @@
-"""A worker's inside, from a claimed block to a batch that is ready to be committed."""
+"""The parts of a worker, from a claimed block to a batch that is due."""

@@ -1,4 +1,4 @@
-"""What waits for the next commit: filled by fetches, taken by the flush, bounded by rows and bytes."""
+"""Pages that wait for the next commit. Lanes fill the batch, the flush empties it; rows and bytes bound it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crawler.model import Item, OpenBlock, Page, Request
 
 @dataclass(frozen=True, slots=True)
 class DeferredItem:
-    """A key that has no outcome yet and is to be tried again after `delay` seconds, by whoever is free then."""
+    """A key without an outcome, for another attempt by any worker after `delay` seconds."""
 
     item: Item
     attempts: Attempts
@@ -25,73 +25,76 @@ class DeferredItem:
 
 @dataclass(slots=True)
 class Load:
-    """One flush's share: pages to commit, keys to defer, and blocks that had nothing left to fetch."""
+    """What one flush takes: pages to commit, keys to defer, and blocks that had nothing left to fetch."""
 
     pages: list[Page] = field(default_factory=list)
     deferred: list[DeferredItem] = field(default_factory=list)
-    idle_blocks: list[OpenBlock] = field(default_factory=list)
+    done_blocks: list[OpenBlock] = field(default_factory=list)
 
 
 class Batch:
-    """Pages not committed yet. At most `batch_rows` of them (and `batch_bytes`) exist in a worker, those being
-    flushed included: that bounds memory, and what a kill -9 makes others fetch again."""
+    """The pages of one worker that are not committed, those in the current flush included.
+
+    It is full at `batch_rows` pages or `batch_bytes`, and lanes then take no more requests: that bounds the memory,
+    and what others fetch again after a kill -9.
+    """
 
     def __init__(self, settings: StoreSettings, *, clock: Callable[[], float] = monotonic) -> None:
         self._settings = settings
         self._clock = clock
         self._load = Load()
-        self._weight = 0
-        self._flushing = 0
-        self._flushing_weight = 0
-        self._since: float | None = None
+        self._bytes = 0
+        self._flushing_pages = 0
+        self._flushing_bytes = 0
+        self._since: float | None = None  # the load's oldest content; None when it is empty
         self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._closing = False
 
     def __len__(self) -> int:
-        return len(self._load.pages) + self._flushing
+        return len(self._load.pages) + self._flushing_pages
 
     @property
     def full(self) -> bool:
-        """Whether fetches must wait for the flush."""
+        """Whether lanes must wait for the flush."""
         settings = self._settings
-        return len(self) >= settings.batch_rows or self._weight + self._flushing_weight >= settings.batch_bytes
+        return len(self) >= settings.batch_rows or self._bytes + self._flushing_bytes >= settings.batch_bytes
 
     def add(self, page: Page) -> None:
-        """Take one page."""
+        """Add one page."""
         self._load.pages.append(page)
-        self._weight += page.weight
-        self._touch()
+        self._bytes += page.weight
+        self._added()
 
     def defer(self, request: Request, delay: float) -> None:
-        """Take the keys of a request that is to be tried again after `delay` seconds."""
+        """Add the keys of a request, to be deferred for `delay` seconds."""
         self._load.deferred += [DeferredItem(item, request.attempts, delay) for item in request.items]
-        self._touch()
+        self._added()
 
-    def idle(self, block: OpenBlock) -> None:
-        """Take a block all of whose keys were done before."""
-        self._load.idle_blocks.append(block)
-        self._touch()
+    def add_done_block(self, block: OpenBlock) -> None:
+        """Add a block all of whose keys were done when it was claimed."""
+        self._load.done_blocks.append(block)
+        self._added()
 
-    async def room(self) -> None:
+    async def until_room(self) -> None:
         """Return when the batch is not full."""
         while self.full:
-            self._room.clear()
-            await self._room.wait()
+            self._has_room.clear()
+            await self._has_room.wait()
 
-    def hurry(self) -> None:
-        """What is there is due: nothing comes soon that would be worth waiting for."""
+    def make_due(self) -> None:
+        """The load is due now: nothing that could join it is in flight."""
         if self._since is not None:
             self._since = -math.inf
             self._changed.set()
 
     def close(self) -> None:
-        """No more pages come: what is there is due, and after it `due` gives None."""
+        """No more pages come: the load is due now, and after the last one `due` returns None."""
         self._closing = True
         self._changed.set()
 
     async def due(self) -> Load | None:
-        """The next load, when half the rows or bytes are there, or the oldest is old enough; None after the last."""
+        """The next load, when it has half of the rows or bytes, or is old enough; None after the last one."""
         while not self._is_due():
             if self._closing and self._since is None:
                 return None
@@ -100,27 +103,27 @@ class Batch:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait)
         load, self._load = self._load, Load()
-        self._flushing, self._flushing_weight = len(load.pages), self._weight
-        self._weight, self._since = 0, None
+        self._flushing_pages, self._flushing_bytes = len(load.pages), self._bytes
+        self._bytes, self._since = 0, None
         return load
 
     def flushed(self) -> None:
-        """The load that was taken is committed."""
-        self._flushing = self._flushing_weight = 0
-        self._room.set()
+        """The load that `due` returned last is committed."""
+        self._flushing_pages = self._flushing_bytes = 0
+        self._has_room.set()
 
-    def _touch(self) -> None:
+    def _added(self) -> None:
         if self._since is None:
             self._since = self._clock()
             self._changed.set()
-        elif self._half():
+        elif self._is_half_full():
             self._changed.set()
 
-    def _half(self) -> bool:
+    def _is_half_full(self) -> bool:
         settings = self._settings
-        return 2 * len(self._load.pages) >= settings.batch_rows or 2 * self._weight >= settings.batch_bytes
+        return 2 * len(self._load.pages) >= settings.batch_rows or 2 * self._bytes >= settings.batch_bytes
 
     def _is_due(self) -> bool:
         if self._since is None:
             return False
-        return self._closing or self._half() or self._clock() - self._since >= self._settings.batch_age
+        return self._closing or self._is_half_full() or self._clock() - self._since >= self._settings.batch_age

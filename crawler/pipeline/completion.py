@@ -12,22 +12,23 @@ from crawler.pipeline.batch import Load
 
 
 def completion_of(load: Load, requests: int, received: int) -> Completion:
-    """The outcomes of the load's keys, the keys it defers, and the blocks that nothing is left of; call it once a load.
+    """The outcomes of the load's keys, the keys it defers, and the blocks that are finished with it.
 
-    `requests` were sent and `received` body bytes came since the last one.
+    Call it once for each load: it counts down what is left of the blocks. `requests` were sent, and `received` bytes
+    of bodies came, since the last completion.
     """
     return Completion(
         outcomes=[(page.item.digest, page.outcome) for page in load.pages],
-        finished=[FinishedBlock(block.shard, block.entry, block.keys) for block in _finished(load)],
+        finished=[FinishedBlock(block.shard, block.entry, block.keys) for block in _finished_blocks(load)],
         deferred=[Deferral(one.item.digest, one.item.key, one.attempts, one.delay) for one in load.deferred],
         requests=requests,
         received=received,
     )
 
 
-def _finished(load: Load) -> Iterator[OpenBlock]:
+def _finished_blocks(load: Load) -> Iterator[OpenBlock]:
     """The blocks that had nothing to fetch, and those whose last key is committed now, or deferred."""
-    yield from load.idle_blocks
+    yield from load.done_blocks
     for _, _, block in chain((page.item for page in load.pages), (one.item for one in load.deferred)):
         block.left -= 1
         if not block.left:

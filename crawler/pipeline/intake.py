@@ -1,11 +1,11 @@
-"""Claims blocks and puts their requests into the lines, so that just enough is at hand for the fetches."""
+"""Claims blocks and makes requests of their keys, so that the lanes always have just enough to fetch."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.matcher import UpstreamMatcher
@@ -21,16 +21,18 @@ from crawler.pipeline.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-IDLE_FIRST = 0.02
-IDLE_LONGEST = 0.5
-# Between claims that bring nothing but more for upstreams that have enough: what others could use may lie behind it.
-SLOW_LONGEST = 2.0
-# So many workers may die of a block before it is suspected of being the reason.
-MOST_DELIVERIES = 3
+# Between two claims: the first wait, which doubles each time.
+FIRST_WAIT_SECONDS = 0.02
+# When no shard has a block.
+MAX_IDLE_WAIT_SECONDS = 0.5
+# When claims bring only keys of upstreams that have enough queued: keys of others may come after them.
+MAX_BUSY_WAIT_SECONDS = 2.0
+# A block that was delivered more often than this is suspected of killing workers.
+MAX_DELIVERIES = 3
 
 
 class Intake:
-    """Feeds one worker's lines. While `shut`, nothing is claimed."""
+    """Feeds the scheduler of one worker. While `would_only_wait()` holds, it claims nothing."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Intake:
         matcher: UpstreamMatcher,
         scheduler: Scheduler,
         keys_per_request: int,
-        shut: Callable[[], bool] = lambda: False,
+        would_only_wait: Callable[[], bool] = lambda: False,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._streams = streams
@@ -54,35 +56,35 @@ class Intake:
         self._matcher = matcher
         self._scheduler = scheduler
         self._keys_per_request = keys_per_request
-        self._shut = shut
+        self._would_only_wait = would_only_wait
         self._failpoint = failpoint
         self._shard: ShardId | None = None
 
     async def feed(self) -> None:
         """Claim block after block until cancelled. Raises LeaseLost, EpochLost."""
-        idle = slow = IDLE_FIRST
+        idle_wait = busy_wait = FIRST_WAIT_SECONDS
         while True:
             await self._scheduler.until_low()
-            for request, delay in self._scheduler.spilled():
+            for request, delay in self._scheduler.overflow():
                 self._batch.defer(request, delay)
-            # While the only upstream cannot be asked from here, a claim would only keep others from the block.
-            claim = None if self._shut() else await retry_unavailable(self._claim, "worker")
+            # A block whose requests would only wait here is left to other workers.
+            claim = None if self._would_only_wait() else await retry_unavailable(self._claim, "worker")
             if claim is None:
-                await asyncio.sleep(idle)
-                idle = min(idle * 2, IDLE_LONGEST)
+                await asyncio.sleep(idle_wait)
+                idle_wait = min(idle_wait * 2, MAX_IDLE_WAIT_SECONDS)
                 continue
-            idle = IDLE_FIRST
+            idle_wait = FIRST_WAIT_SECONDS
             self._failpoint("claimed")
             if await self._open(claim):
-                slow = IDLE_FIRST
+                busy_wait = FIRST_WAIT_SECONDS
             else:
-                await asyncio.sleep(slow)
-                slow = min(slow * 2, SLOW_LONGEST)
+                await asyncio.sleep(busy_wait)
+                busy_wait = min(busy_wait * 2, MAX_BUSY_WAIT_SECONDS)
 
     async def _claim(self) -> Claim | None:
-        """The next block of the shard at hand, or of the next one that has any; None when no shard has.
+        """The next block of the shard that is claimed, or of the next shard that has one; None when no shard has.
 
-        A worker that left may have held every shard, most of them drained: each is looked at once, without a pause.
+        A worker that left may still hold every shard, most of them drained: they are passed over without a wait.
         """
         while True:
             if self._shard is None:
@@ -95,11 +97,11 @@ class Intake:
             self._shard = None
 
     async def _open(self, claim: Claim) -> bool:
-        """Turn a block into requests for those of its keys that are not done; False when all of them only wait."""
+        """Make requests of the block's keys that are not done. False when all of the requests only wait."""
         keys = claim.block.keys
         digests = [digest(key) for key in keys]
-        finished = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
-        block = OpenBlock(shard=claim.shard, entry=claim.entry, keys=len(keys), left=len(keys) - len(finished))
+        done = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
+        block = OpenBlock(shard=claim.shard, entry=claim.entry, keys=len(keys), left=len(keys) - len(done))
         if claim.deliveries > 1:
             logger.info(
                 "took over a block of shard %s, delivery %s: %s of %s keys left",
@@ -109,38 +111,42 @@ class Intake:
                 block.keys,
             )
         if not block.left:
-            self._batch.idle(block)
+            self._batch.add_done_block(block)
             return True
-        if claim.deliveries > MOST_DELIVERIES:
-            await self._break_up(claim, block, [index for index, name in enumerate(digests) if name not in finished])
+        if claim.deliveries > MAX_DELIVERIES:
+            await self._split_or_fail(claim, block, [index for index, name in enumerate(digests) if name not in done])
             return True
         refusals, attempted = claim.block.refusals, claim.block.attempts
         items: list[Item] = []
         attempts: dict[bytes, Attempts] = {}
         for index, (key, name) in enumerate(zip(keys, digests, strict=True)):
-            if name in finished:
+            if name in done:
                 continue
-            # The source has judged each key, but a stranger may have put this block into the queue.
+            item = Item(key, name, block)
+            # The source has checked each key, but this block may come from another program.
             reason = refusals.get(index) or self._template.fault(key)
             if reason is not None:
-                item = Item(key, name, block)
                 self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
-            else:
-                items.append(Item(key, name, block))
-                if index in attempted:
-                    attempts[name] = attempted[index]
-        step, at_hand = self._keys_per_request, self._scheduler.at_hand
-        for start in range(0, len(items), step):
-            part = items[start : start + step]
-            url = self._template.url([key for key, _, _ in part])
-            most = (
-                max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total) if attempts else NO_ATTEMPTS
-            )
-            self._scheduler.put(Request(url, part, self._matcher.upstream_of(url), most))
-        return not items or self._scheduler.at_hand > at_hand
+                continue
+            items.append(item)
+            if index in attempted:
+                attempts[name] = attempted[index]
+        at_hand_before = self._scheduler.at_hand
+        self._put(items, attempts)
+        return not items or self._scheduler.at_hand > at_hand_before
 
-    async def _break_up(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:
-        """Cut a block of which workers died, or give up the key that is alone in it."""
+    def _put(self, items: Sequence[Item], attempts: dict[bytes, Attempts]) -> None:
+        """One request for so many keys as go into one. Its attempts are the most that one of its keys has."""
+        most = NO_ATTEMPTS
+        for start in range(0, len(items), self._keys_per_request):
+            part = items[start : start + self._keys_per_request]
+            url = self._template.url([key for key, _, _ in part])
+            if attempts:
+                most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
+            self._scheduler.put(Request(url, part, self._matcher.upstream_of(url), most))
+
+    async def _split_or_fail(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:
+        """Split a block of which several workers died. A key that is alone in it fails."""
         if len(left) > 1:
             logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
             await retry_unavailable(lambda: self._streams.split(self._worker, claim, left), "worker")

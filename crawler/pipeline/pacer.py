@@ -1,4 +1,4 @@
-"""Slots of one upstream, booked ahead for the lanes of this worker that are free."""
+"""Slots of one upstream, reserved ahead for the lanes of this worker that are free."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from collections.abc import Callable
 
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.limiter import SLOT_EXPIRY_SECONDS, Limiter
+from coordinator.redis.retrying import REDIS_RETRY_SECONDS
 
 logger = logging.getLogger(__name__)
 
-# Slots for lanes that come free within this time are booked by one call.
-GATHER = 0.005
-# Who sleeps until a slot can be booked hears within this time that it can be booked earlier.
-NEWS_WITHIN = 0.25
+# One call reserves the slots of all lanes that become free within this time.
+SLOT_GATHER_SECONDS = 0.005
+# A reservation that waits for its time looks so often whether that time has come earlier.
+RECHECK_SECONDS = 0.25
 
 
 class Pacer:
-    """`wanted` says how many could be used now; `reserved` is called when there are some, or none is wanted any more.
+    """Reserves slots of one upstream in a task of its own while some are wanted.
 
-    An error in booking is handed to `reserved`: those who wait for a slot would wait for ever.
+    `wanted` says how many could be used now. `reserved` is called when there are slots, when none is wanted any more,
+    or with the error that ended the reservation: without it those who need a slot would wait for ever.
     """
 
-    __slots__ = ("_at", "_limiter", "_reserved", "_reserving", "_times", "_upstream", "_wanted")
+    __slots__ = ("_limiter", "_not_before", "_reserved", "_reserving", "_slots", "_upstream", "_wanted")
 
     def __init__(
         self,
@@ -38,21 +40,24 @@ class Pacer:
         self._upstream = upstream
         self._wanted = wanted
         self._reserved = reserved
-        self._times: deque[float] = deque()
+        self._slots: deque[float] = deque()
         self._reserving: asyncio.Task[None] | None = None
-        self._at = 0.0
+        self._not_before = 0.0
 
-    def take(self) -> float | None:
-        """The next slot; older ones were slept past, in a frozen process say, and would make a burst."""
+    def take_slot(self) -> float | None:
+        """The next slot, None when none is reserved.
+
+        Slots that have expired are dropped: after the process was frozen, they would let many requests leave at once.
+        """
         oldest = self._limiter.clock() - SLOT_EXPIRY_SECONDS
-        while self._times:
-            slot = self._times.popleft()
+        while self._slots:
+            slot = self._slots.popleft()
             if slot >= oldest:
                 return slot
         return None
 
     async def wait_for(self, slot: float) -> bool:
-        """Wait for a slot; False when it was slept past, or when a pause that began meanwhile voids it."""
+        """Wait for a slot; False when it has expired meanwhile, or when a pause has begun."""
         ahead = slot - self._limiter.clock()
         if ahead > 0:
             await asyncio.sleep(ahead)
@@ -61,41 +66,41 @@ class Pacer:
 
     @property
     def reserving(self) -> bool:
-        """Whether slots are being booked."""
+        """Whether a reservation is under way."""
         return self._reserving is not None
 
     def reserve(self) -> None:
-        """Begin to book, if that has not begun."""
+        """Begin a reservation, unless one is under way."""
         if self._reserving is None:
-            self._reserving = asyncio.create_task(self._reserve(), name=f"book {self._upstream}")
+            self._reserving = asyncio.create_task(self._reserve(), name=f"reserve {self._upstream}")
             self._reserving.add_done_callback(self._ended)
 
-    def hurry(self) -> None:
-        """Ask again now: a higher limit, or a probe that ended, lets requests leave earlier than was said."""
-        self._at = 0.0
+    def limits_changed(self) -> None:
+        """Ask again now: with a higher limit, or after a probe, requests may leave earlier than Redis said."""
+        self._not_before = 0.0
 
     def close(self) -> None:
-        """Stop booking."""
+        """Cancel the reservation that is under way."""
         if self._reserving is not None:
             self._reserving.cancel()
 
     async def _reserve(self) -> None:
         clock = self._limiter.clock
-        while not self._times and (wanted := self._wanted()):
-            if (wait := self._at - clock()) > 0:
-                await asyncio.sleep(min(wait, NEWS_WITHIN))
+        while not self._slots and (wanted := self._wanted()):
+            if (wait := self._not_before - clock()) > 0:
+                await asyncio.sleep(min(wait, RECHECK_SECONDS))
                 continue
             try:
-                reserving = await self._limiter.reserve(self._upstream, wanted)
+                reservation = await self._limiter.reserve(self._upstream, wanted)
             except RedisUnavailable as error:
                 logger.warning("rate limit of %s waits for Redis: %s", self._upstream, error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
                 continue
-            self._times.extend(reserving.slots)
-            if not reserving.slots:
-                self._at = max(reserving.again_at, clock() + 0.001)
-            elif reserving.slots[0] - clock() > GATHER:
-                self._at = clock() + GATHER
+            self._slots.extend(reservation.slots)
+            if not reservation.slots:
+                self._not_before = max(reservation.again_at, clock() + 0.001)
+            elif reservation.slots[0] - clock() > SLOT_GATHER_SECONDS:
+                self._not_before = clock() + SLOT_GATHER_SECONDS
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._reserving = None

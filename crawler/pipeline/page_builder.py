@@ -1,39 +1,38 @@
-"""A request's reply -> the pages of its keys, parsed by the job's parser or kept whole."""
+"""A request's result -> the pages of its keys, with what the parser makes of the response, or with its body."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Sequence
 
 from xxhash import xxh3_128_digest
 
 from coordinator.model import Outcome
 from crawler.fetch.fetcher import FetchResult
 from crawler.fetch.template import Template
-from crawler.model import HttpResponse, Page, Request
+from crawler.model import Page, Request
 from crawler.parse.body import json_text
 from crawler.parse.parser import Parser
 
-SHOWN_ETAG = 1000
+MAX_VALIDATOR_CHARACTERS = 1000
 
 
 class PageBuilder:
-    """Makes pages; without a parser the body of a stored key goes into its page."""
+    """Builds pages. Without a parser the body of a stored key goes into its page."""
 
     def __init__(self, template: Template, parser: Parser | None) -> None:
         self._template = template
         self._parser = parser
 
-    def made(self, request: Request, result: FetchResult) -> list[Page] | Coroutine[Any, Any, list[Page]]:
-        """One page for each key of the request, to be awaited when its parser is slow.
+    async def build(self, request: Request, result: FetchResult) -> list[Page]:
+        """One page for each key of the request; the URL in each asks for that key alone.
 
-        Each key's `url` asks for that key alone.
+        Does not suspend, except while the parser is at work in its child process.
         """
         response = result.response
         status = etag = modified = digest = None
         if response is not None:
             status = response.status
-            etag, modified = _shown(response.headers.get("etag")), _shown(response.headers.get("last-modified"))
+            etag, modified = _cut(response.headers.get("etag")), _cut(response.headers.get("last-modified"))
             digest = xxh3_128_digest(response.body) if response.body else None
         outcome, reason, attempts, at, _ = result
         single = len(request.items) == 1
@@ -43,28 +42,22 @@ class PageBuilder:
             pages.append(Page(item, url, outcome, reason, status, attempts, at, etag, modified, digest))
         if response is not None and outcome is Outcome.STORED:
             if self._parser is not None:
-                if self._parser.parse_now(pages, request.url, response):
-                    return pages
-                return self._parsed(self._parser, pages, request.url, response)
-            self._keep(pages, response.headers.get("content-type"), response.body)
+                await self._parser.parse(pages, request.url, response)
+            elif response.body:
+                _keep_body(pages, response.headers.get("content-type"), response.body)
         return pages
 
-    async def _parsed(self, parser: Parser, pages: list[Page], url: str, response: HttpResponse) -> list[Page]:
-        await parser.parse(pages, url, response)
-        return pages
 
-    def _keep(self, pages: list[Page], content_type: str | None, body: bytes) -> None:
-        if not body:
-            return
-        try:
-            text = json_text(content_type, body)
-        except ValueError as error:
-            for page in pages:
-                page.fail(str(error))
-            return
+def _keep_body(pages: Sequence[Page], content_type: str | None, body: bytes) -> None:
+    try:
+        text = json_text(content_type, body)
+    except ValueError as error:
         for page in pages:
-            page.body = text
+            page.fail(str(error))
+        return
+    for page in pages:
+        page.body = text
 
 
-def _shown(validator: str | None) -> str | None:
-    return validator[:SHOWN_ETAG] if validator else None
+def _cut(validator: str | None) -> str | None:
+    return validator[:MAX_VALIDATOR_CHARACTERS] if validator else None

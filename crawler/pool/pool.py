@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 Setup = TypeVar("Setup")
 Task = TypeVar("Task")
-Result = TypeVar("Result")
+TaskResult = TypeVar("TaskResult")
 
 # Tasks that the child works on or that wait in its socket, so that it need not wait for the event loop between two.
 TASKS_AHEAD = 32
@@ -39,39 +39,39 @@ class TaskFailed(ShardcrawlError):
     """Each child that worked on the task died or hung."""
 
 
-class _Call(Generic[Task, Result]):
+class _Call(Generic[Task, TaskResult]):
     """One task on its way through the child."""
 
     __slots__ = ("deaths", "result", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
         self.deaths = 0
 
 
-class Pool(Generic[Setup, Task, Result]):
+class Pool(Generic[Setup, Task, TaskResult]):
     """Runs tasks in one child process, in order. A task that the child dies of is attempted once more, alone.
 
     `handler` is a function of a module: in the child it is called with `setup`, and what it returns turns each task
     into its result. It must not raise anything but a ShardcrawlError at its start. `name` stands in log lines.
     """
 
-    def __init__(self, handler: Callable[[Setup], Callable[[Task], Result]], setup: Setup, *, name: str) -> None:
+    def __init__(self, handler: Callable[[Setup], Callable[[Task], TaskResult]], setup: Setup, *, name: str) -> None:
         self._handler = f"{handler.__module__}:{handler.__qualname__}"
         self._setup = setup
         self._name = name
-        self._waiting: deque[_Call[Task, Result]] = deque()
-        self._sent: deque[_Call[Task, Result]] = deque()
+        self._waiting: deque[_Call[Task, TaskResult]] = deque()
+        self._sent: deque[_Call[Task, TaskResult]] = deque()
         self._serving: asyncio.Task[None] | None = None
         self._child: ChildProcess | None = None
         self._deadline: asyncio.Timeout | None = None
         self._deaths = 0
         self._closing = False
 
-    async def run(self, task: Task) -> Result:
+    async def run(self, task: Task) -> TaskResult:
         """The task's result. Raises TaskFailed, or ChildUnusable."""
-        call: _Call[Task, Result] = _Call(task)
+        call: _Call[Task, TaskResult] = _Call(task)
         self._waiting.append(call)
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve(), name=self._name)

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.errors import PostgresRefused, first_line
+from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.model import Epoch, Outcome
 from crawler.job.models import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
@@ -141,16 +141,19 @@ class Catalogue:
             epoch = await self._connection.fetchval(query("epoch"), run_id)
         return None if epoch is None else Epoch(epoch)
 
-    async def finish(self, run_id: int, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
+    async def finish(self, run_id: int, epoch: Epoch, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
         """Attach the run's parts, then count its outcomes, mark it complete and publish it; returns keys by outcome.
 
         Readers of the `*_current` views see the run whole or not at all. A run that is complete keeps its counts.
+        Raises EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
         """
         with postgres_errors():
             if await self._attach(run_id, ["pages", *table_names(tables)]):
                 await asyncio.sleep(PUBLISH_DELAY_SECONDS)
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
+                if await self._connection.fetchval(query("epoch"), run_id) != epoch:
+                    raise EpochLost(f"run {run_id} was changed in Postgres while it ended; start it again")
                 final_counts = await self._connection.fetchval(query("final-counts"), run_id)
                 if final_counts is not None:
                     return {Outcome(outcome): keys for outcome, keys in orjson.loads(final_counts).items()}

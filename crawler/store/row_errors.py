@@ -8,7 +8,7 @@ import asyncpg
 import orjson
 
 from coordinator.errors import first_line
-from crawler.model import REASON_LENGTH, Page
+from crawler.model import MAX_REASON_CHARACTERS, Page
 
 # What asyncpg and Postgres raise for a value that cannot be stored, as opposed to a server that cannot store now.
 ROW_ERRORS = (
@@ -31,13 +31,13 @@ def copy_position(error: Exception) -> tuple[str, int] | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the error says about a row: its first line and its detail, at most REASON_LENGTH characters."""
+    """What the error says about a row: its first line and its detail, at most MAX_REASON_CHARACTERS characters."""
     parts = [first_line(error)]
     if isinstance(error, asyncpg.PostgresError):
         parts = [error.args[0] if error.args else first_line(error)]
         if detail := getattr(error, "detail", None):
             parts.append(str(detail))
-    return ": ".join(parts)[:REASON_LENGTH]
+    return ": ".join(parts)[:MAX_REASON_CHARACTERS]
 
 
 def body_fault(page: Page) -> str | None:

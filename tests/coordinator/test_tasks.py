@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from coordinator.tasks import cancel_and_wait, run_until_first_ends
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -212,7 +212,7 @@ async def test_a_complete_run_is_opened_as_what_it_is(place: Place) -> None:
     await place.open()
     record = await place.record()
     await place.store([a_page(key) for key in KEYS[:10]])
-    await Catalogue(place.eye).finish(record.run_id, ())
+    await Catalogue(place.eye).finish(record.run_id, record.epoch, ())
     opened = await place.open()
     assert opened.complete is not None
     assert opened.complete.counts == {Outcome.STORED: 10}
@@ -242,7 +242,7 @@ async def test_a_job_whose_keys_would_mean_something_else_is_refused(
     await place.open()
     record = await place.record()
     if complete:
-        await Catalogue(place.eye).finish(record.run_id, ())
+        await Catalogue(place.eye).finish(record.run_id, record.epoch, ())
     assert words in await refusal(place, **change)
     assert await place.record() == record
 

@@ -17,8 +17,8 @@ from crawler.audit import auditor
 from crawler.audit.checks import Finding
 from crawler.local.services import Place
 from crawler.sample.upstream import Upstream
-from tests.conftest import eventually
 from tests.live.shell import Running, Shell
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

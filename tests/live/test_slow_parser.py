@@ -7,9 +7,9 @@ import pytest
 
 from crawler.pool import child
 from crawler.sample.upstream import Upstream
-from tests.conftest import eventually
+from tests.live.examples import job
 from tests.live.shell import Running, Shell
-from tests.live.test_run import job
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -65,13 +65,13 @@ class WorkerProcess(Process):
         parts: dict[str, Any] = {
             "scheduler": self.scheduler,
             "fetcher": CountingFetcher(self.truth, self.who, meter),
-            "pages": OnePageBuilder(),
+            "page_builder": OnePageBuilder(),
             "writer": DictWriter(self.truth, self.client, self.who),
         }
         worker = Worker(
             name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, concurrency=lanes, **parts
         )
-        worker._take(await retry_unavailable(lambda: self.streams.join(name), "worker"))
+        worker._update(await retry_unavailable(lambda: self.streams.join(name), "worker"))
         self.worker = worker
         self._work = {
             "heartbeat": worker._heartbeat(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from coordinator.errors import PostgresUnavailable
 from coordinator.model import Outcome, Presence
@@ -50,10 +50,10 @@ class OneQueueScheduler:
     def at_hand(self) -> int:
         return len(self.waiting)
 
-    def spilled(self) -> Iterator[tuple[Request, float]]:
-        return iter(())
+    def overflow(self) -> list[tuple[Request, float]]:
+        return []
 
-    def arrived(self, upstream: str) -> None:
+    def finished(self, upstream: str) -> None:
         """Nothing is counted here."""
 
     def resize(self, presence: Presence) -> None:
@@ -123,5 +123,5 @@ def outcome_of(key: str) -> Outcome:
 class OnePageBuilder:
     """In the place of PageBuilder."""
 
-    def made(self, request: Request, result: str) -> list[Page]:
+    async def build(self, request: Request, result: str) -> list[Page]:
         return [Page(item, request.url, outcome_of(item.key)) for item in request.items]

@@ -117,10 +117,10 @@ def broken_by(stage: Stage) -> str | None:
 
 async def ack_first(worker: Worker) -> None:
     """`Worker._flush` in the wrong order: first the completion in Redis, then the commit."""
-    while (load := await worker._batch.due()) is not None:
+    while (load := await worker.batch.due()) is not None:
         await worker._complete(load)
-        await worker._writer.write(load.pages)
-        worker._batch.flushed()
+        await worker.writer.write(load.pages)
+        worker.batch.flushed()
 
 
 def test_a_few_hundred_schedules_keep_every_promise(staged: Staged) -> None:

@@ -16,8 +16,8 @@ import msgpack
 MAX_ROBOTS_BYTES = 512 * 1024
 # RFC 9309 (2.4): not longer than a day, unless the origin does not respond.
 VALID_SECONDS = 86_400.0
-FIRST_RETRY_SECONDS = 60.0
-MAX_RETRY_SECONDS = 3600.0
+FIRST_REFETCH_SECONDS = 60.0
+MAX_REFETCH_SECONDS = 3600.0
 
 _CONTROL_AND_SPACE = "".join(map(chr, range(33)))
 _SCHEME_AND_HOST = re.compile(r"(https?):[/\\]*([^/\\?#]*)", re.IGNORECASE)
@@ -59,8 +59,8 @@ class RobotsRecord:
         """
         if self.fault is None:
             return VALID_SECONDS
-        backoff = FIRST_RETRY_SECONDS * 2.0 ** min(self.failures - 1, 30)
-        return max(min(backoff, MAX_RETRY_SECONDS), pause or 0.0)
+        backoff = FIRST_REFETCH_SECONDS * 2.0 ** min(self.failures - 1, 30)
+        return max(min(backoff, MAX_REFETCH_SECONDS), pause or 0.0)
 
 
 def failed_record(fault: str, previous: RobotsRecord | None) -> RobotsRecord:

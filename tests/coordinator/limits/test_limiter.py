@@ -19,9 +19,9 @@ from coordinator.limits.overrides import LimitOverrides
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument
 from coordinator.settings import LimitSettings, Window
-from tests.conftest import eventually
 from tests.coordinator.parts import LostResult
 from tests.simulation.upstream_fleet import UPSTREAM, RedisClock
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

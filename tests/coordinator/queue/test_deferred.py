@@ -18,8 +18,8 @@ from coordinator.queue.wire import Deferral, decode_block
 from coordinator.redis.keys import FIRST_CURSOR
 from coordinator.redis.scripts import Script
 from coordinator.roles.janitor import Janitor
-from tests.conftest import eventually
 from tests.coordinator.parts import COORDINATOR, ONE, TWO, LostResult, Run, completion, keys_of, numbered, record_of
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -181,16 +181,18 @@ async def test_a_key_is_due_when_redis_own_clock_says_so(redis: Redis) -> None:
     at = {key: float(await redis.zscore(run.keys.deferred_due, digest(key)) or 0) for key in keys}
     assert before + 300 <= at[keys[1]] <= after + 300
     assert before + 3_600_000 <= at[keys[2]] <= after + 3_600_000
-    deferred = deferred_of(run)
+    deferred_set = deferred_of(run)
 
     async def due_are(*expected: str) -> bool:
-        found = await deferred.due()
+        found = await deferred_set.due()
         if digest(keys[1]) in found:
             assert await redis_now(redis) >= at[keys[1]]
         return set(found) == {digest(key) for key in expected}
 
     await eventually(lambda: due_are(keys[0], keys[1], keys[3]), "those with little delay to be due")
-    assert list(await deferred.due()) == [digest(keys[3]), digest(keys[0]), digest(keys[1])], "the longest wait first"
+    assert list(await deferred_set.due()) == [digest(keys[3]), digest(keys[0]), digest(keys[1])], (
+        "the longest wait first"
+    )
     await redis.zadd(run.keys.deferred_due, {digest(keys[2]): await redis_now(redis)})
     assert await due_are(*keys)
 

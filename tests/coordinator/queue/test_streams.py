@@ -17,7 +17,6 @@ from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, R
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import MAX_QUARANTINED_BYTES, Completion, FinishedBlock, Streams
 from coordinator.redis.scripts import Script
-from tests.conftest import eventually
 from tests.coordinator.parts import (
     COORDINATOR,
     ONE,
@@ -31,6 +30,7 @@ from tests.coordinator.parts import (
     numbered,
     record_of,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

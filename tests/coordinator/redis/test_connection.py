@@ -19,8 +19,8 @@ from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError, 
 from coordinator.redis.connection import as_text, check_server, connect_redis, translate_redis_errors
 from coordinator.redis.scripts import Script
 from crawler.local.embedded.server import binary
-from tests.conftest import eventually
 from tests.coordinator.parts import Run, record_of
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -22,8 +22,8 @@ from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor
 from coordinator.status import read_snapshot
-from tests.conftest import eventually
 from tests.coordinator.parts import COORDINATOR, ONE, TWO, LostResult, MemorySource, Run, keys_of, numbered, record_of
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,8 @@ from coordinator.model import Outcome, RunCounts
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.roles.planner import CHUNK_KEYS, Planner
 from coordinator.source import Chunk, Cursor, Refused
-from tests.conftest import eventually
 from tests.coordinator.parts import COORDINATOR, ONE, LostResult, MemorySource, Run, keys_of, numbered, record_of
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -26,7 +26,7 @@ from crawler.local.events import (
     ServerWarning,
 )
 from crawler.local.run import report_progress
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 RUNNING = RunCounts(
     total=20_000, published=15_000, resolved=5_000, outcomes={Outcome.STORED: 4_990, Outcome.GONE: 10}, requests=5_100

@@ -20,9 +20,9 @@ from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, Meter, Retr
 from crawler.fetch.retry_budget import MIN_RETRIES
 from crawler.model import HttpResponse, Request
 from crawler.pipeline.scheduler import Scheduler
-from tests.conftest import eventually
 from tests.crawler.examples import a_job, a_request
 from tests.servers.scripted import ScriptedEngine, ScriptedLimiter, response
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -300,7 +300,7 @@ class LimitedWorker:
                     assert isinstance(step, FetchResult)
                     self.results.append(step)
             finally:
-                self.scheduler.arrived(upstream)
+                self.scheduler.finished(upstream)
 
     def to(self, upstream: str) -> list[float]:
         pairs = zip(self.engine.times, self.engine.urls, strict=True)
@@ -327,7 +327,7 @@ async def fleet(redis: Redis) -> AsyncIterator[Fleet]:
 async def test_a_429_at_one_worker_stops_every_worker_at_that_upstream_and_at_no_other(fleet: Fleet) -> None:
     first, second = fleet(response(429, retry_after="1"), response(200)), fleet(response(200))
     first.scheduler.put(a_request("a"))
-    await eventually(lambda: second.limiter.resumes(HOST) > monotonic(), "the second worker knows the pause")
+    await eventually(lambda: second.limiter.resumes_at(HOST) > monotonic(), "the second worker knows the pause")
     for number in range(20):
         second.scheduler.put(a_request(str(number)))
         second.scheduler.put(a_request(str(number), "other.example"))
@@ -345,7 +345,7 @@ async def test_a_pause_stops_requests_that_already_wait_for_their_slot(fleet: Fl
     first.scheduler.put(a_request("a"))
     for number in range(8):
         second.scheduler.put(a_request(str(number)))
-    await eventually(lambda: second.limiter.resumes(HOST) > monotonic(), "the pause is known")
+    await eventually(lambda: second.limiter.resumes_at(HOST) > monotonic(), "the pause is known")
     before = len(second.engine.times)
     await eventually(lambda: len(second.engine.times) == 8, "the pause is over")
     assert before < 8

@@ -19,7 +19,7 @@ from crawler.job.job import read_job
 from crawler.local.child_spec import ChildSpec
 from crawler.local.supervisor import Supervisor
 from crawler.opening import open_run
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from coordinator.model import Outcome
-from crawler.model import REASON_LENGTH, HttpResponse, Page
+from crawler.model import MAX_REASON_CHARACTERS, HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.columns import Table
 from crawler.parse.hook import Hook
@@ -98,7 +98,7 @@ def test_a_reason_becomes_bounded_text_whatever_the_parser_gives() -> None:
 
     pages = applied(parse, "a", "b")
     assert pages[0].reason == "404"
-    assert pages[1].reason == "x" * REASON_LENGTH
+    assert pages[1].reason == "x" * MAX_REASON_CHARACTERS
 
 
 def test_an_outcome_for_a_key_of_another_request_fails_all_keys() -> None:
@@ -130,7 +130,7 @@ def test_the_message_of_a_parsers_error_is_bounded() -> None:
 
     (page,) = applied(parse, "a")
     assert page.reason is not None
-    assert len(page.reason) == REASON_LENGTH
+    assert len(page.reason) == MAX_REASON_CHARACTERS
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])

@@ -24,9 +24,9 @@ from crawler.pool import child, pool
 from crawler.pool.pool import Pool
 from crawler.pool.process import ChildProcess, ChildUnusable
 from crawler.pool.protocol import ChildSetup
-from tests.conftest import eventually
 from tests.crawler.examples import a_job, a_page
 from tests.crawler.parse.test_hook import Sent
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -247,8 +247,7 @@ async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog:
     try:
         for number in range(12):
             pages, url, http_response = arguments(f"slow-{number}")
-            if not parser.parse_now(pages, url, http_response):
-                await parser.parse(pages, url, http_response)
+            await parser.parse(pages, url, http_response)
             pids.append(pages[0].records[0][1][-1])
     finally:
         await parser.close()
@@ -273,9 +272,9 @@ async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
     parser = Parser(loaded, job)
     parser._move_to_child()
     calls = [arguments(f"slow-{number}") for number in range(5)]
-    assert not any(parser.parse_now(*call) for call in calls)
     await asyncio.gather(*(parser.parse(*call) for call in calls))
     assert [page.outcome for pages, _, _ in calls for page in pages] == [Outcome.STORED] * 5
-    assert parser.parse_now(*arguments("slow"))
+    with pytest.raises(StopIteration):
+        parser.parse(*arguments("slow")).send(None)  # it does not suspend
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     await parser.close()

@@ -10,8 +10,8 @@ from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, ShardId
 from crawler.job.models import StoreSettings
 from crawler.model import OpenBlock, Page, Request
 from crawler.pipeline.batch import Batch, DeferredItem, Load
-from tests.conftest import eventually
 from tests.crawler.examples import a_page, a_request
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ NEVER = 3600.0
 
 
 class Clock:
-    """A clock that stands still until it is told; `looks` counts who asked it."""
+    """A clock that moves only when a test moves it; `looks` counts how often it was read."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -41,7 +41,7 @@ def filled(batch: Batch, count: int, *, body: int = 0) -> list[Page]:
     return pages
 
 
-async def settled() -> None:
+async def run_ready_tasks() -> None:
     """Let every task go as far as it can without a timer."""
     for _ in range(10):
         await asyncio.sleep(0)
@@ -65,7 +65,7 @@ class Waiting:
         self.task = asyncio.create_task(call)
 
     async def __aenter__(self) -> asyncio.Task[Any]:
-        await settled()
+        await run_ready_tasks()
         return self.task
 
     async def __aexit__(self, *error: object) -> None:
@@ -106,7 +106,7 @@ async def test_a_page_is_due_when_it_is_old_enough() -> None:
     async with Waiting(batch.due()) as due:
         clock.now = 0.0099
         looks = clock.looks
-        await eventually(lambda: clock.looks > looks + 4, "the clock is asked again")
+        await eventually(lambda: clock.looks > looks + 4, "the clock to be read again")
         assert not due.done()
         clock.now = 0.01
         assert len((await ended(due)).pages) == 1
@@ -121,23 +121,23 @@ async def test_age_counts_from_the_oldest_page_of_each_load() -> None:
     filled(batch, 1)
     async with Waiting(batch.due()) as due:
         looks = clock.looks
-        await eventually(lambda: clock.looks > looks + 4, "the clock is asked again")
+        await eventually(lambda: clock.looks > looks + 4, "the clock to be read again")
         assert not due.done()
 
 
-async def test_hurry_makes_what_is_there_due_at_once_and_nothing_that_comes_later() -> None:
+async def test_make_due_makes_the_present_load_due_at_once_and_not_the_next_one() -> None:
     batch = a_batch(age=NEVER)
-    batch.hurry()  # nothing is there
+    batch.make_due()  # nothing is there
     async with Waiting(batch.due()) as due:
         pages = filled(batch, 2)
-        await settled()
+        await run_ready_tasks()
         assert not due.done()
-        batch.hurry()
+        batch.make_due()
         assert (await ended(due)).pages == pages
     batch.flushed()
     async with Waiting(batch.due()) as due:
         filled(batch, 1)
-        await settled()
+        await run_ready_tasks()
         assert not due.done()
 
 
@@ -146,21 +146,21 @@ async def test_an_empty_batch_is_never_due() -> None:
     batch = a_batch(clock, age=0.01)
     async with Waiting(batch.due()) as due:
         clock.now = 1000.0
-        await settled()
+        await run_ready_tasks()
         assert not due.done()
 
 
-async def test_blocks_without_work_are_handed_over_with_age() -> None:
+async def test_blocks_without_work_are_due_by_age() -> None:
     clock = Clock()
     batch = a_batch(clock, age=0.01)
     block = OpenBlock(ShardId(1), EntryId("1-0"), 5, 0)
-    batch.idle(block)
+    batch.add_done_block(block)
     clock.now = 1.0
     load = await taken(batch)
-    assert (load.pages, load.idle_blocks) == ([], [block])
+    assert (load.pages, load.done_blocks) == ([], [block])
 
 
-async def test_every_key_of_a_request_is_put_off_with_its_tries_and_its_delay() -> None:
+async def test_every_key_of_a_request_is_deferred_with_its_attempts_and_its_delay() -> None:
     batch = a_batch()
     items = [item for key in "abc" for item in a_request(key).items]
     attempts = Attempts(2, 1, ("a line",))
@@ -170,10 +170,10 @@ async def test_every_key_of_a_request_is_put_off_with_its_tries_and_its_delay() 
     load = await taken(batch)
     assert load.deferred[:3] == [DeferredItem(item, attempts, 7.5) for item in items]
     assert [(one.item.key, one.attempts, one.delay) for one in load.deferred[3:]] == [("d", NO_ATTEMPTS, 30.0)]
-    assert (load.pages, load.idle_blocks) == ([], [])
+    assert (load.pages, load.done_blocks) == ([], [])
 
 
-async def test_keys_that_are_put_off_are_handed_over_with_age_and_keep_no_fetch_waiting() -> None:
+async def test_deferred_keys_are_due_by_age_and_keep_no_lane_waiting() -> None:
     clock = Clock()
     batch = a_batch(clock, rows=4, age=0.01)
     for number in range(100):
@@ -181,7 +181,7 @@ async def test_keys_that_are_put_off_are_handed_over_with_age_and_keep_no_fetch_
     assert not batch.full
     async with Waiting(batch.due()) as due:
         looks = clock.looks
-        await eventually(lambda: clock.looks > looks + 4, "the clock is asked again")
+        await eventually(lambda: clock.looks > looks + 4, "the clock to be read again")
         assert not due.done()
         clock.now = 0.01
         assert len((await ended(due)).deferred) == 100
@@ -210,7 +210,7 @@ async def test_closing_an_empty_batch_ends_a_flush_that_waits() -> None:
         assert await ended(due) is None
 
 
-async def test_pages_that_come_after_the_close_are_still_handed_over() -> None:
+async def test_pages_that_come_after_the_close_are_still_due() -> None:
     batch = a_batch()
     batch.close()
     filled(batch, 1)
@@ -244,12 +244,12 @@ async def test_it_is_full_by_bytes_until_they_are_flushed() -> None:
     assert not batch.full
 
 
-async def test_everybody_who_waits_for_room_goes_on_after_the_flush() -> None:
+async def test_all_who_wait_for_room_go_on_after_the_flush() -> None:
     batch = a_batch(rows=2)
     filled(batch, 2)
-    async with Waiting(asyncio.wait([asyncio.create_task(batch.room()) for _ in range(3)])) as rooms:
+    async with Waiting(asyncio.wait([asyncio.create_task(batch.until_room()) for _ in range(3)])) as rooms:
         await taken(batch)
-        await settled()
+        await run_ready_tasks()
         assert not rooms.done()
         batch.flushed()
         done, pending = await ended(rooms)
@@ -261,9 +261,9 @@ async def test_there_is_no_room_when_a_flush_leaves_it_full() -> None:
     filled(batch, 2)
     await taken(batch)
     filled(batch, 2)
-    async with Waiting(batch.room()) as room:
+    async with Waiting(batch.until_room()) as room:
         batch.flushed()
-        await settled()
+        await run_ready_tasks()
         assert not room.done()
         await taken(batch)
         batch.flushed()
@@ -271,17 +271,17 @@ async def test_there_is_no_room_when_a_flush_leaves_it_full() -> None:
 
 
 async def test_room_is_there_at_once_when_it_is_not_full() -> None:
-    await ended(a_batch().room())
+    await ended(a_batch().until_room())
 
 
-async def test_nothing_is_handed_over_twice() -> None:
+async def test_no_page_is_due_twice() -> None:
     batch = a_batch(rows=10)
-    handed: list[Page] = []
+    flushed: list[Page] = []
     added: list[Page] = []
     for _ in range(20):
         added += filled(batch, 5)
-        handed += (await taken(batch)).pages
+        flushed += (await taken(batch)).pages
         batch.flushed()
     batch.close()
     assert await ended(batch.due()) is None
-    assert [id(page) for page in handed] == [id(page) for page in added]
+    assert [id(page) for page in flushed] == [id(page) for page in added]

@@ -1,4 +1,4 @@
-"""What becomes of a claimed block, on a real Redis; the lines are real too, and nothing takes requests out of them."""
+"""What the intake makes of a claimed block, on a real Redis. The scheduler is real too, and no lane takes from it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from crawler.fetch.template import Template
 from crawler.job.models import StoreSettings
 from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
-from crawler.pipeline.intake import MOST_DELIVERIES, Intake
+from crawler.pipeline.intake import MAX_DELIVERIES, Intake
 from crawler.pipeline.scheduler import Scheduler
-from tests.conftest import eventually
 from tests.coordinator.parts import COORDINATOR, ONE, TWO, Run, numbered, record_of
 from tests.crawler.examples import a_job
 from tests.servers.scripted import ScriptedLimiter
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ class Feeding:
         double: Any = self.limiter
         self.scheduler = Scheduler(double, enough=enough)
         self.batch = Batch(StoreSettings(batch_age=0.01))
-        self.shut = False
+        self.would_only_wait = False
         self.claims: list[Claim] = []
         self._intake = Intake(
             streams=run.streams,
@@ -49,12 +49,12 @@ class Feeding:
             matcher=UpstreamMatcher({}),
             scheduler=self.scheduler,
             keys_per_request=keys_per_request,
-            shut=lambda: self.shut,
+            would_only_wait=lambda: self.would_only_wait,
         )
-        self._open, self._intake._open = self._intake._open, self._note  # type: ignore[method-assign]
+        self._open, self._intake._open = self._intake._open, self._open_and_record  # type: ignore[method-assign]
         self._task: asyncio.Task[None] | None = None
 
-    async def _note(self, claim: Claim) -> None:
+    async def _open_and_record(self, claim: Claim) -> None:
         await self._open(claim)
         self.claims.append(claim)
 
@@ -76,11 +76,11 @@ class Feeding:
         return load
 
     def taken(self) -> list[Request]:
-        """All requests in the lines, in the order in which they would leave."""
+        """All requests in the scheduler, in the order in which they would leave."""
         taken = []
-        while (found := self.scheduler._take()) is not None:
+        while (found := self.scheduler._pick()) is not None:
             taken.append(found[1])
-            self.scheduler.arrived(found[1].upstream)
+            self.scheduler.finished(found[1].upstream)
         return taken
 
 
@@ -137,7 +137,7 @@ async def test_no_more_is_claimed_than_is_wanted(run: Run, feed: Feed) -> None:
     feeding = feed(enough=600)
     await feeding.claimed(2)
     feeding.limiter.paused_until["upstream.example"] = feeding.limiter.clock() + 3600
-    assert feeding.scheduler._take() is None
+    assert feeding.scheduler._pick() is None
     await eventually(lambda: len(feeding.claims) == 4, "what waits for a pause is not at hand")
 
 
@@ -152,7 +152,7 @@ async def test_the_drained_shards_of_a_worker_that_left_are_passed_over_without_
     assert await redis.hlen(run.keys.claims) == 16, "it left holding them all"
     await run.publish(["one more"])
     await run.streams.join(ONE)
-    monkeypatch.setattr("crawler.pipeline.intake.IDLE_FIRST", 3600.0)
+    monkeypatch.setattr("crawler.pipeline.intake.FIRST_WAIT_SECONDS", 3600.0)
     feeding = Feeding(run, enough=10, keys_per_request=1)
     feeding.begin()
     try:
@@ -161,19 +161,19 @@ async def test_the_drained_shards_of_a_worker_that_left_are_passed_over_without_
         await feeding.end()
 
 
-async def test_nothing_is_claimed_while_the_only_upstream_is_shut(run: Run, feed: Feed) -> None:
+async def test_nothing_is_claimed_while_the_only_upstream_takes_no_more(run: Run, feed: Feed) -> None:
     feeding = feed()
-    feeding.shut = True
+    feeding.would_only_wait = True
     await run.publish(numbered(25))
     looks: list[None] = []
-    feeding._intake._shut = lambda: looks.append(None) or feeding.shut
+    feeding._intake._would_only_wait = lambda: looks.append(None) or feeding.would_only_wait
     await eventually(lambda: len(looks) > 3, "the intake to look again")
     assert feeding.claims == []
-    feeding.shut = False
+    feeding.would_only_wait = False
     await feeding.claimed(1)
 
 
-async def test_keys_that_are_done_are_not_asked_for_again(run: Run, feed: Feed) -> None:
+async def test_keys_that_are_done_are_not_fetched_again(run: Run, feed: Feed) -> None:
     await run.publish(numbered(25))
     done = by_digest(numbered(25))[::2]
     await run.streams.complete(ONE, 1, Completion([(digest(key), Outcome.STORED) for key in done]))
@@ -184,12 +184,12 @@ async def test_keys_that_are_done_are_not_asked_for_again(run: Run, feed: Feed) 
     assert requests[0].items[0].block.left == 12
 
 
-async def test_a_block_of_which_all_is_done_is_handed_on_to_be_finished(run: Run, feed: Feed) -> None:
+async def test_a_block_of_which_all_keys_are_done_is_finished(run: Run, feed: Feed) -> None:
     await run.publish(numbered(25))
     await run.streams.complete(ONE, 1, Completion([(digest(key), Outcome.STORED) for key in numbered(25)]))
     feeding = feed()
     load = await feeding.load()
-    (block,) = load.idle_blocks
+    (block,) = load.done_blocks
     assert (block.keys, block.left, load.pages) == (25, 0, [])
     assert feeding.taken() == []
 
@@ -206,7 +206,7 @@ async def test_a_refused_key_is_a_page_and_never_a_request(run: Run, feed: Feed)
     assert page.item.block.left == 6
 
 
-async def test_tries_go_along_with_the_keys_and_a_request_has_the_most_of_its_keys(run: Run, feed: Feed) -> None:
+async def test_attempts_stay_with_the_keys_and_a_request_has_the_most_of_its_keys(run: Run, feed: Feed) -> None:
     keys = tuple(by_digest(numbered(5)))
     attempts = {0: Attempts(1), 1: Attempts(1, 3, ("the most",)), 4: Attempts(2)}
     await publish(run, Block(ShardId(0), keys, attempts=attempts))
@@ -216,7 +216,7 @@ async def test_tries_go_along_with_the_keys_and_a_request_has_the_most_of_its_ke
     assert found == {keys[0]: attempts[1], keys[2]: NO_ATTEMPTS, keys[4]: attempts[4]}
 
 
-async def test_tries_stay_with_their_keys_when_others_are_done_or_refused(run: Run, feed: Feed) -> None:
+async def test_attempts_stay_with_their_keys_when_others_are_done_or_refused(run: Run, feed: Feed) -> None:
     keys = tuple(by_digest(numbered(5)))
     await publish(run, Block(ShardId(0), keys, {1: "why"}, {3: Attempts(1), 4: Attempts(2)}))
     await run.streams.complete(ONE, 1, Completion([(digest(keys[0]), Outcome.STORED)]))
@@ -229,8 +229,8 @@ async def test_tries_stay_with_their_keys_when_others_are_done_or_refused(run: R
     }
 
 
-async def test_what_the_lines_spill_is_put_off(run: Run, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 300)
+async def test_the_overflow_of_the_scheduler_is_deferred(run: Run, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 300)
     await run.publish(numbered(1_400))
     feeding = feed()
     feeding.limiter.rates["upstream.example"] = 0.1
@@ -239,7 +239,7 @@ async def test_what_the_lines_spill_is_put_off(run: Run, feed: Feed, monkeypatch
     assert {one.attempts for one in load.deferred} == {NO_ATTEMPTS}
     await feeding.claimed(3)
     await eventually(lambda: run_out(feeding), "what is left to be few")
-    keys = keys_of(request for line in feeding.scheduler._queues.values() for request in line.waiting)
+    keys = keys_of(request for queue in feeding.scheduler._queues.values() for request in queue.waiting)
     keys += [one.item.key for one in [*load.deferred, *feeding.batch._load.deferred]]
     assert sorted(keys) == sorted(numbered(1_400))
 
@@ -260,10 +260,10 @@ async def died_of(run: Run, times: int) -> None:
         await run.died(worker)
 
 
-async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_tries(run: Run, feed: Feed) -> None:
+async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_attempts(run: Run, feed: Feed) -> None:
     keys: Sequence[str] = by_digest(numbered(40))
     await publish(run, Block(ShardId(0), tuple(keys), {7: "why"}, {9: Attempts(2, 0, ("…",))}))
-    await died_of(run, MOST_DELIVERIES)
+    await died_of(run, MAX_DELIVERIES)
     feeding = feed(enough=100)
     await feeding.claimed(9)
     requests = feeding.taken()
@@ -275,9 +275,9 @@ async def test_a_block_that_workers_died_of_is_split_and_keeps_reasons_and_tries
     assert len({id(item.block) for request in requests for item in request.items}) == 8
 
 
-async def test_a_block_is_not_suspected_before(run: Run, feed: Feed) -> None:
+async def test_a_block_that_fewer_workers_died_of_is_not_split(run: Run, feed: Feed) -> None:
     await run.publish(numbered(40))
-    await died_of(run, MOST_DELIVERIES - 1)
+    await died_of(run, MAX_DELIVERIES - 1)
     feeding = feed()
     await feeding.claimed(1)
     assert len({id(item.block) for request in feeding.taken() for item in request.items}) == 1
@@ -286,11 +286,11 @@ async def test_a_block_is_not_suspected_before(run: Run, feed: Feed) -> None:
 async def test_a_key_that_is_alone_in_such_a_block_fails(run: Run, feed: Feed) -> None:
     await run.publish(["killer", "done"])
     await run.streams.complete(ONE, 1, Completion([(digest("done"), Outcome.STORED)]))
-    await died_of(run, MOST_DELIVERIES)
+    await died_of(run, MAX_DELIVERIES)
     feeding = feed()
     (page,) = (await feeding.load()).pages
     assert (page.item.key, page.outcome) == ("killer", Outcome.FAILED)
-    assert page.reason == f"{MOST_DELIVERIES} workers died while they had this key"
+    assert page.reason == f"{MAX_DELIVERIES} workers died while they had this key"
     assert page.item.block.left == 1
     assert feeding.taken() == []
     await run.streams.join(TWO)

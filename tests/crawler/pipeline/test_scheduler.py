@@ -1,4 +1,4 @@
-"""Lines of requests, in virtual time: who may leave when, what waits, and that nothing is lost or handed out twice."""
+"""The scheduler in virtual time: which request may leave when, what waits, and that none is lost or taken twice."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import pytest
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Attempts, Presence, RunState
 from crawler.model import Request
-from crawler.pipeline.pacer import GATHER
-from crawler.pipeline.scheduler import SPILLED_FOR, Scheduler
+from crawler.pipeline.pacer import SLOT_GATHER_SECONDS
+from crawler.pipeline.scheduler import OVERFLOW_DEFER_SECONDS, Scheduler
 from tests.crawler.examples import a_request
 from tests.servers.scripted import ScriptedLimiter
 from tests.simulation.virtual_loop import BACKEND, freeze, now, run_ready_tasks
 
 pytestmark = pytest.mark.anyio
 
-TRIED = Attempts(1)
+ATTEMPTED = Attempts(1)
 NEVER = 1e9
 
 
@@ -32,7 +32,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return BACKEND
 
 
-def lines_of(limiter: ScriptedLimiter | None = None, enough: int = 10) -> Scheduler:
+def a_scheduler(limiter: ScriptedLimiter | None = None, enough: int = 10) -> Scheduler:
     double: Any = limiter or ScriptedLimiter()
     return Scheduler(double, enough=enough)
 
@@ -56,29 +56,29 @@ class Crew:
     """Lanes that send requests; each takes as long as `seconds` says, for ever where it says None."""
 
     def __init__(self, scheduler: Scheduler, lanes: int, seconds: dict[str, float | None] | None = None) -> None:
-        self._queues = scheduler
+        self._scheduler = scheduler
         self._seconds = seconds or {}
         self.sent: list[tuple[float, Request]] = []
-        self.inside: Counter[str] = Counter()
+        self.in_flight: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
         self.tasks = [asyncio.create_task(self._serve()) for _ in range(lanes)]
 
     async def _serve(self) -> None:
         while True:
-            request = await self._queues.next()
+            request = await self._scheduler.next()
             upstream = request.upstream
             self.sent.append((now(), request))
-            self.inside[upstream] += 1
-            self.most[upstream] = max(self.most[upstream], self.inside[upstream])
+            self.in_flight[upstream] += 1
+            self.most[upstream] = max(self.most[upstream], self.in_flight[upstream])
             try:
                 seconds = self._seconds.get(upstream, 0.0)
                 await asyncio.sleep(NEVER if seconds is None else seconds)
             finally:
-                self.inside[upstream] -= 1
-                self._queues.arrived(upstream)
+                self.in_flight[upstream] -= 1
+                self._scheduler.finished(upstream)
 
     def to(self, upstream: str) -> list[float]:
-        """When requests were sent there."""
+        """When requests were sent to this upstream."""
         return [at for at, request in self.sent if request.upstream == upstream]
 
     async def until(self, condition: Callable[[], bool], within: float = 1_000.0) -> float:
@@ -112,7 +112,7 @@ async def crew(
 async def test_paused_slow_and_full_upstreams_hold_no_lane_and_the_others_go_on_at_full_speed() -> None:
     limiter = ScriptedLimiter(rates={"slow": 2.0}, concurrencies={"full": 1})
     limiter.paused_until["paused"] = now() + NEVER
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     for upstream in ("paused", "slow", "full"):
         fill(scheduler, upstream, 200)
     fill(scheduler, "quick", 2_000)
@@ -125,23 +125,23 @@ async def test_paused_slow_and_full_upstreams_hold_no_lane_and_the_others_go_on_
         assert len(lanes.to("slow")) == pytest.approx(2 * took, abs=2)
 
 
-async def test_lines_are_empty_when_nothing_waits_is_parked_or_under_way() -> None:
-    scheduler = lines_of()
+async def test_it_is_empty_when_no_request_waits_is_parked_or_in_flight() -> None:
+    scheduler = a_scheduler()
     assert scheduler.empty
     (request,) = fill(scheduler, "a", 1)
     assert not scheduler.empty
     assert await scheduler.next() is request
     assert not scheduler.empty
     scheduler.put(request, 5.0)
-    scheduler.arrived("a")
+    scheduler.finished("a")
     assert not scheduler.empty
     assert await scheduler.next() is request
-    scheduler.arrived("a")
+    scheduler.finished("a")
     assert scheduler.empty
 
 
-async def test_lines_take_turns_whatever_their_lengths() -> None:
-    scheduler = lines_of()
+async def test_queues_take_turns_whatever_their_lengths() -> None:
+    scheduler = a_scheduler()
     for upstream, count in (("a", 50), ("b", 3), ("c", 2)):
         fill(scheduler, upstream, count)
     async with crew(scheduler) as lanes:
@@ -151,8 +151,8 @@ async def test_lines_take_turns_whatever_their_lengths() -> None:
     assert order[9:] == [f"a{number}" for number in range(4, 50)]
 
 
-async def test_many_lanes_share_lines_evenly_too() -> None:
-    scheduler = lines_of()
+async def test_many_lanes_take_from_all_queues_evenly() -> None:
+    scheduler = a_scheduler()
     for upstream in "abcd":
         fill(scheduler, upstream, 100)
     async with crew(scheduler, 7, dict.fromkeys("abcd", 0.05)) as lanes:
@@ -161,13 +161,13 @@ async def test_many_lanes_share_lines_evenly_too() -> None:
     assert max(counts.values()) - min(counts.values()) <= 2
 
 
-# -- requests that were tried before
+# -- requests that were attempted before
 
 
-async def test_a_parked_request_comes_first_in_its_line_and_not_before_its_time() -> None:
-    scheduler = lines_of()
+async def test_a_parked_request_comes_first_in_its_queue_and_not_before_its_time() -> None:
+    scheduler = a_scheduler()
     began = now()
-    scheduler.put(a_request("parked", "a", TRIED), 1.0)
+    scheduler.put(a_request("parked", "a", ATTEMPTED), 1.0)
     fill(scheduler, "a", 300)
     async with crew(scheduler, 1, {"a": 0.01}) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 301)
@@ -177,8 +177,8 @@ async def test_a_parked_request_comes_first_in_its_line_and_not_before_its_time(
     assert len(lanes.sent) - place > 150
 
 
-async def test_a_request_that_was_tried_and_need_not_wait_comes_first_at_once() -> None:
-    scheduler = lines_of()
+async def test_a_request_that_was_attempted_and_need_not_wait_comes_first_at_once() -> None:
+    scheduler = a_scheduler()
     fill(scheduler, "a", 3)
     scheduler.put(a_request("throttled", "a", Attempts(0, 1)))
     async with crew(scheduler) as lanes:
@@ -189,19 +189,19 @@ async def test_a_request_that_was_tried_and_need_not_wait_comes_first_at_once() 
 # -- slots and pauses
 
 
-async def test_a_rate_is_kept_to_with_few_bookings() -> None:
+async def test_a_rate_is_kept_with_few_reservations() -> None:
     limiter = ScriptedLimiter(rates={"a": 1_000.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 2_000)
     async with crew(scheduler, 64, {"a": 0.02}) as lanes:
         took = await lanes.until(lambda: len(lanes.sent) == 1_900)
     assert took == pytest.approx(1.9, rel=0.02)
-    assert len(limiter.calls) <= took / GATHER
+    assert len(limiter.calls) <= took / SLOT_GATHER_SECONDS
 
 
-async def test_a_slot_that_was_slept_past_is_dropped() -> None:
+async def test_a_slot_that_has_expired_is_dropped() -> None:
     limiter = ScriptedLimiter(rates={"a": 20.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 40)
     async with crew(scheduler, 10) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 8)
@@ -213,12 +213,12 @@ async def test_a_slot_that_was_slept_past_is_dropped() -> None:
     after = [at for at in times if at > stale[-1]]
     assert len(after) == 32
     assert after[0] >= stale[0] + 5.0 - 0.2
-    assert min(later - earlier for earlier, later in pairwise(after)) >= 0.9 / 20, "no burst after the thaw"
+    assert min(second - first for first, second in pairwise(after)) >= 0.9 / 20, "no burst after the thaw"
 
 
 async def test_a_pause_voids_the_slots_that_lanes_wait_for_and_frees_the_lanes() -> None:
     limiter = ScriptedLimiter(rates={"a": 10.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 20)
     async with crew(scheduler, 2) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 3)
@@ -234,7 +234,7 @@ async def test_a_pause_voids_the_slots_that_lanes_wait_for_and_frees_the_lanes()
 
 async def test_a_pause_that_is_prolonged_holds_to_its_new_end() -> None:
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     await limiter.pause("a", 1.0)
     began = now()
     fill(scheduler, "a", 2)
@@ -245,9 +245,9 @@ async def test_a_pause_that_is_prolonged_holds_to_its_new_end() -> None:
     assert now() - began == pytest.approx(10.5, abs=0.01)
 
 
-async def test_what_a_closed_breaker_lets_through_early_leaves_at_once_and_is_at_hand_again() -> None:
+async def test_after_a_breaker_has_closed_early_requests_leave_at_once_and_are_at_hand_again() -> None:
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter, enough=5)
+    scheduler = a_scheduler(limiter, enough=5)
     await limiter.pause("a", 30.0)
     first, *_ = fill(scheduler, "a", 1)
     async with crew(scheduler) as lanes:
@@ -264,10 +264,10 @@ async def test_what_a_closed_breaker_lets_through_early_leaves_at_once_and_is_at
     assert not scheduler.low
 
 
-async def test_a_booking_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reservation_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     limiter = ScriptedLimiter(rates={"a": 100.0})
     limiter.errors = [RedisUnavailable("Redis does not answer")] * 3
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 5)
     fill(scheduler, "b", 5)
     async with crew(scheduler, 3) as lanes:
@@ -278,9 +278,9 @@ async def test_a_booking_waits_for_redis_and_goes_on(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("lanes_busy", [False, True])
-async def test_an_error_in_booking_reaches_the_lanes(lanes_busy: bool) -> None:
+async def test_an_error_in_a_reservation_reaches_the_lanes(lanes_busy: bool) -> None:
     limiter = ScriptedLimiter(rates={"a": 1.0}, errors=[EpochLost("another run")] * 10)
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     if lanes_busy:
         fill(scheduler, "b", 2)
         limiter.latency = 0.5
@@ -298,9 +298,9 @@ async def test_an_error_in_booking_reaches_the_lanes(lanes_busy: bool) -> None:
 # -- shares of an upstream's concurrency
 
 
-async def test_no_more_are_inside_than_the_share() -> None:
+async def test_no_more_are_in_flight_than_the_share() -> None:
     limiter = ScriptedLimiter(concurrencies={"a": 3})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 30)
     fill(scheduler, "b", 30)
     async with crew(scheduler, 20, {"a": 1.0, "b": 1.0}) as lanes:
@@ -310,59 +310,59 @@ async def test_no_more_are_inside_than_the_share() -> None:
 
 
 async def test_a_larger_share_comes_a_heartbeat_late_and_wakes_those_who_wait() -> None:
-    scheduler = lines_of(ScriptedLimiter(concurrencies={"a": 8}))
+    scheduler = a_scheduler(ScriptedLimiter(concurrencies={"a": 8}))
     scheduler.resize(present(0, 4))
     scheduler.resize(present(0, 4))
     fill(scheduler, "a", 20)
     async with crew(scheduler, 20, {"a": None}) as lanes:
         await run_ready_tasks()
-        assert lanes.inside["a"] == 2
+        assert lanes.in_flight["a"] == 2
         scheduler.resize(present(0, 2))
         await run_ready_tasks()
-        assert lanes.inside["a"] == 2
+        assert lanes.in_flight["a"] == 2
         scheduler.resize(present(0, 2))
         await run_ready_tasks()
-        assert lanes.inside["a"] == 4
+        assert lanes.in_flight["a"] == 4
 
 
 async def test_a_smaller_share_holds_at_once_until_enough_are_back() -> None:
-    scheduler = lines_of(ScriptedLimiter(concurrencies={"a": 4}))
+    scheduler = a_scheduler(ScriptedLimiter(concurrencies={"a": 4}))
     fill(scheduler, "a", 12)
     async with crew(scheduler, 12, {"a": 1.0}) as lanes:
         await run_ready_tasks()
-        assert lanes.inside["a"] == 4
+        assert lanes.in_flight["a"] == 4
         scheduler.resize(present(0, 4))
         await lanes.until(lambda: len(lanes.sent) == 6)
-        assert lanes.inside["a"] == 1
+        assert lanes.in_flight["a"] == 1
         times = lanes.to("a")
     assert times[5] - times[4] == pytest.approx(1.0, abs=0.01)
 
 
-async def test_a_share_of_nothing_lets_nobody_in_until_the_turn_comes() -> None:
-    scheduler = lines_of(ScriptedLimiter(concurrencies={"a": 1}))
+async def test_with_a_share_of_zero_no_request_leaves_until_the_turn_comes() -> None:
+    scheduler = a_scheduler(ScriptedLimiter(concurrencies={"a": 1}))
     scheduler.resize(present(1, 2))
     fill(scheduler, "a", 3)
     fill(scheduler, "b", 3)
     async with crew(scheduler, 2) as lanes:
         await lanes.until(lambda: len(lanes.to("b")) == 3)
-        assert scheduler.shut("a")
+        assert scheduler.would_only_wait("a")
         assert lanes.to("a") == []
         for _ in range(2):
             scheduler.resize(present(1, 2, turn=1))
         await lanes.until(lambda: len(lanes.to("a")) == 3)
-        assert not scheduler.shut("a")
+        assert not scheduler.would_only_wait("a")
 
 
-async def test_a_limit_that_is_changed_while_the_run_goes_on_counts_at_once() -> None:
+async def test_a_limit_that_is_changed_while_the_run_goes_on_holds_at_once() -> None:
     limiter = ScriptedLimiter(concurrencies={"a": 1})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 10)
     async with crew(scheduler, 10, {"a": None}) as lanes:
         await run_ready_tasks()
         limiter.concurrencies["a"] = 6
         limiter.on_change()
         await run_ready_tasks()
-        assert lanes.inside["a"] == 6
+        assert lanes.in_flight["a"] == 6
 
 
 # -- how much is at hand
@@ -384,20 +384,20 @@ async def test_only_what_an_upstream_takes_within_a_moment_is_at_hand(
     limits: dict[str, Any], waiting: int, at_hand: int
 ) -> None:
     limiter = ScriptedLimiter(**limits)
-    scheduler = lines_of(limiter, enough=at_hand + 20)
+    scheduler = a_scheduler(limiter, enough=at_hand + 20)
     fill(scheduler, "a", waiting)
     if limiter.paused_until:
-        scheduler._take()  # somebody looks
+        scheduler._pick()  # it meets the pause
     fill(scheduler, "b", 19)
     assert scheduler.low
     fill(scheduler, "c", 1)
     assert not scheduler.low
 
 
-async def test_what_waits_for_one_upstream_keeps_no_block_from_another_that_has_run_dry() -> None:
+async def test_a_long_queue_of_one_upstream_does_not_keep_blocks_from_another_that_has_run_dry() -> None:
     """After a pause there is plenty for the one, and nothing for the other."""
     limiter = ScriptedLimiter(rates={"a": 10.0, "b": 10.0})
-    scheduler = lines_of(limiter, enough=10)
+    scheduler = a_scheduler(limiter, enough=10)
     fill(scheduler, "a", 500)
     fill(scheduler, "b", 12)
     async with crew(scheduler, 4) as lanes:
@@ -410,7 +410,7 @@ async def test_what_waits_for_one_upstream_keeps_no_block_from_another_that_has_
 
 async def test_the_intake_is_woken_when_too_little_is_left_or_a_pause_begins() -> None:
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter, enough=10)
+    scheduler = a_scheduler(limiter, enough=10)
     await scheduler.until_low()
     fill(scheduler, "a", 12)
     wanted = asyncio.create_task(scheduler.until_low())
@@ -432,60 +432,66 @@ async def test_the_intake_is_woken_when_too_little_is_left_or_a_pause_begins() -
         assert not scheduler.low, "what waited for the pause's end is at hand again"
 
 
-async def test_the_only_upstream_is_shut_while_it_pauses_or_has_enough_in_line() -> None:
+async def test_a_request_would_only_wait_while_the_upstream_pauses_or_has_enough_queued() -> None:
     limiter = ScriptedLimiter(rates={"a": 10.0})
-    scheduler = lines_of(limiter, enough=64)
-    assert not scheduler.shut("a")
+    scheduler = a_scheduler(limiter, enough=64)
+    assert not scheduler.would_only_wait("a")
     fill(scheduler, "a", 20)
-    assert not scheduler.shut("a")
+    assert not scheduler.would_only_wait("a")
     fill(scheduler, "a", 1)
     assert scheduler.low
-    assert scheduler.shut("a"), "a slow upstream must not pull a whole corpus into one worker"
+    assert scheduler.would_only_wait("a"), "a slow upstream must not pull a whole corpus into one worker"
     await limiter.pause("b", 1.0)
-    assert scheduler.shut("b")
+    assert scheduler.would_only_wait("b")
     await asyncio.sleep(1.1)
-    assert not scheduler.shut("b")
+    assert not scheduler.would_only_wait("b")
 
 
-# -- too many wait
+# -- too many requests wait
 
 
-async def test_of_too_many_half_of_the_longest_line_goes_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 100)
-    scheduler = lines_of()
+async def test_when_too_many_wait_half_of_the_longest_queue_is_removed_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 100)
+    scheduler = a_scheduler()
     fill(scheduler, "b", 20)
     fill(scheduler, "a", 78)
-    scheduler.put(a_request("parked", "c", TRIED), 5.0)
-    assert list(scheduler.spilled()) == []
+    scheduler.put(a_request("parked", "c", ATTEMPTED), 5.0)
+    assert list(scheduler.overflow()) == []
     fill(scheduler, "c", 1)
-    spilled = list(scheduler.spilled())
-    assert names(request for request, _ in spilled) == [f"a{number}" for number in range(77, 38, -1)]
-    assert all(SPILLED_FOR <= delay <= 2 * SPILLED_FOR for _, delay in spilled)
-    assert len({delay for _, delay in spilled}) > 30, "they do not all come back at once"
-    assert list(scheduler.spilled()) == []
+    removed = list(scheduler.overflow())
+    assert names(request for request, _ in removed) == [f"a{number}" for number in range(77, 38, -1)]
+    assert all(OVERFLOW_DEFER_SECONDS <= delay <= 2 * OVERFLOW_DEFER_SECONDS for _, delay in removed)
+    assert len({delay for _, delay in removed}) > 30, "they do not all come back at once"
+    assert list(scheduler.overflow()) == []
     async with crew(scheduler, 3) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 61)
-    assert not set(names(request for _, request in lanes.sent)) & set(names(request for request, _ in spilled))
+    assert not set(names(request for _, request in lanes.sent)) & set(names(request for request, _ in removed))
 
 
-async def test_what_is_spilled_from_a_paused_line_comes_back_after_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 10)
+async def test_the_overflow_of_a_paused_queue_is_deferred_until_after_the_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 10)
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     await limiter.pause("a", 600.0)
     fill(scheduler, "a", 10)
-    assert all(600 + SPILLED_FOR <= delay <= 600 + 2 * SPILLED_FOR for _, delay in scheduler.spilled())
-    assert len(list(scheduler.spilled())) == 0
+    assert all(
+        600 + OVERFLOW_DEFER_SECONDS <= delay <= 600 + 2 * OVERFLOW_DEFER_SECONDS for _, delay in scheduler.overflow()
+    )
+    assert len(list(scheduler.overflow())) == 0
 
 
-async def test_nothing_is_spilled_when_all_that_waits_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 10)
-    scheduler = lines_of()
+async def test_there_is_no_overflow_when_all_that_waits_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 10)
+    scheduler = a_scheduler()
     for number in range(20):
-        scheduler.put(a_request(str(number), attempts=TRIED), 1.0)
-    assert list(scheduler.spilled()) == []
+        scheduler.put(a_request(str(number), attempts=ATTEMPTED), 1.0)
+    assert list(scheduler.overflow()) == []
     await asyncio.sleep(1.5)
-    assert len(list(scheduler.spilled())) == 10
+    assert len(list(scheduler.overflow())) == 10
 
 
 # -- nothing is kept of what is over
@@ -495,7 +501,7 @@ async def test_nothing_is_spilled_when_all_that_waits_is_parked(monkeypatch: pyt
 async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[str, Any]) -> None:
     hosts = [f"host-{number}" for number in range(10_000)]
     figure = {"rates": 5.0, "concurrencies": 1, "paused_until": now() + 2.0}
-    scheduler = lines_of(ScriptedLimiter(**{name: dict.fromkeys(hosts, figure[name]) for name in limits}))
+    scheduler = a_scheduler(ScriptedLimiter(**{name: dict.fromkeys(hosts, figure[name]) for name in limits}))
     for host in hosts:
         scheduler.put(a_request("key", host))
     async with crew(scheduler, 50) as lanes:
@@ -503,50 +509,50 @@ async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[
         await run_ready_tasks()
         assert len({request.upstream for _, request in lanes.sent}) == 10_000
         assert not scheduler._queues
-        assert not scheduler._listed
+        assert not scheduler._ready
         assert scheduler._at_hand == scheduler._waiting == 0
 
 
-async def test_a_line_that_was_emptied_while_it_paused_is_forgotten_after_the_pause(
+async def test_a_queue_that_was_emptied_while_it_paused_is_forgotten_after_the_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 1)
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 1)
     limiter = ScriptedLimiter()
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     await limiter.pause("a", 5.0)
     fill(scheduler, "a", 1)
-    assert scheduler._take() is None
-    assert len(list(scheduler.spilled())) == 1
+    assert scheduler._pick() is None
+    assert len(list(scheduler.overflow())) == 1
     assert scheduler._queues
     await asyncio.sleep(6.0)
     assert not scheduler._queues
 
 
-async def test_a_line_that_was_emptied_while_slots_are_booked_is_forgotten_after_that(
+async def test_a_queue_that_was_emptied_while_slots_are_reserved_is_forgotten_after_that(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("crawler.pipeline.scheduler.MOST_WAITING", 1)
+    monkeypatch.setattr("crawler.pipeline.scheduler.MAX_WAITING_REQUESTS", 1)
     limiter = ScriptedLimiter(rates={"a": 5.0})
-    scheduler = lines_of(limiter)
+    scheduler = a_scheduler(limiter)
     fill(scheduler, "a", 1)
-    assert scheduler._take() is None
+    assert scheduler._pick() is None
     await run_ready_tasks()
     assert len(limiter.calls) == 1
-    assert len(list(scheduler.spilled())) == 1
+    assert len(list(scheduler.overflow())) == 1
     await asyncio.sleep(1.0)
     assert not scheduler._queues
     assert not caplog.messages
 
 
-async def test_a_line_that_comes_again_is_served_although_its_former_self_is_still_listed() -> None:
-    scheduler = lines_of()
+async def test_a_new_queue_of_an_upstream_is_served_although_its_forgotten_one_is_still_in_the_ready_list() -> None:
+    scheduler = a_scheduler()
     for _ in range(50):
         fill(scheduler, "a", 2)
         async with asyncio.timeout(1):
             first, second = await scheduler.next(), await scheduler.next()
         assert names([first, second]) == ["a0", "a1"]
-        scheduler.arrived("a")
-        scheduler.arrived("a")
+        scheduler.finished("a")
+        scheduler.finished("a")
         assert not scheduler._queues
 
 
@@ -554,7 +560,7 @@ async def test_a_line_that_comes_again_is_served_although_its_former_self_is_sti
 
 
 async def test_a_lane_that_is_cancelled_after_it_was_woken_passes_its_turn_on() -> None:
-    scheduler = lines_of()
+    scheduler = a_scheduler()
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(3)]
     await run_ready_tasks()
     (request,) = fill(scheduler, "a", 1)  # wakes the first, which has not run yet
@@ -566,8 +572,8 @@ async def test_a_lane_that_is_cancelled_after_it_was_woken_passes_its_turn_on() 
     lanes[2].cancel()
 
 
-async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> None:
-    scheduler = lines_of()
+async def test_a_lane_that_is_cancelled_while_it_waits_takes_no_turn_from_another() -> None:
+    scheduler = a_scheduler()
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(3)]
     await run_ready_tasks()
     lanes[0].cancel()
@@ -579,20 +585,20 @@ async def test_a_lane_that_is_cancelled_while_it_waits_costs_nobody_a_turn() -> 
 
 
 async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another() -> None:
-    scheduler = lines_of(ScriptedLimiter(rates={"a": 5.0}, reserved={"a": [now()]}))
+    scheduler = a_scheduler(ScriptedLimiter(rates={"a": 5.0}, reserved={"a": [now()]}))
     lanes = [asyncio.create_task(scheduler.next()) for _ in range(2)]
     await run_ready_tasks()
     (request,) = fill(scheduler, "a", 1)
-    await asyncio.sleep(0.1)  # the slot is booked, and one lane waits for it
-    (line,) = scheduler._queues.values()
-    assert (line.inside, len(line.waiting)) == (1, 0)
+    await asyncio.sleep(0.1)  # the slot is reserved, and one lane waits for it
+    (queue,) = scheduler._queues.values()
+    assert (queue.in_flight, len(queue.waiting)) == (1, 0)
     lanes[0].cancel()
     lanes[1].cancel()
     await run_ready_tasks()
-    assert (line.inside, list(line.waiting)) == (0, [request])
+    assert (queue.in_flight, list(queue.waiting)) == (0, [request])
     async with asyncio.timeout(1):
         assert await scheduler.next() is request
-    scheduler.arrived("a")
+    scheduler.finished("a")
     await scheduler.close()
 
 
@@ -600,16 +606,16 @@ async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another
 
 
 class Turmoil:
-    """Everything that can happen to lines, in a random order; what is handed out when is checked."""
+    """Everything that can happen to a scheduler, in a random order, with checks of which request is taken when."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
         self.limiter = ScriptedLimiter(
             rates={"rated": 50.0, "both": 80.0, "slow": 3.0}, concurrencies={"full": 2, "both": 3}
         )
-        self.scheduler = lines_of(self.limiter, enough=20)
+        self.scheduler = a_scheduler(self.limiter, enough=20)
         self.matcher = ["free", "rated", "both", "slow", "full", "other"]
-        self.inside: set[Request] = set()
+        self.in_scheduler: set[Request] = set()
         self.sent: dict[str, list[float]] = {name: [] for name in self.matcher}
         self.rounds: Counter[Request] = Counter()
         self.wanted: Counter[Request] = Counter()
@@ -619,8 +625,8 @@ class Turmoil:
     async def lane(self) -> None:
         while True:
             request = await self.scheduler.next()
-            assert request in self.inside, "handed out twice"
-            self.inside.remove(request)
+            assert request in self.in_scheduler, "taken twice"
+            self.in_scheduler.remove(request)
             self.rounds[request] += 1
             upstream = request.upstream
             assert self.limiter.resumes_at(upstream) <= now()
@@ -633,14 +639,14 @@ class Turmoil:
                 self.away[upstream] -= 1
                 if self.rounds[request] < self.wanted[request]:
                     self.again(request)
-                self.scheduler.arrived(upstream)
+                self.scheduler.finished(upstream)
 
     def again(self, request: Request) -> None:
         if self._random.random() < 0.3:  # a redirect
             request.upstream = self._random.choice(self.matcher)
         else:
             request.attempts = Attempts(request.attempts.failed + 1)
-        self.inside.add(request)
+        self.in_scheduler.add(request)
         self.scheduler.put(request, self._random.choice([0.0, 0.0, 0.05, 1.0]))
 
     async def happens(self) -> None:
@@ -649,7 +655,7 @@ class Turmoil:
                 for _ in range(self._random.randrange(1, 6)):
                     request = a_request("key", self._random.choice(self.matcher))
                     self.wanted[request] = self._random.choice([1, 1, 1, 2, 4])
-                    self.inside.add(request)
+                    self.in_scheduler.add(request)
                     self.scheduler.put(request)
             case 4 | 5:
                 if self.lanes:
@@ -670,12 +676,12 @@ class Turmoil:
         for task in self.lanes:
             if task.done() and not task.cancelled():
                 task.result()
-        assert self.scheduler._waiting == sum(len(line.waiting) for line in self.scheduler._queues.values())
-        assert self.scheduler._at_hand == sum(line.at_hand for line in self.scheduler._queues.values())
+        assert self.scheduler._waiting == sum(len(queue.waiting) for queue in self.scheduler._queues.values())
+        assert self.scheduler._at_hand == sum(queue.at_hand for queue in self.scheduler._queues.values())
 
 
 @pytest.mark.parametrize("seed", range(25))
-async def test_every_request_is_handed_out_just_as_often_as_it_was_put(seed: int) -> None:
+async def test_every_request_is_taken_just_as_often_as_it_was_put(seed: int) -> None:
     turmoil = Turmoil(seed)
     for _ in range(400):
         await turmoil.happens()
@@ -692,13 +698,13 @@ async def test_every_request_is_handed_out_just_as_often_as_it_was_put(seed: int
     turmoil.check()
     assert turmoil.rounds == turmoil.wanted
     assert len(turmoil.wanted) > 200
-    assert not turmoil.inside
+    assert not turmoil.in_scheduler
     assert not turmoil.scheduler._queues
     assert (turmoil.scheduler._at_hand, turmoil.scheduler._waiting, turmoil.scheduler._parked) == (0, 0, 0)
     for upstream, rate in turmoil.limiter.rates.items():
         times = turmoil.sent[upstream]
         for first, tenth in zip(times, times[10:], strict=False):
-            assert tenth - first >= 10 / rate - 0.06, "slots are kept to, give or take what a late timer costs"
+            assert tenth - first >= 10 / rate - 0.06, "slots are kept, except for what a late timer costs"
     for task in turmoil.lanes:
         task.cancel()
     await asyncio.gather(*turmoil.lanes, return_exceptions=True)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordinator.errors import PostgresRefused
+from coordinator.errors import EpochLost, PostgresRefused
 from coordinator.model import Epoch, Outcome
 from coordinator.tasks import cancel_and_wait
 from crawler.job.models import TableSettings
@@ -15,8 +15,8 @@ from crawler.store import catalogue as catalogue_module
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.writer import Writer
-from tests.conftest import eventually
 from tests.crawler.examples import a_document, a_page, a_table
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -157,7 +157,7 @@ async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of
     try:
         await eventually(lambda: bool(seen and raw), "readers read")
         assert (seen, raw) == ({(0, 0, 0)}, {(0, 0)})
-        counts = await catalogue.finish(run_id, [facts])
+        counts = await catalogue.finish(run_id, EPOCH, [facts])
         await eventually(lambda: (101, 200, 1) in seen and (101, 200) in raw, "the run is seen whole")
     finally:
         await cancel_and_wait(watchers)
@@ -180,7 +180,7 @@ async def test_the_current_views_move_to_the_newest_run_and_the_older_one_stays(
     for number, run_id in enumerate((older, newer)):
         await written(database, run_id, [a_page(f"key-{number}", records=[(number,)])], facts)
     for run_id in (older, newer):
-        await catalogue.finish(run_id, [facts])
+        await catalogue.finish(run_id, EPOCH, [facts])
         assert [row["run_id"] for row in await reader.fetch("SELECT run_id FROM pages_current")] == [run_id]
         assert [row["run_id"] for row in await reader.fetch("SELECT run_id FROM facts_current")] == [run_id]
     everything = await reader.fetch("SELECT run_id, key FROM pages ORDER BY run_id")
@@ -192,13 +192,13 @@ async def test_a_run_that_is_finished_again_keeps_its_counts_and_its_place(
 ) -> None:
     older = await made(catalogue, "older")
     await written(database, older, [a_page("a"), a_page("b")])
-    counts = await catalogue.finish(older, [])
+    counts = await catalogue.finish(older, EPOCH, [])
     newer = await made(catalogue, "newer")
     await written(database, newer, [a_page("c")])
-    await catalogue.finish(newer, [])
+    await catalogue.finish(newer, EPOCH, [])
     await reader.execute(f"DELETE FROM pages_r{older} WHERE key = 'a'")
     before = await catalogue.find("older")
-    assert await catalogue.finish(older, []) == counts == {Outcome.STORED: 2}
+    assert await catalogue.finish(older, EPOCH, []) == counts == {Outcome.STORED: 2}
     assert await catalogue.find("older") == before
     assert [row["key"] for row in await reader.fetch("SELECT key FROM pages_current")] == ["c"]
 
@@ -211,7 +211,7 @@ async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
     await written(database, run_id, [a_page("a", records=[(1,)])], facts)
     with monkeypatch.context() as patch:
         patch.setattr(catalogue_module, "PUBLISH_DELAY_SECONDS", 3600)
-        finishing = asyncio.create_task(catalogue.finish(run_id, [facts]))
+        finishing = asyncio.create_task(catalogue.finish(run_id, EPOCH, [facts]))
 
         async def attached() -> bool:
             return bool(await reader.fetchval("SELECT count(*) FROM pages"))
@@ -222,7 +222,7 @@ async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
     assert run is not None
     assert not run.complete
     assert await reader.fetch("SELECT * FROM pages_current") == []
-    assert await catalogue.finish(run_id, [facts]) == {Outcome.STORED: 1}
+    assert await catalogue.finish(run_id, EPOCH, [facts]) == {Outcome.STORED: 1}
     assert await reader.fetchval("SELECT n FROM facts_current") == 1
 
 
@@ -233,7 +233,7 @@ async def test_an_open_transaction_of_a_reader_does_not_hold_a_run_back(
     async with reader.transaction():
         await reader.fetch("SELECT * FROM pages_current")
         async with asyncio.timeout(30):
-            await catalogue.finish(run_id, [])
+            await catalogue.finish(run_id, EPOCH, [])
 
 
 async def test_workers_that_finish_a_run_at_once_finish_it_once(catalogue: Catalogue, database: str) -> None:
@@ -241,16 +241,39 @@ async def test_workers_that_finish_a_run_at_once_finish_it_once(catalogue: Catal
     await written(database, run_id, [a_page("a")])
     connections = [await connect_postgres(database) for _ in range(4)]
     try:
-        ends = await asyncio.gather(*(Catalogue(connection).finish(run_id, []) for connection in connections))
+        ends = await asyncio.gather(*(Catalogue(connection).finish(run_id, EPOCH, []) for connection in connections))
     finally:
         for connection in connections:
             await connection.close()
     assert ends == [{Outcome.STORED: 1}] * 4
 
 
+async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_finished(
+    catalogue: Catalogue, reader: PostgresConnection, database: str
+) -> None:
+    run_id = await made(catalogue)
+    failed = a_page("a")
+    failed.fail("out of attempts")
+    await written(database, run_id, [failed, a_page("b")])
+    async with reader.transaction():
+        await reader.execute("SELECT pg_advisory_xact_lock(7310579, $1)", run_id)
+        finishing = asyncio.create_task(catalogue.finish(run_id, EPOCH, []))
+        assert await Catalogue(reader).reopen(run_id, None) == 1
+    with pytest.raises(EpochLost):
+        await finishing
+    run = await catalogue.find("test")
+    assert run is not None
+    assert (run.complete, run.counts) == (False, {})
+    assert await reader.fetch("SELECT * FROM pages_current") == []
+    await catalogue.change_epoch(run_id, Epoch("second"))
+    await catalogue.finish(run_id, Epoch("second"), [])
+    with pytest.raises(EpochLost):
+        await catalogue.finish(run_id, EPOCH, [])
+
+
 async def test_an_empty_run_is_finished_too(catalogue: Catalogue) -> None:
     run_id = await made(catalogue)
-    assert await catalogue.finish(run_id, []) == {}
+    assert await catalogue.finish(run_id, EPOCH, []) == {}
     run = await catalogue.find("test")
     assert run is not None
     assert run.complete
@@ -261,7 +284,7 @@ async def test_a_late_page_of_a_finished_run_is_still_stored_once(
 ) -> None:
     run_id = await made(catalogue)
     await written(database, run_id, [a_page("a", body=b'"first"')])
-    await catalogue.finish(run_id, [])
+    await catalogue.finish(run_id, EPOCH, [])
     await written(database, run_id, [a_page("a", body=b'"late"')])
     assert [row["body"] for row in await reader.fetch("SELECT body FROM pages")] == ['"first"']
 
@@ -291,9 +314,9 @@ async def test_a_table_of_every_type_serves_one_run_after_another(
     catalogue: Catalogue, reader: PostgresConnection
 ) -> None:
     first = await made(catalogue, "first", FACTS)
-    await catalogue.finish(first, [FACTS])
+    await catalogue.finish(first, EPOCH, [FACTS])
     second = await made(catalogue, "second", FACTS)
-    await catalogue.finish(second, [FACTS])
+    await catalogue.finish(second, EPOCH, [FACTS])
     assert await reader.fetch("SELECT * FROM facts_current") == []
 
 

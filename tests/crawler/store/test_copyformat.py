@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from coordinator.model import Outcome
-from crawler.model import REASON_LENGTH, Page
+from crawler.model import MAX_REASON_CHARACTERS, Page
 from tests.crawler.examples import MOMENT, a_loading_run, a_page
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +80,7 @@ async def test_bodies_of_megabytes_arrive_whole(database: str) -> None:
         ("a\0b", "a\\0b"),
         ("tab\t newline\n bell\x07 esc\x1b", "tab\t newline\n bell\x07 esc\x1b"),
         ("lone \ud800 surrogate", "lone \\ud800 surrogate"),
-        ("x" * 10_000, "x" * REASON_LENGTH),
+        ("x" * 10_000, "x" * MAX_REASON_CHARACTERS),
     ],
 )
 async def test_every_reason_can_be_stored(database: str, reason: str, stored_as: str) -> None:

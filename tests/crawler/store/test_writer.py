@@ -19,8 +19,8 @@ from crawler.parse.columns import Table
 from crawler.store import writer as writer_module
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.writer import Writer
-from tests.conftest import eventually
 from tests.crawler.examples import LoadingRun, a_loading_run, a_page, a_table
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,9 @@ import pytest
 from coordinator.errors import FetchError
 from crawler.fetch.engines.httpx_engine import HttpxEngine
 from crawler.fetch.engines.protocol import Caps, Engine
-from tests.conftest import eventually
 from tests.crawler.fetch.conftest import MakeEngine
 from tests.servers.misbehaving import Misbehaving
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

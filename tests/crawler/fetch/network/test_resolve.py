@@ -9,8 +9,8 @@ import pytest
 from coordinator.errors import FetchError
 from crawler.fetch.network.address import Guard
 from crawler.fetch.network.resolve import Resolver
-from tests.conftest import eventually
 from tests.crawler.fetch.conftest import Names
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -21,8 +21,8 @@ from crawler.fetch.robots.policy import Permission, Robots
 from crawler.fetch.robots.rules import MAX_ROBOTS_BYTES
 from crawler.model import HttpResponse
 from crawler.sample.connection import CannedResponse
-from tests.conftest import eventually
 from tests.servers.sites import Sites
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -214,7 +214,7 @@ async def test_a_worker_that_dies_during_the_request_is_replaced(sites: Sites, f
     assert (await dead.ask(sites.url, 0.3)).state == "ask"
     assert not (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
     assert sites.requested == {"/robots.txt": 1}
-    await dead.tell(sites.url, b"late", 1000.0)
+    await dead.store(sites.url, b"late", 1000.0)
     assert not (await fleet.worker().load_permission(f"{sites.url}/x")).allowed
 
 
