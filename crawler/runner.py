@@ -153,7 +153,7 @@ async def build_worker(
 ) -> tuple[Worker, Limiter]:
     """A worker for one lease, and the limiter that is to be watched while it works; the stack closes what they open.
 
-    WaitCauses until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
+    Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
     """
     keys = RunKeys(record.name)
     name = new_worker_id()

@@ -48,7 +48,7 @@ GC_THRESHOLDS = (20_000, 20, 20)  # for gc.set_threshold
 def main() -> None:
     """Do what the spec says; exit 0 when it is done, 1 or 2 with a line that begins "error: " when it cannot be."""
     control = os.fdopen(int(sys.argv[1]), "rb", buffering=0)
-    spec = ChildSpec.unpacked(control.readline())
+    spec = ChildSpec.decode(control.readline())
     logs.configure(spec.who, spec.level)
     try:
         uvloop.run(_act(spec, control.fileno()))

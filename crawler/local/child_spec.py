@@ -34,11 +34,11 @@ class ChildSpec:
     restart: bool = True
     reads_input: bool = False
 
-    def packed(self) -> bytes:
+    def encode(self) -> bytes:
         """The spec as a line of JSON."""
         return orjson.dumps(asdict(self)) + b"\n"
 
     @classmethod
-    def unpacked(cls, line: bytes) -> ChildSpec:
+    def decode(cls, line: bytes) -> ChildSpec:
         """The spec from its line."""
         return cls(**orjson.loads(line))

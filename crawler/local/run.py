@@ -11,7 +11,7 @@ from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, RedisUnavailable, Unavailable, UsageError
+from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, Unavailable, UsageError
 from coordinator.failpoints import failpoint_at
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import Outcome, RunCounts
@@ -43,6 +43,8 @@ from crawler.opening import OpenedRun, open_run
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import connect_postgres
 
+# How often a coordinator without workers here looks whether its run is still bound to the Redis that it knows.
+EPOCH_LOOK_SECONDS = 5.0
 # In one command: a Redis that loses the run again and again cannot be relied on.
 MAX_REBUILDS = 5
 
@@ -172,13 +174,31 @@ async def _supervise(
     """Work on the run with a coordinator and workers as children, until it is complete or drained."""
     specs = _children_of(addresses, job, listener, workers)
     supervisor = _supervisor(addresses, client, specs, listener.on_event, environ)
+    watches = [addresses.embedded.watch()] if addresses.embedded else []
+    if not workers:  # a worker of ours would tell us; one of another machine tells Postgres only
+        watches.append(_watch_epoch(addresses.database, record))
     await run_until_first_ends(
         supervisor.run(),
         report_progress(
             lambda: read_snapshot(client, record), record.name, listener.on_event, listener.progress_seconds
         ),
-        *([addresses.embedded.watch()] if addresses.embedded else []),
+        *watches,
     )
+
+
+async def _watch_epoch(database: str, record: RunRecord) -> None:
+    """Raise EpochLost when the run got another epoch in Postgres: a worker saw that Redis was rolled back, or `retry`
+    has put keys back."""
+    while True:
+        await asyncio.sleep(EPOCH_LOOK_SECONDS)
+        with suppress(PostgresUnavailable):  # then the next look tells
+            connection = await connect_postgres(database)
+            try:
+                epoch = await Catalogue(connection).epoch(record.run_id)
+            finally:
+                await connection.close()
+            if epoch != record.epoch:
+                raise EpochLost(f"run {record.name} was given another beginning in Postgres")
 
 
 def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: int) -> list[ChildSpec]:

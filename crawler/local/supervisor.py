@@ -157,7 +157,7 @@ class Supervisor:
             os.close(read_end)
         try:
             with suppress(BrokenPipeError):  # it died before it read; its exit code says the rest
-                os.write(write_end, child.spec.packed())
+                os.write(write_end, child.spec.encode())
             if self._draining:
                 process.terminate()
             await self._relay(child, process)

@@ -83,7 +83,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
         self._closing = True
         if self._serving is not None:
             if self._child is not None:
-                self._child.channel.abort()
+                self._child.abort()
                 await asyncio.wait([self._serving], timeout=2 * EXIT_SECONDS)
             await cancel_and_wait([self._serving])
 
@@ -131,9 +131,9 @@ class Pool(Generic[Setup, Task, TaskResult]):
                     half = max(1, len(self._sent) // 2)
                     began = monotonic()
                     if half > 1:
-                        child.channel.pause_reading()
+                        child.pause_receiving()
                         await asyncio.sleep(min(LONGEST_REST_SECONDS, REST_SHARE * half * seconds_per_task))
-                        child.channel.resume_reading()
+                        child.resume_receiving()
                     for _ in range(half):
                         result = await child.receive()
                         call = self._sent.popleft()

@@ -24,7 +24,7 @@ class ChildUnusable(ShardcrawlError):
 class ChildProcess:
     """One child and the socket to it."""
 
-    __slots__ = ("_process", "_reader", "_writer", "channel")
+    __slots__ = ("_channel", "_process", "_reader", "_writer")
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -32,7 +32,7 @@ class ChildProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
-        self.channel = cast("asyncio.Transport", writer.transport)
+        self._channel = cast("asyncio.Transport", writer.transport)
 
     @classmethod
     async def start(cls, setup: ChildSetup, seconds: float) -> ChildProcess:
@@ -72,8 +72,23 @@ class ChildProcess:
             raise
 
     def send(self, value: Any) -> None:
-        """Put a frame with this value into the socket's buffer."""
-        self._writer.write(frame(value))
+        """Put a frame with this value into the socket's buffer; a child that has ended gets nothing."""
+        if not self._channel.is_closing():  # else `receive` says so, and uvloop would raise RuntimeError here
+            self._writer.write(frame(value))
+
+    def pause_receiving(self) -> None:
+        """Leave results in the socket."""
+        if not self._channel.is_closing():
+            self._channel.pause_reading()
+
+    def resume_receiving(self) -> None:
+        """Take results out of the socket again."""
+        if not self._channel.is_closing():
+            self._channel.resume_reading()
+
+    def abort(self) -> None:
+        """Close the socket: `receive` raises, and the child exits when it is idle."""
+        self._channel.abort()
 
     async def receive(self) -> Any:
         """The value of the next frame. Raises EOFError or OSError when the child has ended."""
@@ -82,7 +97,7 @@ class ChildProcess:
 
     async def end(self) -> str:
         """Close the socket, which makes an idle child exit, and kill one that does not; returns how it ended."""
-        self.channel.abort()
+        self.abort()
         try:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), EXIT_SECONDS)

@@ -132,3 +132,31 @@ async def test_a_run_that_cannot_be_worked_on_does_not_stop_the_others(
     assert (await blocked.end()).code == 130
     machine.interrupt()
     assert "error: run secret: job: [request] headers: ${NOT_SET_HERE} is not set" in (await machine.end()).err
+
+
+async def test_a_run_that_was_given_keys_back_is_rebuilt_by_its_coordinator(
+    shell: Shell, upstream: Upstream, environ: dict[str, str]
+) -> None:
+    """`retry` during a run: the coordinator of another machine sees the new epoch, rebuilds, and no key is left out."""
+    lines = [f"{upstream.url}/status/500/{number}" for number in range(20)]
+    lines += [f"{upstream.url}/item/{number}" for number in range(KEYS)]
+    text = '[run]\nname = "shared"\n[retry]\nattempts = 1\n[limits."*"]\nrate = 200\nconcurrency = 16\n'
+    job = shell.write("job.toml", f'{text}[source]\npath = "{shell.write("urls.txt", lines)}"\n')
+    worker = await shell.start("work", "--workers", "1", environ=environ)
+    running = await shell.start("coordinate", job, environ=environ)
+
+    async def some_failed() -> bool:
+        ended = await shell.run("retry", "shared", "--reason", "500", environ=environ, code=None)
+        return "failed keys go back" in ended.out
+
+    await eventually(some_failed, "keys that failed", seconds=60)
+    await shell.run("limit", "shared", "*", "--rate", "none", environ=environ)
+    ended = await running.end()
+    assert ended.code == 0, ended.err
+    assert "nothing is called done until the run is rebuilt" in ended.err
+    worker.interrupt()
+    await worker.end()
+    counts = await shell.sql(
+        "select outcome, count(*) as keys from pages_current group by 1 order by 1", environ=environ
+    )
+    assert counts == [{"outcome": "failed", "keys": 20}, {"outcome": "stored", "keys": KEYS}]

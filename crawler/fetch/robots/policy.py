@@ -158,12 +158,12 @@ class Robots:
         while (cached := await retry_unavailable(ask, "robots.txt")).state == "wait":
             await asyncio.sleep(min(wait, cached.seconds))
             wait = min(wait * 2, LONGEST_POLL_SECONDS)
-        previous = RobotsRecord.unpack(cached.found) if cached.found else None
+        previous = RobotsRecord.decode(cached.found) if cached.found else None
         if cached.state == "known" and previous is not None:
             record, valid_seconds = previous, cached.seconds
         else:
             record, valid_seconds = await self._request_record(origin, previous)
-            await retry_unavailable(partial(self._cache.store, origin, record.pack(), valid_seconds), "robots.txt")
+            await retry_unavailable(partial(self._cache.store, origin, record.encode(), valid_seconds), "robots.txt")
         expires = self._clock() + valid_seconds
         if record.rules and len(record.rules) > THREAD_PARSE_BYTES:
             return self._keep(origin, await asyncio.to_thread(OriginRules, origin, record, expires))

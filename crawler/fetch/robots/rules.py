@@ -41,13 +41,13 @@ class RobotsRecord:
     fault: str | None = None
     failures: int = 0
 
-    def pack(self) -> bytes:
+    def encode(self) -> bytes:
         """Return the record as bytes for `unpack`."""
         rules = None if self.rules is None else zlib.compress(self.rules.encode())
         return bytes(msgpack.packb((rules, self.fault, self.failures)))
 
     @classmethod
-    def unpack(cls, packed: bytes) -> RobotsRecord:
+    def decode(cls, packed: bytes) -> RobotsRecord:
         """Return the record that was packed."""
         rules, fault, failures = msgpack.unpackb(packed)
         return cls(None if rules is None else zlib.decompress(rules).decode(), fault, failures)

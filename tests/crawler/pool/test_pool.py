@@ -33,3 +33,17 @@ async def test_a_handler_that_refuses_its_setup_ends_every_task_with_its_reason(
     finally:
         await pool.close()
     assert [(type(result), str(result)) for result in results] == [(ChildUnusable, "no such thing")] * 2
+
+
+async def test_a_task_that_comes_while_the_socket_is_already_closed_goes_to_the_next_child() -> None:
+    """uvloop raises RuntimeError on a closed transport: that ended the worker when its parser's process had died."""
+    pool: Pool[int, int, int] = Pool(add, 100, name="adder")
+    try:
+        async with asyncio.timeout(60):
+            assert await pool.run(1) == 101
+            assert pool._child is not None
+            pool._child.abort()
+            results = await asyncio.gather(*(pool.run(task) for task in (2, 3, 4, 5)))
+    finally:
+        await pool.close()
+    assert results == [102, 103, 104, 105]

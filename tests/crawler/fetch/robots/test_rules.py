@@ -192,7 +192,7 @@ def test_robots_is_true_or_false() -> None:
     ],
 )
 def test_a_record_is_the_same_after_packing(record: RobotsRecord) -> None:
-    assert RobotsRecord.unpack(record.pack()) == record
+    assert RobotsRecord.decode(record.encode()) == record
 
 
 def test_the_time_to_the_next_attempt_doubles_up_to_an_hour() -> None:
