@@ -127,7 +127,7 @@ async def _demo(place: Place, options: Mapping[str, Any], *, keys: int, workers:
             "limits": {"*": {"rate": "none"}},
         }
         with RunScreen(Console(stderr=True)) as progress:
-            progress.say(f"the sample upstream answers at {url}; {keys:,} keys, {workers} workers")
+            progress.say(f"the sample upstream listens at {url}; {keys:,} keys, {workers} workers")
             job = read_job(document, str(folder))
             end = await run_at(addresses, job, listener_from(options, progress), os.environ)
         out, at = Console(), find_again(place)
