@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.errors import UsageError
 from crawler.fetch.template import Template
 from crawler.job.models import RequestSettings
 
@@ -72,40 +71,3 @@ def test_an_upstream_reads_back_what_the_template_was_given(keys: list[str]) -> 
 
 def test_without_a_template_the_key_is_the_url_as_it_stands() -> None:
     assert url(None, "https://X.example/a b?c=|#d") == "https://X.example/a b?c=|#d"
-
-
-@pytest.mark.parametrize(
-    ("template", "word"),
-    [
-        ("https://x.example/", "0 placeholders"),
-        ("https://x.example/{key}/{key}", "2 placeholders"),
-        ("https://x.example/{key}/{keys}", "2 placeholders"),
-        ("https://x.example/{id}", "unknown placeholder {id}"),
-        ("https://x.example/{}", "unknown placeholder {}"),
-        ("https://x.example/${TOKEN}/{key}", "unknown placeholder {TOKEN}"),
-        ("https://x.example/{key}/}", "a single"),
-        ("https://x.example/{{key}}", "a single"),
-        ("x.example/{key}", "no absolute"),
-        ("/path/{key}", "no absolute"),
-        ("ftp://x.example/{key}", "no absolute"),
-        ("https:///{key}", "no absolute"),
-        ("https://{key}/path", "no absolute"),
-        ("https://x.{key}.example/path", "may not depend on the key"),
-        ("https://x.example:{key}/path", "may not depend on the key"),
-        ("https://x.example:99999/{key}", "out of range"),
-        ("https://x.example:port/{key}", "Port"),
-        ("https://[::1/{key}", "IPv6"),
-        ("https://user:secret@x.example/{key}", "Authorization"),
-        ("https://x.example/#{key}", "never sent"),
-        ("https://x.example/a b/{key}", "%20"),
-        ("https://x.example/\n{key}", "control character"),
-    ],
-)
-def test_a_malformed_template_is_a_usage_error_in_one_line(template: str, word: str) -> None:
-    with pytest.raises(UsageError, match=".") as caught:
-        url(template, "a")
-    message = str(caught.value)
-    assert word in message
-    assert "[request] url" in message
-    assert len(message.splitlines()) == 1
-    assert "secret" not in message

@@ -8,9 +8,8 @@ import pytest
 
 from coordinator.errors import UsageError
 from crawler.fetch.network.credentials import resolve_credentials
-from crawler.job.job import read_job
 from crawler.job.models import RequestSettings
-from tests.crawler.examples import a_document, a_job
+from tests.crawler.examples import a_job
 
 HEADERS = {"Authorization": "Bearer ${TOKEN}", "X-Two": "${A}-${A}-$B-{C}", "X-None": "plain", "cookie": "a=1"}
 
@@ -80,42 +79,3 @@ def test_a_proxy_may_have_any_character_in_its_password() -> None:
     with pytest.raises(UsageError, match="proxy: .* no http, https or socks5 URL") as caught:
         resolve_credentials(settings(proxy="${PROXY}"), {"PROXY": "s3cret"})
     assert "s3cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("request_", "words"),
-    [
-        ({"auth": "basic:user:password"}, "auth: write basic:USER:${PASSWORD} or bearer:${TOKEN}"),
-        ({"auth": "bearer:token"}, "the secret stays in the environment"),
-        ({"auth": "digest:${A}"}, "auth: write basic:USER"),
-        ({"auth": "${AUTH}"}, "auth: write basic:USER"),
-        ({"auth": "bearer:${A}", "headers": {"authorization": "x"}}, "leave one out"),
-        ({"cookies": {"a": "1"}, "headers": {"Cookie": "x"}}, "leave one out"),
-        ({"cookies": {"a": "1; b=2"}}, "cookies: 'a'"),
-        ({"cookies": {"a b": "1"}}, "cookies: 'a b'"),
-        ({"cookies": {"a": 1}}, "cookies: 'a'"),
-        ({"proxy": "proxy.test:3128"}, "proxy: write it like http://host:3128"),
-        ({"proxy": "ftp://proxy.test"}, "proxy: write it like http://host:3128"),
-        ({"proxy": "http://proxy.test/path"}, "proxy: write it like http://host:3128"),
-        ({"proxy": "http://proxy.test:port"}, "proxy: write it like http://host:3128"),
-        ({"proxy": "http://me:s3cret@proxy.test"}, "write its password as ${NAME}"),
-        ({"redirects": 21}, "redirects is 21; it must be from 0 to 20"),
-        ({"redirects": True}, "redirects is True"),
-        ({"http2": "h2c"}, "http2 is 'h2c'; write true, false or \"prior-knowledge\""),
-        ({"ca": ""}, "ca is empty"),
-    ],
-)
-def test_what_cannot_be_sent_or_would_be_stored_is_refused(request_: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        read_job(a_document(request=request_))
-    assert words in str(caught.value)
-    assert "s3cret" not in str(caught.value)
-
-
-def test_settings_of_the_network_are_read() -> None:
-    request = settings(
-        redirects=0, http2="prior-knowledge", proxy="socks5://127.0.0.1:1080", ca="ca.pem", client_cert="me.pem"
-    )
-    assert (request.redirects, request.http2, request.proxy) == (0, "prior-knowledge", "socks5://127.0.0.1:1080")
-    assert (request.ca, request.client_cert) == ("ca.pem", "me.pem")
-    assert RequestSettings().redirects == 5
