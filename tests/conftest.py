@@ -15,9 +15,6 @@ from redis.asyncio import Redis
 from coordinator.redis.connection import connect_redis
 from crawler.local.embedded import Embedded, Services
 from tests.live.shell import Shell
-from tests.waiting import eventually
-
-__all__ = ["eventually"]
 
 
 @pytest.fixture
