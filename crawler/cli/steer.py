@@ -66,7 +66,7 @@ def retry_command(name: str, reason: str | None, **options: Any) -> None:
     if not keys:
         say(Console(), f"run {name} has no failed keys{' with this reason' if reason else ''}: nothing is changed")
         return
-    say(Console(), f"{keys:,} failed keys go back into run {name}; go on with shardcrawl run or coordinate")
+    say(Console(), f"{keys:,} failed keys go back into run {name}; go on with shardcrawl run JOB, or coordinate JOB")
 
 
 @command("rebuild")
@@ -78,7 +78,7 @@ def rebuild_command(name: str, **options: Any) -> None:
     Call it where the job file is, so that a source with a relative path is found.
     """
     done = run_async(_rebuild(place_from(options), name, str(Path.cwd())))
-    say(Console(), f"run {name} is rebuilt: {done:,} keys are done; go on with shardcrawl run or coordinate")
+    say(Console(), f"run {name} is rebuilt: {done:,} keys are done; go on with shardcrawl run JOB, or coordinate JOB")
 
 
 async def _change_limit(

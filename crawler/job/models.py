@@ -240,7 +240,10 @@ class StoreSettings(Section, frozen=True, kw_only=True):
 
 
 class TableSettings(Section, frozen=True, kw_only=True):
-    """A table of your own that the parser fills, once for each table. It gets `run_id`, `digest` and your columns."""
+    """A table of your own that the parser fills, once for each table. It gets `run_id`, `digest` and your columns.
+
+    The columns stay as they are within one database: a run whose job names others is refused.
+    """
 
     name: Annotated[str, _text(
         "Lower-case letters, digits and _, at most 40; not `pages` or `runs`, and not ending in `_current` or `_r1`.",
