@@ -66,7 +66,8 @@ async def lock(data: Path) -> int:
                 if not polls:
                     holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                     raise DataInUse(
-                        f"another command (pid {holder}) is using {data}; wait for it, or name another folder with --data"
+                        f"another command (pid {holder}) is using {data}; "
+                        "wait for it, or name another folder with --data"
                     )
                 await asyncio.sleep(LOCK_POLL_SECONDS)
             os.ftruncate(descriptor, 0)
