@@ -18,7 +18,7 @@
        turns             what replaces asyncio: coroutines wait for their next turn
        faulty_client     a process' Redis client, whose calls can fail
        checked_redis     the real Redis; after each script it checks that the promises hold, and that calls of
-                         workers whose lease or run has ended are refused
+                         processes whose lease or run has ended are refused
        reference_model   what Redis must know: leases, leader, epoch, state
        truth             what is true outside Redis: the corpus, the pages in Postgres, the clock
        stand_ins         replacements for upstream, parser and Postgres

@@ -13,7 +13,7 @@ from coordinator.model import Outcome
 from coordinator.queue.sharding import digest, member
 from coordinator.redis.keys import RUNS
 from coordinator.redis.scripts import source
-from tests.simulation.reference_model import COUNTED, WORKER_AT, ReferenceModel
+from tests.simulation.reference_model import CALLER_AT, COUNTED, WORKER_AT, ReferenceModel
 from tests.simulation.truth import Truth
 
 # The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
@@ -105,9 +105,11 @@ class CheckedRedis:
         truth = self.truth
         truth.now = now_ms
         self._send(b"MSET", b"test:seconds", truth.now // 1000, b"test:micros", truth.now % 1000 * 1000)
-        if self.model.leader is not None and self.model.leader_until <= truth.now:
+        deposed = self.model.leader
+        if deposed is not None and self.model.leader_until <= truth.now:
             self._send(b"DEL", truth.keys.leader)
             self.model.leader = None
+            self._expect_refusals(deposed)
 
     def wipe(self) -> None:
         """Delete everything but the loaded scripts."""
@@ -148,8 +150,8 @@ class CheckedRedis:
         """Carry a script out, and check what it returned and changed."""
         truth, worker = self.truth, str(arguments[WORKER_AT[name]]) if name in WORKER_AT else None
         refusal = self.model.refusal(name, arguments, worker)
-        if worker is not None:
-            self._calls.setdefault(worker, {})[name] = (keys, arguments)
+        if name in CALLER_AT:
+            self._calls.setdefault(str(arguments[CALLER_AT[name]]), {})[name] = (keys, arguments)
         stale = (
             name == "queue/publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
         )
@@ -175,12 +177,12 @@ class CheckedRedis:
                 self._expect_refusals(str(arguments[0]))
         return result
 
-    def _expect_refusals(self, *workers: str) -> None:
-        """Repeat the last calls of workers whose lease or run has ended, as if they arrived late: all are refused."""
-        for worker in workers:
-            for name, (keys, arguments) in self._calls.get(worker, {}).items():
-                if self.model.refusal(name, arguments, worker):
-                    self.run(worker, name, keys, arguments)
+    def _expect_refusals(self, *callers: str) -> None:
+        """Repeat the last calls of processes whose lease or run has ended, as if they arrived late: all are refused."""
+        for caller in callers:
+            for name, (keys, arguments) in self._calls.get(caller, {}).items():
+                if self.model.refusal(name, arguments, caller if name in WORKER_AT else None):
+                    self.run(caller, name, keys, arguments)
 
     def look(self) -> tuple[dict[str, str], int, int, set[int]]:
         """(state, keys in the streams and in the deferred set, entries of streams, done set)"""
