@@ -17,7 +17,8 @@
        processes         the three kinds of processes: worker, coordinator, and the one that opens the run
        turns             what replaces asyncio: coroutines wait for their next turn
        faulty_client     a process' Redis client, whose calls can fail
-       checked_redis     the real Redis; after each script it checks that the promises hold
+       checked_redis     the real Redis; after each script it checks that the promises hold, and that calls of
+                         processes whose lease or run has ended are refused
        reference_model   what Redis must know: leases, leader, epoch, state
        truth             what is true outside Redis: the corpus, the pages in Postgres, the clock
        stand_ins         replacements for upstream, parser and Postgres

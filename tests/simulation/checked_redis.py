@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from operator import itemgetter
 from typing import Any
 
 import redis
@@ -12,7 +13,7 @@ from coordinator.model import Outcome
 from coordinator.queue.sharding import digest, member
 from coordinator.redis.keys import RUNS
 from coordinator.redis.scripts import source
-from tests.simulation.reference_model import COUNTED, WORKER_AT, ReferenceModel
+from tests.simulation.reference_model import CALLER_AT, COUNTED, WORKER_AT, ReferenceModel
 from tests.simulation.truth import Truth
 
 # The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
@@ -83,21 +84,32 @@ class CheckedRedis:
         self._members = {member(digest(key)): digest(key) for key in truth.corpus}
         self._once = once
         self.model = ReferenceModel(truth)
+        self._calls: dict[str, dict[str, tuple[Sequence[str], Sequence[Any]]]] = {}
         self.wipe()
         self.advance(0)
 
     def close(self) -> None:
-        self.wipe()
-        self._send(b"UNLINK", b"test:seconds", b"test:micros")
+        self._send(b"UNLINK", RUNS, *self._all, b"test:seconds", b"test:micros")
         self.client.close()
 
     def advance(self, milliseconds: int) -> None:
+        """Let time pass. From the very ms at which a lease ends, the calls of its worker must be refused."""
+        until = self.truth.now + milliseconds
+        for worker, lease_end in sorted(self.model.leases.items(), key=itemgetter(1)):
+            if self.truth.now < lease_end <= until:
+                self._set_clock(lease_end)
+                self._expect_refusals(worker)
+        self._set_clock(until)
+
+    def _set_clock(self, now_ms: int) -> None:
         truth = self.truth
-        truth.now += milliseconds
+        truth.now = now_ms
         self._send(b"MSET", b"test:seconds", truth.now // 1000, b"test:micros", truth.now % 1000 * 1000)
-        if self.model.leader is not None and self.model.leader_until <= truth.now:
+        deposed = self.model.leader
+        if deposed is not None and self.model.leader_until <= truth.now:
             self._send(b"DEL", truth.keys.leader)
             self.model.leader = None
+            self._expect_refusals(deposed)
 
     def wipe(self) -> None:
         """Delete everything but the loaded scripts."""
@@ -108,34 +120,38 @@ class CheckedRedis:
         """End the lease of a dead worker, as `membership.release_dead` does."""
         self._send(b"ZREM", self.truth.keys.workers, worker)
         self.model.leases.pop(worker, None)
+        self._expect_refusals(worker)
 
-    def vanish(self, chosen: Callable[[Sequence[Any]], Any]) -> str:
-        """Delete one entry of a stream, as another program might."""
-        entries = [
-            (stream, entry)
-            for stream in self._looked[2 : 2 + self.truth.layout.shards]
-            for entry in self._send(b"XRANGE", stream, b"-", b"+")
-        ]
-        if not entries:
-            return "a stranger finds no entry to delete"
+    def entries(self) -> list[tuple[str, bytes]]:
+        """(stream, entry id) of all entries."""
+        streams = self._looked[2 : 2 + self.truth.layout.shards]
+        return [(stream, entry) for stream in streams for entry, _ in self._send(b"XRANGE", stream, b"-", b"+")]
+
+    def vanish(self, entries: Sequence[tuple[str, bytes]]) -> int:
+        """Delete entries, as another program might; returns how many keys were in them."""
         before = self.look()[1]
-        stream, (entry, _) = chosen(entries)
-        self._send(b"XDEL", stream, entry)
+        for stream, entry in entries:
+            self._send(b"XDEL", stream, entry)
         keys = before - self.look()[1]
         self.model.vanished += keys
-        return f"a stranger deletes an entry of {stream.rpartition('}:')[2]}: {keys} keys"
+        return keys
 
     def synchronise(self) -> None:
         """Tell the model which epoch and state are there now, after a command that is not a script."""
         epoch, state = (
             value and value.decode() for value in self._send(b"HMGET", self.truth.keys.state, "epoch", "state")
         )
+        is_other_run = epoch != self.model.epoch
         self.model.found(epoch, state)
+        if is_other_run:
+            self._expect_refusals(*self._calls)
 
     def run(self, who: str, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Carry a script out, and check what it returned and changed."""
         truth, worker = self.truth, str(arguments[WORKER_AT[name]]) if name in WORKER_AT else None
         refusal = self.model.refusal(name, arguments, worker)
+        if name in CALLER_AT:
+            self._calls.setdefault(str(arguments[CALLER_AT[name]]), {})[name] = (keys, arguments)
         stale = (
             name == "queue/publish" and self._send(b"HGET", truth.keys.state, "cursor") != str(arguments[2]).encode()
         )
@@ -155,7 +171,18 @@ class CheckedRedis:
             self.model.enter(name, arguments, worker, result, status)
             if name in COUNTED:
                 self.check()
+            if name == "run/replan" and result:
+                truth.expect(not self.pending(), "deliveries are still pending after a replan")
+            if name == "run/release":
+                self._expect_refusals(str(arguments[0]))
         return result
+
+    def _expect_refusals(self, *callers: str) -> None:
+        """Repeat the last calls of processes whose lease or run has ended, as if they arrived late: all are refused."""
+        for caller in callers:
+            for name, (keys, arguments) in self._calls.get(caller, {}).items():
+                if self.model.refusal(name, arguments, caller if name in WORKER_AT else None):
+                    self.run(caller, name, keys, arguments)
 
     def look(self) -> tuple[dict[str, str], int, int, set[int]]:
         """(state, keys in the streams and in the deferred set, entries of streams, done set)"""

@@ -23,6 +23,7 @@ EPOCH_AT = {
 EPOCH_AT |= {"queue/claim_shard": 1, "run/renew": 2, "queue/claim_block": 2}
 WORKER_AT = {"run/renew": 0, "queue/claim_shard": 0, "queue/claim_block": 0, "queue/complete": 1, "queue/split": 1}
 COORDINATOR_AT = {"queue/publish": 1, "queue/requeue_due": 1, "run/replan": 1}
+CALLER_AT = WORKER_AT | COORDINATOR_AT
 ELECTION_LEASE_MS = 10_000
 # After these the counts of the run must hold.
 COUNTED = (

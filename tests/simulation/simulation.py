@@ -196,7 +196,25 @@ class Simulation:
             process.worker.drain()
 
     def _vanish(self) -> None:
-        self.truth.say("world", self.redis.vanish(self.random.choice))
+        """Another program deletes an entry, or all of them."""
+        entries = self.redis.entries()
+        if not entries:
+            return
+        if self.random.random() < 0.5:
+            keys = self.redis.vanish([self.random.choice(entries)])
+            self.truth.say("world", f"a stranger deletes an entry: {keys} keys")
+        else:
+            self.truth.say("world", f"a stranger deletes all entries: {self.redis.vanish(entries)} keys")
+            self._hold_up_all_workers()
+
+    def _hold_up_all_workers(self) -> None:
+        """Delay what workers complete, so that a coordinator plans the source again while deliveries are pending."""
+        for worker in self.workers:
+            worker.frozen_until = max(worker.frozen_until, self.truth.now + 8000)
+        self.pass_time(6000)
+        for coordinator in self.coordinators:
+            if not coordinator.frozen:
+                self._turn(coordinator)
 
     def _wipe(self) -> None:
         if not self.truth.complete:
