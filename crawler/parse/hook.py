@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -22,9 +23,10 @@ Records: TypeAlias = Mapping[str, Iterable[Any]]
 
 
 class Hook:
-    """The parser of one job, imported in this process."""
+    """The parser of one job, imported in this process as a part of `module_name`."""
 
-    def __init__(self, parse: Callable[[Response], Records], tables: Sequence[Table]) -> None:
+    def __init__(self, parse: Callable[[Response], Records], tables: Sequence[Table], module_name: str) -> None:
+        self.module_name = module_name
         self._parse = parse
         self._tables = tables
         self._numbers = {table.name: number for number, table in enumerate(tables)}
@@ -76,35 +78,60 @@ class Hook:
                     page.fail(f"parse: {error}")
 
 
-def load(job: Job) -> Hook | None:
-    """The job's parser, None when it has none. Raises UsageError when it cannot be imported."""
+def load(job: Job, module_name: str | None = None) -> Hook | None:
+    """The job's parser, None when it has none. Raises UsageError when it cannot be imported.
+
+    `module_name` is Hook.module_name of the process that reads what this one pickles: classes need the same name here.
+    """
     if job.parse.python is None:
         return None
-    module_name, _, function_name = job.parse.python.partition(":")
+    name, _, function_name = job.parse.python.partition(":")
     try:
-        module = _import_module(module_name, Path(job.folder).resolve())
+        folder = Path(job.folder).resolve()
+        package = _make_importable(folder)
+        module = import_module(module_name or _module_name(name, folder, package))
     except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UsageError(f"[parse] python: cannot import {module_name}: {reason}") from error
+        raise UsageError(f"[parse] python: cannot import {name}: {reason}") from error
     parse = getattr(module, function_name, None)
     if not callable(parse):
-        raise UsageError(f"[parse] python: module {module_name} has no function {function_name!r}")
-    return Hook(parse, [Table(table) for table in job.tables])
+        raise UsageError(f"[parse] python: module {name} has no function {function_name!r}")
+    return Hook(parse, [Table(table) for table in job.tables], module.__name__)
 
 
-def _import_module(name: str, folder: Path) -> ModuleType:
-    """The module of that name: the one in the folder, if there is one, or an installed one.
+def _make_importable(folder: Path) -> str:
+    """Let modules in the folder be imported by their names, and as parts of a package that stands for the folder.
 
-    A module in the folder is imported as a part of a package that stands for the folder. So a process that serves jobs
-    in two folders tells their modules of the same name apart, and pickle finds its classes in any process that has
-    loaded the job. What the module imports is looked for in the folder first.
+    Returns the package's name.
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    path = folder.joinpath(*name.split("."))
-    if not (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()):
-        return import_module(name)
     package = ModuleType(f"shardcrawl_job_{blake2b(str(folder).encode(), digest_size=8).hexdigest()}")
     package.__path__ = [str(folder)]
     sys.modules.setdefault(package.__name__, package)
-    return import_module(f"{package.__name__}.{name}")
+    return package.__name__
+
+
+def _module_name(name: str, folder: Path, package: str) -> str:
+    """The name to import a parser's module by: its own, so that its neighbours import the same module as we do.
+
+    Where that name stands for another module, of another job's folder or an installed one, it is the module's name in
+    the package that stands for the folder.
+    """
+    file = _file_of(name, folder)
+    if file is None:
+        return name
+    try:
+        found = find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    return name if found is not None and found.origin == file else f"{package}.{name}"
+
+
+def _file_of(name: str, folder: Path) -> str | None:
+    """The file of that module in the folder, None when it has none."""
+    path = folder.joinpath(*name.split("."))
+    try:
+        return next((str(file) for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+    except OSError:  # this process may not look into the folder: the module may be installed
+        return None

@@ -9,14 +9,14 @@ from typing import TypeAlias
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse.hook import Hook
-from crawler.parse.remote import ParseResult, ParseTask, assign_results, parse_handler, parse_task
+from crawler.parse.remote import ParseResult, ParserSetup, ParseTask, assign_results, parse_handler, parse_task
 from crawler.parse.slow_parser import SlowParserDetector
 from crawler.pool.pool import Pool, TaskFailed
 from crawler.pool.process import ChildUnusable
 
 logger = logging.getLogger(__name__)
 
-ParserPool: TypeAlias = "Pool[Job, ParseTask, list[ParseResult]]"
+ParserPool: TypeAlias = "Pool[ParserSetup, ParseTask, list[ParseResult]]"
 
 
 class Parser:
@@ -68,4 +68,4 @@ class Parser:
             self._move_to_child()
 
     def _move_to_child(self) -> None:
-        self._pool = Pool(parse_handler, self._job, name="parser")
+        self._pool = Pool(parse_handler, ParserSetup(self._job, self._hook.module_name), name="parser")

@@ -17,6 +17,13 @@ _NO_BLOCK = OpenBlock(ShardId(0), EntryId(""), 0, 0)
 _ETAG = "kept"
 
 
+class ParserSetup(NamedTuple):
+    """What the child imports: the job's parser, under the name that its module has in the worker."""
+
+    job: Job
+    module_name: str
+
+
 class ParseTask(NamedTuple):
     """One response to parse; `headers` as Headers.items gives them. A tuple, which pickle handles in C."""
 
@@ -67,9 +74,9 @@ def parse_task(pages: Sequence[Page], url: str, response: HttpResponse) -> Parse
     return ParseTask(keys, url, response.status, response.headers.items(), response.body)
 
 
-def parse_handler(job: Job) -> Callable[[ParseTask], list[ParseResult]]:
+def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], list[ParseResult]]:
     """The function that applies the job's parser in the child. Raises UsageError when the parser cannot be imported."""
-    parser = hook.load(job)
+    parser = hook.load(setup.job, setup.module_name)
     assert parser is not None
 
     def handle(task: ParseTask) -> list[ParseResult]:

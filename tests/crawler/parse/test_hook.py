@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Sent(dict[str, str]):
 def applied(parse: Callable[[Response], Any], *keys: str, body: bytes = b"{}", status: int = 200) -> list[Page]:
     pages = [a_page(key, body=None) for key in keys]
     headers = Sent({"content-type": "text/plain; charset=latin-1"})
-    Hook(parse, TABLES).apply(pages, "https://upstream.example/api", HttpResponse(status, headers, body))
+    Hook(parse, TABLES, __name__).apply(pages, "https://upstream.example/api", HttpResponse(status, headers, body))
     return pages
 
 
@@ -205,7 +206,7 @@ def loaded(folder: Path, source: str, python: str = "its_parser:parse") -> Hook 
     folder.mkdir(exist_ok=True)
     (folder / "its_parser.py").write_text(source)
     job = a_job(parse={"python": python}, tables=[{"name": "facts", "columns": {"n": "bigint"}}])
-    return hook.load(type(job)(**{name: getattr(job, name) for name in job.__slots__} | {"folder": str(folder)}))
+    return hook.load(replace(job, folder=str(folder)))
 
 
 def records_of(parser: Hook | None) -> list[Any]:
@@ -238,6 +239,39 @@ def test_a_parser_imports_its_neighbours_and_parts_of_its_package(folder: Path) 
         "def parse(response):\n    return {'facts': [{'n': ONE + TWO + AGAIN}]}\n"
     )
     assert records_of(loaded(folder, "", "ours.inner.module:parse")) == [(0, (5,))]
+
+
+def test_a_neighbour_that_imports_the_parser_sees_the_same_module(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "neighbour.py").write_text("from its_parser import found\nfound.append(1)\ndef add(): found.append(2)\n")
+    parser = loaded(
+        folder,
+        "found = []\nfrom neighbour import add\n"
+        "def parse(response):\n    add()\n    return {'facts': [{'n': n} for n in found]}\n",
+    )
+    assert records_of(parser) == [(0, (1,)), (0, (2,))]
+
+
+def test_a_package_that_imports_itself_by_its_name_is_imported_once(folder: Path) -> None:
+    (folder / "ours").mkdir()
+    (folder / "ours" / "__init__.py").write_text("found = []\n")
+    (folder / "ours" / "module.py").write_text(
+        "import ours\nours.found.append(1)\nfrom . import found\n"
+        "def parse(response):\n    return {'facts': [{'n': n} for n in found]}\n"
+    )
+    assert records_of(loaded(folder, "", "ours.module:parse")) == [(0, (1,))]
+
+
+def test_a_parser_may_have_the_name_of_an_installed_module(folder: Path) -> None:
+    (folder / "json.py").write_text(
+        "from json import loads\ndef parse(response): return {'facts': [{'n': loads('7')}]}\n"
+    )
+    assert records_of(loaded(folder, "", "json:parse")) == [(0, (7,))]
+
+
+def test_an_installed_parser_needs_no_folder_that_can_be_read(tmp_path: Path) -> None:
+    unreadable = str(tmp_path / ("x" * 300))  # its name is too long, which root may not look into either
+    assert hook.load(replace(a_job(parse={"python": "crawler.parse.hook:load"}), folder=unreadable)) is not None
 
 
 def test_an_installed_parser_is_imported_by_its_name(folder: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.parser import Parser
-from crawler.parse.remote import ParseTask, parse_handler, parse_task
+from crawler.parse.remote import ParserSetup, ParseTask, parse_handler, parse_task
 from crawler.pool import child, pool
 from crawler.pool.pool import Pool
 from crawler.pool.process import ChildProcess, ChildUnusable
@@ -139,6 +141,11 @@ async def in_child(job: Job) -> AsyncIterator[Callable[..., Any]]:
     assert set(psutil.Process().children()) <= before
 
 
+def setup_of(job: Job) -> ParserSetup:
+    assert job.parse.python is not None
+    return ParserSetup(job, job.parse.python.partition(":")[0])
+
+
 def child_process() -> psutil.Process:
     (found,) = [process for process in psutil.Process().children() if child.__name__ in process.cmdline()]
     return found
@@ -156,6 +163,23 @@ async def test_every_result_is_the_same_as_in_the_loop(job: Job) -> None:
             assert fields(pages) == fields(expected), keys
             values = [[[type(value) for value in row] for _, row in page.records] for page in pages]
             assert values == [[[type(value) for value in row] for _, row in page.records] for page in expected]
+
+
+async def test_classes_of_two_parsers_of_one_name_are_not_mixed_up(job: Job, tmp_path: Path) -> None:
+    assert job.parse.python is not None
+    name = f"{job.parse.python.partition(':')[0]}.py"
+    (tmp_path / "second").mkdir()
+    shutil.copy(tmp_path / name, tmp_path / "second" / name)
+    second = replace(job, folder=str(tmp_path / "second"))
+    types = []
+    for one in (job, second):
+        loaded = hook.load(one)
+        assert loaded is not None
+        async with in_child(one) as parsed:
+            (page,) = await parsed("known")
+        types.append(type(page.records[0][1][list(COLUMNS).index("day")]))
+        assert types[-1].__module__ == loaded.module_name
+    assert types[0] is not types[1]
 
 
 async def test_a_record_that_pickle_refuses_costs_its_own_key(job: Job) -> None:
@@ -230,11 +254,11 @@ async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worke
 
 
 async def test_a_parse_that_never_ends_does_not_outlive_its_worker(job: Job, tmp_path: Path) -> None:
-    setup = ChildSetup(f"{parse_handler.__module__}:parse_handler", job, "parser", "INFO")
+    setup = ChildSetup(f"{parse_handler.__module__}:parse_handler", setup_of(job), "parser", "INFO")
     process = await ChildProcess.start(setup, 60)
     process.send(ParseTask(["hangs"], "", 200, [], b""))
     await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
-    process.channel.abort()  # what the kernel does for a worker that was killed
+    process.abort()  # what the kernel does for a worker that was killed
     await eventually(lambda: process._process.returncode is not None, "the end of the parser's process")
 
 
@@ -265,7 +289,7 @@ async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
     assert loaded is not None
     (module,) = tmp_path.glob("*.py")
     module.write_text("raise RuntimeError('not twice')")
-    unusable = Pool(parse_handler, job, name="parser")
+    unusable = Pool(parse_handler, setup_of(job), name="parser")
     with pytest.raises(ChildUnusable, match="not twice"):
         await unusable.run(parse_task(*arguments("pid")))
     await unusable.close()
