@@ -63,7 +63,7 @@ class Batch:
     def add(self, page: Page) -> None:
         """Add one page."""
         self._load.pages.append(page)
-        self._bytes += page.weight
+        self._bytes += page.memory_bytes
         self._added()
 
     def defer(self, request: Request, delay: float) -> None:
