@@ -39,7 +39,7 @@ from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
-from crawler.store.tables import part_name, quoted, table_names
+from crawler.store.tables import part_name, quoted, staging_name, table_names
 
 AUDIT_CHUNK_KEYS = 50_000
 AUDIT_CHUNK_SECONDS = 60.0
@@ -87,7 +87,7 @@ async def _findings(
         await transaction.rollback()
         max_idle_seconds = MAX_IDLE_SECONDS if stored.complete else MAX_IDLE_SECONDS_IN_A_RUN
         rows = await connection.fetch(query("idle-sessions"), max_idle_seconds)
-        staging = await connection.fetchval(query("staging-tables"), f"staging_r{stored.run_id}")
+        staging = await connection.fetchval(query("staging-tables"), staging_name(stored.run_id))
     if stored.complete and record and in_redis and in_redis.state is not RunState.COMPLETE:
         in_redis = await _in_redis(client, record, complete=True)  # a run becomes complete in Redis after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
