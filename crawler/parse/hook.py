@@ -22,7 +22,7 @@ Records: TypeAlias = Mapping[str, Iterable[Any]]
 
 
 class Hook:
-    """The parser of one job, imported in this process."""
+    """The user's function of one job, imported in this process, and the tables of its records."""
 
     def __init__(self, parse: Callable[[Response], Records], tables: Sequence[Table]) -> None:
         self._parse = parse
@@ -32,7 +32,7 @@ class Hook:
     def apply(self, pages: Sequence[Page], url: str, http_response: HttpResponse) -> None:
         """Give the request's pages their records. An error of the parser fails all of them, a bad record its key only.
 
-        `url` is the one that the parser shall see.
+        `url` is Response.url for the user's function.
         """
         response = Response(
             [page.item.key for page in pages], url, http_response.status, http_response.headers, http_response.body
@@ -52,6 +52,10 @@ class Hook:
                 page.records = []
 
     def _assign(self, pages: Sequence[Page], records: Records | None) -> None:
+        """Convert each record, and add it to the page of its key.
+
+        Raises ValueError when a record is of no table of the job, or of no key of the request.
+        """
         by_key = {page.item.key: page for page in pages}
         only = pages[0] if len(pages) == 1 else None
         for table_name, rows in (records or {}).items():
@@ -77,7 +81,7 @@ class Hook:
 
 
 def load(job: Job) -> Hook | None:
-    """The job's parser, None when it has none. Raises UsageError when it cannot be imported."""
+    """Import the job's parser; None when the job has none. Raises UsageError when it cannot be imported."""
     if job.parse.python is None:
         return None
     module_name, _, function_name = job.parse.python.partition(":")
@@ -93,11 +97,11 @@ def load(job: Job) -> Hook | None:
 
 
 def _import_module(name: str, folder: Path) -> ModuleType:
-    """The module of that name: the one in the folder, if there is one, or an installed one.
+    """Import the module of that name from the folder, or an installed one when the folder has none.
 
-    A module in the folder is imported as a part of a package that stands for the folder. So a process that serves jobs
-    in two folders tells their modules of the same name apart, and pickle finds its classes in any process that has
-    loaded the job. What the module imports is looked for in the folder first.
+    A module in the folder is imported as a part of a package that is made for the folder, named by a digest of its
+    path. So a process that serves jobs in two folders keeps apart their modules of the same name, and pickle finds the
+    module's classes in any process that has loaded the job. Modules that it imports are looked up in the folder first.
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

@@ -234,7 +234,7 @@ async def test_a_parse_that_never_ends_does_not_outlive_its_worker(job: Job, tmp
     process = await ChildProcess.start(setup, 60)
     process.send(ParseTask(["hangs"], "", 200, [], b""))
     await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
-    process.channel.abort()  # what the kernel does for a worker that was killed
+    process.abort()  # what the kernel does for a worker that was killed
     await eventually(lambda: process._process.returncode is not None, "the end of the parser's process")
 
 
