@@ -133,7 +133,7 @@ async def work(
                 f"worker-{number + 1}",
                 addresses.redis,
                 addresses.database,
-                level=listener.level,
+                log_level=listener.log_level,
                 grace_seconds=grace_seconds,
                 debug=listener.debug,
             )
@@ -211,7 +211,7 @@ def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: in
         addresses.redis,
         addresses.database,
         run=job.run.name,
-        level=listener.level,
+        log_level=listener.log_level,
         grace_seconds=job.run.grace,
         debug=listener.debug,
         # What a coordinator has read from standard input is lost when it dies: a second one could not read it again.
@@ -219,7 +219,7 @@ def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: in
         reads_input=job.source.path == STANDARD_INPUT,
     )
     worker = replace(coordinator, role="worker", restart=True, reads_input=False)
-    return [coordinator, *(replace(worker, who=f"worker-{number + 1}") for number in range(workers))]
+    return [coordinator, *(replace(worker, name=f"worker-{number + 1}") for number in range(workers))]
 
 
 def _supervisor(
