@@ -177,9 +177,7 @@ class RequestSettings(Section, frozen=True, kw_only=True):
 
     @property
     def obeys_robots(self) -> bool:
-        """Whether robots.txt is obeyed: by default where keys are URLs of whatever hosts, not at an API of one's own
-        choice, whose terms the user knows.
-        """
+        """Whether robots.txt is obeyed. By default it is where each key is a URL, and is not with a request template."""
         return self.url is None if self.robots is None else self.robots
 
 

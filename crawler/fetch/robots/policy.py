@@ -109,7 +109,7 @@ class Robots:
     def cached_permission(self, url: str) -> Permission | None:
         """Return the permission for a URL, or None when this worker has no valid rules of its origin."""
         now = self._clock()
-        # What stands before the first slash after "https://" decides about the origin, whatever follows it.
+        # The text before the first slash after "https://" determines the origin.
         beginning = url[: url.find("/", len("https://"))]
         unrestricted = self._unrestricted.get(beginning)
         if unrestricted is not None and now < unrestricted.expires:

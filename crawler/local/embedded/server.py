@@ -26,7 +26,7 @@ from crawler.local.embedded.folder import folder_errors
 
 logger = logging.getLogger(__name__)
 
-# How long a server that starts may neither be ready nor say that it is loading its data.
+# A server that starts may stay silent, neither ready nor loading its data, for this long.
 MAX_SILENCE_SECONDS = 120.0
 # How long loading takes before it is logged.
 LOADING_NOTICE_SECONDS = 2.0
