@@ -10,15 +10,15 @@ from crawler.job.job import Job
 
 def open_corpus(job: Job, cursor: Cursor) -> Source:
     """The job's source, from a cursor on. Raises SourceError."""
-    several = job.request.keys_per_request > 1
-    rule = KeyRule(absolute_url=job.request.url is None, separator=job.request.separator if several else None)
+    separator = job.request.separator if job.request.keys_per_request > 1 else None
+    rule = KeyRule(absolute_url=job.request.url is None, separator=separator)
     return open_source(job.source.path, job.source.python, cursor=cursor, key_rule=rule, folder=Path(job.folder))
 
 
 def survey_corpus(job: Job, *, count: bool = True) -> tuple[str, int | None]:
-    """The source's fingerprint and, if wanted, about how many keys it has; ("", None) for standard input.
+    """The source's fingerprint and, with `count`, about how many keys it has; ("", None) for standard input.
 
-    It opens the source, and blocks. Raises SourceError.
+    Blocks while it reads, so call it in a thread. Raises SourceError.
     """
     if job.source.path == STANDARD_INPUT:
         return "", None

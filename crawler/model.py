@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Outcome, ShardId
 
-# A reason may quote an upstream or a parser, and every attempt.
+# A reason may quote an upstream or a parser, and has the history of the attempts: so it is bounded.
 MAX_REASON_CHARACTERS = 2000
-# What a page and a record take in memory beside the body, nearly.
+# Estimates of the memory that a page takes without its body and records, and that one record takes.
 PAGE_BYTES = 512
 RECORD_BYTES = 256
 
@@ -50,7 +50,7 @@ class OpenBlock:
 
 
 class Item(NamedTuple):
-    """One key of an open block. One is made for every key: a frozen dataclass takes twice as long as this tuple."""
+    """One key of an open block. A tuple: one is made for every key, and a frozen dataclass would take twice as long."""
 
     key: str
     digest: bytes
@@ -61,7 +61,7 @@ class Item(NamedTuple):
 class Request:
     """One HTTP request for one key or several.
 
-    `first_url` is the URL before any redirect, `url` the one to send next, `hops` the redirects that were followed.
+    `first_url` is the URL before any redirect, `url` the one to send next, `hops` how many redirects were followed.
     """
 
     first_url: str
@@ -107,6 +107,6 @@ class Page:
         self.records = []
 
     @property
-    def weight(self) -> int:
-        """Bytes that the page takes in memory, nearly."""
+    def memory_bytes(self) -> int:
+        """About how many bytes the page takes in memory."""
         return PAGE_BYTES + len(self.body or b"") + RECORD_BYTES * len(self.records)

@@ -1,4 +1,4 @@
-"""Open a run by its name: begin it, go on with it, or rebuild in Redis what only Postgres still knows."""
+"""Open a job's run: begin it, go on with it, or rebuild it in Redis from what Postgres has."""
 
 from __future__ import annotations
 
@@ -21,24 +21,28 @@ from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 from crawler.corpus import survey_corpus
 from crawler.job.job import Job
-from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.catalogue import Catalogue, StoredRun, open_catalogue
 from crawler.store.postgres import connect_postgres
 from crawler.store.queries import query
 
 logger = logging.getLogger(__name__)
 
-# With another source, template or table, the keys and rows of a run would mean something else.
+# The [section] and key of each setting that must stay the same within a run; without a key, the whole section. With
+# another source, template or table, the keys and rows of the run would mean something else.
 _FIXED_SETTINGS = (("source", None), ("request", "url"), ("request", "keys_per_request"), ("tables", None))
 _SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedRun:
-    """A run that can be worked on; `complete` is its row in Postgres when nothing is left to do."""
+    """A run that was opened. `resumed`: it existed before.
+
+    `complete_run` is its row in Postgres when nothing is left to do; only then `record` may be None.
+    """
 
     record: RunRecord | None
     resumed: bool
-    complete: StoredRun | None = None
+    complete_run: StoredRun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +52,21 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """Redis and Postgres agree on the run: go on, if the source is still the same."""
+    """Redis and Postgres have the run with the same epoch: go on, if the source is still the same."""
 
     record: RunRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Postgres has the run, and Redis has lost it or has an older beginning of it: fill Redis from Postgres."""
+    """Postgres has the run, and Redis has lost it or has it with another epoch: fill Redis from Postgres."""
 
     run_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyComplete:
-    """The run is complete in Postgres; Redis may not know that yet, or may not know the run any more."""
+    """The run is complete in Postgres; in Redis it may be not complete yet, or not be there any more."""
 
     stored: StoredRun
     record: RunRecord | None
@@ -80,7 +84,7 @@ Opening: TypeAlias = Begin | GoOn | Rebuild | AlreadyComplete | Refuse
 
 
 def decide_opening(job: Job, stored: StoredRun | None, record: RunRecord | None) -> Opening:
-    """Pure: what Postgres (`stored`) and Redis (`record`) know of the job's run -> how it is opened."""
+    """Pure: how the job's run is opened, by what Postgres (`stored`) and Redis (`record`) have of it."""
     if stored is None:
         if record is None:
             return Begin()
@@ -101,16 +105,12 @@ def decide_opening(job: Job, stored: StoredRun | None, record: RunRecord | None)
 async def open_run(client: Redis, database: str, job: Job, failpoint: Failpoint = no_failpoint) -> OpenedRun:
     """Begin the job's run, go on with it, or rebuild it. One process at a time opens a run.
 
-    Raises UsageError, SourceError, EpochLost, PostgresRefused and what Redis and Postgres raise when away.
+    Raises UsageError, SourceError, EpochLost, PostgresRefused, PostgresUnavailable, RedisUnavailable.
     """
-    connection = await connect_postgres(database)
-    try:
-        catalogue = Catalogue(connection)
+    async with open_catalogue(database) as catalogue:
         await catalogue.prepare()
         async with _name_lock(database, job.run.name):
             return await _open(client, catalogue, job, failpoint)
-    finally:
-        await connection.close()
 
 
 async def _open(client: Redis, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
@@ -122,7 +122,7 @@ async def _open(client: Redis, catalogue: Catalogue, job: Job, failpoint: Failpo
             if record is not None and await runs.state(record.name) is not RunState.COMPLETE:
                 # The worker that took the final counts died before it wrote them to Redis.
                 await runs.finish(record, stored.counts)
-            return OpenedRun(record, resumed=True, complete=stored)
+            return OpenedRun(record, resumed=True, complete_run=stored)
         case GoOn(record):
             await _check_source(job, record)
             record = await runs.rewrite(record, job.document, job.folder)
@@ -143,8 +143,7 @@ async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoin
 
 
 async def _rebuild(client: Redis, catalogue: Catalogue, record: RunRecord, failpoint: Failpoint) -> OpenedRun:
-    # Postgres gets the new epoch last: until it has it, no worker joins, and after a crash here the next opening
-    # rebuilds again.
+    # Postgres gets the new epoch last. Until then no worker joins, and after a crash the next opening rebuilds again.
     await Runs(client).make(record)
     logger.warning("Redis does not know run %s as Postgres does: its done set is rebuilt from Postgres", record.name)
     done = DoneSet(client, RunKeys(record.name), record.layout, record.epoch)
@@ -155,7 +154,7 @@ async def _rebuild(client: Redis, catalogue: Catalogue, record: RunRecord, failp
 
 
 async def _new_record(job: Job, run_id: int) -> RunRecord:
-    """A beginning of the run under a new epoch, with a layout for the source as it is now."""
+    """The run's record with a new epoch, and with a layout for the source as it is now. Raises SourceError."""
     fingerprint, total = await asyncio.to_thread(survey_corpus, job)
     return RunRecord(
         name=job.run.name,
@@ -170,7 +169,7 @@ async def _new_record(job: Job, run_id: int) -> RunRecord:
 
 
 def _changed_setting(job: Job, stored: StoredRun) -> str | None:
-    """The error message for the first setting that must not change within a run and did; None when none did."""
+    """The error message for the first fixed setting that differs from the stored job; None when none differs."""
     for section, key in _FIXED_SETTINGS:
         then, now = (document.get(section) for document in (stored.document, job.document))
         if key is not None:
@@ -185,6 +184,7 @@ def _changed_setting(job: Job, stored: StoredRun) -> str | None:
 
 
 async def _check_source(job: Job, record: RunRecord) -> None:
+    """Raise UsageError when the source has changed since the run began."""
     if record.fingerprint:
         fingerprint, _ = await asyncio.to_thread(survey_corpus, job, count=False)
         if fingerprint != record.fingerprint:
@@ -196,7 +196,7 @@ async def _check_source(job: Job, record: RunRecord) -> None:
 
 @asynccontextmanager
 async def _name_lock(database: str, name: str) -> AsyncIterator[None]:
-    """Hold a lock on the run's name while it is being opened, on a connection of its own."""
+    """Hold a lock on the run's name while it is being opened, in a transaction on a connection of its own."""
     connection = await connect_postgres(database)
     try:
         async with connection.transaction():

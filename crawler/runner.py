@@ -34,20 +34,24 @@ from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import Intake
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
-from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import connect_postgres
+from crawler.store.catalogue import open_catalogue
 from crawler.store.writer import Writer
 from crawler.telemetry.loop_lag import LoopLag
 from crawler.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-LIST_RUNS_SECONDS = 1.0
-RETRY_RUN_SECONDS = 10.0
+# How often the list of runs is read.
+LIST_RUNS_INTERVAL_SECONDS = 1.0
+# After an error in one run, until this process joins that run again.
+RUN_RETRY_SECONDS = 10.0
 
 
 class Runner:
-    """The part of this process in the runs of one Redis. Secrets in job files are looked up in `environ`."""
+    """Works on the runs of one Redis, with one worker at a time for each run.
+
+    `environ` has the secrets that job files name.
+    """
 
     def __init__(
         self, client: Redis, database: str, environ: Mapping[str, str], failpoint: Failpoint = no_failpoint
@@ -69,7 +73,8 @@ class Runner:
     async def serve_all(self) -> None:
         """Work on every run that is not complete, also on those that come later, until drained.
 
-        A run that cannot be worked on is logged as an error, and is begun again after a while. It stops no other run.
+        A ShardcrawlError of one run is logged, and that run is joined again ten seconds later; the others go on. Raises
+        every other error.
         """
         serving: dict[str, asyncio.Task[None]] = {}
         retry_at: dict[str, float] = {}
@@ -79,18 +84,21 @@ class Runner:
                     error = serving.pop(name).exception()
                     if isinstance(error, ShardcrawlError):
                         logger.error("run %s: %s", name, error)
-                        retry_at[name] = monotonic() + RETRY_RUN_SECONDS
+                        retry_at[name] = monotonic() + RUN_RETRY_SECONDS
                     elif error is not None:
                         raise error
                 if name in serving or monotonic() < retry_at.get(name, 0.0):
                     continue
                 if await retry_unavailable(partial(self._runs.state, name), "worker") is not RunState.COMPLETE:
                     serving[name] = asyncio.create_task(self.serve(name), name=f"serve {name}")
-            await asyncio.sleep(LIST_RUNS_SECONDS)
+            await asyncio.sleep(LIST_RUNS_INTERVAL_SECONDS)
         await asyncio.gather(*serving.values())
 
     async def serve(self, name: str) -> None:
-        """Work on one run until it is complete or this process drains. Raises UsageError, EpochLost."""
+        """Work on one run until it is complete or this process drains, with a new worker after each lost lease.
+
+        Raises UsageError, EpochLost, PostgresRefused.
+        """
         while not self._draining:
             record = await retry_unavailable(lambda: self._runs.find(name), "worker")
             if record is None:
@@ -123,20 +131,14 @@ class Runner:
         return worker.state
 
     async def _void_epoch(self, record: RunRecord) -> None:
-        """See that nobody goes on without a rebuild: Redis does not have what this worker recorded in it."""
-        connection = await connect_postgres(self._database)
-        try:
-            await Catalogue(connection).void_epoch(record.run_id, record.epoch)
-        finally:
-            await connection.close()
+        """Make every worker wait for a rebuild, because Redis has lost what this worker recorded in it."""
+        async with open_catalogue(self._database) as catalogue:
+            await catalogue.void_epoch(record.run_id, record.epoch)
 
     async def _complete_run(self, record: RunRecord, job: Job) -> None:
         """Take the final counts in Postgres and publish the run there; then tell Redis that it is complete."""
-        connection = await connect_postgres(self._database)
-        try:
-            counts = await Catalogue(connection).finish(record.run_id, record.epoch, job.tables)
-        finally:
-            await connection.close()
+        async with open_catalogue(self._database) as catalogue:
+            counts = await catalogue.finish(record.run_id, record.epoch, job.tables)
         self._failpoint("finished")
         await self._runs.finish(record, counts)
         logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))
@@ -151,9 +153,9 @@ async def build_worker(
     environ: Mapping[str, str],
     failpoint: Failpoint,
 ) -> tuple[Worker, Limiter]:
-    """A worker for one lease, and the limiter that is to be watched while it works; the stack closes what they open.
+    """A worker for one lease, and its limiter, whose `watch` must run while the worker does.
 
-    Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
+    `stack` closes what they open. Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
     """
     keys = RunKeys(record.name)
     name = new_worker_id()
@@ -169,8 +171,8 @@ async def build_worker(
     engine = open_engine(job, environ)
     stack.push_async_callback(engine.close)
     stack.push_async_callback(scheduler.close)
-    function = hook.load(job)
-    parser = None if function is None else Parser(function, job)
+    parser_hook = hook.load(job)
+    parser = None if parser_hook is None else Parser(parser_hook, job)
     if parser is not None:
         stack.push_async_callback(parser.close)
     robots_cache = RobotsCache(client, keys, name) if job.request.obeys_robots else None

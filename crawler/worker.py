@@ -1,14 +1,14 @@
-"""The page to read first. A worker claims keys, fetches them, parses the responses, stores the pages, and completes.
+"""The file to read first. A worker claims keys, fetches them, parses the responses, stores the pages, and completes.
 
-    claim      the intake takes blocks of keys from the queue in Redis and makes requests of them in the scheduler
+    claim      the intake takes blocks of keys from the queue in Redis and puts requests for them into the scheduler
     fetch      a lane takes a request that may leave, and makes one attempt
     parse      the page builder makes a page for each key of the response; the batch collects pages
     store      the flush commits the batch in Postgres
     complete   the flush then tells Redis in one script that keys are done and blocks are finished
 
-A kill loses no key, because store comes before complete. The blocks of a worker that dies before the commit are still
-pending in Redis, and another worker takes them over. So are they after the commit: then some keys are fetched again,
-and the primary key in Postgres keeps one page of each. In the other order Redis would call done what is in no table.
+A kill loses no key, because store comes before complete. A block is pending in Redis until it is completed; when its
+worker dies, another one takes it over. Keys that were stored but not completed are then fetched again, and the primary
+key in Postgres keeps the first page. In the other order Redis could call a key done that has no page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
 
 @dataclass(eq=False)
 class Worker:
-    """One lease on one run. When the lease ends early, the worker is over, and a new one may join."""
+    """One lease on one run. A worker whose lease ends early works no more; a new worker may join in its place."""
 
     name: WorkerId
     streams: Streams
@@ -64,7 +64,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
-        self._update(await retry_unavailable(lambda: self.streams.join(self.name), "worker"))
+        self._apply(await retry_unavailable(lambda: self.streams.join(self.name), "worker"))
         logger.info("worker %s joined", self.name)
         await run_until_first_ends(self._heartbeat(), self._work())
         await retry_unavailable(lambda: self.streams.release(self.name), "worker")
@@ -80,7 +80,7 @@ class Worker:
         flush = asyncio.create_task(self._flush(), name="flush")
         try:
             await run_until_first_ends(self.intake.feed(), self._drain.wait(), wait_until_first_ends(flush, *lanes))
-            await cancel_and_wait([task for task, lane in lanes.items() if not lane.sending])
+            await cancel_and_wait([task for task, lane in lanes.items() if not lane.must_finish])
             await run_until_first_ends(asyncio.wait(lanes), wait_until_first_ends(flush))
             self.batch.close()
             await flush
@@ -88,7 +88,7 @@ class Worker:
             await cancel_and_wait([*lanes, flush])
 
     async def _serve(self, lane: Lane) -> None:
-        """One request after the other."""
+        """Take and attempt one request after the other until drained."""
         while not self._drain.is_set():
             if self.batch.full:
                 await self.batch.until_room()
@@ -109,13 +109,13 @@ class Worker:
             self.batch.defer(request, result.delay)
         else:
             self.failpoint("fetched")
-            lane.sending = True  # a drain waits for the parser too
+            lane.must_finish = True  # a drain waits for the parser too
             for page in await self.page_builder.build(request, result):
                 self.batch.add(page)
-            lane.sending = False
+            lane.must_finish = False
 
     async def _flush(self) -> None:
-        """Load after load: first Postgres, then Redis."""
+        """Commit each load in Postgres, then complete it in Redis, until the batch is closed and empty."""
         while (load := await self.batch.due()) is not None:
             if load.pages:
                 await retry_unavailable(lambda: self.writer.write(load.pages), "worker", self._waits)
@@ -136,11 +136,11 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._heartbeat_due.wait(), HEARTBEAT_SECONDS)
             self._heartbeat_due.clear()
-            self._update(
+            self._apply(
                 await retry_unavailable(lambda: self.streams.renew(self.name, waits=self._waits.oldest), "worker")
             )
 
-    def _update(self, presence: Presence) -> None:
+    def _apply(self, presence: Presence) -> None:
         if presence.moves < self._moves:
             raise EpochLost(f"Redis was rolled back behind what worker {self.name} has seen")
         self._moves, self.state = presence.moves, presence.state

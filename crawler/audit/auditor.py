@@ -1,4 +1,4 @@
-"""The auditor: reads what source, Postgres, Redis and an upstream's log say about one run, and compares it.
+"""The auditor: reads what source, Postgres, Redis and an upstream's log say about one run, and compares them.
 
 It changes nothing: digests of the source go into a temporary table of a transaction that is rolled back. Its memory
 does not grow with the corpus.
@@ -39,13 +39,13 @@ from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue, StoredRun
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
-from crawler.store.tables import part_name, quoted, table_names
+from crawler.store.tables import part_name, quoted, staging_name, table_names
 
 AUDIT_CHUNK_KEYS = 50_000
 AUDIT_CHUNK_SECONDS = 60.0
 COMMANDS_PER_PIPELINE = 2000
-# How long a session may be idle in a transaction. A worker's is so for milliseconds, between the statements of a batch;
-# while a run goes on, one that hangs is ended by its own time-out.
+# How long a session may be idle in a transaction. A worker's session is idle for milliseconds, between two statements
+# of a batch. While a run goes on, the limit is the time-out after which Postgres ends such a session.
 MAX_IDLE_SECONDS = 1.0
 MAX_IDLE_SECONDS_IN_A_RUN = 30.0
 
@@ -54,7 +54,7 @@ async def audit(place: Place, name: str, folder: str, log: Path | None, allowed:
     """Compare all that is known about a run; `folder` is where relative paths begin when Redis lost the run.
 
     `log` is the upstream's log, `allowed` how many requests in it may repeat a key. Raises UsageError for an unknown
-    run, and what Redis and Postgres raise when they are away.
+    run or a log that cannot be read, RedisUnavailable, RedisRefused, PostgresUnavailable, PostgresRefused.
     """
     async with services(place, share=True) as addresses:
         client = connect_redis(addresses.redis)
@@ -73,13 +73,13 @@ async def _findings(
     client: Redis, connection: PostgresConnection, name: str, folder: str, log: Path | None, allowed: int
 ) -> list[Finding]:
     record = await Runs(client).find(name)
-    # Redis first: what it calls done was committed earlier, so the snapshot of Postgres that follows has it.
+    # Redis first: what it calls done was committed before, so the snapshot of Postgres that is taken now has it.
     in_redis = await _in_redis(client, record) if record else None
     with postgres_errors():
         transaction = connection.transaction(isolation="repeatable_read")
         await transaction.start()
         await connection.execute(query("audit-settings"))
-        stored = await _find(Catalogue(connection), name, known=record is not None)
+        stored = await _find_run(Catalogue(connection), name, in_redis=record is not None)
         job = read_job(stored.document, record.folder if record else folder)
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
@@ -87,25 +87,27 @@ async def _findings(
         await transaction.rollback()
         max_idle_seconds = MAX_IDLE_SECONDS if stored.complete else MAX_IDLE_SECONDS_IN_A_RUN
         rows = await connection.fetch(query("idle-sessions"), max_idle_seconds)
-        staging = await connection.fetchval(query("staging-tables"), f"staging_r{stored.run_id}")
+        staging = await connection.fetchval(query("staging-tables"), staging_name(stored.run_id))
     if stored.complete and record and in_redis and in_redis.state is not RunState.COMPLETE:
         in_redis = await _in_redis(client, record, complete=True)  # a run becomes complete in Redis after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
-    return checks.compare(in_source, in_postgres, _queue(in_redis, record, stored), sessions, logged, allowed)
+    redis = _comparable_redis(in_redis, record, stored)
+    return checks.compare(in_source, in_postgres, redis, sessions, logged, allowed)
 
 
-async def _find(catalogue: Catalogue, name: str, *, known: bool) -> StoredRun:
+async def _find_run(catalogue: Catalogue, name: str, *, in_redis: bool) -> StoredRun:
+    """The run's row in Postgres. Raises UsageError when there is none."""
     stored = await catalogue.find(name)
     if stored is not None:
         return stored
-    if known:
+    if in_redis:
         raise UsageError(f"run {name} is in Redis but not in Postgres: is DATABASE_URL the right one?")
     runs = ", ".join(run.name for run in await catalogue.all()) or "none"
     raise UsageError(f"no run {name}; known runs: {runs}")
 
 
-def _queue(in_redis: InRedis | None, record: RunRecord | None, stored: StoredRun) -> InRedis | Finding:
-    """What Redis has of this beginning of the run, or a finding that it has nothing of it."""
+def _comparable_redis(in_redis: InRedis | None, record: RunRecord | None, stored: StoredRun) -> InRedis | Finding:
+    """What Redis has of the run, when it has the same epoch as Postgres; else a finding that says what it has."""
     if in_redis is not None and record is not None and record.epoch == stored.epoch:
         return in_redis
     if stored.complete:
@@ -132,6 +134,7 @@ async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False)
 
 
 async def _sum(client: Redis, command: str, keys: Sequence[str]) -> int:
+    """The sum of what a Redis command returns for each of the keys."""
     total = 0
     for start in range(0, len(keys), COMMANDS_PER_PIPELINE):
         async with client.pipeline(transaction=False) as pipe:
@@ -161,7 +164,7 @@ async def _in_source(
     if job.source.path == STANDARD_INPUT:
         return Finding("the source", "standard input", "not compared: it cannot be read again", True)
     try:
-        lines, fingerprint = await _load(connection, job)
+        lines, fingerprint = await _load_digests(connection, job)
     except SourceError as error:
         return Finding("the source", "cannot be read", "readable", False, str(error))
     part = quoted(part_name("pages", stored.run_id))
@@ -175,19 +178,19 @@ async def _in_source(
         missing=row["missing"],
         unknown=row["unknown"],
         changed=record is not None and bool(record.fingerprint) and fingerprint != record.fingerprint,
-        missing_examples=await asyncio.to_thread(_keys_of, job, {row["digest"] for row in missing}),
+        missing_examples=await asyncio.to_thread(_keys_with_digests, job, {row["digest"] for row in missing}),
         unknown_examples=[row["key"] for row in await connection.fetch(query("unknown-keys", part=part), MAX_EXAMPLES)],
     )
 
 
-async def _load(connection: PostgresConnection, job: Job) -> tuple[int, str]:
+async def _load_digests(connection: PostgresConnection, job: Job) -> tuple[int, str]:
     """Copy the digests of the whole source into a temporary table; returns how many, and the source's fingerprint."""
     await connection.execute(query("make-audit-source"))
     source = await asyncio.to_thread(open_corpus, job, Cursor())
     lines, exhausted = 0, False
     try:
         while not exhausted:
-            digests, exhausted = await asyncio.to_thread(_digests, source)
+            digests, exhausted = await asyncio.to_thread(_read_digests, source)
             lines += len(digests)
             await connection.copy_records_to_table("audit_source", records=digests, columns=["digest"])
         return lines, await asyncio.to_thread(source.fingerprint)
@@ -195,20 +198,21 @@ async def _load(connection: PostgresConnection, job: Job) -> tuple[int, str]:
         source.close()
 
 
-def _digests(source: Source) -> tuple[list[tuple[bytes]], bool]:
+def _read_digests(source: Source) -> tuple[list[tuple[bytes]], bool]:
+    """The digests of the source's next chunk, as rows, and whether the source is exhausted."""
     chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
-    return [(digest(key),) for key in _keys(chunk)], chunk.exhausted
+    return [(digest(key),) for key in _keys_in_chunk(chunk)], chunk.exhausted
 
 
-def _keys(chunk: Chunk) -> Iterator[str]:
-    """A chunk's keys as the planner sees them: a refused line is a key, too."""
+def _keys_in_chunk(chunk: Chunk) -> Iterator[str]:
+    """A chunk's keys as the planner sees them: a refused line is a key too."""
     yield from chunk.keys
     for line in chunk.refused:
         yield line.key
 
 
-def _keys_of(job: Job, wanted: set[bytes]) -> list[str]:
-    """The keys of a few digests, found by reading the source from its beginning."""
+def _keys_with_digests(job: Job, wanted: set[bytes]) -> list[str]:
+    """The keys that have these digests, found by reading the source from its beginning. Raises SourceError."""
     if not wanted:
         return []
     found: dict[bytes, str] = {}
@@ -217,7 +221,9 @@ def _keys_of(job: Job, wanted: set[bytes]) -> list[str]:
         while len(found) < len(wanted) and not exhausted:
             chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
             exhausted = chunk.exhausted
-            found.update((name, key) for key in _keys(chunk) if (name := digest(key)) in wanted)
+            found.update(
+                (found_digest, key) for key in _keys_in_chunk(chunk) if (found_digest := digest(key)) in wanted
+            )
     finally:
         source.close()
     return sorted(found.values())

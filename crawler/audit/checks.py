@@ -1,4 +1,4 @@
-"""Pure: what source, Postgres, Redis and an upstream's log say about a run -> findings that hold or do not."""
+"""Pure: compares what source, Postgres, Redis and an upstream's log say about a run; each comparison is a finding."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequests:
-    """The upstream's own log: how many keys were requested, how many different ones, and some that were repeated."""
+    """The upstream's own log: how many keys were requested in total, how many distinct ones, and some repeated ones."""
 
     total: int
     distinct: int
@@ -136,7 +136,7 @@ def _of_source(source: InSource, postgres: InPostgres, redis: InRedis | Finding)
     what = "keys of the source not finished yet"
     if isinstance(redis, Finding):
         return [Finding(what, source.missing, "the rest", True), *findings]
-    # A line that was skipped as done, or was in a block that is resolved, has its page; another one may have it.
+    # A line has its page if it was skipped as done, or if its key is resolved. The others may still be without one.
     rest = source.lines - redis.counts.resolved - redis.skipped
     return [_at_most(what, source.missing, rest, "keys are neither stored nor queued nor still to be read"), *findings]
 

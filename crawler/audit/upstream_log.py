@@ -1,4 +1,4 @@
-"""An upstream's own log: the keys that were requested. The last field of each line is a path or a URL."""
+"""Reads the requested keys from an upstream's own log, where the last field of each line is a path or a URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from crawler.job.models import RequestSettings
 
 
 def logged_keys(log: Path, request: RequestSettings) -> Iterator[str]:
-    """Every key that was requested, line by line, as it was sent. Raises UsageError when the log cannot be read."""
+    """Every key that was requested, in the log's order, encoded as it was sent.
+
+    Raises UsageError when the log cannot be read.
+    """
     keys_in = _splitter(request)
     try:
         with log.open(encoding="utf-8", errors="backslashreplace") as lines:
@@ -23,9 +26,9 @@ def logged_keys(log: Path, request: RequestSettings) -> Iterator[str]:
 
 
 def _splitter(request: RequestSettings) -> Callable[[str], Sequence[str]]:
-    """A function from a path or URL to its keys.
+    """The function from a logged path or URL to its keys.
 
-    With one key in a request the whole path or URL is the key. Several keys are between the ends of the template.
+    With one key in a request the whole path or URL stands for the key. Several keys are between the template's ends.
     """
     if request.url is None or request.keys_per_request == 1:
         return lambda logged: [logged]

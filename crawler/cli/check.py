@@ -39,7 +39,7 @@ NO_CONTACT_WARNING = "set [request] user_agent to who you are and how to reach y
 SAMPLED_KEYS = 1000
 SAMPLE_SECONDS = 1.0
 
-# What is looked at, what it is, and where that comes from.
+# A row of what `check` prints: the setting, its value, and where the value comes from.
 Checked: TypeAlias = Sequence[Any]
 
 
@@ -71,7 +71,7 @@ def schema_command() -> None:
 
 
 async def _check(place: Place, job: Job, given: Mapping[str, str], environ: Mapping[str, str]) -> list[Checked]:
-    """Look at everything that a run needs. Raises what is wrong first, as ShardcrawlError."""
+    """Check everything that a run needs. Raises ShardcrawlError for the first thing that is wrong."""
     hook.load(job)
     resolve_credentials(job.request, environ)
     total = await asyncio.to_thread(_sample_source, job)
@@ -146,7 +146,7 @@ def _limit_words(limit: LimitSettings) -> str:
 
 
 def _sample_source(job: Job) -> int | None:
-    """Read the first keys of the source; returns about how many it has. Standard input is left alone."""
+    """Read the first keys of the source, except standard input; returns about how many it has. Raises SourceError."""
     if job.source.path == STANDARD_INPUT:
         return None
     source = open_corpus(job, Cursor())
@@ -158,7 +158,10 @@ def _sample_source(job: Job) -> int | None:
 
 
 def _origin(job: Job, given: Mapping[str, str], section: str, key: str, *, option: str) -> str:
-    """Where a setting comes from: an option (its own or of the environment), the job file, or the default."""
+    """Where a setting comes from: an option, the option's environment variable, the job file, or the default.
+
+    `given` says of each option that was given whether it came from the command line or the environment.
+    """
     if option in given:
         return f"--{option.replace('_', '-')}" if given[option] == "commandline" else "environment"
     return "job file" if key in (job.document.get(section) or {}) else "default"

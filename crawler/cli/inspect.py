@@ -23,7 +23,7 @@ from crawler.cli import screen
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.cli.progress import say
 from crawler.local.services import Place, services
-from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.catalogue import StoredRun, open_catalogue
 from crawler.store.postgres import connect_postgres
 
 
@@ -159,12 +159,9 @@ async def _snapshot_of(client: Redis, run: StoredRun) -> RunSnapshot:
 async def _known_runs(place: Place) -> AsyncIterator[tuple[Redis, list[StoredRun]]]:
     """A client of Redis, and every run that Postgres knows."""
     async with services(place, share=True) as addresses:
-        connection = await connect_postgres(addresses.database)
-        try:
-            await Catalogue(connection).prepare()
-            stored = await Catalogue(connection).all()
-        finally:
-            await connection.close()
+        async with open_catalogue(addresses.database) as catalogue:
+            await catalogue.prepare()
+            stored = await catalogue.all()
         client = connect_redis(addresses.redis)
         try:
             yield client, stored

@@ -1,4 +1,4 @@
-"""What commands share: their options, and how an error becomes one line and an exit code."""
+"""What all commands share: their options, and turning an error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -118,21 +118,21 @@ def shared_addresses(place: Place, name: str) -> Addresses:
 
 
 def find_again(place: Place) -> str:
-    """What another command needs to look at the same place: nothing, or its --data."""
+    """The option with which another command finds the same place: none, or --data."""
     return "" if place.database or place.data == DATA_FOLDER else f" --data {shlex.quote(str(place.data))}"
 
 
 def job_from(argument: str, options: Mapping[str, Any]) -> Job:
-    """The job in a job file, or of a bare source, with the options that beat it. Raises UsageError."""
+    """The job of a job file or of a bare source, with the command's options in it. Raises UsageError."""
     overrides = JobOverrides(**{field.name: options[field.name] for field in fields(JobOverrides)})
     return read_job(*load_document(argument, overrides))
 
 
 def listener_from(options: Mapping[str, Any], screen: RunScreen) -> Listener:
-    """Shows everything on this screen, as verbose as the options want."""
+    """A listener that shows every event on this screen; the options say how much children log."""
     debug = options["debug"]
     level = "DEBUG" if debug else options["log_level"].upper()
-    return Listener(screen, screen.progress_seconds, level=level, debug=debug)
+    return Listener(screen, screen.progress_seconds, log_level=level, debug=debug)
 
 
 def run_async(coroutine: Coroutine[Any, Any, CommandResult]) -> CommandResult:

@@ -28,7 +28,7 @@ from crawler.local.events import (
 
 BAR_INTERVAL_SECONDS = 0.5
 LINE_INTERVAL_SECONDS = 10.0
-# Long enough that the rate does not jump with every commit.
+# The time over which the shown rate is averaged: so long that it does not jump with every commit.
 RATE_WINDOW_SECONDS = 10.0
 SHOWN_UPSTREAMS = 5
 
@@ -57,27 +57,32 @@ class Pace:
         """The time that the rest takes, as h:mm:ss; "?" when that is unknown."""
         if counts.total is None or self.rate <= 0:
             return "?"
-        return clock(max(0, counts.total - counts.done) / self.rate)
+        return duration_words(max(0, counts.total - counts.done) / self.rate)
 
 
 def say(console: Console, text: str) -> None:
-    """One line as it is: not wrapped, and nothing in it is markup."""
+    """Print one line as it is: not wrapped, and without reading markup in it."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def clock(seconds: float) -> str:
+def duration_words(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     whole = int(seconds + 0.5)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def size(count: float) -> str:
-    """Bytes for people: 1.2 GB."""
+def byte_words(count: float) -> str:
+    """A number of bytes for people: 1.2 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def of_total(counts: RunCounts) -> str:
+    """The end of a phrase like "10 of 500": " of 500", or nothing when the total is unknown."""
+    return f" of {counts.total:,}" if counts.total is not None else ""
 
 
 def outcome_words(counts: RunCounts) -> str:
@@ -87,7 +92,7 @@ def outcome_words(counts: RunCounts) -> str:
 
 
 def upstream_words(snapshot: RunSnapshot) -> str:
-    """Upstreams that are not as usual and why, those that stop requests first; "upstream ok" without any."""
+    """The upstreams whose health is unusual, and how, those that stop requests first; "upstream ok" without any."""
     unusual = sorted(snapshot.upstreams, key=lambda health: (not health.stops_requests, health.upstream))
     words = [f"{health.upstream} {health.summary}" for health in unusual[:SHOWN_UPSTREAMS]]
     if len(unusual) > SHOWN_UPSTREAMS:
@@ -96,7 +101,7 @@ def upstream_words(snapshot: RunSnapshot) -> str:
 
 
 def holdup_words(snapshot: RunSnapshot) -> str:
-    """What holds the run up: what workers wait for, else the state of the upstreams."""
+    """What slows the run: what workers wait for, else the health of the upstreams."""
     return "waits: " + "; ".join(snapshot.waits) if snapshot.waits else upstream_words(snapshot)
 
 
@@ -121,7 +126,7 @@ class RunScreen:
 
     @property
     def progress_seconds(self) -> float:
-        """Seconds between two events of a run's progress that suit this console."""
+        """How often this console shows a run's progress, in seconds."""
         return BAR_INTERVAL_SECONDS if self._console.is_terminal else LINE_INTERVAL_SECONDS
 
     def say(self, text: str) -> None:
@@ -161,9 +166,8 @@ class RunScreen:
         self._pace.add(monotonic(), counts.done)
         rate, left = f"{self._pace.rate:,.0f}/s", f"ETA {self._pace.left(counts)}"
         if not self._console.is_terminal:
-            of = f" of {counts.total:,}" if counts.total is not None else ""
             self.say(
-                f"{snapshot.name}: {counts.done:,}{of} keys, {rate}, {left}; "
+                f"{snapshot.name}: {counts.done:,}{of_total(counts)} keys, {rate}, {left}; "
                 f"{outcome_words(counts)}; {holdup_words(snapshot)}"
             )
             return

@@ -17,9 +17,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Outcome, RunCounts
+from coordinator.model import Outcome
 from coordinator.status import RunSnapshot
-from crawler.cli.progress import clock, outcome_words, say, size
+from crawler.cli.progress import byte_words, duration_words, of_total, outcome_words, say
 from crawler.local.run import RunEnd
 
 CELL_CHARACTERS = 60
@@ -31,7 +31,7 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
 
     `again` is the command that goes on with it, `at` the options that let another command find it.
     """
-    outcomes = end.stored.counts if end.stored else end.counts.outcomes
+    outcomes = end.outcomes
     say(console, _end_words(end, sum(outcomes.values())))
     table = Table(box=box.SIMPLE, show_header=True, pad_edge=False)
     table.add_column("outcome")
@@ -41,8 +41,8 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
             table.add_row(outcome.value, f"{outcomes.get(outcome, 0):,}")
     console.print(table)
     if not end.was_complete:
-        sent = f"{end.counts.requests:,} requests and {size(end.counts.received)} of bodies in the whole run"
-        say(console, f"{clock(end.seconds)} in this session, {sent}")
+        sent = f"{end.counts.requests:,} requests and {byte_words(end.counts.received)} of bodies in the whole run"
+        say(console, f"{duration_words(end.seconds)} in this session, {sent}")
     if end.stored is None:
         say(console, f"go on with: {again}")
         return
@@ -61,8 +61,7 @@ def _end_words(end: RunEnd, done: int) -> str:
         return f"run {name} is complete already: {done:,} keys, nothing fetched"
     if end.stored is not None:
         return f"run {name} is complete: {done:,} keys"
-    of = f" of {end.counts.total:,}" if end.counts.total is not None else ""
-    return f"run {name} is interrupted: {done:,}{of} keys are done, and stay done"
+    return f"run {name} is interrupted: {done:,}{of_total(end.counts)} keys are done, and stay done"
 
 
 def print_table(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console) -> None:
@@ -72,7 +71,7 @@ def print_table(columns: Sequence[str], records: Sequence[Sequence[Any]], consol
         table.add_column(column, no_wrap=True)
     for record in records:
         table.add_row(*(_cell(value) for value in record))
-    # A line that is longer than the terminal wraps and can be read; a column that rich narrows to nothing cannot.
+    # As wide as its content: a line that wraps at the end of the terminal can be read, a column without width cannot.
     needed = Measurement.get(
         console, console.options.update(max_width=MAX_TABLE_CHARACTERS, markup=False), table
     ).maximum
@@ -114,14 +113,13 @@ def _line(fields: Sequence[str]) -> str:
 def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
     """Print one run's snapshot."""
     counts = snapshot.counts
-    of = f" of {counts.total:,}" if counts.total is not None else ""
     deferred = f", {counts.deferred:,} of them deferred" if counts.deferred else ""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("run", snapshot.name)
     table.add_row("state", snapshot.state.value)
-    table.add_row("keys", f"{counts.done:,}{of} done, {counts.queued:,} queued{deferred}")
+    table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.queued:,} queued{deferred}")
     table.add_row("outcomes", outcome_words(counts))
-    table.add_row("requests", f"{counts.requests:,}, {size(counts.received)} of bodies")
+    table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
     for health in snapshot.upstreams:
@@ -141,7 +139,7 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
         "done": counts.done,
         "queued": counts.queued,
         "deferred": counts.deferred,
-        "outcomes": counts_json(counts),
+        "outcomes": outcomes_json(counts.outcomes),
         "requests": counts.requests,
         "received_bytes": counts.received,
         "workers": snapshot.workers,
@@ -164,18 +162,17 @@ def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
     }
 
 
-def counts_json(counts: RunCounts) -> Mapping[str, int]:
-    """Keys by outcome, every outcome named."""
-    return {outcome.value: counts.outcomes.get(outcome, 0) for outcome in Outcome}
+def outcomes_json(outcomes: Mapping[Outcome, int]) -> Mapping[str, int]:
+    """Keys by outcome as plain values, with 0 for an outcome that did not occur."""
+    return {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome}
 
 
 def end_json(end: RunEnd) -> Mapping[str, Any]:
     """How a run ended as plain values."""
-    outcomes = end.stored.counts if end.stored else end.counts.outcomes
     return {
         "run": end.job.run.name,
         "state": "complete" if end.stored else "interrupted",
-        "outcomes": {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome},
+        "outcomes": outcomes_json(end.outcomes),
         "requests": 0 if end.was_complete else end.counts.requests,
         "received_bytes": 0 if end.was_complete else end.counts.received,
         "seconds": round(end.seconds, 3),

@@ -25,8 +25,7 @@ from crawler.job.job import read_job
 from crawler.job.limits import limit_of, upstream_named
 from crawler.local.services import Addresses, Place, services
 from crawler.opening import open_run
-from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import connect_postgres
+from crawler.store.catalogue import Catalogue, open_catalogue
 
 MAX_CONCURRENCY = 100_000
 
@@ -173,10 +172,6 @@ async def _rebuild(place: Place, name: str, folder: str) -> int:
 @asynccontextmanager
 async def _catalogue(addresses: Addresses) -> AsyncIterator[Catalogue]:
     """The runs in Postgres, with the schema made if it was missing."""
-    connection = await connect_postgres(addresses.database)
-    try:
-        catalogue = Catalogue(connection)
+    async with open_catalogue(addresses.database) as catalogue:
         await catalogue.prepare()
         yield catalogue
-    finally:
-        await connection.close()

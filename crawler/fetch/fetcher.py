@@ -52,9 +52,12 @@ class Defer:
 
 @dataclass(slots=True)
 class Lane:
-    """One of the worker's places for a request in flight; `sending` while the upstream may be working on it."""
+    """One of the worker's places for a request in flight.
 
-    sending: bool = False
+    `must_finish`: the upstream may be working on the request, or the parser on its response. A drain waits for it.
+    """
+
+    must_finish: bool = False
 
 
 @dataclass(slots=True)
@@ -101,10 +104,14 @@ class Fetcher:
             await self._robots.close()
 
     async def fetch(self, request: Request, lane: Lane) -> FetchResult | RetryInPlace | Defer:
-        """Make one attempt. While `lane.sending` is false it may be cancelled, and then no attempt was made."""
+        """Make one attempt.
+
+        It may be cancelled while `lane.must_finish` is false: before the request is sent, and while a pause is written
+        to Redis. In the second case the response is lost, and the block's next worker sends the request again.
+        """
         if self._robots is not None and (stopped := await self._check_robots(request, self._robots)) is not None:
             return stopped
-        lane.sending = True
+        lane.must_finish = True
         self._meter.requests += 1
         self._retry_budget.add_request()
         started = time.monotonic()
@@ -119,13 +126,13 @@ class Fetcher:
         else:
             ended_at = time.time()
             decision = self._decide_on_response(request, response, ended_at, time.monotonic() - started)
-        lane.sending = False
+        lane.must_finish = False
         if decision.pause is not None:
             await retry_unavailable(partial(self._limiter.pause, request.upstream, decision.pause), "a pause")
-        return self._place(request, decision.step, response, ended_at)
+        return self._carry_out(decision.step, request, response, ended_at)
 
     async def _check_robots(self, request: Request, robots: Robots) -> FetchResult | RetryInPlace | Defer | None:
-        """Return None if robots.txt allows the request now, else what becomes of it instead of being sent."""
+        """Return None if robots.txt allows the request now, else where the request goes without being sent."""
         permission = robots.cached_permission(request.url)
         if permission is None:
             await robots.load_permission(request.url)
@@ -170,10 +177,10 @@ class Fetcher:
         self._limiter.report(request.upstream, throttled=throttled, failed=status >= 500, seconds=seconds)
         return decision
 
-    def _place(
-        self, request: Request, step: End | Retry | Follow, response: HttpResponse | None, now: float
+    def _carry_out(
+        self, step: End | Retry | Follow, request: Request, response: HttpResponse | None, now: float
     ) -> FetchResult | RetryInPlace | Defer:
-        """Carry out a step: update the request for its next attempt, and return where it goes."""
+        """Update the request for its next attempt, if there is one, and return where it goes."""
         if isinstance(step, End):
             return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, response)
         if isinstance(step, Follow):

@@ -13,11 +13,11 @@ from email.utils import parsedate_to_datetime
 
 from crawler.model import Headers
 
-# urllib3's bound on a Retry-After, six hours: a longer one is a mistake, or means that we are not wanted.
+# Six hours, which is urllib3's bound on a Retry-After too. A longer one is a mistake, or means that we are not wanted.
 MAX_PAUSE_SECONDS = 21_600.0
 # Clocks may differ by a wrong time zone. A Date further away comes from a cache, or from a clock that was never set.
 MAX_CLOCK_DIFFERENCE_SECONDS = 86_400.0
-# What www.mediawiki.org/wiki/Manual:Maxlag_parameter asks for at least.
+# The shortest wait that www.mediawiki.org/wiki/Manual:Maxlag_parameter asks for.
 MIN_LAG_SECONDS = 5.0
 
 REMAINING_AND_RESET = (
@@ -25,8 +25,8 @@ REMAINING_AND_RESET = (
     ("x-ratelimit-remaining", "x-ratelimit-reset"),
     ("x-rate-limit-remaining", "x-rate-limit-reset"),
 )
-# With one of these a response of status 200 can say that it is an error, or ask for a pause. Most responses have none
-# of them, so this is checked first.
+# Only with one of these can a response of status 200 be an error, or ask for a pause. Most responses have none of them,
+# so this is checked first.
 LIMIT_HEADERS = ("mediawiki-api-error", "ratelimit", *(remaining for remaining, _ in REMAINING_AND_RESET))
 MEDIAWIKI_THROTTLE_ERRORS = frozenset({"maxlag", "ratelimited"})
 

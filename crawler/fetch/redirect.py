@@ -6,7 +6,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 # 300 and 304 to 306 do not say where to send the request instead.
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-MAX_URL_CHARS = 8192
+MAX_URL_CHARACTERS = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -15,7 +15,7 @@ class InvalidRedirect(Exception):
 
 
 def redirect_target(url: str, location: str | None) -> str:
-    """Return the absolute URL, without a fragment, that `location` in the response to `url` leads to.
+    """Return the absolute URL to which a response to `url` with this Location redirects, without its fragment.
 
     Raises InvalidRedirect.
     """
@@ -35,8 +35,8 @@ def redirect_target(url: str, location: str | None) -> str:
     if "@" in parts.netloc:
         raise InvalidRedirect("its Location has a user name in it")
     target = parts._replace(fragment="").geturl()
-    if len(target) > MAX_URL_CHARS:
-        raise InvalidRedirect(f"its Location has more than {MAX_URL_CHARS} characters")
+    if len(target) > MAX_URL_CHARACTERS:
+        raise InvalidRedirect(f"its Location has more than {MAX_URL_CHARACTERS} characters")
     return target
 
 

@@ -12,11 +12,11 @@ from crawler.fetch.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_
 from crawler.job.models import RetrySettings
 from crawler.model import Headers
 
-# Throttled attempts are counted apart. A key ends after so many of them for each attempt that the job allows.
+# Throttled attempts are counted apart. For each attempt that the job allows, a key may have this many of them.
 THROTTLED_PER_ATTEMPT = 10
-# A history travels with its key through Redis, so it is bounded.
+# The history of a deferred key is stored in Redis, so it is bounded.
 MAX_HISTORY_LINES = 24
-MAX_RESULT_CHARS = 150
+MAX_RESULT_CHARACTERS = 150
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
 
 
@@ -45,7 +45,7 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows for the keys, and for how many seconds all workers `pause` at the upstream.
+    """The next step for the request's keys. `pause` is for how many seconds all workers stop at the upstream, or None.
 
     `throttled` is true when the upstream said itself that it gets too many requests.
     """
@@ -112,10 +112,10 @@ def after_error(
 def add_attempt(attempts: Attempts, result: str, now: float, *, throttled: bool = False) -> Attempts:
     """Return `attempts` with one more, which ended with `result` at `now` (seconds since 1970).
 
-    Attempts in a row with the same result share a line of the history. Of a long history the first line and the latest
-    ones are kept.
+    Attempts in a row with the same result share a line of the history. A history that becomes too long keeps its first
+    line and its latest ones.
     """
-    result = result[:MAX_RESULT_CHARS]
+    result = result[:MAX_RESULT_CHARACTERS]
     line = f"{datetime.fromtimestamp(now, UTC):%H:%M:%S} {result}"
     history = attempts.history
     if history:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-# A key that waits longer than this waits in the deferred set: its block can be completed, and any worker may retry it.
+# A key with a longer delay waits in the deferred set: then its block can be completed, and any worker may retry it.
 MAX_IN_PLACE_SECONDS = 2.0
 WINDOW_SECONDS = 60
-# So many retries are always granted: at the start of a run half of the requests is next to nothing.
+# This many retries in a window are always granted, because at the start of a run half of the requests are too few.
 MIN_RETRIES = 10
 REQUESTS_PER_CLOCK_READ = 64
 

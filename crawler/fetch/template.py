@@ -11,7 +11,7 @@ from crawler.job.request_checks import split_template
 
 
 class Template:
-    """A request template. Without one, every key is an absolute URL itself. Raises UsageError when it is malformed."""
+    """The job's request template; without one every key is a URL itself. Raises UsageError when it is malformed."""
 
     def __init__(self, settings: RequestSettings) -> None:
         self._separator = quote(settings.separator, safe="")

@@ -1,4 +1,4 @@
-"""The job file, TOML or the same document as JSON -> Job; an unknown key is an error that names the nearest one."""
+"""Reads a job from its document, which is a TOML file, or JSON of the same shape from Redis and Postgres."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from crawler.job.section import SectionModel, read_section, refuse_unknown
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A whole job: read once at the door and handed on, also to child processes by pickle.
+    """A whole job. A process reads it once and passes it on, also to child processes by pickle.
 
     `folder` is where its relative paths and its Python modules are looked up. `document` is what it was read from,
-    its secrets still as ${NAME}.
+    with its secrets still as ${NAME}.
     """
 
     run: RunSettings
@@ -60,7 +60,10 @@ def load_job_file(path: Path) -> dict[str, Any]:
 
 
 def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
-    """The job in a document, its secrets still as ${NAME}. Raises UsageError, NotYet."""
+    """The job in a document, its secrets still as ${NAME}.
+
+    Raises UsageError, which names the nearest key for one that is unknown, and NotYet for what is planned.
+    """
     if not isinstance(document, Mapping):
         raise UsageError("job: the document is no table; write [run], [source] and their keys")
     refuse_unknown(JobFile, "job", document)

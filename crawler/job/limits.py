@@ -12,11 +12,11 @@ from crawler.job.models import RATE, RATE_FORMS, UPSTREAM_HOST, UPSTREAM_PATH, L
 from crawler.job.section import read_section
 
 _RATE = re.compile(RATE)
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS_BY_UNIT = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def limits_in(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
-    """`[limits]` by upstream. Raises UsageError, also for an entry that no request would ever meet."""
+    """The entries of `[limits]` by upstream. Raises UsageError, also for two entries that mean the same upstream."""
     limits: dict[str, LimitSettings] = {}
     for name, value in values.items():
         upstream = upstream_named(name, f"job: [limits.{name!r}]")
@@ -29,7 +29,7 @@ def limits_in(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
 
 
 def upstream_named(name: str, where: str) -> str:
-    """The name of an upstream, its host in lower case. Raises UsageError."""
+    """The upstream's name with its host in lower case. Raises UsageError, which begins with `where`, for a bad name."""
     host, slash, path = name.partition("/")
     if not re.fullmatch(UPSTREAM_HOST, host) or (slash and not re.fullmatch(UPSTREAM_PATH, path)):
         raise UsageError(
@@ -39,7 +39,10 @@ def upstream_named(name: str, where: str) -> str:
 
 
 def limit_of(rate: Any, ceiling: Any, concurrency: int | None, where: str) -> LimitSettings:
-    """A limit; `ceiling` is what an "auto" rate may never exceed. Raises UsageError."""
+    """The limit that these values state; `ceiling` is what an "auto" rate never exceeds.
+
+    Raises UsageError, which begins with `where`.
+    """
     if rate == "auto":
         return LimitSettings(_windows(ceiling, f"{where} ceiling"), auto=True, concurrency=concurrency)
     if ceiling is not None:
@@ -62,8 +65,8 @@ def _window(value: Any, where: str) -> Window:
     if isinstance(value, str):
         match = _RATE.fullmatch(value.strip())
         if match:
-            count, seconds = float(match[1]), _SECONDS[match[2] or "s"]
+            count, seconds = float(match[1]), _SECONDS_BY_UNIT[match[2] or "s"]
     if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count <= 1e6 * seconds:
         raise UsageError(f"{where}: {RATE_FORMS}")
-    # A window that allows less than one request is a longer one that allows one.
+    # Less than one request in a window means one request in a window that is longer.
     return Window(float(count), seconds) if count >= 1 else Window(1.0, seconds / count)

@@ -1,6 +1,6 @@
 """The sections of the job file as msgspec models: the only source of its checks, its reference and its JSON Schema.
 
-Each key has its bounds, a description and an example. `Meta(extra=...)` holds what messages and the reference need:
+Each key has its bounds, a description and an example. `Meta(extra=...)` has texts for messages and the reference:
 `absent` is the default in words, `write` says how to write a value of several types, `each` says what every entry of a
 table must be, `not_yet` is the message for a value that this version does not have.
 """
@@ -35,18 +35,18 @@ Rate: TypeAlias = (
 
 
 def _text(description: str, example: str, pattern: str | None = None, **extra: str) -> Meta:
-    """What a text is; an empty one is always a mistake."""
+    """The Meta of a key with a text, which must not be empty."""
     schema = None if pattern is None else {"pattern": pattern}
     return Meta(min_length=1, description=description, examples=[example], extra_json_schema=schema, extra=extra)
 
 
-def _one(description: str, example: Any, **extra: str) -> Meta:
-    """What a value without bounds is."""
+def _value(description: str, example: Any, **extra: str) -> Meta:
+    """The Meta of a key without bounds."""
     return Meta(description=description, examples=[example], extra=extra)
 
 
 def _number(description: str, example: float, least: float, most: float, **extra: str) -> Meta:
-    """What a number is, with its bounds."""
+    """The Meta of a key with a number from `least` to `most`."""
     return Meta(description=description, examples=[example], ge=least, le=most, extra=extra)
 
 
@@ -85,7 +85,7 @@ class RunSettings(Section, frozen=True, kw_only=True):
         "Seconds in which a worker that is told to stop may finish and commit what it has in flight. "
         "Kubernetes kills after 30.",
         20, 0.0, 3600.0)] = 25.0
-    publish: Annotated[Literal["auto"], _one(
+    publish: Annotated[Literal["auto"], _value(
         "When the run's rows become visible in the `*_current` views: by itself, when the run is complete.",
         "auto", not_yet="a complete run is published by itself in this version; leave it out")] = "auto"
 
@@ -126,10 +126,10 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     separator: Annotated[str, _text(
         "What stands between the keys of one request; it is percent-encoded too.",
         ",")] = "|"
-    headers: Annotated[dict[str, str], _one(
+    headers: Annotated[dict[str, str], _value(
         "Headers of every request.",
         {"Authorization": "Bearer ${TOKEN}"}, each=HEADER_RULE)] = field(default_factory=dict)
-    cookies: Annotated[dict[str, str], _one(
+    cookies: Annotated[dict[str, str], _value(
         "Cookies of every request.",
         {"session": "${SESSION}"}, each=COOKIE_RULE)] = field(default_factory=dict)
     auth: Annotated[str, _text(
@@ -145,14 +145,14 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     redirects: Annotated[int, _number(
         "Redirects that are followed in a row; 0 follows none.",
         0, 0, 20)] = 5
-    http2: Annotated[bool | Literal["prior-knowledge"], _one(
+    http2: Annotated[bool | Literal["prior-knowledge"], _value(
         'true uses HTTP/2 where a server offers it in TLS; "prior-knowledge" speaks nothing else to any server, also '
         "without TLS.",
         True, write='write true, false or "prior-knowledge"')] = False
-    engine: Annotated[Literal["pyreqwest", "httpx"], _one(
+    engine: Annotated[Literal["pyreqwest", "httpx"], _value(
         "The HTTP client.",
         "httpx", write="known are pyreqwest and httpx")] = "pyreqwest"
-    allow_private: Annotated[tuple[str, ...], _one(
+    allow_private: Annotated[tuple[str, ...], _value(
         "Networks that are not public (loopback, 10.0.0.0/8, a cloud's metadata) and may still be fetched from. "
         "--allow-private adds to them.",
         ["10.0.0.0/8"])] = ()
@@ -171,15 +171,13 @@ class RequestSettings(Section, frozen=True, kw_only=True):
         "Bytes of a body after decompression. A key with a larger one fails at once, without another attempt. "
         "Each request in flight may hold as much memory.",
         1_048_576, 1, 256 * 1024 * 1024)] = 16 * 1024 * 1024
-    robots: Annotated[bool, _one(
+    robots: Annotated[bool, _value(
         "Whether each host's robots.txt is obeyed, Crawl-delay included.",
         False, absent="true where keys are URLs; false with a `url`, an API whose terms you know")] | None = None
 
     @property
     def obeys_robots(self) -> bool:
-        """Whether robots.txt is obeyed: by default where keys are URLs of whatever hosts, not at an API of one's own
-        choice, whose terms the user knows.
-        """
+        """Whether robots.txt is obeyed: by default where each key is a URL, and not with a request template."""
         return self.url is None if self.robots is None else self.robots
 
 
@@ -190,11 +188,11 @@ class LimitEntry(Section, frozen=True, kw_only=True):
     (`*.wikipedia.org`), a part of a host (`api.example.org/v2/*`), or `*`: every other host, each for itself.
     """
 
-    rate: Annotated[Rate, _one(
+    rate: Annotated[Rate, _value(
         'Requests a second, or a text with its unit: s, min (or m), h or d. Several in a list hold at once. '
         '"none" is no bound. "auto" finds the rate: up to the first refusal, then just below it.',
         ["50/s", "5000/h"], write=RATE_FORMS, absent="no bound")] | None = None
-    ceiling: Annotated[Rate, _one(
+    ceiling: Annotated[Rate, _value(
         'What an "auto" rate never exceeds.',
         "200/s", write=RATE_FORMS, absent="no bound")] | None = None
     concurrency: Annotated[int, _number(

@@ -22,12 +22,12 @@ _TYPE = re.compile(
     r"(?:numeric(?:\(\d{1,4}(?:, ?\d{1,4})?\))?|(?:varchar|char|interval|time|timestamp|timestamptz)(?:\(\d{1,4}\))?"
     rf"|{'|'.join(sorted(TYPES))})(?:\[\])?"
 )
-# The tables of one run, and the views over the published one.
-_PART = re.compile(r".*_(?:current|r\d+)")
+# Names of the tables that one run loads into, and of the views of the published run.
+_PART_OR_VIEW = re.compile(r".*_(?:current|r\d+)")
 
 
 def identifier_fault(name: str) -> str | None:
-    """Why a name cannot be a table or a column of ours, None when it can."""
+    """Why a job may not give a table or a column this name, None when it may."""
     return None if re.fullmatch(IDENTIFIER, name) else "use lower-case letters, digits and _, at most 40"
 
 
@@ -37,18 +37,18 @@ def type_fault(name: str) -> str | None:
 
 
 def check_function(section: str, name: str | None) -> None:
-    """Raise UsageError for what is not module:function."""
+    """Raise UsageError when `name` is given, and is not module:function."""
     if name is not None and not re.fullmatch(FUNCTION, name):
         raise UsageError(f"job: [{section}] python is {name!r}; write module:function")
 
 
 def check_tables(tables: Sequence[TableSettings]) -> None:
-    """Raise UsageError for the first table that cannot be made."""
+    """Raise UsageError for the first table whose name, columns or types cannot be used."""
     taken = set(RESERVED_TABLES)
     for table in tables:
         _check_identifier("table", table.name, taken)
         taken.add(table.name)
-        if _PART.fullmatch(table.name):
+        if _PART_OR_VIEW.fullmatch(table.name):
             raise UsageError(
                 f"job: table {table.name!r}: names ending in _current or _r1 are shardcrawl's own; rename it"
             )

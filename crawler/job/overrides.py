@@ -1,4 +1,4 @@
-"""What the command line changes in a job document, and the document of a bare source."""
+"""Makes the job document of a command: a job file or a bare source, with the command's options in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JobOverrides:
     allow_private: tuple[str, ...] = ()
 
     def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """The job document with these options in it. What is malformed stays as it is: reading the job says so."""
+        """The job document with these options in it. A malformed section stays as it is: `read_job` refuses it."""
         changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
         for section, key, value in (
             ("run", "name", self.name),
@@ -55,7 +55,10 @@ class JobOverrides:
 
 
 def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], str]:
-    """The job document of a job file, or of a bare source, and the folder of its relative paths. Raises UsageError."""
+    """The document of a job file or of a bare source, with the overrides in it, and the folder of its relative paths.
+
+    Raises UsageError.
+    """
     if job.endswith(JOB_SUFFIX):
         path = Path(job)
         return overrides.apply(load_job_file(path)), str(path.resolve().parent)

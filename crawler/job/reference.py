@@ -25,7 +25,7 @@ from crawler.job.models import (
     TableSettings,
 )
 from crawler.job.names import KNOWN_TYPES
-from crawler.job.section import plain
+from crawler.job.section import type_and_extra
 
 INTRODUCTION = """\
 # The job file
@@ -82,7 +82,7 @@ SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[store]", StoreSettings, ""),
     ("[[tables]]", TableSettings, _TABLES_NOTE),
 )
-# What JSON Schema need not say: TOML has no null, and an empty text is no value that anyone writes.
+# Left out of the JSON Schema: TOML has no null, and an empty text stands for a key that is not given.
 _UNWRITTEN: tuple[tuple[str, Any], ...] = (("default", None), ("default", ""), ("required", []))
 
 
@@ -94,7 +94,7 @@ def job_page() -> str:
 def job_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a job file, for editors.
 
-    It refuses what the models refuse. What needs two keys to be seen, and column types, only `check` finds.
+    It refuses what the models refuse. Mistakes that take two keys to see, and wrong column types, only `check` finds.
     """
     schema = _without_null(msgspec.json.schema(JobFile))
     parts = schema["$defs"]
@@ -105,7 +105,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def _without_null(node: Any) -> Any:
-    """The schema without "or null", which TOML cannot write, and without defaults that are not written either."""
+    """The schema without "or null", and without the entries in _UNWRITTEN."""
     if isinstance(node, list):
         return [_without_null(part) for part in node]
     if not isinstance(node, dict):
@@ -126,7 +126,7 @@ def _section_text(title: str, model: type[Section], note: str) -> str:
 
 
 def _key_text(field: msgspec.structs.FieldInfo) -> str:
-    kind, extra = plain(inspect.type_info(field.type))
+    kind, extra = type_and_extra(inspect.type_info(field.type))
     about = _without_null(msgspec.json.schema(field.type))
     default = extra.get("absent") or _default(field.default)
     return "\\\n".join(

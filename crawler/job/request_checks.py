@@ -1,9 +1,9 @@
-"""Pure: whether what a job says about its requests can be sent at all."""
+"""Pure: checks whether the requests that a job describes can be sent."""
 
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import urlsplit
 
 from coordinator.errors import UsageError
@@ -34,7 +34,7 @@ def check_request(request: RequestSettings) -> None:
     if request.proxy is not None:
         _check_proxy(request.proxy)
     for network in request.allow_private:
-        _check_network(network)
+        parse_network(network)
     if request.url is not None:
         split_template(request.url)
     elif request.keys_per_request > 1:
@@ -70,6 +70,14 @@ def split_template(url: str) -> tuple[str, str]:
     return head, tail
 
 
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """The network in an entry of `allow_private`. Raises UsageError."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"job: [request] allow_private: {error}; write networks like 127.0.0.0/8") from None
+
+
 def is_proxy(url: str) -> bool:
     """Whether a URL names a proxy: a scheme that we speak, a host, and nothing behind it."""
     try:
@@ -97,7 +105,7 @@ def _check_auth(auth: str) -> None:
 
 def _check_proxy(proxy: str) -> None:
     if SECRET.fullmatch(proxy):
-        return  # judged when it is filled in
+        return  # a whole URL in the environment; `resolve_credentials` checks it
     if not is_proxy(SECRET.sub("1", proxy)):
         raise UsageError(
             "job: [request] proxy: write it like http://host:3128, https://host:3128 or socks5://host:1080"
@@ -105,10 +113,3 @@ def _check_proxy(proxy: str) -> None:
     password = proxy.rpartition("@")[0].partition("://")[2].partition(":")[2]
     if password and not SECRET.search(password):
         raise UsageError("job: [request] proxy: write its password as ${NAME}; the secret stays in the environment")
-
-
-def _check_network(network: str) -> None:
-    try:
-        ip_network(network)
-    except ValueError as error:
-        raise UsageError(f"job: [request] allow_private: {error}; write networks like 127.0.0.0/8") from None

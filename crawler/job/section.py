@@ -1,7 +1,7 @@
-"""One section of a job document into its model: what is wrong, unknown or not there yet is an error in one line.
+"""Reads one section of a job document into its model. A wrong, unknown or planned key is an error in one line.
 
-msgspec says whether a section is right. Which key is wrong is found by converting each key alone, so that no message
-depends on how msgspec words its own.
+msgspec says whether a section is right. Which key is wrong is then found by converting each key alone, so that our
+messages do not depend on the texts of msgspec's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from crawler.job.models import Section
 
 SectionModel = TypeVar("SectionModel", bound=Section)
 
-# Keys that are planned and not in this version: a job that has one is refused, so that no key is ignored silently.
+# Keys that are planned, but are not in this version. A job that has one is refused with its own message.
 PLANNED_KEYS = {
     "source": ("table", "query"),
     "parse": ("records", "columns", "links"),
@@ -30,7 +30,7 @@ PLANNED_KEYS = {
 
 
 def read_section(model: type[SectionModel], name: str, values: Any) -> SectionModel:
-    """The section called `name`. Raises UsageError, NotYet."""
+    """The model of the section `name`, from its `values`. Raises UsageError, and NotYet for what is planned."""
     if not isinstance(values, Mapping):
         raise UsageError(f"job: [{name}] is no table; write [{name}] and its keys below it")
     try:
@@ -42,7 +42,7 @@ def read_section(model: type[SectionModel], name: str, values: Any) -> SectionMo
 
 
 def refuse_unknown(model: type[Section], name: str, values: Mapping[str, Any]) -> None:
-    """Raise UsageError for the first key that the model does not have."""
+    """Raise UsageError for the first key that the model does not have, or NotYet when that key is planned."""
     known = model.__struct_encode_fields__
     for key in values:
         if key in known:
@@ -54,8 +54,8 @@ def refuse_unknown(model: type[Section], name: str, values: Mapping[str, Any]) -
         raise UsageError(f"job: [{name}] has no key {key!r}; {hint}")
 
 
-def plain(kind: inspect.Type) -> tuple[inspect.Type, Mapping[str, str]]:
-    """A field's type without "or null", and the `extra` of its Meta."""
+def type_and_extra(kind: inspect.Type) -> tuple[inspect.Type, Mapping[str, str]]:
+    """A field's type without "or null" and without its Meta, and the `extra` of that Meta."""
     extra: Mapping[str, str] = {}
     while True:
         if isinstance(kind, inspect.Metadata):
@@ -69,6 +69,7 @@ def plain(kind: inspect.Type) -> tuple[inspect.Type, Mapping[str, str]]:
 
 
 def _refuse_values(model: type[Section], name: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError or NotYet for the first key whose value the model does not take."""
     for field in msgspec.structs.fields(model):
         key = field.encode_name
         if key not in values:
@@ -76,14 +77,14 @@ def _refuse_values(model: type[Section], name: str, values: Mapping[str, Any]) -
         try:
             msgspec.convert(values[key], field.type)
         except msgspec.ValidationError:
-            kind, extra = plain(inspect.type_info(field.type))
+            kind, extra = type_and_extra(inspect.type_info(field.type))
             if "not_yet" in extra:
                 raise NotYet(f"job: [{name}] {key}: {extra['not_yet']}") from None
             raise UsageError(f"job: [{name}] {key}{_fault(kind, extra, values[key])}") from None
 
 
 def _fault(kind: inspect.Type, extra: Mapping[str, str], value: Any) -> str:
-    """Why the value is not of this type, as the end of a message that begins with its key."""
+    """Why the value is not of this type, as the rest of a message that begins with the key."""
     match kind:
         case inspect.IntType() | inspect.FloatType():
             whole = isinstance(kind, inspect.IntType)

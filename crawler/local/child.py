@@ -1,7 +1,7 @@
 """A child process: `python -m crawler.local.child CONTROL_FD NAME` does what its parent writes to it over a pipe.
 
-The pipe's first line is the ChildSpec as JSON, addresses included, so that no secret is in an argument list. The pipe
-stays open as long as the parent lives. When it ends, nobody watches the child any more, so it drains.
+The pipe's first line is the ChildSpec as JSON. The addresses come this way too, so that no secret is in an argument
+list. The pipe stays open as long as the parent lives. When it is closed, nobody supervises the child, so it drains.
 """
 
 from __future__ import annotations
@@ -41,25 +41,26 @@ from crawler.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
+# How long a drain may take once the parent is gone.
 ORPHAN_GRACE_SECONDS = 10.0
 GC_THRESHOLDS = (20_000, 20, 20)  # for gc.set_threshold
 
 
 def main() -> None:
-    """Do what the spec says; exit 0 when it is done, 1 or 2 with a line that begins "error: " when it cannot be."""
+    """Do what the spec says. Exit with 0 when it is done; with 1, 2 or 4 and a line "error: …" when it cannot be."""
     control = os.fdopen(int(sys.argv[1]), "rb", buffering=0)
     spec = ChildSpec.decode(control.readline())
-    logs.configure(spec.who, spec.level)
+    logs.configure(spec.name, spec.log_level)
     try:
-        uvloop.run(_act(spec, control.fileno()))
+        uvloop.run(_run_role(spec, control.fileno()))
     except ShardcrawlError as error:
         if spec.debug:
-            logger.exception("%s ends", spec.who)
+            logger.exception("%s ends", spec.name)
         sys.stderr.write(f"{ERROR_PREFIX}{' '.join(str(error).split())}\n")
         sys.exit(EPOCH_LOST_EXIT_CODE if isinstance(error, EpochLost) else error.exit_code)
 
 
-async def _act(spec: ChildSpec, control: int) -> None:
+async def _run_role(spec: ChildSpec, control: int) -> None:
     client = connect_redis(spec.redis)
     try:
         if spec.role == "coordinator":
@@ -71,8 +72,8 @@ async def _act(spec: ChildSpec, control: int) -> None:
 
 
 async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
-    """Plan one run. A planner needs no drain: each of its steps is in Redis as a whole, or not at all."""
-    record = await retry_unavailable(lambda: Runs(client).find(str(spec.run)), spec.who)
+    """Coordinate one run until it is complete. A drain ends it at once: each of its steps is one script in Redis."""
+    record = await retry_unavailable(lambda: Runs(client).find(str(spec.run)), spec.name)
     if record is None:
         raise UsageError(f"Redis has no run {spec.run}; start it with `shardcrawl run` or `coordinate`")
     job = read_job(record.document, record.folder)
@@ -91,7 +92,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
 
 
 async def _work(spec: ChildSpec, client: Redis, control: int) -> None:
-    _collect_less()
+    _collect_garbage_seldom()
     runner = Runner(client, spec.database, os.environ, _failpoint(spec))
     _install_drain(control, spec, runner.drain)
     if spec.run is None:
@@ -100,8 +101,8 @@ async def _work(spec: ChildSpec, client: Redis, control: int) -> None:
         await runner.serve(spec.run)
 
 
-def _collect_less() -> None:
-    """Exclude what was imported from garbage collection, and collect seldom: objects made for a key have no cycles.
+def _collect_garbage_seldom() -> None:
+    """Exclude imported modules from garbage collection, and collect seldom: the objects of a key have no cycles.
 
     Measured: collection took 4 % of a worker's main thread with Python's thresholds, and takes 0.5 % with these.
     """
@@ -110,11 +111,11 @@ def _collect_less() -> None:
 
 
 def _failpoint(spec: ChildSpec) -> Failpoint:
-    return failpoint_at(os.environ.get(FAILPOINT_VARIABLE), spec.who)
+    return failpoint_at(os.environ.get(FAILPOINT_VARIABLE), spec.name)
 
 
 def _install_drain(control: int, spec: ChildSpec, drain: Callable[[], None]) -> None:
-    """Drain on SIGTERM or when the parent is gone; leave at once on a second signal, or when the grace is over."""
+    """Drain on SIGTERM, or when the parent is gone. Exit at once on a second SIGTERM, or when the grace is over."""
     loop = asyncio.get_running_loop()
     draining = False
 

@@ -1,4 +1,4 @@
-"""What a parent tells a child process, and how a child tells its end: shared by supervisor and child."""
+"""What supervisor and child share: the spec that the parent sends, and the exit codes by which the child reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import orjson
 
-# Before a child's last line, when that is an error message for the user.
+# A child's last line begins with this when it is an error message for the user.
 ERROR_PREFIX = "error: "
 INTERRUPTED_EXIT_CODE = 130
 EPOCH_LOST_EXIT_CODE = 4  # between child and parent only: the parent opens the run again
@@ -18,17 +18,18 @@ FAILPOINT_VARIABLE = "FAILPOINT"
 class ChildSpec:
     """What one child does, and how its parent treats it.
 
-    `who` is its name in log lines and in the list of processes. Without a `run` a worker serves all runs. `level` is
-    the lowest level of log lines, `grace_seconds` how long a drain may take, `debug` wants tracebacks. A child without
-    `restart` is not started again when it dies; one that `reads_input` has the user's standard input.
+    `name` is for log lines and the list of processes. `redis` and `database` are URLs. Without a `run` a worker serves
+    all runs. `log_level` is the lowest level of log lines, `grace_seconds` how long a drain may take, `debug` asks for
+    tracebacks. A child without `restart` is not started again when it dies. One that `reads_input` has the user's
+    standard input.
     """
 
     role: Literal["coordinator", "worker"]
-    who: str
+    name: str
     redis: str
     database: str
     run: str | None = None
-    level: str = "INFO"
+    log_level: str = "INFO"
     grace_seconds: float = 25.0
     debug: bool = False
     restart: bool = True
@@ -40,5 +41,5 @@ class ChildSpec:
 
     @classmethod
     def decode(cls, line: bytes) -> ChildSpec:
-        """The spec from its line."""
+        """The spec in a line that `encode` made."""
         return cls(**orjson.loads(line))

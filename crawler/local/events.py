@@ -27,14 +27,14 @@ class RunGoesOn:
 
 @dataclass(frozen=True, slots=True)
 class PoliteDefaultUsed:
-    """The job names no limit for this upstream (ANY_UPSTREAM: for each host), so the polite default holds."""
+    """The job has no limit for this upstream, so the polite default holds. ANY_UPSTREAM stands for each host."""
 
     upstream: str
 
 
 @dataclass(frozen=True, slots=True)
 class ServerWarning:
-    """A server works, but not as it should be set up."""
+    """A server can be used, but its settings should be changed."""
 
     message: str
 
@@ -67,7 +67,7 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class ProgressUnknown:
-    """A service does not answer, so it is unknown where the run stands."""
+    """A service does not respond, so it is unknown where the run stands."""
 
     run: str
     message: str
@@ -89,12 +89,12 @@ OnEvent: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who follows a command: `on_event` gets every event, progress each `progress_seconds`.
+    """Who follows a command: `on_event` gets every event, and the progress every `progress_seconds` seconds.
 
-    Children log from `level` on; with `debug` they show tracebacks.
+    Children log from `log_level` on; with `debug` they show tracebacks.
     """
 
     on_event: OnEvent
     progress_seconds: float
-    level: str = "INFO"
+    log_level: str = "INFO"
     debug: bool = False

@@ -40,12 +40,12 @@ from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
 from crawler.local.supervisor import Supervisor
 from crawler.opening import OpenedRun, open_run
-from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.catalogue import StoredRun, open_catalogue
 from crawler.store.postgres import connect_postgres
 
-# How often a coordinator without workers here looks whether its run is still bound to the Redis that it knows.
-EPOCH_LOOK_SECONDS = 5.0
-# In one command: a Redis that loses the run again and again cannot be relied on.
+# How often a command without workers of its own checks that Postgres still has the epoch that its run began with.
+EPOCH_CHECK_INTERVAL_SECONDS = 5.0
+# Rebuilds in one command. A Redis that loses the run again and again cannot be relied on.
 MAX_REBUILDS = 5
 
 
@@ -63,16 +63,20 @@ class RunEnd:
     was_complete: bool = False
 
     @property
+    def outcomes(self) -> Mapping[Outcome, int]:
+        """Keys by outcome: the final counts of a complete run, else those in Redis."""
+        return self.stored.counts if self.stored else self.counts.outcomes
+
+    @property
     def too_many_failed(self) -> bool:
         """Whether more keys failed than the job allows."""
-        outcomes = self.stored.counts if self.stored else self.counts.outcomes
-        return outcomes.get(Outcome.FAILED, 0) > self.job.run.max_failed * sum(outcomes.values())
+        return self.outcomes.get(Outcome.FAILED, 0) > self.job.run.max_failed * sum(self.outcomes.values())
 
 
 async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
     """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name.
 
-    Raises SourceError before anything is started for a source that cannot be read, then what `run_at` raises.
+    Raises SourceError, before anything is started, when the source cannot be read; else ShardcrawlError like `run_at`.
     """
     await asyncio.to_thread(survey_corpus, job, count=False)
     async with services(place) as addresses:
@@ -84,7 +88,8 @@ async def run_at(
 ) -> RunEnd:
     """Like `run`, with services that are there already. A run that Redis lost is rebuilt from Postgres and goes on.
 
-    `environ` is what children inherit. Raises ShardcrawlError.
+    `environ` is what children inherit. Raises ShardcrawlError: EpochLost after MAX_REBUILDS, or what opening the run,
+    a child or a server raised.
     """
     began = monotonic()
     workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
@@ -95,10 +100,10 @@ async def run_at(
         rebuilds = 0
         while True:
             opened = await open_run(client, addresses.database, job, failpoint)
-            if opened.complete is not None:
-                outcomes = dict(opened.complete.counts)
+            if opened.complete_run is not None:
+                outcomes = dict(opened.complete_run.counts)
                 final = RunCounts(total=sum(outcomes.values()), outcomes=outcomes)
-                return RunEnd(job, final, opened.complete, monotonic() - began, was_complete=True)
+                return RunEnd(job, final, opened.complete_run, monotonic() - began, was_complete=True)
             assert opened.record is not None
             _report_opening(job, opened, await read_counts(client, opened.record), listener.on_event)
             try:
@@ -117,7 +122,7 @@ async def run_at(
 async def work(
     addresses: Addresses, listener: Listener, environ: Mapping[str, str], *, workers: int, grace_seconds: float
 ) -> None:
-    """Keep worker processes at every active run of this Redis until a signal ends them. Raises ShardcrawlError."""
+    """Run worker processes for every active run of this Redis until a signal ends them. Raises ShardcrawlError."""
     await (await connect_postgres(addresses.database)).close()
     client = connect_redis(addresses.redis)
     try:
@@ -128,7 +133,7 @@ async def work(
                 f"worker-{number + 1}",
                 addresses.redis,
                 addresses.database,
-                level=listener.level,
+                log_level=listener.log_level,
                 grace_seconds=grace_seconds,
                 debug=listener.debug,
             )
@@ -142,7 +147,7 @@ async def work(
 async def report_progress(
     look: Callable[[], Awaitable[RunSnapshot]], name: str, on_event: OnEvent, seconds: float
 ) -> None:
-    """Report the run's progress every so many seconds until cancelled; a Redis that is away is an event, too."""
+    """Report the run's progress every `seconds` until cancelled. While Redis does not respond, report that instead."""
     while True:
         try:
             on_event(RunProgress(await look()))
@@ -175,7 +180,7 @@ async def _supervise(
     specs = _children_of(addresses, job, listener, workers)
     supervisor = _supervisor(addresses, client, specs, listener.on_event, environ)
     watches = [addresses.embedded.watch()] if addresses.embedded else []
-    if not workers:  # a worker of ours would tell us; one of another machine tells Postgres only
+    if not workers:  # a worker process of ours ends with EpochLost; one on another machine only voids the epoch
         watches.append(_watch_epoch(addresses.database, record))
     await run_until_first_ends(
         supervisor.run(),
@@ -187,16 +192,14 @@ async def _supervise(
 
 
 async def _watch_epoch(database: str, record: RunRecord) -> None:
-    """Raise EpochLost when the run got another epoch in Postgres: a worker saw that Redis was rolled back, or `retry`
-    has put keys back."""
+    """Raise EpochLost when the run gets another epoch in Postgres: a worker saw that Redis was rolled back, or `retry`
+    has put keys back.
+    """
     while True:
-        await asyncio.sleep(EPOCH_LOOK_SECONDS)
-        with suppress(PostgresUnavailable):  # then the next look tells
-            connection = await connect_postgres(database)
-            try:
-                epoch = await Catalogue(connection).epoch(record.run_id)
-            finally:
-                await connection.close()
+        await asyncio.sleep(EPOCH_CHECK_INTERVAL_SECONDS)
+        with suppress(PostgresUnavailable):  # the next check will see it
+            async with open_catalogue(database) as catalogue:
+                epoch = await catalogue.epoch(record.run_id)
             if epoch != record.epoch:
                 raise EpochLost(f"run {record.name} was given another beginning in Postgres")
 
@@ -208,15 +211,15 @@ def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: in
         addresses.redis,
         addresses.database,
         run=job.run.name,
-        level=listener.level,
+        log_level=listener.log_level,
         grace_seconds=job.run.grace,
         debug=listener.debug,
-        # What a coordinator has read from a pipe ends with it: a second one would miss it.
+        # What a coordinator has read from standard input is lost when it dies: a second one could not read it again.
         restart=job.source.path != STANDARD_INPUT,
         reads_input=job.source.path == STANDARD_INPUT,
     )
     worker = replace(coordinator, role="worker", restart=True, reads_input=False)
-    return [coordinator, *(replace(worker, who=f"worker-{number + 1}") for number in range(workers))]
+    return [coordinator, *(replace(worker, name=f"worker-{number + 1}") for number in range(workers))]
 
 
 def _supervisor(
@@ -228,7 +231,7 @@ def _supervisor(
 ) -> Supervisor:
     async def release(pid: int) -> None:
         """End the leases of a child that died, so that other workers take its blocks over at once."""
-        with suppress(RedisUnavailable):  # then the leases run out
+        with suppress(RedisUnavailable):  # the leases then end by themselves
             await release_dead(client, pid)
 
     supervisor = Supervisor(specs, lambda line: on_event(ChildLine(line)), environ, release)
@@ -238,11 +241,8 @@ def _supervisor(
 
 async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
     """How the run stands now, with its row in Postgres when it is complete."""
-    connection = await connect_postgres(addresses.database)
-    try:
-        stored = await Catalogue(connection).find(job.run.name)
-    finally:
-        await connection.close()
+    async with open_catalogue(addresses.database) as catalogue:
+        stored = await catalogue.find(job.run.name)
     if stored is None:
         raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
     return RunEnd(job, await read_counts(client, record), stored if stored.complete else None, seconds)

@@ -1,4 +1,4 @@
-"""Redis and Postgres for a command: at the user's addresses, or started here where there is none."""
+"""Redis and Postgres for a command: those at the user's addresses, and embedded ones where no address is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crawler.local.embedded import Embedded, running
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where Redis and Postgres are: at the user's addresses, or embedded in the folder `data` where there is none."""
+    """Where Redis and Postgres are: at these URLs, or embedded in the folder `data` where the URL is None."""
 
     redis: str | None
     database: str | None
@@ -21,7 +21,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Both services' addresses; `embedded` runs those that this process has started, if any."""
+    """The URLs of both services; `embedded` are the servers that this process has started, if any."""
 
     redis: str
     database: str
@@ -30,9 +30,10 @@ class Addresses:
 
 @asynccontextmanager
 async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addresses]:
-    """Both services, started here where no address is given; `share` uses those that a running command has started.
+    """Start the services that have no address, and stop them at the end; yields the addresses of both.
 
-    Raises DataInUse, RedisUnavailable, RedisRefused, PostgresUnavailable, PostgresRefused.
+    With `share` those that another command has started in the same folder are used. Raises DataInUse, RedisRefused,
+    PostgresRefused, or ShardcrawlError when a server or the folder cannot be used.
     """
     if place.redis and place.database:
         yield Addresses(place.redis, place.database)

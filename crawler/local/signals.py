@@ -1,4 +1,4 @@
-"""What Ctrl-C does to a command that has children."""
+"""What SIGINT (Ctrl-C) and SIGTERM do to a command that has children."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from crawler.local.supervisor import Supervisor
 
 
 def drain_on_signals(supervisor: Supervisor, on_event: OnEvent, embedded: Embedded | None = None) -> None:
-    """Drain at the first SIGINT or SIGTERM; at the second one kill the children and leave at once.
+    """Drain at the first SIGINT or SIGTERM. At the second one kill the children and exit at once.
 
-    Embedded servers are then asked to stop, and not waited for.
+    At the second one embedded servers are asked to stop, and not waited for.
     """
     loop = asyncio.get_running_loop()
     draining = False

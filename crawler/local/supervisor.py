@@ -1,4 +1,4 @@
-"""Starts child processes, starts again those that die, and passes a drain on to all of them."""
+"""Starts child processes, restarts those that die, and passes a drain on to all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from crawler.local.child_spec import (
 
 logger = logging.getLogger(__name__)
 
-# With one of these exit codes and an error line, a child says that no new start will help.
+# A child that ends with one of these exit codes and an error line is not restarted: the parent raises the error.
 ERRORS_BY_EXIT_CODE: Mapping[int, type[ShardcrawlError]] = {
     1: ShardcrawlError,
     2: UsageError,
@@ -34,9 +34,9 @@ ERRORS_BY_EXIT_CODE: Mapping[int, type[ShardcrawlError]] = {
 }
 FIRST_RESTART_WAIT_SECONDS = 0.1
 MAX_RESTART_WAIT_SECONDS = 5.0
-# A child that ended within this time failed at its start: the waits before its next starts grow.
+# A child that ended within this time failed at its start. Then each wait before a restart is twice as long.
 CHILD_START_SECONDS = 5.0
-# So many failures at the start, one after the other, end the command. Kills do not count.
+# This many failures at the start in a row end the command. A child that was killed did not fail.
 MAX_FAILED_STARTS = 3
 
 OnDeath: TypeAlias = Callable[[int], Awaitable[None]]
@@ -77,7 +77,7 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """The process ids of the children that live, by their names."""
         return {
-            child.spec.who: child.process.pid
+            child.spec.name: child.process.pid
             for child in self._children
             if child.process is not None and child.process.returncode is None
         }
@@ -85,16 +85,16 @@ class Supervisor:
     async def run(self) -> None:
         """Return when every child has ended its work.
 
-        Raises ShardcrawlError with the message of a child that cannot do its work.
+        Raises the ShardcrawlError that a child reports, or one that says that a child cannot be kept running.
         """
-        tasks = [asyncio.create_task(self._keep_alive(child), name=child.spec.who) for child in self._children]
+        tasks = [asyncio.create_task(self._keep_alive(child), name=child.spec.name) for child in self._children]
         try:
             await asyncio.gather(*tasks)
         finally:
             await cancel_and_wait(tasks)
 
     def drain(self) -> None:
-        """Ask every child to finish what is in flight and leave; none is started again."""
+        """Ask every child to finish what is in flight and leave; none is restarted."""
         self._draining = True
         self._signal(signal.SIGTERM)
 
@@ -109,7 +109,8 @@ class Supervisor:
                 child.process.send_signal(number)
 
     async def _keep_alive(self, child: _Child) -> None:
-        who = child.spec.who
+        """Run a child again and again, until it ends its work or the supervisor drains."""
+        name = child.spec.name
         while not self._draining:
             began = monotonic()
             code = await self._run_once(child)
@@ -120,16 +121,18 @@ class Supervisor:
             if code in ERRORS_BY_EXIT_CODE and child.last_error is not None:
                 raise ERRORS_BY_EXIT_CODE[code](child.last_error)
             if not child.spec.restart:
-                raise ShardcrawlError(f"{who} {_ending(code)} while it read standard input; run the same command again")
+                raise ShardcrawlError(
+                    f"{name} {_ending(code)} while it read standard input; run the same command again"
+                )
             at_start = monotonic() - began <= CHILD_START_SECONDS
             child.failed_starts = child.failed_starts + 1 if code > 0 and at_start else 0
             if child.failed_starts >= MAX_FAILED_STARTS:
                 raise ShardcrawlError(
-                    f"{who} {_ending(code)} {MAX_FAILED_STARTS} times at its start: {child.last_line}"
+                    f"{name} {_ending(code)} {MAX_FAILED_STARTS} times at its start: {child.last_line}"
                 )
             longer = min(child.wait_seconds * 2, MAX_RESTART_WAIT_SECONDS)
             child.wait_seconds = longer if at_start else FIRST_RESTART_WAIT_SECONDS
-            logger.warning("%s %s; starts again", who, _ending(code))
+            logger.warning("%s %s; starts again", name, _ending(code))
             await asyncio.sleep(child.wait_seconds)
 
     async def _run_once(self, child: _Child) -> int:
@@ -143,12 +146,12 @@ class Supervisor:
                 "-m",
                 child_module.__name__,
                 str(read_end),
-                child.spec.who,  # for people who look at the list of processes
+                child.spec.name,  # for people who look at the list of processes
                 pass_fds=(read_end,),
                 stdin=None if child.spec.reads_input else asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 env=self._environ if child.starts == 1 else _without_failpoint(self._environ),
-                start_new_session=True,  # the terminal's Ctrl-C reaches this process alone, which asks for a drain
+                start_new_session=True,  # the terminal's Ctrl-C then reaches the parent alone, which asks for a drain
             )
         except BaseException:
             os.close(write_end)
@@ -156,7 +159,7 @@ class Supervisor:
         finally:
             os.close(read_end)
         try:
-            with suppress(BrokenPipeError):  # it died before it read; its exit code says the rest
+            with suppress(BrokenPipeError):  # the child died before it read; its exit code is handled below
                 os.write(write_end, child.spec.encode())
             if self._draining:
                 process.terminate()
@@ -169,6 +172,7 @@ class Supervisor:
             os.close(write_end)
 
     async def _relay(self, child: _Child, process: asyncio.subprocess.Process) -> None:
+        """Pass the child's log lines on and keep its error line, until its standard error is closed."""
         assert process.stderr is not None
         while True:
             try:
@@ -185,7 +189,7 @@ class Supervisor:
 
 
 def _without_failpoint(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child that is started again: its failpoint ended the first process only."""
+    """The environment of a child that is restarted: a failpoint is for the first process only."""
     return {name: value for name, value in environ.items() if name != FAILPOINT_VARIABLE}
 
 

@@ -14,9 +14,10 @@ _REFUSED_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefi
 
 
 def json_text(content_type: str | None, body: bytes) -> bytes:
-    """A JSON body as it came, without a round trip through Python; any other text as one JSON string.
+    """A JSON body byte for byte as it came; any other text as one JSON string.
 
-    A body whose content type is JSON is not checked: Postgres does that. Raises ValueError when the body is not text.
+    A body whose content type is JSON is not checked, because Postgres does that. Raises ValueError when a JSON body is
+    empty, and when another body is not text.
     """
     media_type = _media_type(content_type)
     if media_type.endswith(("/json", "+json")):
@@ -35,12 +36,15 @@ def json_text(content_type: str | None, body: bytes) -> bytes:
 
 @lru_cache(maxsize=256)
 def _media_type(content_type: str | None) -> str:
-    """The media type alone, in lower case. A corpus has few, so they are cached."""
+    """The media type without its parameters, in lower case. A corpus has few content types, so they are cached."""
     return (content_type or "").partition(";")[0].strip().lower()
 
 
 def decoded(content_type: str | None, body: bytes) -> str:
-    """The body as text, by the charset that Content-Type names, else UTF-8. Raises ValueError when it is neither."""
+    """The body as text, by the charset that Content-Type names, else UTF-8.
+
+    Raises ValueError when it is not text in that charset, or has a NUL character.
+    """
     charset = "utf-8"
     for parameter in (content_type or "").split(";")[1:]:
         name, _, value = parameter.partition("=")

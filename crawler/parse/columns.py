@@ -1,8 +1,8 @@
-"""Pure: turns a parser's value into what its column takes, exactly or not at all.
+"""Pure: converts a parser's values to what their columns take, exactly or not at all.
 
-asyncpg would accept 1.7 for an integer, True for 1, and a naive datetime in the machine's own time zone. It would store
-the first and the last moment of the calendar as infinity. Here each of these is an error with the column's name: the
-key fails, and no value is changed silently.
+asyncpg would accept 1.7 for an integer and True for 1, would read a naive datetime in the machine's own time zone, and
+would store the first and the last moment of the calendar as infinity. Here each of these is an error with the column's
+name: the key fails, and no value is changed silently. `kind` is a Postgres type.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Table:
-    """One table of records: turns a record (mapping by column, or values in order) into a row."""
+    """One table of records: converts a record (a mapping by column, or the values in column order) to a row."""
 
     def __init__(self, settings: TableSettings) -> None:
         self.name = settings.name
@@ -72,7 +72,7 @@ class Table:
         return row
 
     def _row_by_name(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """The row once more, slower, with the name of the column that fails in the error."""
+        """Convert the row again, column by column, so that the ValueError names the column that fails."""
         row = []
         for name, value, convert in zip(self._columns, values, self._conversions, strict=True):
             try:
@@ -142,7 +142,7 @@ def _double(value: Any) -> float:
 
 
 def _real(value: Any) -> float:
-    """A float of 4 bytes: fractions are rounded, as usual; whole numbers are not, nor is a tiny one to zero."""
+    """A float of 4 bytes: fractions are rounded, as usual, but no whole number is, and no tiny number to 0."""
     number = _double(value)
     narrow: float = struct.unpack("f", struct.pack("f", number))[0]
     if (number.is_integer() and narrow != number) or (number and not narrow):

@@ -23,7 +23,7 @@ Records: TypeAlias = Mapping[str, Iterable[Any]]
 
 
 class Hook:
-    """The parser of one job, imported in this process as a part of `module_name`."""
+    """The user's function of one job, imported in this process from `module_name`, and the tables of its records."""
 
     def __init__(self, parse: Callable[[Response], Records], tables: Sequence[Table], module_name: str) -> None:
         self.module_name = module_name
@@ -34,7 +34,7 @@ class Hook:
     def apply(self, pages: Sequence[Page], url: str, http_response: HttpResponse) -> None:
         """Give the request's pages their records. An error of the parser fails all of them, a bad record its key only.
 
-        `url` is the one that the parser shall see.
+        `url` is Response.url for the user's function.
         """
         response = Response(
             [page.item.key for page in pages], url, http_response.status, http_response.headers, http_response.body
@@ -54,6 +54,10 @@ class Hook:
                 page.records = []
 
     def _assign(self, pages: Sequence[Page], records: Records | None) -> None:
+        """Convert each record, and add it to the page of its key.
+
+        Raises ValueError when a record is of no table of the job, or of no key of the request.
+        """
         by_key = {page.item.key: page for page in pages}
         only = pages[0] if len(pages) == 1 else None
         for table_name, rows in (records or {}).items():
@@ -79,7 +83,7 @@ class Hook:
 
 
 def load(job: Job, module_name: str | None = None) -> Hook | None:
-    """The job's parser, None when it has none. Raises UsageError when it cannot be imported.
+    """Import the job's parser; None when the job has none. Raises UsageError when it cannot be imported.
 
     `module_name` is Hook.module_name of the process that reads what this one pickles: classes need the same name here.
     """

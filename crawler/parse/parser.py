@@ -1,4 +1,4 @@
-"""The job's parser at work: in the event loop while it is quick, in a child process once it is slow."""
+"""Runs the job's parser: in the event loop while it is quick, in a child process once it is slow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ParserPool: TypeAlias = "Pool[ParserSetup, ParseTask, list[ParseResult]]"
 
 
 class Parser:
-    """Fills pages from responses. A slow parser in the loop would hold up every request in flight."""
+    """Fills pages from responses. A slow parser moves to a child process: it would hold up every request in flight."""
 
     def __init__(self, hook: Hook, job: Job) -> None:
         self._hook = hook
@@ -29,9 +29,9 @@ class Parser:
         self._pool: ParserPool | None = None
 
     async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> None:
-        """Give the pages their records and outcomes; suspends only while the child is at work.
+        """Give the pages of one response their records and outcomes; suspends only while the child is at work.
 
-        `url` is the one that the parser sees.
+        `url` is Response.url for the user's function. An error of the parser fails pages, and is not raised.
         """
         if self._pool is None:
             self._parse_here(pages, url, response)
@@ -60,7 +60,7 @@ class Parser:
             return
         began = perf_counter()
         self._hook.apply(pages, url, response)
-        if self._detector.slow(perf_counter() - began):
+        if self._detector.add_call(perf_counter() - began):
             logger.info(
                 "the parser takes %.1f ms a response: from now on it runs in a process of its own",
                 1000 * self._detector.usual_seconds,

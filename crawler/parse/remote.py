@@ -1,4 +1,4 @@
-"""A parse in another process: the task that goes there, the result that comes back, and the handler between them."""
+"""Parsing in a child process: the task that goes there, the handler that runs there, and the result that comes back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from crawler.model import HttpResponse, Item, OpenBlock, Page
 from crawler.parse import hook
 from crawler.pool.protocol import pickled, unpickled
 
-# The child knows no blocks and no ETags. A page that lost this one was failed by Page.fail.
+# A page in the child needs some block, which nothing reads.
 _NO_BLOCK = OpenBlock(ShardId(0), EntryId(""), 0, 0)
-_ETAG = "kept"
+# A page in the child has this ETag, and Page.fail removes it: so it shows whether Page.fail was called.
+_ETAG_UNTIL_FAIL = "set"
 
 
 class ParserSetup(NamedTuple):
@@ -37,9 +38,9 @@ class ParseTask(NamedTuple):
 class ParseResult(NamedTuple):
     """How one key ended. A tuple, which pickle handles in C.
 
-    `is_error`: the parser or a record of the key failed, so that the page keeps the reason only. It is False when the
-    parser itself said the outcome. `records` are a pickle of their own, so that one that cannot be read fails its key
-    and no other.
+    `is_error`: the parser raised, or a record of the key was bad, so the page keeps the reason only. It is False when
+    the parser said the outcome itself, with Response.failed too. `records` are a pickle of their own: when it cannot be
+    read, its key fails and no other.
     """
 
     outcome: Outcome
@@ -80,7 +81,7 @@ def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], list[ParseResult]
     assert parser is not None
 
     def handle(task: ParseTask) -> list[ParseResult]:
-        pages = [Page(Item(key, b"", _NO_BLOCK), None, Outcome.STORED, etag=_ETAG) for key in task.keys]
+        pages = [Page(Item(key, b"", _NO_BLOCK), None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for key in task.keys]
         parser.apply(pages, task.url, HttpResponse(task.status, _Headers(task.headers), task.body))
         return [_result_of(page) for page in pages]
 

@@ -17,9 +17,9 @@ _LONG_NUMBER = re.compile(rb"[0-9]{20}")
 
 
 class Response:
-    """What a parser sees of one request: `keys` it asked for (`key` when it was one), status, headers, body.
+    """What a parser sees of one request: its `keys` (`key` when there is one), and the URL, status, headers and body.
 
-    Every key counts as stored unless the parser says `gone(key)` or `failed(key, reason)`.
+    Every key is stored unless the parser says `gone(key)` or `failed(key, reason)`. `headers.get(name)` finds a header.
     """
 
     __slots__ = ("_outcomes", "body", "headers", "keys", "status", "url")
@@ -40,22 +40,22 @@ class Response:
         return self.keys[0]
 
     def json(self) -> Any:
-        """The body as JSON, whole numbers of any size exactly. Raises ValueError."""
-        # orjson reads a whole number from 2^64 on as a float, so that an id would lose its last digits.
+        """The body as JSON; whole numbers of any size are exact. Raises ValueError when it is not JSON."""
+        # orjson reads a whole number from 2^64 on as a float, and an id would lose its last digits.
         if _LONG_NUMBER.search(self.body):
             return json.loads(self.body)
         return orjson.loads(self.body)
 
     def text(self) -> str:
-        """The body as text, by the charset that Content-Type names, else UTF-8. Raises ValueError."""
+        """The body as text, by the charset that Content-Type names, else UTF-8. Raises ValueError if it is not text."""
         return decoded(self.headers.get("content-type"), self.body)
 
     def gone(self, key: str, reason: str = "the response says that it does not exist") -> None:
-        """Say that the upstream does not have this key."""
+        """Say that the upstream does not have this key. Raises ValueError for a key of another request."""
         self._set_outcome(key, Outcome.GONE, reason)
 
     def failed(self, key: str, reason: str) -> None:
-        """Say that the response has nothing usable for this key."""
+        """Say that the response has nothing usable for this key. Raises ValueError for a key of another request."""
         self._set_outcome(key, Outcome.FAILED, reason)
 
     def outcome_of(self, key: str) -> tuple[Outcome, str] | None:

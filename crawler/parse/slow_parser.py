@@ -4,18 +4,19 @@ from __future__ import annotations
 
 # When 64 lanes end at once, the loop is held up for 64 times this. A call through a child process costs 0.2 ms.
 MAX_SECONDS_IN_LOOP = 0.001
-# The first calls are not judged before they took this long together: so much is lost in the loop to a slow parser.
+# The first window is looked at when its calls have taken this long together, so a slow parser is found after few calls.
 FIRST_LOOK_SECONDS = 0.004
 WINDOW_CALLS = 64
-# The first call imports and compiles, and now and then another process has the core. Neither says how slow a parser is.
+# The longest calls of a window are ignored: a first call imports and compiles, and in a later one another process may
+# have had the core.
 IGNORED_CALLS = 2
 
 
 class SlowParserDetector:
-    """Looks at the calls of a parser, 64 at a time, without the longest two of them.
+    """Averages the calls of a parser in windows of 64, without the longest two of each window.
 
-    The first window is looked at call by call, so that a slow parser is found after a few. Later windows are looked at
-    when they are full, so that a coincidence in a long run does not move a quick parser.
+    The first window is looked at after each call, so that a slow parser is found early. A later one is looked at when
+    it is full, so that a few slow calls in a long run do not move a quick parser.
     """
 
     def __init__(self) -> None:
@@ -28,10 +29,10 @@ class SlowParserDetector:
         """The average of this window's calls without the longest two; 0 before the third call."""
         return self._total_seconds / (self._calls - IGNORED_CALLS) if self._calls > IGNORED_CALLS else 0.0
 
-    def slow(self, seconds: float) -> bool:
-        """Add a call that took so many seconds; True when the calls are too long for the loop."""
+    def add_call(self, seconds: float) -> bool:
+        """Add a call that took `seconds`; returns whether the calls are too long for the event loop."""
         self._calls += 1
-        # The total has every call but the longest two: what falls out of these two is added.
+        # The total has all calls but the longest two: of these two and the new call, the shortest is added.
         shortest, self._second_longest, self._longest = sorted((seconds, self._second_longest, self._longest))
         self._total_seconds += shortest
         is_full = self._calls == WINDOW_CALLS

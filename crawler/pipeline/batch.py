@@ -33,10 +33,10 @@ class Load:
 
 
 class Batch:
-    """The pages of one worker that are not committed, those in the current flush included.
+    """The pages of one worker that are not committed yet: those of the next load, and those of the current flush.
 
-    It is full at `batch_rows` pages or `batch_bytes`, and lanes then take no more requests: that bounds the memory,
-    and what others fetch again after a kill -9.
+    It is full at `batch_rows` pages or `batch_bytes` bytes. Then lanes take no more requests, which bounds the memory
+    and what others must fetch again after a kill -9. `clock` counts seconds.
     """
 
     def __init__(self, settings: StoreSettings, *, clock: Callable[[], float] = monotonic) -> None:
@@ -46,7 +46,7 @@ class Batch:
         self._bytes = 0
         self._flushing_pages = 0
         self._flushing_bytes = 0
-        self._since: float | None = None  # the load's oldest content; None when it is empty
+        self._oldest_at: float | None = None  # when the load's oldest content came, by the clock; None when it is empty
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._closing = False
@@ -63,7 +63,7 @@ class Batch:
     def add(self, page: Page) -> None:
         """Add one page."""
         self._load.pages.append(page)
-        self._bytes += page.weight
+        self._bytes += page.memory_bytes
         self._added()
 
     def defer(self, request: Request, delay: float) -> None:
@@ -83,38 +83,42 @@ class Batch:
             await self._has_room.wait()
 
     def make_due(self) -> None:
-        """The load is due now: nothing that could join it is in flight."""
-        if self._since is not None:
-            self._since = -math.inf
+        """Make the load due now, because nothing that could join it is in flight."""
+        if self._oldest_at is not None:
+            self._oldest_at = -math.inf
             self._changed.set()
 
     def close(self) -> None:
-        """No more pages come: the load is due now, and after the last one `due` returns None."""
+        """Say that no more pages come: the load is due now, and after it `due` returns None."""
         self._closing = True
         self._changed.set()
 
     async def due(self) -> Load | None:
-        """The next load, when it has half of the rows or bytes, or is old enough; None after the last one."""
+        """Wait until the next load is due, and take it; None when the batch is closed and empty.
+
+        A load is due when it has half of `batch_rows` or `batch_bytes`, or is `batch_age` seconds old.
+        """
         while not self._is_due():
-            if self._closing and self._since is None:
+            if self._closing and self._oldest_at is None:
                 return None
             self._changed.clear()
-            wait = None if self._since is None else self._since + self._settings.batch_age - self._clock()
+            wait = None if self._oldest_at is None else self._oldest_at + self._settings.batch_age - self._clock()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait)
         load, self._load = self._load, Load()
         self._flushing_pages, self._flushing_bytes = len(load.pages), self._bytes
-        self._bytes, self._since = 0, None
+        self._bytes, self._oldest_at = 0, None
         return load
 
     def flushed(self) -> None:
-        """The load that `due` returned last is committed."""
+        """Say that the load that `due` returned last is committed and completed."""
         self._flushing_pages = self._flushing_bytes = 0
         self._has_room.set()
 
     def _added(self) -> None:
-        if self._since is None:
-            self._since = self._clock()
+        """Wake `due` when it has something new to decide: the load has begun, or is half full."""
+        if self._oldest_at is None:
+            self._oldest_at = self._clock()
             self._changed.set()
         elif self._is_half_full():
             self._changed.set()
@@ -124,6 +128,6 @@ class Batch:
         return 2 * len(self._load.pages) >= settings.batch_rows or 2 * self._bytes >= settings.batch_bytes
 
     def _is_due(self) -> bool:
-        if self._since is None:
+        if self._oldest_at is None:
             return False
-        return self._closing or self._is_half_full() or self._clock() - self._since >= self._settings.batch_age
+        return self._closing or self._is_half_full() or self._clock() - self._oldest_at >= self._settings.batch_age

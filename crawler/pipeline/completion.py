@@ -1,4 +1,4 @@
-"""Pure: what a committed load means for the queue."""
+"""What a committed load means for the queue: outcomes, deferred keys, and the blocks that it finishes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from crawler.pipeline.batch import Load
 
 
 def completion_of(load: Load, requests: int, received: int) -> Completion:
-    """The outcomes of the load's keys, the keys it defers, and the blocks that are finished with it.
+    """The completion of a load. Call it once for each load, because it counts down what is left of each block.
 
-    Call it once for each load: it counts down what is left of the blocks. `requests` were sent, and `received` bytes
-    of bodies came, since the last completion.
+    `requests` were sent, and `received` bytes of bodies came, since the last completion.
     """
     return Completion(
         outcomes=[(page.item.digest, page.outcome) for page in load.pages],
@@ -27,7 +26,7 @@ def completion_of(load: Load, requests: int, received: int) -> Completion:
 
 
 def _finished_blocks(load: Load) -> Iterator[OpenBlock]:
-    """The blocks that had nothing to fetch, and those whose last key is committed now, or deferred."""
+    """The blocks that had nothing to fetch, and those whose last open key this load commits or defers."""
     yield from load.done_blocks
     for _, _, block in chain((page.item for page in load.pages), (one.item for one in load.deferred)):
         block.left -= 1

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 
 def share_of(limit: int, rank: int, size: int) -> int:
-    """How many of `limit` the worker of that rank may use; the shares of all `size` workers add up to `limit`."""
+    """How many of `limit` concurrent requests the worker of this rank (from 0) may have.
+
+    The shares of all `size` workers add up to `limit`.
+    """
     return limit // size + (1 if rank < limit % size else 0)
 
 
@@ -22,6 +25,6 @@ class FairShare:
         return FairShare(self.now, ((rank + turn) % max(size, 1), max(size, 1)))
 
     def share(self, limit: int) -> int:
-        """The smaller of the shares at both places: a share grows one heartbeat late, when its former owner has
-        heard of the change too."""
+        """The smaller of the shares at both places. So a share grows one heartbeat late: by then the worker that gives
+        it up has had its heartbeat too."""
         return min(share_of(limit, *self.before), share_of(limit, *self.now))

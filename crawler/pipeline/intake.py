@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.matcher import UpstreamMatcher
@@ -21,18 +21,18 @@ from crawler.pipeline.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-# Between two claims: the first wait, which doubles each time.
+# After a claim that brought nothing to fetch at once, the intake waits. Each wait is twice as long as the one before.
 FIRST_WAIT_SECONDS = 0.02
-# When no shard has a block.
+# The longest wait while no shard has a block.
 MAX_IDLE_WAIT_SECONDS = 0.5
-# When claims bring only keys of upstreams that have enough queued: keys of others may come after them.
+# The longest wait while claims bring only keys of upstreams that have enough queued; later blocks may have other keys.
 MAX_BUSY_WAIT_SECONDS = 2.0
 # A block that was delivered more often than this is suspected of killing workers.
 MAX_DELIVERIES = 3
 
 
 class Intake:
-    """Feeds the scheduler of one worker. While `would_only_wait()` holds, it claims nothing."""
+    """Feeds the scheduler of one worker. While `would_only_wait()` is true, it claims nothing."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Intake:
             await self._scheduler.until_low()
             for request, delay in self._scheduler.overflow():
                 self._batch.defer(request, delay)
-            # A block whose requests would only wait here is left to other workers.
+            # Requests of another block would only wait here, so the block is left to other workers.
             claim = None if self._would_only_wait() else await retry_unavailable(self._claim, "worker")
             if claim is None:
                 await asyncio.sleep(idle_wait)
@@ -82,9 +82,9 @@ class Intake:
                 busy_wait = min(busy_wait * 2, MAX_BUSY_WAIT_SECONDS)
 
     async def _claim(self) -> Claim | None:
-        """The next block of the shard that is claimed, or of the next shard that has one; None when no shard has.
+        """The next block of this worker's shard, or of the next shard that has one; None when no shard has a block.
 
-        A worker that left may still hold every shard, most of them drained: they are passed over without a wait.
+        Shards that turn out to be empty are passed over without a wait: after a worker left there may be many of them.
         """
         while True:
             if self._shard is None:
@@ -97,7 +97,7 @@ class Intake:
             self._shard = None
 
     async def _open(self, claim: Claim) -> bool:
-        """Make requests of the block's keys that are not done. False when all of the requests only wait."""
+        """Make requests of the block's keys that are not done. Returns False when all of the requests only wait."""
         keys = claim.block.keys
         digests = [digest(key) for key in keys]
         done = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
@@ -114,15 +114,28 @@ class Intake:
             self._batch.add_done_block(block)
             return True
         if claim.deliveries > MAX_DELIVERIES:
-            await self._split_or_fail(claim, block, [index for index, name in enumerate(digests) if name not in done])
+            left = [index for index, key_digest in enumerate(digests) if key_digest not in done]
+            await self._split_or_fail(claim, block, left)
             return True
+        items, attempts = self._items_to_fetch(claim, block, digests, done)
+        at_hand_before = self._scheduler.at_hand
+        self._put(items, attempts)
+        return not items or self._scheduler.at_hand > at_hand_before
+
+    def _items_to_fetch(
+        self, claim: Claim, block: OpenBlock, digests: Sequence[bytes], done: Container[bytes]
+    ) -> tuple[list[Item], dict[bytes, Attempts]]:
+        """The keys that are neither done nor refused, and the attempts of those that have some, by digest.
+
+        The pages of refused keys go into the batch.
+        """
         refusals, attempted = claim.block.refusals, claim.block.attempts
         items: list[Item] = []
         attempts: dict[bytes, Attempts] = {}
-        for index, (key, name) in enumerate(zip(keys, digests, strict=True)):
-            if name in done:
+        for index, (key, key_digest) in enumerate(zip(claim.block.keys, digests, strict=True)):
+            if key_digest in done:
                 continue
-            item = Item(key, name, block)
+            item = Item(key, key_digest, block)
             # The source has checked each key, but this block may come from another program.
             reason = refusals.get(index) or self._template.fault(key)
             if reason is not None:
@@ -130,13 +143,14 @@ class Intake:
                 continue
             items.append(item)
             if index in attempted:
-                attempts[name] = attempted[index]
-        at_hand_before = self._scheduler.at_hand
-        self._put(items, attempts)
-        return not items or self._scheduler.at_hand > at_hand_before
+                attempts[key_digest] = attempted[index]
+        return items, attempts
 
     def _put(self, items: Sequence[Item], attempts: dict[bytes, Attempts]) -> None:
-        """One request for so many keys as go into one. Its attempts are the most that one of its keys has."""
+        """Put a request for every `keys_per_request` items into the scheduler.
+
+        A request has the attempts of that one of its keys which has the most.
+        """
         most = NO_ATTEMPTS
         for start in range(0, len(items), self._keys_per_request):
             part = items[start : start + self._keys_per_request]
@@ -146,7 +160,7 @@ class Intake:
             self._scheduler.put(Request(url, part, self._matcher.upstream_of(url), most))
 
     async def _split_or_fail(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:
-        """Split a block of which several workers died. A key that is alone in it fails."""
+        """Split a block of which several workers died into smaller ones; when only one key is left, that key fails."""
         if len(left) > 1:
             logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
             await retry_unavailable(lambda: self._streams.split(self._worker, claim, left), "worker")

@@ -15,18 +15,19 @@ logger = logging.getLogger(__name__)
 
 # One call reserves the slots of all lanes that become free within this time.
 SLOT_GATHER_SECONDS = 0.005
-# A reservation that waits for its time looks so often whether that time has come earlier.
+# While a reservation waits, it checks this often whether a change of the limits lets it go on earlier.
 RECHECK_SECONDS = 0.25
 
 
 class Pacer:
     """Reserves slots of one upstream in a task of its own while some are wanted.
 
-    `wanted` says how many could be used now. `reserved` is called when there are slots, when none is wanted any more,
-    or with the error that ended the reservation: without it those who need a slot would wait for ever.
+    `wanted` says how many could be used now. `on_reserved` is called with None when there are slots or when none is
+    wanted any more, and with the error when one ended the reservation: else the lanes that need a slot would wait for
+    ever. A slot is a time on the limiter's clock, in seconds.
     """
 
-    __slots__ = ("_limiter", "_not_before", "_reserved", "_reserving", "_slots", "_upstream", "_wanted")
+    __slots__ = ("_limiter", "_not_before", "_on_reserved", "_reserving", "_slots", "_upstream", "_wanted")
 
     def __init__(
         self,
@@ -34,18 +35,18 @@ class Pacer:
         upstream: str,
         *,
         wanted: Callable[[], int],
-        reserved: Callable[[BaseException | None], None],
+        on_reserved: Callable[[BaseException | None], None],
     ) -> None:
         self._limiter = limiter
         self._upstream = upstream
         self._wanted = wanted
-        self._reserved = reserved
+        self._on_reserved = on_reserved
         self._slots: deque[float] = deque()
         self._reserving: asyncio.Task[None] | None = None
         self._not_before = 0.0
 
     def take_slot(self) -> float | None:
-        """The next slot, None when none is reserved.
+        """Take the next slot, None when none is reserved.
 
         Slots that have expired are dropped: after the process was frozen, they would let many requests leave at once.
         """
@@ -105,4 +106,4 @@ class Pacer:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._reserving = None
         if not task.cancelled():
-            self._reserved(task.exception())
+            self._on_reserved(task.exception())

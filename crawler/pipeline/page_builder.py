@@ -1,4 +1,4 @@
-"""A request's result -> the pages of its keys, with what the parser makes of the response, or with its body."""
+"""A request's result -> the pages of its keys, with the parser's records, or with the body when there is no parser."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PageBuilder:
         self._parser = parser
 
     async def build(self, request: Request, result: FetchResult) -> list[Page]:
-        """One page for each key of the request; the URL in each asks for that key alone.
+        """One page for each key of the request. Each page has the URL that asks for its key alone.
 
-        Does not suspend, except while the parser is at work in its child process.
+        Suspends only while the parser is at work in its child process.
         """
         response = result.response
         status = etag = modified = digest = None

@@ -19,8 +19,9 @@ from crawler.pipeline.upstream_queue import Hold, UpstreamQueue
 # Requests that wait in a worker, at most. When there are more, some are deferred.
 MAX_WAITING_REQUESTS = 10_000
 OVERFLOW_DEFER_SECONDS = 30.0
-# With so many requests at hand no block is claimed for a busy upstream that has run dry: all of its keys may be done.
-ENOUGH_WHEN_DRY = 2_000
+# When the queue of a busy upstream is empty, more blocks are claimed to find keys of it. But it may have no keys left:
+# so only until this many requests of other upstreams are at hand.
+MAX_AT_HAND_WHEN_DRY = 2_000
 
 
 class Scheduler:
@@ -41,14 +42,14 @@ class Scheduler:
         self._parked = 0  # requests whose delay is not over
         self._waiting = 0
         self._at_hand = 0
-        self._ran_dry = False  # the queue of a busy upstream came to its end, and no new request has come since
+        self._ran_dry = False  # the queue of a busy upstream became empty, and no new request has come since
         self._low = asyncio.Event()
         limiter.on_change = self.limits_changed
 
     # -- requests come and go
 
     def put(self, request: Request, delay: float = 0.0) -> None:
-        """Add a request to its queue: at the front, after `delay` seconds, when it was attempted before."""
+        """Add a request to its queue after `delay` seconds: in front if it was attempted before, else at the end."""
         if delay > 0:
             self._parked += 1
             asyncio.get_running_loop().call_later(delay, self._put_parked, request)
@@ -65,9 +66,9 @@ class Scheduler:
             self._make_ready(queue)
 
     async def next(self) -> Request:
-        """Wait for the next request that may leave, and send it at once; call `finished` when that is over.
+        """Wait for the next request that may leave. The caller sends it at once, and then calls `finished`.
 
-        May be cancelled at any time. Raises what ended a reservation of slots.
+        May be cancelled at any time. Raises the error that ended a reservation of slots.
         """
         while True:
             picked = self._pick()
@@ -86,7 +87,7 @@ class Scheduler:
             self._give_back(queue, request)
 
     def finished(self, upstream: str) -> None:
-        """A request to this upstream is no longer in flight."""
+        """Say that a request is no longer in flight; `upstream` is the one it had when `next` returned it."""
         queue = self._queues[upstream]
         queue.in_flight -= 1
         if queue.waiting:
@@ -95,9 +96,9 @@ class Scheduler:
             self._forget_if_over(queue)
 
     def overflow(self) -> list[tuple[Request, float]]:
-        """When too many requests wait, remove half of the longest queue from its end, and return what to defer.
+        """When too many requests wait, remove the second half of the longest queue; returns what was removed.
 
-        Each request comes with the seconds for which to defer it: the upstream's pause, and a random time.
+        Each request comes with the seconds for which to defer it: the upstream's pause plus a random time.
         """
         if self._waiting + self._parked < MAX_WAITING_REQUESTS or not self._waiting:
             return []
@@ -124,7 +125,7 @@ class Scheduler:
     @property
     def low(self) -> bool:
         """Whether another block is wanted: few requests are at hand, or a busy upstream has none."""
-        return self._at_hand < self._enough or (self._ran_dry and self._at_hand < ENOUGH_WHEN_DRY)
+        return self._at_hand < self._enough or (self._ran_dry and self._at_hand < MAX_AT_HAND_WHEN_DRY)
 
     async def until_low(self) -> None:
         """Return when `low` holds."""
@@ -133,7 +134,7 @@ class Scheduler:
             await self._low.wait()
 
     def would_only_wait(self, upstream: str) -> bool:
-        """Whether one more request would only wait: the upstream pauses, has no room for us, or has enough queued."""
+        """Whether one more request would only wait: the upstream is paused, has no room, or has enough queued here."""
         queue = self._queues.get(upstream)
         if queue is not None and len(queue.waiting) > queue.at_hand:
             return True
@@ -147,7 +148,7 @@ class Scheduler:
         self.limits_changed()
 
     def limits_changed(self) -> None:
-        """Look at every queue again: a limit, a pause, a breaker or the share has changed."""
+        """Look at every queue again, because a limit, a pause, a breaker or the fair share has changed."""
         for queue in list(self._queues.values()):
             queue.limits_changed()
             queue.pacer.limits_changed()
@@ -164,7 +165,10 @@ class Scheduler:
     # -- the decision, and what follows
 
     def _pick(self) -> tuple[UpstreamQueue, Request, float | None] | None:
-        """The first request, with its slot, of a ready queue whose turn it is; None when no queue is ready any more."""
+        """Take the first request, and its slot if it needs one, of the next ready queue that lets one leave.
+
+        None when no queue is ready any more.
+        """
         while self._ready:
             queue = self._ready.popleft()
             queue.ready = False
@@ -186,9 +190,9 @@ class Scheduler:
         return None
 
     def _hold(self, queue: UpstreamQueue, hold: Hold) -> None:
-        """See that the queue becomes ready again when the hold is over.
+        """Arrange that the queue becomes ready again when the hold is over.
 
-        Nothing is to be done for a full queue, which `finished` makes ready, and for an empty one, which `put` does.
+        That needs no action for a full queue, which `finished` makes ready, and for an empty one, which `put` does.
         """
         if hold == "no slot":
             queue.pacer.reserve()
@@ -205,7 +209,7 @@ class Scheduler:
         self._make_ready_or_forget(queue)
 
     def _on_reserved(self, queue: UpstreamQueue, error: BaseException | None) -> None:
-        """The pacer has slots, or nothing waits for one any more, or it failed: the error reaches the idle lanes."""
+        """Make the queue ready or forget it, as the pacer is done; its error, if there is one, ends the idle lanes."""
         queue.limits_changed()
         if error is None:
             self._make_ready_or_forget(queue)
@@ -262,12 +266,12 @@ class Scheduler:
             self._limiter,
             room_at=self._room_at,
             free_lanes=self._idle_lanes.__len__,
-            reserved=self._on_reserved,
+            on_reserved=self._on_reserved,
         )
         return queue
 
     def _forget_if_over(self, queue: UpstreamQueue) -> None:
-        """A crawl over a million hosts must not remember them all."""
+        """Drop a queue that is not needed, because a crawl over a million hosts must not keep them all."""
         if queue.forgettable:
             del self._queues[queue.name]
 

@@ -12,20 +12,20 @@ from coordinator.limits.limiter import Limiter
 from crawler.model import Request
 from crawler.pipeline.pacer import Pacer
 
-# So much of an upstream's rate counts as work at hand; the rest of its queue keeps no lane busy.
+# Of a queue with a rate, the requests that leave within this time are at hand; the rest keeps no lane busy now.
 AT_HAND_SECONDS = 2
-# So many requests count as work at hand for each one that the upstream takes at a time.
+# Of a queue with a limit on concurrency, this many requests are at hand for each one that may be in flight.
 AT_HAND_PER_ROOM = 4
 
 
-# Why no request of a queue may leave now. Strings, because members of an Enum are slower, and this is for each request.
+# Why no request of a queue may leave now. Strings, because members of an Enum are slower and `pick` runs per request.
 Hold: TypeAlias = Literal["empty", "paused", "full", "no slot"]
 
 
 class UpstreamQueue:
     """The requests of one upstream in order, and what bounds them: pause, room and slots.
 
-    Nothing in here waits or wakes anybody. `pick` decides, and the scheduler does what follows:
+    Nothing here waits, or wakes a lane. `pick` decides, and the scheduler carries out what follows:
 
                     put
         forgotten -------> ready --- pick: a request leaves ---> ready while others wait, else idle
@@ -61,10 +61,12 @@ class UpstreamQueue:
         *,
         room_at: Callable[[str], int | None],
         free_lanes: Callable[[], int],
-        reserved: Callable[[UpstreamQueue, BaseException | None], None],
+        on_reserved: Callable[[UpstreamQueue, BaseException | None], None],
     ) -> None:
-        """`room_at` says how many requests this worker may have in flight at an upstream, None without a limit;
-        `free_lanes`, how many lanes wait for a request; `reserved` is called as `Pacer` calls it."""
+        """`room_at` says how many requests this worker may have in flight at an upstream, None without a limit.
+        `free_lanes` says how many lanes wait for a request. `on_reserved` is called as Pacer says, with this queue
+        before the error.
+        """
         self.name = name
         self.waiting: deque[Request] = deque()
         self.in_flight = 0
@@ -73,7 +75,7 @@ class UpstreamQueue:
         self.room: int | None = None
         self.ready = False
         self.pause_timer: asyncio.TimerHandle | None = None
-        self.pacer = Pacer(limiter, name, wanted=self._wanted_slots, reserved=partial(reserved, self))
+        self.pacer = Pacer(limiter, name, wanted=self._wanted_slots, on_reserved=partial(on_reserved, self))
         self._limiter = limiter
         self._room_at = room_at
         self._free_lanes = free_lanes
@@ -108,7 +110,7 @@ class UpstreamQueue:
         self._limits_are_known = False
 
     def recount(self) -> int:
-        """Bring `at_hand` up to date: what the upstream takes within a moment. Returns by how much it changed."""
+        """Count again how many requests are at hand, which could leave within a moment. Returns the change."""
         at_hand = len(self.waiting)
         if self.pause_timer is not None:
             at_hand = 0

@@ -1,1 +1,1 @@
-"""Child processes that run the user's code beside a worker's event loop."""
+"""Child processes that run the user's code outside the worker's event loop."""

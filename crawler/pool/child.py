@@ -16,17 +16,17 @@ from coordinator.errors import ShardcrawlError
 from crawler.pool.protocol import LENGTH, ChildSetup, frame, unpickled
 from crawler.telemetry import logs
 
-# How long a task may go on after the worker has closed its end.
+# How long a task may go on after the worker has closed its end of the socket.
 ORPHAN_SECONDS = 1.0
 
 
 def main() -> None:
-    """Serve until the worker closes its end or dies. Signals that ask for a drain are the worker's business."""
+    """Serve until the worker closes its end or dies. Signals that ask for a drain are ignored: the worker drains."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
-    threading.Thread(target=_exit_with, args=(channel,), daemon=True).start()
+    threading.Thread(target=_exit_when_closed, args=(channel,), daemon=True).start()
     try:
         _serve(channel.makefile("rb"), channel)
     except (BrokenPipeError, ConnectionResetError):
@@ -56,8 +56,8 @@ def _receive(incoming: BinaryIO) -> Any:
     return unpickled(content) if len(content) == length else None
 
 
-def _exit_with(channel: socket.socket) -> None:
-    """Exit soon after the other end is closed, also in the middle of a task that never ends."""
+def _exit_when_closed(channel: socket.socket) -> None:
+    """Exit ORPHAN_SECONDS after the other end is closed, also in the middle of a task that never ends."""
     hang_up = poll()
     hang_up.register(channel, 0)  # reports nothing but a hang-up
     hang_up.poll()

@@ -1,4 +1,4 @@
-"""The worker's end of a child process: it keeps the child fed in order, and finds the task that the child dies of."""
+"""Runs tasks in a child process, in order, and finds the task that ends the child."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ Setup = TypeVar("Setup")
 Task = TypeVar("Task")
 TaskResult = TypeVar("TaskResult")
 
-# Tasks that the child works on or that wait in its socket, so that it need not wait for the event loop between two.
+# Tasks that are sent and have no result yet, at most. Several, so that the child need not wait for the event loop.
 TASKS_AHEAD = 32
-# Results are received by the half of what was sent. A loop that wakes for each of them, and then lets one lane send one
-# request, takes three times as much from the core that the child could use.
-LONGEST_REST_SECONDS = 0.1
-# Of the time that the half is expected to take. Less than all of it, so that the time a task takes can still be seen.
+# Nothing is received until the child is nearly done with half of what was sent; then that half is received at once.
+# Waking for each result, and then letting one lane send one request, would take three times as much of the core that
+# the child could use. The rest before it is this share of the time that the half is expected to take. If it were all of
+# it, the time that a task really takes could not be measured.
 REST_SHARE = 0.8
-# In the event loop a task of a tenth of this would cost the worker its lease.
+LONGEST_REST_SECONDS = 0.1
+# A child that works longer on one task is killed. In the event loop a far shorter task would cost the worker its lease.
 MAX_TASK_SECONDS = 60.0
-# The deadline may be off by this share: to move it for each result would cost more than to receive the result.
+# A task's deadline may be wrong by this share: moving it for each result would cost more than receiving the result.
 DEADLINE_TOLERANCE = 0.02
 START_ATTEMPTS = 3
 MAX_DEATHS_PER_TASK = 2
@@ -51,10 +52,11 @@ class _Call(Generic[Task, TaskResult]):
 
 
 class Pool(Generic[Setup, Task, TaskResult]):
-    """Runs tasks in one child process, in order. A task that the child dies of is attempted once more, alone.
+    """Runs tasks in one child process, in order. A task that the child dies of is run once more, alone.
 
-    `handler` is a function of a module: in the child it is called with `setup`, and what it returns turns each task
-    into its result. It must not raise anything but a ShardcrawlError at its start. `name` stands in log lines.
+    `handler` is a function at the top of a module. In the child it is called once with `setup`, and returns the
+    function from a task to its result. It may raise ShardcrawlError when it is called; what it returns must not raise.
+    `name` is for log lines.
     """
 
     def __init__(self, handler: Callable[[Setup], Callable[[Task], TaskResult]], setup: Setup, *, name: str) -> None:
@@ -70,7 +72,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
         self._closing = False
 
     async def run(self, task: Task) -> TaskResult:
-        """The task's result. Raises TaskFailed, or ChildUnusable."""
+        """The task's result. Raises TaskFailed when two children died of it, ChildUnusable when none can start."""
         call: _Call[Task, TaskResult] = _Call(task)
         self._waiting.append(call)
         if self._serving is None or self._serving.done():
@@ -95,7 +97,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
                 if self._closing:
                     return
                 self._deaths += 1
-                # Once is enough: of the later ones the failed tasks tell.
+                # One warning is enough: the reasons of failed tasks say the rest.
                 level = logging.WARNING if self._deaths == 1 else logging.DEBUG
                 logger.log(level, "the %s's process %s; starts again", self._name, ending)
                 self._blame_first(ending)
@@ -108,7 +110,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
             self._give_up()
 
     def _give_up(self, error: Exception | None = None) -> None:
-        """Nobody will work on these tasks: end their calls with the error, or cancel them."""
+        """End all calls with the error, or cancel them without one, because no child will work on them."""
         for call in (*self._sent, *self._waiting):
             if call.result.done():
                 continue
@@ -163,7 +165,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
         raise last
 
     def _feed(self) -> None:
-        """Send what the child may have. A task that a child has died of is sent alone."""
+        """Send tasks until the child has TASKS_AHEAD of them. A task that a child has died of is sent alone."""
         if self._child is None:
             return
         while self._waiting and len(self._sent) < TASKS_AHEAD and not (self._sent and self._sent[0].deaths):
@@ -178,7 +180,10 @@ class Pool(Generic[Setup, Task, TaskResult]):
                 self._move_deadline()
 
     def _move_deadline(self) -> None:
-        """The child has begun the first task that was sent: count its seconds from now, or from a little earlier."""
+        """Set the deadline of the first sent task, which the child begins now; none when there is no task.
+
+        The deadline stays as it is when it is nearly right.
+        """
         assert self._deadline is not None
         now, deadline = asyncio.get_running_loop().time(), self._deadline.when()
         if not self._sent:
@@ -187,7 +192,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
             self._deadline.reschedule(now + MAX_TASK_SECONDS)
 
     def _blame_first(self, ending: str) -> None:
-        """The child died of the first task that has no result: send the others again."""
+        """Count the child's death against the first task without a result, and put the tasks back to be sent again."""
         if self._sent:
             first = self._sent[0]
             first.deaths += 1

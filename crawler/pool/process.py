@@ -36,7 +36,7 @@ class ChildProcess:
 
     @classmethod
     async def start(cls, setup: ChildSetup, seconds: float) -> ChildProcess:
-        """A child whose handler is ready after so many seconds. Raises ChildUnusable."""
+        """Start a child, and wait at most `seconds` until its handler is ready. Raises ChildUnusable."""
         try:
             child = await cls.spawn()
         except OSError as error:
@@ -57,7 +57,7 @@ class ChildProcess:
 
     @classmethod
     async def spawn(cls) -> ChildProcess:
-        """A child without a handler. Raises OSError."""
+        """Start a child, which waits for its ChildSetup. Raises OSError."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -68,12 +68,12 @@ class ChildProcess:
                 )
             return cls(process, *(await asyncio.open_unix_connection(sock=ours)))
         except BaseException:
-            ours.close()  # a child that was started exits when it sees that
+            ours.close()  # a child that was started sees this and exits
             raise
 
     def send(self, value: Any) -> None:
         """Put a frame with this value into the socket's buffer; a child that has ended gets nothing."""
-        if not self._channel.is_closing():  # else `receive` says so, and uvloop would raise RuntimeError here
+        if not self._channel.is_closing():  # else `receive` raises, and uvloop would raise RuntimeError here
             self._writer.write(frame(value))
 
     def pause_receiving(self) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 of the sample upstream: keep-alive, pipelining, HEAD and bodies of known length, and no more."""
+"""The HTTP/1.1 that the sample upstream speaks: keep-alive, pipelining, HEAD, and bodies of known length only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CannedResponse:
 class HttpConnection(asyncio.Protocol):
     """One client's connection. It responds to requests in their order, also when the client sends many at once.
 
-    `respond` makes the response to a method, a target as it was sent, and an If-None-Match.
+    `respond` returns the response to a method, a target as it was sent, and an If-None-Match (empty without one).
     """
 
     def __init__(self, respond: Callable[[str, bytes, str], CannedResponse], connections: set[HttpConnection]) -> None:

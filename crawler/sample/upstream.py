@@ -1,7 +1,7 @@
 """The sample upstream: a small, fast HTTP server for `shardcrawl demo`, examples, tests and benchmarks.
 
 `python -m crawler.sample.upstream --port 0` prints {"url": …, "pid": …} in one line when it listens.
-It responds to the same request always with the same response:
+The response depends on the request alone, except for /flaky and /limited:
 
     GET /item/ID            200, JSON of about --size bytes, with ETag and Last-Modified; If-None-Match gives 304
     GET /batch?ids=A|B      200, {"items": […]}; an id beginning "missing" comes as {"id": …, "missing": true}
@@ -93,7 +93,7 @@ class Upstream:
         await self._server.wait_closed()
 
     def respond(self, method: str, target: bytes, condition: str) -> CannedResponse:
-        """Respond to one request; `condition` is its If-None-Match."""
+        """The response to one request; `condition` is its If-None-Match, empty without one."""
         path, _, query = target.decode("utf-8", "replace").partition("?")
         if path.startswith("/~"):
             return self._control(method, path)

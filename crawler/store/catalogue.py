@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,19 +16,19 @@ import orjson
 from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.model import Epoch, Outcome
 from crawler.job.models import TableSettings
-from crawler.store.postgres import PostgresConnection, postgres_errors
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query, schema
 from crawler.store.tables import column_list, part_name, quoted, table_names
 
 DIGESTS_PER_FETCH = 50_000
-# From attaching a run's parts to publishing it. Postgres plans a statement before it takes its snapshot: a statement
-# that was planned before the parts were attached, and took its snapshot after the publication, would find no rows.
+# Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
+# statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
 PUBLISH_DELAY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A row of `runs`."""
+    """A row of `runs`: `document` is the job, `counts` are the final keys by outcome, empty until it is complete."""
 
     run_id: int
     name: str
@@ -41,14 +42,13 @@ class StoredRun:
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> StoredRun:
         """The run in a row of `find-run` or `list-runs`."""
-        counts = orjson.loads(row["counts"]) if row["counts"] else {}
         return cls(
             run_id=row["run_id"],
             name=row["name"],
             document=orjson.loads(row["spec"]),
             epoch=Epoch(row["epoch"]),
             complete=row["state"] == "complete",
-            counts={Outcome(outcome): keys for outcome, keys in counts.items()},
+            counts=_decode_counts(row["counts"]) if row["counts"] else {},
             created_at=row["created_at"],
             finished_at=row["finished_at"],
         )
@@ -63,12 +63,12 @@ class Catalogue:
     async def prepare(self) -> None:
         """Make the schema where it is missing. Raises PostgresRefused when other tables have its names."""
         with postgres_errors():
-            # To make the schema again would wait for every reader of its views.
+            # Making it again would wait for every reader of its views.
             if await self._connection.fetchval(query("schema-is-there")):
                 return
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-schema"))
-                await self._connection.execute("SET LOCAL client_min_messages = warning")
+                await self._connection.execute(query("hide-notices"))
                 try:
                     await self._connection.execute(schema())
                 except (asyncpg.WrongObjectTypeError, asyncpg.UndefinedColumnError) as error:
@@ -95,7 +95,7 @@ class Catalogue:
         with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-schema"))
-                await self._connection.execute("SET LOCAL client_min_messages = warning")
+                await self._connection.execute(query("hide-notices"))
                 run_id: int = await self._connection.fetchval(
                     query("make-run"), name, orjson.dumps(document).decode(), epoch
                 )
@@ -116,15 +116,15 @@ class Catalogue:
             await self._connection.execute(query("change-epoch"), run_id, epoch)
 
     async def void_epoch(self, run_id: int, epoch: Epoch) -> None:
-        """Give the run an epoch that no Redis has, if it still has this one. Who opens the run next rebuilds Redis."""
+        """Give the run an epoch that no Redis has, if it still has this one. The next opening then rebuilds Redis."""
         with postgres_errors():
             await self._connection.execute(query("void-epoch"), run_id, epoch)
 
     async def reopen(self, run_id: int, reason: str | None) -> int:
-        """Delete the failed pages, only those whose reason contains the text if there is one; returns how many.
+        """Delete the failed pages, with `reason` only those whose reason contains this text; returns how many.
 
-        If any was deleted, the run is incomplete again and has an epoch that no Redis has: who opens it next rebuilds
-        Redis and plans these keys. What is published stays so.
+        If any was deleted, the run is running again and has an epoch that no Redis has: the next opening rebuilds
+        Redis, and these keys are planned again. A published run stays published.
         """
         part = quoted(part_name("pages", run_id))
         with postgres_errors():
@@ -142,10 +142,10 @@ class Catalogue:
         return None if epoch is None else Epoch(epoch)
 
     async def finish(self, run_id: int, epoch: Epoch, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
-        """Attach the run's parts, then count its outcomes, mark it complete and publish it; returns keys by outcome.
+        """Attach the run's parts, count its outcomes, and mark it complete and published; returns keys by outcome.
 
-        Readers of the `*_current` views see the run whole or not at all. A run that is complete keeps its counts.
-        Raises EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
+        Readers of the `*_current` views see the run whole or not at all. A run that is complete already keeps its
+        counts. Raises EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
         """
         with postgres_errors():
             if await self._attach(run_id, ["pages", *table_names(tables)]):
@@ -156,7 +156,7 @@ class Catalogue:
                     raise EpochLost(f"run {run_id} was changed in Postgres while it ended; start it again")
                 final_counts = await self._connection.fetchval(query("final-counts"), run_id)
                 if final_counts is not None:
-                    return {Outcome(outcome): keys for outcome, keys in orjson.loads(final_counts).items()}
+                    return _decode_counts(final_counts)
                 part = quoted(part_name("pages", run_id))
                 rows = await self._connection.fetch(query("count-outcomes", part=part))
                 counts = {Outcome(row["outcome"]): int(row["keys"]) for row in rows}
@@ -168,7 +168,7 @@ class Catalogue:
         return counts
 
     async def _attach(self, run_id: int, tables: Sequence[str]) -> bool:
-        """Make the run's parts partitions, all in one transaction; False when they were before."""
+        """Make the run's parts partitions, all in one transaction; False when all of them were partitions before."""
         async with self._connection.transaction():
             await self._connection.execute(query("lock-run"), run_id)
             attached = 0
@@ -192,17 +192,13 @@ class Catalogue:
                     yield {Outcome(outcome): digests for outcome, digests in batch.items()}
 
     async def _make_table(self, table: TableSettings, run_id: int) -> None:
-        """Make the table, its view and the run's part of it where they are missing, and check the table's columns."""
-        whole, columns = quoted(table.name), column_list(table.columns)
-        # Postgres writes a type in its own way (`varchar(5)` becomes `character varying(5)`). So what the job asks for
-        # is made as a temporary table, and compared with what is there.
-        try:
-            await self._connection.execute(query("make-example", columns=columns))
-        except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
-            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
-        wanted = await self._connection.fetch(query("columns-of"), "pg_temp.example")
-        await self._connection.execute(query("drop-example"))
-        await self._connection.execute(query("make-table", table=whole, columns=columns))
+        """Make the table and its view where they are missing, check the table's columns, and make the run's part.
+
+        Raises PostgresRefused.
+        """
+        whole = quoted(table.name)
+        wanted = await self._columns_as_postgres_writes_them(table)
+        await self._connection.execute(query("make-table", table=whole, columns=column_list(table.columns)))
         found = await self._connection.fetch(query("columns-of"), whole)
         if found != wanted or not await self._connection.fetchval(query("is-partitioned"), whole):
             shown = ", ".join(f"{row['name']} {row['type']}" for row in found)
@@ -215,6 +211,38 @@ class Catalogue:
         view = quoted(f"{table.name}_current")
         if not await self._connection.fetchval(query("is-there"), view):
             await self._connection.execute(query("make-view", view=view, table=whole))
+
+    async def _columns_as_postgres_writes_them(self, table: TableSettings) -> list[asyncpg.Record]:
+        """The names and types of the table's columns, read from a temporary table that is made of them.
+
+        Postgres writes a type in its own way: `varchar(5)` becomes `character varying(5)`. Raises PostgresRefused.
+        """
+        columns = column_list(table.columns)
+        try:
+            await self._connection.execute(query("make-example", columns=columns))
+        except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
+            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
+        written = await self._connection.fetch(query("columns-of"), "pg_temp.example")
+        await self._connection.execute(query("drop-example"))
+        return list(written)
+
+
+@asynccontextmanager
+async def open_catalogue(database: str) -> AsyncIterator[Catalogue]:
+    """The runs in the Postgres at this URL, through a connection that is closed at the end.
+
+    Raises PostgresUnavailable, PostgresRefused.
+    """
+    connection = await connect_postgres(database)
+    try:
+        yield Catalogue(connection)
+    finally:
+        await connection.close()
+
+
+def _decode_counts(counts: str) -> Mapping[Outcome, int]:
+    """Keys by outcome, from the JSON text of `runs.counts`."""
+    return {Outcome(outcome): keys for outcome, keys in orjson.loads(counts).items()}
 
 
 def _other_tables(why: str) -> PostgresRefused:

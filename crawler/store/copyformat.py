@@ -31,13 +31,12 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 # Postgres counts microseconds from 2000-01-01; this is that moment in seconds since 1970.
 POSTGRES_EPOCH_SECONDS = 946_684_800
-# Number of fields; then a field is its length and its value. _FIRST_FIELDS is run_id and digest, _TIMES attempts and
-# fetched_at.
-_FIRST_FIELDS = Struct(">hiii16s").pack
+# Each packs one field, or two: the field's length in bytes, then its value. A row begins with its number of fields.
+_FIELD_COUNT_RUN_ID_DIGEST = Struct(">hiii16s").pack
 _LENGTH = Struct(">i").pack
-_SHORT = Struct(">ih").pack
-_TIMES = Struct(">ihiq").pack
-_JSONB = Struct(">ib").pack
+_SMALLINT = Struct(">ih").pack
+_ATTEMPTS_FETCHED_AT = Struct(">ihiq").pack
+_JSONB_VERSION = Struct(">ib").pack
 _NULL = _LENGTH(-1)
 
 
@@ -47,20 +46,20 @@ def encode_pages(pages: Sequence[Page], run_id: int) -> list[bytes]:
     put = pieces.append
     for page in pages:
         key = _text(page.item.key)
-        put(_FIRST_FIELDS(len(COLUMNS), 4, run_id, 16, page.item.digest))
+        put(_FIELD_COUNT_RUN_ID_DIGEST(len(COLUMNS), 4, run_id, 16, page.item.digest))
         put(key)
         put(key if page.url is page.item.key else _text(page.url))
         put(_OUTCOMES[page.outcome])
         put(_text(page.reason))
-        put(_NULL if page.status is None else _SHORT(2, page.status))
-        put(_TIMES(2, page.attempts, 8, round((page.fetched_at - POSTGRES_EPOCH_SECONDS) * 1_000_000)))
+        put(_NULL if page.status is None else _SMALLINT(2, page.status))
+        put(_ATTEMPTS_FETCHED_AT(2, page.attempts, 8, round((page.fetched_at - POSTGRES_EPOCH_SECONDS) * 1_000_000)))
         put(_text(page.etag))
         put(_text(page.last_modified))
         put(_NULL if page.body_digest is None else _LENGTH(len(page.body_digest)) + page.body_digest)
         if page.body is None:
             put(_NULL)
         else:
-            put(_JSONB(len(page.body) + 1, 1))
+            put(_JSONB_VERSION(len(page.body) + 1, 1))
             put(page.body)
     put(TRAILER)
     return pieces

@@ -16,8 +16,8 @@ PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 OLDEST_POSTGRES = 14
 CONNECT_SECONDS = 10
-# Errors after which an attempt later may succeed: the server starts, stops, restarts, is full, has too many clients, or
-# was asked to cancel.
+# Errors after which a later attempt may succeed: the server starts, stops, restarts, is full, has too many clients, or
+# was asked to cancel the statement.
 TRANSIENT_ERRORS = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -67,7 +67,7 @@ async def connect_postgres(url: str) -> PostgresConnection:
 def postgres_errors(where: str = "") -> Iterator[None]:
     """Turn asyncpg's exceptions into PostgresUnavailable and PostgresRefused.
 
-    Errors of one row (asyncpg.DataError, UniqueViolationError) go through as they are.
+    Errors about one row (row_errors.ROW_ERRORS) and all others are raised as they are.
     """
     at = f" at {where}" if where else ""
     try:

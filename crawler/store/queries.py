@@ -15,7 +15,7 @@ def schema() -> str:
 
 
 def query(name: str, **identifiers: str | int) -> str:
-    """The query of that name, with its {identifiers} filled in. Raises KeyError when there is none."""
+    """The query of that name, with its {identifiers} filled in. Raises KeyError for an unknown name or identifier."""
     text = _queries()[name]
     return text.format(**identifiers) if identifiers else text
 

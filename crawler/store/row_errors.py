@@ -1,4 +1,4 @@
-"""Pure: which row of a batch does an error of Postgres speak of, and what becomes its page's reason?"""
+"""Pure: the row of a batch that an error of Postgres is about, and the reason that its page gets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW_ERRORS = (
     OverflowError,
     IndexError,
 )
-# Only at the beginning of a line: what an error's context quotes of a body never stands there.
+# Only at the beginning of a line: the text of a body that an error's context quotes is never there.
 _COPY_LINE = re.compile(r"^COPY (\w+), line (\d+)", re.MULTILINE)
 
 
@@ -52,5 +52,5 @@ def body_fault(page: Page) -> str | None:
 
 
 def is_bare(page: Page) -> bool:
-    """Whether the page has nothing left that Page.fail would drop."""
+    """Whether the page has neither body nor records: to fail it would take away nothing that Postgres can refuse."""
     return page.body is None and not page.records

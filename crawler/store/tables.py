@@ -1,4 +1,4 @@
-"""Pure: names and columns of the tables that a run writes, as SQL."""
+"""Pure: the names and columns of the tables that a run writes, as SQL has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from crawler.job.names import identifier_fault
 
 
 def quoted(name: str) -> str:
-    """A name in double quotes. Raises ValueError when it is not an identifier of ours."""
+    """A name in double quotes. Raises ValueError when it is not an identifier that a job may use."""
     if identifier_fault(name):
         raise ValueError(f"not an identifier: {name!r}")
     return f'"{name}"'
@@ -18,6 +18,11 @@ def quoted(name: str) -> str:
 def part_name(table: str, run_id: int) -> str:
     """The name of the table into which one run loads; it becomes a partition of `table`."""
     return f"{table}_r{run_id}"
+
+
+def staging_name(run_id: int) -> str:
+    """The name of the temporary table through which a batch of a run is merged."""
+    return f"staging_r{run_id}"
 
 
 def column_list(columns: Sequence[tuple[str, str]]) -> str:

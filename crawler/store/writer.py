@@ -24,11 +24,11 @@ from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.row_errors import ROW_ERRORS, body_fault, copy_position, is_bare, reason_of
-from crawler.store.tables import part_name, quoted, table_names
+from crawler.store.tables import part_name, quoted, staging_name, table_names
 
 logger = logging.getLogger(__name__)
 
-# What goes to the socket at a time.
+# About how much of a COPY stream goes to the socket at a time.
 SEND_BYTES = 512 * 1024
 
 
@@ -44,9 +44,9 @@ class Writer:
         self._tables = tables
         self._failpoint = failpoint
         self._pages_part = part_name("pages", run_id)
-        self._staging = f"staging_r{run_id}"
+        self._staging = staging_name(run_id)
         self._connection: PostgresConnection | None = None
-        # The pages of the COPY that runs, or ran last: an error names their position.
+        # The pages of the last COPY, in its order. When it fails, the error names the position of a row.
         self._copied: Sequence[Page] = ()
 
     async def open(self) -> None:
@@ -66,8 +66,8 @@ class Writer:
         """Store the pages with their records. On return each is committed, if need be as a `failed` page.
 
         A page that the run has already is left as it is, and its records are not added again.
-        Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated;
-        PostgresRefused when the tables were changed during the run.
+        Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated. Raises
+        PostgresRefused when the tables were changed during the run, and EpochLost when the run was given another epoch.
         """
         # Sorted, so that two writers lock the same rows in the same order.
         unique = list({page.item.digest: page for page in sorted(pages, key=lambda page: page.item.digest)}.values())
@@ -91,9 +91,10 @@ class Writer:
                 for page, reason in poisoned:
                     page.fail(reason)
 
-    # A batch is one transaction.
+    # -- a batch is one transaction
 
     async def _commit(self, pages: Sequence[Page], *, merging: bool) -> None:
+        """Write the pages and their records in one transaction. Raises what Postgres says of a row as it is."""
         connection = await self._connected()
         try:
             with postgres_errors():
@@ -117,7 +118,7 @@ class Writer:
     async def _merge(self, connection: PostgresConnection, pages: Sequence[Page]) -> Sequence[Page]:
         """Insert the pages that are not stored yet, through a staging table; returns those."""
         staging, part = quoted(self._staging), quoted(self._pages_part)
-        await connection.execute("SET LOCAL client_min_messages = warning")
+        await connection.execute(query("hide-notices"))
         await connection.execute(query("make-staging", staging=staging, part=part))
         await self._copy_pages(connection, self._staging, pages)
         inserted = {row["digest"] for row in await connection.fetch(query("merge-staging", staging=staging, part=part))}
@@ -147,10 +148,10 @@ class Writer:
         ]
 
     async def _check_columns(self, connection: PostgresConnection) -> None:
-        """Check that the run's tables still have the columns of the tables they will be part of.
+        """Raise PostgresRefused unless the run's parts still have the columns of the tables that they will be part of.
 
         A binary COPY does not compare types: if somebody changed a column's type, wrong bytes can fit. The COPY's locks
-        keep the columns as they are until the commit. Raises PostgresRefused.
+        keep the columns as they are until the commit.
         """
         tables = ["pages", *table_names(self._tables)]
         parts = [part_name(table, self._run_id) for table in tables]
@@ -159,7 +160,7 @@ class Writer:
             shown = ", ".join(row["part"] for row in changed)
             raise PostgresRefused(f"Postgres: columns of {shown} were changed during the run; change them back")
 
-    # A row that Postgres refuses is found, or isolated.
+    # -- a row that Postgres refuses is found, or isolated
 
     def _poisoned(self, error: Exception) -> list[tuple[Page, str]]:
         """Pages to fail, each with its reason: the one at the error's position, and all whose body is not JSON."""
@@ -178,7 +179,7 @@ class Writer:
         return []
 
     async def _isolate(self, pages: Sequence[Page], error: Exception) -> None:
-        """The error names no row: halve the batch until the row is alone."""
+        """Write the two halves of the batch apart, because the error names no row; a page that is alone fails."""
         if len(pages) == 1:
             if is_bare(pages[0]):
                 raise PostgresRefused(
@@ -192,6 +193,7 @@ class Writer:
         await self.write(pages[middle:])
 
     async def _connected(self) -> PostgresConnection:
+        """The open connection, or a new one. Raises PostgresUnavailable, PostgresRefused, EpochLost."""
         if self._connection is None or self._connection.is_closed():
             connection = await connect_postgres(self._url)
             try:

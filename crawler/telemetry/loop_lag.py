@@ -8,9 +8,9 @@ from time import monotonic
 
 logger = logging.getLogger(__name__)
 
-# Between two samples, which cost some 10 microseconds each. A lag is measured at most this much too short.
+# Between two samples, of which each costs about 10 microseconds. A lag is measured at most this much too short.
 SAMPLE_INTERVAL_SECONDS = 0.02
-# A lag that is worth a warning: a lease ends after ten times that.
+# A lag that is worth a warning. A worker's lease ends after ten times as long.
 LONG_LAG_SECONDS = 1.0
 _MAX_COUNTED_MS = 1000
 
@@ -23,7 +23,7 @@ class LoopLag:
         self.largest = 0.0
 
     async def watch(self) -> None:
-        """Sample until cancelled. By a callback, fifty times a second: waking a coroutine takes three times as long."""
+        """Sample fifty times a second until cancelled. By a callback: waking a coroutine takes three times as long."""
         self._timer = self._next_sample()
         try:
             await asyncio.get_running_loop().create_future()
@@ -55,7 +55,7 @@ class LoopLag:
             self.largest = seconds
 
     def within(self, share: float) -> float:
-        """Seconds within which this share of all lags was, in whole milliseconds, rounded up; 0 before the first."""
+        """The lag in seconds that this share of all lags did not exceed, rounded up to a millisecond; 0 without any."""
         wanted, counted = share * sum(self._counts), 0
         for milliseconds, count in enumerate(self._counts, 1):
             counted += count

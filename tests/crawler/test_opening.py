@@ -158,7 +158,7 @@ async def refusal(place: Place, **sections: Any) -> str:
 async def test_a_new_run_is_made_in_postgres_and_in_redis(place: Place) -> None:
     opened = await place.open(run={"name": "test", "shards": 4})
     assert not opened.resumed
-    assert opened.complete is None
+    assert opened.complete_run is None
     record = await place.record()
     assert record == opened.record
     assert await place.runs() == [("test", record.epoch)]
@@ -214,11 +214,11 @@ async def test_a_complete_run_is_opened_as_what_it_is(place: Place) -> None:
     await place.store([a_page(key) for key in KEYS[:10]])
     await Catalogue(place.eye).finish(record.run_id, record.epoch, ())
     opened = await place.open()
-    assert opened.complete is not None
-    assert opened.complete.counts == {Outcome.STORED: 10}
+    assert opened.complete_run is not None
+    assert opened.complete_run.counts == {Outcome.STORED: 10}
     await place.redis.flushall()
     opened = await place.open()
-    assert opened.complete is not None
+    assert opened.complete_run is not None
     assert await Runs(place.redis).find("test") is None, "a complete run is not begun again"
 
 

@@ -51,7 +51,7 @@ class OwnRedis(RedisServer):
     async def start(self) -> None:
         """Start it with the content of its folder, and wait until it is ready."""
         await self.spawn()
-        await self.ready()
+        await self.wait_until_ready()
 
 
 @asynccontextmanager

@@ -71,7 +71,7 @@ class WorkerProcess(Process):
         worker = Worker(
             name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, concurrency=lanes, **parts
         )
-        worker._update(await retry_unavailable(lambda: self.streams.join(name), "worker"))
+        worker._apply(await retry_unavailable(lambda: self.streams.join(name), "worker"))
         self.worker = worker
         self._work = {
             "heartbeat": worker._heartbeat(),

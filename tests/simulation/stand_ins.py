@@ -100,9 +100,9 @@ class CountingFetcher:
 
     async def fetch(self, request: Request, lane: Lane) -> str | RetryInPlace | Defer:
         url = request.url
-        lane.sending = True
+        lane.must_finish = True
         await pause(FETCH)
-        lane.sending = False
+        lane.must_finish = False
         self._meter.requests += 1
         self._truth.fetches[url] += 1
         self._truth.say(self._name, f"fetches {url}")

@@ -15,18 +15,23 @@ import zstandard
 from coordinator.errors import FetchError
 
 ACCEPT_ENCODING = "gzip, br, zstd, deflate"
-# A zstd block of 4 bytes decodes to at most 128 KiB, and the decoder has no bound of its own: so 4 MiB at a time.
+# The zstd decoder cannot bound its output, and a block of 4 bytes decodes to at most 128 KiB. So a piece of 128 encoded
+# bytes decodes to at most 4 MiB.
 ZSTD_PIECE_BYTES = 128
 ZSTD_MAX_WINDOW_BYTES = 8 * 1024 * 1024  # RFC 9659: no sender may use a larger one
+# Of zlib, as windowBits: a gzip header, a zlib header, and no header.
+GZIP_WINDOW_BITS = 31
+ZLIB_WINDOW_BITS = 15
+RAW_DEFLATE_WINDOW_BITS = -15
 
 
 class BodyDecoder:
-    """Decodes the body of one response to at most `cap` bytes; the encoded bytes are bounded as well."""
+    """Decodes the body of one response to at most `cap` bytes; the encoded bytes are bounded too."""
 
     def __init__(self, encoding: str | None, cap: int) -> None:
         self._encoding = (encoding or "identity").strip().lower()
         self._cap = cap
-        # Encoded content may be larger than decoded one. Without a bound, empty gzip members could go on for ever.
+        # Encoded bytes may be more than decoded ones. Without this bound, empty gzip members could go on for ever.
         self._encoded_bytes_left = cap if self._encoding == "identity" else 2 * cap + 1024
         self._size = 0
         self._parts: list[bytes] = []
@@ -148,12 +153,12 @@ class _Zstd:
 
 
 def _gzip(_: bytes) -> _Stream:
-    return zlib.decompressobj(31)
+    return zlib.decompressobj(GZIP_WINDOW_BITS)
 
 
 def _deflate(start: bytes) -> _Stream:
     """Open a stream with or without a zlib header: it should have one, but some servers leave it out."""
-    return zlib.decompressobj(15 if start[0] & 0x0F == 8 else -15)
+    return zlib.decompressobj(ZLIB_WINDOW_BITS if start[0] & 0x0F == 8 else RAW_DEFLATE_WINDOW_BITS)
 
 
 _OPENERS: dict[str, Callable[[bytes], _Stream]] = {

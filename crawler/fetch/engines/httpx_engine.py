@@ -1,4 +1,4 @@
-"""The engine on httpx: slower than pyreqwest, pure Python, and open to other transports, as tests use them."""
+"""The engine on httpx: slower than pyreqwest, but pure Python, and a test can replace its transport."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SURPLUS_RESPONSE = "the connection held a response to no request"
 class HttpxEngine:
     """Engine on one httpx client, with HTTP/1.1, or HTTP/2 as `http2` says.
 
-    The caller has at most `concurrency` requests in flight: so many idle connections are kept. The headers of
-    `credentials` and `user_agent` are sent with every request that has none of the same name.
+    The caller has at most `concurrency` requests in flight, so at most this many idle connections are kept. The headers
+    of `credentials` and `user_agent` are sent with every request that has no header of the same name.
     `transport` replaces the network, and with it the resolver.
     """
 

@@ -12,7 +12,7 @@ from h2.events import ConnectionTerminated, StreamReset
 
 from coordinator.errors import FetchError
 
-MAX_DETAIL_CHARS = 200  # h11 quotes the bytes that it could not read
+MAX_DETAIL_CHARACTERS = 200  # h11 quotes the bytes that it could not read
 
 # Messages of httpcore and h11; tests with the real libraries notice when they change.
 EARLY_END_PREFIXES = ("Server disconnected", "peer closed connection")
@@ -20,7 +20,7 @@ EARLY_END_PREFIXES = ("Server disconnected", "peer closed connection")
 
 def httpx_fetch_error(error: httpx.TransportError) -> FetchError:
     """Return the FetchError for an exception of httpx; `sent` is false when no connection was made."""
-    detail = (str(error) or type(error).__name__)[:MAX_DETAIL_CHARS]
+    detail = (str(error) or type(error).__name__)[:MAX_DETAIL_CHARACTERS]
     if isinstance(error, httpx.LocalProtocolError):  # its text quotes the request, which may hold a secret
         if any(isinstance(cause, h11.LocalProtocolError) for cause in _causes(error)):
             return FetchError("protocol", "the request is not valid HTTP", sent=False)
@@ -42,7 +42,7 @@ def httpx_fetch_error(error: httpx.TransportError) -> FetchError:
 def may_be_sent_again(error: httpx.TransportError) -> bool:
     """Whether an idempotent request may be sent again at once: the server closed the connection, or did not process it.
 
-    A stream that was reset for another reason than REFUSED_STREAM (RFC 9113, section 8.7) is not sent again.
+    Of HTTP/2 streams that the server reset, only those with REFUSED_STREAM are sent again (RFC 9113, section 8.7).
     """
     http2_end = _http2_end(error)
     if isinstance(http2_end, StreamReset):

@@ -17,7 +17,7 @@ from crawler.fetch.network.tls import Certificates
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
-    """The transport of httpx, which resolves names with our resolver; with a proxy, the proxy resolves them."""
+    """The transport of httpx on addresses of our resolver; with a proxy, the proxy resolves the names."""
 
     def __init__(
         self, resolver: Resolver, *, concurrency: int, http2: Http2, certificates: Certificates, proxy: str | None
@@ -50,10 +50,10 @@ def _proxy(url: str, context: ssl.SSLContext) -> httpcore.Proxy:
 
 
 def came_before_its_request(response: httpx.Response) -> bool:
-    """Whether the head of an HTTP/1 response was there before its request was sent.
+    """Whether the head of an HTTP/1 response was read before its request was sent.
 
-    httpcore keeps the bytes that follow a response and takes them for the next one, so a surplus response of a broken
-    server would be stored under another key. HTTP/2 has no such problem: a response has the number of its request.
+    httpcore keeps bytes that follow a response, and reads them as the response to the next request. So a surplus
+    response of a broken server would be stored under another key. An HTTP/2 response names the stream of its request.
     """
     stream = response.extensions.get("network_stream")
     return isinstance(stream, _WatchedStream) and response.http_version != "HTTP/2" and not stream.read_since_write

@@ -29,7 +29,7 @@ class Caps:
 
 
 class Engine(Protocol):
-    """An HTTP client. One engine serves one worker for the whole run, and keeps connections to each host."""
+    """An HTTP client. One engine serves one worker, and keeps idle connections to each host."""
 
     async def fetch(
         self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True

@@ -39,18 +39,19 @@ from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
 from crawler.model import HttpResponse
 
 READ_BYTES = 64 * 1024
-# Hosts that are new within this time share the making of one client.
+# A new client waits this long for other new hosts, so that one client gets the addresses of all of them.
 GATHER_PINS_SECONDS = 0.01
 # Building a client takes 3 to 6 ms: at most 20 are built a second, however many new hosts come.
-MIN_CLIENT_SECONDS = 0.05
+MIN_CLIENT_INTERVAL_SECONDS = 0.05
+# Hosts whose addresses a client holds. With more of them the next client begins with the new ones alone.
 MAX_PINS = 4096
 
 
 class PyreqwestEngine:
     """Engine on one pyreqwest client at a time, with HTTP/1.1, or HTTP/2 as `http2` says.
 
-    The caller has at most `concurrency` requests in flight to one host: so many idle connections are kept. The headers
-    of `credentials` and `user_agent` are sent with every request that has none of the same name.
+    The caller has at most `concurrency` requests in flight to one host, so at most this many idle connections to it are
+    kept. The headers of `credentials` and `user_agent` are sent with every request that has no header of the same name.
     Create it in the process that uses it: a client does not survive a fork.
     """
 
@@ -127,7 +128,7 @@ class PyreqwestEngine:
                 else:
                     body = await self._read_rest(first, response.body_reader, head)
             finally:
-                # This costs a switch to the library's thread and back, and a body that has ended holds nothing.
+                # Closing costs a switch to the library's thread and back, and a body that has ended needs none.
                 if not ended:
                     await stream.__aexit__(None, None, None)
             return HttpResponse(response.status, head, body)
@@ -160,6 +161,7 @@ class PyreqwestEngine:
         return body.finish()
 
     async def _client_for(self, host: str) -> Client | None:
+        """Return a client that connects to a permitted address of the host; None once closed. Raises FetchError."""
         if self._credentials.proxy is not None:
             self._resolver.check(host)
             return self._client
@@ -167,9 +169,9 @@ class PyreqwestEngine:
         return self._client if self._pins.get(host) == address else await self._pin(host, address)
 
     async def _pin(self, host: str, address: str) -> Client | None:
-        """Return a client that connects to this address for this host; new hosts share the making of one client."""
+        """Wait for a client that connects to this address for this host; hosts that are new now share one client."""
         if host.strip("[]") == address:
-            return self._client  # a host that is an address needs no pin: nothing is looked up
+            return self._client  # the host is written as its address, so the client looks nothing up
         while self._pins.get(host) != address:
             self._next_pins[host] = address
             if self._renewal is None:
@@ -183,7 +185,7 @@ class PyreqwestEngine:
         The old one is not closed: requests in flight still use it, and its connections close with the last of them.
         """
         try:
-            await asyncio.sleep(max(GATHER_PINS_SECONDS, self._built_at + MIN_CLIENT_SECONDS - monotonic()))
+            await asyncio.sleep(max(GATHER_PINS_SECONDS, self._built_at + MIN_CLIENT_INTERVAL_SECONDS - monotonic()))
             kept = self._pins if len(self._pins) < MAX_PINS else {}
             self._pins, self._next_pins = {**kept, **self._next_pins}, {}
             if self._client is not None:
@@ -229,7 +231,7 @@ class PyreqwestEngine:
 
 
 def _bundled_roots() -> Path | None:
-    """Return certifi's root certificates on a system without any: there no client could be built, even for http."""
+    """Return certifi's root certificates on a system that has none, where no client can be built, not even for http."""
     try:
         ClientBuilder().build()
     except BuilderError:

@@ -27,12 +27,15 @@ HTTP2_RESET_PREFIXES = ("stream error received", "connection error received")
 
 
 def pyreqwest_fetch_error(error: RequestError) -> tuple[FetchError, bool]:
-    """Return the FetchError, and whether the server may have closed an idle connection just before the request."""
+    """Return the FetchError, and whether an idempotent request may be sent again at once.
+
+    It may when the server has perhaps closed an idle connection while the request was on its way.
+    """
     causes = [cause["message"] for cause in error.details["causes"] or [{"message": error.message}]]
     kind = error_kind(causes)
-    raced = kind == "reset" and SENDING in causes and not causes[-1].startswith(HTTP2_RESET_PREFIXES)
+    may_resend = kind == "reset" and SENDING in causes and not causes[-1].startswith(HTTP2_RESET_PREFIXES)
     # Only the innermost cause is kept: the outer ones quote the URL, which may hold a secret.
-    return FetchError(kind, causes[-1], sent=CONNECTING not in causes), raced
+    return FetchError(kind, causes[-1], sent=CONNECTING not in causes), may_resend
 
 
 def error_kind(causes: Sequence[str]) -> str:

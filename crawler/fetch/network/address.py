@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from socket import inet_aton
 
-from coordinator.errors import UsageError
+from crawler.job.request_checks import parse_network
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 # The IANA registries of special-purpose addresses (RFC 6890, as of 2024) and multicast. Python's own `is_global`
 # follows the registries of its version, so it could differ from one machine to the next.
@@ -60,7 +59,7 @@ class Guard:
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        self._allowed = [_parse_network(text) for text in allowed]
+        self._allowed = [parse_network(text) for text in allowed]
 
     def __call__(self, address: Address) -> bool:
         """Whether a request may connect to the address."""
@@ -92,10 +91,3 @@ def literal(host: str) -> Address | None:
         return IPv4Address(inet_aton(host))
     except (OSError, UnicodeError):
         return None
-
-
-def _parse_network(text: str) -> Network:
-    try:
-        return ip_network(text)
-    except ValueError as error:
-        raise UsageError(f"job: [request] allow_private: {error}; write networks like 127.0.0.0/8") from None

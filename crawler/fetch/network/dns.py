@@ -1,4 +1,4 @@
-"""Looking up names with the system's resolver: many at once, and without delaying the end of the process."""
+"""Looks up names with the system's resolver: many at once, and without a thread that delays the process's end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threading import Thread
 from coordinator.errors import FetchError
 from crawler.fetch.network.address import Address
 
-# uvloop's own getaddrinfo does two at once, so one dead name server would stop the lookups of all hosts.
+# uvloop's own getaddrinfo runs two lookups at once, so one dead name server would stop the lookups of all hosts.
 CONCURRENT_LOOKUPS = 32
 
 

@@ -1,4 +1,4 @@
-"""Host names to addresses: one lookup for a host and its TTL. Only here an address is refused."""
+"""Resolves host names to addresses that a request may connect to, and caches the result. Only here one is refused."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from crawler.fetch.network.address import Address, Guard, literal
 from crawler.fetch.network.dns import SystemLookup
 
 TTL_SECONDS = 300.0
-FAILURE_TTL_SECONDS = 5.0  # so a dead host costs one lookup every few seconds, not one for each request
+FAILURE_TTL_SECONDS = 5.0  # a dead host costs one lookup every few seconds, not one for each request
 LOOKUP_TIMEOUT_SECONDS = 10.0
 MAX_CACHED_HOSTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Resolution:
-    """The result of a lookup: an address that may be connected to, or the kind and detail of the error."""
+    """What a lookup brought, valid until `until` on the clock: an address, or the kind and detail of the error."""
 
     until: float
     address: str | None
@@ -30,9 +30,9 @@ class _Resolution:
 class Resolver:
     """Resolves hosts for both engines, which connect to the address that it returns and look up no name themselves.
 
-    `guard` decides about every address, also about a host that is written as one. An address or a refusal is kept for
-    `ttl` seconds of `clock`, a failure of DNS for `failure_ttl`. `lookup` asks the name service, and fails after
-    `lookup_timeout` seconds; `lookups` counts its calls.
+    `guard` says whether a request may connect to an address, also to a host that is written as one. An address or a
+    refusal is kept for `ttl` seconds of `clock`, a failure of DNS for `failure_ttl` seconds. `lookup` asks the name
+    service, and is ended after `lookup_timeout` seconds; `lookups` counts its calls.
     """
 
     def __init__(

@@ -25,13 +25,13 @@ Fetch = Callable[[str], Awaitable[HttpResponse]]
 MAX_ROBOTS_REDIRECTS = 5
 ROBOTS_TIMEOUT_SECONDS = 30.0
 ASK_LEASE_SECONDS = ROBOTS_TIMEOUT_SECONDS + 5.0
-# The wait between two looks at what another worker found doubles from the first to the second.
-FIRST_POLL_SECONDS = 0.05
-LONGEST_POLL_SECONDS = 0.5
-# Memory: a megabyte of rules takes up to thirty when parsed, an origin with few rules two kilobytes.
+# While another worker requests a robots.txt, Redis is asked for it again and again, with waits that double.
+FIRST_POLL_WAIT_SECONDS = 0.05
+MAX_POLL_WAIT_SECONDS = 0.5
+# Bounds on memory: an origin with few rules takes 2 KB, and 1 MB of rules takes up to 30 MB when parsed.
 MAX_ORIGINS = 4096
-MAX_RULES_CHARS = 1024 * 1024
-# Half a megabyte takes 200 ms to parse: larger ones are parsed in a thread, so that the event loop goes on.
+MAX_RULES_CHARACTERS = 1024 * 1024
+# A larger robots.txt is parsed in a thread, so that the event loop goes on: half a megabyte takes 200 ms.
 THREAD_PARSE_BYTES = 32 * 1024
 MAX_CRAWL_DELAY_SECONDS = 60.0
 # Kinds of FetchError that another attempt does not mend: the page itself would fail in the same way.
@@ -56,7 +56,7 @@ ALLOWED = Permission(True)
 
 
 class OriginRules:
-    """The rules of one origin. They are valid until `expires`, on a monotonic clock; `size` is their characters."""
+    """The rules of one origin, valid until `expires` on a monotonic clock; `size` is their length in characters."""
 
     __slots__ = ("_allowed", "_disallowed", "_fault", "_origin", "_rules", "expires", "size")
 
@@ -88,10 +88,10 @@ class OriginRules:
 
 
 class Robots:
-    """The permissions that one worker gets. Call `cached_permission` first, and `load_permission` when it is None.
+    """What robots.txt allows one worker. Call `cached_permission` first, and `load_permission` when that is None.
 
     `fetch` sends one GET without following redirects, raises FetchError, and is cancelled after half a minute; its
-    engine should accept bodies of 512 KiB. `user_agent` is the header that it sends.
+    engine should accept bodies of 512 KiB. `user_agent` is the header that `fetch` sends.
     """
 
     def __init__(
@@ -104,15 +104,15 @@ class Robots:
         self._origins: OrderedDict[str, OriginRules] = OrderedDict()  # the least recently used first
         self._size = 0
         self._loading: dict[str, asyncio.Task[OriginRules]] = {}
-        self._open: dict[str, OriginRules] = {}  # origins that allow everything, by the beginning of their URLs
+        self._unrestricted: dict[str, OriginRules] = {}  # of origins that allow everything, by how their URLs begin
 
     def cached_permission(self, url: str) -> Permission | None:
         """Return the permission for a URL, or None when this worker has no valid rules of its origin."""
         now = self._clock()
-        # What stands before the first slash after "https://" decides about the origin, whatever follows it.
+        # The text before the first slash after "https://" determines the origin.
         beginning = url[: url.find("/", len("https://"))]
-        open_origin = self._open.get(beginning)
-        if open_origin is not None and now < open_origin.expires:
+        unrestricted = self._unrestricted.get(beginning)
+        if unrestricted is not None and now < unrestricted.expires:
             return ALLOWED
         origin, path = origin_and_path(url)
         if not origin:
@@ -122,15 +122,15 @@ class Robots:
             return None
         self._origins.move_to_end(origin)
         if rules.allows_everything:
-            if len(self._open) >= MAX_ORIGINS:
-                self._open.clear()
-            self._open[beginning] = rules
+            if len(self._unrestricted) >= MAX_ORIGINS:
+                self._unrestricted.clear()
+            self._unrestricted[beginning] = rules
         return rules.permission(path, now)
 
     async def load_permission(self, url: str) -> Permission:
         """Return the permission for a URL, with the rules from memory, from Redis, or from the origin itself.
 
-        Waits while Redis is away, and while another worker requests the same robots.txt.
+        Waits while Redis does not respond, and while another worker requests the same robots.txt.
         """
         cached = self.cached_permission(url)
         if cached is not None:
@@ -152,12 +152,12 @@ class Robots:
         await asyncio.gather(*loading, return_exceptions=True)
 
     async def _load(self, origin: str) -> OriginRules:
-        """Get the rules of an origin from Redis, or request them there for all workers, and keep them."""
-        wait = FIRST_POLL_SECONDS
+        """Get an origin's rules from Redis, or request its robots.txt and store it there; keep the rules in memory."""
+        wait = FIRST_POLL_WAIT_SECONDS
         ask = partial(self._cache.ask, origin, ASK_LEASE_SECONDS)
         while (cached := await retry_unavailable(ask, "robots.txt")).state == "wait":
             await asyncio.sleep(min(wait, cached.seconds))
-            wait = min(wait * 2, LONGEST_POLL_SECONDS)
+            wait = min(wait * 2, MAX_POLL_WAIT_SECONDS)
         previous = RobotsRecord.decode(cached.found) if cached.found else None
         if cached.state == "known" and previous is not None:
             record, valid_seconds = previous, cached.seconds
@@ -170,16 +170,16 @@ class Robots:
         return self._keep(origin, OriginRules(origin, record, expires))
 
     def _keep(self, origin: str, rules: OriginRules) -> OriginRules:
-        """Put rules into memory, and remove the least recently used ones that are too many."""
+        """Put rules into memory, and remove the least recently used ones while there are too many."""
         previous = self._origins.pop(origin, None)
         self._origins[origin] = rules
         self._size += rules.size - (previous.size if previous else 0)
-        while len(self._origins) > MAX_ORIGINS or (self._size > MAX_RULES_CHARS and len(self._origins) > 1):
+        while len(self._origins) > MAX_ORIGINS or (self._size > MAX_RULES_CHARACTERS and len(self._origins) > 1):
             self._size -= self._origins.popitem(last=False)[1].size
         return rules
 
     async def _request_record(self, origin: str, previous: RobotsRecord | None) -> tuple[RobotsRecord, float]:
-        """Request robots.txt from its origin; return its record, and for how many seconds that is valid."""
+        """Request robots.txt from its origin; return its record, and for how many seconds the record is valid."""
         pause: float | None = None
         try:
             async with asyncio.timeout(ROBOTS_TIMEOUT_SECONDS):

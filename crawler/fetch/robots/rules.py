@@ -1,7 +1,7 @@
 """Pure: what a robots.txt means (RFC 9309), and which part of it is kept.
 
-protego matches paths against rules. The group is chosen here, because protego takes a group of "shard" for one of
-"shardcrawl".
+protego matches paths against rules. The group of rules is chosen here, because protego would also apply a group for
+"shard" to "shardcrawl".
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 class RobotsRecord:
     """What a request for a robots.txt brought: the `rules` that apply to us, as `rules_for` returns them.
 
-    `fault` says why it could not be read. Then `rules` are those that were read before, or None: nothing is allowed.
-    `failures` counts such requests in a row.
+    `fault` says why it could not be read. Then `rules` are those that were read before; None means that nothing is
+    allowed. `failures` counts the requests in a row that had a fault.
     """
 
     rules: str | None
@@ -42,20 +42,20 @@ class RobotsRecord:
     failures: int = 0
 
     def encode(self) -> bytes:
-        """Return the record as bytes for `unpack`."""
+        """Return the record as bytes, for `decode`."""
         rules = None if self.rules is None else zlib.compress(self.rules.encode())
         return bytes(msgpack.packb((rules, self.fault, self.failures)))
 
     @classmethod
     def decode(cls, packed: bytes) -> RobotsRecord:
-        """Return the record that was packed."""
+        """Return the record in bytes that `encode` made."""
         rules, fault, failures = msgpack.unpackb(packed)
         return cls(None if rules is None else zlib.decompress(rules).decode(), fault, failures)
 
     def valid_seconds(self, pause: float | None) -> float:
         """Return for how many seconds the record is valid: a day, or until the next attempt after a failure.
 
-        `pause` is the seconds that the origin asked to wait; no attempt is made before they are over.
+        `pause` is the seconds that the origin asked to wait, or None; the next attempt is made after them.
         """
         if self.fault is None:
             return VALID_SECONDS

@@ -1,9 +1,9 @@
-"""As which user Postgres runs: as ourselves, or as an unprivileged account when we are root, since it refuses uid 0.
+"""Decides which user runs Postgres: ourselves, or an unprivileged account when we are root, which Postgres refuses.
 
 No account is made, and no folder's mode is changed for it. Where the account cannot enter a folder that Postgres needs,
-Postgres keeps one capability with which it can: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE where that is not enough or we
-do not have the first. See capabilities(7). Postgres calls access(2) on its own binary, and that call looks at the
-capability only with SECBIT_NO_SETUID_FIXUP.
+Postgres is started with one capability that lets it in: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE where we do not have
+the first, or where the account may not run the binary either. See capabilities(7). Postgres calls access(2) on its own
+binary, and that call looks at the capability only with SECBIT_NO_SETUID_FIXUP.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class RunAs:
 def account_for(cluster: Path) -> Account | None:
     """The account that must run Postgres on this cluster; None for ourselves.
 
-    For root it is the owner of a cluster that exists, and `nobody` for a new one.
+    For root it is the owner of a cluster that exists, and `nobody` for a new one. Raises ShardcrawlError when there is
+    no `nobody`.
     """
     if os.geteuid() != 0:
         return None
@@ -66,7 +67,7 @@ def account_for(cluster: Path) -> Account | None:
 def run_as_account(account: Account | None, binary: Path, folders: Iterable[Path]) -> RunAs:
     """How to run `binary` as the account so that it can enter each of `folders`.
 
-    Raises ShardcrawlError that names the folder which the account cannot enter by any means.
+    Raises ShardcrawlError, with the folder's name, when it cannot enter one and we have no capability to give it.
     """
     if account is None:
         return RunAs()

@@ -18,8 +18,8 @@ from coordinator.errors import DataInUse, ShardcrawlError
 MAX_SOCKET_PATH_BYTES = 103  # on macOS; Linux allows 107
 LONGEST_SOCKET_NAME = "postgres/.s.PGSQL.5432"
 SERVICES_FILE = "services.json"
-# Other processes hold the lock for a moment: `is_locked`, and `status` or `sql` for a second or two when they start the
-# servers for themselves.
+# How long another process may hold the lock before it counts as a run: `is_locked` holds it for a moment, and `status`
+# or `sql` for a second or two when they start the servers for themselves.
 LOCK_WAIT_SECONDS = 5.0
 LOCK_POLL_SECONDS = 0.02
 
@@ -41,8 +41,8 @@ class RunningServers:
 
 
 @contextmanager
-def usable(data: Path) -> Iterator[None]:
-    """Turn an error of the file system into one line about the data folder."""
+def folder_errors(data: Path) -> Iterator[None]:
+    """Turn an OSError into a ShardcrawlError about the data folder."""
     try:
         yield
     except OSError as error:
@@ -59,7 +59,7 @@ async def lock(data: Path) -> int:
     """
     descriptor = _open_lock(data)
     try:
-        with usable(data):
+        with folder_errors(data):
             polls = int(LOCK_WAIT_SECONDS / LOCK_POLL_SECONDS)
             while not _lock_at_once(descriptor, fcntl.LOCK_EX):
                 polls -= 1
@@ -79,7 +79,7 @@ async def lock(data: Path) -> int:
 
 
 def _open_lock(data: Path) -> int:
-    with usable(data):
+    with folder_errors(data):
         data.mkdir(parents=True, exist_ok=True)
         return os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
@@ -105,7 +105,7 @@ def _lock_at_once(descriptor: int, kind: int) -> bool:
 
 
 def write_services_file(data: Path, servers: RunningServers) -> None:
-    """Write what runs in the folder: readers find the old file or the new one, never a part."""
+    """Write the file that names the running servers. A reader finds the old file or the new one, never a part of it."""
     text = json.dumps(
         {
             "owner": os.getpid(),
@@ -115,14 +115,14 @@ def write_services_file(data: Path, servers: RunningServers) -> None:
         },
         indent=1,
     )
-    with usable(data):
+    with folder_errors(data):
         fresh = data / f"{SERVICES_FILE}.new"
         fresh.write_text(text + "\n", encoding="utf-8")
         fresh.replace(data / SERVICES_FILE)
 
 
 def read_services_file(data: Path) -> RunningServers | None:
-    """What runs in the folder; None without a file that can be read."""
+    """The servers that the file names; None when it is missing or cannot be read."""
     try:
         found = json.loads((data / SERVICES_FILE).read_text(encoding="utf-8"))
         return RunningServers(Services(found["redis_url"], found["database_url"]), dict(found["pids"]))
@@ -131,15 +131,16 @@ def read_services_file(data: Path) -> RunningServers | None:
 
 
 def remove_services_file(data: Path) -> None:
-    """Say that nothing runs in the folder."""
+    """Remove the file, because no server runs in the folder."""
     with suppress(OSError):
         (data / SERVICES_FILE).unlink()
 
 
 def sockets(data: Path, temporary: Path, uid: int) -> Path:
-    """The folder of the sockets: `data/sockets`, or one below `temporary` where a socket cannot have such a path.
+    """The folder of the sockets: `data/sockets`, or one below `temporary` where a socket cannot have that path.
 
-    It cannot when the path is too long, or has characters with a meaning for the servers or in their addresses.
+    A socket's path must not be too long, nor have characters that mean something to the servers or in their addresses.
+    Raises ShardcrawlError when neither folder will do.
     """
     inside = data / "sockets"
     digest = hashlib.blake2b(os.fsencode(data), digest_size=8).hexdigest()
@@ -156,7 +157,7 @@ def make_private(folder: Path, mode: int) -> None:
 
     Raises ShardcrawlError when it belongs to another user, or others can write to it.
     """
-    with usable(folder):
+    with folder_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022

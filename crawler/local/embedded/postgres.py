@@ -18,7 +18,7 @@ import psutil
 
 from coordinator.errors import PostgresRefused, ShardcrawlError
 from crawler.local.embedded.account import Account, RunAs, account_for, run_as_account
-from crawler.local.embedded.folder import usable
+from crawler.local.embedded.folder import folder_errors
 from crawler.local.embedded.server import (
     Readiness,
     Server,
@@ -66,7 +66,7 @@ class PostgresServer(Server):
 
     @property
     def url(self) -> str:
-        """For asyncpg; without a password, since only this user can enter the socket's folder."""
+        """The URL for asyncpg. It has no password, because only this user can enter the socket's folder."""
         return self._url(DATABASE_NAME)
 
     @property
@@ -78,7 +78,7 @@ class PostgresServer(Server):
         return f"postgresql://postgres@/{database}?host={quote(str(self.socket_folder))}&port={SOCKET_PORT}&sslmode=disable"
 
     async def prepare(self) -> None:
-        """Make the cluster when there is none, and remove what a killed server left that would stop the start."""
+        """Make the cluster when there is none, and remove what a killed server left that would prevent the start."""
         account = account_for(self.folder)
         self._make_socket_folder(account)
         if not self.folder.exists():
@@ -96,7 +96,7 @@ class PostgresServer(Server):
         ]
 
     async def stop_leftovers(self) -> None:
-        """Also end backends that outlive their killed server, say in a long query: no server starts beside them.
+        """Also end backends that outlive their killed server, for example in a long query, and block a new server.
 
         They get SIGQUIT, which ends them at once: without their server they must not write a checkpoint.
         """
@@ -137,15 +137,15 @@ class PostgresServer(Server):
             await connection.close()
 
     def _make_socket_folder(self, account: Account | None) -> None:
-        with usable(self.data):
-            # Files of a killed server would keep the next one out when its pid has been given to another process.
+        with folder_errors(self.data):
+            # The lock file of a killed server would prevent the next start if another process has its pid by now.
             shutil.rmtree(self.socket_folder, ignore_errors=True)
             self.socket_folder.mkdir(mode=0o700)
             if account:
                 os.chown(self.socket_folder, account.uid, account.gid)
 
     async def _make_cluster(self, account: Account | None) -> None:
-        """Run initdb in another folder and rename that: a kill in the middle leaves no half-made cluster."""
+        """Run initdb in a new folder and rename that at the end, so that a kill leaves no half-made cluster."""
         fresh = self._fresh_folder(account)
         initdb = self._binary("initdb")
         logged_before = self.log.stat().st_size if self.log.exists() else 0
@@ -165,24 +165,25 @@ class PostgresServer(Server):
     def _fresh_folder(self, account: Account | None) -> Path:
         for abandoned in self.data.glob("postgres.new-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
-        with usable(self.data):
+        with folder_errors(self.data):
             fresh = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data))
             if account:
                 os.chown(fresh, account.uid, account.gid)
         return fresh
 
     def _put_in_place(self, fresh: Path) -> None:
-        with usable(self.data):
+        with folder_errors(self.data):
             fresh.rename(self.folder)
 
     def _replace_reused_pid(self) -> None:
-        """Write our process id into postmaster.pid, where that of a dead server belongs to another program by now.
+        """Replace the process id in postmaster.pid when it is a dead server's and another program has it by now.
 
-        Postgres would take that program for a server that still runs, and never start; its parent process it does not
-        take for one. The rest of the file stays: by it Postgres finds backends of the dead server that still live.
+        Postgres would think that this program is a running server, and would never start. Our own id is written there,
+        because Postgres ignores the id of its parent process. The rest of the file stays: from it Postgres finds
+        backends of the dead server that are still alive.
         """
         file = self.folder / "postmaster.pid"
-        with usable(self.data), suppress(FileNotFoundError):
+        with folder_errors(self.data), suppress(FileNotFoundError):
             first, _, rest = file.read_text().partition("\n")
             if first.strip().isdigit() and psutil.pid_exists(int(first)) and not self.runs(int(first), self.data):
                 file.write_text(f"{os.getpid()}\n{rest}")

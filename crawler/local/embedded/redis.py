@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from coordinator.errors import RedisRefused
-from crawler.local.embedded.folder import usable
+from crawler.local.embedded.folder import folder_errors
 from crawler.local.embedded.server import Readiness, Server, binary
 
 PING_TIMEOUT_SECONDS = 5.0
@@ -32,12 +32,12 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        """For redis-py."""
+        """The URL for redis-py."""
         return f"unix://{quote(self.socket)}?db=0"
 
     async def prepare(self) -> None:
         """Make the folder, and delete what a killed rewrite of the append-only file left there."""
-        with usable(self.data):
+        with folder_errors(self.data):
             self.folder.mkdir(mode=0o700, exist_ok=True)
         for half_written in self.folder.glob("temp-*"):
             half_written.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ class RedisServer(Server):
             "--save": "",
             "--maxmemory-policy": "noeviction",
             "--daemonize": "no",
-            # A process title would replace the command line, by which servers of a killed run are found.
+            # A process title would replace the command line, which identifies a server that a killed run left.
             "--set-proc-title": "no",
         }
         words = [word for setting in settings.items() for word in setting]

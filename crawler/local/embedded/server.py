@@ -1,4 +1,4 @@
-"""One server process of ours, from its start to its last signal, and those that a killed run left behind."""
+"""Starts and stops one server process, and stops those that a killed run left behind."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ import psutil
 
 from coordinator.errors import ShardcrawlError
 from crawler.local.embedded.account import RunAs
-from crawler.local.embedded.folder import usable
+from crawler.local.embedded.folder import folder_errors
 
 logger = logging.getLogger(__name__)
 
-MAX_SILENCE_SECONDS = 120.0  # at the start
+# A server that starts may stay silent, neither ready nor loading its data, for this long.
+MAX_SILENCE_SECONDS = 120.0
+# How long loading takes before it is logged.
 LOADING_NOTICE_SECONDS = 2.0
 POLL_SECONDS = 0.02
 LOG_TAIL_BYTES = 16_384
@@ -35,7 +37,7 @@ SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 class Readiness(Enum):
-    """Whether a server can be used: SILENT is one that nobody can connect to yet."""
+    """Whether a server can be used. To a SILENT one nobody can connect yet."""
 
     READY = "ready"
     LOADING = "loading"
@@ -98,13 +100,13 @@ class Server(ABC):
         return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
     async def spawn(self) -> None:
-        """End what a killed run left, and start the server; it need not be ready yet."""
+        """Stop servers that a killed run left, and start this one; it need not be ready yet. Raises ShardcrawlError."""
         await self.stop_leftovers()
         await self.prepare()
         self._logged_before = self.log.stat().st_size if self.log.exists() else 0
         self._process = start_process(self.command(), self.log, self.run_as())
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until the server is ready, however long it loads its data.
 
         Raises StartError with the reason from its log when it ends, ShardcrawlError when it is silent for two minutes.
@@ -126,7 +128,7 @@ class Server(ABC):
             await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self) -> None:
-        """End the server and wait for its end; does nothing when it does not run."""
+        """Stop the server and wait for its end; does nothing when it is not running. Raises ShardcrawlError."""
         if (process := self._process) is not None:
             await stop_process(
                 self.name, process.pid, process.send_signal, lambda: process.poll() is not None, self.stop_signals
@@ -138,9 +140,9 @@ class Server(ABC):
             self._process.send_signal(self.stop_signals[0][0])
 
     async def stop_leftovers(self) -> None:
-        """End the servers that a killed run left on this folder: two servers on the same files would damage them.
+        """Stop the servers that a killed run left on this folder: two servers on the same files would damage them.
 
-        Call it only while no child of ours lives.
+        Call it only while no child of ours lives. Raises ShardcrawlError when one cannot be stopped.
         """
         for process in [found for found in psutil.process_iter() if self.runs(found.pid, self.data)]:
             logger.warning("stopping %s (pid %s), left by a run that was killed", self.name, process.pid)
@@ -160,7 +162,7 @@ class Server(ABC):
 
 
 def binary(package: str, *path: str) -> Path:
-    """A program inside an installed package, which is not imported."""
+    """The path of a program inside an installed package, which is not imported. Raises ShardcrawlError."""
     spec = importlib.util.find_spec(package)
     for place in (spec.submodule_search_locations or ()) if spec else ():
         if (found := Path(place, *path).resolve()).is_file():
@@ -172,8 +174,11 @@ def binary(package: str, *path: str) -> Path:
 
 
 def start_process(command: Sequence[str], log: Path, run_as: RunAs) -> subprocess.Popen[bytes]:
-    """Start a command, logging to `log`, in a session of its own: a terminal's Ctrl-C does not reach it."""
-    with usable(log.parent):
+    """Start a command, logging to `log`, in a session of its own, so that a terminal's Ctrl-C does not reach it.
+
+    Raises ShardcrawlError.
+    """
+    with folder_errors(log.parent):
         output = log.open("ab")
     account = run_as.account
     try:
@@ -212,7 +217,7 @@ async def stop_process(
     is_gone: Callable[[], bool],
     stop_signals: Sequence[tuple[signal.Signals, float]],
 ) -> None:
-    """Send each signal in turn until the process is gone."""
+    """Send each signal in turn, and wait its seconds, until the process is gone. Raises ShardcrawlError if it stays."""
     for number, seconds in stop_signals:
         if is_gone():
             return

@@ -1,4 +1,4 @@
-"""Start, watch and stop the embedded services of one data folder."""
+"""Starts, watches and stops the embedded services of one data folder."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from crawler.local.embedded.server import Server, StartError
 
 logger = logging.getLogger(__name__)
 
+# A server that dies this often within this time is not restarted any more.
 MAX_DEATHS = 5
 DEATHS_WINDOW_SECONDS = 10.0
 WATCH_POLL_SECONDS = 0.1
@@ -41,7 +42,7 @@ class Embedded:
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Lock the folder, end what a killed run left there, start the servers and wait until each is ready.
+        """Lock the folder, stop what a killed run left there, start the servers and wait until each is ready.
 
         Raises DataInUse when another process has the folder, ShardcrawlError when it or a server cannot be used.
         """
@@ -55,7 +56,7 @@ class Embedded:
             for server in self._servers:
                 await server.spawn()
             for server in self._servers:
-                await server.ready()
+                await server.wait_until_ready()
             self._write_services_file()
         except BaseException:
             await _finish(self._close())
@@ -90,7 +91,7 @@ class Embedded:
 
         Raises ShardcrawlError when one died 5 times within 10 s: then it cannot run here, and was not just killed.
         """
-        self._watch = asyncio.create_task(self._restart_the_dead())
+        self._watch = asyncio.create_task(self._restart_dead_servers())
         try:
             await asyncio.wait([self._watch])
         finally:
@@ -98,7 +99,7 @@ class Embedded:
         if not self._watch.cancelled():
             self._watch.result()
 
-    async def _restart_the_dead(self) -> None:
+    async def _restart_dead_servers(self) -> None:
         deaths: dict[str, deque[float]] = {server.name: deque(maxlen=MAX_DEATHS) for server in self._servers}
         while True:
             for server in self._servers:
@@ -113,7 +114,7 @@ class Embedded:
                     )
                 try:
                     await server.spawn()
-                    await server.ready()
+                    await server.wait_until_ready()
                 except StartError as error:
                     logger.warning("%s", error)
                     continue
@@ -126,7 +127,7 @@ class Embedded:
 
     async def _close(self) -> None:
         if self._watch is not None:
-            self._watch.cancel()  # or it would start again what we stop
+            self._watch.cancel()  # else it would restart what we stop
         folder.remove_services_file(self._data)
         try:
             failures = await asyncio.gather(*(server.stop() for server in self._servers), return_exceptions=True)
@@ -141,7 +142,7 @@ class Embedded:
 
 
 def running(data: Path) -> Services | None:
-    """The services that a live process has started in this folder; None when there is none, or they are dead."""
+    """The services that a live process has started in this folder; None without such a process, or if one is dead."""
     data = data.resolve()
     if not folder.is_locked(data) or (found := folder.read_services_file(data)) is None:
         return None
@@ -151,7 +152,7 @@ def running(data: Path) -> Services | None:
 
 
 async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Finish the work even if this task is cancelled meanwhile; the cancellation goes on after it."""
+    """Finish the work even if this task is cancelled meanwhile, and raise the cancellation after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

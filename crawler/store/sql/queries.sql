@@ -3,6 +3,10 @@
 -- name: schema-is-there
 SELECT to_regclass('runs') IS NOT NULL AND to_regclass('pages') IS NOT NULL AND to_regclass('pages_current') IS NOT NULL;
 
+-- name: hide-notices
+-- To the end of the transaction: what IF NOT EXISTS says of a table that is there need not be sent.
+SET LOCAL client_min_messages = warning;
+
 -- name: lock-schema
 -- Held to the end of the transaction. Its number is arbitrary, and other programs hardly use it.
 SELECT pg_advisory_xact_lock(7310579615327182);

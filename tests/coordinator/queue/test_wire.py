@@ -20,7 +20,7 @@ from coordinator.queue.wire import (
     encode_block,
     encode_deferral,
 )
-from crawler.fetch.retry import MAX_HISTORY_LINES, MAX_RESULT_CHARS, add_attempt
+from crawler.fetch.retry import MAX_HISTORY_LINES, MAX_RESULT_CHARACTERS, add_attempt
 
 SHARD = ShardId(3)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
@@ -56,7 +56,7 @@ def test_the_largest_block_that_a_planner_makes_fits() -> None:
 def test_the_largest_block_of_keys_that_come_back_fits() -> None:
     attempts = NO_ATTEMPTS
     for number in range(3 * MAX_HISTORY_LINES):
-        attempts = add_attempt(attempts, f"{number} {'w' * MAX_RESULT_CHARS}", 0.0)
+        attempts = add_attempt(attempts, f"{number} {'w' * MAX_RESULT_CHARACTERS}", 0.0)
     block = Block(
         SHARD, tuple("k" * 8192 for _ in range(BLOCK_KEYS)), attempts=dict.fromkeys(range(BLOCK_KEYS), attempts)
     )

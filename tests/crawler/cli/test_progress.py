@@ -12,7 +12,7 @@ from coordinator.errors import RedisUnavailable
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.status import RunSnapshot
-from crawler.cli.progress import Pace, RunScreen, clock, outcome_words, size, upstream_words
+from crawler.cli.progress import Pace, RunScreen, byte_words, duration_words, outcome_words, upstream_words
 from crawler.local.events import (
     ChildLine,
     DrainBegins,
@@ -43,7 +43,7 @@ def a_snapshot(counts: RunCounts = RUNNING, *, pauses: dict[str, float] | None =
     [(0, "0:00:00"), (0.4, "0:00:00"), (0.5, "0:00:01"), (59.6, "0:01:00"), (3599, "0:59:59"), (360_000, "100:00:00")],
 )
 def test_seconds_are_shown_as_a_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert duration_words(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_seconds_are_shown_as_a_clock(seconds: float, text: str) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_250_000, "1.2 MB"), (3.5e9, "3.5 GB"), (7e15, "7000.0 TB")],
 )
 def test_bytes_are_shown_for_people(count: float, text: str) -> None:
-    assert size(count) == text
+    assert byte_words(count) == text
 
 
 def test_a_pace_is_counted_over_the_last_ten_seconds() -> None:

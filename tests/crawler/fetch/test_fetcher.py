@@ -201,21 +201,21 @@ async def test_the_meter_counts_every_attempt_and_every_body() -> None:
     assert setup.meter.read() == (0, 0)
 
 
-async def test_a_lane_is_sending_only_while_the_upstream_may_be_working() -> None:
-    sending: list[bool] = []
+async def test_a_lane_must_finish_only_while_the_upstream_may_be_working() -> None:
+    must_finish: list[bool] = []
     setup = Setup(
-        response(429), response(200), FetchError("url", ""), on_fetch=lambda: sending.append(setup.lane.sending)
+        response(429), response(200), FetchError("url", ""), on_fetch=lambda: must_finish.append(setup.lane.must_finish)
     )
 
     async def pause(upstream: str, seconds: float) -> None:
-        sending.append(setup.lane.sending)
+        must_finish.append(setup.lane.must_finish)
 
     setup.limiter.pause = pause  # type: ignore[method-assign]
     for _ in range(3):
-        assert not setup.lane.sending
+        assert not setup.lane.must_finish
         await setup.fetch(a_request("a"))
-    assert not setup.lane.sending
-    assert sending == [True, False, True, True]
+    assert not setup.lane.must_finish
+    assert must_finish == [True, False, True, True]
 
 
 async def test_a_bug_in_the_engine_is_no_failed_attempt() -> None:

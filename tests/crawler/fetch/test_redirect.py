@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.fetch.redirect import MAX_URL_CHARS, InvalidRedirect, may_carry_credentials, redirect_target
+from crawler.fetch.redirect import MAX_URL_CHARACTERS, InvalidRedirect, may_carry_credentials, redirect_target
 
 HERE = "https://a.example/one/two?x=1#part"
 
@@ -54,7 +54,7 @@ def test_a_redirect_leads_to_an_absolute_url_without_a_fragment(location: str, t
         ("https://user:secret@b.example/", "user name"),
         ("https://a.example@b.example/", "user name"),
         ("https://@b.example/", "user name"),
-        ("/" + "x" * MAX_URL_CHARS, "more than 8192"),
+        ("/" + "x" * MAX_URL_CHARACTERS, "more than 8192"),
     ],
 )
 def test_a_redirect_that_cannot_be_followed_says_why(location: str | None, why: str) -> None:

@@ -10,7 +10,7 @@ from coordinator.errors import FetchError
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from crawler.fetch.retry import (
     MAX_HISTORY_LINES,
-    MAX_RESULT_CHARS,
+    MAX_RESULT_CHARACTERS,
     TRANSIENT_STATUSES,
     Decision,
     End,
@@ -216,10 +216,10 @@ def test_the_history_is_bounded_and_every_attempt_is_counted(results: list[str])
     assert attempts.total == len(results)
     assert attempts.throttled == results.count("status 429")
     assert len(attempts.history) <= MAX_HISTORY_LINES
-    assert all(len(line) <= MAX_RESULT_CHARS + 15 for line in attempts.history)
+    assert all(len(line) <= MAX_RESULT_CHARACTERS + 15 for line in attempts.history)
     if results:
-        assert attempts.history[0].startswith(f"12:00:00 {results[0][:MAX_RESULT_CHARS]}")
-        assert f" {results[-1][:MAX_RESULT_CHARS]}" in attempts.history[-1]
+        assert attempts.history[0].startswith(f"12:00:00 {results[0][:MAX_RESULT_CHARACTERS]}")
+        assert f" {results[-1][:MAX_RESULT_CHARACTERS]}" in attempts.history[-1]
 
 
 def test_of_a_long_history_the_first_line_and_the_latest_are_kept() -> None:

@@ -129,7 +129,7 @@ async def test_a_usage_error_of_a_child_is_a_usage_error(redis: Redis, redis_url
 
 
 async def test_a_child_that_fails_again_and_again_at_its_start_is_given_up_with_its_last_words() -> None:
-    bad = ChildSpec("worker", "worker-1", WORKER.redis, WORKER.database, level="NO SUCH LEVEL")
+    bad = ChildSpec("worker", "worker-1", WORKER.redis, WORKER.database, log_level="NO SUCH LEVEL")
     async with watched(bad) as parent:
         with pytest.raises(ShardcrawlError, match="worker-1 ended with exit code 1 3 times at its start: ValueError"):
             await parent.ended()

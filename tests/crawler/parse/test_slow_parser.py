@@ -10,7 +10,7 @@ from crawler.telemetry.loop_lag import LONG_LAG_SECONDS, LoopLag
 
 def calls_until_slow(times: list[float]) -> int | None:
     detector = SlowParserDetector()
-    return next((number for number, seconds in enumerate(times, 1) if detector.slow(seconds)), None)
+    return next((number for number, seconds in enumerate(times, 1) if detector.add_call(seconds)), None)
 
 
 def test_a_slow_parser_is_found_before_its_first_calls_add_up_to_50_ms() -> None:
@@ -38,9 +38,9 @@ def test_one_long_call_in_ten_is_found_and_so_is_a_parser_that_becomes_slow() ->
 
 def test_what_is_usual_leaves_the_longest_two_out() -> None:
     detector = SlowParserDetector()
-    assert [detector.slow(seconds) for seconds in (0.5, 0.0005, 0.0015, 0.7, 0.001)] == [False] * 5
+    assert [detector.add_call(seconds) for seconds in (0.5, 0.0005, 0.0015, 0.7, 0.001)] == [False] * 5
     assert detector.usual_seconds == pytest.approx(0.001)
-    assert detector.slow(FIRST_LOOK_SECONDS)
+    assert detector.add_call(FIRST_LOOK_SECONDS)
     assert detector.usual_seconds > MAX_SECONDS_IN_LOOP
 
 

@@ -253,7 +253,7 @@ async def test_a_response_that_never_ends_is_a_timeout(fleet: Fleet, monkeypatch
     assert "no response in 0 s" in str((await worker.load_permission("http://host/x")).reason)
 
 
-@pytest.mark.parametrize(("bound", "value"), [("MAX_ORIGINS", 2), ("MAX_RULES_CHARS", 40)])
+@pytest.mark.parametrize(("bound", "value"), [("MAX_ORIGINS", 2), ("MAX_RULES_CHARACTERS", 40)])
 async def test_memory_is_bounded_and_dropped_rules_come_from_redis_again(
     sites: Sites, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
