@@ -24,7 +24,7 @@ def source(name: str) -> str:
 
 
 def _read(name: str) -> str:
-    return files("coordinator").joinpath("lua", f"{name}.lua").read_text()
+    return files("coordinator").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
 class Script:

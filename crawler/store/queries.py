@@ -27,4 +27,4 @@ def _queries() -> dict[str, str]:
 
 
 def _read(name: str) -> str:
-    return files("crawler.store").joinpath("sql", name).read_text()
+    return files("crawler.store").joinpath("sql", name).read_text(encoding="utf-8")

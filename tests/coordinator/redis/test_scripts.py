@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -136,3 +139,9 @@ async def test_a_script_takes_text_bytes_and_numbers(redis: Redis) -> None:
     numbers = ["first", "one", 7, 1, 0, encode_members([], []), 0, 0]
     assert await complete(["state", "workers", "receipts", "due", "deferred"], numbers) == [b"ok", 0]
     assert repr(done_add) == "<Script run/done_add>"
+
+
+def test_scripts_are_read_as_utf8_where_the_locale_is_another() -> None:
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "from coordinator.redis.scripts import source; source('limits/reserve')"
+    subprocess.run([sys.executable, "-c", code], env=ascii_only, check=True)
