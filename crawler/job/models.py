@@ -177,7 +177,7 @@ class RequestSettings(Section, frozen=True, kw_only=True):
 
     @property
     def obeys_robots(self) -> bool:
-        """Whether robots.txt is obeyed. By default it is where each key is a URL, and is not with a request template."""
+        """Whether robots.txt is obeyed. By default it is where each key is a URL, not with a template."""
         return self.url is None if self.robots is None else self.robots
 
 
