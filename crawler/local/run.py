@@ -105,10 +105,13 @@ async def run_at(
                 final = RunCounts(total=sum(outcomes.values()), outcomes=outcomes)
                 return RunEnd(job, final, opened.complete_run, monotonic() - began, was_complete=True)
             assert opened.record is not None
+            opened_at = monotonic()
             _report_opening(job, opened, await read_counts(client, opened.record), listener.on_event)
             try:
                 await _supervise(addresses, client, opened.record, job, listener, environ, workers)
             except EpochLost as error:
+                if monotonic() - opened_at > CALM_SECONDS:
+                    rebuilds = 0
                 if rebuilds == MAX_REBUILDS:
                     raise
                 rebuilds += 1
