@@ -158,10 +158,10 @@ class Limiter:
         self._prolong_pause(upstream, seconds, 0.0)
         self.on_change()
         with translate_redis_errors():
-            left_us, ramp_us = await self._pause(
+            left_us, rise_us = await self._pause(
                 [self._keys.upstreams, self._keys.changes], [upstream, int(seconds * 1_000_000)]
             )
-        self._prolong_pause(upstream, left_us / 1_000_000, ramp_us / 1_000_000)
+        self._prolong_pause(upstream, left_us / 1_000_000, rise_us / 1_000_000)
 
     async def watch(self) -> None:
         """Until cancelled: read changes every 50 ms, and report what came of requests four times a second."""
@@ -184,9 +184,9 @@ class Limiter:
                 [self._keys.changes, self._keys.upstreams, self._keys.limits], [self._last_change]
             )
         for at in range(0, len(fields), 7):
-            name, left_us, ramp_us, breaker, probe_us, rate, concurrency = fields[at : at + 7]
+            name, left_us, rise_us, breaker, probe_us, rate, concurrency = fields[at : at + 7]
             upstream = as_text(name)
-            state = self._prolong_pause(upstream, left_us / 1_000_000, ramp_us / 1_000_000)
+            state = self._prolong_pause(upstream, left_us / 1_000_000, rise_us / 1_000_000)
             state.breaker_closed = not breaker
             state.breaker_open_until = self.clock() + probe_us / 1_000_000 if breaker == b"open" else 0.0
             override = LimitOverride.decode(rate, concurrency)
@@ -225,12 +225,12 @@ class Limiter:
             override = self._overrides.get(ANY_UPSTREAM)
         return override.over(limit) if override is not None else limit
 
-    def _prolong_pause(self, upstream: str, seconds: float, ramp: float) -> _UpstreamState:
+    def _prolong_pause(self, upstream: str, seconds: float, rise_seconds: float) -> _UpstreamState:
         # Never shortened: what Redis says can be older than a pause that was set here and has not reached it yet.
         state = self._state(upstream)
         until = self.clock() + seconds
         state.paused_until = max(state.paused_until, until)
-        state.rising_until = max(state.rising_until, until + ramp)
+        state.rising_until = max(state.rising_until, until + rise_seconds)
         return state
 
     def _state(self, upstream: str) -> _UpstreamState:
