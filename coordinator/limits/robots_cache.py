@@ -48,7 +48,7 @@ class RobotsCache:
         return CachedRobots(cast("Literal['known', 'ask', 'wait']", state.decode()), milliseconds / 1000, found)
 
     async def store(self, origin: str, found: bytes, valid_seconds: float) -> None:
-        """Store what this worker fetched. Changes nothing when another worker may fetch it meanwhile."""
+        """Store what this worker fetched. Changes nothing when this worker may no longer fetch it."""
         valid_ms = int(valid_seconds * 1000)
         kept_ms = int((valid_seconds + ROBOTS_STALE_SECONDS) * 1000)
         with translate_redis_errors():
