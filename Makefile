@@ -20,7 +20,7 @@ check: $(VENV)/ready  ## lint, format, types and contracts, in seconds
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/bench-ready  ## the figures of the README, measured here in an hour (needs Debian's nginx-light)
+bench: $(VENV)/bench-ready  ## the figures of docs/figures.md, measured here in an hour (needs Debian's nginx-light)
 	@failed=; for part in compare latency parsers footprint growth first_light faults polite; do \
 		echo "== $$part"; $(BIN)/python -m ops.bench.$$part || failed="$$failed $$part"; \
 	done; test -z "$$failed" || { echo "did not hold, or did not end:$$failed"; exit 1; }
@@ -32,7 +32,7 @@ $(VENV)/bench-ready: $(VENV)/ready ops/bench/requirements.lock
 dist: $(VENV)/ready  ## sdist and wheel into dist/; the wheel is installed alone and crawls the demo
 	$(BIN)/python -m ops.dist
 
-test-matrix: $(VENV)/ready  ## the live tests on other Pythons, Redis, Valkey and Postgres, as far as they are to be had
+test-matrix: $(VENV)/ready  ## the tests with real servers on other Pythons, Redis, Valkey and Postgres, as far as this machine has them
 	$(BIN)/python -m ops.matrix
 
 lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no index address

@@ -12,7 +12,7 @@
     ├── DataInUse                 another run holds this --data folder
     ├── EpochLost                 Redis and Postgres disagree about which run this is
     ├── LeaseLost                 this worker's lease has ended; it must not change the queue
-    └── FetchError                an attempt brought no response (see crawler.fetch)
+    └── FetchError                an attempt brought no response (raised in crawler.fetch)
 
 Every message says what, where and what to do, in one line and without a secret.
 """
@@ -75,7 +75,11 @@ class LeaseLost(ShardcrawlError):
 
 
 class FetchError(ShardcrawlError):
-    """An attempt brought no response; `sent` says whether the upstream may have seen the request."""
+    """An attempt brought no response.
+
+    `kind` is one word for the cause ("dns", "timeout", …), `detail` says more; `sent` is whether the upstream may have
+    seen the request.
+    """
 
     def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -93,6 +97,6 @@ def redacted(url: str) -> str:
     """An address without its user and password. Works for malformed addresses too."""
     scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
     address = re.split("[?#]", rest, maxsplit=1)[0]
-    if "@" in rest[len(address) :]:  # a password that has ? or # in it, or one in the options
+    if "@" in rest[len(address) :]:  # the password contains ? or #, or the query has one
         return f"{scheme}{mark}***"
     return f"{scheme}{mark}{address.rpartition('@')[2]}"

@@ -2,7 +2,8 @@
 
 FAILPOINT="worker-1:committed" kills the child of that name when it reaches the step for the first time;
 FAILPOINT="worker-1:committed:3" the third time; FAILPOINT="worker-1:committed:3:stop" freezes it there until it gets
-SIGCONT. A child that is started again has no failpoint. The steps, in order:
+SIGCONT. A child that is started again has no failpoint. The command itself, which opens the run, has the name
+"opening". The steps, in order:
 
     made       opening: the run is in Postgres, not yet in Redis
     rebuilt    opening: the done set is filled from Postgres, which does not have the new epoch yet
@@ -44,7 +45,7 @@ def no_failpoint(step: str) -> None:
 
 
 def failpoint_at(setting: str | None, process: str) -> Failpoint:
-    """The function that the child named `process` calls with the name of each step.
+    """The function that the process of this name calls with each step that it reaches.
 
     `setting` is the value of FAILPOINT. Raises ValueError when it names an unknown step or action.
     """

@@ -77,10 +77,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a worker learns from its heartbeat: its `rank` (from 0) among `size` living workers, and the run's state.
+    """What a heartbeat returns to a worker: its `rank` (from 0) among `size` living workers, and the run's state.
 
-    `moves` counts the changes of the queue. It grows, unless Redis was rolled back. `turn` grows by one every 10
-    seconds of Redis TIME: fair shares rotate with it, so that no worker has the last rank for ever.
+    `moves` counts the changes of the queue: it never goes back unless Redis was rolled back. `turn` grows by one every
+    10 seconds of Redis TIME: fair shares rotate with it, so that no worker has the last rank for ever.
     """
 
     rank: int

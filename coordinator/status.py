@@ -17,8 +17,8 @@ from coordinator.redis.keys import RunKeys
 class RunSnapshot:
     """A run at one moment.
 
-    `workers` is how many are alive, `leader` the id of the coordinator that leads. `waits` are the causes why workers
-    wait. `upstreams` are those that have a health to show.
+    `workers` is the number of living workers, `leader` the id of the coordinator that leads. `waits` are the services
+    that workers wait for. `upstreams` are those with a pause, an open breaker, an override, or a rate found by "auto".
     """
 
     name: str
@@ -44,8 +44,10 @@ async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
     state = {as_text(name): as_text(value) for name, value in fields.items()}
     exhausted = state.get("exhausted") == "1"
     published = int(state.get("published", 0))
+    # Each deferral was counted as published once more. The field `deferred` counts deferrals; the set has those of now.
+    planned = published - int(state.get("deferred", 0)) + int(state.get("skipped", 0))
     return RunCounts(
-        total=published - int(state.get("deferred", 0)) + int(state.get("skipped", 0)) if exhausted else record.total,
+        total=planned if exhausted else record.total,
         exhausted=exhausted,
         published=published,
         resolved=int(state.get("resolved", 0)),
@@ -59,7 +61,7 @@ async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
 async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
     """The snapshot of a run. Raises RedisUnavailable."""
     keys = RunKeys(record.name)
-    current = await read_counts(client, record)
+    counts = await read_counts(client, record)
     with translate_redis_errors():
         seconds, micros = await client.time()
         now_ms = seconds * 1000 + micros // 1000
@@ -71,7 +73,7 @@ async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
     return RunSnapshot(
         name=record.name,
         state=RunState(as_text(state or "running")),
-        counts=current,
+        counts=counts,
         workers=len(living),
         leader=as_text(leader) if leader else None,
         waits=tuple(sorted({as_text(cause) for worker, cause in causes.items() if as_text(worker) in living})),

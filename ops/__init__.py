@@ -1,1 +1,1 @@
-"""What runs around shardcrawl: deployment, benchmarks and the nginx they measure against."""
+"""Tools of the maintainers, not in the wheel: `dist` builds it, `matrix` tests on other versions, `bench` measures."""

@@ -1,8 +1,8 @@
 """`python -m ops.dist`: builds sdist and wheel into dist/, and checks that the wheel works alone.
 
-The wheel is built from the sdist, so a file that the sdist lacks is missed here and not by a user. The wheel is then
-installed into an empty virtual environment, with its dependencies by the hashes of requirements.lock, and crawls the
-demo.
+The wheel is built from the sdist, so that a file that is missing in the sdist is noticed here. The wheel is then
+installed into an empty virtual environment, with its dependencies by the hashes of requirements.lock, and the installed
+command runs the demo.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ DEMO_KEYS = 3_000
 
 
 class DistFailed(Exception):
-    """The wheel is not what it should be."""
+    """The wheel installs something else than its two packages."""
 
 
 def build(into: Path) -> Path:
-    """Build sdist and wheel into a folder and return the wheel.
+    """Build sdist and wheel into a folder; returns the path of the wheel.
 
-    It needs no network and leaves nothing in the checkout: hatchling, which the lock pins, works on a copy.
+    Needs no network, because requirements.lock has hatchling. It works on a copy, so the checkout is not changed.
     """
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
@@ -45,7 +45,7 @@ def build(into: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> set[str]:
-    """Install a wheel and its locked dependencies into a new environment; return the top-level names that it added."""
+    """Install a wheel and its locked dependencies into a new environment; returns the top-level names of its files."""
     uv("venv", "--quiet", "--python", sys.executable, environment)
     python = environment / "bin" / "python"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -59,12 +59,10 @@ def install(wheel: Path, environment: Path) -> set[str]:
 
 
 def demo(environment: Path) -> None:
-    """Crawl the demo with the installed command, in an empty folder, without this checkout and its settings."""
+    """Run the demo with the installed command, in an empty folder, without this checkout and its settings."""
+    command = [str(environment / "bin" / "shardcrawl"), "demo", "--keys", str(DEMO_KEYS)]
     with tempfile.TemporaryDirectory() as folder:
-        shardcrawl = environment / "bin" / "shardcrawl"
-        subprocess.run(
-            [str(shardcrawl), "demo", "--keys", str(DEMO_KEYS)], check=True, cwd=folder, env=clean_environment()
-        )
+        subprocess.run(command, check=True, cwd=folder, env=clean_environment())
 
 
 def clean_environment() -> dict[str, str]:
@@ -81,7 +79,7 @@ def uv(*words: str | Path) -> None:
 
 
 def main() -> None:
-    """Build, install and crawl; print one line when all of it worked."""
+    """Build, install and run the demo; print one line when all of it succeeded."""
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     wheel = build(dist)

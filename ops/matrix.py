@@ -1,8 +1,8 @@
 """`python -m ops.matrix [TEST…] [--only CELL]…`: the tests with real servers on other Pythons, Redis and Postgres.
 
-Each cell is a new virtual environment with the lock, the wheel, and the cell's servers in the place of those in the
-packages. So every test uses them, also those that kill and restart the embedded servers. What neither this machine nor
-the package index has is named in the table; it is no failure.
+Each cell is a new virtual environment with the locked dependencies and the wheel. The cell's servers replace those in
+the packages, so every test uses them, also those that kill and restart the embedded servers. When neither this machine
+nor the package index has what a cell needs, the table says so; it is not a failure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NotAvailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row of the matrix. Without `redis` or `postgres` it uses the server in the package."""
+    """One row of the matrix. `redis` and `postgres` name servers that replace the one in the package."""
 
     name: str
     python: str = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -104,7 +104,7 @@ def interpreter(version: str) -> Path:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = [shutil.which(name), *pyenv.glob(f"versions/{version}.*/bin/{name}")]
     for candidate in (Path(path) for path in found if path):
-        # pyenv puts a shim on the path also when that Python is not installed.
+        # pyenv has a shim on the path even when that Python is not installed.
         if subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
             return candidate
     raise NotAvailable(f"no {name} on the path, and pyenv has none")

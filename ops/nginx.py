@@ -1,4 +1,4 @@
-"""Debian's nginx as a local upstream which is faster than any client, and which counts requests."""
+"""Debian's nginx as a local upstream that is faster than any client, and that can log its requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Self
 from coordinator.errors import ShardcrawlError
 from ops.sample import sample
 
-# To start, and again to stop.
+# How long nginx may take to start, and how long to stop.
 _DEADLINE_SECONDS = 10.0
 
 # A parameter in nginx's configuration has at most 4096 bytes, so a longer body is made of parts.
@@ -92,7 +92,7 @@ class Nginx:
             raise NginxMissing("nginx is not on this machine; install Debian's nginx-light")
         (self._folder / "temporary").mkdir(parents=True, exist_ok=True)
         for _ in range(5):
-            # Before nginx binds a free port that was found, another process may take it. Then find another one.
+            # Another process may take the free port before nginx does. Then try again with another one.
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = int(probe.getsockname()[1])
@@ -168,7 +168,7 @@ def configuration(
             add_header Retry-After 1 always;
             try_files /nothing @item;
         }}"""
-    # nginx can delay only its response to a client without a password, so that response is made the item.
+    # nginx can delay only its response to a client without a password, so error_page makes the item of that response.
     slow = f"""
         location ~ ^/slow/(?<id>.*)$ {{
             auth_basic slow;

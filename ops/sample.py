@@ -1,7 +1,7 @@
 """A sample body: JSON as APIs of catalogues, registries and statistics return it, the same at every start.
 
-The cost of a body for a parser, and for Postgres and its compression, depends on its content. A long string of one
-letter costs nearly nothing, so a benchmark with such bodies shows too high figures for all contenders.
+What a body costs a parser, and Postgres' compression, depends on its content. A long string of one letter costs nearly
+nothing, so a benchmark with such bodies shows too high figures for all contenders.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ glacier granite harbour hazel island ivory jasper juniper kettle lagoon lantern 
 mosaic north orchard pebble prairie quarry raven reef ridge river saffron season sierra silver spruce summit
 thistle timber tundra valley velvet violet walnut willow winter
 """.split()  # noqa: SIM905 - as a list these would be 60 lines
-_SEED = 20_26
+_SEED = 2026
 
 
 def sample(size: int) -> str:
-    """A JSON object of `size` bytes, or the smallest possible one: different records, and words for the rest."""
+    """A JSON object of `size` bytes, or the smallest possible one: different records, then words up to the size."""
     choice = random.Random(_SEED)
     parts: list[str] = []
     left = size - len('{"records": [], "rest": ""}')

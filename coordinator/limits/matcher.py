@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings, Window
 
-# A corpus can have millions of hosts; the cache is emptied when it has so many.
+# A corpus can have millions of hosts; when the cache has this number of entries, it is emptied.
 MAX_CACHED_AUTHORITIES = 100_000
 
 
@@ -45,7 +45,7 @@ class UpstreamMatcher:
         self._limits_with_interval: dict[str, LimitSettings] = {}
 
     def upstream_of(self, url: str) -> str:
-        """The name of an absolute URL's upstream; empty for a key that is no URL."""
+        """The name of an absolute URL's upstream; empty for a text that is no URL."""
         parts = url.split("/", 3)
         if len(parts) < 3:
             return ""
@@ -67,9 +67,9 @@ class UpstreamMatcher:
         return self._limits.get(upstream) or self._limit_of_others or POLITE
 
     def require_interval(self, upstream: str, seconds: float) -> None:
-        """Let at least so many seconds pass between two requests (Crawl-delay), besides the limit of the job.
+        """Require at least `seconds` between two requests (Crawl-delay), in addition to the limit of the job.
 
-        Changes nothing when a longer interval is required already.
+        Changes nothing when an interval at least as long is required already.
         """
         limit = self.limit(upstream)
         if not any(window.count == 1 and window.seconds >= seconds for window in limit.windows):

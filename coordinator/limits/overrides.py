@@ -26,14 +26,14 @@ class LimitOverride:
     concurrency: int | None = None
 
     def over(self, limit: LimitSettings) -> LimitSettings:
-        """The limit that holds, where `limit` is the job's."""
+        """The limit that holds: the job's `limit`, with what is overridden."""
         rate = self.rate or limit
         concurrency = limit.concurrency if self.concurrency is None else self.concurrency or None
         return LimitSettings(rate.windows, rate.auto, concurrency)
 
     @classmethod
     def decode(cls, rate: bytes, concurrency: bytes) -> LimitOverride | None:
-        """From the two fields in Redis; empty means not overridden. None when both are empty."""
+        """The override of these two fields in Redis; empty means not overridden. None when both are empty."""
         if not rate and not concurrency:
             return None
         return cls(decode_rate(rate) if rate else None, int(concurrency) if concurrency else None)

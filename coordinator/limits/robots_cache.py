@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
-from coordinator.redis.scripts import Script
+from coordinator.redis.scripts import Argument, Script
 
-# An entry is kept so long after it expired, for use while its origin does not respond.
+# An expired entry is kept for this time, for use while its origin does not respond.
 ROBOTS_STALE_SECONDS = 86_400.0
 
 
@@ -19,8 +19,8 @@ ROBOTS_STALE_SECONDS = 86_400.0
 class CachedRobots:
     """The entry of one origin.
 
-    `state` "known": `found` holds for `seconds`. "ask": this worker must fetch it within `seconds`; `found` is the
-    expired entry, or empty. "wait": another worker fetches it, and has `seconds` left.
+    `state` "known": `found` is valid for `seconds`. "ask": this worker must fetch it within `seconds`; `found` is the
+    expired entry, or empty. "wait": another worker fetches it, and has `seconds` left; `found` is empty.
     """
 
     state: Literal["known", "ask", "wait"]
@@ -29,7 +29,7 @@ class CachedRobots:
 
 
 class RobotsCache:
-    """One run's cache, for one worker. The bytes of an entry mean something to the callers only.
+    """One run's cache, for one worker. Only callers know what the bytes of an entry mean.
 
     Redis deletes an entry some time after it expired. Both calls may be repeated; both raise RedisUnavailable.
     """
@@ -40,16 +40,16 @@ class RobotsCache:
         self._ask = Script(client, "robots/ask")
         self._store = Script(client, "robots/store")
 
-    async def ask(self, origin: str, lease: float) -> CachedRobots:
-        """The entry of an origin. On "ask" this worker has `lease` seconds before another one may fetch it."""
+    async def ask(self, origin: str, fetch_seconds: float) -> CachedRobots:
+        """The entry of an origin. On "ask" this worker has `fetch_seconds` before another one may fetch it."""
+        arguments: list[Argument] = [self._worker, int(fetch_seconds * 1000)]
         with translate_redis_errors():
-            state, milliseconds, found = await self._ask([self._keys.robots(origin)], [self._worker, int(lease * 1000)])
+            state, milliseconds, found = await self._ask([self._keys.robots(origin)], arguments)
         return CachedRobots(cast("Literal['known', 'ask', 'wait']", state.decode()), milliseconds / 1000, found)
 
-    async def store(self, origin: str, found: bytes, holds: float) -> None:
-        """Store what this worker fetched, for `holds` seconds. Changes nothing when its lease has ended."""
+    async def store(self, origin: str, found: bytes, valid_seconds: float) -> None:
+        """Store what this worker fetched. Changes nothing when this worker may no longer fetch it."""
+        valid_ms = int(valid_seconds * 1000)
+        kept_ms = int((valid_seconds + ROBOTS_STALE_SECONDS) * 1000)
         with translate_redis_errors():
-            await self._store(
-                [self._keys.robots(origin)],
-                [self._worker, found, int(holds * 1000), int((holds + ROBOTS_STALE_SECONDS) * 1000)],
-            )
+            await self._store([self._keys.robots(origin)], [self._worker, found, valid_ms, kept_ms])

@@ -30,7 +30,7 @@ from coordinator.redis.keys import RunKeys
 class UpstreamHealth:
     """One upstream that is paused, has an open breaker, an override, or a rate found by "auto".
 
-    Times are seconds from now: `paused` is what is left of the pause, `probe_in` when the breaker lets the next request
+    `paused` is the seconds that are left of the pause, `probe_in` the seconds until the breaker lets the next request
     through. `breaker` is "closed", "open" or "half-open". `found_rate` is requests a second.
     """
 
@@ -76,7 +76,7 @@ async def read_upstream_health(client: Redis, keys: RunKeys) -> tuple[UpstreamHe
     now_us = seconds * 1_000_000 + micros
     encoded_records = {as_text(upstream): record for upstream, record in records.items()}
     overrides = {as_text(field): value for field, value in limits.items()}  # "rate UPSTREAM", "concurrency UPSTREAM"
-    found = []
+    shown = []
     for upstream in sorted(encoded_records.keys() | {field.partition(" ")[2] for field in overrides}):
         record = msgpack.unpackb(encoded_records[upstream]) if upstream in encoded_records else {}
         override = LimitOverride.decode(
@@ -84,8 +84,8 @@ async def read_upstream_health(client: Redis, keys: RunKeys) -> tuple[UpstreamHe
         )
         health = _health(upstream, record, override, now_us)
         if health.summary:
-            found.append(health)
-    return tuple(found)
+            shown.append(health)
+    return tuple(shown)
 
 
 def _health(upstream: str, record: dict[str, Any], override: LimitOverride | None, now_us: int) -> UpstreamHealth:

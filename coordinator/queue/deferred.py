@@ -1,7 +1,7 @@
 """The deferred set: keys that wait for another attempt, each with the time when it is due.
 
-Workers put a key in with the same script that finishes its block, and count it as published once more, so that the
-counts alone say when a run is resolved. The janitor takes it out as part of a new block.
+`lua/queue/complete` puts a key into it and counts it as published once more, because it will be resolved once more.
+When it is due, the janitor moves it into a new block.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coordinator.redis.scripts import Argument, Script
 
 logger = logging.getLogger(__name__)
 
-# Some ten blocks; they keep Redis busy for a few milliseconds.
+# Ten blocks keep Redis busy for a few milliseconds.
 DEFERRED_KEYS_PER_CALL = 5_000
 
 
@@ -38,7 +38,7 @@ class DeferredKeys:
         self._requeue_due = Script(client, "queue/requeue_due")
 
     async def due(self) -> dict[bytes, bytes]:
-        """The keys that are due, longest due first, as {digest: encoded deferral}; at most DEFERRED_KEYS_PER_CALL."""
+        """Up to DEFERRED_KEYS_PER_CALL keys that are due, as {digest: encoded deferral}, the longest due first."""
         keys = [self._keys.deferred_due, self._keys.deferred_keys]
         with translate_redis_errors():
             digests_and_payloads = await self._list_due(keys, [DEFERRED_KEYS_PER_CALL])
@@ -70,7 +70,7 @@ class DeferredKeys:
         return status == "ok"
 
     def _blocks(self, due: Mapping[bytes, bytes]) -> Iterator[Block]:
-        """Full blocks, sorted by digest. They may have keys of several shards: one block a shard would be many."""
+        """The keys as blocks, sorted by digest. A block may have keys of several shards: so there are few blocks."""
         deferrals = []
         for digest in sorted(due):
             try:

@@ -1,8 +1,8 @@
 """The done set: digests of keys whose outcome is committed in Postgres, as intsets of 64-bit integers.
 
-8.3 bytes a key were measured, against 68 for a set of digests and 116 for a set of URLs. The price: a key that is not
-done counts as done when it shares its first 64 bits with one that is. At a billion keys the chance that this happens to
-any of them is 3 % (10^18 / 2 pairs over 2^64).
+8.3 bytes a key were measured, against 68 for a set of digests and 116 for a set of URLs. But a key that is not done
+counts as done when the first 64 bits of its digest are those of a key that is. At a billion keys the chance that this
+happens to any of them is 3 % (10^18 / 2 pairs over 2^64).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coordinator.redis.scripts import Script
 
 # SMISMEMBER and SADD take their members from Lua's stack, which ends near 8,000.
 DIGESTS_PER_CALL = 4000
-# While Redis looks one part up, the next call is put together.
+# While Redis carries one call out, the next one is encoded.
 PARALLEL_CALLS = 2
 
 
@@ -40,7 +40,7 @@ class DoneSet:
     async def intersection(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of the digests that are done."""
         parts = list(_parts(digests))
-        if len(parts) < PARALLEL_CALLS:  # a worker's block
+        if len(parts) < PARALLEL_CALLS:  # as many digests as a block has
             return await self._intersection(parts)
         calls = (self._intersection(parts[first::PARALLEL_CALLS]) for first in range(PARALLEL_CALLS))
         return set[bytes]().union(*await asyncio.gather(*calls))
@@ -51,7 +51,7 @@ class DoneSet:
             keys, members = self._encoded(part)
             with translate_redis_errors():
                 flags: bytes = await self._done_contains(keys, [members])
-            done.update(compress(part, flags.replace(b"0", b"\0")))
+            done.update(compress(part, flags.replace(b"0", b"\0")))  # only a zero byte is false
         return done
 
     async def add(self, outcome: Outcome, digests: Iterable[bytes]) -> None:
@@ -70,13 +70,13 @@ class DoneSet:
                 await self.add(outcome, digests)
 
     def _encoded(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
-        """The Redis keys of the digests' buckets, and the members of each bucket, encoded."""
+        """The Redis keys of the digests' buckets, and the members of these buckets, encoded."""
         counts, members = by_bucket(digests, self._layout)
         return [self._keys.done(bucket) for bucket in counts], encode_members(counts.values(), members)
 
 
 def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
-    """The digests sorted, so that those of one bucket are together, in parts that one call can take."""
+    """The digests in parts that one call can take; sorted, so that those of one bucket are together."""
     ordered = sorted(digests)
     for start in range(0, len(ordered), DIGESTS_PER_CALL):
         yield ordered[start : start + DIGESTS_PER_CALL]

@@ -15,8 +15,8 @@ from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RUNS, RunKeys
 
-# Redis closes a connection that sends a command with more than 1,048,576 arguments. A run of 400 million keys has as
-# many buckets.
+# Redis closes a connection that sends a command with more than 1,048,576 arguments. A run of 400 million keys has that
+# number of buckets.
 KEYS_PER_UNLINK = 100_000
 
 
@@ -24,8 +24,8 @@ KEYS_PER_UNLINK = 100_000
 class RunRecord:
     """What every process needs to take part in a run.
 
-    `document` is the job file, with `${NAME}` in the place of secrets; `folder` is where the job file is. `fingerprint`
-    and `total` (an estimate, in keys) are those of the source when the run was made.
+    `document` is the job file, with `${NAME}` in the place of secrets, `folder` the absolute path of its folder.
+    `fingerprint` and `total` (an estimate, in keys) are those of the source when the run was made.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Runs:
         return None if state is None else RunState(as_text(state))
 
     async def make(self, record: RunRecord) -> None:
-        """Write a new run. What an earlier run of that name left is deleted first."""
+        """Write a new run. All keys of an earlier run of that name are deleted first."""
         keys = RunKeys(record.name)
         earlier = await self.find(record.name)
         layout = earlier.layout if earlier else record.layout
@@ -108,7 +108,7 @@ class Runs:
                 await pipe.execute()
 
     async def rewrite(self, record: RunRecord, document: Mapping[str, Any], folder: str) -> RunRecord:
-        """Replace the job file of a run that goes on; returns the changed record."""
+        """Replace the job file of a run that is resumed; returns the changed record."""
         changed = replace(record, document=document, folder=folder)
         with translate_redis_errors():
             await self._client.set(RunKeys(record.name).spec, changed.encode())

@@ -1,4 +1,4 @@
-"""Pure: key -> digest -> shard, bucket and member; keys -> blocks."""
+"""Pure: the digest of a key; from that its shard, its bucket and its member there; and keys cut into blocks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from hashlib import blake2b
 from coordinator.model import Block, ShardId
 
 DIGEST_BYTES = 16
+# The most keys of a block.
 BLOCK_KEYS = 500
 MAX_SHARDS = 256
-# A block of 500 keys is down to single keys after three splits.
+# The most blocks that one split makes: a block of 500 keys becomes single keys in three splits.
 MAX_PARTS = 8
+# The estimate for a source that does not know its size.
 UNKNOWN_CORPUS_KEYS = 20_000_000
-# Redis keeps a set as an intset up to 512 members (its default). A mean of at most 400 is five standard deviations
-# below that, and 8.3 bytes a key were measured at a mean of 300.
+# The most keys of a bucket on average. Redis keeps a set as an intset up to 512 members (its default); 400 is five
+# standard deviations below that. 8.3 bytes a key were measured at a mean of 300.
 BUCKET_KEYS = 400
 
 
@@ -41,11 +43,14 @@ class Layout:
 
     @classmethod
     def of(cls, estimate: int | None, shards: int | None = None) -> Layout:
-        """The layout for about `estimate` keys: each shard has a full block at least, each bucket stays an intset."""
+        """The layout for about `estimate` keys; None when their number is not known.
+
+        Unless `shards` says how many, each shard has a full block at least. Each bucket stays an intset.
+        """
         keys = UNKNOWN_CORPUS_KEYS if estimate is None else estimate
         if shards is None:
             shards = min(MAX_SHARDS, 1 << max(0, (keys // BLOCK_KEYS).bit_length() - 1))
-        buckets = 1 << max(0, -(-keys // BUCKET_KEYS) - 1).bit_length()
+        buckets = 1 << max(0, _divided_up(keys, BUCKET_KEYS) - 1).bit_length()
         return cls(shards=shards, buckets=max(buckets, shards))
 
     @property
@@ -55,7 +60,7 @@ class Layout:
 
     @property
     def bucket_shift(self) -> int:
-        """The right shift that makes a bucket of a digest's first 64 bits. The buckets of a shard follow each other."""
+        """The right shift that makes a bucket of a digest's first 64 bits. The buckets of one shard are neighbours."""
         return 64 - (self.buckets.bit_length() - 1)
 
     def shard(self, digest: bytes) -> ShardId:
@@ -68,7 +73,7 @@ class Layout:
 
 
 def by_digest(keys: Iterable[str]) -> dict[bytes, str]:
-    """The keys as {digest: key}. A key that is there twice is kept once."""
+    """The keys as {digest: key}. A key that comes twice is in it once."""
     return {blake2b(key.encode(), digest_size=DIGEST_BYTES).digest(): key for key in keys}
 
 
@@ -78,11 +83,11 @@ def by_bucket(digests: Iterable[bytes], layout: Layout) -> tuple[Mapping[int, in
     return _tally(members, layout.bucket_shift), members
 
 
-def split_block(block: Block, keys: Sequence[int]) -> Iterator[Block]:
-    """Split a block into up to 8 smaller ones. `keys` are the indexes of the keys that go into them, in order."""
-    size = -(-len(keys) // MAX_PARTS)
-    for start in range(0, len(keys), max(size, 1)):
-        chosen = keys[start : start + size]
+def split_block(block: Block, indexes: Sequence[int]) -> Iterator[Block]:
+    """Split a block into up to 8 smaller ones. `indexes` are those of the keys that go into them, in order."""
+    size = _divided_up(len(indexes), MAX_PARTS)
+    for start in range(0, len(indexes), max(size, 1)):
+        chosen = indexes[start : start + size]
         refusals = {new: block.refusals[old] for new, old in enumerate(chosen) if old in block.refusals}
         attempts = {new: block.attempts[old] for new, old in enumerate(chosen) if old in block.attempts}
         yield Block(block.shard, tuple(block.keys[index] for index in chosen), refusals, attempts)
@@ -97,15 +102,20 @@ def cut_blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes
     end = 0
     for shard, count in _tally(_members(ordered), layout.shard_shift).items():
         begin, end = end, end + count
-        size = -(-count // -(-count // BLOCK_KEYS))
+        size = _divided_up(count, _divided_up(count, BLOCK_KEYS))
         for start in range(begin, end, size):
             part = ordered[start : min(start + size, end)]
-            refusals = {index: reasons[name] for index, name in enumerate(part) if name in reasons} if reasons else {}
-            yield Block(shard=ShardId(shard), keys=tuple([keys[name] for name in part]), refusals=refusals)
+            refusals = {index: reasons[one] for index, one in enumerate(part) if one in reasons} if reasons else {}
+            yield Block(shard=ShardId(shard), keys=tuple([keys[one] for one in part]), refusals=refusals)
+
+
+def _divided_up(count: int, by: int) -> int:
+    """The quotient, rounded up."""
+    return -(-count // by)
 
 
 def _members(digests: Sequence[bytes]) -> array[int]:
-    """The `member` of each digest, in order. One call for each digest would take as long as hashing the keys."""
+    """The `member` of each digest, in order. To call `member` for each would take as long as hashing the keys."""
     halves = array("q", b"".join(digests))
     if sys.byteorder == "little":
         halves.byteswap()
@@ -113,6 +123,6 @@ def _members(digests: Sequence[bytes]) -> array[int]:
 
 
 def _tally(members: Iterable[int], shift: int) -> Mapping[int, int]:
-    """{shard or bucket: how many of the members it has}, in the order of the members; `shift` says which of both."""
-    mask = (1 << (64 - shift)) - 1  # a negative member stays negative when it is shifted
+    """{shard: how many of the members it has}, in the order of the members; with the shift of a bucket, {bucket: …}."""
+    mask = (1 << (64 - shift)) - 1  # because a shifted negative member is still negative
     return Counter([(one >> shift) & mask for one in members])

@@ -1,6 +1,6 @@
 """The queue between coordinator and workers: blocks are published, claimed, completed or split, leases are renewed.
 
-Each method calls one script of lua/queue/ or lua/run/, and the states of a block are in docs/architecture.md.
+Each method calls one script of lua/queue/ or lua/run/. The states of a block are drawn in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class FinishedBlock:
 class Completion:
     """What one committed batch means for the queue: (digest, outcome) of its keys, and the blocks that it finished.
 
-    `deferred` keys have no outcome yet. `requests` were sent and `received` bytes of bodies came for the batch.
+    `deferred` keys have no outcome yet. `requests` were sent, and `received` bytes of bodies came, since the completion
+    before.
     """
 
     outcomes: Sequence[tuple[bytes, Outcome]]
@@ -92,36 +93,38 @@ class Streams:
             (status,) = await self._publish(keys, arguments)
         return self._checked(status) == b"ok"
 
-    async def join(self, worker: WorkerId, lease: float = WORKER_LEASE_SECONDS) -> Presence:
-        """Give a new worker a lease of so many seconds."""
-        return await self._heartbeat(worker, lease, "join")
+    async def join(self, worker: WorkerId, lease_seconds: float = WORKER_LEASE_SECONDS) -> Presence:
+        """Give a new worker a lease."""
+        return await self._heartbeat(worker, lease_seconds, "join")
 
-    async def renew(self, worker: WorkerId, lease: float = WORKER_LEASE_SECONDS, *, waits: str = "") -> Presence:
-        """Prolong a worker's lease. `waits` is what it waits for, for the status; empty for nothing."""
-        return await self._heartbeat(worker, lease, "renew", waits)
+    async def renew(
+        self, worker: WorkerId, lease_seconds: float = WORKER_LEASE_SECONDS, *, waits: str = ""
+    ) -> Presence:
+        """Prolong a worker's lease. `waits` is why it waits now, for `status`; empty when it does not wait."""
+        return await self._heartbeat(worker, lease_seconds, "renew", waits)
 
-    async def _heartbeat(self, worker: WorkerId, lease: float, verb: str, waits: str = "") -> Presence:
+    async def _heartbeat(self, worker: WorkerId, lease_seconds: float, verb: str, waits: str = "") -> Presence:
         with translate_redis_errors():
             status, *presence = await self._renew(
                 [self._keys.workers, self._keys.state, self._keys.waits],
-                [worker, int(lease * 1000), self._epoch, verb, waits],
+                [worker, int(lease_seconds * 1000), self._epoch, verb, waits],
             )
         self._checked(status)
         rank, size, state, moves, turn = presence
         return Presence(rank, size, RunState(state.decode()), int(moves), turn)
 
     async def claim_shard(self, worker: WorkerId) -> ShardId | None:
-        """Claim the shard that this worker should take blocks from next; None when no shard has work."""
+        """Claim the shard of which this worker should claim blocks next; None when no shard has work."""
         keys = [self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         with translate_redis_errors():
             status, *shard = await self._claim_shard(keys, [worker, self._epoch])
         return None if self._checked(status) == b"none" else ShardId(shard[0])
 
     async def claim(self, worker: WorkerId, shard: ShardId) -> Claim | None:
-        """Claim the shard's next block, that of a dead worker first; None when no block is left.
+        """Claim the shard's next block, one of a dead worker first; None when no block is left.
 
-        A repeated call after RedisUnavailable returns the block that the failed call claimed, if it did. Entries that
-        are no blocks of ours are quarantined on the way.
+        When a call raised RedisUnavailable but claimed a block, the next call returns this block. Entries that are not
+        blocks of ours are quarantined.
         """
         keys = [self._keys.stream(shard), self._keys.workers, self._keys.claims, self._keys.ready, self._keys.state]
         while True:
@@ -137,7 +140,7 @@ class Streams:
                 logger.error("entry %s of shard %s is quarantined: %s", entry, shard, error)
                 await self._quarantine_entry(shard, entry, payload)
             else:
-                self._claim_number += 1  # the same number again would bring the same entry again
+                self._claim_number += 1  # a call with the same number would return the same entry
                 return claim
 
     async def complete(self, worker: WorkerId, sequence: int, completion: Completion) -> int:
@@ -152,18 +155,11 @@ class Streams:
             self._keys.deferred_due,
             self._keys.deferred_keys,
         ]
-        counts: list[int] = []
-        members: list[int] = []
-        outcomes: list[Outcome] = []
-        for outcome, digests in _by_outcome(completion.outcomes).items():
-            count_by_bucket, bucket_members = by_bucket(digests, self._layout)
-            keys += map(self._keys.done, count_by_bucket)
-            counts += count_by_bucket.values()
-            members += bucket_members
-            outcomes += [outcome] * len(count_by_bucket)
+        bucket_keys, members = self._encoded_members(completion.outcomes)
+        keys += bucket_keys
         keys += [self._keys.stream(block.shard) for block in completion.finished]
         arguments: list[Argument] = [self._epoch, worker, sequence, completion.requests, completion.received]
-        arguments += [encode_members(counts, members, outcomes), len(completion.finished)]
+        arguments += [members, len(completion.finished)]
         for block in completion.finished:
             arguments += [block.entry, block.keys]
         arguments.append(len(completion.deferred))
@@ -174,14 +170,14 @@ class Streams:
         self._checked(status)
         return int(newly_done[0])
 
-    async def split(self, worker: WorkerId, claim: Claim, keys: Sequence[int]) -> None:
-        """Replace a claimed block by smaller ones. `keys` are the indexes of the keys that go into them."""
-        redis_keys = [self._keys.state, self._keys.workers, self._keys.stream(claim.shard), self._keys.ready]
+    async def split(self, worker: WorkerId, claim: Claim, indexes: Sequence[int]) -> None:
+        """Replace a claimed block by smaller ones. `indexes` are those of the keys that go into them."""
+        keys = [self._keys.state, self._keys.workers, self._keys.stream(claim.shard), self._keys.ready]
         arguments: list[Argument] = [self._epoch, worker, claim.shard, claim.entry, len(claim.block.keys)]
-        for block in split_block(claim.block, keys):
+        for block in split_block(claim.block, indexes):
             arguments += [len(block.keys), encode_block(block)]
         with translate_redis_errors():
-            (status,) = await self._split(redis_keys, arguments)
+            (status,) = await self._split(keys, arguments)
         self._checked(status)
 
     async def release(self, worker: WorkerId) -> None:
@@ -195,6 +191,20 @@ class Streams:
                 [self._keys.stream(shard), self._keys.quarantine],
                 [entry, payload[:MAX_QUARANTINED_BYTES], MAX_QUARANTINED],
             )
+
+    def _encoded_members(self, outcomes: Sequence[tuple[bytes, Outcome]]) -> tuple[list[str], bytes]:
+        """The done bucket of each group of members, and the groups, encoded. A group has one bucket and one outcome."""
+        buckets: list[str] = []
+        counts: list[int] = []
+        members: list[int] = []
+        outcome_of_group: list[Outcome] = []
+        for outcome, digests in _by_outcome(outcomes).items():
+            count_by_bucket, bucket_members = by_bucket(digests, self._layout)
+            buckets += map(self._keys.done, count_by_bucket)
+            counts += count_by_bucket.values()
+            members += bucket_members
+            outcome_of_group += [outcome] * len(count_by_bucket)
+        return buckets, encode_members(counts, members, outcome_of_group)
 
     def _checked(self, status: bytes) -> bytes:
         """The status that a script returned. Raises EpochLost, LeaseLost."""

@@ -1,6 +1,6 @@
-"""Pure: blocks, deferred keys and members as bytes (msgpack), encoded and decoded.
+"""Pure: blocks, deferred keys and members are encoded as bytes (msgpack), and decoded.
 
-What is decoded is bounded before it is unpacked, and checked after that: another program may have written it.
+Bytes from Redis are bounded before they are unpacked, and checked after that: another program may have written them.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def decode_deferral(digest: bytes, payload: bytes) -> Deferral:
 def encode_members(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
     """Groups of members of the done set for a script: [members in each group, all members, outcome of each group].
 
-    One argument, not thousands: Redis and its client spend most of such a call on its arguments. Members are text,
-    because Lua's numbers have 53 bits.
+    They are one argument, because Redis and its client would spend most of the call on thousands of arguments. Members
+    are text, because Lua's numbers have 53 bits.
     """
     return _packed([list(counts), list(map(str, members)), list(outcomes)])
 

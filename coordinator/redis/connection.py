@@ -1,4 +1,4 @@
-"""Connections to Redis: opening one, checking the server, translating its errors into ours."""
+"""Connections to Redis: open one, check the server, translate redis-py's errors into ours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from redis.backoff import NoBackoff
 from coordinator.errors import RedisRefused, RedisUnavailable, first_line, redacted
 
 OLDEST_REDIS = (6, 2)
-# Errors that pass by themselves, from Redis or from a script that it stopped ("… -OOM command not allowed …").
+# Errors that can pass without a change of ours, from a command or within a script ("… -OOM command not allowed …").
 _PASSING_ERROR = re.compile(r"\b(OOM|MISCONF|LOADING|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY) ")
 
 
 def connect_redis(url: str, *, timeout: float = 5.0) -> Redis:
     """A client for `url` (redis://, rediss://, unix://) that never repeats a command by itself.
 
-    With its own retries, redis-py was seen to carry out an XADD twice; here the caller decides about each retry.
+    With redis-py's own retries, one XADD was seen to be carried out twice; so the caller decides about each retry.
     `timeout` is in seconds, for connecting and for each response. Raises RedisRefused when the URL is malformed.
     """
     try:
@@ -44,7 +44,7 @@ def translate_redis_errors(where: str = "") -> Iterator[None]:
     try:
         yield
     except (exceptions.RedisError, OSError) as error:
-        # redis-py wraps what the server says while a connection opens as if the network had failed.
+        # While a connection opens, redis-py raises an error of the server as the cause of a ConnectionError.
         wrapped = isinstance(error, exceptions.ConnectionError) and isinstance(error.__cause__, exceptions.RedisError)
         cause = error.__cause__ if wrapped else error
         text = first_line(error)

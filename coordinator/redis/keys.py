@@ -1,22 +1,22 @@
 """Every Redis key: its name, type, lifetime and writer.
 
-All names begin with `shardcrawl:{RUN}`, so that a run lives in one slot of a cluster. Only the list of runs does not.
+All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a run is in one slot of a cluster.
 
     name               type     lifetime                  written by
     shardcrawl:runs    set      as long as Redis          opening (run made)
     …:spec             string   as long as the run        opening: the job file and the layout, as JSON
-    …:state            hash     as long as the run        opening, planner (cursor, published), workers (outcomes)
-    …:done:N           intset   as long as the run        workers (complete)
-    …:stream:N         stream   until the run is complete planner (publish), workers (ack and delete)
-    …:ready            zset     until the run is complete publish and claim: shard -> blocks that are not claimed
+    …:state            hash     as long as the run        opening, coordinator, workers: state, epoch, cursor, counts
+    …:done:N           intset   as long as the run        workers (complete), opening (rebuild)
+    …:stream:N         stream   until the run is complete planner, janitor (new blocks), workers (ack, delete, split)
+    …:ready            zset     until the run is complete coordinator, workers: shard -> blocks that are not claimed
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
-    …:claims           hash     until the run is complete workers: "shard worker" -> its last block there
+    …:claims           hash     until the run is complete workers: "shard worker" -> number and entry of its last claim
     …:waits            hash     until the run is complete workers: id -> what it waits for
-    …:deferred:due     zset     until the run is complete complete: digest -> when it is due, ms of Redis TIME
-    …:deferred:keys    hash     until the run is complete complete: digest -> key and its attempts (janitor reads both)
+    …:deferred:due     zset     until the run is complete workers, janitor: digest -> when it is due, ms of Redis TIME
+    …:deferred:keys    hash     until the run is complete workers, janitor: digest -> key and its attempts
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
-    …:quarantine       list     as long as the run        workers: the last entries that were no blocks of ours
-    …:leader           string   its lease                 coordinator
+    …:quarantine       list     as long as the run        workers: the last entries that were not blocks of ours
+    …:leader           string   its lease                 coordinator: id of the one that leads
     …:slots:UPSTREAM   hash     its longest window        limiter: the last slot, µs of Redis TIME; windows' counts
     …:health:UPSTREAM  string   eleven seconds            limiter: requests sent and failed in each of ten seconds
     …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
@@ -134,7 +134,7 @@ class RunKeys:
             yield self.stream(shard)
 
     def all(self, shards: int, buckets: int) -> Iterable[str]:
-        """All keys of the run that do not expire by themselves."""
+        """Every key of the run but those of the limiter and of robots.txt, which expire by themselves."""
         yield from (self.spec, self.state, self.leader, self.quarantine)
         yield from self.queue(shards)
         for bucket in range(buckets):

@@ -1,4 +1,4 @@
-"""Waiting for a service that does not respond: log it once, call again, go on."""
+"""Wait for a service that does not respond: call again until it does, with one line in the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 2.0
-# How long a loop waits after RedisUnavailable before it begins its next round.
+# How long a loop that is not called through `retry_unavailable` waits after RedisUnavailable.
 REDIS_RETRY_SECONDS = 1.0
 
 CallResult = TypeVar("CallResult")

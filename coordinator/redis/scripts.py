@@ -28,7 +28,7 @@ def _read(name: str) -> str:
 
 
 class Script:
-    """One script. It is called by its SHA-1 (EVALSHA), and loaded again when Redis has forgotten it."""
+    """One script. It is called by its SHA-1 (EVALSHA), and loaded again when Redis does not have it any more."""
 
     def __init__(self, client: Redis, name: str) -> None:
         self._script = client.register_script(source(name))
@@ -38,5 +38,5 @@ class Script:
         return f"<Script {self.name}>"
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Run it; what it returns is in the script's contract. Raises redis-py's errors."""
+        """Carry it out. Its contract says what it returns. Raises redis-py's errors."""
         return await self._script(keys=list(keys), args=list(arguments))

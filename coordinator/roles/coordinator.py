@@ -1,12 +1,12 @@
-"""The coordinator of a run: it leads, or stands by. While it leads, its planner and its janitor work side by side.
+"""The coordinator of a run: it leads, or stands by. While it leads, its planner and its janitor work at the same time.
 
     standing by --no other one leads--> leading --the run is complete--> ended
          ^                                 |
          |                                 +-- another one leads now, Redis was away, or the cursor was set back
          +---------------------------------+
 
-From any state it ends with SourceError (the source cannot be read, or would have to be read again and is standard
-input) and with EpochLost (Redis has another run, or lost this one).
+From any state it ends with SourceError when the source cannot be read (or must be read again, and is standard input),
+and with EpochLost when Redis has another run, or lost this one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STATE_POLL_SECONDS = 0.2
 class Coordinator:
     """The coordinator of one run in this process.
 
-    `open_corpus` opens the source at a cursor; `rereadable` is False for a pipe, which cannot be read from its
+    `open_corpus` opens the source at a cursor; `rereadable` is False for standard input, which cannot be read from its
     beginning again. `high_water` is the most keys that are queued.
     """
 
@@ -78,31 +78,31 @@ class Coordinator:
                 await self._election.leave()
 
     async def _lead(self) -> None:
-        """Gain the lead, then plan and tidy; begin again, from the cursor in Redis, when any of these ends."""
+        """Gain the lead, then plan and let the janitor work. When one of these ends, begin again from Redis' cursor."""
         while True:
             await retry_unavailable(self._election.gain, "coordinator")
             try:
-                await run_until_first_ends(self._election.keep(), self._plan_rest(), self._tidy())
+                await run_until_first_ends(self._election.keep(), self._plan_rest(), self._watch_queue())
             except RedisUnavailable as error:
                 logger.warning("coordinator waits: %s", error)
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
 
     async def _plan_rest(self) -> None:
-        """Plan the rest of the source, then wait to be cancelled. Return only when another coordinator leads."""
+        """Plan the rest of the source, then wait until cancelled. Returns only when another coordinator leads."""
         with translate_redis_errors():
             cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
         if exhausted == b"1" or await self._plan(as_text(cursor or FIRST_CURSOR)):
             await asyncio.Event().wait()
 
-    async def _tidy(self) -> None:
-        """Let the janitor work. Return only when keys were missing and the source must be planned again.
+    async def _watch_queue(self) -> None:
+        """Let the janitor work. Returns only when keys were missing and the source must be planned again.
 
-        It works beside the planner, which would wait for ever for room in a queue that lost its keys. Raises
-        SourceError.
+        The janitor must work while the planner does: in a queue that lost its keys, the planner would wait for room for
+        ever. Raises SourceError.
         """
         janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._coordinator_id)
         if await janitor.watch():
-            await asyncio.Event().wait()  # `_wait_until_complete` sees it too, and ends this
+            await asyncio.Event().wait()  # the run is complete: `_wait_until_complete` returns, and this is cancelled
         elif not self._rereadable:
             raise SourceError(
                 f"keys vanished from the queue of run {self._record.name}, and standard input cannot be read again: "
@@ -110,6 +110,7 @@ class Coordinator:
             )
 
     async def _plan(self, cursor: str) -> bool:
+        """Plan the source from this cursor on; False when another coordinator leads now."""
         source = await asyncio.to_thread(self._open_corpus, Cursor.parse(cursor))
         try:
             return await Planner(

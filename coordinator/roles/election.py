@@ -21,7 +21,7 @@ ELECTION_POLL_SECONDS = 1.0
 class Election:
     """One coordinator's part in the election of a run.
 
-    A coordinator that lost the lead and does not know it yet does no harm: the scripts that publish refuse it.
+    A coordinator that lost the lead may not know it yet. The scripts that change the queue refuse its calls.
     """
 
     def __init__(self, client: Redis, keys: RunKeys, coordinator_id: str) -> None:
@@ -40,7 +40,7 @@ class Election:
         logger.info("coordinator %s leads run %s", self._coordinator_id, self._keys.run)
 
     async def keep(self) -> None:
-        """Prolong the lease until another coordinator leads. While Redis is away, go on trying."""
+        """Prolong the lease; return when another coordinator leads. While Redis is away, try again."""
         while True:
             await asyncio.sleep(ELECTION_LEASE_SECONDS / 4)
             try:

@@ -39,8 +39,7 @@ class Janitor:
         """Requeue what is due, and call the run resolved when its source is exhausted and every key is resolved.
 
         Returns True when the run is complete, False when keys were missing from the queue and the cursor is back at the
-        source's beginning. Raises EpochLost, also when the run is resolved and workers take the final counts. Raises
-        RedisUnavailable when it is unknown whether the cursor was moved; Redis has it.
+        source's beginning. Raises EpochLost, and RedisUnavailable when it is unknown whether the cursor was set back.
         """
         last_state = RunState.RUNNING
         check_missing_at = monotonic() + MISSING_CHECK_SECONDS
@@ -63,12 +62,13 @@ class Janitor:
         return True
 
     async def _requeue_due(self) -> None:
-        """Requeue all deferred keys that are due."""
+        """Requeue all deferred keys that are due, unless another coordinator leads."""
         while due := await self._deferred.due():
             if not await self._deferred.requeue(self._coordinator_id, due):
                 return
 
     async def _check_resolved(self) -> RunState:
+        """The state of the run, which becomes `resolved` by this call when every key is resolved."""
         with translate_redis_errors():
             status = as_text(await self._check_resolved_script([self._keys.state], [self._epoch]))
         if status == "epoch":
@@ -76,7 +76,7 @@ class Janitor:
         return RunState(status)
 
     async def _replan_if_missing(self) -> bool:
-        """Whether keys were missing from the queue; the cursor is then back at the source's beginning."""
+        """When keys are missing from the queue, set the cursor back to the source's beginning, and return True."""
         keys = [self._keys.state, self._keys.leader, self._keys.deferred_due, self._keys.ready]
         keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
         with translate_redis_errors():

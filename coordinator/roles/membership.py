@@ -23,8 +23,7 @@ def new_worker_id() -> WorkerId:
 async def release_dead(client: Redis, pid: int) -> int:
     """End all leases of a process of this machine that is known to be dead; returns how many it had.
 
-    Others can then claim its blocks, or lead in its place, at once, not only when its leases would have ended. Raises
-    RedisUnavailable.
+    Others need not wait until its leases end by themselves to claim its blocks, or to lead. Raises RedisUnavailable.
     """
     runs = Runs(client)
     released = 0

@@ -21,9 +21,10 @@ logger = logging.getLogger(__name__)
 
 # Only one chunk is in memory at a time: that bounds the planner's memory for any corpus.
 CHUNK_KEYS = 65_536
-# The high-water mark is so many chunks at least: the next chunk is published before workers have finished the last.
+# With a low high-water mark chunks are smaller, so that this number of them can be queued: then the next chunk is
+# published before workers have finished the last one.
 MIN_QUEUED_CHUNKS = 4
-# A slow source returns what it has after so many seconds, so that workers do not wait for a full chunk.
+# A slow source returns what it has after this time, so that workers do not wait for a full chunk.
 CHUNK_READ_SECONDS = 1.0
 ROOM_POLL_SECONDS = 0.05
 
@@ -57,16 +58,16 @@ class Planner:
         self._high_water = high_water
         self._failpoint = failpoint
         self._exhausted = False
-        self._anything_done = True
+        self._reads_done_set = True
         self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // MIN_QUEUED_CHUNKS))
 
     async def plan(self) -> bool:
         """Publish the rest of the source; False when another coordinator leads now. Raises SourceError, EpochLost.
 
-        The done set is read only when it had something in it at the beginning. A key that is done later and comes again
-        in the source is published again; the worker that claims its block looks up every key, and drops it.
+        The done set is read only if it has keys when planning begins. So a key that becomes done later, and comes again
+        in the source, is published again; the worker that claims its block looks up every key, and drops it.
         """
-        self._anything_done = (await self._counts()).done > 0
+        self._reads_done_set = (await self._counts()).done > 0
         while not self._exhausted:
             if not await self._plan_chunk():
                 return False
@@ -94,16 +95,16 @@ class Planner:
 
     async def _blocks_not_done(self, chunk: Chunk) -> tuple[list[Block], int]:
         """The chunk as blocks, without the keys that are done, and how many are done."""
-        refusals = {line.key: f"line {line.line}: {line.reason}" for line in chunk.refused}
+        refusals = {bad.key: f"line {bad.line}: {bad.reason}" for bad in chunk.refused}
         keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
-        done = await self._done.intersection(list(keys)) if self._anything_done else ()
-        for name in done:
-            del keys[name]
-        reasons = {name: refusals[key] for name, key in keys.items() if key in refusals} if refusals else {}
+        done = await self._done.intersection(list(keys)) if self._reads_done_set else ()
+        for digest in done:
+            del keys[digest]
+        reasons = {digest: refusals[key] for digest, key in keys.items() if key in refusals} if refusals else {}
         return list(cut_blocks(keys, self._layout, reasons)), len(done)
 
     async def _wait_for_room(self, keys: int) -> None:
-        """Wait until `keys` more do not exceed the high-water mark, or nothing is queued."""
+        """Wait until there is room below the high-water mark for this number of keys, or nothing is queued."""
         while True:
             queued = (await self._counts()).queued
             if queued == 0 or queued + keys <= self._high_water:

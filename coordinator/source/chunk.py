@@ -33,7 +33,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A bad line: `key` is its text in a form safe to store, `line` its number from 1, `reason` what is wrong."""
+    """A bad line: `key` is its text in a form safe to store, `line` its number from 1, `reason` says what is wrong."""
 
     key: str
     line: int
@@ -44,7 +44,7 @@ class Refused:
 class Chunk:
     """What one read returned, in the source's order; `end` is the cursor after it.
 
-    A chunk can be empty and not `exhausted`, when all its lines were comments or the time was up: then read again.
+    A chunk can be empty and not `exhausted`, when all its lines were comments or the time has passed: then read again.
     """
 
     keys: list[str]
@@ -59,16 +59,16 @@ class Source(Protocol):
     def read(self, limit: int, seconds: float) -> Chunk:
         """Return the next keys and refused lines, at most `limit` together. Blocks until there is a line.
 
-        Returns early when `seconds` have passed since its first line. Raises SourceError when the source is damaged.
+        Returns fewer when `seconds` have passed since its first line. Raises SourceError when the source is damaged.
         """
         ...
 
     def estimate(self) -> int | None:
-        """About how many lines the whole source has; None when only reading all of it would tell."""
+        """About how many lines the whole source has; None when that cannot be known before it is read."""
         ...
 
     def fingerprint(self) -> str:
-        """A digest that changes when the file changes; "" for anything but a file."""
+        """A text that changes when the file changes; empty when the source is not a file."""
         ...
 
     def close(self) -> None:

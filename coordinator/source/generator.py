@@ -18,7 +18,7 @@ class GeneratorSource:
     """Reads keys (str, or bytes of UTF-8) from the iterable that a function returns; every item counts as one line.
 
     To resume, the function is called again and the keys that were read before are skipped, so it must yield the same
-    keys in the same order. When the time of a read is up, it returns with the next key: user code cannot be
+    keys in the same order. A read whose time has passed returns with the next key, because user code cannot be
     interrupted.
     """
 
@@ -77,6 +77,7 @@ class GeneratorSource:
         self._closed = True
 
     def _skip_known(self) -> None:
+        """Skip the keys that this run has read before. Raises SourceError when there are fewer."""
         try:
             found = sum(1 for _ in islice(self._keys, self._skip))
         except Exception as error:
@@ -89,6 +90,7 @@ class GeneratorSource:
         self._skip = 0
 
     def _classify(self, item: object, keys: list[str], refused: list[Refused]) -> None:
+        """Add an item to the keys, or to the refused lines."""
         if isinstance(item, bytes):
             item = item.decode("utf-8", "surrogateescape")
         if not isinstance(item, str):
@@ -100,12 +102,13 @@ class GeneratorSource:
 
 
 def _call(python: str, folder: Path) -> Iterator[object]:
+    """Import the module of "module:function" and call the function; returns an iterator of the keys."""
     module_name, _, function_name = python.partition(":")
     if not module_name or not function_name:
         raise SourceError(f'the source python = "{python}" is not "module:function"')
     import_path = str(folder.resolve())
     if import_path not in sys.path:
-        # It stays there, because user code may import modules beside it at any time.
+        # It stays there, because user code may import other modules of this folder at any time.
         sys.path.insert(0, import_path)
         importlib.invalidate_caches()
     try:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from coordinator.source.chunk import Refused
 
-# Of UTF-8. It bounds rows, stream entries and URLs.
+# In UTF-8. It bounds rows, stream entries and URLs.
 MAX_KEY_BYTES = 8192
-# So much of a bad line is kept.
+# Of a bad line only the beginning is kept.
 SHOWN_CHARACTERS = 200
 
 # C0, DEL and C1 controls, and lone surrogates, which stand for bytes that are not UTF-8 (surrogateescape).
-_UNFIT = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
@@ -29,8 +29,8 @@ _SECRET = re.compile(r"(?s)(?<=://).*@|^(?!\w+://)[^/@]*:.*@")
 class KeyRule:
     """What a key must look like.
 
-    `absolute_url`: an http:// or https:// URL with a host, without spaces and without user:password@ (keys become
-    rows, which must not have secrets). Otherwise a key is any printable text, of which a template makes a URL.
+    With `absolute_url` it is an http:// or https:// URL with a host, without spaces and without user:password@ (keys
+    become rows, which must not have secrets). Without, it is any printable text, of which a template makes a URL.
     `separator` joins several keys in one request, so no key may contain it.
     """
 
@@ -44,7 +44,7 @@ class KeyRule:
 
     @property
     def surely_key(self) -> Callable[[str], object | None]:
-        """A fast check: truthy only for keys. For a key that is unusual it is falsy too; then call `reason`."""
+        """A fast check: what it returns is true only for keys. It is false for unusual keys too; then call `reason`."""
         return self._fast_pattern.fullmatch
 
     def reason(self, key: str) -> str | None:
@@ -65,10 +65,10 @@ class KeyRule:
 def refuse(key: str, line: int, reason: str) -> Refused:
     """A bad line in a form that can be shown and stored: no secret, no control character, about 200 characters.
 
-    When the text had to be changed, its line number is added, so that no two lines become the same text.
+    When the text must be changed for this, its line number is added, so that no two lines become the same text.
     """
     shown = _SECRET.sub("***@", key[:MAX_KEY_BYTES], count=1)[:SHOWN_CHARACTERS]
-    shown = re.sub(f"[{_UNFIT}]", _escape, shown)[:SHOWN_CHARACTERS]
+    shown = re.sub(f"[{_UNPRINTABLE}]", _escape, shown)[:SHOWN_CHARACTERS]
     return Refused(key if shown == key else f"{shown} (line {line})", line, reason)
 
 
@@ -98,11 +98,11 @@ def _url_reason(key: str) -> str | None:
 
 
 def _compile_fast_pattern(absolute_url: bool, separator: str | None) -> re.Pattern[str]:
-    # 2048 characters are never more than MAX_KEY_BYTES. A separator of several characters, or one that a URL's host
-    # can contain, needs a lookahead; the usual "|" or "," only narrows the character class.
-    narrow = separator is not None and len(separator) == 1 and re.fullmatch(r"[^\w.:/?#-]", separator) is not None
-    banned = _UNFIT + (re.escape(separator) if separator and narrow else "")
-    lookahead = f"(?s:(?!.*{re.escape(separator)}))" if separator and not narrow else ""
+    # 2048 characters are never more than MAX_KEY_BYTES. The usual separators "|" and "," are excluded by the character
+    # class. One of several characters, or one that a URL's host can contain, needs a lookahead.
+    in_class = separator is not None and len(separator) == 1 and re.fullmatch(r"[^\w.:/?#-]", separator) is not None
+    banned = _UNPRINTABLE + (re.escape(separator) if separator and in_class else "")
+    lookahead = f"(?s:(?!.*{re.escape(separator)}))" if separator and not in_class else ""
     if absolute_url:
         body = rf"https?://[0-9A-Za-z._-]{{1,253}}(?::[1-5]?[0-9]{{1,4}})?(?:[/?#][^\s{banned}]{{0,1700}})?"
     else:

@@ -16,8 +16,8 @@ from coordinator.errors import SourceError
 
 PIECE_BYTES = 256 * 1024
 
+# What `pieces` raises when the bytes are damaged. TextSource makes a SourceError of it, because it knows the line.
 DAMAGE_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
-"""What `pieces` may raise. The source makes a SourceError of it, because it knows the line."""
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -28,10 +28,10 @@ _ZSTD_SLICE_BYTES = 256
 
 
 class RawInput:
-    """An open file or pipe. A read of a pipe ends at `deadline`, and when another thread sets `closed`."""
+    """An open file or pipe. A read of a pipe ends at `deadline` (monotonic seconds), or when `closed` is set."""
 
     def __init__(self, file: io.FileIO, name: str, *, one_way: bool = False) -> None:
-        """Take over an open file. `name` is for messages; `one_way`: read a file like a pipe, without seeking."""
+        """Read an open file. `name` is for messages; with `one_way` it is read like a pipe, without seeking."""
         status = os.fstat(file.fileno())
         self.name = name
         self.is_file = stat.S_ISREG(status.st_mode) and not one_way
@@ -55,16 +55,16 @@ class RawInput:
 
     def compression(self) -> str | None:
         """The compression by the first bytes: "gzip", "zstd", or None for plain text. Waits for a pipe."""
-        begin = b""
-        while begin not in _MAGIC and any(magic.startswith(begin) for magic in _MAGIC):
+        first_bytes = b""
+        while first_bytes not in _MAGIC and any(magic.startswith(first_bytes) for magic in _MAGIC):
             more = self.read(1)
             if not more:
                 break
-            begin += more
-        self._ahead = begin
-        if begin not in _MAGIC:
+            first_bytes += more
+        self._ahead = first_bytes
+        if first_bytes not in _MAGIC:
             return None
-        return "gzip" if begin == _GZIP else "zstd"
+        return "gzip" if first_bytes == _GZIP else "zstd"
 
     def go_to(self, offset: int) -> None:
         """Go on from a byte of a plain file. Raises EOFError when the file is shorter."""
@@ -78,6 +78,7 @@ class RawInput:
         self._file.close()
 
     def _ready(self) -> bool:
+        """Wait until a read does not block; False at the deadline, or when it was closed."""
         if self.is_file:
             return not self.closed
         poll = select.poll()
@@ -93,11 +94,11 @@ class RawInput:
 
 
 def pieces(raw: RawInput, offset: int = 0) -> Iterator[bytes]:
-    """Yield the decompressed bytes from `offset` on. An empty piece means that nothing came in time, not the end.
+    """Yield the decompressed bytes from `offset` on. An empty piece means that nothing came before the deadline.
 
-    A pipe has no offset: see `after_lines`. gzip (any number of members) and zstd (any number of frames) are known by
-    their first bytes. Raises SourceError when the name ends in .gz or .zst and the bytes are something else, and one of
-    DAMAGE_ERRORS when they are damaged.
+    A pipe has no offset: see `after_lines`. gzip (any number of members) and zstd (any number of frames) are recognised
+    by their first bytes. Raises SourceError when the name ends in .gz or .zst and the bytes are something else, and one
+    of DAMAGE_ERRORS when they are damaged.
     """
     compression = raw.compression()
     if compression:
@@ -131,6 +132,7 @@ def after_lines(stream: Iterator[bytes], count: int) -> Iterator[bytes]:
 
 
 def _after(stream: Iterator[bytes], offset: int) -> Iterator[bytes]:
+    """Skip the first `offset` bytes of a stream of pieces. Raises EOFError when it has fewer."""
     left = offset
     for piece in stream:
         if len(piece) > left:
@@ -155,7 +157,7 @@ def _gunzip(raw: RawInput) -> Iterator[bytes]:
             continue
         while data:
             if member is None:
-                # Zeros between and after members are padding by tapes and block devices (see gzip(1)).
+                # Tapes and block devices add zeros between members and after the last one (see gzip(1)).
                 data = data.lstrip(b"\0")
                 member = zlib.decompressobj(wbits=31) if data else None
                 continue

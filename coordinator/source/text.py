@@ -16,10 +16,12 @@ from coordinator.source.pieces import DAMAGE_ERRORS, RawInput, after_lines, piec
 
 STANDARD_INPUT = "-"
 
-# So much is kept of a very long line: enough to see that it is too long, also with a carriage return at its end.
-_HEAD_BYTES = MAX_KEY_BYTES + 2
+# What is kept of a very long line: enough to see that it is too long, also with a carriage return at its end.
+_KEPT_LINE_BYTES = MAX_KEY_BYTES + 2
 _BOM = b"\xef\xbb\xbf"
+# The fingerprint is of the first and the last bytes of a file.
 _FINGERPRINT_BYTES = 64 * 1024
+# The lines of a compressed file are estimated from its first bytes.
 _SAMPLE_BYTES = 16 * 1024 * 1024
 
 
@@ -39,16 +41,16 @@ class TextSource:
         self._raw = self._open()
         self._lock = threading.Lock()
         self._stream: Iterator[bytes] | None = None
-        self._rest = b""  # read, but not yet cut into lines
-        self._dropped = 0  # bytes of the unfinished line that are not kept in _rest
+        self._rest = b""  # bytes that were read, but are not yet cut into lines
+        self._dropped = 0  # how many bytes of the unfinished line are not kept in _rest
         self._ended = False
         self._failure: SourceError | None = None
-        self._lines: list[str] = []  # cut; those from _next on are not yet returned
+        self._lines: list[str] = []  # lines that were cut; those from _next on are not yet returned
         self._next = 0
-        self._returns = False  # a carriage return is somewhere in _lines
-        self._offset = cursor.offset
+        self._has_carriage_returns = False  # somewhere in _lines
+        self._offset = cursor.offset  # of the next line to return
         self._end = cursor.offset  # the offset after _lines
-        self._line = cursor.line
+        self._line = cursor.line  # how many lines were returned or skipped
 
     def read(self, limit: int, seconds: float) -> Chunk:
         """See Source.read."""
@@ -60,7 +62,7 @@ class TextSource:
                 if until is not None and time.monotonic() >= until:
                     break
                 if not self._lines and not self._refill(until):
-                    # Return the whole lines before the damage; the next read raises.
+                    # When there are whole lines before the damage, this read returns them, and the next one raises.
                     if self._failure and room == limit:
                         raise self._failure
                     break
@@ -70,7 +72,7 @@ class TextSource:
             return Chunk(keys, refused, Cursor(self._offset, self._line), self._ended and not self._lines)
 
     def estimate(self) -> int | None:
-        """See Source.estimate; exact for plain text, and scaled up from the first 16 MB of compressed data."""
+        """See Source.estimate; exact for plain text, extrapolated from the first 16 MB of a compressed file."""
         if not self._raw.is_file:
             return None
         raw = self._open()
@@ -146,6 +148,7 @@ class TextSource:
         return bool(self._lines)
 
     def _begin(self) -> Iterator[bytes]:
+        """The decompressed bytes from the cursor on: by its offset in a file, by its lines in a pipe."""
         if self._raw.is_file:
             return pieces(self._raw, self._cursor.offset)
         return after_lines(pieces(self._raw), self._cursor.line)
@@ -154,10 +157,10 @@ class TextSource:
         """Cut the whole lines off the rest; False when it has none."""
         end = self._rest.rfind(b"\n")
         if end < 0:
-            self._dropped += max(0, len(self._rest) - _HEAD_BYTES)
-            self._rest = self._rest[:_HEAD_BYTES]
+            self._dropped += max(0, len(self._rest) - _KEPT_LINE_BYTES)
+            self._rest = self._rest[:_KEPT_LINE_BYTES]
             return False
-        self._load(self._rest[:end], 1)
+        self._load(self._rest[:end], line_end_bytes=1)
         self._rest = self._rest[end + 1 :]
         return True
 
@@ -165,14 +168,15 @@ class TextSource:
         """Cut the last line, which has no line end."""
         self._ended = True
         if self._rest:
-            self._load(self._rest, 0)
+            self._load(self._rest, line_end_bytes=0)
             self._rest = b""
 
-    def _load(self, text: bytes, line_end: int) -> None:
-        # The new offset can be inside the first line, behind bytes that were dropped. No cursor is made of it, because
-        # lines are returned as soon as they are loaded.
+    def _load(self, text: bytes, *, line_end_bytes: int) -> None:
+        """Make these whole lines the next ones to return; `line_end_bytes` follow the last of them."""
+        # When bytes of the first line were dropped, the new offset is inside that line. No cursor is made of it,
+        # because lines are returned as soon as they are loaded.
         start = self._offset + self._dropped
-        self._end = start + len(text) + line_end
+        self._end = start + len(text) + line_end_bytes
         self._dropped = 0
         if self._offset == 0 and text.startswith(_BOM):
             text = text[len(_BOM) :]
@@ -180,10 +184,10 @@ class TextSource:
         self._offset = start
         self._lines = text.decode("utf-8", "surrogateescape").split("\n")
         self._next = 0
-        self._returns = b"\r" in text
+        self._has_carriage_returns = b"\r" in text
 
     def _classify_next(self, room: int, keys: list[str], refused: list[Refused]) -> None:
-        """Classify the next lines, at most `room` of them, as keys and refused lines."""
+        """Add the next lines, at most `room` of them, to the keys or to the refused lines."""
         lines = self._lines[self._next : self._next + room]
         self._next += len(lines)
         if self._next == len(self._lines):
@@ -193,7 +197,7 @@ class TextSource:
             self._offset += len("\n".join(lines).encode("utf-8", "surrogateescape")) + 1
         first = self._line + 1
         self._line += len(lines)
-        if self._returns:
+        if self._has_carriage_returns:
             lines = [line.removesuffix("\r") for line in lines]
         surely_key = self._rule.surely_key
         sure = list(filter(surely_key, lines))
@@ -207,10 +211,11 @@ class TextSource:
                 self._classify(line, number, keys, refused)
 
     def _classify(self, line: str, number: int, keys: list[str], refused: list[Refused]) -> None:
+        """Add one line to the keys, or to the refused lines, or skip it."""
         whole = line.encode("utf-8", "surrogateescape")
         if len(whole) > MAX_KEY_BYTES:
-            # A long line that came in one piece must be cut like one that came in several.
-            line = whole[:_HEAD_BYTES].decode("utf-8", "surrogateescape")
+            # A long line that was read as one piece must be cut like one that was read as several.
+            line = whole[:_KEPT_LINE_BYTES].decode("utf-8", "surrogateescape")
         begin = line[:MAX_KEY_BYTES].lstrip(" \t")[:1]
         if begin == "#" or (not begin and len(whole) <= MAX_KEY_BYTES):
             return

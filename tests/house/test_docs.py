@@ -55,8 +55,6 @@ def rooms() -> dict[str, str]:
         name, _, text = line.strip().partition("  ")
         if line and not line.startswith(" "):
             package = name if name.rstrip("/") in PACKAGES else ""
-        elif package and line and all(word.isidentifier() for word in line.split()):
-            found |= {f"{package}{word}": "" for word in line.split()}  # a line of several modules, without a text
         elif package and name:
             found[f"{package}{name}"] = text.strip()
     return found

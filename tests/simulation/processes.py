@@ -152,11 +152,11 @@ class CoordinatorProcess(Process):
         )
 
     def ended(self, task: str, value: Any) -> None:
-        if task == "begin" or task in ("keep", "plan", "tidy"):
+        if task == "begin" or task in ("keep", "plan", "watch"):
             self.run(gain=retry_unavailable(self.coordinator._election.gain, "coordinator"))
         elif task == "gain":
             leads = self.coordinator
-            self.run(keep=leads._election.keep(), plan=leads._plan_rest(), tidy=leads._tidy())
+            self.run(keep=leads._election.keep(), plan=leads._plan_rest(), watch=leads._watch_queue())
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, RedisUnavailable):

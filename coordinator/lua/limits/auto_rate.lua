@@ -1,32 +1,42 @@
 -- Purpose: find the rate of "auto" upstreams, from what one worker reports of its requests; called after breaker.
--- The first report after a step's time takes the step, so there is one for the whole fleet. Nothing is learnt while the
--- breaker is not closed.
--- Half at once for a throttled request (Jacobson's multiplicative decrease), then a search between what held (floor)
--- and what was throttled (wall), as BIC TCP does it, which settles within 5 % of the wall. After a quiet minute it
--- looks at what lies above.
+-- The first report after a step's time has passed makes the step, so the whole fleet makes one. Reports are ignored
+-- while the breaker is not closed.
+-- A throttled request halves the rate at once (Jacobson's multiplicative decrease). Then the rate is searched between
+-- the highest one that held (floor) and the one that was too high (wall), as BIC TCP does it; the search ends
+-- within 5 % of the wall. After a minute without a throttled request it tries rates above the wall.
 -- KEYS[1] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- ARGV[1..] for each upstream: its name, requests sent, requests throttled, µs that they took in all,
 --   ceiling: requests a second, or 0
 -- Returns how many upstreams were reported
 
 local LEAST_RATE = 0.1
+-- Without a wall the rate is multiplied by its growth at each step. After a cut the growth is slow, and the part of it
+-- above 1 becomes larger with each step.
 local FAST_GROWTH = 1.5
 local SLOW_GROWTH = 1.05
--- The floor is close to the wall from this share of it on; then the search has settled.
+local GROWTH_ACCELERATION = 1.5
+-- The search has ended when the floor is at least this share of the wall.
 local CLOSE_TO_WALL = 0.95
--- The wall is forgotten after so many quiet seconds, and at low rates after so many requests.
+-- The wall is forgotten after this time without a cut; at low rates, after the time of this number of requests.
 local QUIET_SECONDS = 60
 local QUIET_REQUESTS = 400
--- A step takes so long, and at low rates so many requests; a careful one, near a wall, takes longer.
+-- The least length of a step: this time, and at low rates the time of this number of requests. A careful step, near a
+-- wall, is longer.
 local STEP_SECONDS = 1
 local STEP_REQUESTS = 5
 local CAREFUL_STEP_SECONDS = 3
 local CAREFUL_STEP_REQUESTS = 20
--- The share of throttled requests is taken of at least so many.
+-- With fewer requests in a step, the share of throttled ones is taken of this number.
 local SAMPLE_REQUESTS = 20
--- Requests queue at the upstream when they take more than twice their usual time and this.
+-- A step in which fewer requests were sent than this share of the rate does not show that the rate holds.
+local USED_SHARE = 0.6
+-- The rate is halved by a cut, and its floor lowered by this factor.
+local LOWER_FLOOR = 0.9
+-- Requests queue at the upstream when they take longer than twice their usual time plus this.
 local LATE_US = 50000
--- A second cut within this time says that the upstream now bears much less.
+-- The share of a new latency in the usual one, when the upstream became slower.
+local NEW_LATENCY_SHARE = 0.2
+-- A second cut within this time means that the upstream now takes much less.
 local AGAIN_SECONDS = 10
 local ARGUMENTS_EACH = 5
 local upstreams_key = KEYS[1]
@@ -49,10 +59,10 @@ end
 
 local function cut(auto, wall)
   local half = math.max(LEAST_RATE, auto.rate / 2)
-  -- What held holds no more: by a little, or by far.
+  -- The floor does not hold any more. After a second cut in a row it is far too high, else a little.
   if auto.rate <= auto.floor or wall <= auto.floor then
-    local by_far = now_us - auto.cut < AGAIN_SECONDS * SECOND_US
-    auto.floor = by_far and half or 0.9 * math.min(auto.floor, wall)
+    local far_too_high = now_us - auto.cut < AGAIN_SECONDS * SECOND_US
+    auto.floor = far_too_high and half or LOWER_FLOOR * math.min(auto.floor, wall)
   end
   auto.wall = wall
   auto.growth = SLOW_GROWTH
@@ -70,7 +80,7 @@ local function climb(auto, ceiling)
   end
   if not auto.wall then
     auto.rate = auto.floor * auto.growth
-    auto.growth = math.min(FAST_GROWTH, 1 + (auto.growth - 1) * 1.5)
+    auto.growth = math.min(FAST_GROWTH, 1 + (auto.growth - 1) * GROWTH_ACCELERATION)
   elseif is_close then
     auto.rate = auto.floor
   else
@@ -79,15 +89,16 @@ local function climb(auto, ceiling)
   if ceiling > 0 then auto.rate = math.min(auto.rate, ceiling) end
 end
 
--- At a rate that held for long requests queue up now, or the upstream became slower by itself: go down until it is
--- clear which, and take the latency then for its usual one.
+-- Requests became slow at a rate that held before. Either they queue at the upstream, or the upstream became slower for
+-- another reason. Lower the rate a little at each step: if that makes requests fast again, they queued; if not, the
+-- slower latency becomes the usual one.
 local function ease(auto, mean_us)
   auto.wall = auto.rate
   auto.growth = SLOW_GROWTH
   auto.cut = now_us
-  auto.floor = math.max(LEAST_RATE, 0.9 * auto.floor)
+  auto.floor = math.max(LEAST_RATE, LOWER_FLOOR * auto.floor)
   auto.rate = auto.floor
-  auto.base = auto.base + 0.2 * (mean_us - auto.base)
+  auto.base = auto.base + NEW_LATENCY_SHARE * (mean_us - auto.base)
 end
 
 local function step_seconds(auto)
@@ -98,7 +109,7 @@ local function step_seconds(auto)
   return math.max(STEP_SECONDS, STEP_REQUESTS / auto.rate)
 end
 
-local function adapt(auto, ramp_end_us, sent, throttled, micros, ceiling)
+local function adapt(auto, rise_end_us, sent, throttled, micros, ceiling)
   if ceiling > 0 then auto.rate = math.min(auto.rate, ceiling) end
   auto.sent = auto.sent + sent
   auto.throttled = auto.throttled + throttled
@@ -107,11 +118,11 @@ local function adapt(auto, ramp_end_us, sent, throttled, micros, ceiling)
     local throttled_share = auto.throttled / math.max(auto.sent, SAMPLE_REQUESTS)
     return cut(auto, auto.rate * math.max(0.5, 1 - throttled_share))
   end
-  -- Neither a pause nor the rise after it shows what the upstream bears.
-  if now_us < ramp_end_us then
-    return begin_step(auto, ramp_end_us)
+  -- Neither a pause nor the rise after it shows which rate the upstream takes.
+  if now_us < rise_end_us then
+    return begin_step(auto, rise_end_us)
   end
-  auto.since = math.max(auto.since, ramp_end_us)
+  auto.since = math.max(auto.since, rise_end_us)
   local elapsed_seconds = (now_us - auto.since) / SECOND_US
   if elapsed_seconds < step_seconds(auto) then
     return
@@ -123,7 +134,7 @@ local function adapt(auto, ramp_end_us, sent, throttled, micros, ceiling)
       return cut(auto, auto.rate)
     end
     ease(auto, mean_us)
-  elseif auto.sent >= 0.6 * auto.rate * elapsed_seconds then
+  elseif auto.sent >= USED_SHARE * auto.rate * elapsed_seconds then
     climb(auto, ceiling)
   end
   begin_step(auto, now_us)
@@ -135,8 +146,8 @@ for at = 1, #ARGV, ARGUMENTS_EACH do
   local record = read_record(upstream)
   if not record.breaker and sent > 0 then
     record.auto = record.auto or new_search()
-    local ramp_end_us = (record.ends or 0) + (record.ramp or 0)
-    adapt(record.auto, ramp_end_us, sent, tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]))
+    local rise_end_us = (record.ends or 0) + (record.rise or 0)
+    adapt(record.auto, rise_end_us, sent, tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]))
     write_record(upstream, record)
   end
 end

@@ -1,9 +1,9 @@
 -- Purpose: open, probe and close the breakers of upstreams, from what one worker reports of its requests.
--- The first report after a probe, or after a failure too many, decides for the whole fleet.
--- Breaker (Nygard, "Release It!"): opens when of at least 20 requests in 10 s more than 90 % failed; probes one at a
--- time after 1, 2, 4, … 60 s; closes after 3 good ones, and the rate rises as after a pause.
+-- The first report after a probe, or after one failure too many, decides for the whole fleet.
+-- Breaker (Nygard, "Release It!"): opens when of at least 20 requests in 10 s more than 90 % failed; lets one probe at a
+-- time through, after 1, 2, 4, … 60 s; closes after 3 good ones in a row, and the rate rises as after a pause.
 -- KEYS[1] upstreams (hash: upstream -> record, see fragments/upstream_record)
--- KEYS[2] changes (zset: upstream -> number of its last change)   KEYS[3] limits, kept alive only
+-- KEYS[2] changes (zset: upstream -> number of its last change)   KEYS[3] limits: only its lifetime is extended
 -- KEYS[4..] health of each reported upstream (string: msgpack of {{second, sent, failed}, …})
 -- ARGV[1..] for each of these: upstream, requests sent, requests failed
 -- Returns how many upstreams were reported
@@ -14,7 +14,7 @@ local FAILED_SHARE = 0.9
 local FIRST_WAIT_SECONDS = 1
 local LONGEST_WAIT_SECONDS = 60
 local GOOD_PROBES = 3
-local RAMP_US = 5000000
+local RISE_US = 5000000
 local FIRST_HEALTH_AT = 4
 local upstreams_key = KEYS[1]
 local changes_key = KEYS[2]
@@ -72,12 +72,12 @@ local function report(record, health_key, sent, failed)
     record.breaker = {at = first_probe_us, wait = FIRST_WAIT_SECONDS, good = 0, probing = false}
     return true
   end
-  -- While it is open and nobody probes, reports are of requests that left before it opened: they say nothing new.
+  -- While it is open and no probe is under way, reports are of requests that left before it opened: ignore them.
   if not breaker.probing then return false end
   if closes_after_probe(breaker, sent, failed) then
     record.breaker = nil
     record.ends = math.max(record.ends or 0, now_us)
-    record.ramp = RAMP_US
+    record.rise = RISE_US
     redis.call('DEL', health_key)
   end
   return true

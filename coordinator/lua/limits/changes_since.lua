@@ -3,8 +3,8 @@
 -- KEYS[2] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- KEYS[3] limits (hash: "rate UPSTREAM" -> msgpack {auto, {{count, seconds}, …}}; "concurrency UPSTREAM" -> number)
 -- ARGV[1] number of the last change that is known
--- Returns {number of the last change, then of each upstream that changed: its name, µs until its pause ends (negative:
---   so long ago), µs that the rate rises after it, breaker "" | "open" | "probing", µs until its next probe,
+-- Returns {number of the last change, then for each upstream that changed: its name, µs until its pause ends (negative
+--   when it has ended), µs for which the rate rises after it, breaker "" | "open" | "probing", µs until its next probe,
 --   rate or "", concurrency or ""}
 
 local changes_key = KEYS[1]
@@ -20,7 +20,7 @@ local function breaker_word(breaker)
 end
 
 local last = tonumber(redis.call('ZREVRANGE', changes_key, 0, 0, 'WITHSCORES')[2] or '0')
-if known > last then known = 0 end
+if known > last then known = 0 end -- Redis lost its changes meanwhile: list all
 local result = {last}
 for _, upstream in ipairs(redis.call('ZRANGEBYSCORE', changes_key, '(' .. known, '+inf')) do
   local record = read_record(upstream)
@@ -28,7 +28,7 @@ for _, upstream in ipairs(redis.call('ZRANGEBYSCORE', changes_key, '(' .. known,
   for _, value in ipairs({
     upstream,
     math.floor((record.ends or 0) - now_us),
-    record.ramp or 0,
+    record.rise or 0,
     breaker_word(breaker),
     breaker and math.ceil(breaker.at - now_us) or 0,
     redis.call('HGET', limits_key, 'rate ' .. upstream) or '',

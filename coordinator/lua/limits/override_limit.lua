@@ -2,7 +2,7 @@
 -- KEYS[1] state (hash)   KEYS[2] limits (hash, see changes_since)
 -- KEYS[3] changes (zset: upstream -> number of its last change)
 -- ARGV[1] upstream   ARGV[2..] pairs: "rate" or "concurrency", its value, or empty for the job's own
--- Returns 1, or 0 when the run is complete or not known here
+-- Returns 1, or 0 when the run is complete or this Redis does not know it
 
 local state_key = KEYS[1]
 local limits_key = KEYS[2]

@@ -1,10 +1,10 @@
--- Purpose: stop all requests to an upstream for a time, and let few leave at first after it. A pause only gets longer.
+-- Purpose: stop all requests to an upstream for a time; after it the rate rises. A pause can only become longer.
 -- KEYS[1] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- KEYS[2] changes (zset: upstream -> number of its last change)
 -- ARGV[1] upstream   ARGV[2] pause, µs from now
--- Returns {µs from now until the pause ends, µs that the rate rises after it}
+-- Returns {µs from now until the pause ends, µs for which the rate rises after it}
 
-local LONGEST_RAMP_US = 5000000
+local LONGEST_RISE_US = 5000000
 local upstreams_key = KEYS[1]
 local changes_key = KEYS[2]
 local upstream = ARGV[1]
@@ -18,10 +18,10 @@ local record = read_record(upstream)
 local ends = now_us + pause_us
 if ends > math.max(record.ends or 0, now_us) then
   record.ends = ends
-  record.ramp = math.min(LONGEST_RAMP_US, ends - now_us)
+  record.rise = math.min(LONGEST_RISE_US, ends - now_us)
   write_record(upstream, record)
   bump_change(upstream)
   keep_a_week(upstreams_key)
   keep_a_week(changes_key)
 end
-return {math.ceil((record.ends or now_us) - now_us), record.ramp or 0}
+return {math.ceil((record.ends or now_us) - now_us), record.rise or 0}

@@ -1,23 +1,25 @@
 -- Purpose: reserve the next evenly spaced slots of one upstream for one worker, within all windows of its rate.
 -- The shortest window is spaced evenly (GCRA with a burst of 1, on the clock of Redis). Each longer one is counted
--- exactly: a ring of 60 buckets and the one that is just ending, so no sliding window ever holds more than its count
--- (the sliding window counter, without the weighting that makes it an estimate). A GCRA with a burst would lose as much
--- of the lasting rate as it lets through at once.
--- After a pause the rate rises: from a quarter to all of it, or without a rate from 10/s to 10,000/s and then unbound.
--- While the breaker is not closed one probe is granted at a time.
+-- exactly, in a ring of 60 buckets and one more for the bucket that is just ending, so no sliding window ever has more
+-- requests than its count (the sliding window counter, without the weighting that makes it an estimate). A GCRA with a
+-- burst would have to keep its lasting rate lower by what the burst lets through at once.
+-- After a pause the rate rises: from a quarter to all of it; without a rate from 10/s to 10,000/s, then without a bound.
+-- While the breaker is not closed, one probe at a time is granted.
 -- KEYS[1] slots (hash: last -> the last slot, µs; LENGTH:N -> "bucket count" of a window)
 -- KEYS[2] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- KEYS[3] changes (zset: upstream -> number of its last change)
 -- ARGV[1] upstream   ARGV[2] slots wanted   ARGV[3] msgpack {auto, {{count, seconds}, …} shortest first}
--- ARGV[4] horizon, µs: how far ahead slots may be reserved   ARGV[5] margin: slots are so many times further apart
+-- ARGV[4] horizon, µs: how far ahead slots may be reserved
+-- ARGV[5] margin: the factor by which slots are further apart than the rate says
 -- Returns {granted, µs from now to the first, µs between them as text} | {0, µs until it is worth asking again, '0'}
 -- Times have 16 digits, which Lua's own conversion would round: they are formatted with %.0f.
 
 local WINDOW_BUCKETS = 60
-local LONGEST_SHARE_US = 25000
-local RAMP_FIRST_SHARE = 0.25
-local RAMP_FIRST_RATE = 10
-local RAMP_GROWTH = 1000
+-- One call grants at most the slots of this time, so that all workers get some.
+local LONGEST_GRANT_US = 25000
+local RISE_FIRST_SHARE = 0.25
+local RISE_FIRST_RATE = 10
+local RISE_GROWTH = 1000
 local PROBE_TIMEOUT_US = 30000000
 local SLOTS_KEPT_MS = 60000
 local slots_key = KEYS[1]
@@ -39,7 +41,7 @@ end
 
 local record = read_record(upstream)
 local pause_end_us = record.ends or 0
-local ramp_us = record.ramp or 0
+local rise_us = record.rise or 0
 local breaker = record.breaker
 if breaker then
   if breaker.at > now_us then
@@ -57,12 +59,12 @@ if auto then
   interval_us = math.max(interval_us, SECOND_US / (record.auto and record.auto.rate or FIRST_AUTO_RATE))
 end
 local last_slot_us = tonumber(redis.call('HGET', slots_key, 'last') or '0')
-local risen = (math.max(last_slot_us, now_us, pause_end_us) - pause_end_us) / ramp_us
-if ramp_us > 0 and risen < 1 then
+local risen = (math.max(last_slot_us, now_us, pause_end_us) - pause_end_us) / rise_us
+if rise_us > 0 and risen < 1 then
   if interval_us > 0 then
-    interval_us = interval_us / (RAMP_FIRST_SHARE + (1 - RAMP_FIRST_SHARE) * risen)
+    interval_us = interval_us / (RISE_FIRST_SHARE + (1 - RISE_FIRST_SHARE) * risen)
   else
-    interval_us = SECOND_US / (RAMP_FIRST_RATE * RAMP_GROWTH ^ risen)
+    interval_us = SECOND_US / (RISE_FIRST_RATE * RISE_GROWTH ^ risen)
   end
 end
 interval_us = interval_us * margin
@@ -75,11 +77,11 @@ end
 local granted = wanted
 if interval_us > 0 then
   local before_horizon = math.floor((latest_us - first_us) / interval_us) + 1
-  local fair_share = math.max(1, math.floor(LONGEST_SHARE_US / interval_us + 0.5))
-  granted = math.min(wanted, before_horizon, fair_share)
+  local most_granted = math.max(1, math.floor(LONGEST_GRANT_US / interval_us + 0.5))
+  granted = math.min(wanted, before_horizon, most_granted)
 end
 
--- Each longer window: what it still lets through, and the bucket in which the slots will be counted.
+-- For each longer window: how many slots it still allows, and the bucket in which they will be counted.
 local counted = {}
 local lifetime_ms = SLOTS_KEPT_MS + granted * interval_us / 1000
 for index = 2, #windows do

@@ -1,9 +1,10 @@
--- Purpose: deliver one block of a shard to a worker: first what dead workers left pending, then the next new one.
+-- Purpose: deliver one block of a shard to a worker: first one that a dead worker left pending, then the next new one.
 -- A call that is repeated with its number, because its result got lost, returns the same block.
 -- KEYS[1] stream of the shard   KEYS[2] workers (zset)   KEYS[3] claims (hash)   KEYS[4] ready (zset)   KEYS[5] state
 -- ARGV[1] worker   ARGV[2] shard   ARGV[3] epoch   ARGV[4] number of the call
 -- Returns {"block", entry id, deliveries, payload; empty when it has none} |
---   {"empty"} nothing is left here; the claim is given back when the worker has nothing pending | {"lost"} | {"epoch"}
+--   {"empty"} no block is left here, and the worker's claim of the shard ends, unless it has blocks pending |
+--   {"lost"} the worker's lease has ended | {"epoch"} Redis has another run
 
 local stream_key = KEYS[1]
 local workers_key = KEYS[2]
@@ -52,7 +53,7 @@ end
 -- The first block that a dead worker left pending; nil when it left none.
 local function take_over(dead)
   local pending = first_pending(dead)
-  -- A delivery counts when the worker died of it, or might have: not when the worker left by itself.
+  -- The new delivery is counted unless the dead worker left by itself: else it may have died of this block.
   local left_by_itself = tonumber(redis.call('ZSCORE', workers_key, dead) or '0') < 0
   while pending do
     local deliveries = left_by_itself and pending[4] or pending[4] + 1
@@ -60,7 +61,7 @@ local function take_over(dead)
     if entry and entry[2] then
       return deliver(entry, deliveries)
     end
-    -- The body of this entry is gone (another program trimmed the stream): ack it, because Redis 6.2 would offer it forever.
+    -- The body of this entry is gone (another program trimmed the stream). In Redis 6.2 it would stay pending forever.
     redis.call('XACK', stream_key, GROUP, pending[1])
     pending = first_pending(dead)
   end
@@ -97,7 +98,7 @@ if redis.call('EXISTS', stream_key) == 1 then
 end
 
 redis.call('ZREM', ready_key, shard)
--- A dead worker may have held the shard without ever reading from it: then it was no consumer above.
+-- A dead worker that held the shard without reading from it is not among the consumers above.
 for _, claim in ipairs(redis.call('HKEYS', claims_key)) do
   local claimed, holder = string.match(claim, '^(%d+) (.+)$')
   if claimed == shard and not is_alive(holder) then

@@ -1,9 +1,11 @@
 -- Purpose: give a worker the shard that it should drain next.
--- Order: a shard that a dead worker held; the unheld shard with most blocks; else the fullest shard of another worker.
+-- Order: a shard that a dead worker held; the shard with most unclaimed blocks that no worker holds; else the one with
+-- most of all, which another worker holds too.
 -- KEYS[1] workers (zset)   KEYS[2] claims (hash "shard worker")   KEYS[3] ready (zset: shard -> unclaimed blocks)
 -- KEYS[4] state
 -- ARGV[1] worker   ARGV[2] epoch
--- Returns {"shard", shard} | {"none"} no shard has work | {"lost"} | {"epoch"}
+-- Returns {"shard", shard} | {"none"} no shard has work | {"lost"} the worker's lease has ended |
+--   {"epoch"} Redis has another run
 
 local workers_key = KEYS[1]
 local claims_key = KEYS[2]

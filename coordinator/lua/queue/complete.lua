@@ -1,9 +1,9 @@
 -- Purpose: after the commit in Postgres: add digests to the done set, count outcomes, ack and delete finished blocks.
 -- Keys that need another attempt go into the deferred set, and count as published once more.
--- Counts follow what SADD and XACK say is new, so a repeated call counts nothing twice; requests, bytes and deferred
--- keys are guarded by the worker's receipt.
--- The first write can only free memory: a full Redis then lets the others pass (see renew), and finishing work is
--- what empties it.
+-- A repeated call counts nothing twice: keys and blocks are counted only when SADD and XACK say that they are new;
+-- requests, bytes and deferred keys only when the worker's receipt has another sequence number.
+-- The first write can only free memory: then a full Redis lets the others pass (see renew), and completing work makes
+-- room.
 -- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts
 -- KEYS[4] due times of deferred keys (zset)   KEYS[5] deferred keys (hash)
 -- KEYS[6..] a done bucket for each group of members, then a stream for each block
@@ -11,7 +11,7 @@
 -- ARGV[6] msgpack: [number of members in each group, all members as text, group after group, outcome of each group]
 -- ARGV[7] number of blocks, then for each: entry id, keys in the block
 -- then number of deferred keys, then for each: digest, ms until it is due, key and attempts
--- Returns {"ok", keys newly done} | {"lost"} | {"epoch"}
+-- Returns {"ok", keys newly done} | {"lost"} the worker's lease has ended | {"epoch"} Redis has another run
 
 local MOST_MEMBERS_A_CALL = 4000
 local FIXED_KEYS = 5

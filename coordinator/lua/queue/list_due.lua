@@ -1,7 +1,7 @@
 -- Purpose: list the deferred keys whose time has come.
 -- KEYS[1] due times of deferred keys (zset: digest -> ms)   KEYS[2] deferred keys (hash: digest -> key and attempts)
 -- ARGV[1] most keys
--- Returns digest, packed, digest, …; packed is empty for a digest that lost its entry
+-- Returns digest, key and attempts (msgpack), digest, …; the second is empty for a digest whose hash field is gone
 
 local deferred_due_key = KEYS[1]
 local deferred_keys_key = KEYS[2]

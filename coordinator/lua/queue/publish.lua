@@ -1,10 +1,12 @@
 -- Purpose: append the blocks of one chunk of the corpus and move the source's cursor, all or nothing.
--- The cursor is compared first: a call that is repeated, or a coordinator that no longer leads, changes nothing.
+-- Epoch, leader and cursor are compared first: a call that is repeated, or comes from a coordinator that no longer
+-- leads, changes nothing.
 -- KEYS[1] state (hash)   KEYS[2] ready (zset)   KEYS[3] leader (string)   KEYS[4..] streams
 -- ARGV[1] epoch   ARGV[2] coordinator   ARGV[3] cursor before   ARGV[4] cursor after
 -- ARGV[5] "1" when the source is exhausted   ARGV[6] keys of the chunk that were done already
 -- ARGV[7..] for each stream: shard, number of blocks, then for each block: keys in it, payload
--- Returns {"ok"} also when this very call was carried out before | {"moved"} | {"epoch"} | {"deposed"}
+-- Returns {"ok"} also when this same call was carried out before | {"moved"} the cursor is at neither place |
+--   {"epoch"} Redis has another run | {"deposed"} another coordinator leads, or none
 
 local state_key = KEYS[1]
 local ready_key = KEYS[2]

@@ -1,7 +1,7 @@
--- Purpose: set an entry aside that is no block of ours, so that the shard goes on.
+-- Purpose: move an entry that is not a block of ours to the quarantine, so that the shard goes on.
 -- KEYS[1] stream of the shard   KEYS[2] quarantine (list)
--- ARGV[1] entry id   ARGV[2] its payload, cut   ARGV[3] most entries that are kept
--- Returns 1 when this call did it, else 0
+-- ARGV[1] entry id   ARGV[2] the beginning of its payload   ARGV[3] most entries that are kept
+-- Returns 1, or 0 when the entry was acknowledged before, also by this same call
 
 local stream_key = KEYS[1]
 local quarantine_key = KEYS[2]

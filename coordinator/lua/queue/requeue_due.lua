@@ -1,10 +1,11 @@
--- Purpose: put deferred keys that are due back into the queue, as new blocks. They count as published since they were
--- deferred, so the count stays.
+-- Purpose: put deferred keys that are due back into the queue, as new blocks. They were counted as published when they
+-- were deferred, so that count stays. A repeated call changes nothing ("moved").
 -- KEYS[1] state (hash)   KEYS[2] leader (string)   KEYS[3] ready (zset)
 -- KEYS[4] due times of deferred keys (zset)   KEYS[5] deferred keys (hash)   KEYS[6..] streams
 -- ARGV[1] epoch   ARGV[2] coordinator   ARGV[3] number of digests, then the digests
 -- then for each stream: shard, number of blocks, their payloads
--- Returns "ok" | "moved" nothing was done: one of them is not in the set any more | "epoch" | "deposed"
+-- Returns "ok" | "moved" one of them is not in the set any more | "epoch" Redis has another run |
+--   "deposed" another coordinator leads, or none; all but "ok" change nothing
 
 local state_key = KEYS[1]
 local leader_key = KEYS[2]

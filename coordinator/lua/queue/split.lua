@@ -2,7 +2,8 @@
 -- KEYS[1] state (hash)   KEYS[2] workers (zset)   KEYS[3] stream of the shard   KEYS[4] ready (zset)
 -- ARGV[1] epoch   ARGV[2] worker   ARGV[3] shard   ARGV[4] entry id   ARGV[5] keys in it
 -- ARGV[6..] for each smaller block: keys in it, payload
--- Returns {"ok"} also when this very call was carried out before | {"lost"} | {"epoch"}
+-- Returns {"ok"} also when this same call was carried out before | {"lost"} the worker's lease has ended |
+--   {"epoch"} Redis has another run
 
 local state_key = KEYS[1]
 local workers_key = KEYS[2]

@@ -1,8 +1,10 @@
 -- Purpose: let one worker of the fleet fetch the robots.txt of an origin, while the others wait for what it finds.
+-- A repeated call of the same worker returns "ask" again, with the whole time.
 -- KEYS[1] robots (hash of one origin)
 -- ARGV[1] worker   ARGV[2] how long fetching may take, ms
--- Returns {"known", ms that it holds, what was found} | {"ask", ms to do so, what was found before or ""} |
---   {"wait", ms until the other worker must be done, ""}; the same worker may call again
+-- Returns {"known", ms for which it is valid, what was found} |
+--   {"ask", ms in which this worker must fetch it, what was found before or ""} |
+--   {"wait", ms until the worker that fetches it must be done, ""}
 
 local robots_key = KEYS[1]
 local worker = ARGV[1]

@@ -1,7 +1,7 @@
 -- Purpose: store what a worker found in the robots.txt of an origin, for the whole fleet.
 -- KEYS[1] robots (hash of one origin)
--- ARGV[1] worker   ARGV[2] what it found   ARGV[3] how long that holds, ms   ARGV[4] how long it is kept, ms
--- Returns 1, or 0 when this worker is not, or no longer, the one that asks
+-- ARGV[1] worker   ARGV[2] what it found   ARGV[3] how long that is valid, ms   ARGV[4] how long it is kept, ms
+-- Returns 1, or 0 and changes nothing when this worker is not the one that fetches it (any more)
 
 local robots_key = KEYS[1]
 local worker = ARGV[1]

@@ -1,9 +1,10 @@
--- Purpose: fill the done set from Postgres when Redis lost it.
+-- Purpose: add keys of one outcome to the done set, from Postgres, when a run is rebuilt. A repeated call counts nothing
+-- twice.
 -- KEYS[1] state (hash)   KEYS[2..] done buckets
 -- ARGV[1] epoch   ARGV[2] outcome
 -- ARGV[3] msgpack: [number of members in each bucket, all members as text, bucket after bucket]
--- At most 4,000 members, because Lua's stack ends near 8,000.
--- Returns {"ok", keys newly done} | {"epoch"}
+--   At most 4,000 members, because Lua's stack ends near 8,000.
+-- Returns {"ok", keys newly done} | {"epoch"} Redis has another run
 
 local state_key = KEYS[1]
 local epoch = ARGV[1]

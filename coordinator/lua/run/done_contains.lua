@@ -1,7 +1,7 @@
--- Purpose: which of these keys are done?
+-- Purpose: tell which keys are done.
 -- KEYS done buckets
 -- ARGV[1] msgpack: [number of members in each bucket, all members as text, bucket after bucket]
--- At most 4,000 members, because Lua's stack ends near 8,000.
+--   At most 4,000 members, because Lua's stack ends near 8,000.
 -- Returns a string of "0" and "1", one for each member in order
 
 local counts, members = unpack(cmsgpack.unpack(ARGV[1]))

@@ -1,4 +1,4 @@
--- Purpose: let one coordinator lead. It leads as long as it calls again within its lease; then another may take over.
+-- Purpose: let one coordinator lead. It leads as long as it calls again within its lease; after that another may lead.
 -- KEYS[1] leader (string)
 -- ARGV[1] coordinator   ARGV[2] lease, ms   ARGV[3] "lead" or "leave"
 -- Returns 1 when this coordinator leads after the call, else 0

@@ -1,8 +1,8 @@
--- Purpose: a draining worker leaves: its lease ends now, so that what it still has pending is claimed at once. As it
--- left by itself, these deliveries do not count as deaths (see claim_block).
+-- Purpose: end the lease of a worker that leaves, so that others can claim at once what it still has pending. The worker
+-- did not die, so these deliveries are not counted (see claim_block).
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] receipts (hash)
 -- ARGV[1] worker
--- Returns 1 when it was there, else 0
+-- Returns 1, or 0 when the run does not have this worker
 
 local workers_key = KEYS[1]
 local receipts_key = KEYS[2]

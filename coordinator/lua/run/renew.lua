@@ -2,10 +2,10 @@
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
 -- KEYS[3] waits (hash: worker -> what it waits for)
 -- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
--- Returns {"ok", rank from 0, living workers, run state, moves, turn} |
---   {"lost"} the lease ended before this call | {"epoch"}
--- Old leases are removed first on purpose: a script that begins by freeing memory may write although Redis is full
--- (noeviction), and leases must not end exactly then.
+-- Returns {"ok", rank from 0, number of living workers, run state, moves, turn} |
+--   {"lost"} the lease ended before this call | {"epoch"} Redis has another run
+-- Old leases are removed first on purpose: when Redis is full (noeviction), a script may still write if its first write
+-- frees memory. So leases do not end while Redis is full.
 
 local LEASES_UNTIL_FORGOTTEN = 20
 local TURN_MS = 10000
@@ -28,7 +28,7 @@ redis.call('ZREMRANGEBYSCORE', workers_key, '(' .. string.format('%.0f', -forgot
 if is_other_run() then
   return {'epoch'}
 end
--- A complete run has no queue left to guard; a worker that still works on it learns that, and leaves no trace.
+-- A complete run has no queue: a worker that still works on it learns the state, and nothing is written.
 local state = redis.call('HGET', state_key, 'state')
 if state == 'complete' then
   return {'ok', 0, 1, state, redis.call('HGET', state_key, 'moves') or '0', 0}

@@ -1,10 +1,10 @@
--- Purpose: find keys that vanished from the queue (another program trimmed a stream, say): no stream has an entry, and
--- still published keys are unresolved. Then the source is planned again from its beginning; the done set drops what is
--- finished.
+-- Purpose: find keys that vanished from the queue (another program trimmed a stream, say): no stream has an entry, but
+-- published keys are neither resolved nor deferred. Then the cursor goes back to the source's beginning, so that the
+-- planner publishes again all keys that are not done. A repeated call finds nothing missing, and returns 0.
 -- KEYS[1] state (hash)   KEYS[2] leader (string)   KEYS[3] due times of deferred keys (zset)   KEYS[4] ready (zset)
 -- KEYS[5..] every stream of the run
 -- ARGV[1] epoch   ARGV[2] coordinator   ARGV[3] cursor of the source's beginning
--- Returns how many keys are missing, 0 when none; "epoch" | "deposed"
+-- Returns how many keys are missing, 0 when none; "epoch" Redis has another run | "deposed" another coordinator leads
 
 local state_key = KEYS[1]
 local leader_key = KEYS[2]
@@ -32,12 +32,14 @@ for stream = FIRST_STREAM_AT, #KEYS do
   if redis.call('XLEN', KEYS[stream]) > 0 then return 0 end
 end
 
--- The streams go too: what is still pending of vanished entries must not be resolved on top of the new counts.
+-- The streams are deleted too: if a worker completed a vanished entry that is still pending, it would be counted as
+-- resolved, although the new counts do not have it as published.
 for key = READY_AT, #KEYS do
   redis.call('DEL', KEYS[key])
 end
 if missing < 0 then
-  -- Blocks that a worker held while the source was planned again were counted by it too: nothing is missing.
+  -- More was resolved than published: after an earlier replan, a worker completed blocks that it still held. Nothing is
+  -- missing.
   redis.call('HSET', state_key, 'published', resolved + deferred)
   return 0
 end

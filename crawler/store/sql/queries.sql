@@ -1,14 +1,17 @@
--- Named queries. The places in {braces} are filled with quoted identifiers and with numbers, never with a user's text.
+-- Queries with names. Places in {braces} are filled with quoted identifiers and with numbers, never with a user's text.
+-- The part of a table is the table into which one run loads: pages_rN of pages.
 
 -- name: schema-is-there
-SELECT to_regclass('runs') IS NOT NULL AND to_regclass('pages') IS NOT NULL AND to_regclass('pages_current') IS NOT NULL;
+SELECT to_regclass('runs') IS NOT NULL
+   AND to_regclass('pages') IS NOT NULL
+   AND to_regclass('pages_current') IS NOT NULL;
 
 -- name: hide-notices
 -- To the end of the transaction: what IF NOT EXISTS says of a table that is there need not be sent.
 SET LOCAL client_min_messages = warning;
 
 -- name: lock-schema
--- Held to the end of the transaction. Its number is arbitrary, and other programs hardly use it.
+-- Held until the end of the transaction. The number is arbitrary.
 SELECT pg_advisory_xact_lock(7310579615327182);
 
 -- name: find-run
@@ -26,7 +29,7 @@ INSERT INTO runs (name, spec, epoch) VALUES ($1, $2::text::jsonb, $3) RETURNING 
 UPDATE runs SET epoch = $2 WHERE run_id = $1;
 
 -- name: void-epoch
--- The new epoch is one that no Redis has.
+-- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
 UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2;
 
 -- name: epoch
@@ -37,13 +40,15 @@ SELECT epoch FROM runs WHERE run_id = $1;
 CREATE TABLE {part} (LIKE pages INCLUDING ALL, CHECK (run_id = {run_id}));
 
 -- name: make-table
-CREATE TABLE IF NOT EXISTS {table} (run_id integer NOT NULL, digest bytea NOT NULL, {columns}) PARTITION BY LIST (run_id);
+CREATE TABLE IF NOT EXISTS {table} (run_id integer NOT NULL, digest bytea NOT NULL, {columns})
+PARTITION BY LIST (run_id);
 
 -- name: make-table-part
 -- The CHECK lets Postgres attach the part later without reading it.
 CREATE TABLE {part} (LIKE {table} INCLUDING ALL, CHECK (run_id = {run_id}));
 
 -- name: is-there
+-- Whether there is a table or view of this name.
 SELECT to_regclass($1) IS NOT NULL;
 
 -- name: make-view
@@ -70,7 +75,7 @@ WHERE ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
 SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass($1));
 
 -- name: make-example
--- Its columns, as Postgres writes them, are compared with those of a table that exists.
+-- A table with the columns of the job, to compare them, as Postgres writes them, with those of a table that exists.
 CREATE TEMP TABLE example (run_id integer NOT NULL, digest bytea NOT NULL, {columns});
 
 -- name: drop-example
@@ -84,11 +89,11 @@ UPDATE runs SET state = 'complete', counts = $2::text::jsonb, finished_at = now(
 WHERE run_id = $1;
 
 -- name: final-counts
--- No row as long as the run is not complete.
+-- No row unless the run is complete.
 SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
 
 -- name: delete-failed
--- With $1 only those whose reason has this text in it, in any case.
+-- All failed pages. With $1 only those whose reason contains this text, in upper or lower case.
 WITH deleted AS (
     DELETE FROM {part} WHERE outcome = 'failed' AND ($1::text IS NULL OR position(lower($1) IN lower(reason)) > 0)
     RETURNING 1
@@ -96,7 +101,7 @@ WITH deleted AS (
 SELECT count(*) FROM deleted;
 
 -- name: reopen-run
--- The new epoch is one that no Redis has: it is rebuilt.
+-- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
 UPDATE runs SET state = 'running', counts = NULL, finished_at = NULL, epoch = 'void-' || md5(random()::text)
 WHERE run_id = $1;
 
@@ -115,7 +120,7 @@ SELECT pg_advisory_xact_lock(7310580, hashtext($1));
 SELECT pg_advisory_xact_lock(7310579, $1);
 
 -- name: batch-timeouts
--- A batch gives up when it waits too long for a lock, and Postgres ends the session of a worker that is stuck in a batch.
+-- A batch fails when it waits longer for a lock. Postgres ends the session of a worker that is frozen within a batch.
 SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true);
 
 -- name: make-staging
@@ -123,6 +128,7 @@ CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {part} INCLUDING DEFAULTS) ON CO
 
 -- name: merge-staging
 -- A page that is stored already stays as it is. A key that is in the batch twice is inserted once.
+-- Returns the digests that were inserted.
 INSERT INTO {part} SELECT DISTINCT ON (digest) * FROM {staging} ON CONFLICT DO NOTHING RETURNING digest;
 
 -- name: audit-settings
@@ -180,8 +186,9 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'i
 ORDER BY pid;
 
 -- name: staging-tables
--- The temporary schema of a session has the session's number in its name. A table that a crash of Postgres left behind
--- has no session, and is not counted. Before version 16 this cannot be told, and it counts until Postgres drops it.
+-- Staging tables of other sessions. The temporary schema of a session has the session's number in its name. A table
+-- that a crash of Postgres left behind has no session, and is not counted. Before version 16 Postgres does not tell
+-- this, and such a table is counted until Postgres drops it.
 SELECT count(*)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = $1 AND n.nspname LIKE 'pg\_temp\_%' AND n.oid <> pg_my_temp_schema()

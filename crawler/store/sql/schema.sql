@@ -1,5 +1,6 @@
--- One row for each run. `spec` is the job, `state` is 'running' or 'complete', `counts` are the final keys by outcome.
--- `epoch` is a random word that Redis must have too. `published_at` is set when readers see the run.
+-- One row for each run. `spec` is the job, `state` is 'running' or 'complete', `counts` is how many keys ended with
+-- each outcome, when the run is complete. `epoch` is a random word that Redis must have too. From `published_at` on
+-- readers of the views see the run.
 CREATE TABLE IF NOT EXISTS runs (
     run_id       integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name         text NOT NULL UNIQUE,
@@ -12,7 +13,7 @@ CREATE TABLE IF NOT EXISTS runs (
     published_at timestamptz
 );
 
--- The fetch log: one row for each key and run. A run loads into a table of its own, pages_rN. This becomes a partition
+-- The fetch log: one row for each key and run. A run loads into a table of its own, pages_rN, which becomes a partition
 -- when the run is published.
 CREATE TABLE IF NOT EXISTS pages (
     run_id        integer NOT NULL,
