@@ -45,8 +45,8 @@ from crawler.store.postgres import connect_postgres
 
 # How often a command without workers of its own checks that Postgres still has the epoch that its run began with.
 EPOCH_CHECK_INTERVAL_SECONDS = 5.0
-# Rebuilds in one command. A Redis that loses the run again and again cannot be relied on. A loss after a calm time, and
-# every `retry` during a run is one, begins a new count.
+# Rebuilds in one command: a Redis that loses the run again and again cannot be relied on. After a calm time the count
+# begins anew, because a `retry` during the run counts too.
 MAX_REBUILDS = 5
 CALM_SECONDS = 60.0
 
