@@ -236,7 +236,7 @@ async def test_status_and_runs_work_while_a_run_goes_on(shell: Shell, upstream: 
     listed = json.loads((await shell.run("runs", "--json")).out)
     assert [(run["run"], run["state"]) for run in listed] == [("urls", "running")]
     again = await shell.run("run", urls, "--name", "other", code=1)
-    assert "another run" in again.err
+    assert "another command" in again.err
     assert len(again.err.strip().splitlines()) == 1, again.err
     running.interrupt()
     assert (await running.end()).code == 130
