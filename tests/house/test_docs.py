@@ -1,4 +1,4 @@
-"""Documents stay true: what they name exists, and what exists is named where it must be."""
+"""Documents agree with the code: what they name exists, and what must be named in them is."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ FILES = sorted(
     path for folder in ("coordinator", "crawler", "ops", "tests", "examples") for path in (ROOT / folder).rglob("*.py")
 )
 SCRIPTS = sorted((ROOT / "coordinator" / "lua").rglob("*.lua"))
-# Names that others gave.
+# Names of other libraries.
 FOREIGN = {"identity_pem", "call_later", "call_soon", "call_soon_threadsafe"}
 
 
@@ -117,7 +117,7 @@ def test_no_name_stands_for_two_things() -> None:
 
 
 def test_comments_and_docstrings_have_no_retired_word() -> None:
-    """The rarer ones, which are no plain English: a riddle in a comment is one for the reader too."""
+    """Those retired words that are not plain English."""
     riddles = {"heed", "aside", "bury", "burial", "readmit", "refeed", "patiently", "nowhere", "workforce", "astray"}
     bad = []
     for path in FILES:

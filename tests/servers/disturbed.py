@@ -10,8 +10,8 @@ from crawler.sample.connection import CannedResponse
 from crawler.sample.upstream import Upstream
 
 HELD_RESPONSE_SECONDS = 60.0
-# After a 429, requests still arrive that were already on their way: until all workers have polled the pause, and a busy
-# machine adds to that.
+# For this time after a 429, requests still arrive that were sent before every worker knew of the pause. It allows for a
+# busy machine.
 ON_THEIR_WAY_SECONDS = 0.6
 
 

@@ -11,6 +11,9 @@ from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 PIECE_BYTES = 64 * 1024
+# The longest mark that is found when it arrives in two pieces.
+MAX_MARK_BYTES = 100
+# For SO_LINGER: a close sends an RST.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -26,7 +29,8 @@ class Trap:
 class Proxy:
     """`async with Proxy(url) as proxy` listens on loopback; `proxy.url` leads through it to the server at `url`.
 
-    `url` names a server by its unix socket, as the embedded ones do. `cuts` counts the connections that were cut.
+    `url` must name the server by its unix socket, as those of the embedded servers do. `cuts` counts the connections
+    that were cut.
     """
 
     def __init__(self, url: str) -> None:
@@ -100,7 +104,7 @@ class Proxy:
         return f"{options['host'][0]}/.s.PGSQL.{options['port'][0]}"
 
     async def passed_part(self, wire: Wire, sent: bytes) -> bytes:
-        """Return the part of a client's bytes that goes to the server; marks the wire if it is to be cut."""
+        """The part of a client's bytes that goes to the server. Tells the wire when it must end."""
         await self._flowing.wait()
         if self._bytes_left is not None:
             sent = sent[: self._bytes_left]
@@ -121,7 +125,10 @@ class Proxy:
 
 
 class Wire:
-    """One connection through the proxy."""
+    """One connection through the proxy.
+
+    With `ending` it is cut after what it carries now, with `ends_with_response` when the server's next bytes arrive.
+    """
 
     def __init__(
         self,
@@ -158,14 +165,14 @@ class Wire:
             writer.transport.abort()
 
     def tail(self, mark: bytes) -> bytes:
-        """The last bytes that were sent: a mark may begin in them."""
+        """The last bytes that the client sent: a mark may begin in them."""
         return self._sent[-len(mark) + 1 :]
 
     async def _client_to_server(self) -> None:
         with suppress(OSError):
             while not self.ending and (piece := await self._client[0].read(PIECE_BYTES)):
                 passed = await self._proxy.passed_part(self, piece)
-                self._sent = (self._sent + piece)[-100:]
+                self._sent = (self._sent + piece)[-MAX_MARK_BYTES:]
                 self._server[1].write(passed)
                 await self._server[1].drain()
 

@@ -1,4 +1,4 @@
-"""A Redis, a pgbouncer and a small disk for one test, which it may kill, restart or fill."""
+"""A Redis, a pgbouncer and a small disk of one test, which may kill, restart or fill them."""
 
 from __future__ import annotations
 

@@ -10,10 +10,16 @@ from typing import Any
 from coordinator.limits.limiter import HORIZON_SECONDS, Reservation
 from crawler.model import HttpResponse
 
+# As in lua/limits/reserve.
+LONGEST_GRANT_SECONDS = 0.025
+
 
 @dataclass
 class ScriptedLimiter:
-    """What Scheduler and Fetcher use of a Limiter; its slots are spaced and reserved ahead like the real one's."""
+    """What Scheduler and Fetcher use of a Limiter; its slots are spaced and reserved ahead like the real one's.
+
+    `latency` is the seconds that a reservation takes. `errors` are raised by the next reservations, one by each.
+    """
 
     rates: dict[str, float] = field(default_factory=dict)
     concurrencies: dict[str, int] = field(default_factory=dict)
@@ -57,8 +63,8 @@ class ScriptedLimiter:
         first = max(last + interval, self.clock())
         if first > self.clock() + HORIZON_SECONDS:
             return Reservation((), first - HORIZON_SECONDS)
-        fair = max(1, int(0.025 / interval + 0.5))
-        count = min(wanted, fair, int((self.clock() + HORIZON_SECONDS - first) / interval) + 1)
+        most = max(1, int(LONGEST_GRANT_SECONDS / interval + 0.5))
+        count = min(wanted, most, int((self.clock() + HORIZON_SECONDS - first) / interval) + 1)
         slots = tuple(first + index * interval for index in range(count))
         self.reserved.setdefault(upstream, []).extend(slots)
         return Reservation(slots, first)
@@ -84,7 +90,7 @@ def response(status: int, body: bytes = b"", **fields: str) -> HttpResponse:
 
 
 class ScriptedEngine:
-    """Returns or raises one result of its script after the other, and the last one for every further request."""
+    """Returns or raises the results of its script, one for each request, and the last one for every further request."""
 
     def __init__(self, *script: HttpResponse | BaseException, on_fetch: Callable[[], None] = lambda: None) -> None:
         self._script = list(script)

@@ -1,4 +1,4 @@
-"""One HTTP server at three addresses of loopback, so three hosts, with a fixed response for each path."""
+"""One HTTP server at three loopback addresses, so under three hosts, with a fixed response for each path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crawler.sample.connection import CannedResponse, HttpConnection
 
 
 class Sites:
-    """`responses` has the response of each path, and 404 is that of every other; `requested` counts the paths."""
+    """`responses` has the response of each path; other paths get 404. `requested` counts the requests of each path."""
 
     def __init__(self) -> None:
         self.responses: dict[str, CannedResponse] = {}
