@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,13 @@ from crawler.job.job import Job, read_job
 from crawler.opening import open_run
 from crawler.runner import Runner
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.postgres import PostgresConnection
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page
 
 pytestmark = pytest.mark.anyio
 
 KEYS = ["https://upstream.example/1", "https://upstream.example/2", "https://upstream.example/3"]
-
-
-@pytest.fixture
-async def connection(database: str) -> AsyncIterator[PostgresConnection]:
-    connection = await connect_postgres(database)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, LeaseLost, RedisUnavailable
-from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Outcome, RunState
+from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Epoch, Outcome, RunState
 from coordinator.queue.deferred import DeferredKeys
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.queue.streams import Completion, FinishedBlock
@@ -28,7 +28,7 @@ ATTEMPTS = Attempts(1, 2, ("12:00:00 status 500", "12:00:01 status 429 \u00d72")
 
 
 def deferred_of(run: Run, epoch: str = "first") -> DeferredKeys:
-    return DeferredKeys(run.client, run.keys, run.layout, replace(run.record, epoch=epoch).epoch)  # type: ignore[arg-type]
+    return DeferredKeys(run.client, run.keys, run.layout, Epoch(epoch))
 
 
 def deferring(

@@ -25,13 +25,6 @@ FACTS = a_table(n="numeric(10, 2)", t="varchar(5)", c="char", at="timestamptz(3)
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[PostgresConnection]:
-    connection = await connect_postgres(database)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def reader(database: str) -> AsyncIterator[PostgresConnection]:
     """Somebody else's connection."""
     connection = await connect_postgres(database)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.errors import UsageError
 from crawler.fetch.robots.policy import OriginRules, Permission
 from crawler.fetch.robots.rules import (
     MAX_ROBOTS_BYTES,
@@ -16,7 +15,6 @@ from crawler.fetch.robots.rules import (
     product_token,
     rules_for,
 )
-from crawler.job.job import read_job
 
 
 def permission(robots: bytes | str, path: str, token: str = "shardcrawl") -> Permission:
@@ -159,27 +157,6 @@ def test_our_name_is_the_product_token(user_agent: str, token: str) -> None:
 def test_an_agent_without_a_name_gets_the_rules_of_everybody() -> None:
     assert not permission(ALL, "/x", token="").allowed
     assert permission("User-agent: \nDisallow: /\n", "/x", token="").allowed
-
-
-@pytest.mark.parametrize(
-    ("request_", "obeyed"),
-    [
-        ({}, True),
-        ({"url": "https://api.example/?id={key}"}, False),
-        ({"robots": False}, False),
-        ({"url": "https://api.example/?id={key}", "robots": True}, True),
-    ],
-)
-def test_robots_txt_is_obeyed_where_keys_are_urls_unless_the_job_says_otherwise(
-    request_: dict[str, object], obeyed: bool
-) -> None:
-    job = read_job({"run": {"name": "r"}, "source": {"path": "keys"}, "request": request_})
-    assert job.request.obeys_robots is obeyed
-
-
-def test_robots_is_true_or_false() -> None:
-    with pytest.raises(UsageError, match=r"\[request\] robots is 'yes'; write true or false"):
-        read_job({"run": {"name": "r"}, "source": {"path": "keys"}, "request": {"robots": "yes"}})
 
 
 @pytest.mark.parametrize(
