@@ -11,6 +11,7 @@
     ├── PostgresRefused           Postgres responds, but cannot be used (version, rights, password)
     ├── DataInUse                 another run holds this --data folder
     ├── EpochLost                 Redis and Postgres disagree about which run this is
+    │   └── RedisDamaged          Redis has something in a run's place that is not ours
     ├── LeaseLost                 this worker's lease has ended; it must not change the queue
     └── FetchError                an attempt brought no response (raised in crawler.fetch)
 
@@ -70,6 +71,10 @@ class EpochLost(ShardcrawlError):
     """Redis and Postgres disagree about the run: one of them was wiped, rolled back or replaced."""
 
 
+class RedisDamaged(EpochLost):
+    """Redis has something in a run's place that is not ours: the run is made there anew from Postgres."""
+
+
 class LeaseLost(ShardcrawlError):
     """This worker's lease has ended: it must not change the queue."""
 
@@ -78,14 +83,16 @@ class FetchError(ShardcrawlError):
     """An attempt brought no response.
 
     `kind` is one word for the cause ("dns", "timeout", …), `detail` says more; `sent` is whether the upstream may have
-    seen the request.
+    seen the request. `again`: there was a response, and the engine will read the next one of this origin in another
+    way, so the request should be sent again at once.
     """
 
-    def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:
+    def __init__(self, kind: str, detail: str, *, sent: bool = True, again: bool = False) -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
         self.detail = detail
         self.sent = sent
+        self.again = again
 
 
 def first_line(error: BaseException) -> str:

@@ -114,5 +114,10 @@ class RunCounts:
 
     @property
     def queued(self) -> int:
-        """Keys in blocks that are not finished, and deferred keys."""
+        """Keys in blocks that are not finished (some can have their outcome already), and deferred keys."""
         return self.published - self.resolved
+
+    @property
+    def waiting(self) -> int:
+        """Queued keys that have no outcome yet, so that with `done` they are never more than `total`."""
+        return self.queued if self.total is None else max(0, min(self.queued, self.total - self.done))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from coordinator.limits.unreachable import UnreachableUpstream, decode_waits, merged
 from coordinator.limits.upstream_health import UpstreamHealth, read_upstream_health
 from coordinator.model import Outcome, RunCounts, RunState
-from coordinator.queue.registry import RunRecord
-from coordinator.redis.connection import as_text, translate_redis_errors
+from coordinator.queue.registry import as_state
+from coordinator.queue.streams import WORKER_LEASE_SECONDS
+from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 
 
@@ -18,7 +21,8 @@ class RunSnapshot:
     """A run at one moment.
 
     `workers` is the number of living workers, `leader` the id of the coordinator that leads. `waits` are the services
-    that workers wait for. `upstreams` are those with a pause, an open breaker, an override, or a rate found by "auto".
+    that workers wait for. `upstreams` are those with a pause, an open breaker, an override, or a rate found by "auto";
+    `unreachable` are those that do not respond while keys wait for them, with the most keys first.
     """
 
     name: str
@@ -28,6 +32,7 @@ class RunSnapshot:
     leader: str | None
     waits: tuple[str, ...] = ()
     upstreams: tuple[UpstreamHealth, ...] = ()
+    unreachable: tuple[UnreachableUpstream, ...] = ()
 
     @property
     def pauses(self) -> dict[str, float]:
@@ -35,47 +40,53 @@ class RunSnapshot:
         return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
 
 
-async def read_counts(client: Redis, record: RunRecord) -> RunCounts:
+async def read_counts(client: Redis, run: str, total: int | None = None) -> RunCounts:
     """The counts of a run. `total` is the estimate for the source until it is exhausted. Raises RedisUnavailable."""
-    keys = RunKeys(record.name)
+    keys = RunKeys(run)
     with translate_redis_errors():
         fields = await client.hgetall(keys.state)
         deferred = await client.zcard(keys.deferred_due)
     state = {as_text(name): as_text(value) for name, value in fields.items()}
     exhausted = state.get("exhausted") == "1"
-    published = int(state.get("published", 0))
+    published = as_number(state.get("published"))
     # Each deferral was counted as published once more. The field `deferred` counts deferrals; the set has those of now.
-    planned = published - int(state.get("deferred", 0)) + int(state.get("skipped", 0))
+    planned = published - as_number(state.get("deferred")) + as_number(state.get("skipped"))
     return RunCounts(
-        total=planned if exhausted else record.total,
+        total=planned if exhausted else total,
         exhausted=exhausted,
         published=published,
-        resolved=int(state.get("resolved", 0)),
-        outcomes={outcome: int(state.get(outcome.value, 0)) for outcome in Outcome},
-        requests=int(state.get("requests", 0)),
-        received=int(state.get("received", 0)),
+        resolved=as_number(state.get("resolved")),
+        outcomes={outcome: as_number(state.get(outcome.value)) for outcome in Outcome},
+        requests=as_number(state.get("requests")),
+        received=as_number(state.get("received")),
         deferred=deferred,
     )
 
 
-async def read_snapshot(client: Redis, record: RunRecord) -> RunSnapshot:
-    """The snapshot of a run. Raises RedisUnavailable."""
-    keys = RunKeys(record.name)
-    counts = await read_counts(client, record)
+async def read_snapshot(client: Redis, run: str, total: int | None = None) -> RunSnapshot:
+    """The snapshot of a run; `total` as in `read_counts`. Raises RedisUnavailable."""
+    keys = RunKeys(run)
+    counts = await read_counts(client, run, total)
     with translate_redis_errors():
         seconds, micros = await client.time()
         now_ms = seconds * 1000 + micros // 1000
-        workers = await client.zrangebyscore(keys.workers, now_ms, "+inf")
-        living = {worker.decode() for worker in workers if isinstance(worker, bytes)}
-        causes = await client.hgetall(keys.waits)
+        workers = await client.zrangebyscore(keys.workers, now_ms, "+inf", withscores=True)
+        lease_ends: dict[str, float] = {as_text(worker): end_ms for worker, end_ms in cast("list[Any]", workers)}
+        encoded_waits = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
         state = await client.hget(keys.state, "state")
+    waits = [
+        decode_waits(cast("bytes", packed), WORKER_LEASE_SECONDS - (lease_ends[as_text(worker)] - now_ms) / 1000)
+        for worker, packed in encoded_waits.items()
+        if as_text(worker) in lease_ends
+    ]
     return RunSnapshot(
-        name=record.name,
-        state=RunState(as_text(state or "running")),
+        name=run,
+        state=as_state(state or "running"),
         counts=counts,
-        workers=len(living),
+        workers=len(lease_ends),
         leader=as_text(leader) if leader else None,
-        waits=tuple(sorted({as_text(cause) for worker, cause in causes.items() if as_text(worker) in living})),
+        waits=tuple(sorted({cause for cause, _ in waits if cause})),
         upstreams=await read_upstream_health(client, keys),
+        unreachable=merged(one for _, unreachable in waits for one in unreachable),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Coroutine
 from typing import Any
 
@@ -45,3 +46,43 @@ async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # read it, or asyncio logs that nobody did
+
+
+class WaitingTasks:
+    """Tasks that wait until they are woken, one by one, the longest waiting first."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def wait(self) -> None:
+        """Wait until woken. A task that is cancelled after it was woken wakes another one in its place."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if woken.done() and not woken.cancelled():
+                self.wake_one()
+            raise
+
+    def wake_one(self) -> None:
+        """Wake the task that waits the longest, if there is one."""
+        while self._waiting:
+            woken = self._waiting.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Wake every task that waits now."""
+        for _ in range(len(self._waiting)):
+            self.wake_one()
+
+    def fail_all(self, error: BaseException) -> None:
+        """Raise an error in every task that waits."""
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_exception(error)

@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from coordinator.source import STANDARD_INPUT, Cursor, KeyRule, Source, open_source
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.settings import ANY_UPSTREAM
+from coordinator.source import FIRST_KEYS, Chunk, Cursor, KeyRule, Source, log_warning, open_source, reads_once
+from crawler.fetch.template import Template
 from crawler.job.job import Job
 
+# How long the first keys may take; a source can be slow.
+SAMPLE_SECONDS = 1.0
 
-def open_corpus(job: Job, cursor: Cursor) -> Source:
-    """The job's source, from a cursor on. Raises SourceError."""
+
+def open_corpus(job: Job, cursor: Cursor, warn: Callable[[str], None] = log_warning) -> Source:
+    """The job's source, from a cursor on; `warn` gets what the user should know about it. Raises SourceError."""
     separator = job.request.separator if job.request.keys_per_request > 1 else None
     rule = KeyRule(absolute_url=job.request.url is None, separator=separator)
-    return open_source(job.source.path, job.source.python, cursor=cursor, key_rule=rule, folder=Path(job.folder))
+    folder = Path(job.folder)
+    return open_source(job.source.path, job.source.python, cursor=cursor, key_rule=rule, folder=folder, warn=warn)
+
+
+def is_rereadable(job: Job) -> bool:
+    """Whether the source can be read from its beginning again: all but standard input and named pipes."""
+    return not reads_once(job.source.path, Path(job.folder))
 
 
 def survey_corpus(job: Job, *, count: bool = True) -> tuple[str, int | None]:
-    """The source's fingerprint and, with `count`, about how many keys it has; ("", None) for standard input.
+    """The source's fingerprint and, with `count`, about how many keys it has; ("", None) for what is read once.
 
-    Blocks while it reads, so call it in a thread. Raises SourceError.
+    Blocks while it reads, so call it in a thread. Raises SourceError, also when the first keys of a text are no keys.
     """
-    if job.source.path == STANDARD_INPUT:
+    if not is_rereadable(job):
         return "", None
-    source = open_corpus(job, Cursor())
-    try:
+    # What there is to say about the source is said by the planner, or by `sample_corpus`.
+    with closing(open_corpus(job, Cursor(), lambda _: None)) as source:
+        if job.source.path is not None:
+            source.read(FIRST_KEYS, SAMPLE_SECONDS)
         return source.fingerprint(), source.estimate() if count else None
-    finally:
-        source.close()
+
+
+def sample_corpus(job: Job, warn: Callable[[str], None] = lambda _: None) -> Chunk:
+    """The first keys of the source, none of what is read once. Blocks, like `survey_corpus`. Raises SourceError."""
+    if not is_rereadable(job):
+        return Chunk([], [], Cursor(), exhausted=False)
+    with closing(open_corpus(job, Cursor(), warn)) as source:
+        return source.read(FIRST_KEYS, SAMPLE_SECONDS)
+
+
+def polite_upstream(job: Job, first_keys: Callable[[], Sequence[str]]) -> str | None:
+    """The upstream for which the job states no limit, so that it gets the polite default; None when there is none.
+
+    Where keys are URLs, the first of them tell; "*" stands for several hosts, and for those of an unknown source. Only
+    then `first_keys` is called, which may read the source.
+    """
+    matcher, template = UpstreamMatcher(job.limits), Template(job.request)
+    unlimited = matcher.without_limit(template.sample)
+    if unlimited != ANY_UPSTREAM or not (keys := first_keys()):
+        return unlimited
+    hosts = {matcher.without_limit(template.target([key])) for key in keys} - {None}
+    return hosts.pop() if len(hosts) == 1 else ANY_UPSTREAM if hosts else None

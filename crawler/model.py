@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Outcome, ShardId
+from coordinator.url import Target
 
 # A reason may quote an upstream or a parser, and has the history of the attempts: so it is bounded.
 MAX_REASON_CHARACTERS = 2000
+# Statuses with which an upstream denies access: unlike after a 400, another token, place or day may change that. Keys
+# that were refused so count against `max_failed`, and go back by `retry`.
+DENIED_STATUSES = (401, 403, 407, 451)
 # Estimates of the memory that a page takes without its body and records, and that one record takes.
 PAGE_BYTES = 512
 RECORD_BYTES = 256
@@ -22,6 +27,10 @@ class Headers(Protocol):
         """The first value of the header, None when it is missing."""
         ...
 
+    def joined(self, name: str) -> str | None:
+        """All values of the header, joined by commas (RFC 9110, section 5.3); None when it is missing."""
+        ...
+
     def has(self, names: Iterable[str]) -> bool:
         """Whether there is any of these headers; the names must be in lower case."""
         ...
@@ -32,21 +41,31 @@ class Headers(Protocol):
 
 
 class HttpResponse(NamedTuple):
-    """A whole response. The body is decoded from its content encoding, and within the job's limit on bytes."""
+    """A whole response. The body is decoded from its content encoding, and within the job's limit on bytes.
+
+    `coding` is a content encoding that nobody here can undo: the body is as the upstream encoded it. Else it is None.
+    A large body has `release`, which gives its memory to others: to be called when the body is needed no longer.
+    """
 
     status: int
     headers: Headers
     body: bytes
+    coding: str | None = None
+    release: Callable[[], None] | None = None
 
 
 @dataclass(slots=True)
 class OpenBlock:
-    """A claimed block. `keys` is how many it has, `left` how many of them have no committed outcome yet."""
+    """A claimed block. `keys` is how many it has, `left` how many of them have no committed outcome yet.
+
+    With several `deliveries` workers died, or lost their lease, while they had it.
+    """
 
     shard: ShardId
     entry: EntryId
     keys: int
     left: int
+    deliveries: int = 1
 
 
 class Item(NamedTuple):
@@ -61,18 +80,21 @@ class Item(NamedTuple):
 class Request:
     """One HTTP request for one key or several.
 
-    `first_url` is the URL before any redirect, `url` the one to send next, `hops` how many redirects were followed.
+    `counted_at` is when its last failed attempt was counted, on the fetcher's clock.
+
+    `first_target` is that before any redirect, `target` the one to send next, `hops` how many redirects were followed.
     """
 
-    first_url: str
+    first_target: Target
     items: Sequence[Item]
     upstream: str
     attempts: Attempts = NO_ATTEMPTS
-    url: str = ""
+    target: Target = field(init=False)
     hops: int = 0
+    counted_at: float = -math.inf
 
     def __post_init__(self) -> None:
-        self.url = self.url or self.first_url
+        self.target = self.first_target
 
 
 @dataclass(slots=True)
@@ -80,8 +102,11 @@ class Page:
     """The row of one key in the fetch log, and the records that the parser made for it.
 
     `url` is None for a key that was refused before any request. `fetched_at` is seconds since 1970, UTC. `body` is JSON
-    text for a jsonb column. `body_digest` is the XXH3-128 of the decoded body: it shows whether a body has changed, but
-    does not protect against forged ones. `records` are (index of the table in the job, values in column order).
+    text in UTF-8 for a jsonb column, and `encoding` says how it was decoded: `utf-8`, or `utf-8, 3 replaced`. `content`
+    is what is no text, as it was received, and `content_type` its media type; beside a JSON body that is the whole
+    Content-Type, which is not stored. `body_digest` is the XXH3-128 of the decoded body: it shows whether a body has
+    changed, but does not protect against forged ones. `records` are (index of the table in the job, values in column
+    order).
     """
 
     item: Item
@@ -95,13 +120,17 @@ class Page:
     last_modified: str | None = None
     body_digest: bytes | None = None
     body: bytes | None = None
+    content: bytes | None = None
+    content_type: str | None = None
+    encoding: str | None = None
     records: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
 
     def fail(self, reason: str) -> None:
-        """Make this the page of a failed key, without body, validators and records. A long reason is cut."""
+        """Make this the page of a failed key, without body, content, validators and records. A long reason is cut."""
         self.outcome = Outcome.FAILED
         self.reason = reason[:MAX_REASON_CHARACTERS]
-        self.body = None
+        self.body = self.content = None
+        self.content_type = self.encoding = None
         self.etag = None
         self.last_modified = None
         self.records = []
@@ -109,4 +138,4 @@ class Page:
     @property
     def memory_bytes(self) -> int:
         """About how many bytes the page takes in memory."""
-        return PAGE_BYTES + len(self.body or b"") + RECORD_BYTES * len(self.records)
+        return PAGE_BYTES + len(self.content or self.body or b"") + RECORD_BYTES * len(self.records)

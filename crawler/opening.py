@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import orjson
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
+from coordinator.limits.matched import MatchedLimits
 from coordinator.model import Epoch, RunState
 from coordinator.queue.done import DoneSet
-from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 from crawler.corpus import survey_corpus
 from crawler.job.job import Job
-from crawler.store.catalogue import Catalogue, StoredRun, open_catalogue
+from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.postgres import connect_postgres
 from crawler.store.queries import query
+from crawler.store.rows.stored_run import StoredRun
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 # another source, template or table, the keys and rows of the run would mean something else.
 _FIXED_SETTINGS = (("source", None), ("request", "url"), ("request", "keys_per_request"), ("tables", None))
 _SHOWN_CHARACTERS = 60
+# Redis cannot know that a run is complete which is not so in Postgres.
+_GOES_ON = (RunState.RUNNING, RunState.RESOLVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +57,27 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """Redis and Postgres have the run with the same epoch: go on, if the source is still the same."""
+    """Redis and Postgres have the run with the same epoch: go on, if the source is still the same.
+
+    `record` is what Postgres has of it.
+    """
 
     record: RunRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Postgres has the run, and Redis has lost it or has it with another epoch: fill Redis from Postgres."""
+    """Postgres has the run, and Redis has lost it, or has another one in its place: fill Redis from Postgres."""
 
     run_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyComplete:
-    """The run is complete in Postgres; in Redis it may be not complete yet, or not be there any more."""
+    """The run is complete in Postgres; `in_redis` it may be not complete yet, or not be there any more."""
 
     stored: StoredRun
-    record: RunRecord | None
+    in_redis: RunInRedis | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +91,22 @@ class Refuse:
 Opening: TypeAlias = Begin | GoOn | Rebuild | AlreadyComplete | Refuse
 
 
-def decide_opening(job: Job, stored: StoredRun | None, record: RunRecord | None) -> Opening:
-    """Pure: how the job's run is opened, by what Postgres (`stored`) and Redis (`record`) have of it."""
+def decide_opening(job: Job, stored: StoredRun | None, in_redis: RunInRedis | None) -> Opening:
+    """Pure: how the job's run is opened, by what Postgres (`stored`) and Redis have of it."""
     if stored is None:
-        if record is None:
+        if in_redis is None:
             return Begin()
         return Refuse(
             EpochLost,
-            f"run {record.name} is in Redis but not in Postgres: is DATABASE_URL the right one? "
+            f"run {job.run.name} is in Redis but not in Postgres: is DATABASE_URL the right one? "
             "To begin anew give the run another --name",
         )
-    if changed := _changed_setting(job, stored):
+    if changed := changed_setting(job, stored):
         return Refuse(UsageError, changed)
     if stored.complete:
-        return AlreadyComplete(stored, record)
-    if record is not None and record.epoch == stored.epoch:
-        return GoOn(record)
+        return AlreadyComplete(stored, in_redis)
+    if stored.record is not None and in_redis in [RunInRedis(stored.epoch, state) for state in _GOES_ON]:
+        return GoOn(stored.record)
     return Rebuild(stored.run_id)
 
 
@@ -108,7 +116,7 @@ async def open_run(client: Redis, database: str, job: Job, failpoint: Failpoint 
     Raises UsageError, SourceError, EpochLost, PostgresRefused, PostgresUnavailable, RedisUnavailable.
     """
     async with open_catalogue(database) as catalogue:
-        await catalogue.prepare()
+        await catalogue.prepare(upgrade=True)
         async with _name_lock(database, job.run.name):
             return await _open(client, catalogue, job, failpoint)
 
@@ -118,17 +126,24 @@ async def _open(client: Redis, catalogue: Catalogue, job: Job, failpoint: Failpo
     match decide_opening(job, await catalogue.find(job.run.name), await runs.find(job.run.name)):
         case Refuse(error, message):
             raise error(message)
-        case AlreadyComplete(stored, record):
-            if record is not None and await runs.state(record.name) is not RunState.COMPLETE:
+        case AlreadyComplete(stored, in_redis):
+            if stored.record is not None:
+                try:
+                    await _check_source(job, stored.record)
+                except UsageError as changed:
+                    logger.warning("%s", changed)
+            if in_redis is not None and in_redis.state is not RunState.COMPLETE:
                 # The worker that took the final counts died before it wrote them to Redis.
-                await runs.finish(record, stored.counts)
-            return OpenedRun(record, resumed=True, complete_run=stored)
+                await (runs.finish(stored.record, stored.counts) if stored.record else runs.forget(stored.name))
+            return OpenedRun(stored.record, resumed=True, complete_run=stored)
         case GoOn(record):
             await _check_source(job, record)
-            record = await runs.rewrite(record, job.document, job.folder)
+            record = replace(record, document=job.document, folder=job.folder)
+            await catalogue.rewrite(record)
+            await runs.list_again(record.name)
             return OpenedRun(record, resumed=True)
         case Rebuild(run_id):
-            return await _rebuild(client, catalogue, await _new_record(job, run_id), failpoint)
+            return await _rebuild(client, catalogue, await _new_record(job, run_id), job.limits, failpoint)
         case Begin():
             return await _begin(runs, catalogue, job, failpoint)
 
@@ -137,18 +152,24 @@ async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoin
     record = await _new_record(job, run_id=0)
     run_id = await catalogue.make(record.name, job.document, record.epoch, job.tables)
     record = replace(record, run_id=run_id)
+    await catalogue.rewrite(record)
     failpoint("made")
     await runs.make(record)
     return OpenedRun(record, resumed=False)
 
 
-async def _rebuild(client: Redis, catalogue: Catalogue, record: RunRecord, failpoint: Failpoint) -> OpenedRun:
+async def _rebuild(
+    client: Redis, catalogue: Catalogue, record: RunRecord, limits: Collection[str], failpoint: Failpoint
+) -> OpenedRun:
     # Postgres gets the new epoch last. Until then no worker joins, and after a crash the next opening rebuilds again.
     await Runs(client).make(record)
-    logger.warning("Redis does not know run %s as Postgres does: its done set is rebuilt from Postgres", record.name)
+    logger.info("run %s is not in Redis as it is in Postgres: it is rebuilt from Postgres", record.name)
     done = DoneSet(client, RunKeys(record.name), record.layout, record.epoch)
     await done.rebuild(catalogue.digests(record.run_id))
+    if limits:  # which of them were met is lost too, and nothing is said that may be wrong
+        await MatchedLimits(client, RunKeys(record.name)).add(limits)
     failpoint("rebuilt")
+    await catalogue.rewrite(record)
     await catalogue.change_epoch(record.run_id, record.epoch)
     return OpenedRun(record, resumed=True)
 
@@ -168,13 +189,16 @@ async def _new_record(job: Job, run_id: int) -> RunRecord:
     )
 
 
-def _changed_setting(job: Job, stored: StoredRun) -> str | None:
-    """The error message for the first fixed setting that differs from the stored job; None when none differs."""
+def changed_setting(job: Job, stored: StoredRun) -> str | None:
+    """Pure: the error message for the first fixed setting that differs from the stored job; None when none differs."""
     for section, key in _FIXED_SETTINGS:
         then, now = (document.get(section) for document in (stored.document, job.document))
         if key is not None:
             then, now = (then or {}).get(key), (now or {}).get(key)
         if then != now:
+            if key is None and isinstance(then, dict) and isinstance(now, dict):
+                key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
+                then, now = then.get(key), now.get(key)
             setting = f"[{section}] {key}" if key else f"[{section}]"
             return (
                 f"run {stored.name} was begun with another {setting} ({_shortened(then)}, now {_shortened(now)}): "
@@ -190,7 +214,7 @@ async def _check_source(job: Job, record: RunRecord) -> None:
         if fingerprint != record.fingerprint:
             raise UsageError(
                 f"source {job.source.path} has changed since run {record.name} began: "
-                "bring the old file back, or give the new run another --name"
+                "bring the old one back, or give the new run another --name"
             )
 
 
@@ -207,5 +231,6 @@ async def _name_lock(database: str, name: str) -> AsyncIterator[None]:
 
 
 def _shortened(value: Any) -> str:
-    text = str(value)
+    """A setting as a job file has it."""
+    text = "nothing" if value is None else orjson.dumps(value, default=str).decode()
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

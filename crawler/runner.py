@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from time import monotonic
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, LeaseLost, ShardcrawlError, UsageError
+from coordinator.errors import EpochLost, LeaseLost, ShardcrawlError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.limiter import Limiter
+from coordinator.limits.matched import MatchedLimits
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.robots_cache import RobotsCache
+from coordinator.limits.unreachable import LoggedUpstreams, UnreachableUpstreams
 from coordinator.model import RunState
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
@@ -25,18 +29,25 @@ from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.membership import new_worker_id
 from coordinator.tasks import run_until_first_ends
 from crawler.fetch.engines.open import open_engine
+from crawler.fetch.engines.protocol import Engine
 from crawler.fetch.fetcher import Fetcher, Meter
+from crawler.fetch.memory import BodyMemory
+from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.template import Template
-from crawler.job.job import Job, read_job
+from crawler.job.fields import RUN_NAME
+from crawler.job.job import Job, body_memory, read_job
+from crawler.job.permissions import NOTHING_ALLOWED, Permissions
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import Intake
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
-from crawler.store.catalogue import open_catalogue
+from crawler.store.catalogue import find_record, open_catalogue
 from crawler.store.writer import Writer
+from crawler.telemetry import logs
 from crawler.telemetry.loop_lag import LoopLag
+from crawler.telemetry.pulse import BEAT_HOLDS_SECONDS, Pulse
 from crawler.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -48,20 +59,33 @@ RUN_RETRY_SECONDS = 10.0
 
 
 class Runner:
-    """Works on the runs of one Redis, with one worker at a time for each run.
+    """Works on the runs that one Redis names, with one worker at a time for each run.
 
-    `environ` has the secrets that job files name.
+    `environ` has the secrets that job files name. A job of its own, which this machine has from its user, may do
+    everything; without one, jobs come from Postgres and may do what `permissions` say.
     """
 
     def __init__(
-        self, client: Redis, database: str, environ: Mapping[str, str], failpoint: Failpoint = no_failpoint
+        self,
+        client: Redis,
+        database: str,
+        environ: Mapping[str, str],
+        failpoint: Failpoint = no_failpoint,
+        pulse: Pulse | None = None,
+        *,
+        job: Job | None = None,
+        permissions: Permissions = NOTHING_ALLOWED,
     ) -> None:
         self._client = client
         self._runs = Runs(client)
         self._database = database
-        self._environ = environ
+        self._job = job
+        self._permissions = permissions
+        self._environ = permissions.secrets_in(environ) if job is None else environ
         self._failpoint = failpoint
+        self._pulse = pulse or Pulse()
         self._workers: set[Worker] = set()
+        self._unknown = 0
         self._draining = False
 
     def drain(self) -> None:
@@ -73,24 +97,28 @@ class Runner:
     async def serve_all(self) -> None:
         """Work on every run that is not complete, also on those that come later, until drained.
 
-        A ShardcrawlError of one run is logged, and that run is joined again ten seconds later; the others go on. Raises
-        every other error.
+        A ShardcrawlError of one run is logged, once for each text, and that run is joined again ten seconds later; the
+        others go on. Raises every other error.
         """
         serving: dict[str, asyncio.Task[None]] = {}
         retry_at: dict[str, float] = {}
+        logged: dict[str, str] = {}
+
+        async def serve(name: str) -> None:
+            try:
+                await self.serve(name)
+            except ShardcrawlError as error:
+                if logged.get(name) != str(error):
+                    logged[name] = str(error)
+                    logger.error("run %s: %s", name, error)
+                retry_at[name] = monotonic() + RUN_RETRY_SECONDS
+
         while not self._draining:
-            for name in await retry_unavailable(self._runs.names, "worker"):
-                if name in serving and serving[name].done():
-                    error = serving.pop(name).exception()
-                    if isinstance(error, ShardcrawlError):
-                        logger.error("run %s: %s", name, error)
-                        retry_at[name] = monotonic() + RUN_RETRY_SECONDS
-                    elif error is not None:
-                        raise error
-                if name in serving or monotonic() < retry_at.get(name, 0.0):
-                    continue
-                if await retry_unavailable(partial(self._runs.state, name), "worker") is not RunState.COMPLETE:
-                    serving[name] = asyncio.create_task(self.serve(name), name=f"serve {name}")
+            for name in [name for name, task in serving.items() if task.done()]:
+                serving.pop(name).result()
+            now = monotonic()
+            for name in await self._runs_to_join({*serving, *(name for name in retry_at if now < retry_at[name])}):
+                serving[name] = asyncio.create_task(serve(name), name=f"serve {name}")
             await asyncio.sleep(LIST_RUNS_INTERVAL_SECONDS)
         await asyncio.gather(*serving.values())
 
@@ -99,11 +127,10 @@ class Runner:
 
         Raises UsageError, EpochLost, PostgresRefused.
         """
+        logs.name_run(name)
         while not self._draining:
-            record = await retry_unavailable(lambda: self._runs.find(name), "worker")
-            if record is None:
-                raise UsageError(f"Redis has no run {name}; `shardcrawl coordinate JOB` makes it")
-            job = read_job(record.document, record.folder)
+            record = await retry_unavailable(partial(find_record, self._database, name), "worker")
+            job = self._job or self._job_of(record)
             try:
                 state = await self._work_for_one_lease(record, job)
                 if state is RunState.RESOLVED:
@@ -117,15 +144,46 @@ class Runner:
             if state is not RunState.RUNNING:
                 return
 
+    async def _runs_to_join(self, others: Collection[str]) -> list[str]:
+        """The runs to work on that are not among the `others`: Redis names them, and Postgres has them."""
+        named = [name for name in await retry_unavailable(self._runs.names, "worker") if name not in others]
+        active = [
+            name
+            for name in named
+            if re.fullmatch(RUN_NAME, name)
+            and await retry_unavailable(partial(self._runs.state, name), "worker") is not RunState.COMPLETE
+        ]
+        if not active:
+            return []
+        known = await retry_unavailable(partial(self._known, active), "worker")
+        if (unknown := len(active) - len(known)) > self._unknown:
+            first = next(name for name in active if name not in known)
+            logger.error("Postgres does not have %d runs of Redis, like %s: is DATABASE_URL right?", unknown, first)
+        self._unknown = unknown
+        return [name for name in active if name in known]
+
+    async def _known(self, names: Sequence[str]) -> set[str]:
+        async with open_catalogue(self._database) as catalogue:
+            return await catalogue.known(names)
+
+    def _job_of(self, record: RunRecord) -> Job:
+        """The job of a run that was begun elsewhere. Raises UsageError when it wants more than it may."""
+        job = read_job(record.document, record.folder)
+        self._permissions.check(job)
+        return job
+
     async def _work_for_one_lease(self, record: RunRecord, job: Job) -> RunState:
         """Build a worker and let it work until its lease ends; returns the state of the run."""
         async with AsyncExitStack() as stack:
-            worker, limiter = await build_worker(
+            self._pulse.beat(hook.IMPORT_SECONDS + BEAT_HOLDS_SECONDS)
+            worker, limiter, matched = await build_worker(
                 stack, record, job, self._client, self._database, self._environ, self._failpoint
             )
+            self._pulse.begun()
             self._workers.add(worker)
             try:
-                await run_until_first_ends(worker.run(), limiter.watch(), LoopLag().watch())
+                await run_until_first_ends(worker.run(), limiter.watch(), matched.watch(), LoopLag().watch())
+                await matched.record()
             finally:
                 self._workers.discard(worker)
         return worker.state
@@ -144,6 +202,45 @@ class Runner:
         logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))
 
 
+class Fetching(NamedTuple):
+    """What sends the requests of one worker. `limiter.watch` must run while they are sent."""
+
+    limiter: Limiter
+    matcher: UpstreamMatcher
+    scheduler: Scheduler
+    meter: Meter
+    memory: BodyMemory
+    fetcher: Fetcher
+
+
+def open_fetching(
+    stack: AsyncExitStack,
+    keys: RunKeys,
+    name: str,
+    job: Job,
+    client: Redis,
+    environ: Mapping[str, str],
+    through: Callable[[Engine], Engine] = lambda engine: engine,
+) -> Fetching:
+    """What sends the requests of the worker `name`; `stack` closes it.
+
+    The engine is what `through` makes of the job's. Raises UsageError.
+    """
+    matcher = UpstreamMatcher(job.limits)
+    limiter = Limiter(client, keys, matcher, most_refused=job.retry.refused_in_a_row)
+    scheduler = Scheduler(limiter, enough=job.run.concurrency)
+    meter = Meter()
+    credentials = resolve_credentials(job.request, environ)
+    memory = BodyMemory(body_memory(job), job.request.max_body)
+    engine = through(open_engine(job, credentials, memory))
+    stack.push_async_callback(engine.close)
+    stack.push_async_callback(scheduler.close)
+    robots_cache = RobotsCache(client, keys, name) if job.request.obeys_robots else None
+    fetcher = Fetcher(engine, limiter, matcher, job, meter, robots_cache, credentials)
+    stack.push_async_callback(fetcher.close)
+    return Fetching(limiter, matcher, scheduler, meter, memory, fetcher)
+
+
 async def build_worker(
     stack: AsyncExitStack,
     record: RunRecord,
@@ -152,33 +249,25 @@ async def build_worker(
     database: str,
     environ: Mapping[str, str],
     failpoint: Failpoint,
-) -> tuple[Worker, Limiter]:
-    """A worker for one lease, and its limiter, whose `watch` must run while the worker does.
+) -> tuple[Worker, Limiter, MatchedLimits]:
+    """A worker for one lease, with its limiter and its matched limits, whose `watch` must run while the worker does.
 
     `stack` closes what they open. Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
     """
     keys = RunKeys(record.name)
     name = new_worker_id()
     streams = Streams(client, keys, record.layout, record.epoch)
-    matcher = UpstreamMatcher(job.limits)
-    limiter = Limiter(client, keys, matcher)
-    scheduler = Scheduler(limiter, enough=job.run.concurrency)
     template = Template(job.request)
     batch = Batch(job.store)
-    meter = Meter()
     writer = Writer(database, record.run_id, record.epoch, job.tables, failpoint)
     stack.push_async_callback(writer.close)
-    engine = open_engine(job, environ)
-    stack.push_async_callback(engine.close)
-    stack.push_async_callback(scheduler.close)
+    fetching = open_fetching(stack, keys, name, job, client, environ)
+    limiter, matcher, scheduler, meter, memory, fetcher = fetching
     parser_hook = hook.load(job)
     parser = None if parser_hook is None else Parser(parser_hook, job)
     if parser is not None:
         stack.push_async_callback(parser.close)
-    robots_cache = RobotsCache(client, keys, name) if job.request.obeys_robots else None
-    fetcher = Fetcher(engine, limiter, matcher, job, meter, robots_cache)
-    stack.push_async_callback(fetcher.close)
-    only_upstream = None if job.request.url is None else matcher.upstream_of(job.request.url)
+    only_upstream = None if template.sample is None else matcher.upstream_of(template.sample)
     intake = Intake(
         streams=streams,
         done=DoneSet(client, keys, record.layout, record.epoch),
@@ -197,12 +286,14 @@ async def build_worker(
         intake=intake,
         scheduler=scheduler,
         fetcher=fetcher,
-        page_builder=PageBuilder(template, parser),
+        page_builder=PageBuilder(template, parser, intake.put_alone),
         batch=batch,
         writer=writer,
         meter=meter,
+        unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
         concurrency=job.run.concurrency,
+        memory=memory,
         failpoint=failpoint,
     )
     await retry_unavailable(writer.open, "worker")
-    return worker, limiter
+    return worker, limiter, MatchedLimits(client, keys, matcher.matched)

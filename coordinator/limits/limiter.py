@@ -8,7 +8,7 @@ For a worker, an upstream is in one of these states (upstream_health has the sta
     open      requests leave; each needs a slot if the limit has a rate
     paused    until `resumes_at` nothing leaves
     broken    its breaker is open: until `resumes_at` nothing leaves, then each request needs a slot, and only a probe
-              gets one
+              gets one. While refusals opened it, one more refusal is no outcome of a key: see `is_unauthorized`
     rising    for at most 5 s after a pause or a broken state each request needs a slot, also when the limit has no rate
 
     open --pause(), or another worker's pause--> paused --its end--> rising --> open
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
@@ -28,6 +29,8 @@ from redis.asyncio import Redis
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverride, encode_rate
+from coordinator.limits.tally import Tally
+from coordinator.limits.upstream_health import log_refusals
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS
@@ -41,11 +44,15 @@ SLOT_EXPIRY_SECONDS = 0.05
 CHANGES_POLL_SECONDS = 0.05
 # A report goes with every fifth poll: a breaker and an "auto" rate need one four times a second.
 POLLS_PER_REPORT = 5
+# A report goes at once when so many responses in a row were refused: each of them may cost a key its outcome.
+REFUSALS_PER_REPORT = 10
 UPSTREAMS_PER_REPORT = 200
 # The factor by which slots are further apart than the rate says: jitter on the way must not make the rate higher.
 SLOT_MARGIN = 1.004
 # Values that changes_since returns for each upstream.
-FIELDS_PER_CHANGE = 7
+FIELDS_PER_CHANGE = 8
+# Values that breaker returns for each breaker that refusals opened, or that good probes then closed.
+FIELDS_PER_BREAKER = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,41 +71,42 @@ class _UpstreamState:
     rising_until: float = 0.0
     breaker_closed: bool = True
     breaker_open_until: float = 0.0
+    unauthorized: bool = False
     found_rate: float | None = None
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Results of requests to one upstream since the last report; `seconds` is what they took in all."""
-
-    sent: int = 0
-    throttled: int = 0
-    failed: int = 0
-    seconds: float = 0.0
 
 
 class Limiter:
     """Keeps one worker within the run's budgets, as long as `watch` runs.
 
-    `on_change` is called when a pause, a breaker or an override has changed.
+    `on_change` is called when a pause, a breaker or an override has changed. `most_refused` responses in a row that
+    are refused open a breaker; 0: none do.
     """
 
     def __init__(
-        self, client: Redis, keys: RunKeys, matcher: UpstreamMatcher, *, clock: Callable[[], float] = monotonic
+        self,
+        client: Redis,
+        keys: RunKeys,
+        matcher: UpstreamMatcher,
+        *,
+        most_refused: int = 0,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._keys = keys
         self._matcher = matcher
         self.clock = clock
         self.on_change: Callable[[], None] = lambda: None
-        self._reserve = Script(client, "limits/reserve")
-        self._pause = Script(client, "limits/pause")
-        self._changes_since = Script(client, "limits/changes_since")
-        self._breaker = Script(client, "limits/breaker")
-        self._auto_rate = Script(client, "limits/auto_rate")
+        self._reserve = Script(client, "limits/reserve", disposable=True)
+        self._pause = Script(client, "limits/pause", disposable=True)
+        self._changes_since = Script(client, "limits/changes_since", disposable=True)
+        self._breaker = Script(client, "limits/breaker", disposable=True)
+        self._auto_rate = Script(client, "limits/auto_rate", disposable=True)
         self._states: dict[str, _UpstreamState] = {}
         self._overrides: dict[str, LimitOverride] = {}
-        self._tallies: dict[str, _Tally] = {}
+        self._tallies: dict[str, Tally] = {}
         self._last_change = 0
+        self._most_refused = most_refused
+        self._report_due = asyncio.Event()
+        self._polled = asyncio.Event()
 
     def needs_slots(self, upstream: str) -> bool:
         """Whether each request needs a slot now. If not, it may leave unless the upstream is paused."""
@@ -124,19 +132,46 @@ class Limiter:
         state = self._states.get(upstream)
         return max(state.paused_until, state.breaker_open_until) if state is not None else 0.0
 
-    def report(self, upstream: str, sent: int = 1, throttled: int = 0, failed: int = 0, seconds: float = 0.0) -> None:
+    def is_broken(self, upstream: str) -> bool:
+        """Whether the upstream's breaker is not closed."""
+        state = self._states.get(upstream)
+        return state is not None and not state.breaker_closed
+
+    def is_unauthorized(self, upstream: str) -> bool:
+        """Whether refusals opened the upstream's breaker: another one says nothing of its key."""
+        state = self._states.get(upstream)
+        return state is not None and state.unauthorized
+
+    def report(
+        self,
+        upstream: str,
+        sent: int = 1,
+        throttled: int = 0,
+        failed: int = 0,
+        seconds: float = 0.0,
+        undecided: int = 0,
+        refused: int = 0,
+    ) -> None:
         """Count the results of `sent` requests that have ended. `watch` sends the counts to Redis.
 
         `throttled` of them got 429, or a response that means the same; `failed` of them 5xx or no response; all took
-        `seconds` together.
+        `seconds` together. `undecided` of them did not decide their keys. `refused` is the status of a request that was
+        refused because of who asks, else 0.
         """
         tally = self._tallies.get(upstream)
         if tally is None:
-            tally = self._tallies[upstream] = _Tally()
+            tally = self._tallies[upstream] = Tally()
         tally.sent += sent
         tally.throttled += throttled
         tally.failed += failed
         tally.seconds += seconds
+        tally.undecided += undecided
+        if refused:
+            tally.add_refusal(refused, self.clock())
+            if self._has_many_refusals(tally):
+                self._report_due.set()
+        elif sent > undecided:
+            tally.good_at = self.clock()
 
     async def reserve(self, upstream: str, wanted: int) -> Reservation:
         """Reserve up to `wanted` slots: at most what the rate gives in 25 ms, and at most 200 ms ahead.
@@ -165,6 +200,17 @@ class Limiter:
             )
         self._prolong_pause(upstream, left_us / 1_000_000, rise_us / 1_000_000)
 
+    def slot_missed(self, upstream: str) -> None:
+        """Say that a slot expired unused. If it was a probe's, the next report makes way for another probe."""
+        state = self._states.get(upstream)
+        if state is not None and not state.breaker_closed:
+            self.report(upstream, sent=0)
+
+    async def until_reported(self, upstream: str) -> None:
+        """Wait until no row of refusals is left unreported: only then is it known whether the upstream is paused."""
+        while (tally := self._tallies.get(upstream)) is not None and self._has_many_refusals(tally):
+            await self._polled.wait()
+
     async def watch(self) -> None:
         """Until cancelled: read changes every 50 ms, and report the results of requests four times a second."""
         polls = 0
@@ -177,8 +223,18 @@ class Limiter:
                 # No log line: each call that claims or completes writes one. The pauses in this process go on.
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
                 continue
+            self._polled.set()  # wakes those who wait now, and no others
+            self._polled.clear()
             polls += 1
-            await asyncio.sleep(CHANGES_POLL_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._report_due.wait(), CHANGES_POLL_SECONDS)
+                self._report_due.clear()
+                polls = 0
+
+    async def refresh(self) -> None:
+        """Report results and read changes now; `watch` does it again and again. Raises RedisUnavailable."""
+        await self._send_report()
+        await self._read_changes()
 
     async def _read_changes(self) -> None:
         with translate_redis_errors():
@@ -186,16 +242,15 @@ class Limiter:
                 [self._keys.changes, self._keys.upstreams, self._keys.limits], [self._last_change]
             )
         for at in range(0, len(fields), FIELDS_PER_CHANGE):
-            name, left_us, rise_us, breaker, probe_us, rate, concurrency = fields[at : at + FIELDS_PER_CHANGE]
+            name, left_us, rise_us, breaker, probe_us, status, rate, concurrency = fields[at : at + FIELDS_PER_CHANGE]
             upstream = as_text(name)
             state = self._prolong_pause(upstream, left_us / 1_000_000, rise_us / 1_000_000)
             state.breaker_closed = not breaker
+            state.unauthorized = status > 0
             state.breaker_open_until = self.clock() + probe_us / 1_000_000 if breaker == b"open" else 0.0
-            override = LimitOverride.decode(rate, concurrency)
-            if override is not None:
+            self._overrides.pop(upstream, None)
+            if (override := LimitOverride.decode(rate, concurrency)) is not None:
                 self._overrides[upstream] = override
-            else:
-                self._overrides.pop(upstream, None)
         if fields:
             self.on_change()
 
@@ -203,19 +258,24 @@ class Limiter:
         """Send the counts of all upstreams. A report that fails is not repeated: Redis may have it already."""
         while self._tallies:
             upstreams = list(islice(self._tallies, UPSTREAMS_PER_REPORT))
-            breaker_report: list[Argument] = []
+            breaker_report: list[Argument] = [self._most_refused]
             auto_report: list[Argument] = []
             for upstream in upstreams:
                 tally, limit = self._tallies.pop(upstream), self._limit(upstream)
-                breaker_report += [upstream, tally.sent, tally.failed]
+                breaker_report += [upstream, *tally.for_breaker(self.clock())]
                 if limit.auto:
                     ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
                     auto_report += [upstream, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
             shared_keys = [self._keys.upstreams, self._keys.changes, self._keys.limits]
             with translate_redis_errors():
-                await self._breaker([*shared_keys, *map(self._keys.health, upstreams)], breaker_report)
+                changed = await self._breaker([*shared_keys, *map(self._keys.health, upstreams)], breaker_report)
                 if auto_report:
                     await self._auto_rate([self._keys.upstreams], auto_report)
+            for at in range(0, len(changed), FIELDS_PER_BREAKER):
+                log_refusals(as_text(changed[at]), *changed[at + 1 : at + FIELDS_PER_BREAKER])
+
+    def _has_many_refusals(self, tally: Tally) -> bool:
+        return self._most_refused > 0 and tally.refused >= min(REFUSALS_PER_REPORT, self._most_refused)
 
     def _limit(self, upstream: str) -> LimitSettings:
         """The limit that holds now: the job's, or what overrides it."""
@@ -224,19 +284,16 @@ class Limiter:
             return limit
         override = self._overrides.get(upstream)
         if override is None and not self._matcher.has_own_limit(upstream):
-            override = self._overrides.get(ANY_UPSTREAM)
+            host = upstream.rstrip("0123456789").removesuffix(":")  # of which every port has its limit
+            override = self._overrides.get(host) or self._overrides.get(ANY_UPSTREAM)
         return override.over(limit) if override is not None else limit
 
     def _prolong_pause(self, upstream: str, seconds: float, rise_seconds: float) -> _UpstreamState:
         # Never shortened: when Redis returned this, a pause that was set here may not have reached it yet.
-        state = self._state(upstream)
-        until = self.clock() + seconds
+        state, until = self._state(upstream), self.clock() + seconds
         state.paused_until = max(state.paused_until, until)
         state.rising_until = max(state.rising_until, until + rise_seconds)
         return state
 
     def _state(self, upstream: str) -> _UpstreamState:
-        state = self._states.get(upstream)
-        if state is None:
-            state = self._states[upstream] = _UpstreamState()
-        return state
+        return self._states.setdefault(upstream, _UpstreamState())

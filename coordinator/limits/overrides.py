@@ -16,6 +16,10 @@ from coordinator.settings import LimitSettings, Window
 # Arguments of `LimitOverrides.change`: leave the override as it is, or remove it.
 KEEP = None
 DEFAULT = ""
+# Bounds on what another program may have written.
+MAX_WINDOWS = 10
+MAX_WINDOW_SECONDS = 100 * 86_400.0
+MAX_CONCURRENCY_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,15 @@ class LimitOverride:
 
     @classmethod
     def decode(cls, rate: bytes, concurrency: bytes) -> LimitOverride | None:
-        """The override of these two fields in Redis; empty means not overridden. None when both are empty."""
-        if not rate and not concurrency:
-            return None
-        return cls(decode_rate(rate) if rate else None, int(concurrency) if concurrency else None)
+        """The override of these two fields in Redis; empty, and what is not ours, means not overridden.
+
+        None when neither is overridden.
+        """
+        found = cls(decode_rate(rate) if rate else None, _decode_concurrency(concurrency))
+        return None if found == _NOTHING else found
+
+
+_NOTHING = LimitOverride()
 
 
 class LimitOverrides:
@@ -70,7 +79,21 @@ def encode_rate(limit: LimitSettings) -> bytes:
     return encoded
 
 
-def decode_rate(encoded: bytes) -> LimitSettings:
-    """The rate from msgpack. It has no concurrency."""
-    auto, windows = msgpack.unpackb(encoded)
-    return LimitSettings(tuple(Window(count, seconds) for count, seconds in windows), auto)
+def decode_rate(encoded: bytes) -> LimitSettings | None:
+    """The rate from msgpack, without a concurrency; None when it is not one of ours, or no request would ever leave."""
+    try:
+        auto, windows = msgpack.unpackb(encoded, max_array_len=MAX_WINDOWS)
+        found = tuple(Window(count, seconds) for count, seconds in windows)
+    except (msgpack.UnpackException, ValueError, TypeError):
+        return None
+    ours = isinstance(auto, bool) and all(map(_is_window, found))
+    return LimitSettings(found, auto) if ours else None
+
+
+def _is_window(window: Window) -> bool:
+    numbers = all(isinstance(value, int | float) for value in (window.count, window.seconds))
+    return numbers and 0 < window.seconds <= MAX_WINDOW_SECONDS and 1 <= window.count <= 1e6 * window.seconds
+
+
+def _decode_concurrency(encoded: bytes) -> int | None:
+    return int(encoded) if encoded.isdigit() and len(encoded) <= MAX_CONCURRENCY_DIGITS else None

@@ -37,8 +37,8 @@ class RobotsCache:
     def __init__(self, client: Redis, keys: RunKeys, worker: str) -> None:
         self._keys = keys
         self._worker = worker
-        self._ask = Script(client, "robots/ask")
-        self._store = Script(client, "robots/store")
+        self._ask = Script(client, "robots/ask", disposable=True)
+        self._store = Script(client, "robots/store", disposable=True)
 
     async def ask(self, origin: str, fetch_seconds: float) -> CachedRobots:
         """The entry of an origin. On "ask" this worker has `fetch_seconds` before another one may fetch it."""

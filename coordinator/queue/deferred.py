@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost
 from coordinator.model import Block, Epoch
-from coordinator.queue.sharding import BLOCK_KEYS, Layout
+from coordinator.queue.sharding import Layout, block_size
 from coordinator.queue.wire import decode_deferral, encode_block
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
@@ -30,18 +30,20 @@ DEFERRED_KEYS_PER_CALL = 5_000
 class DeferredKeys:
     """The deferred set of one run, for its coordinator. Every method raises RedisUnavailable."""
 
-    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
+    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch, keys_per_request: int = 1) -> None:
         self._keys = keys
         self._layout = layout
         self._epoch = epoch
+        self._keys_per_request = keys_per_request
         self._list_due = Script(client, "queue/list_due")
         self._requeue_due = Script(client, "queue/requeue_due")
 
     async def due(self) -> dict[bytes, bytes]:
         """Up to DEFERRED_KEYS_PER_CALL keys that are due, as {digest: encoded deferral}, the longest due first."""
         keys = [self._keys.deferred_due, self._keys.deferred_keys]
+        most = DEFERRED_KEYS_PER_CALL - DEFERRED_KEYS_PER_CALL % self._keys_per_request
         with translate_redis_errors():
-            digests_and_payloads = await self._list_due(keys, [DEFERRED_KEYS_PER_CALL])
+            digests_and_payloads = await self._list_due(keys, [most])
         return dict(zip(digests_and_payloads[::2], digests_and_payloads[1::2], strict=True))
 
     async def requeue(self, coordinator: str, due: Mapping[bytes, bytes]) -> bool:
@@ -70,15 +72,19 @@ class DeferredKeys:
         return status == "ok"
 
     def _blocks(self, due: Mapping[bytes, bytes]) -> Iterator[Block]:
-        """The keys as blocks, sorted by digest. A block may have keys of several shards: so there are few blocks."""
+        """The keys as blocks of whole requests, sorted by digest.
+
+        A block may have keys of several shards: so there are few blocks.
+        """
         deferrals = []
         for digest in sorted(due):
             try:
                 deferrals.append(decode_deferral(digest, due[digest]))
             except ValueError as error:
                 logger.error("a deferred key cannot be read and is planned again from the source: %s", error)
-        for start in range(0, len(deferrals), BLOCK_KEYS):
-            part = deferrals[start : start + BLOCK_KEYS]
+        size = block_size(len(deferrals), self._keys_per_request)
+        for start in range(0, len(deferrals), size):
+            part = deferrals[start : start + size]
             yield Block(
                 shard=self._layout.shard(part[0].digest),
                 keys=tuple(one.key for one in part),

@@ -1,15 +1,16 @@
-"""The list of runs in Redis: a run is made, found, listed, given a changed job file, and finished."""
+"""The runs in Redis: one is made, found, listed, forgotten, and finished. What a run is, only Postgres says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import orjson
 from redis.asyncio import Redis
 
+from coordinator.errors import RedisDamaged
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
@@ -18,11 +19,12 @@ from coordinator.redis.keys import FIRST_CURSOR, RUNS, RunKeys
 # Redis closes a connection that sends a command with more than 1,048,576 arguments. A run of 400 million keys has that
 # number of buckets.
 KEYS_PER_UNLINK = 100_000
+KEYS_PER_SCAN = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What every process needs to take part in a run.
+    """What every process needs to take part in a run. It is kept in Postgres: Redis only names the run.
 
     `document` is the job file, with `${NAME}` in the place of secrets, `folder` the absolute path of its folder.
     `fingerprint` and `total` (an estimate, in keys) are those of the source when the run was made.
@@ -37,28 +39,21 @@ class RunRecord:
     fingerprint: str = ""
     total: int | None = None
 
-    def encode(self) -> bytes:
-        """The record as JSON."""
-        return orjson.dumps(
-            {
-                "name": self.name,
-                "run_id": self.run_id,
-                "epoch": self.epoch,
-                "shards": self.layout.shards,
-                "buckets": self.layout.buckets,
-                "document": self.document,
-                "folder": self.folder,
-                "fingerprint": self.fingerprint,
-                "total": self.total,
-            }
-        )
 
-    @classmethod
-    def decode(cls, text: bytes | str) -> RunRecord:
-        """The record from JSON."""
-        fields = orjson.loads(text)
-        layout = Layout(shards=fields.pop("shards"), buckets=fields.pop("buckets"))
-        return cls(layout=layout, **fields)
+@dataclass(frozen=True, slots=True)
+class RunInRedis:
+    """What Redis says of a run. `state` is None when it is no state of ours."""
+
+    epoch: str
+    state: RunState | None
+
+
+def as_state(returned: bytes | str) -> RunState:
+    """A state that Redis returned. Raises RedisDamaged for one that is not ours."""
+    try:
+        return RunState(as_text(returned))
+    except ValueError:
+        raise RedisDamaged(f"Redis calls a run {returned!r:.50}, which is no state of one") from None
 
 
 class Runs:
@@ -68,29 +63,39 @@ class Runs:
         self._client = client
 
     async def names(self) -> list[str]:
-        """The names of all runs, sorted."""
-        with translate_redis_errors():
-            return sorted(as_text(name) for name in await self._client.smembers(RUNS))
+        """The names of all runs, sorted. Another program may have added some."""
+        try:
+            with translate_redis_errors():
+                return sorted(as_text(name) for name in await self._client.smembers(RUNS))
+        except RedisDamaged:  # no set: what is there is not ours
+            with translate_redis_errors():
+                await self._client.unlink(RUNS)
+            return []
 
-    async def find(self, name: str) -> RunRecord | None:
+    async def find(self, name: str) -> RunInRedis | None:
         """The run of that name; None when this Redis does not know it."""
-        with translate_redis_errors():
-            text = await self._client.get(RunKeys(name).spec)
-        return None if text is None else RunRecord.decode(text)
+        try:
+            with translate_redis_errors():
+                epoch, state = await self._client.hmget(RunKeys(name).state, "epoch", "state")
+        except RedisDamaged:
+            return RunInRedis("", None)
+        if epoch is None and state is None:
+            return None
+        with suppress(ValueError):
+            return RunInRedis(as_text(epoch or ""), RunState(as_text(state or "")))
+        return RunInRedis(as_text(epoch or ""), None)
 
     async def state(self, name: str) -> RunState | None:
-        """The state of a run; None when this Redis does not know it."""
-        with translate_redis_errors():
-            state = await self._client.hget(RunKeys(name).state, "state")
-        return None if state is None else RunState(as_text(state))
+        """The state of a run; None when this Redis does not know it, or has something else there."""
+        found = await self.find(name)
+        return None if found is None else found.state
 
     async def make(self, record: RunRecord) -> None:
-        """Write a new run. All keys of an earlier run of that name are deleted first."""
+        """Write a new run. Everything that an earlier run of that name has in the queue is deleted first."""
         keys = RunKeys(record.name)
-        earlier = await self.find(record.name)
-        layout = earlier.layout if earlier else record.layout
+        await self.forget(record.name)
         with translate_redis_errors():
-            earlier_keys = iter(keys.all(layout.shards, layout.buckets))
+            earlier_keys = iter(keys.all(record.layout.shards, record.layout.buckets))
             while part := list(islice(earlier_keys, KEYS_PER_UNLINK)):
                 await self._client.unlink(*part)
             async with self._client.pipeline(transaction=True) as pipe:
@@ -103,16 +108,28 @@ class Runs:
                         "exhausted": "0",
                     },
                 )
-                pipe.set(keys.spec, record.encode())
                 pipe.sadd(RUNS, record.name)
                 await pipe.execute()
 
-    async def rewrite(self, record: RunRecord, document: Mapping[str, Any], folder: str) -> RunRecord:
-        """Replace the job file of a run that is resumed; returns the changed record."""
-        changed = replace(record, document=document, folder=folder)
+    async def list_again(self, name: str) -> None:
+        """Put the name of a run that goes on back into the list of runs, if it is not there."""
+        await self.names()  # so that the list is a set
         with translate_redis_errors():
-            await self._client.set(RunKeys(record.name).spec, changed.encode())
-        return changed
+            await self._client.sadd(RUNS, name)
+
+    async def forget(self, name: str) -> None:
+        """Delete whatever this Redis has of a run, whoever wrote it, but the limits of its upstreams."""
+        keys, cursor = RunKeys(name), 0
+        with translate_redis_errors():
+            if not await self._client.exists(keys.state):
+                return
+            while True:
+                # A name has none of the characters that a pattern gives a meaning to.
+                cursor, found = await self._client.scan(cursor, match=f"{keys.prefix}*", count=KEYS_PER_SCAN)
+                if rest := [key for key in found if not as_text(key).startswith(keys.limiting_prefixes)]:
+                    await self._client.unlink(*rest)
+                if not cursor:
+                    break
 
     async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
         """Mark a run complete with the final counts from Postgres, and delete what only an unfinished run needs."""

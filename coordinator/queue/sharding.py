@@ -15,6 +15,10 @@ DIGEST_BYTES = 16
 # The most keys of a block.
 BLOCK_KEYS = 500
 MAX_SHARDS = 256
+# With several keys a request, few keys make about this number of blocks, so that many workers get a part of them, but
+# no block gets fewer keys than the second number unless one request has more.
+SPREAD_BLOCKS = 64
+SMALL_BLOCK_KEYS = 100
 # The most blocks that one split makes: a block of 500 keys becomes single keys in three splits.
 MAX_PARTS = 8
 # The estimate for a source that does not know its size.
@@ -83,9 +87,14 @@ def by_bucket(digests: Iterable[bytes], layout: Layout) -> tuple[Mapping[int, in
     return _tally(members, layout.bucket_shift), members
 
 
-def split_block(block: Block, indexes: Sequence[int]) -> Iterator[Block]:
-    """Split a block into up to 8 smaller ones. `indexes` are those of the keys that go into them, in order."""
+def split_block(block: Block, indexes: Sequence[int], keys_per_request: int = 1) -> Iterator[Block]:
+    """Split a block into up to 8 smaller ones. `indexes` are those of the keys that go into them, in order.
+
+    While a part has more keys than one request takes, it has whole requests.
+    """
     size = _divided_up(len(indexes), MAX_PARTS)
+    if size > keys_per_request:
+        size = _divided_up(size, keys_per_request) * keys_per_request
     for start in range(0, len(indexes), max(size, 1)):
         chosen = indexes[start : start + size]
         refusals = {new: block.refusals[old] for new, old in enumerate(chosen) if old in block.refusals}
@@ -107,6 +116,36 @@ def cut_blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes
             part = ordered[start : min(start + size, end)]
             refusals = {index: reasons[one] for index, one in enumerate(part) if one in reasons} if reasons else {}
             yield Block(shard=ShardId(shard), keys=tuple([keys[one] for one in part]), refusals=refusals)
+
+
+def block_size(keys: int, keys_per_request: int) -> int:
+    """How many of these keys a block has, so that it has whole requests: up to 500, and fewer when there are few."""
+    if keys_per_request == 1:
+        return BLOCK_KEYS
+    most = min(BLOCK_KEYS, max(SMALL_BLOCK_KEYS, keys // SPREAD_BLOCKS))
+    return max(keys_per_request, most - most % keys_per_request)
+
+
+def cut_request_blocks(
+    keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes, str], keys_per_request: int
+) -> Iterator[Block]:
+    """Cut {digest: key} into blocks of whole requests, whatever their shards; only the last request may be part-filled.
+
+    A block is in the shard of its first key. Keys that have a reason (see `cut_blocks`) are in the last block, or in
+    blocks of their own, where they leave no gap in a request.
+    """
+    ordered = sorted(keys)
+    fetched = [one for one in ordered if one not in reasons]
+    refused = [one for one in ordered if one in reasons]
+    size = block_size(len(fetched), keys_per_request)
+    parts = [fetched[start : start + size] for start in range(0, len(fetched), size)]
+    if parts and len(parts[-1]) + len(refused) <= BLOCK_KEYS:
+        parts[-1] = sorted(parts[-1] + refused)
+    else:
+        parts += [refused[start : start + BLOCK_KEYS] for start in range(0, len(refused), BLOCK_KEYS)]
+    for part in parts:
+        refusals = {index: reasons[one] for index, one in enumerate(part) if one in reasons} if reasons else {}
+        yield Block(shard=layout.shard(part[0]), keys=tuple([keys[one] for one in part]), refusals=refusals)
 
 
 def _divided_up(count: int, by: int) -> int:

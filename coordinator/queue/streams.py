@@ -13,10 +13,11 @@ from itertools import groupby
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, LeaseLost
-from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
+from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, ShardId, WorkerId
+from coordinator.queue.registry import as_state
 from coordinator.queue.sharding import Layout, by_bucket, split_block
 from coordinator.queue.wire import Deferral, decode_block, encode_block, encode_deferral, encode_members
-from coordinator.redis.connection import translate_redis_errors
+from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument, Script
 
@@ -98,12 +99,12 @@ class Streams:
         return await self._heartbeat(worker, lease_seconds, "join")
 
     async def renew(
-        self, worker: WorkerId, lease_seconds: float = WORKER_LEASE_SECONDS, *, waits: str = ""
+        self, worker: WorkerId, lease_seconds: float = WORKER_LEASE_SECONDS, *, waits: bytes = b""
     ) -> Presence:
-        """Prolong a worker's lease. `waits` is why it waits now, for `status`; empty when it does not wait."""
+        """Prolong a worker's lease. `waits` says for `status` what it waits for now (see limits/unreachable)."""
         return await self._heartbeat(worker, lease_seconds, "renew", waits)
 
-    async def _heartbeat(self, worker: WorkerId, lease_seconds: float, verb: str, waits: str = "") -> Presence:
+    async def _heartbeat(self, worker: WorkerId, lease_seconds: float, verb: str, waits: bytes = b"") -> Presence:
         with translate_redis_errors():
             status, *presence = await self._renew(
                 [self._keys.workers, self._keys.state, self._keys.waits],
@@ -111,7 +112,7 @@ class Streams:
             )
         self._checked(status)
         rank, size, state, moves, turn = presence
-        return Presence(rank, size, RunState(state.decode()), int(moves), turn)
+        return Presence(rank, size, as_state(state), as_number(moves), turn)
 
     async def claim_shard(self, worker: WorkerId) -> ShardId | None:
         """Claim the shard of which this worker should claim blocks next; None when no shard has work."""
@@ -133,7 +134,7 @@ class Streams:
             if self._checked(status) == b"empty":
                 return None
             entry_id, deliveries, payload = delivery
-            entry = EntryId(entry_id.decode())
+            entry = EntryId(as_text(entry_id))
             try:
                 claim = Claim(shard, entry, deliveries, decode_block(shard, payload))
             except ValueError as error:
@@ -170,11 +171,11 @@ class Streams:
         self._checked(status)
         return int(newly_done[0])
 
-    async def split(self, worker: WorkerId, claim: Claim, indexes: Sequence[int]) -> None:
+    async def split(self, worker: WorkerId, claim: Claim, indexes: Sequence[int], keys_per_request: int = 1) -> None:
         """Replace a claimed block by smaller ones. `indexes` are those of the keys that go into them."""
         keys = [self._keys.state, self._keys.workers, self._keys.stream(claim.shard), self._keys.ready]
         arguments: list[Argument] = [self._epoch, worker, claim.shard, claim.entry, len(claim.block.keys)]
-        for block in split_block(claim.block, indexes):
+        for block in split_block(claim.block, indexes, keys_per_request):
             arguments += [len(block.keys), encode_block(block)]
         with translate_redis_errors():
             (status,) = await self._split(keys, arguments)

@@ -13,10 +13,16 @@ import msgpack
 
 from coordinator.model import Attempts, Block, ShardId
 from coordinator.queue.sharding import BLOCK_KEYS
+from coordinator.queue.sharding import digest as key_digest
 
 WIRE_VERSION = 2
 # 500 keys of 8 KB each, with room for reasons and attempts: a larger one is not a block of ours.
 MAX_BLOCK_BYTES = 6 * 1024 * 1024
+MAX_DEFERRAL_BYTES = 64 * 1024
+# More attempts than a job allows, and longer histories than a worker writes.
+MAX_ATTEMPTS = 10_000
+LONGEST_HISTORY_LINES = 50
+MAX_LINE_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ def decode_block(shard: ShardId, payload: bytes) -> Block:
             raise ValueError("not a block: keys, refusals and attempts are expected")
     if not all(isinstance(key, str) for key in keys):
         raise ValueError("a block whose keys are not text")
+    if len(set(keys)) < len(keys):
+        raise ValueError("a block that has a key twice")
     if not all(_is_index(index, keys) and isinstance(reason, str) for index, reason in refusals.items()):
         raise ValueError("a block whose refusals are not reasons of its keys")
     if not all(_is_index(index, keys) for index in attempts):
@@ -62,10 +70,12 @@ def encode_deferral(deferral: Deferral) -> bytes:
 
 def decode_deferral(digest: bytes, payload: bytes) -> Deferral:
     """A deferred key from msgpack, without its delay. Raises ValueError when it is not one of ours."""
+    if len(payload) > MAX_DEFERRAL_BYTES:
+        raise ValueError(f"a deferred key of {len(payload)} bytes")
     match _unpacked(payload, "a deferred key"):
-        case (str(key), fields):
+        case (str(key), fields) if key_digest(key) == digest:
             return Deferral(digest, key, _attempts_from(fields))
-    raise ValueError("a deferred key that is not text")
+    raise ValueError("a deferred key that is not text, or has another digest")
 
 
 def encode_members(counts: Iterable[int], members: Iterable[int], outcomes: Iterable[str] = ()) -> bytes:
@@ -84,9 +94,15 @@ def _attempts_fields(attempts: Attempts) -> tuple[int, int, tuple[str, ...]]:
 def _attempts_from(fields: Any) -> Attempts:
     match fields:
         case (int(failed), int(throttled), tuple(history)):
-            if failed >= 0 and throttled >= 0 and all(isinstance(line, str) for line in history):
+            if 0 <= failed <= MAX_ATTEMPTS and 0 <= throttled <= MAX_ATTEMPTS and _is_history(history):
                 return Attempts(failed, throttled, history)
-    raise ValueError("attempts that are not two numbers and lines of text")
+    raise ValueError("attempts that are not two numbers and lines of text, or too many")
+
+
+def _is_history(lines: tuple[Any, ...]) -> bool:
+    return len(lines) <= LONGEST_HISTORY_LINES and all(
+        isinstance(line, str) and len(line) <= MAX_LINE_CHARACTERS for line in lines
+    )
 
 
 def _is_index(index: Any, keys: tuple[Any, ...]) -> bool:

@@ -4,25 +4,29 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
 
     name               type     lifetime                  written by
     shardcrawl:runs    set      as long as Redis          opening (run made)
-    …:spec             string   as long as the run        opening: the job file and the layout, as JSON
     …:state            hash     as long as the run        opening, coordinator, workers: state, epoch, cursor, counts
     …:done:N           intset   as long as the run        workers (complete), opening (rebuild)
     …:stream:N         stream   until the run is complete planner, janitor (new blocks), workers (ack, delete, split)
     …:ready            zset     until the run is complete coordinator, workers: shard -> blocks that are not claimed
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
     …:claims           hash     until the run is complete workers: "shard worker" -> number and entry of its last claim
-    …:waits            hash     until the run is complete workers: id -> what it waits for
+    …:waits            hash     until the run is complete workers: id -> service and upstreams that it waits for
+    …:unreachable      set      an hour                   workers: upstreams that the log calls unreachable
     …:deferred:due     zset     until the run is complete workers, janitor: digest -> when it is due, ms of Redis TIME
     …:deferred:keys    hash     until the run is complete workers, janitor: digest -> key and its attempts
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
     …:quarantine       list     as long as the run        workers: the last entries that were not blocks of ours
     …:leader           string   its lease                 coordinator: id of the one that leads
     …:slots:UPSTREAM   hash     its longest window        limiter: the last slot, µs of Redis TIME; windows' counts
-    …:health:UPSTREAM  string   eleven seconds            limiter: requests sent and failed in each of ten seconds
+    …:health:UPSTREAM  string   at most a day             limiter: requests sent and failed in each of ten seconds, and
+                                                          responses in a row that were refused; eleven seconds without
     …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
     …:limits           hash     a week                    the command `limit`: overrides
+    …:matched          set      as long as the run        workers: entries of [limits] that a request met
     …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
     …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or which worker fetches it
+
+Version 0.1.0 also wrote …:spec, the job. Nothing reads it.
 """
 
 from __future__ import annotations
@@ -41,11 +45,12 @@ class RunKeys:
     run: str
 
     def _name(self, tail: str) -> str:
-        return f"shardcrawl:{{{self.run}}}:{tail}"
+        return f"{self.prefix}{tail}"
 
     @property
-    def spec(self) -> str:
-        return self._name("spec")
+    def prefix(self) -> str:
+        """What all names begin with."""
+        return f"shardcrawl:{{{self.run}}}:"
 
     @property
     def state(self) -> str:
@@ -80,6 +85,10 @@ class RunKeys:
         return self._name("waits")
 
     @property
+    def unreachable(self) -> str:
+        return self._name("unreachable")
+
+    @property
     def leader(self) -> str:
         return self._name("leader")
 
@@ -90,6 +99,10 @@ class RunKeys:
     @property
     def limits(self) -> str:
         return self._name("limits")
+
+    @property
+    def matched_limits(self) -> str:
+        return self._name("matched")
 
     @property
     def changes(self) -> str:
@@ -103,6 +116,11 @@ class RunKeys:
     def limiting(self) -> tuple[str, ...]:
         """The limiter's keys for all upstreams together."""
         return self.upstreams, self.limits, self.changes
+
+    @property
+    def limiting_prefixes(self) -> tuple[str, ...]:
+        """What the names of the limiter's keys and of robots.txt begin with, and no other ones."""
+        return *self.limiting, self.slots(""), self.health(""), self.robots("")
 
     def stream(self, shard: int) -> str:
         return self._name(f"stream:{shard}")
@@ -126,6 +144,7 @@ class RunKeys:
             self.workers,
             self.claims,
             self.waits,
+            self.unreachable,
             self.receipts,
             self.deferred_due,
             self.deferred_keys,
@@ -135,7 +154,8 @@ class RunKeys:
 
     def all(self, shards: int, buckets: int) -> Iterable[str]:
         """Every key of the run but those of the limiter and of robots.txt, which expire by themselves."""
-        yield from (self.spec, self.state, self.leader, self.quarantine)
+        yield self._name("spec")  # of version 0.1.0
+        yield from (self.state, self.leader, self.quarantine, self.matched_limits)
         yield from self.queue(shards)
         for bucket in range(buckets):
             yield self.done(bucket)

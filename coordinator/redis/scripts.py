@@ -5,6 +5,7 @@ A line `-- include: NAME` in a script is replaced by the text of `lua/fragments/
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -12,6 +13,11 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from coordinator.redis.connection import is_damage
+
+logger = logging.getLogger(__name__)
 
 Argument: TypeAlias = "str | bytes | int | float"
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
@@ -28,10 +34,16 @@ def _read(name: str) -> str:
 
 
 class Script:
-    """One script. It is called by its SHA-1 (EVALSHA), and loaded again when Redis does not have it any more."""
+    """One script. It is called by its SHA-1 (EVALSHA), and loaded again when Redis does not have it any more.
 
-    def __init__(self, client: Redis, name: str) -> None:
+    The keys of one that is `disposable` can be done without: when another program has put something else there, they
+    are deleted, and it begins anew.
+    """
+
+    def __init__(self, client: Redis, name: str, *, disposable: bool = False) -> None:
+        self._client = client
         self._script = client.register_script(source(name))
+        self._disposable = disposable
         self.name = name
 
     def __repr__(self) -> str:
@@ -39,4 +51,11 @@ class Script:
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Carry it out. Its contract says what it returns. Raises redis-py's errors."""
-        return await self._script(keys=list(keys), args=list(arguments))
+        try:
+            return await self._script(keys=list(keys), args=list(arguments))
+        except ResponseError as error:
+            if not self._disposable or not is_damage(error):
+                raise
+            logger.warning("Redis has something else where %s keeps its state; it is deleted: %s", self.name, error)
+            await self._client.unlink(*keys)
+            return await self._script(keys=list(keys), args=list(arguments))

@@ -5,7 +5,7 @@
          |                                 +-- another one leads now, Redis was away, or the cursor was set back
          +---------------------------------+
 
-From any state it ends with SourceError when the source cannot be read (or must be read again, and is standard input),
+From any state it ends with SourceError when the source cannot be read (or must be read again, and is a pipe),
 and with EpochLost when Redis has another run, or lost this one.
 """
 
@@ -18,13 +18,13 @@ from contextlib import suppress
 
 from redis.asyncio import Redis
 
-from coordinator.errors import RedisUnavailable, SourceError
+from coordinator.errors import RedisDamaged, RedisUnavailable, SourceError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import RunState
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.streams import Streams
-from coordinator.redis.connection import as_text, translate_redis_errors
+from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RunKeys
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS, retry_unavailable
 from coordinator.roles.election import Election
@@ -39,11 +39,22 @@ logger = logging.getLogger(__name__)
 STATE_POLL_SECONDS = 0.2
 
 
+def _usable(cursor: str) -> str:
+    """The cursor that Redis has. Raises RedisDamaged when it is not one of ours."""
+    try:
+        place = Cursor.parse(cursor)
+    except SourceError as error:
+        raise RedisDamaged(str(error)) from error
+    as_number(place.offset), as_number(place.line)
+    return cursor
+
+
 class Coordinator:
     """The coordinator of one run in this process.
 
-    `open_corpus` opens the source at a cursor; `rereadable` is False for standard input, which cannot be read from its
-    beginning again. `high_water` is the most keys that are queued.
+    `open_corpus` opens the source at a cursor; `rereadable` is False for a pipe, which cannot be read from its
+    beginning again. `high_water` is the most keys that are queued. A request that has fewer than `keys_per_request`
+    keys waits `fill_seconds` for more of a slow source.
     """
 
     def __init__(
@@ -55,12 +66,16 @@ class Coordinator:
         *,
         rereadable: bool,
         high_water: int,
+        keys_per_request: int = 1,
+        fill_seconds: float = 0.0,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._client = client
         self._record = record
         self._rereadable = rereadable
         self._high_water = high_water
+        self._keys_per_request = keys_per_request
+        self._fill_seconds = fill_seconds
         self._coordinator_id = coordinator_id
         self._open_corpus = open_corpus
         self._failpoint = failpoint
@@ -91,7 +106,7 @@ class Coordinator:
         """Plan the rest of the source, then wait until cancelled. Returns only when another coordinator leads."""
         with translate_redis_errors():
             cursor, exhausted = await self._client.hmget(self._keys.state, "cursor", "exhausted")
-        if exhausted == b"1" or await self._plan(as_text(cursor or FIRST_CURSOR)):
+        if exhausted == b"1" or await self._plan(_usable(as_text(cursor or FIRST_CURSOR))):
             await asyncio.Event().wait()
 
     async def _watch_queue(self) -> None:
@@ -100,12 +115,13 @@ class Coordinator:
         The janitor must work while the planner does: in a queue that lost its keys, the planner would wait for room for
         ever. Raises SourceError.
         """
-        janitor = Janitor(self._client, self._keys, self._record.layout, self._record.epoch, self._coordinator_id)
+        layout, epoch = self._record.layout, self._record.epoch
+        janitor = Janitor(self._client, self._keys, layout, epoch, self._coordinator_id, self._keys_per_request)
         if await janitor.watch():
             await asyncio.Event().wait()  # the run is complete: `_wait_until_complete` returns, and this is cancelled
         elif not self._rereadable:
             raise SourceError(
-                f"keys vanished from the queue of run {self._record.name}, and standard input cannot be read again: "
+                f"keys vanished from the queue of run {self._record.name}, and a pipe cannot be read again: "
                 "give the same input to a run with another --name"
             )
 
@@ -120,8 +136,10 @@ class Coordinator:
                 streams=self._streams,
                 done=self._done,
                 layout=self._record.layout,
-                counts=lambda: read_counts(self._client, self._record),
+                counts=lambda: read_counts(self._client, self._record.name, self._record.total),
                 high_water=self._high_water,
+                keys_per_request=self._keys_per_request,
+                fill_seconds=self._fill_seconds,
                 failpoint=self._failpoint,
             ).plan()
         finally:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Epoch, RunState
 from coordinator.queue.deferred import DeferredKeys
+from coordinator.queue.registry import as_state
 from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RunKeys
@@ -26,12 +27,20 @@ MISSING_CHECK_SECONDS = 5.0
 class Janitor:
     """The janitor of one run, in the coordinator that leads it."""
 
-    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch, coordinator_id: str) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        keys: RunKeys,
+        layout: Layout,
+        epoch: Epoch,
+        coordinator_id: str,
+        keys_per_request: int = 1,
+    ) -> None:
         self._keys = keys
         self._epoch = epoch
         self._layout = layout
         self._coordinator_id = coordinator_id
-        self._deferred = DeferredKeys(client, keys, layout, epoch)
+        self._deferred = DeferredKeys(client, keys, layout, epoch, keys_per_request)
         self._check_resolved_script = Script(client, "run/check_resolved")
         self._replan_script = Script(client, "run/replan")
 
@@ -73,7 +82,7 @@ class Janitor:
             status = as_text(await self._check_resolved_script([self._keys.state], [self._epoch]))
         if status == "epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
-        return RunState(status)
+        return as_state(status)
 
     async def _replan_if_missing(self) -> bool:
         """When keys are missing from the queue, set the cursor back to the source's beginning, and return True."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from contextlib import suppress
+from typing import cast
 
 from redis.asyncio import Redis
 
+from coordinator.errors import RedisDamaged
 from coordinator.model import RunState, WorkerId
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import as_text, translate_redis_errors
@@ -28,18 +31,21 @@ async def release_dead(client: Redis, pid: int) -> int:
     runs = Runs(client)
     released = 0
     for run in await runs.names():
-        if await runs.state(run) is RunState.COMPLETE:
-            continue
-        keys = RunKeys(run)
-        with translate_redis_errors():
-            workers = [name.decode() for name in await client.zrange(keys.workers, 0, -1) if isinstance(name, bytes)]
-            dead = [name for name in workers if name.startswith(_prefix(pid))]
-            if dead:
-                released += await client.zrem(keys.workers, *dead)
-            leader = as_text(await client.get(keys.leader) or "")
-        if leader.startswith(_prefix(pid)):
-            await Election(client, keys, leader).leave()
-            released += 1
+        if await runs.state(run) is not RunState.COMPLETE:
+            with suppress(RedisDamaged):  # those who work on that run will find out
+                released += await _release(client, RunKeys(run), pid)
+    return released
+
+
+async def _release(client: Redis, keys: RunKeys, pid: int) -> int:
+    with translate_redis_errors():
+        workers = [as_text(cast("bytes", name)) for name in await client.zrange(keys.workers, 0, -1)]
+        dead = [name for name in workers if name.startswith(_prefix(pid))]
+        released = int(await client.zrem(keys.workers, *dead)) if dead else 0
+        leader = as_text(await client.get(keys.leader) or "")
+    if leader.startswith(_prefix(pid)):
+        await Election(client, keys, leader).leave()
+        released += 1
     return released
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from itertools import chain
+from time import monotonic
 
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import Block, RunCounts
+from coordinator.model import RunCounts
 from coordinator.queue.done import DoneSet
-from coordinator.queue.sharding import Layout, by_digest, cut_blocks
+from coordinator.queue.sharding import Layout, by_digest, cut_blocks, cut_request_blocks
 from coordinator.queue.streams import Streams
 from coordinator.source import Chunk, Source
 
@@ -29,10 +31,29 @@ CHUNK_READ_SECONDS = 1.0
 ROOM_POLL_SECONDS = 0.05
 
 
+@dataclass(slots=True)
+class _Gathered:
+    """What is read and not yet published: `keys` as {digest: key}, `reasons` as {digest: why it must not be fetched}.
+
+    `lines` were read, `done` of them had keys that are done.
+    """
+
+    keys: dict[bytes, str] = field(default_factory=dict)
+    reasons: dict[bytes, str] = field(default_factory=dict)
+    lines: int = 0
+    done: int = 0
+
+    @property
+    def to_fetch(self) -> int:
+        """How many keys will be fetched."""
+        return len(self.keys) - len(self.reasons)
+
+
 class Planner:
     """Publishes one source from a cursor on. The blocks of a chunk and the cursor after it are published in one step.
 
-    `counts` reads the run's counts; `high_water` is the most keys that are queued.
+    `counts` reads the run's counts; `high_water` is the most keys that are queued. With several keys a request, more is
+    read for at most `fill_seconds`, until the keys fill whole requests; nothing that was read is held back after that.
     """
 
     def __init__(
@@ -46,20 +67,26 @@ class Planner:
         layout: Layout,
         counts: Callable[[], Awaitable[RunCounts]],
         high_water: int,
+        keys_per_request: int = 1,
+        fill_seconds: float = 0.0,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._coordinator_id = coordinator_id
         self._source = source
-        self._cursor = cursor
+        self._cursor = self._end = cursor
         self._streams = streams
         self._done = done
         self._layout = layout
         self._counts = counts
         self._high_water = high_water
+        self._keys_per_request = keys_per_request
+        self._fill_seconds = fill_seconds
         self._failpoint = failpoint
         self._exhausted = False
         self._reads_done_set = True
-        self._chunk_keys = max(1, min(CHUNK_KEYS, high_water // MIN_QUEUED_CHUNKS))
+        self._reading: asyncio.Task[Chunk] | None = None
+        chunk_keys = min(CHUNK_KEYS, high_water // MIN_QUEUED_CHUNKS)
+        self._chunk_keys = max(1, chunk_keys // keys_per_request) * keys_per_request
 
     async def plan(self) -> bool:
         """Publish the rest of the source; False when another coordinator leads now. Raises SourceError, EpochLost.
@@ -68,40 +95,85 @@ class Planner:
         in the source, is published again; the worker that claims its block looks up every key, and drops it.
         """
         self._reads_done_set = (await self._counts()).done > 0
-        while not self._exhausted:
-            if not await self._plan_chunk():
-                return False
+        try:
+            while not self._exhausted:
+                if not await self._plan_chunk():
+                    return False
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
         logger.info("planner reached the end of the source at cursor %s", self._cursor)
         return True
 
     async def _plan_chunk(self) -> bool:
         """Read and publish one chunk; False when another coordinator leads now."""
-        chunk = await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_READ_SECONDS)
-        end, self._exhausted = str(chunk.end), chunk.exhausted
-        planned, skipped = await self._blocks_not_done(chunk)
-        await self._wait_for_room(sum(len(block.keys) for block in planned))
+        gathered = _Gathered()
+        await self._add(gathered, await self._read())
+        if self._keys_per_request > 1:
+            await self._fill_requests(gathered)
+            blocks = cut_request_blocks(gathered.keys, self._layout, gathered.reasons, self._keys_per_request)
+        else:
+            blocks = cut_blocks(gathered.keys, self._layout, gathered.reasons)
+        planned = list(blocks)
+        await self._wait_for_room(len(gathered.keys))
         self._failpoint("read")
         published = await self._streams.publish(
             self._coordinator_id,
             planned,
-            skipped=skipped,
+            skipped=gathered.done,
             cursor=self._cursor,
-            next_cursor=end,
-            exhausted=chunk.exhausted,
+            next_cursor=self._end,
+            exhausted=self._exhausted,
         )
         self._failpoint("published")
-        self._cursor = end
+        self._cursor = self._end
         return published
 
-    async def _blocks_not_done(self, chunk: Chunk) -> tuple[list[Block], int]:
-        """The chunk as blocks, without the keys that are done, and how many are done."""
-        refusals = {bad.key: f"line {bad.line}: {bad.reason}" for bad in chunk.refused}
+    async def _fill_requests(self, gathered: _Gathered) -> None:
+        """Read more until the keys fill whole requests, the time for that has passed, or the source ends."""
+        deadline = monotonic() + self._fill_seconds
+        while not self._exhausted and (missing := -gathered.to_fetch % self._keys_per_request):
+            if (seconds_left := deadline - monotonic()) <= 0:
+                return
+            # Where most keys are done already, so many lines are read that about the missing number is not.
+            lines = missing * gathered.lines // gathered.to_fetch
+            limit = min(lines, max(missing, self._chunk_keys - len(gathered.keys)))
+            if (chunk := await self._read_within(seconds_left, limit)) is None:
+                return
+            await self._add(gathered, chunk)
+
+    async def _read(self) -> Chunk:
+        """The next chunk, or what a read brings that was not waited for. Raises SourceError."""
+        if self._reading is None:
+            return await asyncio.to_thread(self._source.read, self._chunk_keys, CHUNK_READ_SECONDS)
+        chunk, self._reading = await self._reading, None
+        return chunk
+
+    async def _read_within(self, seconds: float, limit: int) -> Chunk | None:
+        """At most so many of the next lines; None when none came in time, or the source is damaged.
+
+        Then the read goes on, and the next chunk is what it brings, or its error: what came before is published first.
+        """
+        reading = asyncio.create_task(asyncio.to_thread(self._source.read, limit, min(seconds, CHUNK_READ_SECONDS)))
+        ended, _ = await asyncio.wait({reading}, timeout=seconds)
+        if ended and reading.exception() is None:
+            return reading.result()
+        self._reading = reading
+        return None
+
+    async def _add(self, gathered: _Gathered, chunk: Chunk) -> None:
+        """Add the keys of a chunk that are not done."""
+        self._end, self._exhausted = str(chunk.end), chunk.exhausted
+        refusals = {bad.key: f"{bad.place}: {bad.reason}" for bad in chunk.refused}
         keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
         done = await self._done.intersection(list(keys)) if self._reads_done_set else ()
         for digest in done:
             del keys[digest]
-        reasons = {digest: refusals[key] for digest, key in keys.items() if key in refusals} if refusals else {}
-        return list(cut_blocks(keys, self._layout, reasons)), len(done)
+        if refusals:
+            gathered.reasons |= {digest: refusals[key] for digest, key in keys.items() if key in refusals}
+        gathered.lines += len(chunk.keys) + len(chunk.refused)
+        gathered.done += len(done)
+        gathered.keys = gathered.keys | keys if gathered.keys else keys
 
     async def _wait_for_room(self, keys: int) -> None:
         """Wait until there is room below the high-water mark for this number of keys, or nothing is queued."""

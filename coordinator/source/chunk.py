@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import quote, unquote_to_bytes
 
 from coordinator.errors import SourceError
 
@@ -12,32 +14,45 @@ from coordinator.errors import SourceError
 class Cursor:
     """The place in a source from which reading goes on.
 
-    `offset` counts bytes of the decompressed stream, or keys yielded by a generator; `line` counts the lines before it.
+    `offset` counts bytes of the text (decompressed, in UTF-8), or keys yielded by a generator; `line` counts the lines
+    before it. Both begin anew in each file of a folder or glob, of which `file` is the name.
     """
 
     offset: int = 0
     line: int = 0
+    file: str = ""
 
     def __str__(self) -> str:
-        """The compact form that `parse` reads back: "offset:line"."""
-        return f"{self.offset}:{self.line}"
+        """The compact form that `parse` reads back: "offset:line", or "offset:line:file" with the name in URL form."""
+        place = f"{self.offset}:{self.line}"
+        return f"{place}:{quote(os.fsencode(self.file))}" if self.file else place
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """Read the compact form; raises SourceError when it is something else."""
-        offset, colon, line = text.partition(":")
-        if not (colon and offset.isdecimal() and line.isdecimal()):
+        offset, _, rest = text.partition(":")
+        line, _, file = rest.partition(":")
+        if not (offset.isdecimal() and line.isdecimal()):
             raise SourceError(f"the stored cursor {text[:50]!r} is not offset:line; start the run under a new name")
-        return cls(int(offset), int(line))
+        return cls(int(offset), int(line), os.fsdecode(unquote_to_bytes(file)))
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A bad line: `key` is its text in a form safe to store, `line` its number from 1, `reason` says what is wrong."""
+    """A bad line: `key` is its text in a form safe to store, `line` its number from 1, `reason` says what is wrong.
+
+    `file` names the file that it is in, when the source has several.
+    """
 
     key: str
     line: int
     reason: str
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where the line is, for people: "line 3", or "b.txt line 3"."""
+        return f"{self.file} line {self.line}".lstrip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,67 +2,68 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import time
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
+from coordinator.source.first_keys import FirstKeys
 from coordinator.source.key_rule import KeyRule, refuse
+from coordinator.user_code import load_module
 
 
 class GeneratorSource:
     """Reads keys (str, or bytes of UTF-8) from the iterable that a function returns; every item counts as one line.
 
     To resume, the function is called again and the keys that were read before are skipped, so it must yield the same
-    keys in the same order. A read whose time has passed returns with the next key, because user code cannot be
-    interrupted.
+    keys in the same order. A thread takes the keys from the iterable, at most one read ahead: so a read returns what
+    was yielded although the next key is long in coming. User code cannot be interrupted.
     """
 
-    def __init__(self, python: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path) -> None:
+    def __init__(
+        self, python: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path, warn: Callable[[str], None]
+    ) -> None:
         """Import the module, looking in `folder` first, and call the function; raises SourceError when that fails."""
         self._name = python
         self._rule = key_rule
-        self._skip = cursor.offset
+        self._first = FirstKeys(python, cursor, warn, absolute_url=key_rule.absolute_url)
         self._count = cursor.offset
         self._keys = _call(python, folder)
+        self._items: deque[object] = deque()  # what was yielded and is not returned yet
+        self._wanted = 0  # how many items may be in it
+        self._ended = False
         self._closed = False
         self._failure: SourceError | None = None
+        self._changed = threading.Condition()
+        # A daemon: user code that waits for ever must not keep the process alive.
+        self._taker = threading.Thread(target=self._take_items, name=f"keys of {python}", daemon=True)
 
     def read(self, limit: int, seconds: float) -> Chunk:
         """See Source.read."""
-        self._skip_known()
         keys: list[str] = []
         refused: list[Refused] = []
-        until: float | None = None
-        ended = False
-        surely_key = self._rule.surely_key
-        while len(keys) + len(refused) < limit and not (self._closed or self._failure):
-            try:
-                item = next(self._keys)
-            except StopIteration:
-                ended = True
-                break
-            except Exception as error:  # noqa: BLE001 (user code can raise anything)
-                self._failure = _failed(self._name, f"failed after {self._count} keys", error)
-                self._failure.__cause__ = error
-                break
-            self._count += 1
-            if isinstance(item, str) and surely_key(item):
-                keys.append(item)
-            else:
-                self._classify(item, keys, refused)
-            now = time.monotonic()
-            if until is None:
-                until = now + seconds
-            elif now >= until:
-                break
-        if self._failure and not keys and not refused:
+        with self._changed:
+            self._wanted = limit
+            if self._taker.ident is None:
+                self._taker.start()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
+            self._changed.wait_for(lambda: len(self._items) >= limit or self._ended or self._closed, seconds)
+            items = [self._items.popleft() for _ in range(min(limit, len(self._items)))]
+            exhausted = self._ended and not (self._items or self._failure)
+            self._changed.notify_all()
+        if self._failure and not items:
             raise self._failure
-        return Chunk(keys, refused, Cursor(self._count, self._count), ended)
+        watched = self._first.left
+        for part in (items[:watched], items[watched:]):
+            known = len(refused)
+            self._classify(part, keys, refused)
+            self._first.look(keys, refused[known:])
+        self._first.look(keys, (), ended=exhausted)
+        return Chunk(keys, refused, Cursor(self._count, self._count), exhausted)
 
     def estimate(self) -> int | None:
         """See Source.estimate: unknown."""
@@ -73,32 +74,60 @@ class GeneratorSource:
         return ""
 
     def close(self) -> None:
-        """See Source.close. A read in another thread returns with its next key."""
-        self._closed = True
+        """See Source.close."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
-    def _skip_known(self) -> None:
+    def _take_items(self) -> None:
+        """Take what the iterable yields until its end, while no more than one read's items wait."""
+        count = self._count
+        try:
+            self._skip(count)
+            for item in self._keys:
+                count += 1
+                self._items.append(item)
+                if (size := len(self._items)) == 1 or size >= self._wanted:
+                    with self._changed:
+                        self._changed.notify_all()
+                        self._changed.wait_for(lambda: len(self._items) < self._wanted or self._closed)
+                if self._closed:
+                    return
+        except SourceError as error:
+            self._failure = error
+        except BaseException as error:  # noqa: BLE001 (user code can raise anything, SystemExit too)
+            self._failure = _failed(self._name, f"failed after {count} keys", error)
+            self._failure.__cause__ = error
+        finally:
+            with self._changed:
+                self._ended = not self._closed
+                self._changed.notify_all()
+
+    def _skip(self, count: int) -> None:
         """Skip the keys that this run has read before. Raises SourceError when there are fewer."""
         try:
-            found = sum(1 for _ in islice(self._keys, self._skip))
+            found = sum(1 for _ in islice(self._keys, count))
         except Exception as error:
-            raise _failed(self._name, f"failed before key {self._skip}, where this run goes on", error) from error
-        if found < self._skip:
+            raise _failed(self._name, f"failed before key {count}, where this run goes on", error) from error
+        if found < count:
             raise SourceError(
-                f"{self._name} yielded {found} keys, but this run has read {self._skip} before; "
+                f"{self._name} yielded {found} keys, but this run has read {count} before; "
                 "it must yield the same keys in the same order again"
             )
-        self._skip = 0
 
-    def _classify(self, item: object, keys: list[str], refused: list[Refused]) -> None:
-        """Add an item to the keys, or to the refused lines."""
-        if isinstance(item, bytes):
-            item = item.decode("utf-8", "surrogateescape")
-        if not isinstance(item, str):
-            refused.append(refuse(repr(item), self._count, f"is no text but {type(item).__name__}"))
-        elif reason := self._rule.reason(item):
-            refused.append(refuse(item, self._count, reason))
-        else:
-            keys.append(item)
+    def _classify(self, items: list[object], keys: list[str], refused: list[Refused]) -> None:
+        """Add items to the keys, or to the refused lines."""
+        surely_key = self._rule.surely_key
+        for number, item in enumerate(items, self._count + 1):
+            if isinstance(item, bytes):
+                item = item.decode("utf-8", "surrogateescape")
+            if not isinstance(item, str):
+                refused.append(refuse(repr(item), number, f"is no text but {type(item).__name__}"))
+            elif surely_key(item) or not (reason := self._rule.reason(item)):
+                keys.append(item)
+            else:
+                refused.append(refuse(item, number, reason))
+        self._count += len(items)
 
 
 def _call(python: str, folder: Path) -> Iterator[object]:
@@ -106,15 +135,11 @@ def _call(python: str, folder: Path) -> Iterator[object]:
     module_name, _, function_name = python.partition(":")
     if not module_name or not function_name:
         raise SourceError(f'the source python = "{python}" is not "module:function"')
-    import_path = str(folder.resolve())
-    if import_path not in sys.path:
-        # It stays there, because user code may import other modules of this folder at any time.
-        sys.path.insert(0, import_path)
-        importlib.invalidate_caches()
+    folder = folder.resolve()
     try:
-        function = getattr(importlib.import_module(module_name), function_name, None)
+        function = getattr(load_module(module_name, folder), function_name, None)
     except Exception as error:
-        raise _failed(python, f"cannot be imported from {import_path}", error) from error
+        raise _failed(python, f"cannot be imported from {folder}", error) from error
     if not callable(function):
         raise SourceError(f"{python}: the module {module_name} has no function {function_name}")
     try:
@@ -126,5 +151,5 @@ def _call(python: str, folder: Path) -> Iterator[object]:
         raise _failed(python, "cannot be called without arguments for an iterable of keys", error) from error
 
 
-def _failed(python: str, what: str, error: Exception) -> SourceError:
+def _failed(python: str, what: str, error: BaseException) -> SourceError:
     return SourceError(f"{python} {what}: {type(error).__name__}: {' '.join(str(error).split())}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.source.chunk import Refused
+from coordinator.url import CANONICAL_ORIGIN, InvalidUrl, parse
 
 # In UTF-8. It bounds rows, stream entries and URLs.
 MAX_KEY_BYTES = 8192
@@ -17,10 +18,11 @@ SHOWN_CHARACTERS = 200
 _UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_SCHEME = re.compile(r"https?://", re.IGNORECASE)
-# A backslash ends the authority too: browsers and some clients read it as a slash, and would see another host.
-_AUTHORITY = re.compile(r"[^/?#\\]*")
-_HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]<>^|%\"{}`]+)(?::([0-9]{1,5}))?")
+# What the standard removes from a URL: these at its ends, and tabs and line ends wherever they stand.
+_REMOVED_AT_ENDS = "".join(map(chr, range(33)))
+_REMOVED = re.compile(r"[\t\n\r]")
+# Blanks around a key in a line of text are not part of it, nor is a byte order mark between files that were joined.
+BLANKS = "\t \xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\ufeff"
 # What can be user:password@ in a URL, also in a malformed one that has no authority.
 _SECRET = re.compile(r"(?s)(?<=://).*@|^(?!\w+://)[^/@]*:.*@")
 
@@ -29,9 +31,10 @@ _SECRET = re.compile(r"(?s)(?<=://).*@|^(?!\w+://)[^/@]*:.*@")
 class KeyRule:
     """What a key must look like.
 
-    With `absolute_url` it is an http:// or https:// URL with a host, without spaces and without user:password@ (keys
-    become rows, which must not have secrets). Without, it is any printable text, of which a template makes a URL.
-    `separator` joins several keys in one request, so no key may contain it.
+    With `absolute_url` it is an http or https URL as browsers read it, without user:password@ (keys become rows, which
+    must not have secrets) and without control characters, except those that browsers remove. Without, it is any
+    printable text, of which a template makes a URL. `separator` joins several keys in one request, so no key may
+    contain it.
     """
 
     absolute_url: bool
@@ -53,7 +56,8 @@ class KeyRule:
             return f"is longer than {MAX_KEY_BYTES} bytes"
         if _SURROGATE.search(key):
             return "is not valid UTF-8"
-        if control := _CONTROL.search(key):
+        printable = _REMOVED.sub("", key.strip(_REMOVED_AT_ENDS)) if self.absolute_url and "\0" not in key else key
+        if control := _CONTROL.search(printable):
             return f"contains a control character (U+{ord(control[0]):04X})"
         if not key.strip():
             return "is empty"
@@ -62,14 +66,15 @@ class KeyRule:
         return _url_reason(key) if self.absolute_url else None
 
 
-def refuse(key: str, line: int, reason: str) -> Refused:
+def refuse(key: str, line: int, reason: str, file: str = "") -> Refused:
     """A bad line in a form that can be shown and stored: no secret, no control character, about 200 characters.
 
-    When the text must be changed for this, its line number is added, so that no two lines become the same text.
+    When the text must be changed for this, its place is added, so that no two lines become the same text.
     """
     shown = _SECRET.sub("***@", key[:MAX_KEY_BYTES], count=1)[:SHOWN_CHARACTERS]
     shown = re.sub(f"[{_UNPRINTABLE}]", _escape, shown)[:SHOWN_CHARACTERS]
-    return Refused(key if shown == key else f"{shown} (line {line})", line, reason)
+    refused = Refused(shown, line, reason, re.sub(f"[{_UNPRINTABLE}]", _escape, file))
+    return refused if shown == key else replace(refused, key=f"{shown} ({refused.place})")
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -80,31 +85,22 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _url_reason(key: str) -> str | None:
-    scheme = _SCHEME.match(key)
-    if not scheme:
-        return "does not start with http:// or https://"
-    if any(letter.isspace() for letter in key):
-        return "contains a space"
-    authority = _AUTHORITY.match(key, scheme.end())
-    name = authority[0] if authority else ""
-    if "@" in name:
-        return "contains user information before the host"
-    host = _HOST_PORT.fullmatch(name)
-    if not host:
-        return "has no valid host"
-    if host[1] and int(host[1]) > 65535:
-        return "has no valid port"
+    try:
+        parse(key)
+    except InvalidUrl as error:
+        return str(error)
     return None
 
 
 def _compile_fast_pattern(absolute_url: bool, separator: str | None) -> re.Pattern[str]:
-    # 2048 characters are never more than MAX_KEY_BYTES. The usual separators "|" and "," are excluded by the character
-    # class. One of several characters, or one that a URL's host can contain, needs a lookahead.
+    # 2048 characters are never more than MAX_KEY_BYTES, nor are an origin and 1700 of them. The usual separators | and
+    # , are excluded by the character class. One of several characters, or one of a URL's host, needs a lookahead.
     in_class = separator is not None and len(separator) == 1 and re.fullmatch(r"[^\w.:/?#-]", separator) is not None
     banned = _UNPRINTABLE + (re.escape(separator) if separator and in_class else "")
     lookahead = f"(?s:(?!.*{re.escape(separator)}))" if separator and not in_class else ""
     if absolute_url:
-        body = rf"https?://[0-9A-Za-z._-]{{1,253}}(?::[1-5]?[0-9]{{1,4}})?(?:[/?#][^\s{banned}]{{0,1700}})?"
+        body = rf"{CANONICAL_ORIGIN}(?:[/?#][^\s{banned}]{{0,1700}})?"
     else:
-        body = rf"[^\s#{banned}][^{banned}]{{0,2047}}"
+        # Neither begins nor ends with a blank: a reader of lines strips these.
+        body = rf"[^\s\ufeff{banned}][^{banned}]{{0,2047}}(?<![\s\ufeff])"
     return re.compile(lookahead + body)

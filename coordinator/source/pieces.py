@@ -1,134 +1,52 @@
-"""The bytes of a file or pipe, decompressed, in pieces of bounded size."""
+"""The text of a source as UTF-8, decompressed, in pieces of bounded size."""
 
 from __future__ import annotations
 
-import io
-import os
-import select
-import stat
-import time
+import bz2
+import codecs
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import chain
+from typing import Any
 
 import zstandard
 
-from coordinator.errors import SourceError
-
-PIECE_BYTES = 256 * 1024
+from coordinator.source.files import PIECE_BYTES, RawInput
+from coordinator.source.formats import HEAD_BYTES, compression_of, require_compression, require_lines, wide_encoding_of
 
 # What `pieces` raises when the bytes are damaged. TextSource makes a SourceError of it, because it knows the line.
-DAMAGE_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
+DAMAGE_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPABLE = tuple(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60))
-_MAGIC = (_GZIP, _ZSTD, *_ZSTD_SKIPPABLE)
 # A zstd block of at least 4 bytes unpacks to at most 128 KB (RFC 8878, 3.1.1.2), so a slice unpacks to at most 8 MB.
 _ZSTD_SLICE_BYTES = 256
+# `xz -9` needs 65 MB; a file that was made with a larger dictionary is refused.
+_XZ_MEMORY_BYTES = 256 * 1024 * 1024
+_OPEN: Mapping[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(wbits=31),
+    "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES),
+    "bzip2": bz2.BZ2Decompressor,
+}
 
 
-class RawInput:
-    """An open file or pipe. A read of a pipe ends at `deadline` (monotonic seconds), or when `closed` is set."""
+def pieces(raw: RawInput, offset: int = 0, warn: Callable[[str], None] = lambda _: None) -> Iterator[bytes]:
+    """Yield the text from `offset` on, which counts bytes of the text as UTF-8. An empty piece means that nothing came
+    before the deadline. A pipe has no offset.
 
-    def __init__(self, file: io.FileIO, name: str, *, one_way: bool = False) -> None:
-        """Read an open file. `name` is for messages; with `one_way` it is read like a pipe, without seeking."""
-        status = os.fstat(file.fileno())
-        self.name = name
-        self.is_file = stat.S_ISREG(status.st_mode) and not one_way
-        self.size = status.st_size
-        self.bytes_read = 0
-        self.deadline: float | None = None
-        self.closed = False
-        self._file = file
-        self._ahead = b""
-
-    def read(self, size: int) -> bytes | None:
-        """The next bytes; b"" at the end; None when the deadline passed, or it was closed, before any came."""
-        if self._ahead:
-            data, self._ahead = self._ahead, b""
-            return data
-        if not self._ready():
-            return None
-        data = self._file.read(size)
-        self.bytes_read += len(data or b"")
-        return data
-
-    def compression(self) -> str | None:
-        """The compression by the first bytes: "gzip", "zstd", or None for plain text. Waits for a pipe."""
-        first_bytes = b""
-        while first_bytes not in _MAGIC and any(magic.startswith(first_bytes) for magic in _MAGIC):
-            more = self.read(1)
-            if not more:
-                break
-            first_bytes += more
-        self._ahead = first_bytes
-        if first_bytes not in _MAGIC:
-            return None
-        return "gzip" if first_bytes == _GZIP else "zstd"
-
-    def go_to(self, offset: int) -> None:
-        """Go on from a byte of a plain file. Raises EOFError when the file is shorter."""
-        if offset > self.size:
-            raise EOFError("the file is shorter than it was when this run read it")
-        self._ahead = b""
-        self._file.seek(offset)
-
-    def close(self) -> None:
-        """Close the file; standard input stays open."""
-        self._file.close()
-
-    def _ready(self) -> bool:
-        """Wait until a read does not block; False at the deadline, or when it was closed."""
-        if self.is_file:
-            return not self.closed
-        poll = select.poll()
-        poll.register(self._file, select.POLLIN)
-        while not self.closed:
-            # Wake up a few times a second, to see whether another thread has closed it.
-            left = 0.2 if self.deadline is None else min(0.2, self.deadline - time.monotonic())
-            if poll.poll(max(0.0, left) * 1000):
-                return True
-            if left <= 0:
-                return False
-        return False
-
-
-def pieces(raw: RawInput, offset: int = 0) -> Iterator[bytes]:
-    """Yield the decompressed bytes from `offset` on. An empty piece means that nothing came before the deadline.
-
-    A pipe has no offset: see `after_lines`. gzip (any number of members) and zstd (any number of frames) are recognised
-    by their first bytes. Raises SourceError when the name ends in .gz or .zst and the bytes are something else, and one
-    of DAMAGE_ERRORS when they are damaged.
+    Compressed data may have any number of members; what follows the last one and is no compressed data is left out, and
+    `warn` gets a sentence about it. Raises SourceError for a format that is no text, or not what the name promises, and
+    one of DAMAGE_ERRORS when the bytes are damaged.
     """
-    compression = raw.compression()
-    if compression:
-        return _after(_gunzip(raw) if compression == "gzip" else _unzstd(raw), offset)
-    for suffix, promised in ((".gz", "gzip"), (".zst", "zstd")):
-        if raw.name.endswith(suffix) and not raw.closed:
-            raise SourceError(f"{raw.name} is not {promised} data; if it is plain text, rename it without {suffix}")
+    head = raw.head()
+    require_compression(head, raw.name)
+    compressed = compression_of(head) is not None
+    if compressed or wide_encoding_of(head):
+        return _after(_as_utf8(_unpacked(raw, warn) if compressed else _plain(raw), raw.name), offset)
+    require_lines(head, raw.name)
     if offset:
         raw.go_to(offset)
     return _plain(raw)
-
-
-def after_lines(stream: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """Skip `count` lines of a stream of pieces. Raises EOFError when it has fewer."""
-    left, tail = count, b""
-    while left:
-        piece = next(stream, None)
-        if piece is None:
-            if left == 1 and tail:
-                return
-            raise EOFError(f"it has fewer than the {count} lines that this run has read before; give the same again")
-        if not piece:
-            yield b""
-            continue
-        lines = piece.split(b"\n", left)
-        left -= len(lines) - 1
-        tail = lines[-1]
-    if count and tail:
-        yield tail
-    yield from stream
 
 
 def _after(stream: Iterator[bytes], offset: int) -> Iterator[bytes]:
@@ -149,40 +67,84 @@ def _plain(raw: RawInput) -> Iterator[bytes]:
         yield data or b""
 
 
-def _gunzip(raw: RawInput) -> Iterator[bytes]:
-    member = None
-    while (data := raw.read(PIECE_BYTES // 4)) != b"":
-        if data is None:
+def _as_utf8(stream: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The same text in UTF-8: UTF-16 with a byte order mark is converted. Raises SourceError for what is no text."""
+    head = yield from _head_of(stream)
+    if codec := wide_encoding_of(head):
+        stream = _converted(chain([head], stream), codec)
+        head = yield from _head_of(stream)
+    require_lines(head, name)
+    if head:
+        yield head
+    yield from stream
+
+
+def _head_of(stream: Iterator[bytes]) -> Generator[bytes, None, bytes]:
+    """The first pieces of a stream, joined: enough to know the format. Yields an empty piece for each that it meets."""
+    head = b""
+    for piece in stream:
+        head += piece
+        if len(head) >= HEAD_BYTES or b"\n" in head or b"\r" in head:
+            break
+        if not piece:
             yield b""
-            continue
-        while data:
-            if member is None:
-                # Tapes and block devices add zeros between members and after the last one (see gzip(1)).
-                data = data.lstrip(b"\0")
-                member = zlib.decompressobj(wbits=31) if data else None
+    return head
+
+
+def _converted(stream: Iterator[bytes], codec: str) -> Iterator[bytes]:
+    """UTF-16 as UTF-8. Half a character becomes bytes that are no UTF-8, so that its line is refused and no other."""
+    decoder = codecs.getincrementaldecoder(codec)("surrogatepass")
+    for piece in stream:
+        text = decoder.decode(piece)
+        if text or not piece:
+            yield text.encode("utf-8", "surrogatepass")
+    if decoder.getstate()[0]:
+        yield b"\xff"
+
+
+def _unpacked(raw: RawInput, warn: Callable[[str], None]) -> Iterator[bytes]:
+    """The members of compressed data, one after another, each with a compression of its own."""
+    rest, kind = b"", None
+    while True:
+        while len(rest) < HEAD_BYTES and (data := raw.read(PIECE_BYTES // 4)) != b"":
+            if data is None:
+                yield b""
                 continue
-            piece = member.decompress(data, PIECE_BYTES)
-            data = member.unused_data if member.eof else member.unconsumed_tail
-            member = None if member.eof else member
-            if piece:
-                yield piece
-    if member is not None:
-        raise EOFError("the gzip data end too early")
+            # Tapes, block devices and xz add zeros between members and after the last one (see gzip(1)).
+            rest = (rest + data).lstrip(b"\0") if kind else rest + data
+        if not rest:
+            return
+        last, kind = kind, compression_of(rest)
+        if kind is None:
+            warn(f"{raw.name} has trailing garbage after its {last} data, which is not read: is the file whole?")
+            return
+        member = _OPEN[kind]()
+        while True:
+            rest = yield from _unpacked_part(member, kind, rest)
+            if member.eof:
+                rest = rest.lstrip(b"\0")
+                break
+            while (data := raw.read(PIECE_BYTES // 4)) is None:
+                yield b""
+            if not data:
+                raise EOFError(f"the {kind} data end too early")
+            rest = data
 
 
-def _unzstd(raw: RawInput) -> Iterator[bytes]:
-    frame = None
-    while (data := raw.read(PIECE_BYTES // 4)) != b"":
-        if data is None:
-            yield b""
-            continue
+def _unpacked_part(member: Any, kind: str, data: bytes) -> Generator[bytes, None, bytes]:
+    """Feed compressed bytes to a member and yield what they unpack to; returns the bytes after the member's end."""
+    if kind == "zstd":
         for start in range(0, len(data), _ZSTD_SLICE_BYTES):
-            rest = data[start : start + _ZSTD_SLICE_BYTES]
-            while rest:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                out = frame.decompress(rest)
-                rest = frame.unused_data if frame.eof else b""
-                frame = None if frame.eof else frame
-                yield from (out[at : at + PIECE_BYTES] for at in range(0, len(out), PIECE_BYTES))
-    if frame is not None:
-        raise EOFError("the zstd data end too early")
+            out = member.decompress(data[start : start + _ZSTD_SLICE_BYTES])
+            yield from (out[at : at + PIECE_BYTES] for at in range(0, len(out), PIECE_BYTES))
+            if member.eof:
+                return bytes(member.unused_data) + data[start + _ZSTD_SLICE_BYTES :]
+        return b""
+    while data or not (kind == "gzip" or member.needs_input):
+        piece = member.decompress(data, PIECE_BYTES)
+        if piece:
+            yield piece
+        if member.eof:
+            return bytes(member.unused_data)
+        data = member.unconsumed_tail if kind == "gzip" else b""
+    return b""

@@ -1,56 +1,73 @@
-"""A source of lines: plain, gzip or zstd, in a file or through a pipe."""
+"""A source of lines: in a file, in the files of a folder or a glob, or through a pipe."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from io import FileIO
 from pathlib import Path
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
-from coordinator.source.key_rule import MAX_KEY_BYTES, KeyRule, refuse
-from coordinator.source.pieces import DAMAGE_ERRORS, RawInput, after_lines, pieces
+from coordinator.source.files import STANDARD_INPUT, list_files
+from coordinator.source.first_keys import FirstKeys
+from coordinator.source.formats import compression_of
+from coordinator.source.key_rule import BLANKS, MAX_KEY_BYTES, KeyRule, refuse
+from coordinator.source.pieces import DAMAGE_ERRORS, pieces
 
-STANDARD_INPUT = "-"
-
-# What is kept of a very long line: enough to see that it is too long, also with a carriage return at its end.
-_KEPT_LINE_BYTES = MAX_KEY_BYTES + 2
-_BOM = b"\xef\xbb\xbf"
-# The fingerprint is of the first and the last bytes of a file.
-_FINGERPRINT_BYTES = 64 * 1024
-# The lines of a compressed file are estimated from its first bytes.
+# What is kept of a very long line: enough to see that it is too long, also with some blanks around the key.
+_KEPT_LINE_BYTES = MAX_KEY_BYTES + 1000
+# The lines of compressed files are estimated from their first bytes.
 _SAMPLE_BYTES = 16 * 1024 * 1024
 
 
 class TextSource:
     """Reads keys from lines. Only one piece of the text is in memory at a time, however long the text or a line is.
 
-    Keys are kept byte for byte, without the line end (LF or CRLF). Blank lines, lines whose first non-blank character
-    is `#`, and a byte order mark at the start are skipped.
+    A line ends in LF, CRLF or CR, and the last one of a file in nothing. Keys are kept byte for byte, without blanks
+    and byte order marks around them. Blank lines are skipped, and where keys are URLs those that begin with `#`.
     """
 
-    def __init__(self, path: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path) -> None:
+    def __init__(
+        self, path: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path, warn: Callable[[str], None]
+    ) -> None:
         """Open the file, relative to `folder`, or standard input for "-". Raises SourceError when that fails."""
-        self._path = path
-        self._folder = folder
+        self._files = list_files(path, folder)
         self._rule = key_rule
-        self._cursor = cursor
-        self._raw = self._open()
+        name = "standard input" if path == STANDARD_INPUT else path
+        self._first = FirstKeys(name, cursor, warn, absolute_url=key_rule.absolute_url)
+        self._warn = warn
         self._lock = threading.Lock()
+        self._failure: SourceError | None = None
+        self._open(self._index_of(cursor), cursor)
+
+    def _index_of(self, cursor: Cursor) -> int:
+        """The index of the cursor's file. By its name, so that a file that came before it does not move the cursor."""
+        if not cursor.file:
+            return 0
+        for index, file in enumerate(self._files):
+            if file.name == cursor.file:
+                return index
+        raise SourceError(f"{cursor.file}, where this run goes on, is not in the source any more; bring it back")
+
+    def _open(self, at: int, cursor: Cursor) -> None:
+        """Begin to read the file with this index, from a cursor on. Raises SourceError."""
+        self._raw = self._files[at].open()
+        self._at = at
+        # A pipe is read from its beginning: the lines that this run knows are skipped, and the others are counted on.
+        start = cursor if self._raw.is_file else Cursor()
+        self._known_lines = 0 if self._raw.is_file else cursor.line
         self._stream: Iterator[bytes] | None = None
         self._rest = b""  # bytes that were read, but are not yet cut into lines
         self._dropped = 0  # how many bytes of the unfinished line are not kept in _rest
         self._ended = False
-        self._failure: SourceError | None = None
         self._lines: list[str] = []  # lines that were cut; those from _next on are not yet returned
         self._next = 0
-        self._has_carriage_returns = False  # somewhere in _lines
-        self._offset = cursor.offset  # of the next line to return
-        self._end = cursor.offset  # the offset after _lines
-        self._line = cursor.line  # how many lines were returned or skipped
+        self._text = b""  # of _lines, when not each of them ends in LF
+        self._offset = start.offset  # of the next line to return
+        self._end = start.offset  # the offset after _lines
+        self._line = start.line  # how many lines were returned or skipped
 
     def read(self, limit: int, seconds: float) -> Chunk:
         """See Source.read."""
@@ -65,45 +82,60 @@ class TextSource:
                     # When there are whole lines before the damage, this read returns them, and the next one raises.
                     if self._failure and room == limit:
                         raise self._failure
-                    break
-                if until is None:
-                    until = time.monotonic() + seconds
-                self._classify_next(room, keys, refused)
-            return Chunk(keys, refused, Cursor(self._offset, self._line), self._ended and not self._lines)
+                    if self._failure or not self._open_next():
+                        break
+                elif self._line < self._known_lines:
+                    self._take(self._known_lines - self._line)
+                else:
+                    if until is None:
+                        until = time.monotonic() + seconds
+                    self._classify_next(min(room, self._first.left or room), keys, refused)
+            exhausted = self._ended and not self._lines and self._at == len(self._files) - 1
+            self._first.look((), (), ended=exhausted)
+            return Chunk(keys, refused, Cursor(self._offset, self._line, self._files[self._at].name), exhausted)
 
     def estimate(self) -> int | None:
-        """See Source.estimate; exact for plain text, extrapolated from the first 16 MB of a compressed file."""
+        """See Source.estimate; exact for plain text, extrapolated from the first 16 MB of compressed files.
+
+        Raises SourceError when a file is not text.
+        """
         if not self._raw.is_file:
             return None
-        raw = self._open()
-        count, last = 0, b"\n"
-        try:
-            compressed = raw.compression() is not None
-            for piece in pieces(raw):
-                count += piece.count(b"\n")
-                last = piece[-1:] or last
-                if compressed and raw.bytes_read > _SAMPLE_BYTES:
-                    return count * raw.size // raw.bytes_read
-        except (SourceError, *DAMAGE_ERRORS):
-            return None
-        finally:
-            raw.close()
-        return count + (last != b"\n")
+        lines = known_bytes = all_bytes = sampled_bytes = 0
+        for file in self._files:
+            raw = file.open()
+            all_bytes += raw.size
+            last = b"\n"
+            try:
+                compressed = compression_of(raw.head()) is not None
+                if compressed and sampled_bytes > _SAMPLE_BYTES:
+                    continue
+                for piece in pieces(raw):
+                    lines += _line_ends(piece)
+                    last = piece[-1:] or last
+                    if compressed and sampled_bytes + raw.bytes_read > _SAMPLE_BYTES:
+                        known_bytes += raw.bytes_read
+                        break
+                else:
+                    known_bytes += raw.size
+                    lines += last not in b"\r\n"
+                sampled_bytes += raw.bytes_read if compressed else 0
+            except DAMAGE_ERRORS:
+                return None
+            finally:
+                raw.close()
+        return lines * all_bytes // known_bytes if known_bytes else lines
 
     def fingerprint(self) -> str:
-        """See Source.fingerprint: the size and a digest of the first and last 64 KB as they are on disk."""
+        """See Source.fingerprint: of a file, its size and both ends; of several, their names and fingerprints."""
         if not self._raw.is_file:
             return ""
+        if not self._files[0].name:
+            return self._files[0].fingerprint()
         content = blake2b(digest_size=16)
-        try:
-            with FileIO(self._folder / self._path) as file:
-                size = file.seek(0, 2)
-                for start in (0, max(0, size - _FINGERPRINT_BYTES)):
-                    file.seek(start)
-                    content.update(file.read(_FINGERPRINT_BYTES))
-        except OSError as error:
-            raise self._failed(error) from error
-        return f"{size}:{content.hexdigest()}"
+        for file in self._files:
+            content.update(f"{file.name!r} {file.fingerprint()}\n".encode("utf-8", "backslashreplace"))
+        return f"{len(self._files)}:{content.hexdigest()}"
 
     def close(self) -> None:
         """See Source.close."""
@@ -111,28 +143,20 @@ class TextSource:
         with self._lock:
             self._raw.close()
 
-    def _open(self) -> RawInput:
-        try:
-            if self._path == STANDARD_INPUT:
-                return RawInput(FileIO(0, closefd=False), "standard input", one_way=True)
-            return RawInput(FileIO(self._folder / self._path), str(self._folder / self._path))
-        except FileNotFoundError as error:
-            raise SourceError(f"{self._folder / self._path} does not exist; check the source's path") from error
-        except IsADirectoryError as error:
-            raise SourceError(f"{self._folder / self._path} is a folder; name the file of keys in it") from error
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> SourceError:
-        why = error.strerror or type(error).__name__
-        return SourceError(f"{self._folder / self._path} cannot be read: {why}; check the file and its rights")
+    def _open_next(self) -> bool:
+        """Go on with the next file, when this one has ended; False when there is no other."""
+        if not self._ended or self._at + 1 == len(self._files):
+            return False
+        self._raw.close()
+        self._open(self._at + 1, Cursor())
+        return True
 
     def _refill(self, until: float | None) -> bool:
         """Read and cut more lines until the deadline; False when none came, or there are no more."""
         self._raw.deadline = until
         try:
             if self._stream is None:
-                self._stream = self._begin()
+                self._stream = pieces(self._raw, self._offset, self._warn)
             while not (self._ended or self._failure or self._cut()):
                 piece = next(self._stream, None)
                 if piece is None:
@@ -141,85 +165,101 @@ class TextSource:
                     self._rest += piece
                 else:
                     break
+            if self._ended and not self._lines and self._line < self._known_lines:
+                raise EOFError(f"it has fewer than the {self._known_lines} lines that this run has read before")
+        except SourceError as error:
+            self._failure = error
         except DAMAGE_ERRORS as error:
             why = str(error) or type(error).__name__
             self._failure = SourceError(f"{self._raw.name} cannot be read beyond line {self._line}: {why}")
             self._failure.__cause__ = error
         return bool(self._lines)
 
-    def _begin(self) -> Iterator[bytes]:
-        """The decompressed bytes from the cursor on: by its offset in a file, by its lines in a pipe."""
-        if self._raw.is_file:
-            return pieces(self._raw, self._cursor.offset)
-        return after_lines(pieces(self._raw), self._cursor.line)
-
     def _cut(self) -> bool:
         """Cut the whole lines off the rest; False when it has none."""
-        end = self._rest.rfind(b"\n")
-        if end < 0:
-            self._dropped += max(0, len(self._rest) - _KEPT_LINE_BYTES)
-            self._rest = self._rest[:_KEPT_LINE_BYTES]
+        end = self._rest.rfind(b"\n") + 1
+        # A CR that comes last is left: an LF that belongs to it may follow.
+        end = end or self._rest.rfind(b"\r", 0, -1) + 1
+        if not end:
+            if (size := len(self._rest)) > _KEPT_LINE_BYTES:
+                self._rest = self._rest[:_KEPT_LINE_BYTES] + (b"\r" if self._rest.endswith(b"\r") else b"")
+                self._dropped += size - len(self._rest)
             return False
-        self._load(self._rest[:end], line_end_bytes=1)
-        self._rest = self._rest[end + 1 :]
+        self._load(self._rest[:end])
+        self._rest = self._rest[end:]
         return True
 
     def _cut_last(self) -> None:
         """Cut the last line, which has no line end."""
         self._ended = True
         if self._rest:
-            self._load(self._rest, line_end_bytes=0)
+            self._load(self._rest)
             self._rest = b""
 
-    def _load(self, text: bytes, *, line_end_bytes: int) -> None:
-        """Make these whole lines the next ones to return; `line_end_bytes` follow the last of them."""
+    def _load(self, text: bytes) -> None:
+        """Make these lines the next ones to return."""
         # When bytes of the first line were dropped, the new offset is inside that line. No cursor is made of it,
         # because lines are returned as soon as they are loaded.
-        start = self._offset + self._dropped
-        self._end = start + len(text) + line_end_bytes
+        self._offset += self._dropped
+        self._end = self._offset + len(text)
         self._dropped = 0
-        if self._offset == 0 and text.startswith(_BOM):
-            text = text[len(_BOM) :]
-            start += len(_BOM)
-        self._offset = start
+        self._text = b""
+        if b"\r" in text:
+            self._text = text
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         self._lines = text.decode("utf-8", "surrogateescape").split("\n")
         self._next = 0
-        self._has_carriage_returns = b"\r" in text
+        if not self._lines[-1]:
+            self._lines.pop()  # what follows the last line end
 
-    def _classify_next(self, room: int, keys: list[str], refused: list[Refused]) -> None:
-        """Add the next lines, at most `room` of them, to the keys or to the refused lines."""
-        lines = self._lines[self._next : self._next + room]
+    def _take(self, count: int) -> list[str]:
+        """The next lines, at most `count` of them, which are then returned or skipped."""
+        lines = self._lines[self._next : self._next + count]
         self._next += len(lines)
+        self._line += len(lines)
         if self._next == len(self._lines):
             self._lines = []
             self._offset = self._end
+        elif self._text:
+            self._offset = self._end - sum(map(len, self._text.splitlines(keepends=True)[self._next :]))
         else:
             self._offset += len("\n".join(lines).encode("utf-8", "surrogateescape")) + 1
-        first = self._line + 1
-        self._line += len(lines)
-        if self._has_carriage_returns:
-            lines = [line.removesuffix("\r") for line in lines]
+        return lines
+
+    def _classify_next(self, room: int, keys: list[str], refused: list[Refused]) -> None:
+        """Add the next lines, at most `room` of them, to the keys or to the refused lines. Raises SourceError."""
+        first, refused_before = self._line + 1, len(refused)
+        lines = self._take(room)
         surely_key = self._rule.surely_key
         sure = list(filter(surely_key, lines))
         if len(sure) == len(lines):
             keys += sure
-            return
-        for number, line in enumerate(lines, first):
-            if surely_key(line):
-                keys.append(line)
-            else:
-                self._classify(line, number, keys, refused)
+        else:
+            for number, line in enumerate(lines, first):
+                if surely_key(line):
+                    keys.append(line)
+                else:
+                    self._classify(line, number, keys, refused)
+        self._first.look(keys, refused[refused_before:])
 
     def _classify(self, line: str, number: int, keys: list[str], refused: list[Refused]) -> None:
         """Add one line to the keys, or to the refused lines, or skip it."""
-        whole = line.encode("utf-8", "surrogateescape")
-        if len(whole) > MAX_KEY_BYTES:
+        key = line.strip(BLANKS)
+        if (
+            len(line) > _KEPT_LINE_BYTES // 4
+            and len(whole := line.encode("utf-8", "surrogateescape")) > _KEPT_LINE_BYTES
+        ):
             # A long line that was read as one piece must be cut like one that was read as several.
-            line = whole[:_KEPT_LINE_BYTES].decode("utf-8", "surrogateescape")
-        begin = line[:MAX_KEY_BYTES].lstrip(" \t")[:1]
-        if begin == "#" or (not begin and len(whole) <= MAX_KEY_BYTES):
+            key = whole[:_KEPT_LINE_BYTES].decode("utf-8", "surrogateescape")
+        if not key or (self._rule.absolute_url and key.lstrip(BLANKS).startswith("#")):
             return
-        if reason := self._rule.reason(line):
-            refused.append(refuse(line, number, reason))
+        if reason := self._rule.reason(key):
+            refused.append(refuse(key, number, reason, self._files[self._at].name))
         else:
-            keys.append(line)
+            keys.append(key)
+
+
+def _line_ends(text: bytes) -> int:
+    """How many lines end in this text."""
+    count = text.count(b"\n")
+    return count + text.count(b"\r") - text.count(b"\r\n") if b"\r" in text else count

@@ -15,11 +15,11 @@ from redis.asyncio import Redis
 
 from coordinator.errors import SourceError, UsageError
 from coordinator.model import RunState
-from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import digest
 from coordinator.redis.connection import as_text, connect_redis, translate_redis_errors
 from coordinator.redis.keys import RunKeys
-from coordinator.source import STANDARD_INPUT, Chunk, Cursor, Source
+from coordinator.source import Chunk, Cursor, Source
 from coordinator.status import read_snapshot
 from crawler.audit import checks
 from crawler.audit.checks import (
@@ -31,14 +31,16 @@ from crawler.audit.checks import (
     LoggedRequests,
     Orphans,
     Sessions,
+    StoredWithoutRecord,
 )
-from crawler.audit.upstream_log import logged_keys
-from crawler.corpus import open_corpus
+from crawler.audit.upstream_log import UpstreamLog
+from crawler.corpus import is_rereadable, open_corpus
 from crawler.job.job import Job, read_job
 from crawler.local.services import Place, services
-from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
+from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import part_name, quoted, staging_name, table_names
 
 AUDIT_CHUNK_KEYS = 50_000
@@ -72,15 +74,17 @@ async def audit(place: Place, name: str, folder: str, log: Path | None, allowed:
 async def _findings(
     client: Redis, connection: PostgresConnection, name: str, folder: str, log: Path | None, allowed: int
 ) -> list[Finding]:
-    record = await Runs(client).find(name)
+    known = await Runs(client).find(name)
+    before = await Catalogue(connection).find(name)
+    record = before.record if before else None
     # Redis first: what it calls done was committed before, so the snapshot of Postgres that is taken now has it.
-    in_redis = await _in_redis(client, record) if record else None
+    in_redis = await _in_redis(client, record) if known and record else None
     with postgres_errors():
         transaction = connection.transaction(isolation="repeatable_read")
         await transaction.start()
         await connection.execute(query("audit-settings"))
-        stored = await _find_run(Catalogue(connection), name, in_redis=record is not None)
-        job = read_job(stored.document, record.folder if record else folder)
+        stored = await _find_run(Catalogue(connection), name, in_redis=known is not None)
+        job = read_job(stored.document, stored.folder or folder)
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
         logged = await _logged(connection, log, job) if log else None
@@ -91,7 +95,7 @@ async def _findings(
     if stored.complete and record and in_redis and in_redis.state is not RunState.COMPLETE:
         in_redis = await _in_redis(client, record, complete=True)  # a run becomes complete in Redis after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
-    redis = _comparable_redis(in_redis, record, stored)
+    redis = _comparable_redis(in_redis, known, stored)
     return checks.compare(in_source, in_postgres, redis, sessions, logged, allowed)
 
 
@@ -106,20 +110,20 @@ async def _find_run(catalogue: Catalogue, name: str, *, in_redis: bool) -> Store
     raise UsageError(f"no run {name}; known runs: {runs}")
 
 
-def _comparable_redis(in_redis: InRedis | None, record: RunRecord | None, stored: StoredRun) -> InRedis | Finding:
+def _comparable_redis(in_redis: InRedis | None, known: RunInRedis | None, stored: StoredRun) -> InRedis | Finding:
     """What Redis has of the run, when it has the same epoch as Postgres; else a finding that says what it has."""
-    if in_redis is not None and record is not None and record.epoch == stored.epoch:
+    if in_redis is not None and known is not None and known.epoch == stored.epoch:
         return in_redis
     if stored.complete:
-        found = "not there" if record is None else "belongs to another beginning of the run"
-        return Finding("the run in Redis", found, "not needed any more", record is None)
-    found = "not there" if record is None else "void"
+        found = "not there" if known is None else "belongs to another beginning of the run"
+        return Finding("the run in Redis", found, "not needed any more", known is None)
+    found = "not there" if known is None else "void"
     return Finding("the run in Redis", found, "rebuilt from Postgres by the next `shardcrawl run`", True)
 
 
 async def _in_redis(client: Redis, record: RunRecord, *, complete: bool = False) -> InRedis:
     keys, layout = RunKeys(record.name), record.layout
-    now = await read_snapshot(client, record)
+    now = await read_snapshot(client, record.name, record.total)
     complete = complete or now.state is RunState.COMPLETE
     with translate_redis_errors():
         return InRedis(
@@ -147,13 +151,13 @@ async def _sum(client: Redis, command: str, keys: Sequence[str]) -> int:
 async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[str]:
     """The run's keys that `coordinator.redis.keys` does not know; of a complete run only those without a lifetime."""
     keys, layout = RunKeys(record.name), record.layout
-    known = {*keys.all(layout.shards, layout.buckets), *keys.limiting}
+    known = set(keys.all(layout.shards, layout.buckets))
     if complete:
-        known -= {*keys.queue(layout.shards), keys.leader, *keys.limiting}
+        known -= {*keys.queue(layout.shards), keys.leader}
     stray = set()
     async for found in client.scan_iter(match=f"shardcrawl:{{{record.name}}}:*", count=1000):
         key = as_text(found)
-        if key not in known and (complete or not key.startswith((keys.slots(""), keys.health("")))):
+        if key not in known and (complete or not key.startswith(keys.limiting_prefixes)):
             stray.add(key)
     return sorted([key for key in stray if not complete or await client.ttl(key) == -1])
 
@@ -161,8 +165,8 @@ async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[st
 async def _in_source(
     connection: PostgresConnection, stored: StoredRun, job: Job, record: RunRecord | None
 ) -> InSource | Finding:
-    if job.source.path == STANDARD_INPUT:
-        return Finding("the source", "standard input", "not compared: it cannot be read again", True)
+    if not is_rereadable(job):
+        return Finding("the source", "a pipe or standard input", "not compared: it cannot be read again", True)
     try:
         lines, fingerprint = await _load_digests(connection, job)
     except SourceError as error:
@@ -239,12 +243,21 @@ async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: J
         row = await connection.fetchrow(query("orphan-records", part=parts[table], pages=pages), MAX_EXAMPLES)
         assert row is not None
         orphans.append(Orphans(table, row["records"], row["examples"]))
+    empty = None
+    if tables[1:]:
+        has_no_record = " AND ".join(query("has-no-record", part=parts[table]) for table in tables[1:])
+        row = await connection.fetchrow(
+            query("stored-without-record", pages=pages, has_no_record=has_no_record), MAX_EXAMPLES
+        )
+        assert row is not None
+        empty = StoredWithoutRecord(row["keys"], row["examples"], allowed=job.parse.no_record in (None, "stored"))
     return InPostgres(
         complete=stored.complete,
         counts=stored.counts,
         pages={row["outcome"]: row["keys"] for row in outcomes},
         digests=await connection.fetchval(query("count-digests", part=pages)),
         orphans=orphans,
+        empty=empty,
         tables=tables,
         published=[
             table
@@ -257,9 +270,16 @@ async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: J
 async def _logged(connection: PostgresConnection, log: Path, job: Job) -> LoggedRequests:
     """The keys in the upstream's log, counted in a temporary table. Raises UsageError when it cannot be read."""
     await connection.execute(query("make-audit-requests"))
-    keys = logged_keys(log, job.request)
+    read = UpstreamLog(log, job.request)
+    keys = read.keys()
     while batch := await asyncio.to_thread(lambda: [(key,) for key in islice(keys, AUDIT_CHUNK_KEYS)]):
         await connection.copy_records_to_table("audit_requests", records=batch, columns=["key"])
     row = await connection.fetchrow(query("audit-requests"), MAX_EXAMPLES)
     assert row is not None
-    return LoggedRequests(total=row["total"], distinct=row["distinct"], examples=row["examples"])
+    return LoggedRequests(
+        total=row["total"],
+        distinct=row["distinct"],
+        examples=row["examples"],
+        other_lines=read.other_lines,
+        other_line=read.other_line,
+    )

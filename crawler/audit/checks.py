@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from coordinator.model import Outcome, RunCounts, RunState
 
 MAX_EXAMPLES = 5
+STORED_WITHOUT_RECORD = "stored keys without a record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,20 @@ class Orphans:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredWithoutRecord:
+    """Stored keys of which no table of the job has a record, and whether `[parse] no_record` allows them."""
+
+    keys: int
+    examples: Sequence[str]
+    allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class InPostgres:
     """A run's rows: `pages` by outcome, also by values that are no outcome of ours.
 
-    `counts` are the final ones in `runs`; `published` are those of its `tables` in which readers see the run.
+    `empty` is None when the job has no tables. `counts` are the final ones in `runs`; `published` are those of its
+    `tables` in which readers see the run.
     """
 
     complete: bool
@@ -59,6 +70,7 @@ class InPostgres:
     pages: Mapping[str, int]
     digests: int
     orphans: Sequence[Orphans]
+    empty: StoredWithoutRecord | None
     tables: Sequence[str]
     published: Sequence[str]
 
@@ -94,11 +106,16 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequests:
-    """The upstream's own log: how many keys were requested in total, how many distinct ones, and some repeated ones."""
+    """The upstream's own log: how many keys were requested in total, how many distinct ones, and some repeated ones.
+
+    `other_lines` are no requests, `other_line` is one of them.
+    """
 
     total: int
     distinct: int
     examples: Sequence[str]
+    other_lines: int = 0
+    other_line: str = ""
 
 
 def compare(
@@ -120,7 +137,7 @@ def compare(
         *_of_postgres(postgres),
         *([redis] if isinstance(redis, Finding) else _of_redis(redis, postgres)),
         *_of_sessions(sessions, 0 if postgres.complete else workers),
-        *([] if logged is None else [_of_requests(logged, allowed)]),
+        *([] if logged is None else _of_requests(logged, allowed)),
     ]
 
 
@@ -153,6 +170,10 @@ def _of_postgres(postgres: InPostgres) -> list[Finding]:
         _none(f"records in {table.table} without a stored page", table.records, such_as(table.examples))
         for table in postgres.orphans
     ]
+    if (empty := postgres.empty) is not None:
+        expected_keys = "any, by [parse] no_record" if empty.allowed else "0"
+        ok = empty.allowed or not empty.keys
+        findings.append(Finding(STORED_WITHOUT_RECORD, empty.keys, expected_keys, ok, such_as(empty.examples)))
     if postgres.complete:
         final = {outcome.value: keys for outcome, keys in postgres.counts.items()}
         findings.append(_same("final counts of the run", _words(final), _words(postgres.pages)))
@@ -193,9 +214,14 @@ def _of_sessions(sessions: Sessions, workers: int) -> list[Finding]:
     ]
 
 
-def _of_requests(logged: LoggedRequests, allowed: int) -> Finding:
+def _of_requests(logged: LoggedRequests, allowed: int) -> list[Finding]:
     repeated = logged.total - logged.distinct
-    return _at_most("requests for a key that was asked before", repeated, allowed, such_as(logged.examples))
+    findings = [_at_most("requests for a key that was asked before", repeated, allowed, such_as(logged.examples))]
+    if logged.other_lines:
+        note = such_as([logged.other_line])
+        what = "lines of the log that are no requests"
+        findings.append(Finding(what, logged.other_lines, "not counted", logged.total > 0, note))
+    return findings
 
 
 def _same(what: str, found: int | str, expected: int | str, note: str = "") -> Finding:

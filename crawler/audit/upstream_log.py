@@ -1,28 +1,62 @@
-"""Reads the requested keys from an upstream's own log, where the last field of each line is a path or a URL."""
+"""Reads the requested keys from an upstream's own log.
+
+A line is one of nginx's or Apache's (common or combined: the request stands in quotes), or its last field is a path or
+a URL. The log may be compressed.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from coordinator.errors import UsageError
+from coordinator.errors import SourceError, UsageError
+from coordinator.source.files import SourceFile
+from coordinator.source.pieces import DAMAGE_ERRORS, pieces
+from crawler.fetch.template import Template
 from crawler.job.models import RequestSettings
 
+_REQUEST = re.compile(r'"[A-Z]+ (\S.*?) HTTP/[0-9.]+"')
+_TARGET = re.compile(r"/|https?://", re.IGNORECASE)
 
-def logged_keys(log: Path, request: RequestSettings) -> Iterator[str]:
-    """Every key that was requested, in the log's order, encoded as it was sent.
 
-    Raises UsageError when the log cannot be read.
-    """
-    keys_in = _splitter(request)
-    try:
-        with log.open(encoding="utf-8", errors="backslashreplace") as lines:
-            for line in lines:
-                if fields := line.split():
-                    yield from keys_in(fields[-1].replace("\0", "\\0"))
-    except OSError as error:
-        raise UsageError(f"--requests {log}: {error.strerror or error}; name a file that can be read") from error
+class UpstreamLog:
+    """One log. When its keys were read, `other_lines` is how many lines are no requests, `other_line` one of them."""
+
+    def __init__(self, log: Path, request: RequestSettings) -> None:
+        self._log = log
+        self._keys_in = _splitter(request)
+        self.other_lines = 0
+        self.other_line = ""
+
+    def keys(self) -> Iterator[str]:
+        """Every key that was requested, in the log's order, encoded as it was sent.
+
+        Raises UsageError when the log cannot be read.
+        """
+        for line in self._lines():
+            fields = line.split()
+            request = _REQUEST.search(line)
+            if request or (fields and _TARGET.match(fields[-1])):
+                yield from self._keys_in((request[1] if request else fields[-1]).replace("\0", "\\0"))
+            elif fields:
+                self.other_lines += 1
+                self.other_line = line.strip()
+
+    def _lines(self) -> Iterator[str]:
+        try:
+            raw = SourceFile(str(self._log)).open()
+            rest = b""
+            try:
+                for piece in pieces(raw):
+                    *whole, rest = (rest + piece).split(b"\n")
+                    yield from (line.decode(errors="backslashreplace") for line in whole)
+            finally:
+                raw.close()
+            yield rest.decode(errors="backslashreplace")
+        except (SourceError, *DAMAGE_ERRORS) as error:
+            raise UsageError(f"--requests {self._log}: {error}; name a file that can be read") from error
 
 
 def _splitter(request: RequestSettings) -> Callable[[str], Sequence[str]]:
@@ -30,16 +64,14 @@ def _splitter(request: RequestSettings) -> Callable[[str], Sequence[str]]:
 
     With one key in a request the whole path or URL stands for the key. Several keys are between the template's ends.
     """
-    if request.url is None or request.keys_per_request == 1:
+    parsed = Template(request).parsed
+    if parsed is None or request.keys_per_request == 1:
         return lambda logged: [logged]
-    head, _, rest = request.url.partition("{")
-    tail = rest.partition("}")[2].partition("#")[0]
-    parts = urlsplit(head)
-    path = head.removeprefix(f"{parts.scheme}://{parts.netloc}")
+    origin, head, tail = parsed
     separator = quote(request.separator, safe="")
 
     def split(logged: str) -> Sequence[str]:
-        for begin in (head, path):
+        for begin in (origin.text + head, head):
             if logged.startswith(begin) and logged.endswith(tail):
                 return logged[len(begin) : len(logged) - len(tail)].split(separator)
         return [logged]

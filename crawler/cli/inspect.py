@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import asyncpg
 import click
 from redis.asyncio import Redis
 from rich.console import Console
 
-from coordinator.errors import ShardcrawlError, UsageError, first_line
+from coordinator.errors import ShardcrawlError, UsageError, first_line, redacted
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
-from coordinator.redis.connection import connect_redis
+from coordinator.redis.connection import connect_redis, translate_redis_errors
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.audit.auditor import audit
 from crawler.cli import screen
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.cli.progress import say
 from crawler.local.services import Place, services
-from crawler.store.catalogue import StoredRun, open_catalogue
-from crawler.store.postgres import connect_postgres
+from crawler.store.catalogue import open_catalogue
+from crawler.store.postgres import PostgresConnection, connect_reader
+from crawler.store.queries import query
+from crawler.store.reasons import ReasonCount
+from crawler.store.rows.stored_run import StoredRun
+
+# How a type becomes JSON. Postgres' own form of a numeric is a number, which most readers of JSON would round.
+_JSON_FORMS = {"numeric": "{}::text", "numeric[]": "{}::text[]", "bytea": "encode({}, 'hex')"}
 
 
 @command("status")
@@ -35,14 +42,15 @@ def status_command(name: str | None, as_json: bool, **options: Any) -> None:
     """Show where a run stands, or every run that is not complete. Example: shardcrawl status my-run --json"""
     found = run_async(_snapshots(place_from(options), name))
     if as_json:
-        listed = [screen.snapshot_json(one) for one in found]
+        listed = [{**screen.snapshot_json(one), "reasons": screen.reasons_json(reasons)} for one, reasons in found]
         print_json(listed[0] if name else listed)
         return
     console = Console()
     if not found:
         say(console, "no run is under way; `shardcrawl runs` lists the complete ones")
-    for one in found:
+    for one, reasons in found:
         screen.print_snapshot(one, console)
+        screen.print_reasons(reasons, console)
 
 
 @command("runs")
@@ -50,19 +58,22 @@ def status_command(name: str | None, as_json: bool, **options: Any) -> None:
 @json_option
 def runs_command(as_json: bool, **options: Any) -> None:
     """List every run, with its counts. Example: shardcrawl runs --json"""
-    columns = ["run_id", "run", "state", *(outcome.value for outcome in Outcome), "created_at", "finished_at"]
+    columns = ["run_id", "name", "state", *(outcome.value for outcome in Outcome), "created_at", "finished_at"]
     screen.print_rows(columns, run_async(_all_runs(place_from(options))), as_json=as_json)
 
 
 @command("sql")
 @click.argument("query")
 @place_options("warning")
-@json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-def sql_command(query: str, as_json: bool, as_csv: bool, **options: Any) -> None:
-    """Query the results; reads only. Example: shardcrawl sql "select outcome, count(*) from pages group by 1" """
-    columns, records = run_async(_query_place(place_from(options), query))
-    screen.print_rows(columns, records, as_json=as_json, as_csv=as_csv)
+@click.option("--json", "form", flag_value="json", help="Print a JSON list, row by row.")
+@click.option("--jsonl", "form", flag_value="jsonl", help="Print JSON, one row a line.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV as COPY does, every value exact.")
+def sql_command(query: str, form: str | None, **options: Any) -> None:
+    """Query the results; reads only. Example: shardcrawl sql "select outcome, count(*) from pages group by 1"
+
+    The forms for programs are UTF-8, and hold no row in memory. Without one, all rows are read and shown as a table.
+    """
+    run_async(_query_place(place_from(options), query, form))
 
 
 @command("audit")
@@ -72,7 +83,7 @@ def sql_command(query: str, as_json: bool, as_csv: bool, **options: Any) -> None
     "--requests",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The upstream's log, a path or URL last in each line: no key was asked for twice.",
+    help="The upstream's log, nginx's or with a path or URL last in each line: no key was asked for twice.",
 )
 @click.option(
     "--allowed",
@@ -100,36 +111,122 @@ def audit_command(name: str, requests: Path | None, allowed: int, as_json: bool,
         )
 
 
-async def query_rows(database: str, query: str) -> tuple[list[str], list[Sequence[Any]]]:
+async def query_rows(database: str, statement: str) -> tuple[list[str], list[Sequence[Any]]]:
     """A query's columns and rows, in a transaction that only reads. Raises UsageError in Postgres' words."""
-    connection = await connect_postgres(database)
+    async with _reading(database) as connection:
+        prepared = await connection.prepare(statement)
+        records = await prepared.fetch()
+        return [attribute.name for attribute in prepared.get_attributes()], [tuple(record) for record in records]
+
+
+async def write_rows(database: str, statement: str, form: str, out: BinaryIO) -> None:
+    """Write a query's rows as csv, json or jsonl. Raises UsageError in Postgres' words."""
+    if not await _copy_rows(database, statement, form, out):
+        out.write(screen.rows_as(form, *await query_rows(database, statement)))
+
+
+async def _copy_rows(database: str, statement: str, form: str, out: BinaryIO) -> bool:
+    """Write a query's rows by COPY; False for a statement that COPY does not take, like SHOW."""
+    async with _reading(database) as connection:
+        attributes = (await connection.prepare(statement)).get_attributes()
+        # A line of its own, so that a comment at the statement's end does not take the bracket behind it.
+        inner = f"{statement.strip().rstrip(';')}\n"
+        options: dict[str, Any] = {"header": True}
+        writer = _Lines(out)
+        if form != "csv":
+            names = [f"c{number}" for number in range(len(attributes))]
+            columns = ", ".join(
+                f"{_JSON_FORMS.get(attribute.type.name, '{}').format(name)} AS {_quoted(attribute.name)}"
+                for name, attribute in zip(names, attributes, strict=True)
+            )
+            inner = query("rows-as-json", query=inner, names=", ".join(names), columns=columns)
+            # No JSON has these characters, so that no line of it is quoted.
+            options = {"quote": "\1", "delimiter": "\2"}
+            writer = _JsonList(out) if form == "json" else writer
+        await connection.execute(query("exact-output"))
+        try:
+            await connection.copy_from_query(inner, output=writer.write, format="csv", **options)
+        except (asyncpg.PostgresSyntaxError, asyncpg.FeatureNotSupportedError):
+            if writer.has_begun:
+                raise
+            return False
+    writer.end()
+    return True
+
+
+class _Lines:
+    """Rows as COPY sends them."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.has_begun = False
+        self._out = out
+
+    async def write(self, lines: bytes) -> None:
+        self.has_begun = True
+        self._out.write(lines)
+
+    def end(self) -> None:
+        self._out.flush()
+
+
+class _JsonList(_Lines):
+    """Rows that are JSON, one a line, as one JSON list."""
+
+    _between = b"[\n"
+
+    async def write(self, lines: bytes) -> None:
+        rows = lines.removesuffix(b"\n")
+        await super().write(self._between + rows.replace(b"\n", b",\n"))
+        self._between = b",\n" if len(rows) < len(lines) else b""
+
+    def end(self) -> None:
+        self._out.write(b"\n]\n" if self.has_begun else b"[]\n")
+        super().end()
+
+
+def _quoted(name: str) -> str:
+    return '"{}"'.format(name.replace('"', '""'))
+
+
+@asynccontextmanager
+async def _reading(database: str) -> AsyncIterator[PostgresConnection]:
+    """A connection of a role that can only read, in a transaction that only reads.
+
+    Raises UsageError for what Postgres says of a statement.
+    """
+    connection, path = await connect_reader(database)
     try:
         async with connection.transaction(readonly=True):
-            statement = await connection.prepare(query)
-            records = await statement.fetch()
-            columns = [attribute.name for attribute in statement.get_attributes()]
-            return columns, [tuple(record) for record in records]
+            await connection.execute(query("read-with-path"), path)
+            yield connection
     except asyncpg.ReadOnlySQLTransactionError as error:
         raise UsageError(f"sql: {first_line(error)}; `sql` only reads, use psql to change things") from error
     except asyncpg.PostgresError as error:
         raise UsageError(f"sql: {first_line(error)}") from error
     finally:
-        await connection.close()
+        connection.terminate()
 
 
-async def _query_place(place: Place, query: str) -> tuple[list[str], list[Sequence[Any]]]:
+async def _query_place(place: Place, statement: str, form: str | None) -> None:
     async with services(place, share=True) as addresses:
-        return await query_rows(addresses.database, query)
+        if form is not None:
+            await write_rows(addresses.database, statement, form, sys.stdout.buffer)
+            return
+        columns, records = await query_rows(addresses.database, statement)
+    screen.print_rows(columns, records)
 
 
-async def _snapshots(place: Place, name: str | None) -> list[RunSnapshot]:
-    """Snapshots of one run, or of every run that is not complete. Raises UsageError for an unknown run."""
+async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, tuple[ReasonCount, ...]]]:
+    """Snapshots of one run, or of every run that is not complete, with the reasons of a complete one.
+
+    Raises UsageError for an unknown run.
+    """
     async with _known_runs(place) as (client, stored):
         wanted = [run for run in stored if (run.name == name if name else not run.complete)]
         if name and not wanted:
             known = ", ".join(run.name for run in stored) or "none"
             raise UsageError(f"no run {name}; known runs: {known}")
-        return [await _snapshot_of(client, run) for run in wanted]
+        return [(await _snapshot_of(client, run), run.reasons) for run in wanted]
 
 
 async def _all_runs(place: Place) -> list[Sequence[Any]]:
@@ -146,10 +243,10 @@ async def _all_runs(place: Place) -> list[Sequence[Any]]:
 
 async def _snapshot_of(client: Redis, run: StoredRun) -> RunSnapshot:
     """A run as Redis knows it; with Postgres' final counts once it is complete, without workers when Redis lost it."""
-    record = await Runs(client).find(run.name)
-    if record is not None and not run.complete:
-        return await read_snapshot(client, record)
-    live = await read_counts(client, record) if record is not None else RunCounts()
+    is_known, total = await Runs(client).find(run.name) is not None, run.record.total if run.record else None
+    if is_known and not run.complete:
+        return await read_snapshot(client, run.name, total)
+    live = await read_counts(client, run.name, total) if is_known else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
     state = RunState.COMPLETE if run.complete else RunState.RUNNING
     return RunSnapshot(run.name, state, final, workers=0, leader=None)
@@ -164,6 +261,9 @@ async def _known_runs(place: Place) -> AsyncIterator[tuple[Redis, list[StoredRun
             stored = await catalogue.all()
         client = connect_redis(addresses.redis)
         try:
+            # Without a run nothing else would ask Redis, and a wrong password would be "no run".
+            with translate_redis_errors(redacted(addresses.redis)):
+                await client.ping()
             yield client, stored
         finally:
             await client.aclose()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shlex
+import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import fields
@@ -16,9 +19,9 @@ import orjson
 import uvloop
 
 from coordinator.errors import ShardcrawlError, UsageError
+from coordinator.source import STANDARD_INPUT
 from crawler.cli.progress import RunScreen
-from crawler.job.job import Job, read_job
-from crawler.job.overrides import JobOverrides, load_document
+from crawler.job.job import Job, JobOverrides, load_document, read_job
 from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
 from crawler.local.events import Listener
 from crawler.local.services import Addresses, Place
@@ -27,8 +30,11 @@ from crawler.telemetry import logs
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 CommandResult = TypeVar("CommandResult")
 
+# As the shell shows a program that SIGPIPE has ended.
+BROKEN_PIPE_EXIT_CODE = 141
 DATA_FOLDER = Path(".shardcrawl")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+_OPEN_FILE = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/([0-9]+)")
 GRACE_HELP = "Seconds that a drain may take before the process leaves at once."
 
 
@@ -38,7 +44,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; every ShardcrawlError and interruption ends here."""
         debug = bool(ctx.params.get("debug"))
-        logs.configure("shardcrawl", "DEBUG" if debug else str(ctx.params.get("log_level", "info")))
+        level = "DEBUG" if debug else str(ctx.params.get("log_level", "info"))
+        logs.configure("shardcrawl", level, logs.TIME if sys.stderr.isatty() else logs.DATE_AND_TIME)
         try:
             return super().invoke(ctx)
         except ShardcrawlError as error:
@@ -48,6 +55,10 @@ class Command(click.Command):
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, asyncio.CancelledError):
             ctx.exit(INTERRUPTED_EXIT_CODE)
+        except BrokenPipeError:
+            # Who reads our output, like `head`, has enough. What is still to be flushed must not fail at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE_EXIT_CODE)
 
 
 command = partial(click.command, cls=Command)
@@ -57,6 +68,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def option(name: str, envvar: str | None = None, **attributes: Any) -> Callable[[Decorated], Decorated]:
     """An option that is read from the environment too, as SHARDCRAWL_NAME."""
     return click.option(name, envvar=envvar or f"SHARDCRAWL_{name[2:].replace('-', '_').upper()}", **attributes)
+
+
+allow_private_option = option(
+    "--allow-private",
+    multiple=True,
+    metavar="NETWORK",
+    help="A network that is not public and may be fetched from, like 127.0.0.0/8; may be given again.",
+)
 
 
 def place_options(level: str) -> Callable[[Decorated], Decorated]:
@@ -93,12 +112,7 @@ def job_options(function: Decorated) -> Decorated:
         option("--rate", help='Requests a second of the whole fleet: 50, "50/s", "5000/h", "none".'),
         option("--grace", type=click.FloatRange(0, 3600), help=f"{GRACE_HELP} (default: 25)"),
         option("--batch-rows", type=click.IntRange(1, 100_000), help="Rows that wait for one commit, at most."),
-        option(
-            "--allow-private",
-            multiple=True,
-            metavar="NETWORK",
-            help="A network that is not public and may be fetched from, like 127.0.0.0/8; may be given again.",
-        ),
+        allow_private_option,
     )
 
 
@@ -125,7 +139,26 @@ def find_again(place: Place) -> str:
 def job_from(argument: str, options: Mapping[str, Any]) -> Job:
     """The job of a job file or of a bare source, with the command's options in it. Raises UsageError."""
     overrides = JobOverrides(**{field.name: options[field.name] for field in fields(JobOverrides)})
-    return read_job(*load_document(argument, overrides))
+    document, folder = load_document(_or_standard_input(argument), overrides)
+    source = document.get("source")
+    if isinstance(source, dict) and isinstance(source.get("path"), str):
+        source["path"] = _or_standard_input(source["path"])
+    return read_job(document, folder)
+
+
+def _or_standard_input(path: str) -> str:
+    """The path; "-" for one that names an open file of this process, such as /dev/stdin, or what bash makes of <(…).
+
+    That file becomes standard input, which is the only one that the reading child inherits.
+    """
+    if (named := _OPEN_FILE.fullmatch(path)) is None:
+        return path
+    if number := int(named[1] or 0):
+        try:
+            os.dup2(number, 0)
+        except OSError as error:
+            raise UsageError(f"source {path}: {error.strerror}; open it for this command, or name a file") from error
+    return STANDARD_INPUT
 
 
 def listener_from(options: Mapping[str, Any], screen: RunScreen) -> Listener:
@@ -142,7 +175,7 @@ def run_async(coroutine: Coroutine[Any, Any, CommandResult]) -> CommandResult:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON for people and programs."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
 def _with_options(function: Decorated, *options: Callable[[Decorated], Decorated]) -> Decorated:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column
 
-from coordinator.model import Outcome, RunCounts
+from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.settings import ANY_UPSTREAM, POLITE
 from coordinator.status import RunSnapshot
 from crawler.local.events import (
     ChildLine,
     DrainBegins,
     Event,
+    NothingElseLeft,
     PoliteDefaultUsed,
     ProgressUnknown,
     RunBegins,
@@ -28,9 +31,11 @@ from crawler.local.events import (
 
 BAR_INTERVAL_SECONDS = 0.5
 LINE_INTERVAL_SECONDS = 10.0
+BAR_CHARACTERS = 10
 # The time over which the shown rate is averaged: so long that it does not jump with every commit.
 RATE_WINDOW_SECONDS = 10.0
 SHOWN_UPSTREAMS = 5
+SHOWN_UNREACHABLE = 2
 
 
 class Pace:
@@ -102,7 +107,18 @@ def upstream_words(snapshot: RunSnapshot) -> str:
 
 def holdup_words(snapshot: RunSnapshot) -> str:
     """What slows the run: what workers wait for, else the health of the upstreams."""
-    return "waits: " + "; ".join(snapshot.waits) if snapshot.waits else upstream_words(snapshot)
+    if snapshot.waits:
+        return "waits: " + "; ".join(snapshot.waits)
+    if snapshot.leader is not None and not snapshot.workers and snapshot.state is RunState.RUNNING:
+        return "no worker works on it: start `shardcrawl work`"
+    words = [one.summary for one in snapshot.unreachable[:SHOWN_UNREACHABLE]]
+    if rest := snapshot.unreachable[SHOWN_UNREACHABLE:]:
+        words.append(f"{sum(one.keys for one in rest):,} keys wait for {len(rest):,} more upstreams")
+    named = {one.upstream for one in snapshot.unreachable}
+    others = tuple(one for one in snapshot.upstreams if one.paused > 0 or one.upstream not in named)
+    if others or not words:
+        words.append(upstream_words(replace(snapshot, upstreams=others)))
+    return "; ".join(words)
 
 
 class RunScreen:
@@ -156,6 +172,9 @@ class RunScreen:
                 self.say(text)
             case DrainBegins():
                 self.say("finishing what is in flight; Ctrl-C again leaves at once")
+            case NothingElseLeft(upstreams):
+                names = ", ".join(health.upstream for health in upstreams)
+                self.say(f"nothing is left but keys of {names}, which still refuses every request: ending here")
             case RunProgress(snapshot):
                 self._show_progress(snapshot)
             case ProgressUnknown(run, message):
@@ -191,16 +210,18 @@ class RunScreen:
 
     def _begin_bar(self, run: str) -> Progress:
         if self._bar is None:
+            # What is waited for may be long: it gets the room that the counts leave.
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             columns = (
                 SpinnerColumn(),
                 TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=None),
+                BarColumn(bar_width=BAR_CHARACTERS),
                 TextColumn("{task.fields[keys]}"),
                 TextColumn("{task.fields[pace]}"),
                 TextColumn("[dim]{task.fields[outcomes]}[/]"),
-                TextColumn("{task.fields[upstream]}", style="yellow", markup=False),
+                TextColumn("{task.fields[upstream]}", style="yellow", markup=False, table_column=rest),
             )
-            self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
+            self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4, expand=True)
             self._bar.add_task(run, total=None, keys="", pace="", outcomes="", upstream="")
             self._bar.start()
         return self._bar

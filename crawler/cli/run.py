@@ -7,8 +7,9 @@ import os
 import shlex
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from crawler.cli import screen
 from crawler.cli.inspect import query_rows
 from crawler.cli.options import (
     GRACE_HELP,
+    allow_private_option,
     command,
     find_again,
     job_from,
@@ -34,12 +36,17 @@ from crawler.cli.options import (
 )
 from crawler.cli.progress import RunScreen, say
 from crawler.job.job import read_job
+from crawler.job.permissions import Permissions
+from crawler.job.request_checks import parse_network
 from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
-from crawler.local.run import RunEnd, run, run_at, work
+from crawler.local.embedded.folder import DataFolder, open_folder
+from crawler.local.events import RunEnd
+from crawler.local.run import run, run_at, work
 from crawler.local.services import Place, services
 from crawler.sample import upstream
 
 TOO_MANY_FAILED_EXIT_CODE = 3
+GAVE_UP_EXIT_CODE = 4
 DEMO_QUERIES = (
     "select outcome, count(*) as keys from pages_current group by outcome",
     "select key, status, body->>'title' as title, fetched_at from pages_current order by key limit 5",
@@ -63,7 +70,7 @@ def run_command(job: str, as_json: bool, **options: Any) -> None:
         print_json(screen.end_json(end))
     else:
         _print_end(end, place)
-    sys.exit(_exit_code(end))
+    sys.exit(exit_code_of(end))
 
 
 @command("coordinate")
@@ -81,22 +88,45 @@ def coordinate_command(job: str, **options: Any) -> None:
         listener = listener_from(options, progress)
         end = run_async(run_at(addresses, job_from(job, options), listener, os.environ, with_workers=False))
     _print_end(end, place)
-    sys.exit(_exit_code(end))
+    sys.exit(exit_code_of(end))
 
 
 @command("work")
 @place_options("info")
 @option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores).")
 @option("--grace", type=click.FloatRange(0, 3600), default=25.0, show_default=True, help=GRACE_HELP)
-def work_command(workers: int | None, grace: float, **options: Any) -> None:
-    """Work on every active run of this Redis until stopped.
+@option(
+    "--allow-parser",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="A parser that jobs may run here, like parse:revisions; * stands for any text; may be given again.",
+)
+@option(
+    "--allow-env",
+    multiple=True,
+    metavar="NAME",
+    help="A secret of this environment that jobs may send, like TOKEN; * stands for any text; may be given again.",
+)
+@allow_private_option
+def work_command(
+    workers: int | None,
+    grace: float,
+    allow_parser: tuple[str, ...],
+    allow_env: tuple[str, ...],
+    allow_private: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Work on every active run of this Redis until stopped. A run that wants more than is allowed here is named.
 
     Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl work --workers 8
     """
+    for network in allow_private:
+        parse_network(network)
+    permissions = Permissions(allow_parser, allow_env, allow_private)
     addresses = shared_addresses(place_from(options), "work")
     listener = listener_from(options, RunScreen(Console(stderr=True)))
     workers = workers or os.cpu_count() or 1
-    run_async(work(addresses, listener, os.environ, workers=workers, grace_seconds=grace))
+    run_async(work(addresses, listener, os.environ, workers=workers, grace_seconds=grace, permissions=permissions))
 
 
 @command("demo")
@@ -110,25 +140,22 @@ def work_command(workers: int | None, grace: float, **options: Any) -> None:
 )
 def demo_command(keys: int, workers: int, port: int, **options: Any) -> None:
     """Crawl a sample corpus from a bundled local upstream, start to end. Example: shardcrawl demo --keys 5000"""
-    sys.exit(_exit_code(run_async(_demo(place_from(options), options, keys=keys, workers=workers, port=port))))
+    sys.exit(exit_code_of(run_async(_demo(place_from(options), options, keys=keys, workers=workers, port=port))))
 
 
 async def _demo(place: Place, options: Mapping[str, Any], *, keys: int, workers: int, port: int) -> RunEnd:
     """Run a sample corpus against the bundled upstream, then show its outcomes and some rows."""
     async with services(place) as addresses, _sample_upstream(port) as url:
-        folder = place.data / "demo"
-        folder.mkdir(parents=True, exist_ok=True)
-        corpus = folder / "keys.txt"
-        corpus.write_text("".join(f"item-{number:07}\n" for number in range(keys)))
+        corpus = _write_corpus(place.data, "".join(f"item-{number:07}\n" for number in range(keys)))
         document = {
             "run": {"name": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}", "workers": workers},
-            "source": {"path": str(corpus.resolve())},
+            "source": {"path": str(corpus)},
             "request": {"url": f"{url}/item/{{key}}", "allow_private": ["127.0.0.0/8"]},
             "limits": {"*": {"rate": "none"}},
         }
         with RunScreen(Console(stderr=True)) as progress:
             progress.say(f"the sample upstream listens at {url}; {keys:,} keys, {workers} workers")
-            job = read_job(document, str(folder))
+            job = read_job(document, str(corpus.parent))
             end = await run_at(addresses, job, listener_from(options, progress), os.environ)
         out, at = Console(), find_again(place)
         screen.print_summary(end, out, again="shardcrawl demo", at=at)
@@ -138,6 +165,15 @@ async def _demo(place: Place, options: Mapping[str, Any], *, keys: int, workers:
                 screen.print_table(*await query_rows(addresses.database, query), out)
             say(out, f"everything is kept in {place.data}; next: shardcrawl run YOUR-URLS.txt --rate 10")
         return end
+
+
+def _write_corpus(data: Path, text: str) -> Path:
+    """Write the sample corpus into the data folder, which must be ours; returns its path."""
+    with closing(open_folder(data)) as folder:
+        demo = DataFolder(folder.path / "demo", folder.open_folder("demo"))
+        with closing(demo), os.fdopen(demo.open_file("keys.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
+            file.write(text)
+        return demo.path / "keys.txt"
 
 
 @asynccontextmanager
@@ -174,7 +210,8 @@ def _print_end(end: RunEnd, place: Place) -> None:
     screen.print_summary(end, Console(), again=again, at=find_again(place))
 
 
-def _exit_code(end: RunEnd) -> int:
+def exit_code_of(end: RunEnd) -> int:
+    """The exit code of a command that ended so: 0 complete, 3 too many failed, 4 refused, 130 interrupted."""
     if end.stored is None:
-        return INTERRUPTED_EXIT_CODE
+        return GAVE_UP_EXIT_CODE if end.gave_up else INTERRUPTED_EXIT_CODE
     return TOO_MANY_FAILED_EXIT_CODE if end.too_many_failed else 0

@@ -6,8 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -20,10 +19,16 @@ from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome
 from coordinator.status import RunSnapshot
 from crawler.cli.progress import byte_words, duration_words, of_total, outcome_words, say
-from crawler.local.run import RunEnd
+from crawler.local.events import RunEnd
+from crawler.store.reasons import ReasonCount
+
+if TYPE_CHECKING:
+    from crawler.rehearsal import Rehearsal
 
 CELL_CHARACTERS = 60
 MAX_TABLE_CHARACTERS = 10_000
+LISTED_UNREACHABLE = 10
+SHOWN_REASONS = 5
 
 
 def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None:
@@ -43,20 +48,39 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
     if not end.was_complete:
         sent = f"{end.counts.requests:,} requests and {byte_words(end.counts.received)} of bodies in the whole run"
         say(console, f"{duration_words(end.seconds)} in this session, {sent}")
+    print_reasons(end.reasons, console)
+    for name in end.unmatched:
+        say(console, f'[limits."{name}"] met no request of the run: is it the host of your URLs?')
+    for health in end.unauthorized:
+        refusals = f"its last {health.refused:,} responses were {health.status}"
+        say(console, f"{health.upstream} refuses every request ({refusals}): renew the token, or what else it refuses")
+    if end.too_many_failed and end.stored is not None:
+        most = f"{100 * end.job.run.max_failed:g} %"
+        say(console, f"more than max_failed ({most}) of the keys failed or were denied: exit code 3")
     if end.stored is None:
         say(console, f"go on with: {again}")
+    if end.denied:
+        say(console, f"what was denied goes back with: shardcrawl retry{at} {end.job.run.name}{_denied_options(end)}")
+    if end.unauthorized:
+        say(console, "if these refusals are right, [retry] refused_in_a_row = 0 makes them outcomes of their keys")
+    if end.stored is None:
         return
     where = f"run_id = {end.stored.run_id}"
     if outcomes.get(Outcome.FAILED):
         query = f"select reason, count(*) from pages where {where} and outcome = 'failed' group by 1 order by 2 desc"
         say(console, f'see why keys failed: shardcrawl sql{at} "{query}"')
     else:
-        query = f"select key, status, body from pages where {where} limit 5"
+        tables = end.job.tables
+        query = (
+            f"select {'* from ' + tables[0].name if tables else 'key, status, body from pages'} where {where} limit 5"
+        )
         say(console, f'look at the rows: shardcrawl sql{at} "{query}"')
 
 
 def _end_words(end: RunEnd, done: int) -> str:
     name = end.job.run.name
+    if end.gave_up:
+        return f"run {name} is paused: {done:,}{of_total(end.counts)} keys are done, and stay done"
     if end.was_complete:
         return f"run {name} is complete already: {done:,} keys, nothing fetched"
     if end.stored is not None:
@@ -80,34 +104,27 @@ def print_table(columns: Sequence[str], records: Sequence[Sequence[Any]], consol
     say(console, f"{len(records):,} row{'' if len(records) == 1 else 's'}")
 
 
-def print_rows(
-    columns: Sequence[str], records: Sequence[Sequence[Any]], *, as_json: bool = False, as_csv: bool = False
-) -> None:
-    """Print a query's result on standard output, as a table unless another form is wanted."""
+def print_rows(columns: Sequence[str], records: Sequence[Sequence[Any]], *, as_json: bool = False) -> None:
+    """Print rows on standard output, as a table or as JSON."""
     if as_json:
-        click.echo(rows_json(columns, records))
-    elif as_csv:
-        click.echo(rows_csv(columns, records), nl=False)
+        click.echo(rows_as("json", columns, records), nl=False)
     else:
         print_table(columns, records, Console())
 
 
-def rows_json(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
-    """A query's result as a JSON list of objects."""
-    listed = [dict(zip(columns, record, strict=True)) for record in records]
-    return orjson.dumps(listed, default=_plain, option=orjson.OPT_INDENT_2).decode()
-
-
-def rows_csv(columns: Sequence[str], records: Sequence[Sequence[Any]]) -> str:
-    """A query's result as CSV; a text that a spreadsheet would take for a formula gets a quote before it."""
-    return "".join(_line(fields) for fields in (columns, *([_field(value) for value in record] for record in records)))
-
-
-def _line(fields: Sequence[str]) -> str:
-    out = io.StringIO()
-    # With the writer's own line end: with another one it does not quote a field with a lone \r.
-    csv.writer(out).writerow(fields)
-    return out.getvalue().removesuffix("\r\n") + "\n"
+def rows_as(form: str, columns: Sequence[str], records: Sequence[Sequence[Any]]) -> bytes:
+    """Rows as csv, jsonl (JSON objects, one a line), or json (these in a list)."""
+    if form == "csv":
+        out = io.StringIO()
+        # With the writer's own line end: with another one it does not quote a field with a lone \r.
+        writer = csv.writer(out)
+        writer.writerow(columns)
+        writer.writerows([["" if value is None else _shown(value) for value in record] for record in records])
+        return out.getvalue().encode()
+    rows = [orjson.dumps(dict(zip(columns, record, strict=True)), default=plain) for record in records]
+    if form == "jsonl":
+        return b"".join(row + b"\n" for row in rows)
+    return b"[" + b",".join(b"\n" + row for row in rows) + b"\n]\n"
 
 
 def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
@@ -117,13 +134,17 @@ def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("run", snapshot.name)
     table.add_row("state", snapshot.state.value)
-    table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.queued:,} queued{deferred}")
+    table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.waiting:,} queued{deferred}")
     table.add_row("outcomes", outcome_words(counts))
     table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
     for health in snapshot.upstreams:
         table.add_row("upstream", f"{health.upstream} {health.summary}")
+    for unreachable in snapshot.unreachable[:LISTED_UNREACHABLE]:
+        table.add_row("unreachable", unreachable.summary)
+    if (more := len(snapshot.unreachable) - LISTED_UNREACHABLE) > 0:
+        table.add_row("unreachable", f"{more:,} more, see --json")
     for cause in snapshot.waits:
         table.add_row("waits for", cause)
     console.print(table, markup=False)
@@ -137,7 +158,7 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
         "state": snapshot.state.value,
         "total": counts.total,
         "done": counts.done,
-        "queued": counts.queued,
+        "queued": counts.waiting,
         "deferred": counts.deferred,
         "outcomes": outcomes_json(counts.outcomes),
         "requests": counts.requests,
@@ -147,6 +168,10 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
         "paused": snapshot.pauses,
         "upstreams": {health.upstream: _health_json(health) for health in snapshot.upstreams},
         "waits": list(snapshot.waits),
+        "unreachable": {
+            one.upstream: {"keys": one.keys, "fault": one.fault, "next_attempt_in": round(one.next_attempt, 1)}
+            for one in snapshot.unreachable
+        },
     }
 
 
@@ -156,6 +181,8 @@ def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
         "paused": health.paused,
         "breaker": health.breaker,
         "probe_in": health.probe_in,
+        "refused_in_a_row": health.refused,
+        "refused_with": health.status,
         "found_rate": health.found_rate,
         "live_rate": live.rate.rate_text if live and live.rate else None,
         "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
@@ -167,15 +194,78 @@ def outcomes_json(outcomes: Mapping[Outcome, int]) -> Mapping[str, int]:
     return {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome}
 
 
+def print_reasons(reasons: Sequence[ReasonCount], console: Console) -> None:
+    """Print why keys were refused or failed, a line for each of the two."""
+    for outcome in (Outcome.REFUSED, Outcome.FAILED):
+        if words := reason_words(outcome, reasons):
+            say(console, words)
+
+
+def reason_words(outcome: Outcome, reasons: Sequence[ReasonCount]) -> str:
+    """The usual reasons of one outcome, as "refused 200: 150 x status 401, 50 x status 403"; empty without any."""
+    found = [one for one in reasons if one.outcome is outcome]
+    shown = [one for one in found if one.reason is not None][:SHOWN_REASONS]
+    words = [f"{one.keys:,} x {one.reason or 'without a reason'}" for one in shown]
+    keys = sum(one.keys for one in found)
+    if rest := keys - sum(one.keys for one in shown):
+        words.append(f"{rest:,} x others")
+    return f"{outcome.value} {keys:,}: {', '.join(words)}" if words else ""
+
+
+def reasons_json(reasons: Sequence[ReasonCount]) -> list[Mapping[str, Any]]:
+    """Reasons as plain values; the one that is null stands for all that are rarer."""
+    return [{"outcome": one.outcome.value, "reason": one.reason, "keys": one.keys} for one in reasons]
+
+
+def _denied_options(end: RunEnd) -> str:
+    """The options of `retry` that put back what was denied, and nothing that failed."""
+    statuses = [one.reason.removeprefix("status ") for one in end.reasons if one.denied and one.reason]
+    return "".join(f" --status {status}" for status in sorted(statuses))
+
+
+def print_rehearsal(found: Rehearsal, console: Console) -> None:
+    """Print what was sent for a key, what came back, and what a run would store of it."""
+
+    def line(text: str) -> None:
+        say(console, _printable(text))
+
+    for exchange in found.exchanges:
+        line(f"{exchange.method} {exchange.url}")
+        for name, value in exchange.headers:
+            line(f"  {name}: {value}")
+        line(f"  -> {exchange.summary}")
+    if found.headers:
+        line("response headers")
+        for name, value in found.headers:
+            line(f"  {name}: {value}")
+    reason = f": {found.reason}" if found.reason else ""
+    line((f"outcome: {found.outcome}" if found.outcome else "no outcome yet") + reason)
+    for one in found.kept:
+        encoding = f", {one.encoding}" if one.encoding else ""
+        line(f"pages.{one.column} ({one.kind}{encoding}, {byte_words(one.size)}): {one.beginning}")
+    if found.parsed is None:
+        return
+    for text in (found.parsed.traceback or "").splitlines():
+        line(text)
+    for name, rows in found.parsed.tables.items():
+        line(f"table {name}")
+        columns = dict.fromkeys(column for row in rows for column in row)
+        print_table(list(columns), [list(row.values()) for row in rows], console)
+
+
 def end_json(end: RunEnd) -> Mapping[str, Any]:
     """How a run ended as plain values."""
     return {
         "run": end.job.run.name,
-        "state": "complete" if end.stored else "interrupted",
+        "state": "complete" if end.stored else "paused" if end.gave_up else "interrupted",
         "outcomes": outcomes_json(end.outcomes),
+        "denied": end.denied,
+        "reasons": reasons_json(end.reasons),
+        "upstreams": {health.upstream: _health_json(health) for health in end.unauthorized},
         "requests": 0 if end.was_complete else end.counts.requests,
         "received_bytes": 0 if end.was_complete else end.counts.received,
         "seconds": round(end.seconds, 3),
+        "unmatched_limits": list(end.unmatched),
     }
 
 
@@ -183,27 +273,22 @@ def _cell(value: Any) -> str:
     text = "" if value is None else str(_shown(value))
     if isinstance(value, datetime):
         text = value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
-    text = "".join(char if char.isprintable() else " " for char in text)
+    text = _printable(text)
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def _shown(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) else _plain(value)
+    return value if isinstance(value, str | int | float) else plain(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a column as JSON can say it."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
         return value.isoformat()
     return str(value)
-
-
-def _field(value: Any) -> str:
-    if value is None:
-        return ""
-    text = str(_shown(value))
-    if isinstance(value, int | float | Decimal) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return text
-    number = text.removeprefix("-").replace(".", "", 1).isdigit()
-    return text if number else f"'{text}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,26 @@ from rich.console import Console
 from coordinator.errors import UsageError
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import DEFAULT, KEEP, LimitOverrides
-from coordinator.queue.registry import RunRecord, Runs
+from coordinator.model import Outcome, RunCounts
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
-from coordinator.source import STANDARD_INPUT
+from coordinator.source import reads_once
 from coordinator.status import read_counts
+from coordinator.url import parse
 from crawler.cli.options import command, place_from, place_options, run_async
-from crawler.cli.progress import say
+from crawler.cli.progress import outcome_words, say
 from crawler.job.job import read_job
 from crawler.job.limits import limit_of, upstream_named
 from crawler.local.services import Addresses, Place, services
+from crawler.model import DENIED_STATUSES
 from crawler.opening import open_run
 from crawler.store.catalogue import Catalogue, open_catalogue
+from crawler.store.reasons import PagesToRetry
+from crawler.store.rows.stored_run import StoredRun
 
 MAX_CONCURRENCY = 100_000
+RETRIED_BY_DEFAULT = f"failed, or refused with status {', '.join(map(str, DENIED_STATUSES))}"
 
 
 @command("limit")
@@ -54,18 +59,39 @@ def limit_command(
 
 @command("retry")
 @click.argument("name", metavar="RUN")
+@click.option(
+    "--outcome",
+    "outcomes",
+    multiple=True,
+    type=click.Choice([outcome.value for outcome in Outcome if outcome is not Outcome.STORED]),
+    help=f"Keys that ended so, whatever their status (default: {RETRIED_BY_DEFAULT}); may be given again.",
+)
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.IntRange(100, 999),
+    metavar="CODE",
+    help="Only keys whose last response had this status; may be given again.",
+)
 @click.option("--reason", metavar="TEXT", help="Only keys whose reason has this text in it.")
 @place_options("info")
-def retry_command(name: str, reason: str | None, **options: Any) -> None:
-    """Let the failed keys of a run go back into it, complete or not. Example: shardcrawl retry my-run --reason 503
+def retry_command(
+    name: str, outcomes: Sequence[str], statuses: Sequence[int], reason: str | None, **options: Any
+) -> None:
+    """Let failed and refused keys of a run go back into it. Example: shardcrawl retry my-run --status 401 --status 403
 
-    They are fetched by the next run, or by the coordinate that is under way. Everything else stays as it is.
+    They are fetched by the next run, or by the coordinate that is under way. Everything else stays as it is. Stored
+    keys cannot go back: begin a new run for them.
     """
-    keys = run_async(_retry(place_from(options), name, reason))
+    wanted = PagesToRetry(tuple(map(Outcome, outcomes)), tuple(statuses), reason)
+    keys = run_async(_retry(place_from(options), name, wanted))
     if not keys:
-        say(Console(), f"run {name} has no failed keys{' with this reason' if reason else ''}: nothing is changed")
+        what = f"is {RETRIED_BY_DEFAULT}" if not outcomes and not statuses else "ended so"
+        say(Console(), f"run {name} has no key that {what}{' with this reason' if reason else ''}: nothing is changed")
         return
-    say(Console(), f"{keys:,} failed keys go back into run {name}; go on with shardcrawl run JOB, or coordinate JOB")
+    words = outcome_words(RunCounts(outcomes=dict(keys)))
+    say(Console(), f"{words} keys go back into run {name}; go on with shardcrawl run JOB, or coordinate JOB")
 
 
 @command("rebuild")
@@ -88,14 +114,14 @@ async def _change_limit(
     Raises UsageError for an unknown or complete run, and for an upstream that has no budget of its own.
     """
     async with services(place, share=True) as addresses:
+        async with _catalogue(addresses) as catalogue:
+            run = await catalogue.find(name)
+            if run is None:
+                known = ", ".join(run.name for run in await catalogue.all()) or "none"
+                raise UsageError(f"no run {name}; known runs: {known}")
+        upstream = _own_budget(upstream, run)
         client = connect_redis(addresses.redis)
         try:
-            runs = Runs(client)
-            record = await runs.find(name)
-            if record is None:
-                known = ", ".join(await runs.names()) or "none"
-                raise UsageError(f"no run {name} in Redis; known runs: {known}")
-            upstream = _own_budget(upstream, record)
             if not await LimitOverrides(client, RunKeys(name)).change(upstream, rate, concurrency):
                 raise UsageError(f"run {name} is complete: there is nothing to limit any more")
         finally:
@@ -121,29 +147,31 @@ def _concurrency(text: str | None) -> int | str | None:
     return int(text)
 
 
-def _own_budget(name: str, record: RunRecord) -> str:
+def _own_budget(name: str, run: StoredRun) -> str:
     """The upstream of that name, if the run has such a budget: a limit that no request meets would have no effect."""
-    limits = read_job(record.document, record.folder).limits
+    limits = read_job(run.document).limits
     upstream = upstream_named(name, f"limit {name}")
     if upstream in limits or upstream == ANY_UPSTREAM:
         return upstream
     if "*" in upstream or "/" in upstream:
-        raise UsageError(f"run {record.name} has no upstream {name}; its job names {', '.join(limits) or 'none'}")
-    owner = UpstreamMatcher(limits).upstream_of(f"https://{upstream}/")
-    if owner != upstream:
-        raise UsageError(f"{name} is a part of {owner} in run {record.name}; limit that")
-    return upstream
+        raise UsageError(f"run {run.name} has no upstream {name}; its job names {', '.join(limits) or 'none'}")
+    # The default port of a scheme is no part of the upstream's name.
+    target = parse(f"{'https' if upstream.endswith(':443') else 'http'}://{upstream}")
+    owner = UpstreamMatcher(limits).upstream_of(target)
+    if owner != target.origin.upstream:
+        raise UsageError(f"{name} is a part of {owner} in run {run.name}; limit that")
+    return owner
 
 
-async def _retry(place: Place, name: str, reason: str | None) -> int:
-    """Delete the failed keys of a run in Postgres, so that they are planned again; returns how many."""
+async def _retry(place: Place, name: str, wanted: PagesToRetry) -> Mapping[Outcome, int]:
+    """Delete pages of a run in Postgres, so that their keys are planned again; returns how many, by outcome."""
     async with services(place) as addresses, _catalogue(addresses) as catalogue:
         run = await catalogue.find(name)
         if run is None:
             raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
-        if (run.document.get("source") or {}).get("path") == STANDARD_INPUT:
-            raise UsageError(f"run {name} read standard input, which cannot be read again: give a file to a new run")
-        return await catalogue.reopen(run.run_id, reason)
+        if reads_once((run.document.get("source") or {}).get("path"), Path.cwd()):
+            raise UsageError(f"run {name} read a pipe, which cannot be read again: give a file to a new run")
+        return await catalogue.reopen(run.run_id, wanted)
 
 
 async def _rebuild(place: Place, name: str, folder: str) -> int:
@@ -159,12 +187,11 @@ async def _rebuild(place: Place, name: str, folder: str) -> int:
         client = connect_redis(addresses.redis)
         try:
             await check_server(client, addresses.redis)
-            record = await Runs(client).find(name)
             await catalogue.void_epoch(run.run_id, run.epoch)
-            job = read_job(run.document, record.folder if record else folder)
+            job = read_job(run.document, run.folder or folder)
             opened = await open_run(client, addresses.database, job)
             assert opened.record is not None
-            return (await read_counts(client, opened.record)).done
+            return (await read_counts(client, name)).done
         finally:
             await client.aclose()
 

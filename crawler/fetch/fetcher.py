@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -14,16 +15,21 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.model import Outcome
 from coordinator.redis.retrying import retry_unavailable
+from coordinator.url import Target
 from crawler.fetch.engines.protocol import Engine
+from crawler.fetch.faults import UPSTREAM_FAULTS
+from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.redirect import may_carry_credentials
-from crawler.fetch.retry import Decision, End, Follow, Retry, after_error, after_response
-from crawler.fetch.retry_budget import RetryBudget
-from crawler.fetch.robots.policy import Robots
+from crawler.fetch.retry import STORED, Decision, End, Follow, Retry, after_error, after_response
+from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS, RetryBudget
+from crawler.fetch.robots.policy import PERMANENT_KINDS, Robots
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Request
 
-# Kinds of FetchError that count as a failure of the upstream, for its breaker and its rate.
-UPSTREAM_FAULTS = frozenset({"dns", "connect", "tls", "timeout", "reset"})
+# A key that was refused while its upstream refuses everything is due again after this time. Then it waits for its turn
+# to be a probe, behind the keys that were not: one key must not be the probe for ever.
+REFUSED_DEFER_SECONDS = 5.0
+MAX_DEAD_ORIGINS = 10_000
 
 
 class FetchResult(NamedTuple):
@@ -55,9 +61,18 @@ class Lane:
     """One of the worker's places for a request in flight.
 
     `must_finish`: the upstream may be working on the request, or the parser on its response. A drain waits for it.
+    `fault`: why the upstream did not respond to the last attempt. `lent`: another lane works in the place of this one.
+    `began_at`: when the last attempt began, on the fetcher's clock. `upstream`: the one that is asked now, None between
+    attempts. `slow`: the attempt lasts long. `release`: gives back the memory of the response's body.
     """
 
     must_finish: bool = False
+    fault: FetchError | None = None
+    lent: bool = False
+    began_at: float = 0.0
+    upstream: str | None = None
+    slow: bool = False
+    release: Callable[[], None] | None = None
 
 
 @dataclass(slots=True)
@@ -85,17 +100,26 @@ class Fetcher:
         job: Job,
         meter: Meter,
         robots_cache: RobotsCache | None = None,
+        credentials: Credentials = NO_CREDENTIALS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Without `robots_cache` no robots.txt is requested, and every URL is allowed."""
+        """Without `robots_cache` every URL is allowed. `credentials` are the engine's."""
         self._engine = engine
         self._limiter = limiter
         self._matcher = matcher
         self._retry_settings = job.retry
         self._max_redirects = job.request.redirects
+        self._max_body = job.request.max_body
         self._meter = meter
+        self._credentials = credentials
+        self._clock = clock
         self._retry_budget = RetryBudget()
+        self._dead: dict[str, tuple[FetchError, float, float]] = {}  # origin -> its fault, since when, until when
         self._robots = (
-            None if robots_cache is None else Robots(self._fetch_robots_txt, robots_cache, job.request.user_agent)
+            None
+            if robots_cache is None
+            else Robots(self._fetch_robots_txt, robots_cache, job.request.user_agent, job.retry)
         )
 
     async def close(self) -> None:
@@ -109,7 +133,10 @@ class Fetcher:
         It may be cancelled while `lane.must_finish` is false: before the request is sent, and while a pause is written
         to Redis. In the second case the response is lost, and the block's next worker sends the request again.
         """
-        if self._robots is not None and (stopped := await self._check_robots(request, self._robots)) is not None:
+        lane.fault, lane.began_at = None, self._clock()
+        if self._dead and (stopped := self._check_dead(request, lane)) is not None:
+            return stopped
+        if self._robots is not None and (stopped := await self._check_robots(request, self._robots, lane)) is not None:
             return stopped
         lane.must_finish = True
         self._meter.requests += 1
@@ -117,46 +144,104 @@ class Fetcher:
         started = time.monotonic()
         response: HttpResponse | None = None
         try:
-            response = await self._engine.fetch(
-                "GET", request.url, (), may_carry_credentials(request.first_url, request.url)
-            )
+            received = await self._engine.fetch("GET", request.target, (), self._with_credentials(request))
+            lane.release = received.release
+            if len(received.body) > self._max_body:
+                raise FetchError("too-large", f"the body exceeds {self._max_body} bytes")
+            response = received
         except FetchError as error:
             ended_at = time.time()
             decision = self._decide_on_error(request, error, ended_at, time.monotonic() - started)
+            lane.fault = error if error.kind in UPSTREAM_FAULTS else None
         else:
             ended_at = time.time()
             decision = self._decide_on_response(request, response, ended_at, time.monotonic() - started)
         lane.must_finish = False
+        if decision.unauthorized:
+            # That everybody is refused is no outcome of this key; and while it may be so, this lane asks for no other.
+            await self._limiter.until_reported(request.upstream)
+            if self._limiter.is_unauthorized(request.upstream):
+                return Defer(REFUSED_DEFER_SECONDS)
         if decision.pause is not None:
             await retry_unavailable(partial(self._limiter.pause, request.upstream, decision.pause), "a pause")
         return self._carry_out(decision.step, request, response, ended_at)
 
-    async def _check_robots(self, request: Request, robots: Robots) -> FetchResult | RetryInPlace | Defer | None:
-        """Return None if robots.txt allows the request now, else where the request goes without being sent."""
-        permission = robots.cached_permission(request.url)
-        if permission is None:
-            await robots.load_permission(request.url)
-            return RetryInPlace()  # its slot has passed meanwhile
-        if permission.crawl_delay is not None:
-            self._matcher.require_interval(request.upstream, permission.crawl_delay)
-        if permission.allowed:
+    def _with_credentials(self, request: Request) -> bool:
+        origins, first = self._credentials.origins, request.first_target
+        if origins is None and first is request.target:
+            return True
+        return may_carry_credentials(first, request.target) and (origins is None or first.origin.text in origins)
+
+    def keep_fault(self, request: Request, fault: FetchError, since: float, seconds: float | None) -> None:
+        """Take the fault of a request as that of every other request to its host, for some seconds or the backoff.
+
+        `since` is when its attempt began: a request of which an attempt was counted after that has had this one. A
+        fault that was taken from another request is not prolonged by that.
+        """
+        origin = request.target.origin.text
+        if self._dead.get(origin, (None,))[0] is fault:
+            return
+        if len(self._dead) >= MAX_DEAD_ORIGINS:
+            self._dead.clear()
+        seconds = self._retry_settings.backoff if seconds is None else seconds
+        self._dead[origin] = fault, since, self._clock() + seconds
+
+    def _check_dead(self, request: Request, lane: Lane) -> FetchResult | RetryInPlace | Defer | None:
+        """Return None if the host may be asked now, else where the request goes without being sent."""
+        origin, now = request.target.origin.text, self._clock()
+        fault, since, until = self._dead.get(origin, (None, 0.0, 0.0))
+        if fault is None or until <= now:
+            self._dead.pop(origin, None)
             return None
-        now, reason = time.time(), permission.reason or "robots.txt"
-        if permission.retry_after is None:
-            return FetchResult(Outcome.REFUSED, reason, request.attempts.total, now, None)
-        unreadable = FetchError("robots", reason, sent=False)
-        step = after_error(unreadable, request.attempts, self._retry_settings, now=now, jitter=random.random())
+        lane.fault, lane.began_at, delay = fault, since, until - now
+        if request.counted_at >= since:
+            return _after(delay)
+        return self.count_fault(request, fault, delay)
+
+    def count_fault(
+        self, request: Request, fault: FetchError, delay: float | None = None
+    ) -> FetchResult | RetryInPlace | Defer:
+        """Count a fault as an attempt of a request that was not sent, because every request there has that fault now.
+
+        The next attempt is after `delay` seconds, or after the backoff of this request.
+        """
+        now = time.time()
+        step = after_error(fault, request.attempts, self._retry_settings, now=now, jitter=random.random())
         if isinstance(step, End):
             return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, None)
-        request.attempts = step.attempts
-        return Defer(max(step.delay, permission.retry_after))
+        request.attempts, request.counted_at = step.attempts, self._clock()
+        return _after(step.delay if delay is None else delay)
 
-    async def _fetch_robots_txt(self, url: str) -> HttpResponse:
+    async def _check_robots(
+        self, request: Request, robots: Robots, lane: Lane
+    ) -> FetchResult | RetryInPlace | Defer | None:
+        """Return None if robots.txt allows the request now, else where the request goes without being sent."""
+        cached = robots.cached_permission(request.target)
+        permission = cached or await robots.load_permission(request.target)
+        if permission.fault is not None:
+            lane.fault = permission.fault if permission.fault.kind not in PERMANENT_KINDS else None
+            return self.count_fault(request, permission.fault, permission.retry_after)
+        delay = permission.crawl_delay
+        if changed := delay is not None and self._matcher.require_interval(request.upstream, delay):
+            self._limiter.on_change()
+        if changed or cached is None:
+            return RetryInPlace()  # its slot has passed, or was by another limit
+        if permission.allowed:
+            return None
+        return FetchResult(Outcome.REFUSED, permission.reason, request.attempts.total, time.time(), None)
+
+    async def _fetch_robots_txt(self, target: Target) -> HttpResponse:
         self._meter.requests += 1
-        return await self._engine.fetch("GET", url, (), False)
+        try:
+            return (await self._engine.fetch("GET", target, (), False))._replace(release=None)  # it is small
+        except FetchError as error:
+            if not error.again:
+                raise
+        self._meter.requests += 1
+        return (await self._engine.fetch("GET", target, (), False))._replace(release=None)
 
     def _decide_on_error(self, request: Request, error: FetchError, now: float, seconds: float) -> Decision:
-        self._limiter.report(request.upstream, failed=error.kind in UPSTREAM_FAULTS, seconds=seconds)
+        self._limiter.report(request.upstream, failed=error.kind in UPSTREAM_FAULTS, seconds=seconds, undecided=1)
         step = after_error(error, request.attempts, self._retry_settings, now=now, jitter=random.random())
         return Decision(step)
 
@@ -166,15 +251,27 @@ class Fetcher:
         decision = after_response(
             status,
             response.headers,
-            request.url,
+            request.target,
             request.attempts,
             self._retry_settings,
             self._max_redirects - request.hops,
+            body=response.body,
             now=now,
             jitter=random.random(),
         )
+        if decision is STORED:
+            self._limiter.report(request.upstream, seconds=seconds)
+            return decision
         throttled = status == 503 or decision.throttled
-        self._limiter.report(request.upstream, throttled=throttled, failed=status >= 500, seconds=seconds)
+        decided = isinstance(decision.step, End) and decision.step.outcome is not Outcome.FAILED
+        self._limiter.report(
+            request.upstream,
+            throttled=throttled,
+            failed=status >= 500,
+            seconds=seconds,
+            undecided=not decided,
+            refused=status if decision.unauthorized else 0,
+        )
         return decision
 
     def _carry_out(
@@ -182,14 +279,21 @@ class Fetcher:
     ) -> FetchResult | RetryInPlace | Defer:
         """Update the request for its next attempt, if there is one, and return where it goes."""
         if isinstance(step, End):
-            return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, response)
+            reason = step.reason and self._credentials.hidden(step.reason)  # it may quote a Location
+            return FetchResult(step.outcome, reason, request.attempts.total + 1, now, response)
         if isinstance(step, Follow):
-            request.url = step.url
-            request.upstream = self._matcher.upstream_of(step.url)
+            origin, path = step.target
+            request.target = Target(origin, self._credentials.hidden(path))
+            request.upstream = self._matcher.upstream_of(step.target)
             request.hops += 1
-            return RetryInPlace()
-        request.attempts = step.attempts
+            return RetryInPlace(step.delay)
+        request.attempts, request.counted_at = step.attempts, self._clock()
         # A throttled request waits for the end of the pause at the front of its queue, and costs no retry budget.
         if not step.delay or self._retry_budget.grant_retry(step.delay):
             return RetryInPlace(step.delay)
         return Defer(step.delay)
+
+
+def _after(delay: float) -> RetryInPlace | Defer:
+    """Where a request waits that was not sent, so that it costs no retry budget."""
+    return RetryInPlace(delay) if delay <= MAX_IN_PLACE_SECONDS else Defer(delay)

@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 
 from coordinator.errors import FetchError
 from coordinator.model import Attempts, Outcome
-from crawler.fetch.ratelimit_headers import LIMIT_HEADERS, is_throttled, requested_pause
+from coordinator.url import Target
+from crawler.fetch.faults import THROTTLED
+from crawler.fetch.ratelimit_headers import (
+    LIMIT_HEADERS,
+    MAX_PAUSE_SECONDS,
+    is_throttled,
+    requested_pause,
+    retry_after,
+)
 from crawler.fetch.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
 from crawler.job.models import RetrySettings
 from crawler.model import Headers
@@ -17,7 +25,14 @@ THROTTLED_PER_ATTEMPT = 10
 # The history of a deferred key is stored in Redis, so it is bounded.
 MAX_HISTORY_LINES = 24
 MAX_RESULT_CHARACTERS = 150
-TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
+# 498 means "no capacity" or "invalid token": another attempt does no harm, and in the end the key fails.
+TRANSIENT_CLIENT_ERRORS = frozenset({408, 421, 425, 498})
+# Of all statuses from 500 on, only these would come again. What is not within 100 to 599 counts as 5xx (RFC 9110, 15).
+FINAL_SERVER_ERRORS = frozenset({501, 505, 506, 510})
+# Statuses of success that do not bring what was asked for, and why not.
+INCOMPLETE_STATUSES = {202: "not ready yet", 206: "only a part of the body"}
+# With these an upstream says that it does not know the crawl, or does not want it, whatever the key is.
+UNAUTHORIZED_STATUSES = frozenset({401, 403, 407})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +53,24 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Send the request to the URL that a redirect names."""
+    """Send the request to where a redirect leads, after `delay` seconds."""
 
-    url: str
+    target: Target
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The next step for the request's keys. `pause` is for how many seconds all workers stop at the upstream, or None.
 
-    `throttled` is true when the upstream said itself that it gets too many requests.
+    `throttled` is true when the upstream said itself that it gets too many requests, `unauthorized` when it refused
+    because of who asks.
     """
 
     step: End | Retry | Follow
     pause: float | None = None
     throttled: bool = field(default=False, compare=False)
+    unauthorized: bool = field(default=False, compare=False)
 
 
 STORED = Decision(End(Outcome.STORED))
@@ -61,38 +79,48 @@ STORED = Decision(End(Outcome.STORED))
 def after_response(
     status: int,
     headers: Headers,
-    url: str,
+    target: Target,
     attempts: Attempts,
     settings: RetrySettings,
     hops_left: int = 0,
     *,
+    body: bytes = b"",
     now: float,
     jitter: float,
 ) -> Decision:
-    """Decide on a response to `url`.
+    """Decide on a response to `target`.
 
     `attempts` are those before it, `hops_left` redirects may still be followed, `now` is seconds since 1970, and
     `jitter` a random number in [0, 1).
     """
     if status == 200 and not headers.has(LIMIT_HEADERS):
         return STORED
-    pause = requested_pause(status, headers, now)
-    if is_throttled(status, headers):
+    throttled = is_throttled(status, headers, body)
+    pause = requested_pause(status, headers, now, throttled=throttled)
+    if throttled:
         attempts = add_attempt(attempts, f"status {status}", now, throttled=True)
         if attempts.throttled >= settings.attempts * THROTTLED_PER_ATTEMPT:
             return Decision(_out_of_attempts(f"status {status}", attempts), pause, throttled=True)
         return Decision(Retry(attempts, 0.0), pause or _backoff(attempts.throttled, settings, 1.0), throttled=True)
-    if status in TRANSIENT_STATUSES:
-        attempts = add_attempt(attempts, f"status {status}", now)
+    if status in INCOMPLETE_STATUSES or is_transient(status) or (status == 413 and pause):
+        result = f"status {status}: {why}" if (why := INCOMPLETE_STATUSES.get(status)) else f"status {status}"
+        attempts = add_attempt(attempts, result, now)
         if attempts.failed >= settings.attempts:
-            return Decision(_out_of_attempts(f"status {status}", attempts), pause)
+            return Decision(_out_of_attempts(result, attempts), pause)
         # All keys wait for the end of a pause that the upstream asked for. Without one, each key has its own delay.
-        return Decision(Retry(attempts, 0.0 if pause else _backoff(attempts.failed, settings, jitter)), pause)
+        delay = 0.0 if pause else _backoff(attempts.failed, settings, jitter)
+        return Decision(Retry(attempts, max(delay, _own_wait(status, headers, now))), pause)
     if status in REDIRECT_STATUSES:
-        return Decision(_follow_redirect(status, headers, url, hops_left), pause)
+        delay = min(_own_wait(status, headers, now), settings.max_delay)
+        return Decision(_follow_redirect(status, headers, target, hops_left, delay), pause)
     if pause is None and 200 <= status < 300:
         return STORED
-    return Decision(_end_with_status(status), pause)
+    return Decision(_end_with_status(status), pause, unauthorized=status in UNAUTHORIZED_STATUSES)
+
+
+def is_transient(status: int) -> bool:
+    """Whether another attempt may bring another response than one of this status."""
+    return status < 200 or status in TRANSIENT_CLIENT_ERRORS or (status >= 500 and status not in FINAL_SERVER_ERRORS)
 
 
 def after_error(
@@ -103,10 +131,13 @@ def after_error(
         return End(Outcome.REFUSED, str(error))
     if error.kind in ("too-large", "decode"):
         return End(Outcome.FAILED, str(error))
-    attempts = add_attempt(attempts, str(error), now)
-    if attempts.failed >= settings.attempts:
+    if error.again and attempts.throttled < settings.attempts * THROTTLED_PER_ATTEMPT:
+        return Retry(add_attempt(attempts, str(error), now, throttled=True), 0.0)
+    throttled = error.kind == THROTTLED
+    attempts = add_attempt(attempts, str(error), now, throttled=throttled)
+    if attempts.failed >= settings.attempts or attempts.throttled >= settings.attempts * THROTTLED_PER_ATTEMPT:
         return _out_of_attempts(str(error), attempts)
-    return Retry(attempts, _backoff(attempts.failed, settings, jitter))
+    return Retry(attempts, _backoff(attempts.throttled if throttled else attempts.failed, settings, jitter))
 
 
 def add_attempt(attempts: Attempts, result: str, now: float, *, throttled: bool = False) -> Attempts:
@@ -144,14 +175,20 @@ def _end_with_status(status: int) -> End:
     return End(Outcome.REFUSED, f"{'redirect' if 300 <= status < 400 else 'status'} {status}")
 
 
-def _follow_redirect(status: int, headers: Headers, url: str, hops_left: int) -> End | Follow:
+def _own_wait(status: int, headers: Headers, now: float) -> float:
+    """The seconds of a Retry-After that is about this key alone: its response is being made, or it is elsewhere."""
+    wait = retry_after(headers, now) if 202 <= status < 400 else None
+    return min(max(wait or 0.0, 0.0), MAX_PAUSE_SECONDS)
+
+
+def _follow_redirect(status: int, headers: Headers, target: Target, hops_left: int, delay: float) -> End | Follow:
     try:
-        target = redirect_target(url, headers.get("location"))
+        redirected = redirect_target(target, headers.get("location"))
     except InvalidRedirect as error:
         return End(Outcome.REFUSED, f"redirect {status}: {error}")
     if hops_left < 1:
-        return End(Outcome.REFUSED, f"redirect {status} to {target}: no more redirects are followed")
-    return Follow(target)
+        return End(Outcome.REFUSED, f"redirect {status} to {redirected.href}: no more redirects are followed")
+    return Follow(redirected, delay)
 
 
 def _backoff(attempts: int, settings: RetrySettings, jitter: float) -> float:

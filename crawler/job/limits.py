@@ -8,10 +8,12 @@ from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings, Window
-from crawler.job.models import RATE, RATE_FORMS, UPSTREAM_HOST, UPSTREAM_PATH, LimitEntry
-from crawler.job.section import read_section
+from coordinator.url import InvalidUrl, parse
+from crawler.job.fields import RATE, RATE_FORMS, UPSTREAM_HOST, UPSTREAM_PATH, read_section
+from crawler.job.models import LimitEntry
 
 _RATE = re.compile(RATE)
+_PORT = re.compile(r":(?:[0-9]+|\*)$")
 _SECONDS_BY_UNIT = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -21,7 +23,7 @@ def limits_in(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
     for name, value in values.items():
         upstream = upstream_named(name, f"job: [limits.{name!r}]")
         if upstream in limits:
-            raise UsageError(f"job: [limits.{name!r}] stands there twice; upper and lower case mean the same host")
+            raise UsageError(f"job: [limits.{name!r}] stands there twice: {upstream} is named in another way, too")
         entry = read_section(LimitEntry, f"limits.{name}", value)
         where = f"job: [limits.{name}]"
         limits[upstream] = limit_of(entry.rate, entry.ceiling, entry.concurrency or None, where)
@@ -29,13 +31,26 @@ def limits_in(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
 
 
 def upstream_named(name: str, where: str) -> str:
-    """The upstream's name with its host in lower case. Raises UsageError, which begins with `where`, for a bad name."""
-    host, slash, path = name.partition("/")
-    if not re.fullmatch(UPSTREAM_HOST, host) or (slash and not re.fullmatch(UPSTREAM_PATH, path)):
-        raise UsageError(
-            f"{where}: write a host like en.wikipedia.org, host:port, *.wikipedia.org, api.example.org/v2/*, or *"
-        )
-    return host.lower() + slash + path
+    """The upstream's name as URLs are written: lower case, punycode, no dot at the end, no port that means any.
+
+    Raises UsageError, which begins with `where`, for a bad name.
+    """
+    error = UsageError(
+        f"{where}: write a host like en.wikipedia.org, host:port, *.wikipedia.org, api.example.org/v2/*, or *"
+    )
+    authority, slash, path = name.partition("/")
+    if not re.fullmatch(UPSTREAM_HOST, authority) or (slash and not re.fullmatch(UPSTREAM_PATH, path)):
+        raise error
+    host, _, port = authority.rpartition(":") if _PORT.search(authority) else (authority, "", "*")
+    try:
+        host = parse(f"http://{host}").origin.upstream_host
+    except InvalidUrl:
+        if "*" not in host:  # in a pattern, a part of a number need not be a number
+            raise error from None
+        host = host.lower()
+    if port != "*" and not 0 < int(port) < 65536:
+        raise error
+    return host + ("" if port == "*" else f":{int(port)}") + (parse(f"http://host/{path}").path if slash else "")
 
 
 def limit_of(rate: Any, ceiling: Any, concurrency: int | None, where: str) -> LimitSettings:

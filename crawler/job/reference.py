@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, inspect
 
+from crawler.job.fields import Section, type_and_extra
 from crawler.job.models import (
     JobFile,
     LimitEntry,
@@ -19,13 +20,10 @@ from crawler.job.models import (
     RequestSettings,
     RetrySettings,
     RunSettings,
-    Section,
     SourceSettings,
     StoreSettings,
-    TableSettings,
 )
-from crawler.job.names import KNOWN_TYPES
-from crawler.job.section import type_and_extra
+from crawler.job.tables import KNOWN_TYPES, TableSettings
 
 INTRODUCTION = """\
 # The job file
@@ -67,10 +65,12 @@ without an entry, and without a `*`, gets 10 requests a second and 8 in flight. 
 each, also at the same upstream. `shardcrawl limit` changes a limit while a run goes on."""
 
 _PARSE_NOTE = """\
-With workers on several machines, the module must lie on each of them, in a folder of the same path as the job file's;
-or install it there as a package. The same holds for every file that it reads."""
+Without `python`, the selectors of `[[tables]]` make the rows: [parsers.md](parsers.md#without-code).
+With workers on several machines, the module of `python` must lie on each of them, in a folder of the same path as the
+job file's; or install it there as a package. The same holds for every file that it reads."""
 
-_TABLES_NOTE = f"Types: {KNOWN_TYPES}."
+_TABLES_NOTE = f"""\
+Types: {KNOWN_TYPES}. What selectors are, and what `as` reads, is in [parsers.md](parsers.md#without-code)."""
 
 SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[run]", RunSettings, ""),
@@ -167,7 +167,7 @@ def _kind_words(kind: inspect.Type, extra: Mapping[str, str]) -> str:
         case inspect.VarTupleType():
             return "list of texts"
         case inspect.DictType():
-            return "table of texts"
+            return extra.get("kind", "table of texts")
     return extra["write"].removeprefix("write ")
 
 

@@ -7,15 +7,28 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import urlsplit
 
 from coordinator.errors import UsageError
-from crawler.job.models import COOKIE_RULE, HEADER_RULE, RequestSettings
+from coordinator.url import HAS_USER, InvalidUrl, parse
+from crawler.job.fields import COOKIE_RULE, HEADER_RULE, MAX_FILL_SECONDS
+from crawler.job.models import RequestSettings
 
 PROXY_SCHEMES = ("http", "https", "socks5")
 SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # A line break in a header would begin another one.
 HEADER_TEXT = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 COOKIE_TEXT = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265, section 4.1.1
+_SECONDS_BY_UNIT = {"ms": 0.001, "s": 1.0, "min": 60.0}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_PLACE = re.compile(r"\{([^{}]*)\}")
+_PLACE = re.compile(r"(?<!\$)\{([^{}]*)\}")
+# Headers that identify the sender, whatever is in them.
+CREDENTIAL_NAMES = frozenset({"authorization", "cookie", "proxy-authorization"})
+# What a header or a cookie is called that has a secret in it, and how the value of such a header begins.
+_SECRET_HEADER = re.compile(
+    r"(?:.*[-_])?(?:authorization|auth|token|secret|password|jwt|[a-z]*api-?key|(?:access|subscription|auth)-?key"
+    r"|session(?:-?id)?|credentials?|signature)",
+    re.IGNORECASE,
+)
+_SECRET_COOKIE = re.compile(r".*(?:sess|sid$|token|auth|jwt|secret|password)", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"(?:Bearer|Basic|Digest|Token|ApiKey) +\S", re.IGNORECASE)
 
 
 def check_request(request: RequestSettings) -> None:
@@ -35,10 +48,43 @@ def check_request(request: RequestSettings) -> None:
         _check_proxy(request.proxy)
     for network in request.allow_private:
         parse_network(network)
+    if seconds_of(request.fill) > MAX_FILL_SECONDS:
+        raise UsageError(f"job: [request] fill is {request.fill!r}; it must be at most 10min")
     if request.url is not None:
         split_template(request.url)
     elif request.keys_per_request > 1:
         raise UsageError("job: [request] keys_per_request needs a url with {keys} in it")
+    _check_secrets(request)
+    _check_hosts(request)
+
+
+def credentials_in(request: RequestSettings) -> list[str]:
+    """What identifies the sender to a server: "auth", "headers.Authorization", "cookies", "${KEY} in url"."""
+    found = ["auth"] if request.auth is not None else []
+    found += [f"headers.{name}" for name, text in request.headers.items() if is_credential(name, text)]
+    found += ["cookies"] if request.cookies else []
+    return found + [f"${{{name}}} in url" for name in dict.fromkeys(SECRET.findall(request.url or ""))]
+
+
+def is_credential(name: str, text: str) -> bool:
+    """Whether a header goes only to the servers that credentials are for."""
+    return name.lower() in CREDENTIAL_NAMES or SECRET.search(text) is not None
+
+
+def credential_origins(request: RequestSettings) -> frozenset[str] | None:
+    """The origins of `hosts`, where credentials go; None with a `url`, because then they go to its origin.
+
+    Raises UsageError.
+    """
+    return None if request.url is not None else frozenset(map(_origin, request.hosts))
+
+
+def seconds_of(duration: float | str) -> float:
+    """A time of the job file in seconds."""
+    if not isinstance(duration, str):
+        return duration
+    unit = duration.lstrip("0123456789. ")
+    return float(duration.removesuffix(unit)) * _SECONDS_BY_UNIT[unit]
 
 
 def split_template(url: str) -> tuple[str, str]:
@@ -50,23 +96,28 @@ def split_template(url: str) -> tuple[str, str]:
     if len(places) != 1:
         raise UsageError(f"[request] url: {len(places)} placeholders; put {{key}} or {{keys}} in it once")
     head, _, tail = url.partition(f"{{{places[0]}}}")
-    if "{" in head + tail or "}" in head + tail:
+    rest = SECRET.sub("", head + tail)
+    if "{" in rest or "}" in rest:
         raise UsageError("[request] url: a single { or }; write %7B and %7D for braces of the URL itself")
-    try:
-        parts = urlsplit(head)
-        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or True)
-    except ValueError as error:
-        raise UsageError(f"[request] url: {error}; write it like https://host/path?id={{key}}") from None
-    if not complete:
-        raise UsageError(f"[request] url: {url!r} is no absolute http or https URL")
-    if "@" in parts.netloc:
-        raise UsageError("[request] url: user:password@ would be stored with every page; write an Authorization header")
-    if not (parts.path or parts.query or parts.fragment):
-        raise UsageError("[request] url: the host may not depend on the key; make the source yield URLs instead")
     if "#" in head:
         raise UsageError("[request] url: what follows # is never sent, so the key cannot stand there")
     if any(char == " " or not char.isprintable() for char in url):
         raise UsageError("[request] url: it has a space or a control character; write %20 for a space")
+    try:
+        origin = parse(head).origin
+    except InvalidUrl as error:
+        advice = (
+            "write an Authorization header" if str(error) == HAS_USER else "write it like https://host/path?id={key}"
+        )
+        raise UsageError(f"[request] url: it {error}; {advice}") from None
+    if "{" in origin.host:
+        raise UsageError("[request] url: the host may not come from the environment; put ${NAME} behind it")
+    try:
+        depends = parse(f"{head}0{tail}").origin != origin
+    except InvalidUrl:
+        depends = True
+    if depends:
+        raise UsageError("[request] url: the host may not depend on the key; make the source yield URLs instead")
     return head, tail
 
 
@@ -97,10 +148,67 @@ def _check_auth(auth: str) -> None:
     scheme, _, rest = auth.partition(":")
     secret = rest.partition(":")[2] if scheme == "basic" else rest
     if scheme not in ("basic", "bearer") or not SECRET.search(secret):
-        # A job is kept in Redis and Postgres, so a password in it would be too.
+        # A job is kept in Postgres, so a password in it would be too.
         raise UsageError(
             "job: [request] auth: write basic:USER:${PASSWORD} or bearer:${TOKEN}; the secret stays in the environment"
         )
+
+
+def _check_secrets(request: RequestSettings) -> None:
+    """Raise UsageError for a secret that is written out: a job is kept in Redis and Postgres, and it would be too."""
+    for name, text in request.headers.items():
+        if name.lower() == "cookie":
+            pairs = (pair.partition("=") for pair in text.split(";"))
+            secret = next((cookie.strip() for cookie, _, value in pairs if _is_secret_cookie(cookie, value)), None)
+            if secret is not None:
+                raise UsageError(_written_out("cookies", secret, ""))
+        elif not SECRET.search(text) and (_SECRET_HEADER.fullmatch(name) or _SECRET_VALUE.match(text)):
+            scheme = text.partition(" ")[0] + " " if _SECRET_VALUE.match(text) else ""
+            raise UsageError(_written_out("headers", name, scheme))
+    for name, text in request.cookies.items():
+        if _is_secret_cookie(name, text):
+            raise UsageError(_written_out("cookies", name, ""))
+
+
+def _is_secret_cookie(name: str, text: str) -> bool:
+    return _SECRET_COOKIE.match(name.strip()) is not None and not SECRET.search(text)
+
+
+def _written_out(key: str, name: str, scheme: str) -> str:
+    secret = "TOKEN" if scheme else re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_") or "SECRET"
+    return (
+        f"job: [request] {key}: {name!r} has its secret written out, and a job is stored: write "
+        f'{key} = {{ {name} = "{scheme}${{{secret}}}" }} and set {secret} in the environment'
+    )
+
+
+def _check_hosts(request: RequestSettings) -> None:
+    """Raise UsageError unless it is said where credentials go."""
+    if request.url is not None:
+        if request.hosts:
+            raise UsageError("job: [request] hosts: with a url, credentials go to its host; leave hosts out")
+        return
+    credential_origins(request)
+    if not request.hosts and (found := credentials_in(request)):
+        raise UsageError(
+            f"job: [request] {', '.join(found)}: each key is a URL, and nobody says which servers may have that; "
+            'name them like hosts = ["api.example.org"]'
+        )
+
+
+def _origin(host: str) -> str:
+    """The origin in an entry of `hosts`; without a scheme it is that of https. Raises UsageError."""
+    try:
+        target = parse(host if "://" in host else f"https://{host}")
+        wrong = "is no single host" if target.path != "/" or "*" in target.origin.host else None
+    except InvalidUrl as error:
+        wrong = str(error)
+    if wrong:
+        raise UsageError(
+            f'job: [request] hosts: {host!r} {wrong}; write one like "api.example.org", which means https, '
+            'or with its scheme like "http://10.0.0.5:8080"'
+        )
+    return target.origin.text
 
 
 def _check_proxy(proxy: str) -> None:

@@ -1,7 +1,8 @@
-"""A child process: `python -m crawler.local.child CONTROL_FD NAME` does what its parent writes to it over a pipe.
+"""A child process: `python -P -m crawler.local.child FD NAME` does what its parent writes to it over a socket.
 
-The pipe's first line is the ChildSpec as JSON. The addresses come this way too, so that no secret is in an argument
-list. The pipe stays open as long as the parent lives. When it is closed, nobody supervises the child, so it drains.
+The first line is the ChildSpec as JSON. The addresses come this way too, so that no secret is in an argument list. The
+child sends its pulse back. The socket stays open as long as the parent lives. When it is closed, nobody supervises the
+child, so it drains.
 """
 
 from __future__ import annotations
@@ -11,90 +12,116 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 import uvloop
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, ShardcrawlError, UsageError
+from coordinator.errors import EpochLost, ShardcrawlError
 from coordinator.failpoints import Failpoint, failpoint_at
-from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect_redis
 from coordinator.redis.retrying import retry_unavailable
-from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.membership import new_worker_id
-from coordinator.source import STANDARD_INPUT
 from coordinator.tasks import run_until_first_ends
-from crawler.corpus import open_corpus
+from crawler.corpus import is_rereadable, open_corpus
 from crawler.job.job import read_job
+from crawler.job.request_checks import seconds_of
 from crawler.local.child_spec import (
+    DRAINED_EXIT_CODE,
     EPOCH_LOST_EXIT_CODE,
     ERROR_PREFIX,
     FAILPOINT_VARIABLE,
     INTERRUPTED_EXIT_CODE,
     ChildSpec,
 )
-from crawler.runner import Runner
+from crawler.store.catalogue import find_record
 from crawler.telemetry import logs
+from crawler.telemetry.pulse import Pulse, exit_when_closed
 
 logger = logging.getLogger(__name__)
 
 # How long a drain may take once the parent is gone.
 ORPHAN_GRACE_SECONDS = 10.0
 GC_THRESHOLDS = (20_000, 20, 20)  # for gc.set_threshold
+# Is given the function that begins the drain of this process.
+OnDrain: TypeAlias = Callable[[Callable[[], None]], None]
 
 
 def main() -> None:
-    """Do what the spec says. Exit with 0 when it is done; with 1, 2 or 4 and a line "error: …" when it cannot be."""
-    control = os.fdopen(int(sys.argv[1]), "rb", buffering=0)
-    spec = ChildSpec.decode(control.readline())
-    logs.configure(spec.name, spec.log_level)
+    """Do what the spec says. Exit with 0 when it is done, and with 5 when SIGTERM asked for a drain.
+
+    Exit with 1, 2 or 4 and a line "error: …" when it cannot be done.
+    """
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    spec = ChildSpec.decode(channel.makefile("rb").readline())
+    orphaned = (channel, ORPHAN_GRACE_SECONDS, INTERRUPTED_EXIT_CODE)
+    threading.Thread(target=exit_when_closed, args=orphaned, daemon=True).start()
+    logs.configure(spec.name, spec.log_level, spec.time_format)
+    logs.name_run(spec.run or "")
     try:
-        uvloop.run(_run_role(spec, control.fileno()))
+        was_drained = uvloop.run(_run_role(spec, channel))
     except ShardcrawlError as error:
         if spec.debug:
             logger.exception("%s ends", spec.name)
         sys.stderr.write(f"{ERROR_PREFIX}{' '.join(str(error).split())}\n")
         sys.exit(EPOCH_LOST_EXIT_CODE if isinstance(error, EpochLost) else error.exit_code)
+    if was_drained:
+        sys.exit(DRAINED_EXIT_CODE)
 
 
-async def _run_role(spec: ChildSpec, control: int) -> None:
+async def _run_role(spec: ChildSpec, channel: socket.socket) -> bool:
+    """Returns whether a signal asked for a drain."""
     client = connect_redis(spec.redis)
+    drain_requested = asyncio.Event()
+    pulse = Pulse(channel)
+    pulse.start()
     try:
         if spec.role == "coordinator":
-            await _coordinate(spec, client, control)
+            await _coordinate(spec, client, pulse, partial(_install_drain, channel, spec, drain_requested))
         else:
-            await _work(spec, client, control)
+            await _work(spec, client, pulse, partial(_install_drain, channel, spec, drain_requested))
     finally:
         await client.aclose()
+    return drain_requested.is_set()
 
 
-async def _coordinate(spec: ChildSpec, client: Redis, control: int) -> None:
+async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: OnDrain) -> None:
     """Coordinate one run until it is complete. A drain ends it at once: each of its steps is one script in Redis."""
-    record = await retry_unavailable(lambda: Runs(client).find(str(spec.run)), spec.name)
-    if record is None:
-        raise UsageError(f"Redis has no run {spec.run}; start it with `shardcrawl run` or `coordinate`")
-    job = read_job(record.document, record.folder)
+    from coordinator.roles.coordinator import Coordinator  # a worker does not need it, and importing takes time
+
+    record = await retry_unavailable(partial(find_record, spec.database, str(spec.run)), spec.name)
+    assert spec.document is not None
+    job = read_job(spec.document, spec.folder)
     leave = asyncio.Event()
-    _install_drain(control, spec, leave.set)
+    on_drain(leave.set)
     coordinator = Coordinator(
         client,
         record,
         new_worker_id(),
         partial(open_corpus, job),
-        rereadable=job.source.path != STANDARD_INPUT,
+        rereadable=is_rereadable(job),
         high_water=job.run.high_water,
+        keys_per_request=job.request.keys_per_request,
+        fill_seconds=seconds_of(job.request.fill),
         failpoint=_failpoint(spec),
     )
+    pulse.begun()
     await run_until_first_ends(leave.wait(), coordinator.run())
 
 
-async def _work(spec: ChildSpec, client: Redis, control: int) -> None:
+async def _work(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: OnDrain) -> None:
+    from crawler.runner import Runner  # all that fetches, parses and stores, which a coordinator does not need
+
     _collect_garbage_seldom()
-    runner = Runner(client, spec.database, os.environ, _failpoint(spec))
-    _install_drain(control, spec, runner.drain)
+    job = None if spec.document is None else read_job(spec.document, spec.folder)
+    runner = Runner(client, spec.database, os.environ, _failpoint(spec), pulse, job=job, permissions=spec.permissions)
+    on_drain(runner.drain)
     if spec.run is None:
         await runner.serve_all()
     else:
@@ -114,28 +141,30 @@ def _failpoint(spec: ChildSpec) -> Failpoint:
     return failpoint_at(os.environ.get(FAILPOINT_VARIABLE), spec.name)
 
 
-def _install_drain(control: int, spec: ChildSpec, drain: Callable[[], None]) -> None:
-    """Drain on SIGTERM, or when the parent is gone. Exit at once on a second SIGTERM, or when the grace is over."""
+def _install_drain(
+    channel: socket.socket, spec: ChildSpec, drain_requested: asyncio.Event, drain: Callable[[], None]
+) -> None:
+    """Drain on SIGTERM, or when the parent is gone. Exit at once on a second SIGTERM, or when the grace is over.
+
+    SIGTERM sets `drain_requested`. The exit of an orphan is another thread's: the loop may stand still.
+    """
     loop = asyncio.get_running_loop()
-    draining = False
 
     def on_signal() -> None:
-        nonlocal draining
-        if draining:
+        if drain_requested.is_set():
             os._exit(INTERRUPTED_EXIT_CODE)
-        draining = True
+        drain_requested.set()
         logger.info("drains, for at most %.0f s", spec.grace_seconds)
         drain()
         loop.call_later(spec.grace_seconds, os._exit, INTERRUPTED_EXIT_CODE)
 
     def on_orphaned() -> None:
-        loop.remove_reader(control)
+        loop.remove_reader(channel)
         logger.warning("the process that started this one is gone: drains")
         drain()
-        loop.call_later(ORPHAN_GRACE_SECONDS, os._exit, INTERRUPTED_EXIT_CODE)
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)
-    loop.add_reader(control, on_orphaned)
+    loop.add_reader(channel, on_orphaned)
 
 
 if __name__ == "__main__":

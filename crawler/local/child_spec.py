@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
+
+from crawler.job.permissions import NOTHING_ALLOWED, Permissions
+from crawler.telemetry.logs import DATE_AND_TIME
 
 # A child's last line begins with this when it is an error message for the user.
 ERROR_PREFIX = "error: "
 INTERRUPTED_EXIT_CODE = 130
+DRAINED_EXIT_CODE = 5  # it left because SIGTERM asked it to; whether that was its parent, the parent knows
 EPOCH_LOST_EXIT_CODE = 4  # between child and parent only: the parent opens the run again
 FAILPOINT_VARIABLE = "FAILPOINT"
 
@@ -18,10 +23,11 @@ FAILPOINT_VARIABLE = "FAILPOINT"
 class ChildSpec:
     """What one child does, and how its parent treats it.
 
-    `name` is for log lines and the list of processes. `redis` and `database` are URLs. Without a `run` a worker serves
-    all runs. `log_level` is the lowest level of log lines, `grace_seconds` how long a drain may take, `debug` asks for
-    tracebacks. A child without `restart` is not started again when it dies. One that `reads_input` has the user's
-    standard input.
+    `name` is for log lines and the list of processes. `redis` and `database` are URLs. A child of a `run` has the job's
+    `document` and `folder` from its parent. A worker without one serves all runs, whose jobs are in Postgres and may do
+    what the `permissions` say. `log_level` is the lowest level of log lines, `time_format` the format of their time,
+    `grace_seconds` how long a drain may take, `debug` asks for tracebacks. A child without `restart` is not started
+    again when it dies. One that `reads_input` has the user's standard input.
     """
 
     role: Literal["coordinator", "worker"]
@@ -29,7 +35,11 @@ class ChildSpec:
     redis: str
     database: str
     run: str | None = None
+    document: Mapping[str, Any] | None = None
+    folder: str = "."
+    permissions: Permissions = NOTHING_ALLOWED
     log_level: str = "INFO"
+    time_format: str = DATE_AND_TIME
     grace_seconds: float = 25.0
     debug: bool = False
     restart: bool = True
@@ -42,4 +52,6 @@ class ChildSpec:
     @classmethod
     def decode(cls, line: bytes) -> ChildSpec:
         """The spec in a line that `encode` made."""
-        return cls(**orjson.loads(line))
+        fields = orjson.loads(line)
+        allowed = {name: tuple(values) for name, values in fields.pop("permissions").items()}
+        return cls(permissions=Permissions(**allowed), **fields)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from coordinator.limits.upstream_health import UpstreamHealth
+from coordinator.model import Outcome, RunCounts
 from coordinator.status import RunSnapshot
+from crawler.job.job import Job
+from crawler.store.reasons import ReasonCount
+from crawler.store.rows.stored_run import StoredRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,13 @@ class DrainBegins:
 
 
 @dataclass(frozen=True, slots=True)
+class NothingElseLeft:
+    """The command ends: all that is left of the run is for upstreams that refuse whatever is requested."""
+
+    upstreams: tuple[UpstreamHealth, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunProgress:
     """Where the run stands now."""
 
@@ -81,6 +93,7 @@ Event: TypeAlias = (
     | RunLost
     | ChildLine
     | DrainBegins
+    | NothingElseLeft
     | RunProgress
     | ProgressUnknown
 )
@@ -98,3 +111,40 @@ class Listener:
     progress_seconds: float
     log_level: str = "INFO"
     debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run stands when its command ends; `stored` is its row in Postgres once it is complete.
+
+    `seconds` is how long the command worked on it, `was_complete` whether there was nothing to do. `reasons` are the
+    usual ones of keys that were refused or failed. `unmatched` are the entries of `[limits]` that no request of a
+    complete run met. Of a run that is not complete, `unauthorized` are the upstreams that refuse whatever is requested,
+    and `gave_up` says that the command ended because of them.
+    """
+
+    job: Job
+    counts: RunCounts
+    stored: StoredRun | None
+    seconds: float
+    was_complete: bool = False
+    unmatched: tuple[str, ...] = ()
+    reasons: tuple[ReasonCount, ...] = ()
+    unauthorized: tuple[UpstreamHealth, ...] = ()
+    gave_up: bool = False
+
+    @property
+    def outcomes(self) -> Mapping[Outcome, int]:
+        """Keys by outcome: the final counts of a complete run, else those in Redis."""
+        return self.stored.counts if self.stored else self.counts.outcomes
+
+    @property
+    def denied(self) -> int:
+        """Keys to which the upstream denied access: refused with a status of DENIED_STATUSES."""
+        return sum(reason.keys for reason in self.reasons if reason.denied)
+
+    @property
+    def too_many_failed(self) -> bool:
+        """Whether more keys failed, or were denied, than the job allows."""
+        lost = self.outcomes.get(Outcome.FAILED, 0) + self.denied
+        return lost > self.job.run.max_failed * sum(self.outcomes.values())

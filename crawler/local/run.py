@@ -6,31 +6,37 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, Unavailable, UsageError
 from coordinator.failpoints import failpoint_at
-from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.model import Outcome, RunCounts
+from coordinator.limits.matched import MatchedLimits
+from coordinator.limits.upstream_health import read_upstream_health
+from coordinator.model import RunCounts
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import check_server, connect_redis
+from coordinator.redis.keys import RunKeys
 from coordinator.roles.membership import release_dead
+from coordinator.settings import ANY_UPSTREAM
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from coordinator.tasks import run_until_first_ends
-from crawler.corpus import survey_corpus
+from crawler.corpus import is_rereadable, polite_upstream, sample_corpus, survey_corpus
 from crawler.job.job import Job
+from crawler.job.permissions import Permissions
 from crawler.local.child_spec import FAILPOINT_VARIABLE, ChildSpec
 from crawler.local.events import (
     ChildLine,
     Listener,
+    NothingElseLeft,
     OnEvent,
     PoliteDefaultUsed,
     ProgressUnknown,
     RunBegins,
+    RunEnd,
     RunGoesOn,
     RunLost,
     RunProgress,
@@ -38,10 +44,13 @@ from crawler.local.events import (
 )
 from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
+from crawler.local.standstill import Standstill
 from crawler.local.supervisor import Supervisor
 from crawler.opening import OpenedRun, open_run
-from crawler.store.catalogue import StoredRun, open_catalogue
+from crawler.store.address import address_warnings
+from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import connect_postgres
+from crawler.telemetry import logs
 
 # How often a command without workers of its own checks that Postgres still has the epoch that its run began with.
 EPOCH_CHECK_INTERVAL_SECONDS = 5.0
@@ -49,30 +58,6 @@ EPOCH_CHECK_INTERVAL_SECONDS = 5.0
 # begins anew, because a `retry` during the run counts too.
 MAX_REBUILDS = 5
 CALM_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnd:
-    """How a run stands when its command ends; `stored` is its row in Postgres once it is complete.
-
-    `seconds` is how long the command worked on it, `was_complete` whether there was nothing to do.
-    """
-
-    job: Job
-    counts: RunCounts
-    stored: StoredRun | None
-    seconds: float
-    was_complete: bool = False
-
-    @property
-    def outcomes(self) -> Mapping[Outcome, int]:
-        """Keys by outcome: the final counts of a complete run, else those in Redis."""
-        return self.stored.counts if self.stored else self.counts.outcomes
-
-    @property
-    def too_many_failed(self) -> bool:
-        """Whether more keys failed than the job allows."""
-        return self.outcomes.get(Outcome.FAILED, 0) > self.job.run.max_failed * sum(self.outcomes.values())
 
 
 async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
@@ -94,44 +79,58 @@ async def run_at(
     a child or a server raised.
     """
     began = monotonic()
+    logs.name_run(job.run.name)
     workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
     failpoint = failpoint_at(environ.get(FAILPOINT_VARIABLE), "opening")
     client = connect_redis(addresses.redis)
     try:
-        await _check_redis(client, addresses, listener.on_event)
+        await _check_servers(client, addresses, listener.on_event)
         rebuilds = 0
         while True:
             opened = await open_run(client, addresses.database, job, failpoint)
             if opened.complete_run is not None:
-                outcomes = dict(opened.complete_run.counts)
-                final = RunCounts(total=sum(outcomes.values()), outcomes=outcomes)
-                return RunEnd(job, final, opened.complete_run, monotonic() - began, was_complete=True)
+                complete = opened.complete_run
+                final = RunCounts(total=sum(complete.counts.values()), outcomes=dict(complete.counts))
+                seconds = monotonic() - began
+                return RunEnd(job, final, complete, seconds, was_complete=True, reasons=complete.reasons)
             assert opened.record is not None
             opened_at = monotonic()
-            _report_opening(job, opened, await read_counts(client, opened.record), listener.on_event)
+            counts = await read_counts(client, opened.record.name, opened.record.total)
+            await _report_opening(job, opened, counts, listener.on_event)
             try:
-                await _supervise(addresses, client, opened.record, job, listener, environ, workers)
+                gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers)
             except EpochLost as error:
                 if monotonic() - opened_at > CALM_SECONDS:
                     rebuilds = 0
                 if rebuilds == MAX_REBUILDS:
                     raise
                 rebuilds += 1
+                async with open_catalogue(addresses.database) as catalogue:  # if no child did it
+                    await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
                 listener.on_event(RunLost(str(error)))
             else:
-                return await _end_of(addresses, client, opened.record, job, monotonic() - began)
+                end = await _end_of(addresses, client, opened.record, job, monotonic() - began)
+                return replace(end, gave_up=gave_up and end.stored is None)
     finally:
         await client.aclose()
 
 
 async def work(
-    addresses: Addresses, listener: Listener, environ: Mapping[str, str], *, workers: int, grace_seconds: float
+    addresses: Addresses,
+    listener: Listener,
+    environ: Mapping[str, str],
+    *,
+    workers: int,
+    grace_seconds: float,
+    permissions: Permissions,
 ) -> None:
-    """Run worker processes for every active run of this Redis until a signal ends them. Raises ShardcrawlError."""
+    """Run worker processes for every active run of this Redis until a signal ends them; the `permissions` say what
+    their jobs may do. Raises ShardcrawlError.
+    """
     await (await connect_postgres(addresses.database)).close()
     client = connect_redis(addresses.redis)
     try:
-        await _check_redis(client, addresses, listener.on_event)
+        await _check_servers(client, addresses, listener.on_event)
         specs = [
             ChildSpec(
                 "worker",
@@ -139,7 +138,9 @@ async def work(
                 addresses.redis,
                 addresses.database,
                 log_level=listener.log_level,
+                time_format=logs.time_format(),
                 grace_seconds=grace_seconds,
+                permissions=permissions,
                 debug=listener.debug,
             )
             for number in range(workers)
@@ -161,13 +162,16 @@ async def report_progress(
         await asyncio.sleep(seconds)
 
 
-async def _check_redis(client: Redis, addresses: Addresses, on_event: OnEvent) -> None:
-    for warning in await check_server(client, addresses.redis):
+async def _check_servers(client: Redis, addresses: Addresses, on_event: OnEvent) -> None:
+    for warning in [*await check_server(client, addresses.redis), *address_warnings(addresses.database)]:
         on_event(ServerWarning(warning))
 
 
-def _report_opening(job: Job, opened: OpenedRun, now: RunCounts, on_event: OnEvent) -> None:
-    if unlimited := UpstreamMatcher(job.limits).without_limit(job.request.url):
+async def _report_opening(job: Job, opened: OpenedRun, now: RunCounts, on_event: OnEvent) -> None:
+    # A generator is the user's code, which only the planner calls.
+    if unlimited := await asyncio.to_thread(
+        polite_upstream, job, lambda: sample_corpus(job).keys if job.source.path else ()
+    ):
         on_event(PoliteDefaultUsed(unlimited))
     on_event(RunGoesOn(job.run.name, now.done) if opened.resumed else RunBegins(job.run.name, now.total))
 
@@ -180,20 +184,34 @@ async def _supervise(
     listener: Listener,
     environ: Mapping[str, str],
     workers: int,
-) -> None:
-    """Work on the run with a coordinator and workers as children, until it is complete or drained."""
+) -> bool:
+    """Work on the run with a coordinator and workers as children, until it is complete or drained.
+
+    Returns whether it drained because all that is left is for upstreams that refuse everything. A command without
+    workers never does: what an upstream refuses may be mended where the workers are.
+    """
     specs = _children_of(addresses, job, listener, workers)
     supervisor = _supervisor(addresses, client, specs, listener.on_event, environ)
     watches = [addresses.embedded.watch()] if addresses.embedded else []
     if not workers:  # a worker process of ours ends with EpochLost; one on another machine only voids the epoch
         watches.append(_watch_epoch(addresses.database, record))
+    standstill, gave_up = Standstill(), False
+
+    async def look() -> RunSnapshot:
+        nonlocal gave_up
+        snapshot = await read_snapshot(client, record.name, record.total)
+        if workers and not gave_up and (upstreams := standstill.add(snapshot, monotonic())):
+            gave_up = True
+            listener.on_event(NothingElseLeft(upstreams))
+            supervisor.drain()
+        return snapshot
+
     await run_until_first_ends(
-        supervisor.run(),
-        report_progress(
-            lambda: read_snapshot(client, record), record.name, listener.on_event, listener.progress_seconds
-        ),
-        *watches,
+        supervisor.run(), report_progress(look, record.name, listener.on_event, listener.progress_seconds), *watches
     )
+    if not supervisor.draining:  # `retry` may have put keys back while the last ones were finished
+        await _check_epoch(addresses.database, record)
+    return gave_up
 
 
 async def _watch_epoch(database: str, record: RunRecord) -> None:
@@ -203,10 +221,14 @@ async def _watch_epoch(database: str, record: RunRecord) -> None:
     while True:
         await asyncio.sleep(EPOCH_CHECK_INTERVAL_SECONDS)
         with suppress(PostgresUnavailable):  # the next check will see it
-            async with open_catalogue(database) as catalogue:
-                epoch = await catalogue.epoch(record.run_id)
-            if epoch != record.epoch:
-                raise EpochLost(f"run {record.name} was given another beginning in Postgres")
+            await _check_epoch(database, record)
+
+
+async def _check_epoch(database: str, record: RunRecord) -> None:
+    async with open_catalogue(database) as catalogue:
+        epoch = await catalogue.epoch(record.run_id)
+    if epoch is not None and epoch != record.epoch:
+        raise EpochLost(f"run {record.name} was given another beginning in Postgres")
 
 
 def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: int) -> list[ChildSpec]:
@@ -216,11 +238,14 @@ def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: in
         addresses.redis,
         addresses.database,
         run=job.run.name,
+        document=job.document,
+        folder=job.folder,
         log_level=listener.log_level,
+        time_format=logs.time_format(),
         grace_seconds=job.run.grace,
         debug=listener.debug,
-        # What a coordinator has read from standard input is lost when it dies: a second one could not read it again.
-        restart=job.source.path != STANDARD_INPUT,
+        # What a coordinator has read from a pipe is lost when it dies: a second one could not read it again.
+        restart=is_rereadable(job),
         reads_input=job.source.path == STANDARD_INPUT,
     )
     worker = replace(coordinator, role="worker", restart=True, reads_input=False)
@@ -248,6 +273,14 @@ async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: J
     """How the run stands now, with its row in Postgres when it is complete."""
     async with open_catalogue(addresses.database) as catalogue:
         stored = await catalogue.find(job.run.name)
-    if stored is None:
-        raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
-    return RunEnd(job, await read_counts(client, record), stored if stored.complete else None, seconds)
+        if stored is None:
+            raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
+        counts = await read_counts(client, record.name, record.total)
+        if stored.complete:
+            without_match = await MatchedLimits(client, RunKeys(record.name)).without_match(job.limits)
+            unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
+            return RunEnd(job, counts, stored, seconds, reasons=stored.reasons, unmatched=unmatched)
+        reasons = await catalogue.reasons_so_far(record.run_id)
+    upstreams = await read_upstream_health(client, RunKeys(record.name))
+    unauthorized = tuple(health for health in upstreams if health.status is not None)
+    return RunEnd(job, counts, None, seconds, reasons=reasons, unauthorized=unauthorized)

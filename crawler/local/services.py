@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crawler.local.embedded import Embedded, running
+
+# In the place of Postgres' address, for a command that needs none.
+NO_DATABASE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +48,10 @@ async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addres
     async with Embedded(place.data, redis=not place.redis, postgres=not place.database) as embedded:
         urls = embedded.services
         yield Addresses(place.redis or str(urls.redis_url), place.database or str(urls.database_url), embedded)
+
+
+@asynccontextmanager
+async def redis_alone(place: Place) -> AsyncIterator[str]:
+    """Redis' address, as `services` with `share` finds or starts it; Postgres is not started. Raises what they do."""
+    async with services(replace(place, database=NO_DATABASE), share=True) as addresses:
+        yield addresses.redis

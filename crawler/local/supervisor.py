@@ -6,25 +6,35 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+import psutil
 
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.tasks import cancel_and_wait
-from crawler.local import child as child_module
 from crawler.local.child_spec import (
+    DRAINED_EXIT_CODE,
     EPOCH_LOST_EXIT_CODE,
     ERROR_PREFIX,
     FAILPOINT_VARIABLE,
     INTERRUPTED_EXIT_CODE,
     ChildSpec,
 )
+from crawler.telemetry.pulse import PulseReader
+
+if TYPE_CHECKING:
+    from crawler.local import child  # noqa: F401 - an edge of the import graph: it is started, see CHILD_MODULE
 
 logger = logging.getLogger(__name__)
+
+# Not imported here: that would cost each command a tenth of a second.
+CHILD_MODULE = f"{__package__}.child"
 
 # A child that ends with one of these exit codes and an error line is not restarted: the parent raises the error.
 ERRORS_BY_EXIT_CODE: Mapping[int, type[ShardcrawlError]] = {
@@ -34,10 +44,12 @@ ERRORS_BY_EXIT_CODE: Mapping[int, type[ShardcrawlError]] = {
 }
 FIRST_RESTART_WAIT_SECONDS = 0.1
 MAX_RESTART_WAIT_SECONDS = 5.0
-# A child that ended within this time failed at its start. Then each wait before a restart is twice as long.
-CHILD_START_SECONDS = 5.0
-# This many failures at the start in a row end the command. A child that was killed did not fail.
+# After a child that lived no longer, each wait before a restart is twice as long.
+SHORT_LIFE_SECONDS = 5.0
+# So many children in a row that failed before they were at work end the command. One that was killed did not fail.
 MAX_FAILED_STARTS = 3
+# A child ends by itself when its grace is over. If it cannot, it is killed so much later.
+GRACE_SLACK_SECONDS = 2.0
 
 OnDeath: TypeAlias = Callable[[int], Awaitable[None]]
 
@@ -51,6 +63,8 @@ class _Child:
     wait_seconds: float = FIRST_RESTART_WAIT_SECONDS
     failed_starts: int = 0
     starts: int = 0
+    pulse: PulseReader | None = None
+    killed_for: str | None = None
 
 
 class Supervisor:
@@ -82,16 +96,22 @@ class Supervisor:
             if child.process is not None and child.process.returncode is None
         }
 
+    @property
+    def draining(self) -> bool:
+        """Whether the children were asked to leave."""
+        return self._draining
+
     async def run(self) -> None:
         """Return when every child has ended its work.
 
         Raises the ShardcrawlError that a child reports, or one that says that a child cannot be kept running.
         """
         tasks = [asyncio.create_task(self._keep_alive(child), name=child.spec.name) for child in self._children]
+        watch = asyncio.create_task(self._watch(), name="watch")
         try:
             await asyncio.gather(*tasks)
         finally:
-            await cancel_and_wait(tasks)
+            await cancel_and_wait([watch, *tasks])
 
     def drain(self) -> None:
         """Ask every child to finish what is in flight and leave; none is restarted."""
@@ -108,6 +128,26 @@ class Supervisor:
             if child.process is not None and child.process.returncode is None:
                 child.process.send_signal(number)
 
+    async def _watch(self) -> None:
+        """Once a second, kill each child whose event loop is silent, or whose drain takes longer than its grace."""
+        seconds_of_drain = 0
+        while True:
+            await asyncio.sleep(1.0)
+            seconds_of_drain += self._draining
+            for child in self._children:
+                process, pulse = child.process, child.pulse
+                if process is None or pulse is None or process.returncode is not None:
+                    continue
+                if not pulse.tick():
+                    if _is_stopped(process.pid):
+                        pulse.grant()
+                    else:
+                        child.killed_for = f"stood still for {pulse.holds_seconds} s and was killed"
+                elif seconds_of_drain > child.spec.grace_seconds + GRACE_SLACK_SECONDS:
+                    child.killed_for = "was killed after its grace"
+                if child.killed_for:
+                    _kill_with_its_own(process.pid)
+
     async def _keep_alive(self, child: _Child) -> None:
         """Run a child again and again, until it ends its work or the supervisor drains."""
         name = child.spec.name
@@ -116,60 +156,69 @@ class Supervisor:
             code = await self._run_once(child)
             if code == 0 or self._draining:
                 return
+            ending = child.killed_for or _ending(code)
             if child.process is not None and self._on_death is not None:
                 await self._on_death(child.process.pid)
             if code in ERRORS_BY_EXIT_CODE and child.last_error is not None:
                 raise ERRORS_BY_EXIT_CODE[code](child.last_error)
             if not child.spec.restart:
                 raise ShardcrawlError(
-                    f"{name} {_ending(code)} while it read standard input; run the same command again"
+                    f"{name} {ending} while it read standard input or a pipe; run the same command again"
                 )
-            at_start = monotonic() - began <= CHILD_START_SECONDS
-            child.failed_starts = child.failed_starts + 1 if code > 0 and at_start else 0
+            failed_at_start = code in ERRORS_BY_EXIT_CODE and child.pulse is not None and not child.pulse.begun
+            child.failed_starts = child.failed_starts + 1 if failed_at_start else 0
             if child.failed_starts >= MAX_FAILED_STARTS:
-                raise ShardcrawlError(
-                    f"{name} {_ending(code)} {MAX_FAILED_STARTS} times at its start: {child.last_line}"
-                )
+                raise ShardcrawlError(f"{name} {ending} {MAX_FAILED_STARTS} times at its start: {child.last_line}")
             longer = min(child.wait_seconds * 2, MAX_RESTART_WAIT_SECONDS)
-            child.wait_seconds = longer if at_start else FIRST_RESTART_WAIT_SECONDS
-            logger.warning("%s %s; starts again", name, _ending(code))
+            lived_short = monotonic() - began <= SHORT_LIFE_SECONDS
+            child.wait_seconds = longer if lived_short else FIRST_RESTART_WAIT_SECONDS
+            logger.warning("%s %s; starts again", name, ending)
             await asyncio.sleep(child.wait_seconds)
 
     async def _run_once(self, child: _Child) -> int:
         """One process of a child, from start to end; returns its exit code, negative for a signal."""
-        child.last_error = None
+        child.last_error = child.killed_for = child.pulse = None
         child.starts += 1
-        read_end, write_end = os.pipe()
+        ours, theirs = socket.socketpair()
         try:
             child.process = process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # a folder or file in the working folder is never imported instead of ours
                 "-m",
-                child_module.__name__,
-                str(read_end),
+                CHILD_MODULE,
+                str(theirs.fileno()),
                 child.spec.name,  # for people who look at the list of processes
-                pass_fds=(read_end,),
+                pass_fds=(theirs.fileno(),),
                 stdin=None if child.spec.reads_input else asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 env=self._environ if child.starts == 1 else _without_failpoint(self._environ),
                 start_new_session=True,  # the terminal's Ctrl-C then reaches the parent alone, which asks for a drain
             )
         except BaseException:
-            os.close(write_end)
+            ours.close()
             raise
         finally:
-            os.close(read_end)
+            theirs.close()
         try:
-            with suppress(BrokenPipeError):  # the child died before it read; its exit code is handled below
-                os.write(write_end, child.spec.encode())
+            with suppress(OSError):  # the child died before it read; its exit code is handled below
+                ours.sendall(child.spec.encode())
+            child.pulse = PulseReader(ours)
             if self._draining:
                 process.terminate()
-            await self._relay(child, process)
-            return await process.wait()
+            relay = asyncio.create_task(self._relay(child, process))
+            try:
+                code = await process.wait()
+                child.pulse.read()
+                _kill_with_its_own(process.pid)  # its parser's process has the same standard error
+                await relay
+            finally:
+                await cancel_and_wait([relay])
+            return code
         except asyncio.CancelledError:
             await _kill_and_wait(process)
             raise
         finally:
-            os.close(write_end)
+            ours.close()
 
     async def _relay(self, child: _Child, process: asyncio.subprocess.Process) -> None:
         """Pass the child's log lines on and keep its error line, until its standard error is closed."""
@@ -194,12 +243,28 @@ def _without_failpoint(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _kill_and_wait(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
+    _kill_with_its_own(process.pid)
+    await process.wait()
+
+
+def _kill_with_its_own(pid: int) -> None:
+    """Kill a child and every process that it started, unless that left the child's session."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether somebody stopped the process, or debugs it."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    return False
 
 
 def _ending(code: int) -> str:
+    if code == -signal.SIGPROF:
+        return "stood still for too long and was ended"  # see telemetry/pulse
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
+    if code == DRAINED_EXIT_CODE:
+        return "was asked to leave by SIGTERM"
     return "gave up its drain" if code == INTERRUPTED_EXIT_CODE else f"ended with exit code {code}"

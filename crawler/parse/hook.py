@@ -2,61 +2,125 @@
 
 from __future__ import annotations
 
-import sys
+import traceback
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import blake2b
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from coordinator.errors import UsageError, first_line
 from coordinator.model import Outcome
+from coordinator.user_code import OutOfTime, TimeLimit, file_of, load_module
 from crawler.job.job import Job
+from crawler.job.models import ParseSettings
+from crawler.job.tables import KEY_FIELD
 from crawler.model import HttpResponse, Page
 from crawler.parse.columns import Table
 from crawler.parse.response import Response
+from crawler.parse.select.path import SelectorError
+from crawler.parse.select.selected import compile_selectors
 
-KEY_FIELD = "_key"
+NO_RECORD = "no record"
+# Of an error's text. Behind it stands where it was raised, which the bound on a reason must not cut.
+MAX_ERROR_CHARACTERS = 1000
+# How long a parser's import may take: some load a model of half a gigabyte there.
+IMPORT_SECONDS = 120
 Records: TypeAlias = Mapping[str, Iterable[Any]]
 
 
-class Hook:
-    """The user's function of one job, imported in this process from `module_name`, and the tables of its records."""
+class Remarks(NamedTuple):
+    """What a call of the parser has shown beside its pages.
 
-    def __init__(self, parse: Callable[[Response], Records], tables: Sequence[Table], module_name: str) -> None:
+    `error` is the reason with which all of them failed, None when the parser did not fail. `unknown` are names that are
+    of no key of the request: nothing became of what the parser returned for them.
+    """
+
+    error: str | None
+    unknown: Sequence[str]
+
+
+class Hook:
+    """The user's function of one job, imported in this process from `module_name`, and the tables of its records.
+
+    `folder` has the user's own files, of which an error names the line. `on_error` is called with each error that fails
+    a whole response.
+    """
+
+    def __init__(
+        self,
+        parse: Callable[[Response], Records],
+        tables: Sequence[Table],
+        module_name: str,
+        settings: ParseSettings | None = None,
+        folder: str = "",
+    ) -> None:
         self.module_name = module_name
+        self._settings = settings or ParseSettings()
+        self._folder = folder
         self._parse = parse
+        self.on_error: Callable[[BaseException], None] = lambda _: None
         self._tables = tables
         self._numbers = {table.name: number for number, table in enumerate(tables)}
 
-    def apply(self, pages: Sequence[Page], url: str, http_response: HttpResponse) -> None:
+    def apply(self, pages: Sequence[Page], url: str, http_response: HttpResponse) -> Remarks | None:
         """Give the request's pages their records. An error of the parser fails all of them, a bad record its key only.
 
-        `url` is Response.url for the user's function.
+        `url` is Response.url for the user's function. Returns None when there is nothing to remark.
         """
-        response = Response(
-            [page.item.key for page in pages], url, http_response.status, http_response.headers, http_response.body
-        )
+        keys, (status, headers, body, *_) = [page.item.key for page in pages], http_response
+        response = Response(keys, url, status, headers, body, self._settings.alias)
         try:
             records = self._parse(response)
-            self._assign(pages, records)
-        # The user's code may raise anything, and call sys.exit. Its keys fail, and nothing else does.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            for page in pages:
-                page.fail(f"parse: {type(error).__name__}: {first_line(error)}")
-            return
+            self._assign(pages, records, response)
+        # The user's code may raise anything, and call sys.exit. Its keys fail, and nothing else does. A CancelledError
+        # would cancel the lane, and the run would wait for its request for ever.
+        except (Exception, SystemExit, CancelledError) as error:  # noqa: BLE001
+            return self.fail(pages, error)
         for page in pages:
+            page.encoding = response.encoding
             outcome = response.outcome_of(page.item.key)
             if outcome is not None and page.outcome is Outcome.STORED:
                 page.outcome, page.reason = outcome
                 page.records = []
+        if len(keys) > 1 or response.unknown or self._settings.no_record:
+            self._end_without_record(pages, response)
+        return Remarks(None, [str(name) for name in response.unknown]) if response.unknown else None
 
-    def _assign(self, pages: Sequence[Page], records: Records | None) -> None:
-        """Convert each record, and add it to the page of its key.
+    def fail(self, pages: Sequence[Page], error: BaseException) -> Remarks:
+        """Fail all of the request's pages with an error that the user's function raised."""
+        self.on_error(error)
+        for page in pages:
+            page.fail(f"parse: {_shown(error, self._folder)}")
+        return Remarks(pages[0].reason, ())
 
-        Raises ValueError when a record is of no table of the job, or of no key of the request.
+    def traceback_of(self, error: BaseException) -> str:
+        """The error's traceback, with the lines of the user's files only."""
+        calls = traceback.extract_tb(error.__traceback__)
+        own = [call for call in calls if not self._folder or _is_own(Path(call.filename), self._folder)]
+        return "".join([*traceback.format_list(own), *traceback.format_exception_only(error)])
+
+    def _end_without_record(self, pages: Sequence[Page], response: Response) -> None:
+        """Decide how the keys end for which the parser returned no record, and of which it said nothing.
+
+        A key that the upstream calls by the same name as another key of the request ends as that one does.
+        """
+        empty = [page for page in pages if page.outcome is Outcome.STORED and not page.records]
+        if not empty:
+            return
+        others = [page for page in pages if page.outcome is not Outcome.STORED or page.records]
+        by_name = {response.name_of(page.item.key): page for page in others}
+        outcome = Outcome(self._settings.no_record or Outcome.FAILED)
+        for page in empty:
+            other = by_name.get(response.name_of(page.item.key)) if by_name else None
+            if other is not None:
+                page.outcome, page.reason, page.records = other.outcome, other.reason, list(other.records)
+            elif self._tables and outcome is not Outcome.STORED:
+                page.outcome, page.reason = outcome, NO_RECORD
+
+    def _assign(self, pages: Sequence[Page], records: Records | None, response: Response) -> None:
+        """Convert each record, and add it to the page of its key. One that names no key of the request is left out.
+
+        Raises ValueError when a record is of no table of the job, or does not say whose it is.
         """
         by_key = {page.item.key: page for page in pages}
         only = pages[0] if len(pages) == 1 else None
@@ -68,9 +132,9 @@ class Hook:
             for record in rows:
                 page = only
                 if isinstance(record, Mapping) and KEY_FIELD in record:
-                    page = by_key.get(record[KEY_FIELD])
+                    page = by_key.get(record[KEY_FIELD]) or by_key.get(response.key_for(record[KEY_FIELD]) or "")
                     if page is None:
-                        raise ValueError(f"{table_name}: key {record[KEY_FIELD]!r} is not one of this request's")
+                        continue
                     record = {name: value for name, value in record.items() if name != KEY_FIELD}
                 if page is None:
                     raise ValueError(f'{table_name}: with several keys in a request a record says whose it is: "_key"')
@@ -83,59 +147,43 @@ class Hook:
 
 
 def load(job: Job, module_name: str | None = None) -> Hook | None:
-    """Import the job's parser; None when the job has none. Raises UsageError when it cannot be imported.
+    """Import the job's parser, or compile its selectors; None when the job has neither. Raises UsageError.
 
     `module_name` is Hook.module_name of the process that reads what this one pickles: classes need the same name here.
     """
+    tables = [Table(table) for table in job.tables]
     if job.parse.python is None:
-        return None
+        return Hook(compile_selectors(job), tables, "", job.parse) if job.has_parser else None
     name, _, function_name = job.parse.python.partition(":")
     try:
         folder = Path(job.folder).resolve()
-        package = _make_importable(folder)
-        module = import_module(module_name or _module_name(name, folder, package))
-    except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UsageError(f"[parse] python: cannot import {name}: {reason}") from error
+        with TimeLimit(IMPORT_SECONDS):
+            module = load_module(module_name or name, folder)
+    # Importing runs the user's code, which may raise anything.
+    except (Exception, SystemExit, CancelledError, OutOfTime) as error:
+        raise UsageError(f"[parse] python: cannot import {name}: {_shown(error, str(folder))}") from error
     parse = getattr(module, function_name, None)
     if not callable(parse):
         raise UsageError(f"[parse] python: module {name} has no function {function_name!r}")
-    return Hook(parse, [Table(table) for table in job.tables], module.__name__)
+    own = str(folder) if file_of(name, folder) else str(Path(module.__file__ or folder).parent)
+    return Hook(parse, tables, module.__name__, job.parse, own)
 
 
-def _make_importable(folder: Path) -> str:
-    """Let modules in the folder be imported by their names, and as parts of a package that stands for the folder.
+def _shown(error: BaseException, folder: str) -> str:
+    """The error's class and first line, and where it was raised: `KeyError: 'x' (parse.py, line 3)`.
 
-    Returns the package's name.
+    That is the innermost line in the user's folder, without packages that are installed there.
     """
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    package = ModuleType(f"shardcrawl_job_{blake2b(str(folder).encode(), digest_size=8).hexdigest()}")
-    package.__path__ = [str(folder)]
-    sys.modules.setdefault(package.__name__, package)
-    return package.__name__
+    if isinstance(error, SelectorError):
+        return first_line(error)
+    text = f"{type(error).__name__}: {first_line(error)}"
+    if folder and not isinstance(error, SyntaxError):  # that one says its file and line itself
+        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+            file = Path(frame.f_code.co_filename)
+            if _is_own(file, folder):
+                return f"{text[:MAX_ERROR_CHARACTERS]} ({file.relative_to(folder)}, line {line})"
+    return text
 
 
-def _module_name(name: str, folder: Path, package: str) -> str:
-    """The name to import a parser's module by: its own, so that its neighbours import the same module as we do.
-
-    Where that name stands for another module, of another job's folder or an installed one, it is the module's name in
-    the package that stands for the folder.
-    """
-    file = _file_of(name, folder)
-    if file is None:
-        return name
-    try:
-        found = find_spec(name)
-    except (ImportError, ValueError):
-        found = None
-    return name if found is not None and found.origin == file else f"{package}.{name}"
-
-
-def _file_of(name: str, folder: Path) -> str | None:
-    """The file of that module in the folder, None when it has none."""
-    path = folder.joinpath(*name.split("."))
-    try:
-        return next((str(file) for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
-    except OSError:  # this process may not look into the folder: the module may be installed
-        return None
+def _is_own(file: Path, folder: str) -> bool:
+    return file.is_relative_to(folder) and "site-packages" not in file.parts

@@ -6,17 +6,23 @@ import logging
 from time import perf_counter
 from typing import TypeAlias
 
+from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
-from crawler.parse.hook import Hook
-from crawler.parse.remote import ParseResult, ParserSetup, ParseTask, assign_results, parse_handler, parse_task
-from crawler.parse.slow_parser import SlowParserDetector
+from crawler.parse.hook import Hook, Remarks
+from crawler.parse.remote import ParsedResponse, ParserSetup, ParseTask, assign_results, parse_handler, parse_task
+from crawler.parse.slow_parser import MAX_CALL_SECONDS_IN_LOOP, SlowParserDetector
 from crawler.pool.pool import Pool, TaskFailed
 from crawler.pool.process import ChildUnusable
 
 logger = logging.getLogger(__name__)
 
-ParserPool: TypeAlias = "Pool[ParserSetup, ParseTask, list[ParseResult]]"
+ParserPool: TypeAlias = "Pool[ParserSetup, ParseTask, ParsedResponse]"
+# A parser that failed on so many keys that were requested alone, and on every other response meanwhile, fails on
+# everything: to request still more keys alone would cost the upstream's budget and help none.
+MAX_FAILED_ALONE = 100
+# A parser that is out of time is interrupted in its process. One that cannot be, because it is in C, is killed then.
+KILL_SLACK_SECONDS = 1.0
 
 
 class Parser:
@@ -26,46 +32,94 @@ class Parser:
         self._hook = hook
         self._job = job
         self._detector: SlowParserDetector | None = SlowParserDetector()
+        self._limit = TimeLimit(MAX_CALL_SECONDS_IN_LOOP)
         self._pool: ParserPool | None = None
+        self._failed_alone = self._failed_together = self._unknown_names = 0
 
-    async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> None:
+    async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> str | None:
         """Give the pages of one response their records and outcomes; suspends only while the child is at work.
 
-        `url` is Response.url for the user's function. An error of the parser fails pages, and is not raised.
+        `url` is Response.url for the user's function. An error of the parser fails pages, and is not raised. When any
+        one of several keys may be the reason for it, this returns the error: then each should be requested alone.
         """
-        if self._pool is None:
-            self._parse_here(pages, url, response)
-            return
+        if self._pool is None and self._detector is not None and pages[0].item.block.deliveries > 1:
+            self._move_to_child("gets keys that a worker died with")
+        pool = self._pool
+        remarks = None
+        if pool is None:
+            try:
+                remarks = self._parse_here(pages, url, response)
+            except OutOfTime as error:
+                pool = self._move_to_child(f"gave {error}")
+        if pool is not None:
+            remarks = await self._parse_in_child(pool, pages, url, response)
+        if remarks is None:
+            self._failed_alone = 0
+            return None
+        return self._consider(remarks, keys=len(pages))
+
+    def _consider(self, remarks: Remarks, *, keys: int) -> str | None:
+        """Log what has to be said; returns the error when each of the keys should be requested alone."""
+        error, unknown = remarks
+        if unknown:
+            before, self._unknown_names = self._unknown_names, self._unknown_names + len(unknown)
+            if not before or len(str(before)) < len(str(self._unknown_names)):  # the 1st, about the 10th, the 100th, …
+                logger.warning(
+                    "the parser named %r, which is no key of its request; %d such names so far, and nothing became of "
+                    "them. Where the upstream has another name for a key, see [parse] alias and response.key_for",
+                    unknown[0],
+                    self._unknown_names,
+                )
+        if error is None or keys == 1:
+            self._failed_alone = 0 if error is None else self._failed_alone + 1
+            return None
+        self._failed_together += 1
+        if self._failed_together == 1:
+            logger.warning(
+                "the parser failed on a response for %d keys, which are now requested alone: %s", keys, error
+            )
+        return error if self._failed_alone < MAX_FAILED_ALONE else None
+
+    async def _parse_in_child(
+        self, pool: ParserPool, pages: list[Page], url: str, response: HttpResponse
+    ) -> Remarks | None:
         try:
-            assign_results(pages, await self._pool.run(parse_task(pages, url, response)))
+            parsed = await pool.run(parse_task(pages, url, response))
         except TaskFailed as error:
             for page in pages:
                 page.fail(f"parse: {error}")
+            return Remarks(pages[0].reason, ())
         except ChildUnusable as error:
             if self._pool is not None:
                 logger.warning(
                     "the parser stays in the worker, because it cannot run in a process of its own: %s", error
                 )
                 self._pool = self._detector = None
-            self._hook.apply(pages, url, response)
+            return self._parse_here(pages, url, response)
+        assign_results(pages, parsed.keys)
+        return parsed.remarks
 
     async def close(self) -> None:
         """End the parser's process, if there is one."""
         if self._pool is not None:
             await self._pool.close()
 
-    def _parse_here(self, pages: list[Page], url: str, response: HttpResponse) -> None:
-        if self._detector is None:
-            self._hook.apply(pages, url, response)
-            return
+    def _parse_here(self, pages: list[Page], url: str, response: HttpResponse) -> Remarks | None:
+        """Parse in the loop. Raises OutOfTime when the call may be begun anew in a child."""
         began = perf_counter()
-        self._hook.apply(pages, url, response)
-        if self._detector.add_call(perf_counter() - began):
-            logger.info(
-                "the parser takes %.1f ms a response: from now on it runs in a process of its own",
-                1000 * self._detector.usual_seconds,
-            )
-            self._move_to_child()
+        try:
+            with self._limit:
+                remarks = self._hook.apply(pages, url, response)
+        except OutOfTime as error:
+            if self._detector is not None:
+                raise
+            return self._hook.fail(pages, error)
+        if self._detector is not None and self._detector.add_call(perf_counter() - began):
+            self._move_to_child(f"takes {1000 * self._detector.usual_seconds:.1f} ms a response")
+        return remarks
 
-    def _move_to_child(self) -> None:
-        self._pool = Pool(parse_handler, ParserSetup(self._job, self._hook.module_name), name="parser")
+    def _move_to_child(self, reason: str) -> ParserPool:
+        logger.info("the parser %s: from now on it runs in a process of its own", reason)
+        setup = ParserSetup(self._job, self._hook.module_name)
+        self._pool = Pool(parse_handler, setup, name="parser", seconds=self._job.parse.timeout + KILL_SLACK_SECONDS)
+        return self._pool

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from coordinator.errors import first_line
 from coordinator.model import EntryId, Outcome, ShardId
+from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Item, OpenBlock, Page
 from crawler.parse import hook
 from crawler.pool.protocol import pickled, unpickled
 
-# A page in the child needs some block, which nothing reads.
-_NO_BLOCK = OpenBlock(ShardId(0), EntryId(""), 0, 0)
+# A page outside of a worker needs some block, which nothing reads.
+NO_BLOCK = OpenBlock(ShardId(0), EntryId(""), 0, 0)
 # A page in the child has this ETag, and Page.fail removes it: so it shows whether Page.fail was called.
 _ETAG_UNTIL_FAIL = "set"
 
@@ -39,18 +40,26 @@ class ParseResult(NamedTuple):
     """How one key ended. A tuple, which pickle handles in C.
 
     `is_error`: the parser raised, or a record of the key was bad, so the page keeps the reason only. It is False when
-    the parser said the outcome itself, with Response.failed too. `records` are a pickle of their own: when it cannot be
-    read, its key fails and no other.
+    the parser said the outcome itself, with Response.failed too. `encoding` is Response.encoding. `records` are a
+    pickle of their own: when it cannot be read, its key fails and no other.
     """
 
     outcome: Outcome
     reason: str | None
     is_error: bool
+    encoding: str | None
     records: bytes
 
 
-class _Headers:
-    """Headers of a response that another process received."""
+class ParsedResponse(NamedTuple):
+    """What became of the keys of one response, in their order, and what the parser has shown beside that."""
+
+    keys: Sequence[ParseResult]
+    remarks: hook.Remarks | None
+
+
+class ListedHeaders:
+    """Headers of a response that was received elsewhere; the names in `items` are in lower case."""
 
     __slots__ = ("_items",)
 
@@ -58,14 +67,22 @@ class _Headers:
         self._items = items
 
     def get(self, name: str) -> str | None:
+        """Do what Headers.get does."""
         wanted = name.lower()
         return next((value for key, value in self._items if key == wanted), None)
 
+    def joined(self, name: str) -> str | None:
+        """Do what Headers.joined does."""
+        wanted = name.lower()
+        return ", ".join(value for key, value in self._items if key == wanted) or None
+
     def has(self, names: Iterable[str]) -> bool:
+        """Do what Headers.has does."""
         wanted = set(names)
         return any(key in wanted for key, _ in self._items)
 
     def items(self) -> list[tuple[str, str]]:
+        """Do what Headers.items does."""
         return list(self._items)
 
 
@@ -75,17 +92,30 @@ def parse_task(pages: Sequence[Page], url: str, response: HttpResponse) -> Parse
     return ParseTask(keys, url, response.status, response.headers.items(), response.body)
 
 
-def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], list[ParseResult]]:
+def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], ParsedResponse]:
     """The function that applies the job's parser in the child. Raises UsageError when the parser cannot be imported."""
     parser = hook.load(setup.job, setup.module_name)
     assert parser is not None
+    limit = TimeLimit(setup.job.parse.timeout, " ([parse] timeout)")
 
-    def handle(task: ParseTask) -> list[ParseResult]:
-        pages = [Page(Item(key, b"", _NO_BLOCK), None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for key in task.keys]
-        parser.apply(pages, task.url, HttpResponse(task.status, _Headers(task.headers), task.body))
-        return [_result_of(page) for page in pages]
+    def handle(task: ParseTask) -> ParsedResponse:
+        pages = [Page(Item(key, b"", NO_BLOCK), None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for key in task.keys]
+        response = HttpResponse(task.status, ListedHeaders(task.headers), task.body)
+        remarks = apply_within(limit, parser, pages, task.url, response)
+        return ParsedResponse([_result_of(page) for page in pages], remarks)
 
     return handle
+
+
+def apply_within(
+    limit: TimeLimit, parser: hook.Hook, pages: Sequence[Page], url: str, response: HttpResponse
+) -> hook.Remarks | None:
+    """Do what Hook.apply does; a parser that is out of time fails its pages."""
+    try:
+        with limit:
+            return parser.apply(pages, url, response)
+    except OutOfTime as error:
+        return parser.fail(pages, error)
 
 
 def assign_results(pages: Sequence[Page], results: Sequence[ParseResult]) -> None:
@@ -100,6 +130,7 @@ def assign_results(pages: Sequence[Page], results: Sequence[ParseResult]) -> Non
             page.fail(result.reason or "")
         else:
             page.outcome, page.reason, page.records = result.outcome, result.reason, records
+            page.encoding = result.encoding
 
 
 def _result_of(page: Page) -> ParseResult:
@@ -108,7 +139,7 @@ def _result_of(page: Page) -> ParseResult:
     except Exception as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
         page.fail(_not_picklable(error))
         records = pickled([])
-    return ParseResult(page.outcome, page.reason, page.etag is None, records)
+    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records)
 
 
 def _not_picklable(error: Exception) -> str:

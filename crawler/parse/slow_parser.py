@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # When 64 lanes end at once, the loop is held up for 64 times this. A call through a child process costs 0.2 ms.
 MAX_SECONDS_IN_LOOP = 0.001
+# A call in the loop that takes longer is interrupted, and begun anew in a child process; the worker keeps its lease.
+MAX_CALL_SECONDS_IN_LOOP = 5.0
 # The first window is looked at when its calls have taken this long together, so a slow parser is found after few calls.
 FIRST_LOOK_SECONDS = 0.004
 WINDOW_CALLS = 64

@@ -1,15 +1,21 @@
-"""Pages that wait for the next commit. Lanes fill the batch, the flush empties it; rows and bytes bound it."""
+"""Pages that wait for the next commit, and what a committed load means for the queue.
+
+Lanes fill the batch, the flush empties it; rows and bytes bound it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from time import monotonic
 
 from coordinator.model import Attempts
+from coordinator.queue.streams import Completion, FinishedBlock
+from coordinator.queue.wire import Deferral
 from crawler.job.models import StoreSettings
 from crawler.model import Item, OpenBlock, Page, Request
 
@@ -58,7 +64,8 @@ class Batch:
     def full(self) -> bool:
         """Whether lanes must wait for the flush."""
         settings = self._settings
-        return len(self) >= settings.batch_rows or self._bytes + self._flushing_bytes >= settings.batch_bytes
+        pages = len(self._load.pages) + self._flushing_pages
+        return pages >= settings.batch_rows or self._bytes + self._flushing_bytes >= settings.batch_bytes
 
     def add(self, page: Page) -> None:
         """Add one page."""
@@ -131,3 +138,26 @@ class Batch:
         if self._oldest_at is None:
             return False
         return self._closing or self._is_half_full() or self._clock() - self._oldest_at >= self._settings.batch_age
+
+
+def completion_of(load: Load, requests: int, received: int) -> Completion:
+    """The completion of a load. Call it once for each load, because it counts down what is left of each block.
+
+    `requests` were sent, and `received` bytes of bodies came, since the last completion.
+    """
+    return Completion(
+        outcomes=[(page.item.digest, page.outcome) for page in load.pages],
+        finished=[FinishedBlock(block.shard, block.entry, block.keys) for block in _finished_blocks(load)],
+        deferred=[Deferral(one.item.digest, one.item.key, one.attempts, one.delay) for one in load.deferred],
+        requests=requests,
+        received=received,
+    )
+
+
+def _finished_blocks(load: Load) -> Iterator[OpenBlock]:
+    """The blocks that had nothing to fetch, and those whose last open key this load commits or defers."""
+    yield from load.done_blocks
+    for _, _, block in chain((page.item for page in load.pages), (one.item for one in load.deferred)):
+        block.left -= 1
+        if not block.left:
+            yield block

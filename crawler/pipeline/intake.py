@@ -14,6 +14,8 @@ from coordinator.queue.done import DoneSet
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import Streams
 from coordinator.redis.retrying import retry_unavailable
+from coordinator.url import InvalidUrl
+from crawler.fetch.retry import add_attempt
 from crawler.fetch.template import Template
 from crawler.model import Item, OpenBlock, Page, Request
 from crawler.pipeline.batch import Batch
@@ -101,7 +103,7 @@ class Intake:
         keys = claim.block.keys
         digests = [digest(key) for key in keys]
         done = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
-        block = OpenBlock(shard=claim.shard, entry=claim.entry, keys=len(keys), left=len(keys) - len(done))
+        block = OpenBlock(claim.shard, claim.entry, len(keys), len(keys) - len(done), claim.deliveries)
         if claim.deliveries > 1:
             logger.info(
                 "took over a block of shard %s, delivery %s: %s of %s keys left",
@@ -136,15 +138,19 @@ class Intake:
             if key_digest in done:
                 continue
             item = Item(key, key_digest, block)
-            # The source has checked each key, but this block may come from another program.
-            reason = refusals.get(index) or self._template.fault(key)
-            if reason is not None:
-                self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
+            if index in refusals:
+                self._refuse(item, refusals[index])
                 continue
             items.append(item)
             if index in attempted:
                 attempts[key_digest] = attempted[index]
         return items, attempts
+
+    def put_alone(self, request: Request, error: str) -> None:
+        """Put a request for each key of this one into the scheduler, because it failed with an error as a whole."""
+        attempts = add_attempt(request.attempts, error, time.time())
+        for item in request.items:
+            self._put([item], {item.digest: attempts})
 
     def _put(self, items: Sequence[Item], attempts: dict[bytes, Attempts]) -> None:
         """Put a request for every `keys_per_request` items into the scheduler.
@@ -154,16 +160,25 @@ class Intake:
         most = NO_ATTEMPTS
         for start in range(0, len(items), self._keys_per_request):
             part = items[start : start + self._keys_per_request]
-            url = self._template.url([key for key, _, _ in part])
+            try:
+                target = self._template.target([key for key, _, _ in part])
+            except InvalidUrl as error:  # the source has checked each key, but this block may come from another program
+                self._refuse(part[0], str(error))
+                continue
             if attempts:
                 most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
-            self._scheduler.put(Request(url, part, self._matcher.upstream_of(url), most))
+            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most))
+
+    def _refuse(self, item: Item, reason: str) -> None:
+        self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
 
     async def _split_or_fail(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:
         """Split a block of which several workers died into smaller ones; when only one key is left, that key fails."""
         if len(left) > 1:
             logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
-            await retry_unavailable(lambda: self._streams.split(self._worker, claim, left), "worker")
+            await retry_unavailable(
+                lambda: self._streams.split(self._worker, claim, left, self._keys_per_request), "worker"
+            )
             return
         key = claim.block.keys[left[0]]
         reason = f"{claim.deliveries - 1} workers died while they had this key"

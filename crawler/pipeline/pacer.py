@@ -55,6 +55,7 @@ class Pacer:
             slot = self._slots.popleft()
             if slot >= oldest:
                 return slot
+            self._limiter.slot_missed(self._upstream)
         return None
 
     async def wait_for(self, slot: float) -> bool:
@@ -63,7 +64,10 @@ class Pacer:
         if ahead > 0:
             await asyncio.sleep(ahead)
         now = self._limiter.clock()
-        return now - slot <= SLOT_EXPIRY_SECONDS and self._limiter.resumes_at(self._upstream) <= now
+        if now - slot <= SLOT_EXPIRY_SECONDS and self._limiter.resumes_at(self._upstream) <= now:
+            return True
+        self._limiter.slot_missed(self._upstream)
+        return False
 
     @property
     def reserving(self) -> bool:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xxhash import xxh3_128_digest
 
 from coordinator.model import Outcome
 from crawler.fetch.fetcher import FetchResult
 from crawler.fetch.template import Template
-from crawler.model import Page, Request
-from crawler.parse.body import json_text
+from crawler.model import HttpResponse, Page, Request
 from crawler.parse.parser import Parser
+from crawler.text.body import is_plain_json, kept
+from crawler.text.charset import UTF8
 
 MAX_VALIDATOR_CHARACTERS = 1000
 
 
 class PageBuilder:
-    """Builds pages. Without a parser the body of a stored key goes into its page."""
+    """Builds pages. Without a parser the body of a stored key goes into its page.
 
-    def __init__(self, template: Template, parser: Parser | None) -> None:
+    `put_alone` requests each key of a request alone, for the error with which the parser failed on its response.
+    """
+
+    def __init__(self, template: Template, parser: Parser | None, put_alone: Callable[[Request, str], None]) -> None:
+        self._put_alone = put_alone
         self._template = template
         self._parser = parser
 
     async def build(self, request: Request, result: FetchResult) -> list[Page]:
-        """One page for each key of the request. Each page has the URL that asks for its key alone.
+        """One page for each key of the request, none when the keys are requested alone instead.
 
+        Each page has the URL that asks for its key alone.
         Suspends only while the parser is at work in its child process.
         """
         response = result.response
@@ -38,25 +44,33 @@ class PageBuilder:
         single = len(request.items) == 1
         pages = []
         for item in request.items:
-            url = request.first_url if single else self._template.url([item.key])
-            pages.append(Page(item, url, outcome, reason, status, attempts, at, etag, modified, digest))
+            target = request.first_target if single else self._template.target([item.key])
+            pages.append(Page(item, target.href, outcome, reason, status, attempts, at, etag, modified, digest))
         if response is not None and outcome is Outcome.STORED:
             if self._parser is not None:
-                await self._parser.parse(pages, request.url, response)
+                error = await self._parser.parse(pages, request.target.href, response)
+                if error is not None:
+                    self._put_alone(request, error)
+                    return []
             elif response.body:
-                _keep_body(pages, response.headers.get("content-type"), response.body)
+                _keep_body(pages, response)
         return pages
 
 
-def _keep_body(pages: Sequence[Page], content_type: str | None, body: bytes) -> None:
+def _keep_body(pages: Sequence[Page], response: HttpResponse) -> None:
+    content_type, body = response.headers.joined("content-type"), response.body
+    if response.coding is None and is_plain_json(content_type, body):
+        for page in pages:
+            page.body, page.content_type, page.encoding = body, content_type, UTF8
+        return
     try:
-        text = json_text(content_type, body)
+        fields = kept(content_type, body, response.coding)
     except ValueError as error:
         for page in pages:
             page.fail(str(error))
         return
     for page in pages:
-        page.body = text
+        page.body, page.content, page.content_type, page.encoding = fields
 
 
 def _cut(validator: str | None) -> str | None:

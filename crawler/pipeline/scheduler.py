@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections.abc import Sequence
 
 from coordinator.limits.limiter import Limiter
 from coordinator.model import Presence
 from crawler.model import Request
-from crawler.pipeline.fair_share import FairShare
-from crawler.pipeline.upstream_queue import Hold, UpstreamQueue
+from crawler.pipeline.fair_share import Room
+from crawler.pipeline.upstream_queue import Hold, ReadyQueues, UpstreamQueue
 
 # Requests that wait in a worker, at most. When there are more, some are deferred.
 MAX_WAITING_REQUESTS = 10_000
@@ -27,18 +27,19 @@ MAX_AT_HAND_WHEN_DRY = 2_000
 class Scheduler:
     """The upstream queues of one worker, and the lanes that wait for a request.
 
-    The queue decides whether a request may leave (see UpstreamQueue). The scheduler keeps the list of the queues that
-    are ready, and wakes a lane for each one that it adds. `enough` is how many requests should be at hand: when there
-    are fewer, the intake claims another block.
+    The queue decides whether a request may leave (see UpstreamQueue), and ReadyQueues whose turn it is. `enough` is how
+    many requests should be at hand: when there are fewer, the intake claims another block. `lanes` are as many, or a
+    number of their own. `reached` are the upstreams that have responded, `slow` those whose last request was slow.
     """
 
-    def __init__(self, limiter: Limiter, *, enough: int) -> None:
+    def __init__(self, limiter: Limiter, *, enough: int, lanes: int | None = None) -> None:
         self._limiter = limiter
-        self._enough = enough
-        self._fair_share = FairShare()
+        self._enough, self._lanes = enough, lanes or enough
+        self._room = Room(limiter)
+        self.reached, self.slow = self._room.reached, self._room.slow
         self._queues: dict[str, UpstreamQueue] = {}
-        self._ready: deque[UpstreamQueue] = deque()
-        self._idle_lanes: deque[asyncio.Future[None]] = deque()
+        self._alone: str | None = None  # the upstream of the only queue, until another one is added
+        self.ready = ReadyQueues(self._lanes, self._recount)
         self._parked = 0  # requests whose delay is not over
         self._waiting = 0
         self._at_hand = 0
@@ -49,13 +50,12 @@ class Scheduler:
     # -- requests come and go
 
     def put(self, request: Request, delay: float = 0.0) -> None:
-        """Add a request to its queue after `delay` seconds: in front if it was attempted before, else at the end."""
+        """Add a request to its queue after `delay` seconds: in front if it was sent before, else at the end."""
         if delay > 0:
-            self._parked += 1
-            asyncio.get_running_loop().call_later(delay, self._put_parked, request)
+            self.put_together((request,), delay)
             return
         queue = self._queues.get(request.upstream) or self._add_queue(request.upstream)
-        if request.attempts.total:
+        if request.attempts.total or request.hops:
             queue.waiting.appendleft(request)
         else:
             queue.waiting.append(request)
@@ -63,7 +63,23 @@ class Scheduler:
         self._waiting += 1
         self._recount(queue)
         if queue.pause_timer is None:
-            self._make_ready(queue)
+            self.ready.add(queue)
+
+    def put_together(self, requests: Sequence[Request], delay: float) -> None:
+        """Add requests to their queues after `delay` seconds, all at the same moment."""
+        self._parked += len(requests)
+        asyncio.get_running_loop().call_later(delay, self._put_parked, requests)
+
+    def take_alike(self, request: Request, since: float) -> list[Request]:
+        """Remove and return the requests that wait for the host of `request`, which was never reached.
+
+        Those stay of which an attempt was counted after `since`.
+        """
+        queue = self._queues[request.upstream]
+        alike = queue.take_alike(request, since)
+        self._waiting -= len(alike)
+        self._recount(queue)
+        return alike
 
     async def next(self) -> Request:
         """Wait for the next request that may leave. The caller sends it at once, and then calls `finished`.
@@ -73,7 +89,7 @@ class Scheduler:
         while True:
             picked = self._pick()
             if picked is None:
-                await self._wait_until_woken()
+                await self.ready.idle_lanes.wait()
                 continue
             queue, request, slot = picked
             if slot is None:
@@ -86,14 +102,25 @@ class Scheduler:
                 raise
             self._give_back(queue, request)
 
-    def finished(self, upstream: str) -> None:
-        """Say that a request is no longer in flight; `upstream` is the one it had when `next` returned it."""
+    def finished(self, upstream: str, reached: bool = True, slow: bool = False) -> None:
+        """Say that a request to `upstream`, as it was in `next`, has ended, whether it was connected, and if slow."""
         queue = self._queues[upstream]
         queue.in_flight -= 1
+        if queue.speed != "quick":
+            self.ready.count(queue, -1)
+            if upstream not in self.reached:
+                self._room.add(upstream, reached=reached)
+                queue.limits_changed()
+            self.set_slow(upstream, slow)
         if queue.waiting:
-            self._make_ready(queue)
+            self.ready.add(queue)
         else:
             self._forget_if_over(queue)
+
+    def set_slow(self, upstream: str, slow: bool = True) -> None:
+        """Say whether the request to `upstream` that is in flight, or has just ended, is slow."""
+        self._room.set_slow(upstream, slow)
+        self.ready.set_speed(self._queues[upstream], self._room.speed(upstream))
 
     def overflow(self) -> list[tuple[Request, float]]:
         """When too many requests wait, remove the second half of the longest queue; returns what was removed.
@@ -134,28 +161,33 @@ class Scheduler:
             await self._low.wait()
 
     def would_only_wait(self, upstream: str) -> bool:
-        """Whether one more request would only wait: the upstream is paused, has no room, or has enough queued here."""
+        """Whether one more request would wait: the upstream is paused, has no room, or has enough queued here."""
         queue = self._queues.get(upstream)
         if queue is not None and len(queue.waiting) > queue.at_hand:
             return True
         return self._limiter.resumes_at(upstream) > self._limiter.clock() or self._room_at(upstream) == 0
 
+    def held_back(self, upstream: str) -> tuple[int, float] | None:
+        """Return what UpstreamQueue.held_back has, None without a queue."""
+        queue = self._queues.get(upstream)
+        return None if queue is None else queue.held_back
+
     # -- limits change
 
     def resize(self, presence: Presence) -> None:
         """Take this worker's share of each upstream's concurrency from its last heartbeat."""
-        self._fair_share = self._fair_share.after_heartbeat(presence.rank, presence.size, presence.turn)
+        self._room.resize(presence)
         self.limits_changed()
 
     def limits_changed(self) -> None:
-        """Look at every queue again, because a limit, a pause, a breaker or the fair share has changed."""
+        """Look at every queue again: a limit, a pause, a breaker or the fair share has changed."""
         for queue in list(self._queues.values()):
             queue.limits_changed()
             queue.pacer.limits_changed()
             if queue.pause_timer is not None and self._limiter.resumes_at(queue.name) <= self._limiter.clock():
                 self._resume(queue)  # earlier than the timer: a probe has closed the breaker
             elif queue.waiting:
-                self._make_ready(queue)
+                self.ready.add(queue)
 
     async def close(self) -> None:
         """Reserve no more slots."""
@@ -169,30 +201,29 @@ class Scheduler:
 
         None when no queue is ready any more.
         """
-        while self._ready:
-            queue = self._ready.popleft()
-            queue.ready = False
+        while (queue := self.ready.pop()) is not None:
             picked = queue.pick()
             if not isinstance(picked, tuple):
                 self._hold(queue, picked)
                 continue
             request, slot = picked
+            if queue.speed != "quick":
+                self.ready.count(queue, 1)
             self._waiting -= 1
             self._recount(queue)
             if queue.waiting:
-                self._make_ready(queue)
+                self.ready.add(queue)
             elif queue.picked >= self._enough:
                 self._ran_dry = True
                 self._low.set()
-            if self._ready:
-                self._wake_lane()
+            if self.ready:
+                self.ready.idle_lanes.wake_one()
             return queue, request, slot
         return None
 
     def _hold(self, queue: UpstreamQueue, hold: Hold) -> None:
-        """Arrange that the queue becomes ready again when the hold is over.
-
-        That needs no action for a full queue, which `finished` makes ready, and for an empty one, which `put` does.
+        """Arrange that the queue becomes ready when the hold is over; `finished` does it for a full one, `put` for an
+        empty one.
         """
         if hold == "no slot":
             queue.pacer.reserve()
@@ -214,58 +245,40 @@ class Scheduler:
         if error is None:
             self._make_ready_or_forget(queue)
             return
-        for lane in self._idle_lanes:
-            if not lane.done():
-                lane.set_exception(error)
-        self._make_ready(queue)  # a lane that is busy now reserves again, and meets the error then
+        self.ready.idle_lanes.fail_all(error)
+        self.ready.add(queue)  # a lane that is busy now reserves again, and meets the error then
 
     def _give_back(self, queue: UpstreamQueue, request: Request) -> None:
         queue.give_back(request)
+        self.ready.count(queue, -1)
         self._waiting += 1
         self._recount(queue)
-        self._make_ready(queue)
+        self.ready.add(queue)
 
-    def _put_parked(self, request: Request) -> None:
-        self._parked -= 1
-        self.put(request)
+    def _put_parked(self, requests: Sequence[Request]) -> None:
+        self._parked -= len(requests)
+        for request in requests:
+            self.put(request)
 
-    # -- lanes that wait, queues that are ready
-
-    async def _wait_until_woken(self) -> None:
-        lane: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle_lanes.append(lane)
-        try:
-            await lane
-        except asyncio.CancelledError:
-            if lane.done() and not lane.cancelled():
-                self._wake_lane()  # another lane takes what this one was woken for
-            raise
-
-    def _wake_lane(self) -> None:
-        while self._idle_lanes:
-            lane = self._idle_lanes.popleft()
-            if not lane.done():
-                lane.set_result(None)
-                return
-
-    def _make_ready(self, queue: UpstreamQueue) -> None:
-        if not queue.ready:
-            queue.ready = True
-            self._ready.append(queue)
-            self._wake_lane()
+    # -- queues that are ready
 
     def _make_ready_or_forget(self, queue: UpstreamQueue) -> None:
         if queue.waiting:
-            self._make_ready(queue)
+            self.ready.add(queue)
         else:
             self._forget_if_over(queue)
 
     def _add_queue(self, upstream: str) -> UpstreamQueue:
+        self._alone = upstream if not self._queues else None
+        for queue in self._queues.values() if len(self._queues) == 1 else ():
+            queue.limits_changed()
         queue = self._queues[upstream] = UpstreamQueue(
             upstream,
             self._limiter,
+            lanes=self._lanes,
+            speed=self._room.speed(upstream),
             room_at=self._room_at,
-            free_lanes=self._idle_lanes.__len__,
+            free_lanes=self.ready.idle_lanes.__len__,
             on_reserved=self._on_reserved,
         )
         return queue
@@ -276,9 +289,7 @@ class Scheduler:
             del self._queues[queue.name]
 
     def _room_at(self, upstream: str) -> int | None:
-        """How many requests this worker may have in flight at the upstream; None without a limit."""
-        limit = self._limiter.concurrency(upstream)
-        return None if limit is None else self._fair_share.share(limit)
+        return self._room.at(upstream, alone=upstream == self._alone)
 
     def _recount(self, queue: UpstreamQueue) -> None:
         self._at_hand += queue.recount()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
 import threading
 from pkgutil import resolve_name
-from select import poll
-from time import sleep
 from typing import Any, BinaryIO
 
 from coordinator.errors import ShardcrawlError
 from crawler.pool.protocol import LENGTH, ChildSetup, frame, unpickled
 from crawler.telemetry import logs
+from crawler.telemetry.pulse import exit_when_closed, kill_after
 
 # How long a task may go on after the worker has closed its end of the socket.
 ORPHAN_SECONDS = 1.0
@@ -26,7 +24,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
-    threading.Thread(target=_exit_when_closed, args=(channel,), daemon=True).start()
+    threading.Thread(target=exit_when_closed, args=(channel, ORPHAN_SECONDS, 0), daemon=True).start()
     try:
         _serve(channel.makefile("rb"), channel)
     except (BrokenPipeError, ConnectionResetError):
@@ -35,7 +33,8 @@ def main() -> None:
 
 def _serve(incoming: BinaryIO, channel: socket.socket) -> None:
     setup: ChildSetup = _receive(incoming)
-    logs.configure(setup.name, setup.log_level)
+    logs.configure(setup.name, setup.log_level, setup.time_format)
+    logs.name_run(setup.run)
     try:
         handle = resolve_name(setup.handler)(setup.value)
     except ShardcrawlError as error:
@@ -43,6 +42,7 @@ def _serve(incoming: BinaryIO, channel: socket.socket) -> None:
         return
     channel.sendall(frame(None))
     while (task := _receive(incoming)) is not None:
+        kill_after(setup.seconds + ORPHAN_SECONDS)  # a worker that lives is sooner
         channel.sendall(frame(handle(task)))
 
 
@@ -54,15 +54,6 @@ def _receive(incoming: BinaryIO) -> Any:
     (length,) = LENGTH.unpack(head)
     content = incoming.read(length)
     return unpickled(content) if len(content) == length else None
-
-
-def _exit_when_closed(channel: socket.socket) -> None:
-    """Exit ORPHAN_SECONDS after the other end is closed, also in the middle of a task that never ends."""
-    hang_up = poll()
-    hang_up.register(channel, 0)  # reports nothing but a hang-up
-    hang_up.poll()
-    sleep(ORPHAN_SECONDS)
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from coordinator.errors import ShardcrawlError
 from coordinator.tasks import cancel_and_wait
 from crawler.pool.process import EXIT_SECONDS, ChildProcess, ChildUnusable
 from crawler.pool.protocol import ChildSetup
+from crawler.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ TASKS_AHEAD = 32
 # it, the time that a task really takes could not be measured.
 REST_SHARE = 0.8
 LONGEST_REST_SECONDS = 0.1
-# A child that works longer on one task is killed. In the event loop a far shorter task would cost the worker its lease.
-MAX_TASK_SECONDS = 60.0
+# A child that is not ready after so long is killed.
+MAX_START_SECONDS = 150.0
 # A task's deadline may be wrong by this share: moving it for each result would cost more than receiving the result.
 DEADLINE_TOLERANCE = 0.02
 START_ATTEMPTS = 3
@@ -37,7 +38,7 @@ MAX_DEATHS_PER_TASK = 2
 
 
 class TaskFailed(ShardcrawlError):
-    """Each child that worked on the task died or hung."""
+    """Each child that worked on the task died, or one had no result in time."""
 
 
 class _Call(Generic[Task, TaskResult]):
@@ -54,15 +55,20 @@ class _Call(Generic[Task, TaskResult]):
 class Pool(Generic[Setup, Task, TaskResult]):
     """Runs tasks in one child process, in order. A task that the child dies of is run once more, alone.
 
+    A child that works longer than `seconds` on one task is killed; that task is not run again.
+
     `handler` is a function at the top of a module. In the child it is called once with `setup`, and returns the
     function from a task to its result. It may raise ShardcrawlError when it is called; what it returns must not raise.
     `name` is for log lines.
     """
 
-    def __init__(self, handler: Callable[[Setup], Callable[[Task], TaskResult]], setup: Setup, *, name: str) -> None:
+    def __init__(
+        self, handler: Callable[[Setup], Callable[[Task], TaskResult]], setup: Setup, *, name: str, seconds: float
+    ) -> None:
         self._handler = f"{handler.__module__}:{handler.__qualname__}"
         self._setup = setup
         self._name = name
+        self._seconds = seconds
         self._waiting: deque[_Call[Task, TaskResult]] = deque()
         self._sent: deque[_Call[Task, TaskResult]] = deque()
         self._serving: asyncio.Task[None] | None = None
@@ -72,7 +78,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
         self._closing = False
 
     async def run(self, task: Task) -> TaskResult:
-        """The task's result. Raises TaskFailed when two children died of it, ChildUnusable when none can start."""
+        """The task's result. Raises TaskFailed when two children died of it or it took too long, ChildUnusable."""
         call: _Call[Task, TaskResult] = _Call(task)
         self._waiting.append(call)
         if self._serving is None or self._serving.done():
@@ -93,14 +99,14 @@ class Pool(Generic[Setup, Task, TaskResult]):
         """Run one child after another, as long as there are tasks."""
         try:
             while self._waiting:
-                ending = await self._serve_with(await self._start())
+                ending, hung = await self._serve_with(await self._start())
                 if self._closing:
                     return
                 self._deaths += 1
                 # One warning is enough: the reasons of failed tasks say the rest.
                 level = logging.WARNING if self._deaths == 1 else logging.DEBUG
                 logger.log(level, "the %s's process %s; starts again", self._name, ending)
-                self._blame_first(ending)
+                self._blame_first(ending, hung=hung)
         except ChildUnusable as error:
             self._give_up(error)
         except Exception as error:
@@ -121,8 +127,8 @@ class Pool(Generic[Setup, Task, TaskResult]):
         self._sent.clear()
         self._waiting.clear()
 
-    async def _serve_with(self, child: ChildProcess) -> str:
-        """Feed one child until it ends; returns how it ended."""
+    async def _serve_with(self, child: ChildProcess) -> tuple[str, bool]:
+        """Feed one child until it ends; returns how it ended, and whether it was killed for a task without an end."""
         self._child = child
         hung = False
         try:
@@ -151,14 +157,17 @@ class Pool(Generic[Setup, Task, TaskResult]):
         finally:
             self._child = self._deadline = None
             ending = await child.end()
-        return f"gave no result within {MAX_TASK_SECONDS:.0f} s" if hung else ending
+        return (f"gave no result within {self._seconds:g} s" if hung else ending), hung
 
     async def _start(self) -> ChildProcess:
         """A child whose handler is ready. Raises ChildUnusable after the last attempt."""
-        setup = ChildSetup(self._handler, self._setup, self._name, logging.getLevelName(logging.getLogger().level))
+        level = logging.getLevelName(logging.getLogger().level)
+        setup = ChildSetup(
+            self._handler, self._setup, self._seconds, self._name, level, logs.time_format(), logs.named_run()
+        )
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
-                return await ChildProcess.start(setup, MAX_TASK_SECONDS)
+                return await ChildProcess.start(setup, MAX_START_SECONDS)
             except ChildUnusable as error:
                 logger.debug("start %d of the %s's process: %s", attempt, self._name, error)
                 last = error
@@ -188,17 +197,18 @@ class Pool(Generic[Setup, Task, TaskResult]):
         now, deadline = asyncio.get_running_loop().time(), self._deadline.when()
         if not self._sent:
             self._deadline.reschedule(None)
-        elif deadline is None or now + MAX_TASK_SECONDS - deadline > DEADLINE_TOLERANCE * MAX_TASK_SECONDS:
-            self._deadline.reschedule(now + MAX_TASK_SECONDS)
+        elif deadline is None or now + self._seconds - deadline > DEADLINE_TOLERANCE * self._seconds:
+            self._deadline.reschedule(now + self._seconds)
 
-    def _blame_first(self, ending: str) -> None:
+    def _blame_first(self, ending: str, *, hung: bool) -> None:
         """Count the child's death against the first task without a result, and put the tasks back to be sent again."""
         if self._sent:
             first = self._sent[0]
             first.deaths += 1
-            if first.deaths == MAX_DEATHS_PER_TASK:
+            if hung or first.deaths == MAX_DEATHS_PER_TASK:
                 self._sent.popleft()
                 if not first.result.done():
-                    first.result.set_exception(TaskFailed(f"its process {ending}, {MAX_DEATHS_PER_TASK} times"))
+                    times = "" if hung else f", {MAX_DEATHS_PER_TASK} times"
+                    first.result.set_exception(TaskFailed(f"its process {ending}{times}"))
         self._waiting.extendleft(reversed(self._sent))
         self._sent.clear()

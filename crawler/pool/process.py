@@ -62,7 +62,7 @@ class ChildProcess:
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", child_module.__name__, str(theirs.fileno())),
+                    *(sys.executable, "-P", "-m", child_module.__name__, str(theirs.fileno())),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                 )

@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from crawler.telemetry.logs import DATE_AND_TIME
+
 LENGTH = struct.Struct(">Q")
 
 
@@ -20,13 +22,16 @@ class ChildSetup:
     """What a child needs before its first task.
 
     `handler` is "module:function". The function is called once with `value` and returns what turns a task into a
-    result. `name` and `log_level` are for the child's log lines.
+    result. `seconds` is how long a task may take. The others are for the child's log lines.
     """
 
     handler: str
     value: Any
+    seconds: float
     name: str
     log_level: str
+    time_format: str = DATE_AND_TIME
+    run: str = ""
 
 
 def pickled(value: Any) -> bytes:

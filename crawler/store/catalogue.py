@@ -6,52 +6,26 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import asyncpg
 import orjson
 
-from coordinator.errors import EpochLost, PostgresRefused, first_line
+from coordinator.errors import EpochLost, PostgresRefused, UsageError, first_line
 from coordinator.model import Epoch, Outcome
-from crawler.job.models import TableSettings
-from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
-from crawler.store.queries import query, schema
-from crawler.store.tables import column_list, part_name, quoted, table_names
+from coordinator.queue.registry import RunRecord
+from crawler.job.tables import TableSettings
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
+from crawler.store.queries import query
+from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
+from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
+from crawler.store.schema import migrate, refuse_older, schema_version
+from crawler.store.tables import column_list, columns_fault, part_name, quoted, table_names
 
 DIGESTS_PER_FETCH = 50_000
 # Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
 # statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
 PUBLISH_DELAY_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRun:
-    """A row of `runs`: `document` is the job, `counts` are the final keys by outcome, empty until it is complete."""
-
-    run_id: int
-    name: str
-    document: Mapping[str, Any]
-    epoch: Epoch
-    complete: bool
-    counts: Mapping[Outcome, int]
-    created_at: datetime
-    finished_at: datetime | None
-
-    @classmethod
-    def from_row(cls, row: asyncpg.Record) -> StoredRun:
-        """The run in a row of `find-run` or `list-runs`."""
-        return cls(
-            run_id=row["run_id"],
-            name=row["name"],
-            document=orjson.loads(row["spec"]),
-            epoch=Epoch(row["epoch"]),
-            complete=row["state"] == "complete",
-            counts=_decode_counts(row["counts"]) if row["counts"] else {},
-            created_at=row["created_at"],
-            finished_at=row["finished_at"],
-        )
 
 
 class Catalogue:
@@ -60,27 +34,68 @@ class Catalogue:
     def __init__(self, connection: PostgresConnection) -> None:
         self._connection = connection
 
-    async def prepare(self) -> None:
-        """Make the schema where it is missing. Raises PostgresRefused when other tables have its names."""
+    async def prepare(self, *, upgrade: bool = False) -> None:
+        """Make the schema where it is missing; with `upgrade` bring an older one up to date, which else is refused.
+
+        Raises PostgresRefused also when the schema is newer, or when other tables have its names.
+        """
+        if not upgrade:
+            await refuse_older(self._connection)
+        await migrate(self._connection)
+
+    async def rehearse(self, name: str, tables: Sequence[TableSettings]) -> StoredRun | None:
+        """Make what a run would make, and take it back; returns the run of that name if there is one.
+
+        Raises PostgresRefused when a right is missing, or a table exists with other columns.
+        """
         with postgres_errors():
-            # Making it again would wait for every reader of its views.
-            if await self._connection.fetchval(query("schema-is-there")):
-                return
-            async with self._connection.transaction():
-                await self._connection.execute(query("lock-schema"))
+            transaction = self._connection.transaction()
+            await transaction.start()
+            try:
                 await self._connection.execute(query("hide-notices"))
-                try:
-                    await self._connection.execute(schema())
-                except (asyncpg.WrongObjectTypeError, asyncpg.UndefinedColumnError) as error:
-                    raise _other_tables(first_line(error)) from error
-                if not await self._connection.fetchval(query("is-partitioned"), "pages"):
-                    raise _other_tables("pages is not partitioned")
+                await self.prepare()
+                for table in tables:
+                    await self._make_table(table, run_id=0)
+                return await self.find(name)
+            finally:
+                await transaction.rollback()
 
     async def find(self, name: str) -> StoredRun | None:
-        """The run of that name, or None."""
+        """The run of that name, or None. Raises PostgresRefused also when its parts are planted by another role."""
         with postgres_errors():
             row = await self._connection.fetchrow(query("find-run"), name)
-        return None if row is None else StoredRun.from_row(row)
+        if row is None:
+            return None
+        run = StoredRun.from_row(row)
+        tables = ["pages", *(table["name"] for table in run.document.get("tables", ()))]
+        await refuse_planted(self._connection, [part_name(table, run.run_id) for table in tables])
+        return run
+
+    async def record(self, name: str) -> RunRecord:
+        """What a process needs to take part in the run of that name.
+
+        Raises UsageError when there is none, EpochLost when it must be opened again, PostgresRefused for an old schema.
+        """
+        await refuse_older(self._connection)
+        run = await self.find(name) if await schema_version(self._connection) else None
+        if run is None:
+            raise UsageError(f"Postgres has no run {name}; `shardcrawl run JOB` or `coordinate JOB` makes it")
+        if run.record is None:
+            raise EpochLost(f"run {name} is to be opened again by `shardcrawl run` or `coordinate`")
+        return run.record
+
+    async def known(self, names: Sequence[str]) -> set[str]:
+        """Those of the names that are runs here; none while there is no schema."""
+        if not await schema_version(self._connection):
+            return set()
+        with postgres_errors():
+            return {row["name"] for row in await self._connection.fetch(query("known-runs"), names)}
+
+    async def rewrite(self, record: RunRecord) -> None:
+        """Give the run this job and this layout. Nobody takes part in it until it has the record's epoch, too."""
+        document = orjson.dumps(record.document).decode()
+        with postgres_errors():
+            await self._connection.execute(query("rewrite-run"), record.run_id, document, encode_layout(record))
 
     async def all(self) -> list[StoredRun]:
         """Every run, oldest first."""
@@ -120,8 +135,8 @@ class Catalogue:
         with postgres_errors():
             await self._connection.execute(query("void-epoch"), run_id, epoch)
 
-    async def reopen(self, run_id: int, reason: str | None) -> int:
-        """Delete the failed pages, with `reason` only those whose reason contains this text; returns how many.
+    async def reopen(self, run_id: int, wanted: PagesToRetry) -> Mapping[Outcome, int]:
+        """Delete the pages that are wanted again; returns how many, by outcome.
 
         If any was deleted, the run is running again and has an epoch that no Redis has: the next opening rebuilds
         Redis, and these keys are planned again. A published run stays published.
@@ -130,10 +145,20 @@ class Catalogue:
         with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
-                deleted: int = await self._connection.fetchval(query("delete-failed", part=part), reason)
-                if deleted:
+                rows = await self._connection.fetch(query("delete-pages", part=part), *wanted.arguments)
+                if rows:
                     await self._connection.execute(query("reopen-run"), run_id)
-        return deleted
+        return {Outcome(row["outcome"]): row["keys"] for row in rows}
+
+    async def reasons_so_far(self, run_id: int) -> tuple[ReasonCount, ...]:
+        """The usual reasons of the keys that were refused or failed so far; none when it takes long to count them."""
+        with postgres_errors():
+            try:
+                async with self._connection.transaction(readonly=True):
+                    await self._connection.execute(query("reasons-timeout"))
+                    return (await count_outcomes(self._connection, run_id))[1]
+            except asyncpg.QueryCanceledError:
+                return ()
 
     async def epoch(self, run_id: int) -> Epoch | None:
         """The run's epoch, None when there is no such run."""
@@ -156,14 +181,13 @@ class Catalogue:
                     raise EpochLost(f"run {run_id} was changed in Postgres while it ended; start it again")
                 final_counts = await self._connection.fetchval(query("final-counts"), run_id)
                 if final_counts is not None:
-                    return _decode_counts(final_counts)
-                part = quoted(part_name("pages", run_id))
-                rows = await self._connection.fetch(query("count-outcomes", part=part))
-                counts = {Outcome(row["outcome"]): int(row["keys"]) for row in rows}
+                    return decode_counts(final_counts)
+                counts, reasons = await count_outcomes(self._connection, run_id)
                 await self._connection.execute(
                     query("finish-run"),
                     run_id,
                     orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode(),
+                    encode_reasons(reasons),
                 )
         return counts
 
@@ -199,12 +223,16 @@ class Catalogue:
         whole = quoted(table.name)
         wanted = await self._columns_as_postgres_writes_them(table)
         await self._connection.execute(query("make-table", table=whole, columns=column_list(table.columns)))
-        found = await self._connection.fetch(query("columns-of"), whole)
-        if found != wanted or not await self._connection.fetchval(query("is-partitioned"), whole):
-            shown = ", ".join(f"{row['name']} {row['type']}" for row in found)
+        await refuse_planted(self._connection, [table.name, f"{table.name}_current"])
+        found = await self._columns(whole)
+        fault = columns_fault(found, wanted)
+        if fault is None and not await self._connection.fetchval(query("is-partitioned"), whole):
+            fault = "it is unpartitioned, so it is not shardcrawl's"
+        if fault:
+            shown = ", ".join(f"{name} {kind}" for name, kind in found)
             raise PostgresRefused(
-                f"table {table.name} exists with other columns or unpartitioned ({shown}); "
-                "make the job's columns equal, or give the table another name"
+                f"table {table.name} exists with other columns than the job's: {fault}; "
+                f"make the job's columns equal, or give the table another name (there are {shown})"
             )
         part = quoted(part_name(table.name, run_id))
         await self._connection.execute(query("make-table-part", part=part, table=whole, run_id=run_id))
@@ -212,7 +240,11 @@ class Catalogue:
         if not await self._connection.fetchval(query("is-there"), view):
             await self._connection.execute(query("make-view", view=view, table=whole))
 
-    async def _columns_as_postgres_writes_them(self, table: TableSettings) -> list[asyncpg.Record]:
+    async def _columns(self, table: str) -> list[tuple[str, str]]:
+        """The columns of a table as (name, type)."""
+        return [(row["name"], row["type"]) for row in await self._connection.fetch(query("columns-of"), table)]
+
+    async def _columns_as_postgres_writes_them(self, table: TableSettings) -> list[tuple[str, str]]:
         """The names and types of the table's columns, read from a temporary table that is made of them.
 
         Postgres writes a type in its own way: `varchar(5)` becomes `character varying(5)`. Raises PostgresRefused.
@@ -222,9 +254,9 @@ class Catalogue:
             await self._connection.execute(query("make-example", columns=columns))
         except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
             raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
-        written = await self._connection.fetch(query("columns-of"), "pg_temp.example")
+        written = await self._columns("pg_temp.example")
         await self._connection.execute(query("drop-example"))
-        return list(written)
+        return written
 
 
 @asynccontextmanager
@@ -240,10 +272,7 @@ async def open_catalogue(database: str) -> AsyncIterator[Catalogue]:
         await connection.close()
 
 
-def _decode_counts(counts: str) -> Mapping[Outcome, int]:
-    """Keys by outcome, from the JSON text of `runs.counts`."""
-    return {Outcome(outcome): keys for outcome, keys in orjson.loads(counts).items()}
-
-
-def _other_tables(why: str) -> PostgresRefused:
-    return PostgresRefused(f"Postgres: this database has other tables named runs or pages ({why}); use another one")
+async def find_record(database: str, name: str) -> RunRecord:
+    """What a process needs to take part in a run. Raises PostgresUnavailable, and what `Catalogue.record` does."""
+    async with open_catalogue(database) as catalogue:
+        return await catalogue.record(name)

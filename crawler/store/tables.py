@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crawler.job.models import TableSettings
-from crawler.job.names import identifier_fault
+from crawler.job.tables import TableSettings, column_type, identifier_fault
 
 
 def quoted(name: str) -> str:
@@ -27,7 +26,25 @@ def staging_name(run_id: int) -> str:
 
 def column_list(columns: Sequence[tuple[str, str]]) -> str:
     """The columns of a table of records, as in CREATE TABLE."""
-    return ", ".join(f"{quoted(name)} {kind}" for name, kind in columns)
+    return ", ".join(f"{quoted(name)} {column_type(kind)}" for name, kind in columns)
+
+
+def columns_fault(found: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, str]]) -> str | None:
+    """The first column in which a table that exists differs from the job's, None when none does.
+
+    Columns are (name, type as Postgres writes it).
+    """
+    there = dict(found)
+    for name, kind in wanted:
+        if name not in there:
+            return f"it has no column {name} {kind}"
+        if there[name] != kind:
+            return f"column {name} is {there[name]} there, and {kind} in the job"
+    if more := [name for name in there if name not in dict(wanted)]:
+        return f"the job has no column {more[0]} {there[more[0]]}"
+    if list(found) != list(wanted):
+        return "its columns come in another order"
+    return None
 
 
 def table_names(tables: Sequence[TableSettings]) -> list[str]:

@@ -1,8 +1,9 @@
 """Writes batches of pages and their records into one run's tables. A page is stored once; a bad row fails its key only.
 
 A batch is one transaction of COPYs. When it meets a page that is stored already, the batch is merged through a staging
-table. When Postgres refuses a row, the row is found, its page is failed, and the batch is sent again. When the error
-names no row, the batch is halved until the row is alone.
+table. Only Postgres says which row is bad, so what becomes of a key does not depend on its neighbours: the page whose
+row it names is failed, and the batch goes on in parts, each as long as its bad rows allow. When the error names no row,
+the part is halved until the row is alone.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import asyncpg
 from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Epoch
-from crawler.job.models import TableSettings
-from crawler.job.names import OWN_COLUMNS
+from crawler.job.tables import OWN_COLUMNS, TableSettings
 from crawler.model import Page
-from crawler.store import copyformat
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
-from crawler.store.row_errors import ROW_ERRORS, body_fault, copy_position, is_bare, reason_of
+from crawler.store.rows import copyformat
+from crawler.store.rows.row_errors import ROW_ERRORS, copy_position, decode_anew, is_bare, reason_of
+from crawler.store.schema import refuse_older
 from crawler.store.tables import part_name, quoted, staging_name, table_names
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Writer:
         self._tables = tables
         self._failpoint = failpoint
         self._pages_part = part_name("pages", run_id)
+        self._parts = [self._pages_part, *(part_name(name, run_id) for name in table_names(tables))]
         self._staging = staging_name(run_id)
         self._connection: PostgresConnection | None = None
         # The pages of the last COPY, in its order. When it fails, the error names the position of a row.
@@ -69,27 +71,37 @@ class Writer:
         Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated. Raises
         PostgresRefused when the tables were changed during the run, and EpochLost when the run was given another epoch.
         """
+        by_digest = {page.item.digest: page for page in pages}
         # Sorted, so that two writers lock the same rows in the same order.
-        unique = list({page.item.digest: page for page in sorted(pages, key=lambda page: page.item.digest)}.values())
-        merging = False
-        while True:
+        rest = [by_digest[digest] for digest in sorted(by_digest)]
+        size = len(rest)
+        merging = bodies_checked = False
+        while rest:
+            part = rest[:size]
             try:
-                await self._commit(unique, merging=merging)
-                return
-            except asyncpg.UniqueViolationError as error:
-                if merging:  # then it is an index of the user's
-                    await self._isolate(unique, error)
-                    return
-                merging = True
+                await self._commit(part, merging=merging)
             except ROW_ERRORS as error:
+                named = self._named_page(error)
+                if isinstance(error, asyncpg.UniqueViolationError) and not merging and not (named and named[1]):
+                    merging = True  # a page is stored already
+                    continue
                 with postgres_errors():
                     await self._check_columns(await self._connected())
-                poisoned = self._poisoned(error)
-                if not poisoned or any(is_bare(page) for page, _ in poisoned):
-                    await self._isolate(unique, error)
-                    return
-                for page, reason in poisoned:
-                    page.fail(reason)
+                if (named is None or named[1] is None) and decode_anew(part):
+                    continue
+                if named is None or is_bare(named[0]):
+                    await self._isolate(part, error)
+                else:
+                    page, table = named
+                    page.fail(f"{table.name}: {reason_of(error)}" if table else reason_of(error))
+                    if table is None and not bodies_checked:
+                        bodies_checked = True
+                        await self._fail_refused_bodies(part)
+                    else:  # Postgres has read all rows before this one: they are committed with it, not sent again
+                        size = part.index(page) + 1
+                    continue
+            rest = rest[size:]
+            size *= 2
 
     # -- a batch is one transaction
 
@@ -154,29 +166,40 @@ class Writer:
         keep the columns as they are until the commit.
         """
         tables = ["pages", *table_names(self._tables)]
-        parts = [part_name(table, self._run_id) for table in tables]
-        changed = await connection.fetch(query("changed-parts"), tables, parts)
+        changed = await connection.fetch(query("changed-parts"), tables, self._parts)
         if changed:
             shown = ", ".join(row["part"] for row in changed)
             raise PostgresRefused(f"Postgres: columns of {shown} were changed during the run; change them back")
 
     # -- a row that Postgres refuses is found, or isolated
 
-    def _poisoned(self, error: Exception) -> list[tuple[Page, str]]:
-        """Pages to fail, each with its reason: the one at the error's position, and all whose body is not JSON."""
+    def _named_page(self, error: Exception) -> tuple[Page, TableSettings | None] | None:
+        """The page whose row the error names, and the table of a record; None when the error names no row."""
         position = copy_position(error)
         if position is None:
-            return []
+            return None
         name, index = position
         if name in (self._pages_part, self._staging):
-            named = self._copied[index]
-            others = ((page, body_fault(page)) for page in self._copied if page is not named)
-            return [(named, reason_of(error)), *((page, reason) for page, reason in others if reason)]
+            return self._copied[index], None
         for number, table in enumerate(self._tables):
             if name == part_name(table.name, self._run_id):
                 page_of_record = [page for page in self._copied for which, _ in page.records if which == number]
-                return [(page_of_record[index], f"{table.name}: {reason_of(error)}")]
-        return []
+                return page_of_record[index], table
+        return None
+
+    async def _fail_refused_bodies(self, pages: Sequence[Page]) -> None:
+        """Ask Postgres which bodies it refuses, all at once: an upstream that sends one that is no JSON sends many."""
+        with_body = [page for page in pages if page.body is not None]
+        connection = await self._connected()
+        try:
+            with postgres_errors():
+                async with connection.transaction():
+                    await connection.execute(query("make-body-fault"))
+                    rows = await connection.fetch(query("body-faults"), [page.body for page in with_body])
+        except PostgresRefused:  # no right to make the function: the COPY names one row after the other
+            return
+        for row in rows:
+            with_body[row["number"] - 1].fail(row["fault"])
 
     async def _isolate(self, pages: Sequence[Page], error: Exception) -> None:
         """Write the two halves of the batch apart, because the error names no row; a page that is alone fails."""
@@ -197,6 +220,8 @@ class Writer:
         if self._connection is None or self._connection.is_closed():
             connection = await connect_postgres(self._url)
             try:
+                await refuse_older(connection)
+                await refuse_planted(connection, self._parts)
                 found = await Catalogue(connection).epoch(self._run_id)
                 if found != self._epoch:
                     raise EpochLost(
@@ -215,6 +240,13 @@ async def _joined(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
     pending: list[bytes] = []
     size = 0
     for piece in pieces:
+        if len(piece) > SEND_BYTES:  # a large body is not copied whole
+            if pending:
+                yield b"".join(pending)
+            pending, size = [], 0
+            for start in range(0, len(piece), SEND_BYTES):
+                yield piece[start : start + SEND_BYTES]
+            continue
         pending.append(piece)
         size += len(piece)
         if size >= SEND_BYTES:

@@ -100,8 +100,8 @@ class Arena:
         client = connect_redis(self.redis)
         try:
             while True:
-                record = await Runs(client).find(name)
-                if record is not None and (await read_counts(client, record)).done >= keys:
+                found = await Runs(client).find(name)
+                if found is not None and (await read_counts(client, name)).done >= keys:
                     return time()
                 await asyncio.sleep(POLL_SECONDS)
         finally:

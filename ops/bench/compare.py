@@ -107,7 +107,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all without any")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual keys; below 1 for a first look")
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of results.json and compare.png")
+    parser.add_argument(
+        "--output", type=watch.output_folder, default=HERE, help="folder of results.json and compare.png"
+    )
     arguments = parser.parse_args()
     watch.stop_on_sigterm()
     console = Console(width=140)

@@ -175,8 +175,8 @@ async def _peak_after_planning(redis: str, name: str, pid: int) -> float:
     try:
         while True:
             await asyncio.sleep(0.1)
-            record = await Runs(client).find(name)
-            if record is not None and (await read_counts(client, record)).exhausted:
+            found = await Runs(client).find(name)
+            if found is not None and (await read_counts(client, name)).exhausted:
                 break
     finally:
         await client.aclose()

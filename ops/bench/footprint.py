@@ -112,7 +112,7 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=400_000)
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of footprint.json")
+    parser.add_argument("--output", type=watch.output_folder, default=HERE, help="folder of footprint.json")
     arguments = parser.parse_args()
     watch.stop_on_sigterm()
     try:

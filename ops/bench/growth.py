@@ -149,9 +149,9 @@ async def _again(arena: Arena, job: Path) -> list[Row]:
         await client.flushall()
         over = await planned(arena, job, NAME, deadline_seconds=DEADLINE_SECONDS)
         await asyncio.to_thread(_shardcrawl, arena, "run", str(job))
-        record = await Runs(client).find(NAME)
-        assert record is not None
-        end = await read_counts(client, record)
+        found = await Runs(client).find(NAME)
+        assert found is not None
+        end = await read_counts(client, NAME)
     finally:
         await client.aclose()
     await _audit(arena)
@@ -230,7 +230,7 @@ def main() -> None:
     """Measure, print, save and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, nargs="+", default=[1_000_000, 5_000_000])
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of growth.json and growth.png")
+    parser.add_argument("--output", type=watch.output_folder, default=HERE, help="folder of growth.json and growth.png")
     arguments = parser.parse_args()
     watch.stop_on_sigterm()
     where = machine()

@@ -136,7 +136,9 @@ def main() -> None:
     """Measure, print, save and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of latency.json and latency.png")
+    parser.add_argument(
+        "--output", type=watch.output_folder, default=HERE, help="folder of latency.json and latency.png"
+    )
     arguments = parser.parse_args()
     watch.stop_on_sigterm()
     where = machine()

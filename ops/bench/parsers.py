@@ -150,7 +150,7 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of parsers.json")
+    parser.add_argument("--output", type=watch.output_folder, default=HERE, help="folder of parsers.json")
     arguments = parser.parse_args()
     watch.stop_on_sigterm()
     where = machine()

@@ -62,9 +62,9 @@ async def sampled(
     progressed = began
     try:
         while not (await asyncio.wait([ending], timeout=every))[0]:
-            record = await Runs(client).find(name)
-            if record is not None:
-                now, memory = await read_counts(client, record), await client.info("memory")
+            found = await Runs(client).find(name)
+            if found is not None:
+                now, memory = await read_counts(client, name), await client.info("memory")
                 at, resident = monotonic() - began, _resident(process.pid)
                 if not samples or now.done > samples[-1].done:
                     progressed = monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -114,3 +115,16 @@ def end(root: psutil.Process) -> None:
         for process in (root, *root.children(recursive=True)):
             with suppress(psutil.Error):
                 process.kill()
+
+
+def output_folder(text: str) -> Path:
+    """The folder of `--output`, made now: an hour of measuring must not end with a folder that is not there.
+
+    Raises argparse.ArgumentTypeError.
+    """
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be made: {error.strerror}; name another folder") from error
+    return folder

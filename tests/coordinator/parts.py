@@ -11,9 +11,11 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from coordinator.limits.limiter import Limiter
+from coordinator.limits.matched import MatchedLimits
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
 from coordinator.limits.robots_cache import RobotsCache
+from coordinator.limits.unreachable import LoggedUpstreams, encode_waits
 from coordinator.model import Attempts, Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
@@ -100,7 +102,7 @@ class Run:
         )
 
     async def counts(self) -> RunCounts:
-        return await read_counts(self.client, self.record)
+        return await read_counts(self.client, self.record.name, self.record.total)
 
     async def queued_keys(self) -> list[str]:
         """Every key in the streams, sorted."""
@@ -154,7 +156,7 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     done, deferred = completion([first]), first.block.keys[0]
     waits = [Deferral(digest(deferred), deferred, Attempts(1, 0, ("12:00:00 status 500",)), 60.0)]
     await run.streams.complete(ONE, 1, replace(done, outcomes=done.outcomes[1:], deferred=waits))
-    await run.streams.renew(TWO, waits="Postgres does not answer")
+    await run.streams.renew(TWO, waits=encode_waits("Postgres does not answer", []))
     limiter = Limiter(redis, run.keys, LIMITS)
     await limiter.pause("paused.example", 5.0)
     assert (await limiter.reserve(HOST, 1)).slots
@@ -164,6 +166,8 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     robots = RobotsCache(redis, run.keys, ONE)
     await robots.ask("https://example.org", 10.0)
     await robots.store("https://example.org", b"found", 3600.0)
+    await LoggedUpstreams(redis, run.keys).add("dead.example")
+    await MatchedLimits(redis, run.keys).add([HOST])
     return run
 
 

@@ -13,8 +13,9 @@ import asyncpg
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Epoch, Outcome, ShardId
 from coordinator.queue.sharding import digest
+from coordinator.url import parse
 from crawler.job.job import Job, read_job
-from crawler.job.models import TableSettings
+from crawler.job.tables import TableSettings
 from crawler.model import Item, OpenBlock, Page, Request
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
@@ -33,7 +34,7 @@ def a_job(**sections: Any) -> Job:
 
 
 def a_table(name: str = "facts", **columns: str) -> TableSettings:
-    return TableSettings(name=name, column_types=columns)
+    return TableSettings(name=name, column_settings=columns)
 
 
 def a_page(key: str, *, body: bytes | None = b'{"a":1}', records: Sequence[tuple[Any, ...]] = ()) -> Page:
@@ -53,7 +54,7 @@ def a_page(key: str, *, body: bytes | None = b'{"a":1}', records: Sequence[tuple
 def a_request(key: str, upstream: str = "upstream.example", attempts: Attempts = NO_ATTEMPTS) -> Request:
     """A request for one key."""
     item = Item(key, digest(key), OpenBlock(ShardId(0), EntryId("1-0"), 1, 1))
-    return Request(f"https://{upstream}/{key}", [item], upstream, attempts)
+    return Request(parse(f"https://{upstream}/{key}"), [item], upstream, attempts)
 
 
 @dataclass(frozen=True)

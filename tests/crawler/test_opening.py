@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, SourceError, UsageError
-from coordinator.model import Block, Epoch, Outcome, ShardId
+from coordinator.model import Block, Epoch, Outcome, RunState, ShardId
 from coordinator.queue.done import DoneSet
-from coordinator.queue.registry import RunRecord, Runs
+from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout, digest
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
@@ -32,8 +32,9 @@ from crawler.opening import (
     decide_opening,
     open_run,
 )
-from crawler.store.catalogue import Catalogue, StoredRun
+from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.rows.stored_run import StoredRun
 from crawler.store.writer import Writer
 from tests.crawler.examples import MOMENT, a_document, a_job, a_page
 
@@ -65,9 +66,11 @@ class Place:
             return await open_run(self.redis, self.database, job)
 
     async def record(self) -> RunRecord:
-        record = await Runs(self.redis).find("test")
-        assert record is not None
-        return record
+        """What Postgres has of the run."""
+        run = await Catalogue(self.eye).find("test")
+        assert run is not None
+        assert run.record is not None
+        return run.record
 
     async def store(self, pages: Sequence[Page]) -> None:
         record = await self.record()
@@ -100,18 +103,17 @@ async def place(redis: Redis, database: str, tmp_path: Path) -> AsyncIterator[Pl
 def stored_run(*, epoch: str = "new", complete: bool = False, **sections: Any) -> StoredRun:
     counts = {Outcome.STORED: 3} if complete else {}
     made = datetime.fromtimestamp(MOMENT, UTC)
-    return StoredRun(7, "test", a_document(**sections), Epoch(epoch), complete, counts, made, None)
+    record = A_RECORD if epoch == A_RECORD.epoch else None
+    return StoredRun(7, "test", a_document(**sections), Epoch(epoch), complete, counts, made, None, record=record)
 
 
-def redis_record(epoch: str = "new") -> RunRecord:
-    return RunRecord("test", 7, Epoch(epoch), Layout(1, 1), a_document(), ".")
+A_RECORD = RunRecord("test", 7, Epoch("new"), Layout(1, 1), a_document(), ".")
 
 
 OTHER: dict[str, Any] = {"source": {"path": "other.txt"}}
 REFUSED = Refuse(
     UsageError,
-    "run test was begun with another [source] ({'path': 'other.txt'}, now {'path': 'keys.txt'}): "
-    "give the new run another --name",
+    'run test was begun with another [source] path ("other.txt", now "keys.txt"): give the new run another --name',
 )
 IN_REDIS_ONLY = Refuse(
     EpochLost,
@@ -119,16 +121,20 @@ IN_REDIS_ONLY = Refuse(
     "To begin anew give the run another --name",
 )
 RUNNING, COMPLETE = stored_run(), stored_run(complete=True)
-RECORD, OLD_RECORD = redis_record(), redis_record("old")
+RECORD, OLD_RECORD = RunInRedis("new", RunState.RUNNING), RunInRedis("old", RunState.RUNNING)
+SAYS_COMPLETE, SAYS_RUBBISH = RunInRedis("new", RunState.COMPLETE), RunInRedis("new", None)
 
 
 @pytest.mark.parametrize(
-    ("stored", "record", "expected"),
+    ("stored", "in_redis", "expected"),
     [
         pytest.param(None, None, Begin(), id="nobody knows it"),
         pytest.param(None, RECORD, IN_REDIS_ONLY, id="only Redis knows it"),
         pytest.param(RUNNING, None, Rebuild(7), id="only Postgres knows it"),
-        pytest.param(RUNNING, RECORD, GoOn(RECORD), id="both know it"),
+        pytest.param(RUNNING, RECORD, GoOn(A_RECORD), id="both know it"),
+        pytest.param(RUNNING, SAYS_COMPLETE, Rebuild(7), id="only Redis calls it complete"),
+        pytest.param(RUNNING, SAYS_RUBBISH, Rebuild(7), id="Redis has no state of ours"),
+        pytest.param(replace(RUNNING, record=None), RECORD, Rebuild(7), id="an older version made it"),
         pytest.param(RUNNING, OLD_RECORD, Rebuild(7), id="Redis has another beginning"),
         pytest.param(stored_run(epoch="void"), RECORD, Rebuild(7), id="its epoch is void"),
         pytest.param(COMPLETE, None, AlreadyComplete(COMPLETE, None), id="complete, and Redis has lost it"),
@@ -137,13 +143,13 @@ RECORD, OLD_RECORD = redis_record(), redis_record("old")
         pytest.param(stored_run(**OTHER), RECORD, REFUSED, id="another source"),
         pytest.param(stored_run(**OTHER), None, REFUSED, id="another source, and Redis has lost it"),
         pytest.param(stored_run(complete=True, **OTHER), RECORD, REFUSED, id="another source, and complete"),
-        pytest.param(stored_run(store={"batch_rows": 5}), RECORD, GoOn(RECORD), id="a setting that may change"),
+        pytest.param(stored_run(store={"batch_rows": 5}), RECORD, GoOn(A_RECORD), id="a setting that may change"),
     ],
 )
 def test_what_both_servers_know_decides_how_a_run_is_opened(
-    stored: StoredRun | None, record: RunRecord | None, expected: Opening
+    stored: StoredRun | None, in_redis: RunInRedis | None, expected: Opening
 ) -> None:
-    assert decide_opening(a_job(), stored, record) == expected
+    assert decide_opening(a_job(), stored, in_redis) == expected
 
 
 async def refusal(place: Place, **sections: Any) -> str:
@@ -165,7 +171,7 @@ async def test_a_new_run_is_made_in_postgres_and_in_redis(place: Place) -> None:
     assert (record.name, record.layout.shards) == ("test", 4)
     assert record.total == pytest.approx(1200, rel=0.2)
     assert record.fingerprint
-    now = await read_counts(place.redis, record)
+    now = await read_counts(place.redis, record.name, record.total)
     assert (now.done, now.published, now.exhausted) == (0, 0, False)
 
 
@@ -189,7 +195,7 @@ async def test_a_run_that_is_opened_again_goes_on_where_it_is(place: Place) -> N
     again = await place.open()
     assert again.resumed
     assert again.record == first.record
-    now = await read_counts(place.redis, record)
+    now = await read_counts(place.redis, record.name, record.total)
     assert (now.published, now.queued) == (2, 2)
     assert await place.runs() == [("test", record.epoch)]
 
@@ -296,7 +302,7 @@ async def rebuilt(place: Place, before: RunRecord) -> RunRecord:
     assert record.epoch != before.epoch
     assert await place.runs() == [("test", record.epoch)]
     assert await place.done(KEYS) == set(KEYS[:800])
-    now = await read_counts(place.redis, record)
+    now = await read_counts(place.redis, record.name, record.total)
     assert {outcome: keys for outcome, keys in now.outcomes.items() if keys} == {Outcome.STORED: 700, Outcome.GONE: 100}
     assert (now.published, now.resolved, now.exhausted) == (0, 0, False)
     return record
@@ -350,7 +356,7 @@ async def test_a_rebuild_that_was_cut_off_is_done_again(
     if half is not None:
         assert half.epoch != before.epoch
         with pytest.raises(EpochLost):
-            await Writer(place.database, half.run_id, half.epoch, ()).open()
+            await Writer(place.database, before.run_id, Epoch(half.epoch), ()).open()
     await rebuilt(place, before)
 
 
@@ -377,7 +383,7 @@ async def test_a_postgres_that_was_wiped_is_not_taken_for_a_new_run(place: Place
     with pytest.raises(EpochLost, match="is in Redis but not in Postgres"):
         await place.open()
     assert await place.runs() == []
-    assert await place.record() == before
+    assert await Runs(place.redis).find("test") == RunInRedis(before.epoch, RunState.RUNNING)
 
 
 async def test_two_who_open_the_same_run_at_once_open_one_run(place: Place) -> None:

@@ -17,6 +17,7 @@ from crawler.opening import open_run
 from crawler.runner import Runner
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection
+from crawler.store.reasons import PagesToRetry
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page
 
@@ -57,7 +58,7 @@ async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_compl
     class PutBack(Runner):
         async def _work_for_one_lease(self, record: RunRecord, job: Job) -> RunState:
             state = await super()._work_for_one_lease(record, job)
-            assert await Catalogue(connection).reopen(record.run_id, None) == 1
+            assert await Catalogue(connection).reopen(record.run_id, PagesToRetry()) == {Outcome.FAILED: 1}
             return state
 
     async with asyncio.timeout(60):

@@ -91,3 +91,18 @@ async def test_records(example: Example) -> None:
         {"article": key, "n": crc32(key.encode())} for key in (f"page-{number:03}" for number in range(100))
     ]
     assert await example.sql("select count(*) as words from article_words_current") == [{"words": 1000}]
+
+
+async def test_selectors(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("selectors", upstream)
+    assert await example.outcomes() == {"stored": 100}
+    assert await example.sql("select count(modified) as dates, count(subtitle) as none from titles_current") == [
+        {"dates": 100, "none": 0}
+    ]
+    assert await example.sql("select number from titles_current order by 1") == [
+        {"number": number} for number in sorted(crc32(f"page-{number:03}".encode()) for number in range(100))
+    ]
+    own = "select count(*) filter (where own.title = titles.title) = count(*) as own, count(*) > 1000 as many"
+    joined = "title_words_current own join titles_current titles using (run_id, digest)"
+    assert await example.sql(f"{own} from {joined}") == [{"own": True, "many": True}]

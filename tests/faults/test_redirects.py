@@ -19,8 +19,8 @@ REFUSED = {
     "mapped": ("http://[::ffff:127.0.0.2]:{port}/chunked", "is not public"),
     "one-number": ("http://2130706434:{port}/chunked", "127.0.0.2"),
     "any": ("http://0.0.0.0:{port}/chunked", "0.0.0.0 is not public"),
-    "file": ("file:///etc/passwd", "only http and https"),
-    "user": ("http://user:secret@127.0.0.1:{port}/chunked", "user name"),
+    "file": ("file:///etc/passwd", "does not start with http"),
+    "user": ("http://user:secret@127.0.0.1:{port}/chunked", "user information"),
     "loop": ("/to/loop", "redirect"),
     "without-location": ("", "Location"),
 }
@@ -50,10 +50,10 @@ async def test_redirects_that_must_not_be_followed(crawl: Crawl) -> None:
         upstream.redirects |= {"elsewhere": elsewhere.url("/chunked"), "here": f"{upstream.url}/item/there"}
         for host in ("rebind.test", "two.test"):
             upstream.redirects |= {f"{host}-{number}": elsewhere.url("/chunked", host) for number in range(5)}
-        lines = [*keys, *(f"{upstream.url}/to/{name}" for name in upstream.redirects)]
+        lines = [*keys, *(f"{upstream.url}/to/{name}" for name in upstream.redirects), elsewhere.url("/chunked")]
         running = await crawl.start_job(
             lines,
-            request='robots = false\nheaders = { Authorization = "Bearer ${TOKEN}" }',
+            request=f'robots = false\nheaders = {{ Authorization = "Bearer ${{TOKEN}}" }}\nhosts = ["{upstream.url}"]',
             allowed="127.0.0.1",
             environ={"PYTHONPATH": path, "TOKEN": "s3cret"},
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import psutil
 import pytest
 
-from tests.faults.crawl import Crawl
+from tests.faults.crawl import NAME, Crawl
 from tests.servers.misbehaving import misbehaving
+from tests.servers.silent import silent_hosts
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +77,8 @@ HOSTILE = {
     "/drip-headers": "timeout",
     "/informed": "timeout",
 }
+HOSTS_OF_A_KIND = 4
+KEYS_OF_A_HOST = 20
 MAX_MEMORY_BYTES = 150 * 1024 * 1024
 
 
@@ -103,6 +107,49 @@ async def test_hostile_responses(crawl: Crawl) -> None:
     assert kinds == {url: ("failed", kind) for url, kind in urls.items()}
     assert peak.bytes < MAX_MEMORY_BYTES, f"{peak.bytes / 1e6:.0f} MB"
     await crawl.agreed("23 hostile responses", f"{len(HOSTILE)} kinds", len(keys) + len(urls))
+
+
+@pytest.mark.parametrize("robots", ["true", "false"])
+async def test_dead_hosts(crawl: Crawl, robots: str) -> None:
+    """Each key fails after its attempts, and one attempt is for all keys of a host. The good keys beside them are
+    stored. The log has a line for each host."""
+    keys = crawl.good_keys()
+    with silent_hosts(HOSTS_OF_A_KIND) as silent:
+        kinds = {
+            **{f"http://127.0.8.{number}:1": "connect" for number in range(HOSTS_OF_A_KIND)},
+            **{f"http://no-such-host-{number}.invalid": "dns" for number in range(HOSTS_OF_A_KIND)},
+            **dict.fromkeys(silent, "timeout"),
+        }
+        dead = {f"{host}/{key}": kind for key in range(KEYS_OF_A_HOST) for host, kind in kinds.items()}
+        # From a file: its keys come in blocks, so that many of a host wait together.
+        crawl.shell.write("keys.txt", [*keys[:10], *dead, *keys[10:]])
+        job = f"""
+            [run]
+            name = "{NAME}"
+            workers = 1
+            [source]
+            path = "keys.txt"
+            [request]
+            robots = {robots}
+            timeout = 2.0
+            [retry]
+            attempts = {ATTEMPTS}
+            backoff = 1.0
+        """
+        running = await crawl.shell.start("run", crawl.shell.write("job.toml", job), environ=crawl.environ)
+        ended = await crawl.complete(running, code=3)
+    rows = await crawl.shell.sql("select key, outcome, reason, attempts from pages", environ=crawl.environ)
+    found = {
+        row["key"]: (row["outcome"], (row["reason"] or "").partition(":")[0], row["attempts"])
+        for row in rows
+        if row["key"] in dead
+    }
+    assert found == {key: ("failed", kind, ATTEMPTS) for key, kind in dead.items()}
+    assert sum(row["outcome"] == "stored" for row in rows) == len(keys)
+    assert ended.err.count("cannot be reached: ") == len(kinds), ended.err
+    counts = json.loads((await crawl.shell.run("status", NAME, "--json", environ=crawl.environ)).out)
+    assert counts["requests"] <= 1 + len(keys) + 2 * ATTEMPTS * len(kinds)
+    await crawl.agreed("24 dead hosts", f"robots = {robots}", len(keys) + len(dead))
 
 
 class Peak:

@@ -24,7 +24,6 @@ def job(upstream: Upstream, extra: str = "", template: str = "/item/{key}", name
     return f"""
         [run]
         name = "{name}"
-        workers = 2
         [source]
         path = "keys.txt"
         [request]

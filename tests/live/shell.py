@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+from crawler.cli.inspect import write_rows
+from crawler.local.embedded.redis import RedisServer
+from crawler.local.services import Place, services
 from tests.waiting import eventually
 
 COMMAND_DEADLINE_SECONDS = 90.0
@@ -48,7 +52,7 @@ class Running:
     def children(self, word: str) -> list[psutil.Process]:
         """Its living child processes of one kind.
 
-        `word` is worker-1, worker- (all workers), coordinator, redis-server, postgres, or crawler.local.child (all that
+        `word` is worker-1, worker- (all workers), coordinator, redis, postgres, or crawler.local.child (all that
         run our own code).
         """
         found = []
@@ -62,7 +66,7 @@ class Running:
             if "crawler.local.child" in line:
                 matches = word == "crawler.local.child" or line[-1].startswith(word)
             else:
-                matches = child.name() == word
+                matches = child.name() in (RedisServer.executables if word == "redis" else (word,))
             if matches:
                 found.append(child)
         return found
@@ -80,19 +84,23 @@ class Running:
 class Shell:
     """Starts commands in one folder, in an environment without settings of shardcrawl, Redis or Postgres.
 
-    Two settings differ from a new user's: upstreams on loopback are allowed, because every test's upstream is there,
-    and there is no polite default rate.
+    Three settings differ from a new user's: upstreams on loopback are allowed, because every test's upstream is there,
+    there is no polite default rate, and a command has one worker: a test that needs more says `--workers`. `new_data`
+    makes the data folder before the first command that needs one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, new_data: Callable[[Path], None] | None = None) -> None:
         self.folder = folder
         self.data = folder / "data"
+        self._new_data = new_data
         self._started: list[asyncio.subprocess.Process] = []
 
     async def start(
         self, *arguments: str | Path, environ: Mapping[str, str] | None = None, stdin: int | None = None
     ) -> Running:
         """Start `shardcrawl ARGUMENTS`."""
+        if self._new_data is not None and "DATABASE_URL" not in (environ or {}) and not self.data.exists():
+            self._new_data(self.data)
         clean = {
             name: value
             for name, value in os.environ.items()
@@ -100,6 +108,7 @@ class Shell:
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "crawler",
             *map(str, arguments),
@@ -109,6 +118,7 @@ class Shell:
                 "SHARDCRAWL_DATA": str(self.data),
                 "SHARDCRAWL_ALLOW_PRIVATE": "127.0.0.0/8",
                 "SHARDCRAWL_RATE": "none",
+                "SHARDCRAWL_WORKERS": "1",
                 **(environ or {}),
             },
             stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,
@@ -128,9 +138,13 @@ class Shell:
         return ended
 
     async def sql(self, query: str, environ: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        """The rows of a query, by the command `sql`."""
-        ended = await self.run("sql", "--json", query, environ=environ)
-        rows: list[dict[str, Any]] = json.loads(ended.out)
+        """The rows of a query, as the command `sql` prints them, but without a process for it."""
+        urls = environ or {}
+        place = Place(urls.get("REDIS_URL"), urls.get("DATABASE_URL"), self.data)
+        out = io.BytesIO()
+        async with services(place, share=True) as addresses:
+            await write_rows(addresses.database, query, "json", out)
+        rows: list[dict[str, Any]] = json.loads(out.getvalue())
         return rows
 
     def write(self, name: str, lines: Sequence[str] | str) -> Path:

@@ -40,6 +40,7 @@ NO_KEY = "pages of keys that are not in the source"
 NO_OUTCOME = "pages without one of the five outcomes"
 DOUBLED = "pages beyond one a key"
 ORPHANS = "records in things without a stored page"
+EMPTY = "stored keys without a record"
 FINAL = "final counts of the run"
 PUBLISHED = "tables where readers see the run"
 STATE = "state in Redis"
@@ -70,12 +71,11 @@ class Crawl:
 
     async def start(self, *options: str) -> Running:
         lines = [f"k{number}" for number in range(ITEMS)] + [f"missing{number}" for number in range(MISSING)]
-        self.shell.write("keys.txt", [*lines, "k1", "a bad|line", "# a comment"])
+        self.shell.write("keys.txt", [*lines, "k1", "a bad|line", ""])
         self.shell.write("parse.py", PARSER)
         job = f"""
             [run]
             name = "{NAME}"
-            workers = 2
             concurrency = 4
             [source]
             path = "keys.txt"
@@ -89,7 +89,8 @@ class Crawl:
             name = "things"
             columns = {{ name = "text" }}
         """
-        return await self.shell.start("run", self.shell.write("job.toml", job), *options, environ=self.environ)
+        path = self.shell.write("job.toml", job)
+        return await self.shell.start("run", path, "--workers", "2", *options, environ=self.environ)
 
     async def finish(self) -> None:
         ended = await (await self.start()).end()
@@ -121,6 +122,15 @@ async def crawl(shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, 
     connection = await asyncpg.connect(database)
     yield Crawl(shell, upstream, redis, connection, {"REDIS_URL": redis_url, "DATABASE_URL": database})
     await connection.close()
+
+
+async def test_an_interrupted_run_that_has_a_robots_txt_agrees_with_itself(shell: Shell, upstream: Upstream) -> None:
+    urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(200)])
+    running = await shell.start("run", urls, "--rate", "20")
+    await eventually(lambda: upstream.requests >= 5, "5 requests", seconds=60)
+    running.interrupt()
+    await running.end()
+    assert "BROKEN" not in (await shell.run("audit", "urls")).out
 
 
 async def test_a_run_agrees_with_itself_while_it_goes_on_when_it_is_interrupted_and_when_it_is_complete(
@@ -156,7 +166,7 @@ async def test_what_does_not_hold_is_a_row_one_error_line_and_exit_code_1(crawl:
     assert broken == [NO_PAGE, "the source"]
     assert "such as late" in ended.out
     assert len(ended.err.strip().splitlines()) == 1, ended.err
-    assert f"error: run {NAME}: 2 of 16 findings do not hold" in ended.err
+    assert f"error: run {NAME}: 2 of 17 findings do not hold" in ended.err
     unknown = await crawl.shell.run("audit", "nobody", environ=crawl.environ, code=2)
     assert f"no run nobody; known runs: {NAME}" in unknown.err
 
@@ -192,6 +202,16 @@ async def test_rows_changed_by_hand_are_found(crawl: Crawl) -> None:
         assert await crawl.postgres.execute(change) not in ("DELETE 0", "UPDATE 0", "INSERT 0 0")
         assert await crawl.broken() == expected, change
         await crawl.postgres.execute(RESTORE)
+
+
+async def test_stored_keys_without_a_record_are_counted_and_found_where_the_job_wants_one(crawl: Crawl) -> None:
+    await crawl.finish()
+    assert (await crawl.findings())[EMPTY].found == 0
+    await crawl.postgres.execute("DELETE FROM things WHERE name IN ('k1', 'k2')")
+    found = (await crawl.findings())[EMPTY]
+    assert (found.found, found.note, found.ok) == (2, "such as k1, k2", True)
+    await crawl.postgres.execute("""UPDATE runs SET spec = jsonb_set(spec, '{parse,no_record}', '"gone"')""")
+    assert await crawl.broken() == {EMPTY}
 
 
 async def test_redis_keys_changed_by_hand_are_found(crawl: Crawl) -> None:

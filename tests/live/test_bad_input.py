@@ -65,6 +65,52 @@ async def test_redis_with_another_password(
         await redis.config_set("requirepass", "")
 
 
+async def test_status_and_runs_ask_redis_also_when_there_is_no_run(
+    shell: Shell, redis: Redis, redis_url: str, database: str
+) -> None:
+    await redis.config_set("requirepass", "right")
+    try:
+        wrong = redis_url.replace("unix://", "unix://:s3cret@")
+        for command in ("status", "runs"):
+            await refused(shell, command, says="refuses the password", REDIS_URL=wrong, DATABASE_URL=database)
+    finally:
+        await redis.execute_command("AUTH", "right")
+        await redis.config_set("requirepass", "")
+
+
+async def test_check_names_what_a_run_would_be_refused_for(
+    shell: Shell, upstream: Upstream, environ: dict[str, str]
+) -> None:
+    urls = shell.write("a.txt", [f"{upstream.url}/item/1"])
+    shell.write("parse.py", "def parse(response): return {}")
+
+    def job(name: str, kind: str, *, keys: Path = urls) -> Path:
+        text = f"""
+            [run]
+            name = "{name}"
+            [source]
+            path = "{keys}"
+            [parse]
+            python = "parse:parse"
+            [[tables]]
+            name = "things"
+            columns = {{ n = "{kind}" }}
+        """
+        return shell.write("job.toml", text)
+
+    await shell.run("run", job("first", "bigint"), environ=environ)
+    checked = await shell.run("check", job("first", "bigint"), environ=environ)
+    assert "complete already" in checked.out
+    assert "redis version" in checked.out
+    assert "postgres version" in checked.out
+    await refused(
+        shell, "check", job("second", "text"), says="column n is bigint there, and text in the job", **environ
+    )
+    says = "run first was begun with another [source]"
+    await refused(shell, "check", job("first", "bigint", keys=shell.write("b.txt", [])), code=2, says=says, **environ)
+    await refused(shell, "check", job("second", "xmin"), code=2, says="known types are", **environ)
+
+
 async def test_redis_that_evicts(shell: Shell, urls: Path, redis: Redis, redis_url: str, database: str) -> None:
     await redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -147,11 +193,23 @@ async def test_port_in_use(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("source", "says"),
-    [("missing.txt", "missing.txt"), (".", "is a folder"), ("broken.gz", "broken.gz")],
+    [
+        ("missing.txt", "missing.txt"),
+        ("none", "is a folder without files"),
+        ("*.csv", "matches no file"),
+        ("broken.gz", "broken.gz"),
+        ("archive", "archive is a zip archive: unpack it"),
+        ("ids.txt", "ids.txt: its first 1,000 keys are all refused; line 1 (id-0) does not start with http"),
+        ("/dev/fd/99", "source /dev/fd/99: Bad file descriptor"),
+    ],
 )
-async def test_source_that_cannot_be_read(shell: Shell, source: str, says: str) -> None:
+@pytest.mark.parametrize("command", ["run", "check"])
+async def test_source_that_cannot_be_read(shell: Shell, command: str, source: str, says: str) -> None:
     shell.write("broken.gz", "this is no gzip")
-    await refused(shell, "run", source, says=says)
+    shell.write("archive", "PK\x03\x04")
+    shell.write("ids.txt", [f"id-{number}" for number in range(2_000)])
+    (shell.folder / "none").mkdir()
+    await refused(shell, command, source, says=says, code=2 if "/fd/" in source else 1)
 
 
 async def test_damaged_source_ends_the_run_and_no_key_is_lost(shell: Shell, upstream: Upstream) -> None:

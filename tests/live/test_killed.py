@@ -72,7 +72,7 @@ async def test_kill_9_of_the_coordinator(shell: Shell, upstream: Upstream) -> No
 async def test_kill_9_of_redis_and_of_postgres(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     await requested(upstream, 1000)
-    (await running.child("redis-server")).kill()
+    (await running.child("redis")).kill()
     await requested(upstream, 2500)
     (await running.child("postgres")).kill()
     ended = await running.end()
@@ -145,7 +145,7 @@ async def test_random_kills_until_the_run_is_complete(shell: Shell, upstream: Up
             seconds=60,
         )
         victims = running.children("worker-") + running.children("coordinator")
-        victims += running.children("redis-server") + running.children("postgres")
+        victims += running.children("redis") + running.children("postgres")
         if victims:
             victim = choice.choice(victims)
             victim.send_signal(signal.SIGKILL)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
+from crawler.sample.connection import CannedResponse
 from crawler.sample.upstream import Upstream
 from tests.live.shell import Shell
+from tests.servers.disturbed import Disturbed
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 QUIET = {"SHARDCRAWL_LOG_LEVEL": "error"}
+THOUSAND_AND_ONE = [f"https://a.example/{number}" for number in range(1001)]
 
 
 async def test_an_override_reaches_every_worker_is_in_status_and_outlives_the_workers(
@@ -40,6 +44,53 @@ async def test_an_override_reaches_every_worker_is_in_status_and_outlives_the_wo
     assert "run urls is complete" in ended.err
 
 
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+async def test_every_spelling_of_a_host_is_one_budget(shell: Shell, upstream: Upstream, engine: str) -> None:
+    port, polite = upstream.url.rpartition(":")[2], {"SHARDCRAWL_RATE": ""}
+    keys = [f"http://127.0.0.1:{port}\\item\\{number}" for number in range(60)]
+    keys += [
+        f"{beginning}:{port}/item/{number}"
+        for number, beginning in enumerate(("http://127.1", "http:\\\\2130706433", "HTTP:0x7f.1", "http:///127.0.0.1."))
+    ]
+    keys += [f"http://127.0.0.1:{port}/item/a b", f"http://127.0.0.1:{port}/item/\tx/../y"]
+    text = (
+        f'[run]\nname = "urls"\n[source]\npath = "keys.txt"\n[request]\nengine = "{engine}"\nrobots = false\n'
+        '[limits."127.1"]\nrate = "1/h"\n[limits."Elsewhere.example"]\n'
+    )
+    shell.write("keys.txt", keys)
+    running = await shell.start("run", shell.write("job.toml", text), "--workers", "2", "--json", environ=polite)
+    await eventually(lambda: upstream.requests == 1, "the one request of this hour", seconds=60)
+    # Meanwhile a second budget would have sent its first request.
+    await shell.run("limit", "urls", f"2130706433:{port}", "--rate", "5", code=2)
+    assert upstream.requests == 1
+    await shell.run("limit", "urls", "2130706433", "--rate", "none")
+    ended = json.loads((await running.end()).out)
+    assert ended["outcomes"]["stored"] == len(keys)
+    assert ended["unmatched_limits"] == ["elsewhere.example"]
+    targets = {target for _, target in upstream.ledger.log()}
+    assert {"/item/0", "/item/59", "/item/a%20b", "/item/y"} <= targets
+
+
+@pytest.mark.parametrize(
+    ("request_", "keys", "who", "names"),
+    [
+        ("", ["https://a.example:8443/x", "https://a.example\\v2\\y"], "no key meets", ["b.example"]),
+        ("", THOUSAND_AND_ONE, "none of the first 1,000 keys meets", ["a.example/v2/*", "b.example"]),
+        ('url = "https://B.example/{key}"', ["1"], "the template does not meet", ["a.example", "a.example/v2/*"]),
+    ],
+)
+async def test_check_names_the_limits_that_no_key_meets(
+    shell: Shell, request_: str, keys: list[str], who: str, names: list[str]
+) -> None:
+    shell.write("keys.txt", keys)
+    limits = "".join(f'[limits."{name}"]\n' for name in ("A.example.", "a.example/v2/*", "b.example"))
+    text = f'[run]\nname = "urls"\n[source]\npath = "keys.txt"\n[request]\n{request_}\n{limits}'
+    polite = {**QUIET, "SHARDCRAWL_RATE": ""}
+    checked = await shell.run("check", shell.write("job.toml", text), "--json", environ=polite)
+    warnings = {row["value"] for row in json.loads(checked.out) if row["what"] == "warning"}
+    assert {one for one in warnings if "[limits" in one} == {f'{who} [limits."{name}"]' for name in names}
+
+
 async def test_a_limit_that_would_limit_nothing_is_an_error_in_one_line(shell: Shell, environ: dict[str, str]) -> None:
     shell.write("urls.txt", ["https://de.wikipedia.org/"])
     text = '[run]\nname = "urls"\n[source]\npath = "urls.txt"\n[limits."*.wikipedia.org"]\nrate = 1\n'
@@ -50,14 +101,14 @@ async def test_a_limit_that_would_limit_nothing_is_an_error_in_one_line(shell: S
 
     await eventually(is_listed, "the run to be made")
     for *arguments, says in (
-        ("nobody", "x.example", "--rate", "5", "no run nobody in Redis; known runs: urls"),
+        ("nobody", "x.example", "--rate", "5", "no run nobody; known runs: urls"),
         ("urls", "x.example", "nothing to change; give --rate, --concurrency, or both"),
         ("urls", "x.example", "--rate", "fast", "limit: rate: write requests a second"),
         ("urls", "x.example", "--rate", "5", "--ceiling", "9", 'only rate = "auto" has one'),
         ("urls", "x.example", "--concurrency", "-1", "--concurrency is '-1'; write a number"),
         ("urls", "https://x.example", "--rate", "5", "write a host like"),
         ("urls", "de.wikipedia.org", "--rate", "5", "de.wikipedia.org is a part of *.wikipedia.org"),
-        ("urls", "*.example", "--rate", "5", "run urls has no upstream *.example; its job names *.wikipedia.org"),
+        ("urls", "*.example", "--rate", "5", "run urls has no upstream *.example; its job names *, *.wikipedia.org"),
     ):
         ended = await shell.run("limit", *arguments, environ=environ, code=2)
         assert says in ended.err
@@ -72,11 +123,58 @@ async def test_without_a_limit_a_run_is_polite_and_says_so(shell: Shell, upstrea
     lines = [f"{upstream.url}/item/{number}" for number in range(21)]
     urls = shell.write("urls.txt", lines)
     checked = await shell.run("check", urls, "--json", environ={**polite, **QUIET})
-    assert {"what": "limit of each host", "value": "10/s, 8 at once", "from": "default: polite"} in json.loads(
-        checked.out
-    )
+    assert {
+        "what": f"limit of {upstream.url.partition('//')[2]}",
+        "value": "10/s, 8 at once",
+        "from": "default: polite",
+    } in json.loads(checked.out)
     ended = await shell.run("run", urls, "--workers", "2", environ=polite)
-    assert "no limit is named for each host: 10/s and 8 requests at once, to be polite" in ended.err
+    host = upstream.url.partition("//")[2]
+    assert f"no limit is named for {host}: 10/s and 8 requests at once, to be polite" in ended.err
     times = [at for at, _ in upstream.ledger.log()]
     assert len(times) == 21
     assert times[-1] - times[0] >= 20 * 0.1 * 0.98
+
+
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+async def test_redirects_keep_the_budget_of_where_they_lead_in_every_spelling(
+    shell: Shell, upstream: Upstream, engine: str
+) -> None:
+    port, polite = upstream.url.rpartition(":")[2], {"SHARDCRAWL_RATE": ""}
+    spellings = (
+        "http://127.0.0.1",
+        "http://127.1",
+        "http:\\\\2130706433",
+        "HTTP://0x7f.1",
+        "//127.0.0.1.",
+        "http://0177.0.0.1",
+    )
+    async with Disturbed() as elsewhere:
+        elsewhere.redirects = {str(n): f"{spellings[n % 6]}:{port}/item/{n}" for n in range(60)}
+        shell.write("keys.txt", [f"{elsewhere.url}/to/{number}" for number in elsewhere.redirects])
+        text = (
+            f'[run]\nname = "urls"\n[source]\npath = "keys.txt"\n[request]\nengine = "{engine}"\nrobots = false\n'
+            f'[limits."127.0.0.1:*"]\nrate = "none"\n[limits."127.0.0.1:{port}"]\nrate = 20\n'
+        )
+        await shell.run("run", shell.write("job.toml", text), "--workers", "2", environ=polite)
+    times = [at for at, _ in upstream.ledger.log()]
+    assert len(times) == 60
+    assert max(times) - min(times) >= 0.9 * (60 - 1) / 20
+
+
+class Crawled(Upstream):
+    """The sample upstream, with a robots.txt that wants 0.2 s between two requests."""
+
+    def respond(self, method: str, target: bytes, condition: str) -> CannedResponse:
+        if target == b"/robots.txt":
+            return CannedResponse(200, b"User-agent: *\nCrawl-delay: 0.2\n", "text/plain")
+        return super().respond(method, target, condition)
+
+
+async def test_a_crawl_delay_holds_from_the_first_request_on(shell: Shell) -> None:
+    async with Crawled(size=200) as upstream:
+        urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(12)])
+        await shell.run("run", urls, "--workers", "2")
+        moments = [at for at, path in upstream.ledger.log() if path.startswith("/item/")]
+    assert len(moments) == 12
+    assert min(after - before for before, after in pairwise(moments)) > 0.15

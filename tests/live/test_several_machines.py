@@ -15,6 +15,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 KEYS = 3000
+STARTS_WITH = "where it shall run, start `shardcrawl work` with"
 
 
 async def test_workers_of_two_machines_share_a_run(shell: Shell, upstream: Upstream, environ: dict[str, str]) -> None:
@@ -118,20 +119,44 @@ async def test_rebuild_fills_redis_from_postgres(
 
 
 async def test_a_run_that_cannot_be_worked_on_does_not_stop_the_others(
-    shell: Shell, upstream: Upstream, environ: dict[str, str]
+    shell: Shell, upstream: Upstream, redis: Redis, environ: dict[str, str]
 ) -> None:
-    """A secret that is missing on one machine is an error line there. Other runs go on, and this run is kept."""
+    """A secret that is missing, or more than a machine allows, is an error line there. Other runs go on.
+
+    What another program writes into Redis names no job: neither does a worker act on it, nor is it stopped by it.
+    """
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(300)])
     header = 'headers = { Authorization = "Bearer ${NOT_SET_HERE}" }'
-    text = f'[run]\nname = "secret"\n[source]\npath = "{urls}"\n[request]\n{header}\n'
-    blocked = await shell.start("coordinate", shell.write("job.toml", text), environ=environ)
-    machine = await shell.start("work", "--workers", "1", environ=environ)
+    text = f'[run]\nname = "secret"\n[source]\npath = "{urls}"\n[request]\nhosts = ["{upstream.url}"]\n{header}\n'
+    more = text.replace('"secret"', '"more"').replace("NOT_SET_HERE", "DATABASE_URL")
+    more += 'allow_private = ["10.0.0.0/8"]\n[parse]\npython = "os:system"\n'
+    blocked = [
+        await shell.start("coordinate", shell.write(f"{number}.toml", text), environ=environ)
+        for number, text in enumerate((text, more))
+    ]
+
+    async def named() -> bool:
+        return await redis.scard("shardcrawl:runs") == len(blocked)
+
+    await eventually(named, "both runs in Redis")
+    await redis.sadd("shardcrawl:runs", "../planted", "planted", b"\xff", "nul\0")
+    planted = {"request": {"url": f"{upstream.url}/planted/{{key}}"}, "parse": {"python": "os:system"}}
+    fields = {"name": "open", "run_id": 1, "epoch": "e", "shards": 1, "buckets": 1, "document": planted, "folder": "/"}
+    for name in ("open", "planted"):
+        await redis.set(f"shardcrawl:{{{name}}}:spec", json.dumps(fields))
+    machine = await shell.start("work", "--workers", "1", "--allow-env", "NOT_SET*", environ=environ)
     ended = await shell.run("coordinate", urls, "--name", "open", environ=environ)
     assert "run open is complete: 300 keys" in ended.out
-    blocked.interrupt()
-    assert (await blocked.end()).code == 130
+    for other in blocked:
+        other.interrupt()
+        assert (await other.end()).code == 130
     machine.interrupt()
-    assert "error: run secret: job: [request] headers: ${NOT_SET_HERE} is not set" in (await machine.end()).err
+    said = (await machine.end()).err
+    assert "error: run secret: job: [request] headers: ${NOT_SET_HERE} is not set" in said
+    wanted = "--allow-parser os:system --allow-env DATABASE_URL --allow-private 10.0.0.0/8"
+    assert said.count(f"run more: its job wants more than this machine allows; {STARTS_WITH} {wanted}") == 1, said
+    assert "Postgres does not have 1 runs of Redis, like planted" in said
+    assert all(path.startswith("/item/") for path in upstream.paths)
 
 
 async def test_a_run_that_was_given_keys_back_is_rebuilt_by_its_coordinator(
@@ -140,18 +165,20 @@ async def test_a_run_that_was_given_keys_back_is_rebuilt_by_its_coordinator(
     """`retry` during a run: the coordinator of another machine sees the new epoch, rebuilds, and no key is left out."""
     lines = [f"{upstream.url}/status/500/{number}" for number in range(20)]
     lines += [f"{upstream.url}/item/{number}" for number in range(KEYS)]
-    text = '[run]\nname = "shared"\n[retry]\nattempts = 1\n[limits."*"]\nrate = 200\nconcurrency = 16\n'
+    text = '[run]\nname = "shared"\n[retry]\nattempts = 1\n[limits."*"]\nconcurrency = 16\n'
     job = shell.write("job.toml", f'{text}[source]\npath = "{shell.write("urls.txt", lines)}"\n')
     worker = await shell.start("work", "--workers", "1", environ=environ)
-    running = await shell.start("coordinate", job, environ=environ)
+    running = await shell.start("coordinate", job, "--rate", "20", environ=environ)
 
     async def some_failed() -> bool:
         ended = await shell.run("retry", "shared", "--reason", "500", environ=environ, code=None)
         return "failed keys go back" in ended.out
 
+    async def faster() -> bool:
+        return not (await shell.run("limit", "shared", "*", "--rate", "none", environ=environ, code=None)).code
+
     await eventually(some_failed, "keys that failed", seconds=60)
-    # Only to end sooner: it is refused while the run is being rebuilt.
-    await shell.run("limit", "shared", "*", "--rate", "none", environ=environ, code=None)
+    await eventually(faster, "the rebuilt run: until then limits are refused", seconds=60)
     ended = await running.end()
     assert ended.code == 0, ended.err
     assert "nothing is called done until the run is rebuilt" in ended.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psutil
 import pytest
 
@@ -72,6 +74,48 @@ async def test_each_worker_parses_in_one_process_of_its_own_whose_death_costs_no
     assert ended.err.count("from now on it runs in a process of its own") == 2
     assert ended.err.count("was ended by SIGKILL; starts again") == 1
     assert not any(one.is_running() for one in processes)
+
+
+HANGS = """
+import re
+from my_rows import row
+
+def items(response):
+    if response.key == "k7":
+        while True:
+            pass
+    if response.key == "k77":
+        re.match("(a+)+$", "a" * 60 + "b")
+    return {"things": [row(response.json())]}
+"""
+
+
+async def test_keys_whose_parser_never_returns_fail_alone_on_two_machines(
+    shell: Shell, upstream: Upstream, environ: dict[str, str]
+) -> None:
+    """No worker dies of them. Files in the working folder that have names of this program's modules change nothing."""
+    shell.write("uvloop.py", "raise SystemExit('the file in the working folder')\n")
+    for package in ("crawler", "coordinator"):
+        (shell.folder / package).mkdir()
+        shell.write(f"{package}/__init__.py", "raise SystemExit('the folder in the working folder')\n")
+    shell.write("my_rows.py", "def row(item): return {'name': item['id']}\n")
+    shell.write("parse.py", HANGS)
+    shell.write("keys.txt", [f"k{number}" for number in range(KEYS)])
+    parse = '[parse]\npython = "parse:items"\ntimeout = 0.5\n[[tables]]\nname = "things"\ncolumns = { name = "text" }'
+    work = ("work", "--workers", "1", "--allow-parser", "parse:items", "--allow-private", "127.0.0.0/8")
+    machines = [await shell.start(*work, environ=environ) for _ in range(2)]
+    ended = await shell.run("coordinate", shell.write("job.toml", job(upstream, f"\n{parse}")), environ=environ)
+    assert f"{KEYS - 2:,}" in ended.out
+    for machine in machines:
+        machine.interrupt()
+        assert "starts again" not in (await machine.end()).err
+    failed = await shell.sql("select key, reason from pages where outcome <> 'stored' order by 1", environ=environ)
+    assert [row["key"] for row in failed] == ["k7", "k77"]
+    words = r"parse: OutOfTime: no result within 0\.5 s \(\[parse\] timeout\) \(parse\.py, line {}\)"
+    for row, line in zip(failed, ("[78]", "10"), strict=True):
+        assert re.fullmatch(words.format(line), row["reason"])
+    assert await shell.sql(RECORDS, environ=environ) == [{"n": KEYS - 2, "names": KEYS - 2}]
+    assert upstream.requests == KEYS, "nothing is requested again"
 
 
 async def test_a_worker_that_is_killed_takes_its_parser_along(shell: Shell, upstream: Upstream) -> None:

@@ -13,9 +13,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from crawler.local.embedded.account import account_of_servers
+from crawler.local.embedded.folder import open_folder
 from crawler.local.embedded.redis import RedisServer
 from tests.servers.network import Proxy
 from tests.waiting import eventually
@@ -58,12 +61,14 @@ class OwnRedis(RedisServer):
 async def own_redis(folder: Path) -> AsyncIterator[OwnRedis]:
     """A Redis that keeps its data in `folder`/redis; its socket has a short path elsewhere."""
     sockets = Path(tempfile.mkdtemp(prefix="faults-"))
-    server = OwnRedis(folder, sockets)
+    data = open_folder(folder)
+    server = OwnRedis(data, sockets, account_of_servers())
     try:
         await server.start()
         yield server
     finally:
         await server.stop()
+        data.close()
         shutil.rmtree(sockets, ignore_errors=True)
 
 
@@ -91,7 +96,7 @@ class SmallDisk:
         place.mkdir()
         admin = await asyncpg.connect(url)
         try:
-            account = Path(await admin.fetchval("SHOW data_directory")).stat()
+            account = Path(parse_qs(urlsplit(url).query)["host"][0]).stat()
             os.chown(place, account.st_uid, account.st_gid)
             name = f"small_{os.getpid()}_{self.path.name}".replace("-", "_")
             await admin.execute(f"CREATE TABLESPACE {name} LOCATION '{place}'")

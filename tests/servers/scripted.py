@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.limits.limiter import HORIZON_SECONDS, Reservation
+from coordinator.url import Target
 from crawler.model import HttpResponse
 
 # As in lua/limits/reserve.
@@ -29,6 +30,7 @@ class ScriptedLimiter:
     reserved: dict[str, list[float]] = field(default_factory=dict)
     calls: list[float] = field(default_factory=list)
     reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    unauthorized: set[str] = field(default_factory=set)
     on_change: Callable[[], None] = lambda: None
 
     def clock(self) -> float:
@@ -49,6 +51,15 @@ class ScriptedLimiter:
     async def pause(self, upstream: str, seconds: float) -> None:
         self.paused_until[upstream] = max(self.resumes_at(upstream), self.clock() + seconds)
         self.on_change()
+
+    def slot_missed(self, upstream: str) -> None:
+        """No slot of this limiter is a probe's."""
+
+    async def until_reported(self, upstream: str) -> None:
+        """Nothing is reported to anybody."""
+
+    def is_unauthorized(self, upstream: str) -> bool:
+        return upstream in self.unauthorized
 
     def report(self, upstream: str, **what: Any) -> None:
         self.reports.append((upstream, what))
@@ -72,6 +83,9 @@ class ScriptedLimiter:
 
 class ScriptedHeaders(dict[str, str]):
     """Headers of a response, by their names in lower case."""
+
+    def joined(self, name: str) -> str | None:
+        return self.get(name)
 
     def has(self, names: Iterable[str]) -> bool:
         return not self.keys().isdisjoint(names)
@@ -100,10 +114,10 @@ class ScriptedEngine:
         self.times: list[float] = []
 
     async def fetch(
-        self, method: str, url: str, headers: Iterable[tuple[str, str]], with_credentials: bool = True
+        self, method: str, target: Target, headers: Iterable[tuple[str, str]], with_credentials: bool = True
     ) -> HttpResponse:
         assert (method, headers) == ("GET", ())
-        self.urls.append(url)
+        self.urls.append(target.href)
         self.with_credentials.append(with_credentials)
         self.times.append(asyncio.get_running_loop().time())
         self._on_fetch()

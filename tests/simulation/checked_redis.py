@@ -19,6 +19,7 @@ from tests.simulation.truth import Truth
 # The clock is two keys, and the leader's lease, which Redis itself would end on its own clock, is ended by the test.
 CLOCKED = {
     "redis.call('TIME')": "redis.call('MGET', 'test:seconds', 'test:micros')",
+    "redis.call('PTTL', leader_key)": "1",
     "redis.call('SET', leader_key, coordinator, 'PX', lease_ms)": "redis.call('SET', leader_key, coordinator)",
 }
 SCRIPTS = sorted(

@@ -103,8 +103,13 @@ class Process:
         """The run, when Redis and Postgres agree on it."""
         client: Any = self.client
         while True:
-            record = await retry_unavailable(lambda: Runs(client).find(RUN), "process")
-            state = await retry_unavailable(lambda: Runs(client).state(RUN), "process")
-            if record is not None and record.epoch == self.truth.epoch and state is not RunState.COMPLETE:
+            found = await retry_unavailable(lambda: Runs(client).find(RUN), "process")
+            record = self.truth.record
+            if (
+                record is not None
+                and found is not None
+                and found.epoch == record.epoch == self.truth.epoch
+                and found.state is not RunState.COMPLETE
+            ):
                 return record
             await pause(NAP)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from coordinator.errors import EpochLost, RedisUnavailable
+from coordinator.limits.unreachable import UnreachableUpstreams
 from coordinator.model import Outcome, RunState, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import Runs
@@ -18,7 +19,7 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
-from crawler.fetch.fetcher import Meter
+from crawler.fetch.fetcher import Lane, Meter
 from crawler.job.models import StoreSettings
 from crawler.pipeline.intake import Intake
 from crawler.worker import Worker
@@ -28,9 +29,9 @@ from tests.simulation.stand_ins import (
     FETCH,
     CountingFetcher,
     DictWriter,
-    OnePageBuilder,
     OneQueueScheduler,
     PromptBatch,
+    SimplePageBuilder,
 )
 from tests.simulation.turns import IDLE, NAP
 
@@ -57,15 +58,16 @@ class WorkerProcess(Process):
             done=DoneSet(client, keys, record.layout, record.epoch),
             worker=name,
             batch=self.batch,
-            template=SimpleNamespace(url="|".join, fault=lambda key: None),  # type: ignore[arg-type]
-            matcher=SimpleNamespace(upstream_of=lambda url: "upstream"),  # type: ignore[arg-type]
+            template=SimpleNamespace(target=lambda keys: SimpleNamespace(href="|".join(keys))),  # type: ignore[arg-type]
+            matcher=SimpleNamespace(upstream_of=lambda target: "upstream"),  # type: ignore[arg-type]
             scheduler=self.scheduler,  # type: ignore[arg-type]
-            keys_per_request=1,
+            keys_per_request=self.simulation.keys_per_request,
         )
         parts: dict[str, Any] = {
             "scheduler": self.scheduler,
             "fetcher": CountingFetcher(self.truth, self.who, meter),
-            "page_builder": OnePageBuilder(),
+            "page_builder": SimplePageBuilder(self.truth, self.intake),
+            "unreachable": UnreachableUpstreams(SimpleNamespace()),  # type: ignore[arg-type]
             "writer": DictWriter(self.truth, self.client, self.who),
         }
         worker = Worker(
@@ -77,7 +79,7 @@ class WorkerProcess(Process):
             "heartbeat": worker._heartbeat(),
             "feed": self.intake.feed(),
             "flush": self.simulation.flush(worker),
-            **{f"lane {number}": worker._serve(lane) for number, lane in enumerate(worker._lanes)},
+            **{f"lane {number}": worker.lanes.serve(Lane()) for number in range(lanes)},
         }
 
     async def _leave(self, worker: Worker) -> None:
@@ -149,6 +151,8 @@ class CoordinatorProcess(Process):
             self.simulation.source,
             rereadable=True,
             high_water=self.simulation.high_water,
+            keys_per_request=self.simulation.keys_per_request,
+            fill_seconds=1.0,
         )
 
     def ended(self, task: str, value: Any) -> None:
@@ -175,18 +179,19 @@ class Opener(Process):
         truth, redis = self.truth, self.simulation.redis
         client: Any = self.client
         runs = Runs(client)
-        record = await runs.find(RUN)
+        found = await runs.find(RUN)
         if truth.complete:
-            if record is not None and redis.model.state != "complete":
-                await runs.finish(record, self.simulation.counts())
+            if found is not None and redis.model.state != "complete":
+                assert truth.record is not None
+                await runs.finish(truth.record, self.simulation.counts())
             return
-        if record is not None and record.epoch == truth.epoch:
+        if found is not None and found.epoch == truth.epoch:
             return
         record = self.simulation.new_record()
         await runs.make(record)
         if truth.pages:
             await DoneSet(client, RunKeys(RUN), record.layout, record.epoch).rebuild(self._rows())
-        truth.epoch = record.epoch
+        truth.record, truth.epoch = record, record.epoch
         truth.plans += 1
         truth.say(self.who, f"opens the run with epoch {record.epoch}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.model import ShardId
 from coordinator.queue.wire import decode_block
+from coordinator.redis.connection import as_text
 from tests.simulation.truth import Truth
 
 # Where a script's arguments name the epoch and the worker.
@@ -80,6 +81,7 @@ class ReferenceModel:
         truth = self._truth
         if name == "run/renew" and self.state != "complete":
             self.leases[str(worker)] = truth.now + int(arguments[1])
+            self.state = as_text(result[3])
         elif name == "run/release":
             if self.leases.pop(str(arguments[0]), truth.now + 1) <= truth.now:
                 truth.unclean_ends += 1  # it left too late: its blocks were taken over as those of a dead worker

@@ -60,6 +60,7 @@ class Simulation:
         self.lanes = random.randint(1, 3)
         self.at_hand = random.choice((1, 3, 8))
         self.high_water = random.choice((8, 20, 60, 200))
+        self.keys_per_request = Random(~seed).choice((1, 1, 2, 3))  # apart, so that other draws stay as they are
         self._epochs = 0
         redis.begin(self.truth, once=self._once)
         self.opener = Opener(self, "opener")

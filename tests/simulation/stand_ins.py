@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from coordinator.errors import PostgresUnavailable
 from coordinator.model import Outcome, Presence
 from coordinator.queue.sharding import digest
-from crawler.fetch.fetcher import Defer, Lane, Meter, RetryInPlace
+from crawler.fetch.fetcher import Defer, FetchResult, Lane, Meter, RetryInPlace
 from crawler.fetch.retry import add_attempt
 from crawler.model import Page, Request
 from crawler.pipeline.batch import Batch, Load
+from crawler.pipeline.intake import Intake
 from tests.simulation.faulty_client import FaultyClient
 from tests.simulation.truth import Truth, pause
 from tests.simulation.turns import IDLE
@@ -53,7 +54,9 @@ class OneQueueScheduler:
     def overflow(self) -> list[tuple[Request, float]]:
         return []
 
-    def finished(self, upstream: str) -> None:
+    reached = frozenset({"upstream"})
+
+    def finished(self, upstream: str, reached: bool, slow: bool) -> None:
         """Nothing is counted here."""
 
     def resize(self, presence: Presence) -> None:
@@ -98,30 +101,40 @@ class CountingFetcher:
         self._name = name
         self._meter = meter
 
-    async def fetch(self, request: Request, lane: Lane) -> str | RetryInPlace | Defer:
-        url = request.url
+    async def fetch(self, request: Request, lane: Lane) -> FetchResult | RetryInPlace | Defer:
+        url = request.items[0].key
         lane.must_finish = True
         await pause(FETCH)
         lane.must_finish = False
         self._meter.requests += 1
-        self._truth.fetches[url] += 1
+        keys = [item.key for item in request.items]
+        self._truth.fetches.update(keys)
         self._truth.say(self._name, f"fetches {url}")
-        if url == self._truth.poison:
+        if self._truth.poison in keys:
             raise Killed
         attempted = request.attempts.failed
         if attempted < digest(url)[14] % 4 - 1:
             request.attempts = add_attempt(request.attempts, "status 503", self._truth.now / 1000)
-            self._truth.deferred[url] += 1
+            self._truth.deferred.update(keys)
             return Defer(float(digest(url)[13] % 8)) if attempted == 0 else RetryInPlace(1.0)
-        return url
+        return FetchResult(Outcome.STORED, None, 1, self._truth.now / 1000, None)
 
 
 def outcome_of(key: str) -> Outcome:
     return (Outcome.STORED, Outcome.STORED, Outcome.GONE, Outcome.FAILED)[digest(key)[15] % 4]
 
 
-class OnePageBuilder:
-    """In the place of PageBuilder."""
+class SimplePageBuilder:
+    """In the place of PageBuilder. Its parser fails on the responses for some groups of keys."""
 
-    async def build(self, request: Request, result: str) -> list[Page]:
-        return [Page(item, request.url, outcome_of(item.key)) for item in request.items]
+    def __init__(self, truth: Truth, intake: Intake) -> None:
+        self._truth = truth
+        self._intake = intake
+
+    async def build(self, request: Request, result: FetchResult) -> list[Page]:
+        if len(request.items) > 1 and digest(request.target.href)[12] % 4 == 0:
+            self._truth.say("parser", f"fails on {request.target.href}")
+            self._truth.deferred.update(item.key for item in request.items)
+            self._intake.put_alone(request, "parse: ValueError")
+            return []
+        return [Page(item, item.key, outcome_of(item.key)) for item in request.items]

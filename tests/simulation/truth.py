@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import coroutine
 
 from coordinator.model import Outcome
+from coordinator.queue.registry import RunRecord
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 
@@ -35,6 +36,7 @@ class Truth:
     trace: list[str] = field(default_factory=list)
     pages: dict[bytes, tuple[Outcome, str]] = field(default_factory=dict)
     epoch: str | None = None
+    record: RunRecord | None = None
     complete: bool = False
     poison: str | None = None
     unclean_ends: int = 0  # of workers that died, or lost their lease

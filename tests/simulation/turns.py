@@ -23,6 +23,25 @@ class Event(asyncio.Event):
         return True
 
 
+class EndedTask:
+    """A task of a coroutine that waits for nothing."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        try:
+            coroutine.send(None)
+        except StopIteration as ended:
+            self.value = ended.value
+
+    def result(self) -> Any:
+        return self.value
+
+    def exception(self) -> None:
+        return None
+
+    def cancel(self) -> None:
+        """It has ended."""
+
+
 class TurnClock:
     """The simulated clock in seconds, for modules that measure time."""
 
@@ -46,11 +65,17 @@ def patch_asyncio(patch: pytest.MonkeyPatch) -> TurnClock:
     async def at_once(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
 
+    async def all_ended(tasks: set[EndedTask], timeout: float | None) -> tuple[set[EndedTask], set[EndedTask]]:
+        return tasks, set()
+
     clock = TurnClock()
-    replacement = SimpleNamespace(sleep=nap, to_thread=at_once, Event=Event, wait_for=time_out)
+    replacement = SimpleNamespace(
+        sleep=nap, to_thread=at_once, Event=Event, wait_for=time_out, create_task=EndedTask, wait=all_ended
+    )
     for module in ("roles.coordinator", "redis.retrying", "roles.planner", "roles.janitor", "roles.election"):
         patch.setattr(f"coordinator.{module}.asyncio", replacement)
     for module in ("worker", "pipeline.intake"):
         patch.setattr(f"crawler.{module}.asyncio", replacement)
-    patch.setattr("coordinator.roles.janitor.monotonic", clock)
+    for module in ("janitor", "planner"):
+        patch.setattr(f"coordinator.roles.{module}.monotonic", clock)
     return clock

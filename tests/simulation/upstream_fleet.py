@@ -38,9 +38,10 @@ class RedisClock:
         micros = round((BEGIN_SECONDS + self.now) * 1_000_000)
         await self._client.mset({"test:seconds": micros // 1_000_000, "test:micros": micros % 1_000_000})
 
-    def limiter(self, keys: RunKeys, limit: LimitSettings) -> Limiter:
+    def limiter(self, keys: RunKeys, limit: LimitSettings, *, most_refused: int = 0) -> Limiter:
         """A limiter on this clock. Its `watch` does not run."""
-        limiter = Limiter(self._client, keys, UpstreamMatcher({UPSTREAM: limit, "*": LimitSettings()}), clock=self)
+        matcher = UpstreamMatcher({UPSTREAM: limit, "*": LimitSettings()})
+        limiter = Limiter(self._client, keys, matcher, most_refused=most_refused, clock=self)
         for name in SCRIPTS:
             text = source(f"limits/{name}")
             clocked = text.replace("redis.call('TIME')", "redis.call('MGET', 'test:seconds', 'test:micros')")

@@ -22,6 +22,7 @@ local RISE_FIRST_RATE = 10
 local RISE_GROWTH = 1000
 local PROBE_TIMEOUT_US = 30000000
 local SLOTS_KEPT_MS = 60000
+local MOST_DIGITS = 32 -- of a bucket's number and count
 local slots_key = KEYS[1]
 local upstreams_key = KEYS[2]
 local changes_key = KEYS[3]
@@ -58,7 +59,10 @@ end
 if auto then
   interval_us = math.max(interval_us, SECOND_US / (record.auto and record.auto.rate or FIRST_AUTO_RATE))
 end
-local last_slot_us = tonumber(redis.call('HGET', slots_key, 'last') or '0')
+local latest_us = now_us + horizon_us
+local last_slot_us = tonumber(redis.call('HGET', slots_key, 'last') or '') or 0
+-- No call reserves beyond its horizon: another program has written this, or the clock of Redis was set back.
+if not (last_slot_us <= latest_us) then last_slot_us = now_us end
 local risen = (math.max(last_slot_us, now_us, pause_end_us) - pause_end_us) / rise_us
 if rise_us > 0 and risen < 1 then
   if interval_us > 0 then
@@ -69,7 +73,6 @@ if rise_us > 0 and risen < 1 then
 end
 interval_us = interval_us * margin
 local first_us = math.max(last_slot_us + interval_us, pause_end_us, now_us)
-local latest_us = now_us + horizon_us
 if first_us > latest_us then
   return {0, math.ceil(first_us - latest_us), '0'}
 end
@@ -97,7 +100,7 @@ for index = 2, #windows do
   local used = 0
   for _, text in ipairs(redis.call('HMGET', slots_key, unpack(fields))) do
     local number, count = string.match(text or '', '^(%d+) (%d+)$')
-    if number and tonumber(number) >= bucket - WINDOW_BUCKETS then
+    if number and #text < MOST_DIGITS and tonumber(number) >= bucket - WINDOW_BUCKETS and tonumber(number) <= bucket then
       live[#live + 1] = {number = tonumber(number), count = tonumber(count)}
       used = used + count
     end

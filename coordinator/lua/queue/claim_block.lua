@@ -15,6 +15,7 @@ local worker = ARGV[1]
 local shard = ARGV[2]
 local epoch = ARGV[3]
 local call_number = ARGV[4]
+local MOST_DIGITS = 38 -- of an entry id
 -- include: clock
 -- include: epoch
 -- include: lease
@@ -36,8 +37,9 @@ end
 
 -- The block that the same call delivered before; nil when it did not.
 local function delivered_before()
-  local number, entry_id = string.match(redis.call('HGET', claims_key, own_claim) or '', '^(%S+) (%S+)$')
+  local number, entry_id = string.match(redis.call('HGET', claims_key, own_claim) or '', '^(%d+) (%d+%-%d+)$')
   if number == call_number then
+    if #entry_id > MOST_DIGITS then return nil end -- another program wrote it
     local entry = redis.call('XRANGE', stream_key, entry_id, entry_id)[1]
     local pending = redis.call('XPENDING', stream_key, GROUP, entry_id, entry_id, 1, worker)[1]
     if entry and pending then

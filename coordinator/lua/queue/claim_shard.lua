@@ -13,8 +13,14 @@ local ready_key = KEYS[3]
 local state_key = KEYS[4]
 local worker = ARGV[1]
 local epoch = ARGV[2]
+local MOST_DIGITS = 6
 -- include: clock
 -- include: living_workers
+
+-- Whether this is the number of a shard; another program may have written anything.
+local function is_shard(shard)
+  return shard and #shard <= MOST_DIGITS and string.match(shard, '^%d+$') ~= nil
+end
 
 local function hold(shard)
   -- A write that can only free memory comes first, so that a full Redis lets the second one pass (see renew).
@@ -38,15 +44,21 @@ end
 local held = {}
 for _, claim in ipairs(redis.call('HKEYS', claims_key)) do
   local shard, holder = string.match(claim, '^(%d+) (.+)$')
-  if not alive[holder] then
-    return hold(shard)
+  if is_shard(shard) then
+    if not alive[holder] then
+      return hold(shard)
+    end
+    held[shard] = true
   end
-  held[shard] = true
 end
-local fullest_first = redis.call('ZREVRANGE', ready_key, 0, -1)
-for _, shard in ipairs(fullest_first) do
-  if not held[shard] then
+local fullest_first = {}
+for _, shard in ipairs(redis.call('ZREVRANGE', ready_key, 0, -1)) do
+  if not is_shard(shard) then
+    redis.call('ZREM', ready_key, shard)
+  elseif not held[shard] then
     return hold(shard)
+  else
+    fullest_first[#fullest_first + 1] = shard
   end
 end
 if fullest_first[1] then

@@ -5,14 +5,10 @@
 
 local state_key = KEYS[1]
 local epoch = ARGV[1]
+-- include: epoch
+-- include: resolve
 
-local current_epoch, state, exhausted, published, resolved =
-  unpack(redis.call('HMGET', state_key, 'epoch', 'state', 'exhausted', 'published', 'resolved'))
-if current_epoch ~= epoch then
+if is_other_run() then
   return 'epoch'
 end
-if state == 'running' and exhausted == '1' and (published or '0') == (resolved or '0') then
-  redis.call('HSET', state_key, 'state', 'resolved')
-  return 'resolved'
-end
-return state
+return resolve()

@@ -7,8 +7,12 @@ local leader_key = KEYS[1]
 local coordinator = ARGV[1]
 local lease_ms = ARGV[2]
 local verb = ARGV[3]
+local LONGEST_LEASE_MS = 200000
 
 local leader = redis.call('GET', leader_key)
+-- A lease that never ends, or in a far future, was written by another program.
+local left_ms = leader and redis.call('PTTL', leader_key)
+if leader and (left_ms < 0 or left_ms > LONGEST_LEASE_MS) then leader = nil end
 if verb == 'leave' then
   if leader == coordinator then redis.call('DEL', leader_key) end
   return 0

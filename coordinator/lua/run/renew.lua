@@ -1,4 +1,5 @@
--- Purpose: let a worker join the run, or prolong its lease; leases are counted on the clock of Redis.
+-- Purpose: let a worker join the run, or prolong its lease; leases are counted on the clock of Redis. The worker that
+-- completed the last keys so learns at once that the run is resolved.
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
 -- KEYS[3] waits (hash: worker -> what it waits for)
 -- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
@@ -8,6 +9,7 @@
 -- frees memory. So leases do not end while Redis is full.
 
 local LEASES_UNTIL_FORGOTTEN = 20
+local LONGEST_LEASE_MS = 200000
 local TURN_MS = 10000
 local workers_key = KEYS[1]
 local state_key = KEYS[2]
@@ -21,15 +23,21 @@ local waits_for = ARGV[5]
 -- include: epoch
 -- include: lease
 -- include: living_workers
+-- include: resolve
 
 local forgotten_ms = now_ms - LEASES_UNTIL_FORGOTTEN * lease_ms
 redis.call('ZREMRANGEBYSCORE', workers_key, 0, forgotten_ms)
 redis.call('ZREMRANGEBYSCORE', workers_key, '(' .. string.format('%.0f', -forgotten_ms), '(0')
+-- Leases that end later than any of ours were written by another program: they would take a share of the budget.
+redis.call('ZREMRANGEBYSCORE', workers_key, string.format('%.0f', now_ms + LONGEST_LEASE_MS), '+inf')
 if is_other_run() then
   return {'epoch'}
 end
 -- A complete run has no queue: a worker that still works on it learns the state, and nothing is written.
 local state = redis.call('HGET', state_key, 'state')
+if not state then
+  return {'epoch'}
+end
 if state == 'complete' then
   return {'ok', 0, 1, state, redis.call('HGET', state_key, 'moves') or '0', 0}
 end
@@ -37,6 +45,7 @@ if verb == 'renew' and not is_alive(worker) then
   return {'lost'}
 end
 
+state = resolve()
 redis.call('ZADD', workers_key, now_ms + lease_ms, worker)
 if waits_for == '' then
   redis.call('HDEL', waits_key, worker)

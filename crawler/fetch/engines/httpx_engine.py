@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from http.cookiejar import DefaultCookiePolicy
 
 import httpx
 
 from coordinator.errors import FetchError
-from crawler.fetch.engines.content_encoding import ACCEPT_ENCODING, BodyDecoder
+from coordinator.url import Target
 from crawler.fetch.engines.httpx_errors import httpx_fetch_error, may_be_sent_again
-from crawler.fetch.engines.httpx_network import PinnedTransport, came_before_its_request
-from crawler.fetch.engines.protocol import IDEMPOTENT_METHODS, SCHEMES, Caps, Http2
+from crawler.fetch.engines.httpx_network import ExactUrl, PinnedTransport, came_before_its_request
+from crawler.fetch.engines.protocol import IDEMPOTENT_METHODS, Caps, Http2
+from crawler.fetch.engines.response.body import BodyReader
+from crawler.fetch.engines.response.content_encoding import ACCEPT_ENCODING
+from crawler.fetch.engines.response.headers import RawHeaders
+from crawler.fetch.memory import BodyMemory
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
@@ -40,15 +43,17 @@ class HttpxEngine:
         certificates: Certificates = NO_CERTIFICATES,
         user_agent: str = "shardcrawl",
         transport: httpx.AsyncBaseTransport | None = None,
+        memory: BodyMemory | None = None,
     ) -> None:
+        self._memory = memory or BodyMemory()
         self._caps = caps
         self._credentials = credentials
         self._resolver = resolver
+        self._transport = transport or PinnedTransport(
+            resolver, concurrency=concurrency, http2=http2, certificates=certificates, proxy=credentials.proxy
+        )
         self._client = httpx.AsyncClient(
-            transport=transport
-            or PinnedTransport(
-                resolver, concurrency=concurrency, http2=http2, certificates=certificates, proxy=credentials.proxy
-            ),
+            transport=self._transport,
             headers=[("User-Agent", user_agent), ("Accept-Encoding", ACCEPT_ENCODING), *credentials.headers],
             timeout=httpx.Timeout(caps.read, connect=caps.connect, pool=None),
             follow_redirects=False,
@@ -57,35 +62,49 @@ class HttpxEngine:
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     async def fetch(
-        self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+        self, method: str, target: Target, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
     ) -> HttpResponse:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
+        if with_credentials and self._credentials.url_secrets:
+            target = self._credentials.filled(target)
         try:
+            url = ExactUrl(target)
             request = self._client.build_request(
                 method, url, headers=self._credentials.headers_of(headers, with_credentials)
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise FetchError("url", str(error), sent=False) from error
-        if request.url.scheme not in SCHEMES or not request.url.host:
-            raise FetchError("url", f"{request.url.scheme}: only http and https can be fetched", sent=False)
-        if (request.url.port or 0) > 65535:
-            raise FetchError("url", f"no such port: {request.url.port}", sent=False)
+        request.url = url  # the client has made a plain one of it
+        if target.origin.host.endswith("."):
+            request.extensions["sni_hostname"] = target.origin.host.rstrip(".")
         if self._client.is_closed:
             raise FetchError("reset", "the engine is closed", sent=False)
         if self._credentials.proxy is not None:
-            self._resolver.check(request.url.host)
+            self._resolver.check(target.origin.host)
+        body: BodyReader | None = None
         try:
             async with asyncio.timeout(self._caps.total):
                 response = await self._send(request)
                 try:
-                    body = await self._read(response)
+                    found = RawHeaders(response.headers.raw)
+                    body = BodyReader(found, self._caps.body, self._memory)
+                    async for chunk in response.aiter_raw():
+                        await body.add(chunk)
+                    return HttpResponse(response.status_code, found, *body.finish())
                 finally:
                     await response.aclose()
-        except TimeoutError as error:
-            raise FetchError("timeout", f"not done in {self._caps.total:g} s") from error
-        except httpx.TransportError as error:
-            raise httpx_fetch_error(error) from error
-        return HttpResponse(response.status_code, _Headers(response.headers.raw), body)
+        except BaseException as error:
+            if body is not None:
+                body.close()
+            failed = self._fetch_error(error)
+            if failed is None:
+                raise
+            raise (failed if body is None else body.fault(failed)) from error
+
+    def _fetch_error(self, error: BaseException) -> FetchError | None:
+        if isinstance(error, TimeoutError):
+            return FetchError("timeout", f"not done in {self._caps.total:g} s")
+        return httpx_fetch_error(error) if isinstance(error, httpx.TransportError) else None
 
     async def close(self) -> None:
         """Close every connection; requests in flight end with FetchError."""
@@ -101,34 +120,10 @@ class HttpxEngine:
         return await self._send_once(request)
 
     async def _send_once(self, request: httpx.Request) -> httpx.Response:
-        response = await self._client.send(request, stream=True)
+        # Not by the client, which reads the Location of every redirect, and raises for what it cannot read.
+        response = await self._transport.handle_async_request(request)
+        response.request = request
         if came_before_its_request(response):
             await response.aclose()  # its body is unread, so this closes the connection too
             raise httpx.ReadError(SURPLUS_RESPONSE)
         return response
-
-    async def _read(self, response: httpx.Response) -> bytes:
-        body = BodyDecoder(response.headers.get("content-encoding"), self._caps.body)
-        async for chunk in response.aiter_raw():
-            body.add(chunk)
-        return body.finish()
-
-
-class _Headers:
-    """The headers of a response as httpx received them."""
-
-    __slots__ = ("_raw",)
-
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        self._raw = raw
-
-    def get(self, name: str) -> str | None:
-        wanted = name.lower().encode("latin-1")
-        return next((value.decode("latin-1") for key, value in self._raw if key.lower() == wanted), None)
-
-    def has(self, names: Iterable[str]) -> bool:
-        wanted = {name.encode("latin-1") for name in names}
-        return any(key.lower() in wanted for key, _ in self._raw)
-
-    def items(self) -> list[tuple[str, str]]:
-        return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in self._raw]

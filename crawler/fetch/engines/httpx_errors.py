@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 
@@ -32,8 +33,11 @@ def httpx_fetch_error(error: httpx.TransportError) -> FetchError:
     if isinstance(error, httpx.ProxyError):
         return FetchError("connect", f"the proxy refuses: {detail}", sent=False)
     if isinstance(error, httpx.ConnectError):
-        kind = "tls" if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)) else "connect"
-        return FetchError(kind, detail, sent=False)
+        if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+            return FetchError("tls", detail, sent=False)
+        # anyio says only that all attempts failed; the last of its causes is what the system said.
+        errnos = [cause.errno for cause in _causes(error) if isinstance(cause, OSError) and cause.errno]
+        return FetchError("connect", os.strerror(errnos[-1]) if errnos else detail, sent=False)
     if isinstance(error, httpx.NetworkError) or detail.startswith(EARLY_END_PREFIXES) or _http2_end(error) is not None:
         return FetchError("reset", detail)
     return FetchError("protocol", detail)

@@ -11,9 +11,26 @@ from typing import Any
 import httpcore
 import httpx
 
+from coordinator.url import Target
 from crawler.fetch.engines.protocol import IDLE_CONNECTION_SECONDS, PRIOR_KNOWLEDGE, Http2
+from crawler.fetch.engines.response.head import HeadReader
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import Certificates
+
+HTTP2_PREFACE = b"PRI * HTTP/2.0"  # RFC 9113, section 3.4
+
+
+class ExactUrl(httpx.URL):
+    """A URL whose request target is sent as it stands: httpx's own would quote it anew, and drop dots."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target.origin.text)
+        self._path = target.path.encode("ascii")
+
+    @property
+    def raw_path(self) -> bytes:
+        """The request target."""
+        return self._path
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
@@ -81,18 +98,32 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _WatchedStream(httpcore.AsyncNetworkStream):
-    """A connection that records whether anything was read since the last write."""
+    """A connection that mends the heads of HTTP/1, and records whether anything was read since the last write.
+
+    On a connection that is reused, what is read first after a write is the head of the response to that request.
+    """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
+        self._head = HeadReader()
+        self._is_http2 = False
         self.read_since_write = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self.read_since_write = True
-        return await self._stream.read(max_bytes, timeout)
+        while True:
+            chunk = await self._stream.read(max_bytes, timeout)
+            if self._is_http2:
+                return chunk
+            readable = self._head.feed(chunk)
+            if readable or not chunk:
+                return readable
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self.read_since_write = False
+        self._is_http2 = self._is_http2 or buffer.startswith(HTTP2_PREFACE)
+        if not self._head.mended:
+            self._head = HeadReader()
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -104,4 +135,6 @@ class _WatchedStream(httpcore.AsyncNetworkStream):
         return _WatchedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._head.mended:
+            return True  # httpcore closes an idle connection that has something to read; this one is in doubt
         return self._stream.get_extra_info(info)

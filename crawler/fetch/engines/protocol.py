@@ -1,10 +1,11 @@
-"""The protocol of every HTTP engine: (method, url, headers) -> (status, headers, body)."""
+"""The protocol of every HTTP engine: (method, target, headers) -> (status, headers, body)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from coordinator.url import Target
 from crawler.model import HttpResponse
 
 PRIOR_KNOWLEDGE: Literal["prior-knowledge"] = "prior-knowledge"
@@ -12,7 +13,6 @@ PRIOR_KNOWLEDGE: Literal["prior-knowledge"] = "prior-knowledge"
 # (RFC 9113, section 3.3).
 Http2 = bool | Literal["prior-knowledge"]
 
-SCHEMES = frozenset({"http", "https"})
 # Requests that may be sent again at once when the server closed the connection (RFC 9110, section 9.2.2).
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD"})
 IDLE_CONNECTION_SECONDS = 20.0
@@ -32,14 +32,14 @@ class Engine(Protocol):
     """An HTTP client. One engine serves one worker, and keeps idle connections to each host."""
 
     async def fetch(
-        self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+        self, method: str, target: Target, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
     ) -> HttpResponse:
         """Send one request and read its whole response; no redirect is followed.
 
         The job's headers are sent too, and its credentials only if `with_credentials`.
 
         Raises FetchError with `kind` one of: dns, address, connect, tls, timeout, reset, protocol, too-large, decode,
-        url.
+        url. A protocol error with `again` should be sent again at once, see FetchError.
         """
         ...
 

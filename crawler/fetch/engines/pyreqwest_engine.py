@@ -8,7 +8,7 @@ native timeout, because a cancelled request goes on in Rust until one of them en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -17,22 +17,24 @@ import certifi
 from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, RequestError
-from pyreqwest.http import Url
 from pyreqwest.proxy import ProxyBuilder
-from pyreqwest.request import RequestBuilder
 from pyreqwest.response import Response, ResponseBodyReader
 
 from coordinator.errors import FetchError
-from crawler.fetch.engines.content_encoding import ACCEPT_ENCODING, BodyDecoder
+from coordinator.url import Target
+from crawler.fetch.engines.lenient import LenientReader
 from crawler.fetch.engines.protocol import (
     IDEMPOTENT_METHODS,
     IDLE_CONNECTION_SECONDS,
     PRIOR_KNOWLEDGE,
-    SCHEMES,
     Caps,
     Http2,
 )
 from crawler.fetch.engines.pyreqwest_errors import CLIENT_CLOSED, pyreqwest_fetch_error
+from crawler.fetch.engines.response.body import BodyReader
+from crawler.fetch.engines.response.content_encoding import ACCEPT_ENCODING
+from crawler.fetch.engines.response.headers import NativeHeaders
+from crawler.fetch.memory import BodyMemory
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
@@ -52,7 +54,9 @@ class PyreqwestEngine:
 
     The caller has at most `concurrency` requests in flight to one host, so at most this many idle connections to it are
     kept. The headers of `credentials` and `user_agent` are sent with every request that has no header of the same name.
-    Create it in the process that uses it: a client does not survive a fork.
+    With `all_headers` a response is read again, by the other engine, when any of its headers is not ASCII.
+    Large bodies take their bytes from `memory`. Create it in the process that uses it: a client does not survive a
+    fork.
     """
 
     def __init__(
@@ -65,7 +69,11 @@ class PyreqwestEngine:
         credentials: Credentials = NO_CREDENTIALS,
         certificates: Certificates = NO_CERTIFICATES,
         user_agent: str = "shardcrawl",
+        all_headers: bool = False,
+        memory: BodyMemory | None = None,
     ) -> None:
+        self._memory = memory or BodyMemory()
+        self._all_headers = all_headers
         self._caps = caps
         self._concurrency = concurrency
         self._resolver = resolver
@@ -74,6 +82,16 @@ class PyreqwestEngine:
         self._user_agent = user_agent
         self._roots = [path.read_bytes() for path in (_bundled_roots(), certificates.ca) if path is not None]
         self._client_certificate = None if certificates.client is None else certificates.client.read_bytes()
+        self._lenient = LenientReader(
+            caps,
+            concurrency=concurrency,
+            resolver=resolver,
+            http2=http2,
+            credentials=credentials,
+            certificates=certificates,
+            user_agent=user_agent,
+            memory=self._memory,
+        )
         self._pins: dict[str, str] = {}  # host -> address, in the current client
         self._next_pins: dict[str, str] = {}  # host -> address, new in the next client
         self._renewal: asyncio.Task[None] | None = None
@@ -81,10 +99,14 @@ class PyreqwestEngine:
         self._built_at = monotonic()
 
     async def fetch(
-        self, method: str, url: str, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+        self, method: str, target: Target, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
     ) -> HttpResponse:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
-        target, host = _parse_url(url)
+        if self._lenient.origins and target.origin.text in self._lenient.origins:
+            return await self._lenient.fetch(method, target, headers, with_credentials)
+        if with_credentials and self._credentials.url_secrets:
+            target = self._credentials.filled(target)
+        host, href = target.origin.host, target.href
         headers = self._credentials.headers_of(headers, with_credentials)
         client = self._client
         address = self._resolver.cached_address(host)
@@ -94,44 +116,67 @@ class PyreqwestEngine:
             raise FetchError("reset", CLIENT_CLOSED, sent=False)
         started = monotonic()
         try:
-            return await self._send(client.request(method, target), headers)
-        except RequestError as error:
-            failed, may_resend = pyreqwest_fetch_error(error)
-            left = self._caps.total - (monotonic() - started)
-            if not may_resend or method not in IDEMPOTENT_METHODS or left <= 0:
-                raise failed from error
-        # The server closed an idle connection while this request was on its way: that is no failure of the request.
-        try:
-            return await self._send(client.request(method, target).timeout(timedelta(seconds=left)), headers)
-        except RequestError as error:
-            raise pyreqwest_fetch_error(error)[0] from error
+            try:
+                return await self._send(client, method, href, headers)
+            except RequestError as error:
+                failed, may_resend = pyreqwest_fetch_error(error)
+                left = self._caps.total - (monotonic() - started)
+                if not may_resend or method not in IDEMPOTENT_METHODS or left <= 0:
+                    raise failed from error
+            # The server closed an idle connection while this request was on its way: that is no failure of the request.
+            try:
+                return await self._send(client, method, href, headers, left)
+            except RequestError as error:
+                raise pyreqwest_fetch_error(error)[0] from error
+        except FetchError as error:
+            if error.again:
+                self._lenient.add(target.origin.text)
+            raise
 
     async def close(self) -> None:
         """Close every connection; requests in flight end with FetchError."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()  # its idle connections close with this last reference to it
+        await self._lenient.close()
 
-    async def _send(self, request: RequestBuilder, headers: tuple[tuple[str, str], ...]) -> HttpResponse:
+    async def _send(
+        self,
+        client: Client,
+        method: str,
+        url: str,
+        headers: tuple[tuple[str, str], ...],
+        seconds: float | None = None,
+    ) -> HttpResponse:
+        """Send a request once. The library reads the URL again, and leaves it as it is."""
+        try:
+            request = client.request(method, url)
+        except ValueError as error:  # a host like xn--a, which is no name of a host
+            raise FetchError("url", str(error), sent=False) from error
         try:
             if headers:
                 request = request.headers(headers)
+            if seconds is not None:
+                request = request.timeout(timedelta(seconds=seconds))
             stream = request.streamed_read_buffer_limit(READ_BYTES).build_streamed()
             response = await stream.__aenter__()
-            head, ended = _Headers(response), False
+            status, ended = response.status, False
             try:
+                head = self._headers_of(response, status)
                 # This waits for the whole amount, so fewer bytes mean that the body has ended.
                 first = await response.body_reader.read(READ_BYTES)
-                if first is None or len(first) < READ_BYTES:
-                    ended = True
-                    body = self._decode(first, head)
-                else:
-                    body = await self._read_rest(first, response.body_reader, head)
+                ended = first is None or len(first) < READ_BYTES
+                if first is None:
+                    return HttpResponse(status, head, b"")
+                if ended and len(first) <= self._caps.body and "content-encoding" not in response.headers:
+                    return HttpResponse(status, head, first.to_bytes())
+                return HttpResponse(
+                    status, head, *await self._read(first, None if ended else response.body_reader, head)
+                )
             finally:
                 # Closing costs a switch to the library's thread and back, and a body that has ended needs none.
                 if not ended:
                     await stream.__aexit__(None, None, None)
-            return HttpResponse(response.status, head, body)
         except ValueError as error:  # its text may quote a header, and so a secret
             raise FetchError("protocol", "the request is not valid HTTP", sent=False) from error
         except BaseException as error:
@@ -140,25 +185,35 @@ class PyreqwestEngine:
                 raise
             raise FetchError("protocol", "the HTTP library panicked on this response") from error
 
-    def _decode(self, first: Bytes | None, headers: _Headers) -> bytes:
-        """Return the decoded body that came in one piece."""
-        if first is None:
-            return b""
-        encoding = headers.get("content-encoding")
-        if encoding is None and len(first) <= self._caps.body:
-            return first.to_bytes()
-        body = BodyDecoder(encoding, self._caps.body)
-        body.add(first.to_bytes())
-        return body.finish()
+    def _headers_of(self, response: Response, status: int) -> NativeHeaders:
+        """Raise FetchError if somebody may read a header that is not ASCII, which the library cannot."""
+        try:
+            if self._all_headers:
+                list(response.headers.values())
+            elif status != 200:
+                response.get_header("location")
+            return NativeHeaders(response)
+        except ValueError as error:
+            raise FetchError("protocol", "a header is not ASCII", again=True) from error
 
-    async def _read_rest(self, first: Bytes, reader: ResponseBodyReader, headers: _Headers) -> bytes:
-        """Return the decoded body that begins with `first`. At most one piece beyond the cap is read."""
-        body = BodyDecoder(headers.get("content-encoding"), self._caps.body)
-        body.check_length(headers.get("content-length"))
-        body.add(first.to_bytes())
-        while (chunk := await reader.read_chunk()) is not None:
-            body.add(chunk.to_bytes())
-        return body.finish()
+    async def _read(
+        self, first: Bytes, rest: ResponseBodyReader | None, headers: NativeHeaders
+    ) -> tuple[bytes, str | None, Callable[[], None] | None]:
+        """Return what BodyReader.finish does for a body that begins with `first`.
+
+        At most one piece beyond the cap is read.
+        """
+        body = BodyReader(headers, self._caps.body, self._memory)
+        try:
+            await body.add(first.to_bytes())
+            while rest is not None and (chunk := await rest.read_chunk()) is not None:
+                await body.add(chunk.to_bytes())
+            return body.finish()
+        except BaseException as error:
+            body.close()
+            if isinstance(error, RequestError):
+                raise body.fault(pyreqwest_fetch_error(error)[0]) from error
+            raise
 
     async def _client_for(self, host: str) -> Client | None:
         """Return a client that connects to a permitted address of the host; None once closed. Raises FetchError."""
@@ -210,6 +265,8 @@ class PyreqwestEngine:
             .connect_timeout(timedelta(seconds=connect))
             .read_timeout(timedelta(seconds=caps.read))
             .timeout(timedelta(seconds=caps.total))
+            .http1_allow_obsolete_multiline_headers_in_responses(True)
+            .http1_allow_spaces_after_header_name_in_responses(True)
             .pool_max_idle_per_host(self._concurrency)
             .pool_idle_timeout(timedelta(seconds=IDLE_CONNECTION_SECONDS))
             .user_agent(self._user_agent)
@@ -237,50 +294,3 @@ def _bundled_roots() -> Path | None:
     except BuilderError:
         return Path(certifi.where())
     return None
-
-
-class _Headers:
-    """Headers that are read from the native response on demand, also after its body was read and closed."""
-
-    __slots__ = ("_response",)
-
-    def __init__(self, response: Response) -> None:
-        self._response = response
-
-    def get(self, name: str) -> str | None:
-        try:
-            return self._response.get_header(name)
-        except ValueError:  # the value is not ASCII, and the library cannot read it
-            return None
-
-    def has(self, names: Iterable[str]) -> bool:
-        headers = self._response.headers
-        for name in names:  # noqa: SIM110 - any() would make a generator for every response
-            if name in headers:
-                return True
-        return False
-
-    def items(self) -> list[tuple[str, str]]:
-        headers = self._response.headers
-        try:
-            return list(headers.items())
-        except ValueError:
-            pass
-        readable: list[tuple[str, str]] = []
-        for name in dict.fromkeys(headers.keys()):
-            try:
-                readable.extend((name, value) for value in headers.getall(name))
-            except ValueError:
-                continue
-        return readable
-
-
-def _parse_url(url: str) -> tuple[Url, str]:
-    try:
-        target = Url(url)
-    except ValueError as error:
-        raise FetchError("url", str(error), sent=False) from error
-    host = target.host_str
-    if host is None or target.scheme not in SCHEMES:
-        raise FetchError("url", f"{target.scheme}: only http and https can be fetched", sent=False)
-    return target, host

@@ -22,6 +22,17 @@ EARLY_END_MESSAGES = frozenset(
     }
 )
 
+# A head that another reader may understand.
+UNREADABLE_HEAD_MESSAGES = frozenset(
+    {
+        "invalid HTTP header parsed",
+        "invalid content-length parsed",
+        "invalid HTTP status-code parsed",
+        "invalid HTTP version parsed",
+        "message head is too large",
+    }
+)
+
 # HTTP/2: RST_STREAM and GOAWAY. The library itself sends a request again that the server did not process.
 HTTP2_RESET_PREFIXES = ("stream error received", "connection error received")
 
@@ -34,8 +45,9 @@ def pyreqwest_fetch_error(error: RequestError) -> tuple[FetchError, bool]:
     causes = [cause["message"] for cause in error.details["causes"] or [{"message": error.message}]]
     kind = error_kind(causes)
     may_resend = kind == "reset" and SENDING in causes and not causes[-1].startswith(HTTP2_RESET_PREFIXES)
+    again = causes[-1] in UNREADABLE_HEAD_MESSAGES
     # Only the innermost cause is kept: the outer ones quote the URL, which may hold a secret.
-    return FetchError(kind, causes[-1], sent=CONNECTING not in causes), may_resend
+    return FetchError(kind, causes[-1], sent=CONNECTING not in causes, again=again), may_resend
 
 
 def error_kind(causes: Sequence[str]) -> str:

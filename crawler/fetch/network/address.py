@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from socket import inet_aton
 
 from crawler.job.request_checks import parse_network
 
@@ -82,12 +81,8 @@ def unwrapped(address: Address) -> Address:
 
 
 def literal(host: str) -> Address | None:
-    """Return the address if a URL's host is one, also in the forms of inet_aton (2130706433, 0x7f.1); else None."""
+    """Return the address if the host of a target is one, in brackets or without; else None."""
     try:
         return ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
-        pass
-    try:
-        return IPv4Address(inet_aton(host))
-    except (OSError, UnicodeError):
         return None

@@ -6,15 +6,27 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from coordinator.errors import UsageError
+from coordinator.url import Target
 from crawler.job.models import RequestSettings
-from crawler.job.request_checks import COOKIE_TEXT, HEADER_TEXT, SECRET, is_proxy
+from crawler.job.request_checks import (
+    COOKIE_TEXT,
+    HEADER_TEXT,
+    SECRET,
+    credential_origins,
+    is_credential,
+    is_proxy,
+)
 
 HeaderPairs = tuple[tuple[str, str], ...]
 
-CREDENTIAL_NAMES = frozenset({"authorization", "cookie", "proxy-authorization"})
+# A ${NAME} of the template as it stands in a target: the URL Standard encodes braces in a path, and not in a query.
+_PLACE_IN_TARGET = re.compile(r"\$(?:\{|%7B)([A-Za-z_][A-Za-z0-9_]*)(?:\}|%7D)")
+# A shorter text can stand in a URL by chance.
+MIN_HIDDEN_CHARACTERS = 6
+ANY_TEXT = re.compile(r"(?s:.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +35,31 @@ class Credentials:
 
     `headers` are sent with every request. `secret_headers` are those that identify the sender (Authorization, Cookie,
     Proxy-Authorization) or have a secret in them; they are sent only to the origin that they are for. `proxy` is the
-    proxy's URL with user and password.
+    proxy's URL with user and password. `url_secrets` are those in the request template by name, percent-encoded.
+    `origins` are the only ones that credentials are for; None: they are for the first origin of every request.
     """
 
     headers: HeaderPairs = ()
     secret_headers: HeaderPairs = field(default=(), repr=False)
     proxy: str | None = field(default=None, repr=False)
+    url_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    origins: frozenset[str] | None = None
+
+    def filled(self, target: Target) -> Target:
+        """Return the target with the secrets of the template in it. Only an engine may have it: it is not shown."""
+
+        def secret(match: re.Match[str]) -> str:
+            return self.url_secrets.get(match[1], match[0])
+
+        return Target(target.origin, _PLACE_IN_TARGET.sub(secret, target.path))
+
+    def hidden(self, text: str) -> str:
+        """Return a text that may quote the URL of a request, with ${NAME} for each secret of the template."""
+        for name, value in self.url_secrets.items():
+            for written in (value, unquote(value)):
+                if len(written) >= MIN_HIDDEN_CHARACTERS:
+                    text = text.replace(written, f"${{{name}}}")
+        return text
 
     def headers_of(self, headers: HeaderPairs, with_credentials: bool) -> HeaderPairs:
         """Return a request's own headers, and the secret headers whose names are not among them."""
@@ -51,15 +82,16 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
     headers: list[tuple[str, str]] = []
     secret_headers: list[tuple[str, str]] = []
     for name, text in request.headers.items():
-        secret = name.lower() in CREDENTIAL_NAMES or SECRET.search(text) is not None
-        (secret_headers if secret else headers).append((name, _filled(text, "headers", environ)))
+        (secret_headers if is_credential(name, text) else headers).append((name, _filled(text, "headers", environ)))
     if request.auth is not None:
         secret_headers.append(("Authorization", _authorization(request.auth, environ)))
     if request.cookies:
         cookies = (f"{name}={_filled(text, 'cookies', environ, COOKIE_TEXT)}" for name, text in request.cookies.items())
         secret_headers.append(("Cookie", "; ".join(cookies)))
     proxy = None if request.proxy is None else _proxy(request.proxy, environ)
-    return Credentials(tuple(headers), tuple(secret_headers), proxy)
+    in_url = SECRET.findall(request.url or "")
+    url_secrets = {name: quote(_filled(f"${{{name}}}", "url", environ, ANY_TEXT), safe="") for name in in_url}
+    return Credentials(tuple(headers), tuple(secret_headers), proxy, url_secrets, credential_origins(request))
 
 
 def _authorization(auth: str, environ: Mapping[str, str]) -> str:
@@ -77,7 +109,7 @@ def _authorization(auth: str, environ: Mapping[str, str]) -> str:
 def _proxy(proxy: str, environ: Mapping[str, str]) -> str:
     """Return the proxy's URL; secrets before its @ are percent-encoded, so that a password may have any character."""
     userinfo, at, place = proxy.rpartition("@")
-    encoded = {name: quote(value, safe="") for name, value in environ.items()}
+    encoded = {name: quote(environ[name], safe="") for name in SECRET.findall(userinfo) if name in environ}
     url = _filled(userinfo, "proxy", encoded) + at + _filled(place, "proxy", environ)
     if not is_proxy(url):
         raise UsageError("job: [request] proxy: with its ${NAME} filled in it is no http, https or socks5 URL")

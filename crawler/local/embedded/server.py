@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import ClassVar
 import psutil
 
 from coordinator.errors import ShardcrawlError
-from crawler.local.embedded.account import RunAs
-from crawler.local.embedded.folder import folder_errors
+from crawler.local.embedded.account import Account, hand_over, program_for
+from crawler.local.embedded.folder import DataFolder, entry_path, folder_errors
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +49,23 @@ class StartError(ShardcrawlError):
 
 
 class Server(ABC):
-    """A server on `data/<name>`, logging to `data/<name>.log`, started as our child in a session of its own."""
+    """A server on `data/<name>`, logging to `data/<name>.log`, started as our child in a session of its own.
+
+    It runs as `account`, or as ourselves without one, with its socket in a folder of its own below `sockets`.
+    """
 
     name: ClassVar[str]
-    executable: ClassVar[str]
-    folder_flag: ClassVar[str]
+    executables: ClassVar[Sequence[str]]
     # Sent one after the other until it ends, each with the seconds that it may take.
     stop_signals: ClassVar[Sequence[tuple[signal.Signals, float]]]
 
-    def __init__(self, data: Path, sockets: Path) -> None:
+    def __init__(self, data: DataFolder, sockets: Path, account: Account | None) -> None:
         self.data = data
-        self.folder = data / self.name
-        self.log = data / f"{self.name}.log"
-        self.sockets = sockets
+        self.folder = data.path / self.name
+        self.log = data.path / f"{self.name}.log"
+        self.socket_folder = sockets / self.name
+        self.account = account
+        self._programs = sockets / "programs" / self.name
         self._process: subprocess.Popen[bytes] | None = None
         self._logged_before = 0
 
@@ -71,20 +75,23 @@ class Server(ABC):
         """Where clients find the server; the same after every restart."""
 
     @abstractmethod
-    async def prepare(self) -> None:
-        """Bring the folders into a state in which the server can start."""
+    async def prepare(self) -> Path:
+        """Bring the folder into a state in which the server can start; returns the server's program."""
 
     @abstractmethod
-    def command(self) -> Sequence[str]:
-        """The server's command line."""
+    def tidy(self, folder: int) -> None:
+        """Remove from the server's open folder what a killed server left and a new one cannot use."""
+
+    @abstractmethod
+    def command(self, program: Path, folder: str, sockets: str) -> Sequence[str]:
+        """The server's command line; it has `self.folder` in it, by which a leftover is recognised.
+
+        `folder` and `sockets` are names under which the server reaches its folder and that of its socket.
+        """
 
     @abstractmethod
     async def readiness(self) -> Readiness:
         """Whether the server is ready for clients now."""
-
-    def run_as(self) -> RunAs:
-        """As which user the server runs."""
-        return RunAs()
 
     @property
     def pid(self) -> int | None:
@@ -102,9 +109,64 @@ class Server(ABC):
     async def spawn(self) -> None:
         """Stop servers that a killed run left, and start this one; it need not be ready yet. Raises ShardcrawlError."""
         await self.stop_leftovers()
-        await self.prepare()
+        program = await self.prepare()
         self._logged_before = self.log.stat().st_size if self.log.exists() else 0
-        self._process = start_process(self.command(), self.log, self.run_as())
+        with ExitStack() as opened:
+            folder = self.data.open_folder(self.name)
+            opened.callback(os.close, folder)
+            self.tidy(folder)
+            sockets = self._make_socket_folder()
+            opened.callback(os.close, sockets)
+            with folder_errors(self.folder):
+                hand_over(folder, self.account)
+                hand_over(sockets, self.account)
+            names = entry_path(folder, self.folder), entry_path(sockets, self.socket_folder)
+            self._process = self.launch(self.command(program, *names), self.account, folder, sockets)
+
+    def launch(self, command: Sequence[str], account: Account | None, *folders: int) -> subprocess.Popen[bytes]:
+        """Start a command in a session of its own, so that a terminal's Ctrl-C does not reach it.
+
+        It writes to the server's log, runs as `account` if there is one, and inherits the open `folders`. Raises
+        ShardcrawlError.
+        """
+        log = self.data.open_file(self.log.name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            return subprocess.Popen(  # noqa: S603  (arguments of ours, and no shell)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=SERVER_ENVIRONMENT,
+                start_new_session=True,
+                umask=0o077,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+                pass_fds=folders,
+            )
+        except OSError as error:
+            hint = "; set TMPDIR to a folder that other users can enter and that programs run in" if account else ""
+            raise ShardcrawlError(f"cannot start {command[0]}: {error.strerror or error}{hint}") from error
+        finally:
+            os.close(log)
+
+    def program(self, installed: Path, site: Path, parts: Sequence[Path]) -> Path:
+        """`installed`, or a copy of it and its `parts` below `site`, where the server's account can run it."""
+        with folder_errors(self._programs):
+            return program_for(self.account, installed, site, parts, self._programs)
+
+    @abstractmethod
+    def fill_socket_folder(self) -> None:
+        """Put into the new folder of the socket what else the server needs there."""
+
+    def _make_socket_folder(self) -> int:
+        """Make it anew: the lock of a killed server would prevent the start if another process has its pid by now."""
+        with folder_errors(self.socket_folder):
+            shutil.rmtree(self.socket_folder, ignore_errors=True)
+            self.socket_folder.mkdir(mode=0o700)
+            self.fill_socket_folder()
+            return os.open(self.socket_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     async def wait_until_ready(self) -> None:
         """Wait until the server is ready, however long it loads its data.
@@ -144,21 +206,21 @@ class Server(ABC):
 
         Call it only while no child of ours lives. Raises ShardcrawlError when one cannot be stopped.
         """
-        for process in [found for found in psutil.process_iter() if self.runs(found.pid, self.data)]:
+        for process in [found for found in psutil.process_iter() if self.runs(found.pid, self.data.path)]:
             logger.warning("stopping %s (pid %s), left by a run that was killed", self.name, process.pid)
             try:
                 await stop_found_process(self.name, process, self.stop_signals)
             except psutil.AccessDenied as error:
                 raise ShardcrawlError(
-                    f"{self.name} (pid {process.pid}) of another user still runs on {self.data}; stop it first"
+                    f"{self.name} (pid {process.pid}) of another user still runs on {self.data.path}; stop it first"
                 ) from error
 
     @classmethod
     def runs(cls, pid: int, data: Path) -> bool:
         """Whether this process is this server on this data folder, by its command line."""
         words = command_line(pid)
-        named = any(Path(word).name == cls.executable for word in words)
-        return named and (cls.folder_flag, str(data / cls.name)) in itertools.pairwise(words)
+        named = any(Path(word).name in cls.executables for word in words)
+        return named and any(word.rpartition("=")[2] == str(data / cls.name) for word in words)
 
 
 def binary(package: str, *path: str) -> Path:
@@ -171,34 +233,6 @@ def binary(package: str, *path: str) -> Path:
         f"{path[-1]} of the package {package} is not installed; install it, or name running services with "
         "--redis and --database"
     )
-
-
-def start_process(command: Sequence[str], log: Path, run_as: RunAs) -> subprocess.Popen[bytes]:
-    """Start a command, logging to `log`, in a session of its own, so that a terminal's Ctrl-C does not reach it.
-
-    Raises ShardcrawlError.
-    """
-    with folder_errors(log.parent):
-        output = log.open("ab")
-    account = run_as.account
-    try:
-        return subprocess.Popen(  # noqa: S603  (arguments of ours, and no shell)
-            [*run_as.prefix, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env=SERVER_ENVIRONMENT,
-            start_new_session=True,
-            umask=0o077,
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-        )
-    except OSError as error:
-        raise ShardcrawlError(f"cannot start {command[0]}: {error.strerror or error}") from error
-    finally:
-        output.close()
 
 
 def failure_in_log(log: Path, since: int) -> str:

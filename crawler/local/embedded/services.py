@@ -16,10 +16,12 @@ from typing import Any, Self
 
 from coordinator.errors import ShardcrawlError
 from crawler.local.embedded import folder
-from crawler.local.embedded.folder import RunningServers, Services
+from crawler.local.embedded.account import account_of_servers
+from crawler.local.embedded.folder import DataFolder, RunningServers, Services
 from crawler.local.embedded.postgres import PostgresServer
 from crawler.local.embedded.redis import RedisServer
 from crawler.local.embedded.server import Server, StartError
+from crawler.local.embedded.watchdog import GRACE_SECONDS, Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -32,29 +34,42 @@ WATCH_POLL_SECONDS = 0.1
 class Embedded:
     """Redis and Postgres as children of this process; what they store stays in the folder for the next time."""
 
-    def __init__(self, data: Path, *, redis: bool = True, postgres: bool = True) -> None:
-        self._data = data.resolve()
-        self._sockets = folder.sockets(self._data, Path(tempfile.gettempdir()), os.geteuid())
-        both = (RedisServer(self._data, self._sockets), PostgresServer(self._data, self._sockets))
-        self._servers: list[Server] = [server for server, wanted in zip(both, (redis, postgres), strict=True) if wanted]
-        self._unwanted: list[Server] = [server for server in both if server not in self._servers]
+    def __init__(
+        self, data: Path, *, redis: bool = True, postgres: bool = True, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
+        self._data = folder.full_path(data)
+        self._wanted: dict[type[Server], bool] = {RedisServer: redis, PostgresServer: postgres}
+        self._grace_seconds = grace_seconds
+        self._servers: list[Server] = []
+        self._folder: DataFolder | None = None
+        self._sockets: Path | None = None
         self._lock: int | None = None
+        self._watchdog: Watchdog | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Lock the folder, stop what a killed run left there, start the servers and wait until each is ready.
 
-        Raises DataInUse when another process has the folder, ShardcrawlError when it or a server cannot be used.
+        Should this process be killed, a watchdog stops them after `grace_seconds`. Raises DataInUse when another
+        process has the folder, ShardcrawlError when it is not ours, or it or a server cannot be used.
         """
-        self._lock = await folder.lock(self._data)
+        self._folder = folder.open_folder(self._data)
         try:
-            folder.remove_services_file(self._data)
-            for server in self._unwanted:
-                await server.stop_leftovers()
-            # When we are root, Postgres' account must enter this folder to reach its own, and need not list it.
-            folder.make_private(self._sockets, 0o711 if os.geteuid() == 0 else 0o700)
+            sockets = folder.sockets(self._data, Path(tempfile.gettempdir()))
+            self._lock = await folder.lock(self._folder)
+            account = account_of_servers()
+            folder.remove_services_file(self._folder)
+            servers = [kind(self._folder, sockets, account) for kind in self._wanted]
+            for server in servers:
+                if not self._wanted[type(server)]:
+                    await server.stop_leftovers()
+            # The account of the servers enters its own folders below this one, and need not list it.
+            folder.make_private(sockets, 0o711 if account else 0o700)
+            self._sockets = sockets
+            self._servers = [server for server in servers if self._wanted[type(server)]]
+            self._watchdog = Watchdog(self._grace_seconds)
             for server in self._servers:
-                await server.spawn()
+                await self._spawn(server)
             for server in self._servers:
                 await server.wait_until_ready()
             self._write_services_file()
@@ -113,7 +128,7 @@ class Embedded:
                         f"last by {ending}; see {server.log}"
                     )
                 try:
-                    await server.spawn()
+                    await self._spawn(server)
                     await server.wait_until_ready()
                 except StartError as error:
                     logger.warning("%s", error)
@@ -122,32 +137,52 @@ class Embedded:
                 logger.warning("restarted %s (now pid %s), ended by %s", server.name, server.pid, ending)
             await asyncio.sleep(WATCH_POLL_SECONDS)
 
+    async def _spawn(self, server: Server) -> None:
+        await server.spawn()
+        if self._watchdog is not None:
+            self._watchdog.guard({server.pid: server.stop_signals for server in self._servers if server.pid})
+
     def _write_services_file(self) -> None:
-        folder.write_services_file(self._data, RunningServers(self.services, self.pids))
+        assert self._folder is not None
+        folder.write_services_file(self._folder, RunningServers(self.services, self.pids))
 
     async def _close(self) -> None:
+        assert self._folder is not None
         if self._watch is not None:
             self._watch.cancel()  # else it would restart what we stop
-        folder.remove_services_file(self._data)
         try:
+            if self._lock is not None:
+                folder.remove_services_file(self._folder)
             failures = await asyncio.gather(*(server.stop() for server in self._servers), return_exceptions=True)
         finally:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+            if self._watchdog is not None:
+                self._watchdog.dismiss()
+            if self._sockets is not None:
+                shutil.rmtree(self._sockets, ignore_errors=True)
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
+            self._folder.close()
         for failure in failures:
             if failure:
                 raise failure
 
 
 def running(data: Path) -> Services | None:
-    """The services that a live process has started in this folder; None without such a process, or if one is dead."""
-    data = data.resolve()
-    if not folder.is_locked(data) or (found := folder.read_services_file(data)) is None:
+    """The services that a live process has started in this folder; None without such a process, or if one is dead.
+
+    Raises ShardcrawlError when the folder is not ours.
+    """
+    if (found_folder := folder.find_folder(data)) is None:
         return None
+    try:
+        if not folder.is_locked(found_folder) or (found := folder.read_services_file(found_folder)) is None:
+            return None
+    finally:
+        found_folder.close()
     kinds: tuple[type[Server], ...] = (RedisServer, PostgresServer)
-    alive = {kind.name for kind in kinds if kind.name in found.pids and kind.runs(found.pids[kind.name], data)}
+    path = found_folder.path
+    alive = {kind.name for kind in kinds if kind.name in found.pids and kind.runs(found.pids[kind.name], path)}
     return found.services if alive >= found.pids.keys() else None
 
 

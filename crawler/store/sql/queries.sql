@@ -1,10 +1,28 @@
--- Queries with names. Places in {braces} are filled with quoted identifiers and with numbers, never with a user's text.
+-- Queries with names. Places in {braces} are filled with quoted identifiers and with numbers, never with a user's text;
+-- only the command `sql` has the user's own query, which Postgres has taken alone before, in `rows-as-json`.
 -- The part of a table is the table into which one run loads: pages_rN of pages.
 
 -- name: schema-is-there
 SELECT to_regclass('runs') IS NOT NULL
    AND to_regclass('pages') IS NOT NULL
    AND to_regclass('pages_current') IS NOT NULL;
+
+-- name: schema-version
+SELECT version FROM schema_version;
+
+-- name: make-schema-version
+-- One row: the number of the newest migration in this database.
+CREATE TABLE IF NOT EXISTS schema_version (
+    version integer NOT NULL,
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
+);
+
+-- name: record-schema-version
+INSERT INTO schema_version (version) VALUES ($1) ON CONFLICT (only_row) DO UPDATE SET version = excluded.version;
+
+-- name: migration-timeout
+-- Workers that want to write wait behind a migration that waits for a reader.
+SET LOCAL lock_timeout = '5s';
 
 -- name: hide-notices
 -- To the end of the transaction: what IF NOT EXISTS says of a table that is there need not be sent.
@@ -14,16 +32,81 @@ SET LOCAL client_min_messages = warning;
 -- Held until the end of the transaction. The number is arbitrary.
 SELECT pg_advisory_xact_lock(7310579615327182);
 
+-- name: search-path
+SELECT pg_catalog.current_schemas(true);
+
+-- name: planted
+-- What another role has put where our statements would find it: tables and views of the names $1, functions of the names
+-- $2, or with $3 of all names that Postgres has, and operators. Trusted are this role, superusers, and roles that this
+-- one is a member of. It calls only what is in pg_catalog, with types that match exactly.
+WITH me AS (
+    SELECT oid, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user
+), trusted AS (
+    SELECT r.oid FROM pg_catalog.pg_roles r, me
+    WHERE r.oid = me.oid OR r.rolsuper OR (NOT me.rolsuper AND pg_catalog.pg_has_role(r.oid, 'USAGE'::text))
+), place AS (
+    SELECT oid FROM pg_catalog.pg_namespace
+    WHERE nspname = ANY(pg_catalog.current_schemas(false)) AND nspname <> 'pg_catalog'::name
+), found AS (
+    SELECT 'table or view'::text AS kind, c.relname AS name, c.relowner AS owner
+    FROM pg_catalog.unnest($1::text[]) AS wanted(name)
+    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(pg_catalog.quote_ident(wanted.name))::oid
+    UNION ALL
+    SELECT 'function'::text, p.proname, p.proowner FROM pg_catalog.pg_proc p
+    WHERE p.pronamespace IN (SELECT oid FROM place) AND (p.proname = ANY($2::name[]) OR ($3::boolean AND p.proname IN (
+        SELECT proname FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::pg_catalog.regnamespace::oid)))
+    UNION ALL
+    SELECT 'operator'::text, o.oprname, o.oprowner FROM pg_catalog.pg_operator o
+    WHERE o.oprnamespace IN (SELECT oid FROM place)
+      AND o.oprname IN (SELECT oprname FROM pg_catalog.pg_operator
+                        WHERE oprnamespace = 'pg_catalog'::pg_catalog.regnamespace::oid)
+)
+SELECT kind, name, pg_catalog.pg_get_userbyid(owner) AS owner, current_user AS me
+FROM found WHERE NOT (owner IN (SELECT oid FROM trusted)) LIMIT 1;
+
+-- name: could-do-more
+-- Whether the role that logged in could do more than read and write rows: start programs, or reach files of the server.
+SELECT rolsuper OR pg_has_role(oid, 'pg_execute_server_program', 'MEMBER')
+    OR pg_has_role(oid, 'pg_read_server_files', 'MEMBER') OR pg_has_role(oid, 'pg_write_server_files', 'MEMBER')
+FROM pg_roles WHERE rolname = session_user;
+
+-- name: read-with-path
+-- To the end of the transaction.
+SELECT pg_catalog.set_config('search_path'::text, $1::text, true);
+
+-- name: make-reader
+-- The role as which `sql` reads, where the one that logged in could do more. Its password is for one login.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{reader}') THEN
+        CREATE ROLE {reader};
+        GRANT pg_read_all_data TO {reader};
+    END IF;
+    EXECUTE format(
+        'ALTER ROLE {reader} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS '
+        'PASSWORD ''{password}'' VALID UNTIL %L', now() + interval '1 minute'
+    );
+END
+$$;
+
 -- name: find-run
-SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at
+SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
+       reasons::text AS reasons, layout::text AS layout
 FROM runs WHERE name = $1;
 
 -- name: list-runs
-SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at
+SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
+       reasons::text AS reasons, layout::text AS layout
 FROM runs ORDER BY run_id;
 
 -- name: make-run
 INSERT INTO runs (name, spec, epoch) VALUES ($1, $2::text::jsonb, $3) RETURNING run_id;
+
+-- name: rewrite-run
+UPDATE runs SET spec = $2::text::jsonb, layout = $3::text::jsonb WHERE run_id = $1;
+
+-- name: known-runs
+SELECT name FROM runs WHERE name = ANY($1::text[]);
 
 -- name: change-epoch
 UPDATE runs SET epoch = $2 WHERE run_id = $1;
@@ -48,8 +131,9 @@ PARTITION BY LIST (run_id);
 CREATE TABLE {part} (LIKE {table} INCLUDING ALL, CHECK (run_id = {run_id}));
 
 -- name: is-there
--- Whether there is a table or view of this name.
-SELECT to_regclass($1) IS NOT NULL;
+-- Whether there is a table or view of this name. to_regclass alone could still miss one that another session has made:
+-- a session learns of that when it locks a table, as it does for pg_class.
+SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1));
 
 -- name: make-view
 -- The run that was published last, or nothing.
@@ -84,25 +168,63 @@ DROP TABLE pg_temp.example;
 -- name: count-outcomes
 SELECT outcome, count(*) AS keys FROM {part} GROUP BY outcome;
 
+-- name: count-reasons
+-- Keys by outcome. Those that were refused or failed also by reason, the $2 usual ones of each outcome, and NULL for the
+-- others, and by whether they were refused with one of the statuses $1. A reason is without the history of its attempts.
+-- Reasons that differ only in what differs from key to key are one, without that: URLs, what is quoted, hosts, addresses,
+-- and numbers that mean no kind of fault.
+WITH told AS (
+    SELECT outcome, coalesce(outcome = 'refused' AND status = ANY($1::integer[]), false) AS denied,
+           CASE WHEN outcome IN ('refused', 'failed')
+                THEN left(regexp_replace(coalesce(reason, ''), ' after \d+ attempts: .*$', ''), 1000) END AS reason
+    FROM {part}
+), reasons AS (
+    SELECT outcome, denied, CASE WHEN min(reason) = max(reason) THEN min(reason) ELSE kind END AS reason,
+           count(*) AS keys
+    FROM told, left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(reason,
+                   'https?://[^\s,)]+', '…', 'g'),
+                   $q$'[^']*'|"[^"]*"$q$, '…', 'g'),
+                   '^(dns|address): \S+', '\1: …'),
+                   '[0-9a-f]*:[0-9a-f]*(:[0-9a-f]*)+', '…', 'g'),
+                   '(?<!status |redirect |os error |U\+|\w)\d+', 'N', 'g'), 101) AS kind
+    GROUP BY outcome, denied, kind
+), ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY outcome ORDER BY keys DESC, reason) AS rank FROM reasons
+)
+SELECT outcome, denied,
+       CASE WHEN rank > $2 THEN NULL WHEN length(reason) > 100 THEN left(reason, 99) || '…' ELSE reason END AS reason,
+       sum(keys)::bigint AS keys
+FROM ranked GROUP BY 1, 2, 3 ORDER BY keys DESC, reason;
+
+-- name: reasons-timeout
+-- To the end of the transaction: only a summary waits for these counts.
+SELECT set_config('statement_timeout', '3s', true);
+
 -- name: finish-run
-UPDATE runs SET state = 'complete', counts = $2::text::jsonb, finished_at = now(), published_at = now()
+UPDATE runs SET state = 'complete', counts = $2::text::jsonb, reasons = $3::text::jsonb, finished_at = now(),
+                published_at = now()
 WHERE run_id = $1;
 
 -- name: final-counts
 -- No row unless the run is complete.
 SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
 
--- name: delete-failed
--- All failed pages. With $1 only those whose reason contains this text, in upper or lower case.
+-- name: delete-pages
+-- The pages of outcomes $1, only those of statuses $2 unless that is NULL, and those that were refused with a status of
+-- $3. With $4 only those whose reason contains this text, in upper or lower case. Returns how many, by outcome.
 WITH deleted AS (
-    DELETE FROM {part} WHERE outcome = 'failed' AND ($1::text IS NULL OR position(lower($1) IN lower(reason)) > 0)
-    RETURNING 1
+    DELETE FROM {part}
+    WHERE ((outcome = ANY($1::text[]) AND ($2::integer[] IS NULL OR status = ANY($2)))
+           OR (outcome = 'refused' AND status = ANY($3::integer[])))
+      AND ($4::text IS NULL OR position(lower($4) IN lower(reason)) > 0)
+    RETURNING outcome
 )
-SELECT count(*) FROM deleted;
+SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;
 
 -- name: reopen-run
 -- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
-UPDATE runs SET state = 'running', counts = NULL, finished_at = NULL, epoch = 'void-' || md5(random()::text)
+UPDATE runs SET state = 'running', counts = NULL, reasons = NULL, finished_at = NULL,
+                epoch = 'void-' || md5(random()::text)
 WHERE run_id = $1;
 
 -- name: attach
@@ -122,6 +244,30 @@ SELECT pg_advisory_xact_lock(7310579, $1);
 -- name: batch-timeouts
 -- A batch fails when it waits longer for a lock. Postgres ends the session of a worker that is frozen within a batch.
 SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true);
+
+-- name: make-body-fault
+-- What Postgres says of a body that is no jsonb, in the words of the COPY, and null for one that is. Errors of class 22
+-- (data exceptions) depend on the body alone. Others, like nesting beyond the stack, are left for the COPY to find.
+CREATE OR REPLACE FUNCTION pg_temp.body_fault(body bytea) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    detail text;
+BEGIN
+    PERFORM convert_from(body, 'UTF8')::jsonb;
+    RETURN NULL;
+EXCEPTION
+    WHEN data_exception THEN
+        GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+        RETURN concat_ws(': ', SQLERRM, nullif(detail, ''));
+    WHEN others THEN
+        RETURN NULL;
+END
+$$;
+
+-- name: body-faults
+-- The bodies that are no jsonb: their places in $1, from 1, and what Postgres says of them.
+SELECT number, fault
+FROM unnest($1::bytea[]) WITH ORDINALITY AS given(body, number), pg_temp.body_fault(body) AS fault
+WHERE fault IS NOT NULL;
 
 -- name: make-staging
 CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {part} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS;
@@ -164,6 +310,14 @@ WITH orphans AS MATERIALIZED (
 SELECT (SELECT count(*) FROM orphans) AS records,
        ARRAY(SELECT DISTINCT encode(digest, 'hex') FROM orphans ORDER BY 1 LIMIT $1) AS examples;
 
+-- name: stored-without-record
+-- Stored keys of which no table has a record: `has_no_record` is the next query for each table, joined by AND.
+WITH empty AS MATERIALIZED (SELECT key FROM {pages} p WHERE outcome = 'stored' AND {has_no_record})
+SELECT (SELECT count(*) FROM empty) AS keys, ARRAY(SELECT key FROM empty ORDER BY 1 LIMIT $1) AS examples;
+
+-- name: has-no-record
+NOT EXISTS (SELECT FROM {part} r WHERE r.digest = p.digest);
+
 -- name: is-attached
 SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1) AND inhrelid = to_regclass($2));
 
@@ -176,6 +330,17 @@ SELECT count(*) AS total, count(DISTINCT key) AS distinct,
        ARRAY(SELECT key FROM audit_requests GROUP BY key HAVING count(*) > 1 ORDER BY count(*) DESC, key LIMIT $1)
            AS examples
 FROM audit_requests;
+
+-- name: exact-output
+-- To the end of the transaction, whatever the server's settings are: what is written can be read in one way only.
+SELECT set_config('DateStyle', 'ISO', true), set_config('bytea_output', 'hex', true),
+       set_config('extra_float_digits', '1', true), set_config('IntervalStyle', 'postgres', true);
+
+-- name: rows-as-json
+-- Each row of a user's query as JSON in one line: only a json column can have a line break, and only between two words.
+SELECT translate(row_to_json(named)::text, E'\n\r', '  ')
+FROM (SELECT {columns} FROM (
+{query}) AS given({names})) AS named;
 
 -- name: idle-sessions
 -- Sessions that have been idle in a transaction for more than $1 seconds.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.errors import RedisRefused, RedisUnavailable
+from coordinator.errors import RedisUnavailable
 from coordinator.limits.limiter import HORIZON_SECONDS, SLOT_MARGIN, Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
@@ -162,8 +162,7 @@ async def test_redis_that_is_away_or_refuses_is_an_error_of_ours(redis: Redis, m
             await limiter.reserve(UPSTREAM, 1)
     await redis.delete(KEYS.slots(UPSTREAM))
     await redis.set(KEYS.slots(UPSTREAM), "no hash")
-    with pytest.raises(RedisRefused):
-        await limiter.reserve(UPSTREAM, 1)
+    assert (await limiter.reserve(UPSTREAM, 1)).slots, "what is not ours is deleted, and it begins anew"
 
 
 # -- several windows
@@ -381,3 +380,14 @@ async def test_an_override_of_all_others_leaves_those_with_an_entry_alone(redis:
     await LimitOverrides(redis, KEYS).change("other.example", a_second(8.0))
     await limiter._read_changes()
     assert limiter.rate("other.example") == 8.0
+
+
+async def test_an_override_of_a_host_holds_for_each_of_its_ports(redis: Redis, clock: RedisClock) -> None:
+    await redis.hset(KEYS.state, "state", "running")
+    limiter = clock.limiter(KEYS, a_second(3.0))
+    for host in ("other.example", "[::1]"):
+        await LimitOverrides(redis, KEYS).change(host, a_second(7.0))
+    await LimitOverrides(redis, KEYS).change("other.example:81", a_second(8.0))
+    await limiter._read_changes()
+    ports = ("other.example", "other.example:80", "other.example:81", "[::1]:8080", "[::2]:8080", "another.example:80")
+    assert [limiter.rate(upstream) for upstream in ports] == [7.0, 7.0, 8.0, 7.0, None, None]

@@ -27,8 +27,8 @@ HOUR = 3600.0
 ATTEMPTS = Attempts(1, 2, ("12:00:00 status 500", "12:00:01 status 429 \u00d72"))
 
 
-def deferred_of(run: Run, epoch: str = "first") -> DeferredKeys:
-    return DeferredKeys(run.client, run.keys, run.layout, Epoch(epoch))
+def deferred_of(run: Run, epoch: str = "first", keys_per_request: int = 1) -> DeferredKeys:
+    return DeferredKeys(run.client, run.keys, run.layout, Epoch(epoch), keys_per_request)
 
 
 def deferring(
@@ -226,6 +226,17 @@ async def test_keys_that_are_due_come_back_in_whole_blocks_with_their_attempts(r
     await run.complete(ONE, 2, again)
     assert await check_resolved(run) is RunState.RESOLVED
     assert (await run.counts()).done == 1_300
+
+
+async def test_keys_that_are_due_come_back_in_blocks_of_whole_requests(redis: Redis) -> None:
+    run = await Run.create(redis, record_of(shards=16, buckets=16))
+    keys = numbered(1_000)
+    await run.streams.complete(ONE, 1, deferring(await drained(run, keys), keys[:970]))
+    deferred = deferred_of(run, keys_per_request=60)
+    assert await deferred.requeue(COORDINATOR, await deferred.due())
+    blocks = [claim.block for claim in await run.drain(ONE)]
+    assert sorted(len(block.keys) for block in blocks) == [10, *[60] * 16]
+    assert sorted(key for block in blocks for key in block.keys) == sorted(keys[:970])
 
 
 async def test_attempts_survive_a_block_a_split_a_deferral_and_a_block_again(redis: Redis) -> None:

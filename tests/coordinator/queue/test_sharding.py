@@ -14,9 +14,11 @@ from coordinator.queue.sharding import (
     BUCKET_KEYS,
     MAX_PARTS,
     Layout,
+    block_size,
     by_bucket,
     by_digest,
     cut_blocks,
+    cut_request_blocks,
     digest,
     member,
     split_block,
@@ -204,3 +206,59 @@ def test_parts_of_a_block_hold_the_chosen_keys_in_order_with_their_reasons(chose
     assert reasons == {f"key {index}": f"why {index}" for index in chosen if index % 3 == 0}
     assert all(part.shard == 3 and part.keys for part in made)
     assert max([len(part.keys) for part in made], default=0) <= -(-len(chosen) // MAX_PARTS)
+
+
+@pytest.mark.parametrize("keys_per_request", [2, 50, 500])
+@given(chosen=st.sets(st.integers(0, 499), min_size=2))
+def test_parts_of_a_block_have_whole_requests_while_they_have_several(chosen: set[int], keys_per_request: int) -> None:
+    made = list(split_block(Block(ShardId(3), tuple(numbered(500))), sorted(chosen), keys_per_request))
+    assert [key for part in made for key in part.keys] == [f"key {index}" for index in sorted(chosen)]
+    assert 1 < len(made) <= MAX_PARTS, "a part is smaller than the block, so that splitting it again comes to an end"
+    sizes = [len(part.keys) for part in made[:-1]]
+    assert all(size < keys_per_request or size % keys_per_request == 0 for size in sizes)
+
+
+# -- blocks of whole requests
+
+
+@pytest.mark.parametrize(
+    ("keys", "keys_per_request", "size"),
+    [
+        (1_000_000, 1, 500),
+        (10, 1, 500),
+        (2_000, 50, 100),  # a small corpus: 20 blocks, so that as many workers get a part
+        (2_000, 5, 100),
+        (2_000, 30, 90),
+        (2_000, 101, 101),
+        (10_000, 50, 150),
+        (65_536, 50, 500),
+        (65_536, 30, 480),
+        (65_536, 499, 499),
+        (65_536, 500, 500),
+        (10, 500, 500),
+        (0, 50, 100),
+    ],
+)
+def test_a_block_has_whole_requests_up_to_500_keys_and_few_keys_are_spread(
+    keys: int, keys_per_request: int, size: int
+) -> None:
+    assert block_size(keys, keys_per_request) == size
+
+
+@given(layouts(), st.sets(KEYS, max_size=400), st.integers(2, 60), st.data())
+def test_blocks_of_requests_have_every_key_once_and_one_request_that_is_not_full(
+    layout: Layout, keys: set[str], keys_per_request: int, data: st.DataObject
+) -> None:
+    refused = data.draw(st.sets(st.sampled_from(sorted(keys)), max_size=5)) if keys else set()
+    reasons = {digest(key): f"why {key}" for key in refused}
+    made = list(cut_request_blocks(by_digest(keys), layout, reasons, keys_per_request))
+    assert sorted(key for block in made for key in block.keys) == sorted(keys)
+    assert {block.keys[index]: why for block in made for index, why in block.refusals.items()} == {
+        key: f"why {key}" for key in refused
+    }
+    for block in made:
+        assert 0 < len(block.keys) <= BLOCK_KEYS
+        assert block.shard == layout.shard(digest(block.keys[0]))
+        assert list(block.keys) == sorted(block.keys, key=digest)
+    fetched = [len(block.keys) - len(block.refusals) for block in made]
+    assert all(count % keys_per_request == 0 for count in fetched[:-1] if count)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, LeaseLost, RedisRefused, RedisUnavailable
+from coordinator.errors import EpochLost, LeaseLost, RedisDamaged, RedisUnavailable
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import MAX_QUARANTINED_BYTES, Completion, FinishedBlock, Streams
@@ -780,11 +780,11 @@ async def test_a_full_redis_stops_the_planner_but_neither_leases_nor_finished_wo
 # -- errors
 
 
-async def test_a_command_that_redis_does_not_take_is_refused_in_one_line(redis: Redis) -> None:
+async def test_a_value_of_another_program_is_named_in_one_line(redis: Redis) -> None:
     run = await Run.create(redis)
     await redis.delete(run.keys.workers)
     await redis.set(run.keys.workers, "a string")
-    with pytest.raises(RedisRefused, match=r"\ARedis refuses a command: .*WRONGTYPE.*\Z"):
+    with pytest.raises(RedisDamaged, match=r"\ARedis has something else in a run's place: .*WRONGTYPE.*\Z"):
         await run.streams.join(ONE)
 
 

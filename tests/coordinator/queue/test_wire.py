@@ -23,8 +23,9 @@ from coordinator.queue.wire import (
 from crawler.fetch.retry import MAX_HISTORY_LINES, MAX_RESULT_CHARACTERS, add_attempt
 
 SHARD = ShardId(3)
+LARGEST_KEYS = tuple(f"{number:k>8192}" for number in range(BLOCK_KEYS))
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
-ATTEMPTS = st.builds(Attempts, st.integers(0, 2**31), st.integers(0, 2**31), st.lists(TEXTS, max_size=5).map(tuple))
+ATTEMPTS = st.builds(Attempts, st.integers(0, 10_000), st.integers(0, 10_000), st.lists(TEXTS, max_size=5).map(tuple))
 HEAD = b"\x94" + bytes([WIRE_VERSION])
 
 
@@ -32,7 +33,7 @@ HEAD = b"\x94" + bytes([WIRE_VERSION])
 
 
 @given(
-    st.lists(TEXTS, max_size=40),
+    st.lists(TEXTS, max_size=40, unique=True),
     st.dictionaries(st.integers(0, 39), TEXTS),
     st.dictionaries(st.integers(0, 39), ATTEMPTS),
 )
@@ -49,7 +50,7 @@ def test_a_block_comes_back_as_it_was_sent(
 
 
 def test_the_largest_block_that_a_planner_makes_fits() -> None:
-    block = Block(SHARD, tuple("k" * 8192 for _ in range(BLOCK_KEYS)), dict.fromkeys(range(BLOCK_KEYS), "w" * 100))
+    block = Block(SHARD, LARGEST_KEYS, dict.fromkeys(range(BLOCK_KEYS), "w" * 100))
     assert decode_block(SHARD, encode_block(block)) == block
 
 
@@ -57,9 +58,7 @@ def test_the_largest_block_of_keys_that_come_back_fits() -> None:
     attempts = NO_ATTEMPTS
     for number in range(3 * MAX_HISTORY_LINES):
         attempts = add_attempt(attempts, f"{number} {'w' * MAX_RESULT_CHARACTERS}", 0.0)
-    block = Block(
-        SHARD, tuple("k" * 8192 for _ in range(BLOCK_KEYS)), attempts=dict.fromkeys(range(BLOCK_KEYS), attempts)
-    )
+    block = Block(SHARD, LARGEST_KEYS, attempts=dict.fromkeys(range(BLOCK_KEYS), attempts))
     assert decode_block(SHARD, encode_block(block)) == block
 
 
@@ -107,6 +106,10 @@ GOOD = [0, 0, []]
         pytest.param([2, ["a"], {}, {0: [0, 0]}], id="attempts without a history"),
         pytest.param([2, ["a"], {}, {0: [-1, 0, []]}], id="fewer attempts than none"),
         pytest.param([2, ["a"], {}, {0: [0, -1, []]}], id="fewer throttled attempts than none"),
+        pytest.param([2, ["a"], {}, {0: [2**15, 0, []]}], id="more attempts than a column holds"),
+        pytest.param([2, ["a"], {}, {0: [0, 2**63, []]}], id="more throttled attempts than a column holds"),
+        pytest.param([2, ["a"], {}, {0: [0, 0, ["a" * 1001]]}], id="too long a line of a history"),
+        pytest.param([2, ["a", "b", "a"], {}, {}], id="a key twice"),
         pytest.param([2, ["a"], {}, {0: [0.5, 0, []]}], id="half an attempt"),
         pytest.param([2, ["a"], {}, {0: ["0", 0, []]}], id="attempts in text"),
         pytest.param([2, ["a"], {}, {0: [0, 0, "abc"]}], id="one text as a history"),
@@ -204,20 +207,24 @@ def test_a_deferred_key_comes_back_as_it_was_sent(key: str, attempts: Attempts) 
         pytest.param(["a", [0, 0]], id="attempts without a history"),
         pytest.param(["a", [0, 0, [None]]], id="nothing in a history"),
         pytest.param(["a", [0, 0, ["a"] * (BLOCK_KEYS + 1)]], id="too long a history"),
+        pytest.param(["a", [0, 0, ["a" * 1001]]], id="too long a line"),
+        pytest.param(["a", [2**15, 0, []]], id="too many attempts"),
+        pytest.param(["a" * 65_536, GOOD], id="too large"),
+        pytest.param(["b", GOOD], id="another key"),
         pytest.param("ab", id="a text"),
         pytest.param({"a": GOOD}, id="a map"),
     ],
 )
 def test_what_is_no_deferred_key_is_refused(content: object) -> None:
-    assert decode_deferral(b"", msgpack.packb(["a", GOOD])) == Deferral(b"", "a", NO_ATTEMPTS)
+    assert decode_deferral(digest("a"), msgpack.packb(["a", GOOD])) == Deferral(digest("a"), "a", NO_ATTEMPTS)
     with pytest.raises(ValueError, match=r"deferred key|attempts"):
-        decode_deferral(b"", msgpack.packb(content))
+        decode_deferral(digest("a"), msgpack.packb(content))
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_deferred_key_or_a_value_error(payload: bytes) -> None:
     for candidate in (payload, b"\x92\xa1a" + payload, b"\x92\xa1a\x93\x00\x00" + payload):
         try:
-            assert isinstance(decode_deferral(b"", candidate).key, str)
+            assert isinstance(decode_deferral(digest("a"), candidate).key, str)
         except ValueError:
             continue

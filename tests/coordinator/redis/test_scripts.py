@@ -86,7 +86,7 @@ def test_what_a_script_includes_exists_is_there_once_and_is_used(name: str) -> N
 
 @pytest.mark.parametrize("name", sorted(LUA))
 def test_a_script_is_used(name: str) -> None:
-    assert f'Script(client, "{name}")' in PYTHON
+    assert f'Script(client, "{name}"' in PYTHON
 
 
 @pytest.mark.parametrize("name", sorted(LUA))

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, RedisUnavailable, SourceError
+from coordinator.errors import EpochLost, RedisDamaged, RedisUnavailable, SourceError
 from coordinator.model import Outcome, RunState
 from coordinator.queue.sharding import digest
 from coordinator.redis.connection import connect_redis
@@ -22,6 +22,7 @@ from coordinator.roles.coordinator import Coordinator
 from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor
 from coordinator.status import read_snapshot
+from coordinator.tasks import cancel_and_wait
 from tests.coordinator.parts import COORDINATOR, ONE, TWO, LostResult, MemorySource, Run, keys_of, numbered, record_of
 from tests.waiting import eventually
 
@@ -87,8 +88,7 @@ async def coordinating(
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await cancel_and_wait([task])
 
 
 async def made(redis: Redis, **settings: int) -> Run:
@@ -99,7 +99,7 @@ async def made(redis: Redis, **settings: int) -> Run:
 
 
 async def leader_of(run: Run) -> str | None:
-    return (await read_snapshot(run.client, run.record)).leader
+    return (await read_snapshot(run.client, run.record.name)).leader
 
 
 async def led_by(run: Run, name: str) -> None:
@@ -254,7 +254,7 @@ async def test_a_leader_that_lost_its_lease_stands_by_and_publishes_nothing_more
     corpus = Corpus(numbered(1_000), chunk=100, held_at=500)
     async with coordinating(run, corpus, "frozen"):
         await eventually(lambda: queue_is(run, 500), "half to be published")
-        await redis.set(run.keys.leader, "usurper")
+        await redis.set(run.keys.leader, "usurper", px=100_000)
         await eventually(lambda: corpus.opened[0].closed, "the planner to be ended")
         assert await run.queued_keys() == sorted(numbered(1_000)[:500])
         assert await leader_of(run) == "usurper"
@@ -296,7 +296,7 @@ async def test_keeping_the_lease_waits_for_redis_and_ends_when_another_leads(
     keeping = asyncio.create_task(one.keep())
     await eventually(lambda: "coordinator one waits" in caplog.text, "a prolongation to fail")
     assert not keeping.done()
-    await redis.set(keys.leader, "two")
+    await redis.set(keys.leader, "two", px=100_000)
     await asyncio.wait_for(keeping, 20)
     assert "coordinator one no longer leads run run" in caplog.text
 
@@ -381,11 +381,20 @@ async def test_a_source_that_cannot_be_opened_ends_the_coordinator(redis: Redis)
         await a_coordinator(run, missing).run()
 
 
-async def test_a_cursor_that_cannot_be_read_is_an_error_of_the_source(redis: Redis) -> None:
+@pytest.mark.parametrize("cursor", ["rubbish", f"{10**30}:0"])
+async def test_a_cursor_that_is_not_ours_is_damage(redis: Redis, cursor: str) -> None:
     run = await made(redis)
-    await redis.hset(run.keys.state, "cursor", "rubbish")
-    with pytest.raises(SourceError, match="the stored cursor 'rubbish'"):
+    await redis.hset(run.keys.state, "cursor", cursor)
+    with pytest.raises(RedisDamaged):
         await a_coordinator(run, Corpus([]).open).run()
+
+
+async def test_a_leader_without_a_lease_of_ours_does_not_lead(redis: Redis) -> None:
+    keys = RunKeys("run")
+    for century in (None, 100 * 365 * 86_400):
+        await redis.set(keys.leader, "planted", ex=century)
+        await asyncio.wait_for(Election(redis, keys, "one").gain(), 20)
+        assert await redis.get(keys.leader) == b"one"
 
 
 @pytest.mark.parametrize("when", ["planning", "waiting for workers", "resolved"])
@@ -564,7 +573,7 @@ async def test_standard_input_cannot_be_planned_again(redis: Redis, monkeypatch:
     await eventually(lambda: queue_is(run, 100), "keys to be published")
     for shard in range(run.layout.shards):
         await redis.xtrim(run.keys.stream(shard), maxlen=0, approximate=False)
-    with pytest.raises(SourceError, match="standard input cannot be read again"):
+    with pytest.raises(SourceError, match="a pipe cannot be read again"):
         await asyncio.wait_for(task, 20)
 
 

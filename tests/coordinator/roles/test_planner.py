@@ -19,7 +19,9 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 
-def planner_of(run: Run, source: MemorySource, *, high_water: int = 300_000) -> Planner:
+def planner_of(
+    run: Run, source: MemorySource, *, high_water: int = 300_000, keys_per_request: int = 1, fill_seconds: float = 60.0
+) -> Planner:
     return Planner(
         coordinator_id=COORDINATOR,
         source=source,
@@ -29,6 +31,8 @@ def planner_of(run: Run, source: MemorySource, *, high_water: int = 300_000) -> 
         layout=run.layout,
         counts=run.counts,
         high_water=high_water,
+        keys_per_request=keys_per_request,
+        fill_seconds=fill_seconds,
     )
 
 
@@ -304,3 +308,99 @@ async def test_a_planner_of_another_epoch_publishes_nothing(redis: Redis) -> Non
     with pytest.raises(EpochLost):
         await planner_of(run, MemorySource(numbered(10))).plan()
     assert await run.queued_keys() == []
+
+
+# -- several keys a request
+
+
+async def requests(run: Run, keys_per_request: int) -> list[int]:
+    """How many keys each request has that the blocks in the queue become, sorted."""
+    await run.streams.join(ONE)
+    found = []
+    for claim in await run.drain(ONE):
+        fetched = len(claim.block.keys) - len(claim.block.refusals)
+        found += [min(keys_per_request, fetched - start) for start in range(0, fetched, keys_per_request)]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("chunk", [1_000_000, 333, 50, 49, 7, 1])
+async def test_requests_are_full_whatever_pieces_the_source_comes_in(redis: Redis, chunk: int) -> None:
+    run = await Run.create(redis, record_of(shards=16))
+    keys = numbered(1_230)
+    assert await planner_of(run, MemorySource([*keys, *keys[:500]], chunk=chunk), keys_per_request=50).plan()
+    assert set(await run.queued_keys()) == set(keys)
+    found = await requests(run, 50)
+    assert found[1:] == [50] * (len(found) - 1)
+    assert len(found) <= -(-1_730 // 50)
+
+
+async def test_keys_that_are_done_or_refused_leave_no_gap_in_a_request(redis: Redis) -> None:
+    run = await Run.create(redis)
+    keys = numbered(3_000)
+    lines: list[str | Refused] = [*keys]
+    for at in range(0, 3_000, 100):
+        lines[at] = Refused(keys[at], at + 1, "why")
+    done = keys[1::2]
+    await run.done.add(Outcome.STORED, [digest(key) for key in done])
+    assert await planner_of(run, MemorySource(lines, chunk=700), keys_per_request=50, high_water=1_000_000).plan()
+    assert await requests(run, 50) == [20, *[50] * 29]
+    counts = await run.counts()
+    assert (counts.published, counts.total) == (1_500, 3_000)
+
+
+async def test_where_most_keys_are_done_far_more_lines_are_read_to_fill_a_request(redis: Redis) -> None:
+    """A few at a time would take minutes for the millions of a run that goes on."""
+    run = await Run.create(redis)
+    keys = numbered(20_000)
+    await run.done.add(Outcome.STORED, [digest(key) for at, key in enumerate(keys) if at % 100])
+    source = MemorySource(keys, chunk=4_000)
+    assert await planner_of(run, source, keys_per_request=50).plan()
+    assert await requests(run, 50) == [50] * 4
+    assert len(source.reads) < 12
+
+
+@pytest.mark.parametrize("high_water", [1_000, 1_999])
+async def test_a_chunk_has_whole_requests_below_a_low_mark(redis: Redis, high_water: int) -> None:
+    run = await Run.create(redis)
+    source = MemorySource(numbered(900))
+    assert await planner_of(run, source, high_water=high_water, keys_per_request=30).plan()
+    assert all(read % 30 == 0 for read in source.reads)
+
+
+async def test_a_part_filled_request_waits_so_long_and_no_longer(redis: Redis) -> None:
+    """The source has no more keys for now: what it gave is published, and what comes later too."""
+    run = await Run.create(redis)
+    source = MemorySource(numbered(180), held_at=120)
+    planning = asyncio.create_task(planner_of(run, source, keys_per_request=50, fill_seconds=0.01).plan())
+
+    async def first_ones() -> bool:
+        return (await run.counts()).published == 120
+
+    await eventually(first_ones, "the keys that the source gave to be published")
+    assert await redis.hget(run.keys.state, "cursor") == b"120:120"
+    source.go.set()
+    assert await planning
+    assert await run.queued_keys() == sorted(numbered(180))
+    assert await requests(run, 50) == [10, 20, 50, 50, 50]
+
+
+async def test_nothing_that_waits_for_more_is_behind_the_cursor(redis: Redis) -> None:
+    """A coordinator that dies while a request waits has published nothing of it: the next one reads its keys again."""
+    run = await Run.create(redis)
+    source = MemorySource(numbered(180), held_at=120)
+    planning = asyncio.create_task(planner_of(run, source, keys_per_request=50).plan())
+    await eventually(lambda: source.reads == [120], "the planner to wait for more keys")
+    planning.cancel()
+    await asyncio.gather(planning, return_exceptions=True)
+    source.close()
+    assert await redis.hget(run.keys.state, "cursor") == b"0:0"
+    assert await planner_of(run, MemorySource(numbered(180)), keys_per_request=50).plan()
+    assert await run.queued_keys() == sorted(numbered(180))
+    assert await requests(run, 50) == [30, 50, 50, 50]
+
+
+async def test_what_came_before_damage_is_published_also_when_it_fills_no_request(redis: Redis) -> None:
+    run = await Run.create(redis)
+    with pytest.raises(SourceError, match="line 101"):
+        await planner_of(run, DamagedSource(numbered(200), chunk=100), keys_per_request=30).plan()
+    assert await run.queued_keys() == sorted(numbered(100))

@@ -9,10 +9,19 @@ import pytest
 from rich.console import Console
 
 from coordinator.errors import RedisUnavailable
+from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.status import RunSnapshot
-from crawler.cli.progress import Pace, RunScreen, byte_words, duration_words, outcome_words, upstream_words
+from crawler.cli.progress import (
+    Pace,
+    RunScreen,
+    byte_words,
+    duration_words,
+    holdup_words,
+    outcome_words,
+    upstream_words,
+)
 from crawler.local.events import (
     ChildLine,
     DrainBegins,
@@ -203,3 +212,33 @@ async def test_the_bar_says_that_it_waits_for_redis_and_goes_on() -> None:
     await shown.until(lambda text: "waiting for Redis" in text)
     shown = Shown(RedisUnavailable("gone"), a_snapshot(), terminal=True)
     await shown.until(lambda text: "5,000/20,000" in text)
+
+
+REFUSED = UnreachableUpstream("example.org", 3, "connection refused", 8.2)
+NO_HOST = UnreachableUpstream("other.example", 1, "no such host", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("unreachable", "upstreams", "waits", "words"),
+    [
+        ((), (), (), "upstream ok"),
+        ((REFUSED,), (), (), "3 keys wait for example.org: connection refused, next attempt in 8 s"),
+        ((NO_HOST,), (), (), "1 key waits for other.example: no such host, next attempt now"),
+        (
+            (REFUSED, NO_HOST, REFUSED, NO_HOST),
+            (UpstreamHealth("slow.example", paused=5.0),),
+            (),
+            f"{REFUSED.summary}; {NO_HOST.summary}; 4 keys wait for 2 more upstreams; slow.example paused 5 s",
+        ),
+        ((REFUSED,), (UpstreamHealth("example.org", breaker="open", probe_in=8.0),), (), REFUSED.summary),
+        ((REFUSED,), (), ("Postgres does not answer",), "waits: Postgres does not answer"),
+    ],
+)
+def test_what_holds_a_run_up_is_named(
+    unreachable: tuple[UnreachableUpstream, ...],
+    upstreams: tuple[UpstreamHealth, ...],
+    waits: tuple[str, ...],
+    words: str,
+) -> None:
+    snapshot = RunSnapshot("test", RunState.RUNNING, RUNNING, 2, "host-1", waits, upstreams, unreachable)
+    assert holdup_words(snapshot) == words

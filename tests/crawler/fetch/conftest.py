@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
+from coordinator.url import Target, parse
 from crawler.fetch.engines.httpx_engine import HttpxEngine
 from crawler.fetch.engines.protocol import Caps, Engine
 from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
 from crawler.fetch.network.address import Guard
 from crawler.fetch.network.resolve import Resolver
+from crawler.model import HttpResponse
 from tests.servers.misbehaving import Misbehaving, misbehaving
 
 PATIENT = Caps(connect=5.0, read=8.0, total=10.0, body=400_000)
 LOOPBACK = Guard(["127.0.0.0/8", "::1"])
-MakeEngine = Callable[..., Engine]
+MakeEngine = Callable[..., Any]
 
 
 @pytest.fixture
@@ -28,7 +30,25 @@ async def server() -> AsyncIterator[Misbehaving]:
         yield server
 
 
-@pytest.fixture(params=[PyreqwestEngine, HttpxEngine])
+class PyreqwestByUrl(PyreqwestEngine):
+    """Takes a URL as it is written, because that is easier to read in a test."""
+
+    async def fetch(self, method: str, target: Target | str, *rest: Any, **more: Any) -> HttpResponse:
+        return await super().fetch(method, as_target(target), *rest, **more)
+
+
+class HttpxByUrl(HttpxEngine):
+    """The same for the second engine."""
+
+    async def fetch(self, method: str, target: Target | str, *rest: Any, **more: Any) -> HttpResponse:
+        return await super().fetch(method, as_target(target), *rest, **more)
+
+
+def as_target(target: Target | str) -> Target:
+    return parse(target) if isinstance(target, str) else target
+
+
+@pytest.fixture(params=[PyreqwestByUrl, HttpxByUrl])
 def engine_class(request: pytest.FixtureRequest) -> type[PyreqwestEngine | HttpxEngine]:
     engine_class: type[PyreqwestEngine | HttpxEngine] = request.param
     return engine_class

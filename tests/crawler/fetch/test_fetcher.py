@@ -17,6 +17,7 @@ from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from coordinator.redis.keys import RunKeys
 from coordinator.tasks import cancel_and_wait
 from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, Meter, RetryInPlace
+from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.retry_budget import MIN_RETRIES
 from crawler.model import HttpResponse, Request
 from crawler.pipeline.scheduler import Scheduler
@@ -33,7 +34,11 @@ class Setup:
     """A fetcher with a scripted engine and a scripted limiter."""
 
     def __init__(
-        self, *script: HttpResponse | BaseException, on_fetch: Callable[[], None] = lambda: None, **sections: Any
+        self,
+        *script: HttpResponse | BaseException,
+        on_fetch: Callable[[], None] = lambda: None,
+        credentials: Credentials = NO_CREDENTIALS,
+        **sections: Any,
     ) -> None:
         self.engine = ScriptedEngine(*script, on_fetch=on_fetch)
         self.limiter = ScriptedLimiter()
@@ -41,7 +46,8 @@ class Setup:
         self.lane = Lane()
         double: Any = self.limiter
         job = a_job(**{"retry": {"attempts": 3, "backoff": 0.5}} | sections)
-        self._fetcher = Fetcher(self.engine, double, UpstreamMatcher(job.limits), job, self.meter)
+        matcher = UpstreamMatcher(job.limits)
+        self._fetcher = Fetcher(self.engine, double, matcher, job, self.meter, credentials=credentials)
 
     async def fetch(self, request: Request) -> FetchResult | RetryInPlace | Defer:
         return await self._fetcher.fetch(request, self.lane)
@@ -71,6 +77,34 @@ async def test_a_final_response_or_error_is_a_result(
     assert (result.outcome, result.reason, result.attempts) == (outcome, reason, 1)
     assert result.response is (scripted if isinstance(scripted, HttpResponse) else None)
     assert setup.engine.urls == [f"https://{HOST}/a"]
+
+
+async def test_a_body_beyond_max_body_fails_its_key_though_the_engine_may_read_more_for_robots_txt() -> None:
+    setup = Setup(response(200, b"12345"), request={"max_body": 4})
+    result = await setup.fetch(a_request("a"))
+    assert isinstance(result, FetchResult)
+    assert (result.outcome, result.reason) == (Outcome.FAILED, "too-large: the body exceeds 4 bytes")
+
+
+async def test_a_response_that_needs_another_reader_is_requested_again_by_an_attempt_that_did_not_fail() -> None:
+    setup = Setup(
+        FetchError("protocol", "invalid HTTP header parsed", again=True), response(200), retry={"attempts": 1}
+    )
+    request = a_request("a")
+    assert await setup.fetch(request) == RetryInPlace(0.0)
+    result = await setup.fetch(request)
+    assert isinstance(result, FetchResult)
+    assert (result.outcome, result.attempts, setup.meter.read()[0]) == (Outcome.STORED, 2, 2)
+    assert [what.get("failed", False) for _, what in setup.limiter.reports] == [False, False]
+
+
+async def test_an_engine_that_never_finds_the_right_reader_is_stopped() -> None:
+    setup = Setup(FetchError("protocol", "invalid HTTP header parsed", again=True), retry={"attempts": 1})
+    request, sent = a_request("a"), 1
+    while isinstance(result := await setup.fetch(request), RetryInPlace):
+        sent += 1
+    assert isinstance(result, FetchResult)
+    assert (result.outcome, sent) == (Outcome.FAILED, 11)
 
 
 async def test_the_attempts_of_other_workers_are_counted() -> None:
@@ -153,6 +187,21 @@ async def test_a_pause_is_sent_to_redis_until_redis_has_it() -> None:
     assert pauses == [(HOST, 60.0)] * 3
 
 
+async def test_a_403_whose_body_speaks_of_a_limit_pauses_the_fleet() -> None:
+    setup = Setup(response(403, b'{"message": "You have exceeded a secondary rate limit."}'), response(200))
+    request = a_request("a")
+    assert await setup.fetch(request) == RetryInPlace(0.0)
+    assert setup.limiter.resumes_at(HOST) > setup.limiter.clock()
+    assert setup.limiter.reports[0][1]["throttled"]
+    result = await setup.fetch(request)
+    assert isinstance(result, FetchResult)
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 2)
+
+
+async def test_a_redirect_that_names_a_time_waits_for_it() -> None:
+    assert await Setup(response(302, location="/b", retry_after="2")).fetch(a_request("a")) == RetryInPlace(2.0)
+
+
 async def test_a_good_response_can_pause_the_fleet_too() -> None:
     setup = Setup(response(200, x_ratelimit_remaining="0", x_ratelimit_reset="30"))
     result = await setup.fetch(a_request("a"))
@@ -164,7 +213,7 @@ async def test_a_good_response_can_pause_the_fleet_too() -> None:
 @pytest.mark.parametrize(
     ("scripted", "throttled", "failed"),
     [
-        (response(200), False, False),
+        (response(200), None, False),
         (response(404), False, False),
         (response(429), True, False),
         (response(503), True, True),
@@ -181,8 +230,56 @@ async def test_the_result_of_an_attempt_is_reported_to_the_limiter(
     setup = Setup(scripted)
     await setup.fetch(a_request("a"))
     ((upstream, what),) = setup.limiter.reports
-    assert (upstream, what.get("throttled"), what["failed"]) == (HOST, throttled, failed)
+    assert (upstream, what.get("throttled"), what.get("failed", False)) == (HOST, throttled, failed)
     assert 0 <= what["seconds"] < 5
+
+
+@pytest.mark.parametrize(
+    ("scripted", "undecided", "refused"),
+    [
+        (response(200), 0, 0),
+        (response(401), 0, 401),
+        (response(403), 0, 403),
+        (response(407), 0, 407),
+        # Refused because of what was asked for, not because of who asks.
+        (response(400), 0, 0),
+        (response(404), 0, 0),
+        (response(451), 0, 0),
+        # These say neither that the upstream lets the crawl in nor that it does not.
+        (response(202), 1, 0),
+        (response(206), 1, 0),
+        (response(301, location="/b"), 1, 0),
+        (response(403, retry_after="9"), 1, 0),
+        (response(429), 1, 0),
+        (response(500), 1, 0),
+        (FetchError("timeout", ""), 1, 0),
+        (FetchError("decode", ""), 1, 0),
+    ],
+)
+async def test_what_an_attempt_says_of_who_asks_is_reported_to_the_limiter(
+    scripted: HttpResponse | FetchError, undecided: int, refused: int
+) -> None:
+    setup = Setup(scripted, retry={"attempts": 1})
+    await setup.fetch(a_request("a"))
+    ((_, what),) = setup.limiter.reports
+    assert (what.get("undecided", 0), what.get("refused", 0)) == (undecided, refused)
+
+
+@pytest.mark.parametrize("status", [401, 403, 407])
+async def test_while_an_upstream_refuses_everything_a_refusal_is_no_outcome_and_no_attempt(status: int) -> None:
+    setup = Setup(response(status), response(404), response(200))
+    setup.limiter.unauthorized.add(HOST)
+    request = a_request("a")
+    step = await setup.fetch(request)
+    assert isinstance(step, Defer)
+    assert request.attempts == NO_ATTEMPTS
+    assert [await outcome_of(setup) for _ in range(2)] == [Outcome.GONE, Outcome.STORED]
+
+
+async def outcome_of(setup: Setup) -> Outcome:
+    result = await setup.fetch(a_request("a"))
+    assert isinstance(result, FetchResult)
+    return result.outcome
 
 
 async def test_the_last_429_of_a_key_is_reported_as_throttled_too() -> None:
@@ -232,8 +329,12 @@ async def test_a_redirect_goes_into_the_queue_of_the_upstream_that_it_leads_to()
     )
     request = a_request("a")
     assert await setup.fetch(request) == RetryInPlace(0.0)
-    assert (request.url, request.upstream, request.hops) == ("https://api.other.example/b", "*.other.example", 1)
-    assert (request.first_url, request.attempts) == (f"https://{HOST}/a", NO_ATTEMPTS)
+    assert (request.target.href, request.upstream, request.hops) == (
+        "https://api.other.example/b",
+        "*.other.example",
+        1,
+    )
+    assert (request.first_target.href, request.attempts) == (f"https://{HOST}/a", NO_ATTEMPTS)
     result = await setup.fetch(request)
     assert isinstance(result, FetchResult)
     assert result.outcome is Outcome.STORED
@@ -247,6 +348,37 @@ async def test_credentials_are_sent_only_to_the_origin_that_they_are_for() -> No
     for _ in range(3):
         await setup.fetch(request)
     assert setup.engine.with_credentials == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("host", "hop", "sent"),
+    [
+        (HOST, "/b", [True, True]),
+        (HOST, "https://other.example/b", [True, False]),
+        ("other.example", "/b", [False, False]),
+        ("other.example", f"https://{HOST}/b", [False, False]),  # who is not trusted sends nobody's token anywhere
+    ],
+)
+async def test_where_keys_are_urls_credentials_are_for_the_hosts_of_the_job(
+    host: str, hop: str, sent: list[bool]
+) -> None:
+    credentials = Credentials(origins=frozenset({f"https://{HOST}"}))
+    setup = Setup(response(302, location=hop), response(200), credentials=credentials)
+    request = a_request("a", host)
+    for _ in sent:
+        await setup.fetch(request)
+    assert setup.engine.with_credentials == sent
+
+
+async def test_a_redirect_that_quotes_a_secret_of_the_url_does_not_show_it() -> None:
+    credentials = Credentials(url_secrets={"KEY": "s3cret%2F"})
+    setup = Setup(response(302, location="/b?key=s3cret%2F&s3cret/"), credentials=credentials, request={"redirects": 1})
+    request = a_request("a")
+    assert await setup.fetch(request) == RetryInPlace(0.0)
+    assert request.target.path == "/b?key=${KEY}&${KEY}"
+    result = await setup.fetch(request)
+    assert isinstance(result, FetchResult)
+    assert "/b?key=${KEY}&${KEY}: no more redirects" in (result.reason or "")
 
 
 @pytest.mark.parametrize("redirects", [0, 1, 5])

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from coordinator.errors import FetchError
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
+from coordinator.url import parse
 from crawler.fetch.retry import (
     MAX_HISTORY_LINES,
     MAX_RESULT_CHARACTERS,
-    TRANSIENT_STATUSES,
     Decision,
     End,
     Follow,
@@ -19,13 +19,14 @@ from crawler.fetch.retry import (
     add_attempt,
     after_error,
     after_response,
+    is_transient,
 )
 from crawler.job.models import RetrySettings
 from tests.servers.scripted import headers
 
 SETTINGS = RetrySettings(attempts=3, backoff=0.5, max_delay=60.0)
 NOON = 1_767_268_800.0  # 2026-01-01 12:00:00 UTC
-URL = "https://upstream.example/a"
+HERE = parse("https://upstream.example/a")
 LAST = Attempts(2, 0, ("11:59:00 timeout: read", "11:59:10 status 502"))
 
 
@@ -38,7 +39,7 @@ def after(
     hops: int = 0,
     **sent: str,
 ) -> Decision:
-    return after_response(status, headers(**sent), URL, attempts, settings, hops, now=NOON, jitter=jitter)
+    return after_response(status, headers(**sent), HERE, attempts, settings, hops, now=NOON, jitter=jitter)
 
 
 def after_failure(kind: str, attempts: Attempts = NO_ATTEMPTS, settings: RetrySettings = SETTINGS) -> End | Retry:
@@ -51,22 +52,37 @@ def after_failure(kind: str, attempts: Attempts = NO_ATTEMPTS, settings: RetrySe
 FINAL = {
     200: End(Outcome.STORED),
     201: End(Outcome.STORED),
+    203: End(Outcome.STORED),
     204: End(Outcome.STORED),
-    206: End(Outcome.STORED),
+    205: End(Outcome.STORED),
+    207: End(Outcome.STORED),
+    226: End(Outcome.STORED),
+    299: End(Outcome.STORED),
     300: End(Outcome.REFUSED, "redirect 300"),
     304: End(Outcome.UNCHANGED),
     305: End(Outcome.REFUSED, "redirect 305"),
+    306: End(Outcome.REFUSED, "redirect 306"),
+    399: End(Outcome.REFUSED, "redirect 399"),
     400: End(Outcome.REFUSED, "status 400"),
     401: End(Outcome.REFUSED, "status 401"),
+    402: End(Outcome.REFUSED, "status 402"),
     403: End(Outcome.REFUSED, "status 403"),
     404: End(Outcome.GONE, "status 404"),
+    407: End(Outcome.REFUSED, "status 407"),
     410: End(Outcome.GONE, "status 410"),
+    413: End(Outcome.REFUSED, "status 413"),
     418: End(Outcome.REFUSED, "status 418"),
     451: End(Outcome.REFUSED, "status 451"),
+    499: End(Outcome.REFUSED, "status 499"),
     501: End(Outcome.REFUSED, "status 501"),
     505: End(Outcome.REFUSED, "status 505"),
-    999: End(Outcome.REFUSED, "status 999"),
 }
+# Statuses that another attempt may mend: the upstream is in trouble, or the status has no meaning (RFC 9110, 15).
+TRANSIENT = (
+    *(101, 199, 408, 421, 425, 498),
+    *(500, 502, 503, 504, 507, 508, 509, 511, 520, 521, 522, 523, 524, 525, 529, 530, 599),
+    *(600, 999),
+)
 
 
 @pytest.mark.parametrize("attempts", [NO_ATTEMPTS, LAST], ids=["the first attempt", "the last attempt"])
@@ -88,7 +104,12 @@ def test_a_body_that_cannot_be_read_fails_at_once(kind: str) -> None:
 # -- an attempt that another one may mend
 
 
-@pytest.mark.parametrize("status", sorted(TRANSIENT_STATUSES - {429}))
+def test_a_status_is_final_or_transient() -> None:
+    assert all(map(is_transient, TRANSIENT))
+    assert not any(map(is_transient, FINAL))
+
+
+@pytest.mark.parametrize("status", TRANSIENT)
 def test_a_transient_status_is_retried_while_attempts_are_left(status: int) -> None:
     assert after(status) == Decision(Retry(Attempts(1, 0, (f"12:00:00 status {status}",)), 0.25))
     assert after(status, LAST) == Decision(
@@ -98,6 +119,18 @@ def test_a_transient_status_is_retried_while_attempts_are_left(status: int) -> N
             + ("11:59:10 status 502 \u00d72" if status == 502 else f"11:59:10 status 502; 12:00:00 status {status}"),
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "result"), [(202, "status 202: not ready yet"), (206, "status 206: only a part of the body")]
+)
+def test_a_success_without_the_whole_body_is_requested_again_and_fails_in_the_end(status: int, result: str) -> None:
+    assert after(status) == Decision(Retry(Attempts(1, 0, (f"12:00:00 {result}",)), 0.25))
+    end = after(status, LAST).step
+    assert isinstance(end, End)
+    assert end.outcome is Outcome.FAILED
+    assert end.reason is not None
+    assert end.reason.startswith(f"{result} after 3 attempts: ")
 
 
 @pytest.mark.parametrize("kind", ["timeout", "reset", "connect", "dns", "tls", "protocol"])
@@ -118,26 +151,43 @@ def test_a_job_with_one_attempt_has_no_retry() -> None:
 # -- what the upstream asks for
 
 
-@pytest.mark.parametrize("status", [429, 403])
+@pytest.mark.parametrize("status", [420, 429, 430, 403])
 def test_a_throttled_request_waits_for_the_fleets_pause_and_counts_apart(status: int) -> None:
     attempts = Attempts(0, 1, (f"12:00:00 status {status}",))
     assert after(status, retry_after="90") == Decision(Retry(attempts, 0.0), pause=90.0)
 
 
-def test_a_503_that_names_a_time_pauses_the_fleet_and_counts_as_an_attempt() -> None:
-    attempts = Attempts(1, 0, ("12:00:00 status 503",))
-    assert after(503, retry_after="90") == Decision(Retry(attempts, 0.0), pause=90.0)
-    last = after(503, LAST, retry_after="90")
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_refusal_whose_body_speaks_of_a_limit_is_a_pause(status: int) -> None:
+    body = b'{"message": "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."}'
+    decision = after_response(status, headers(), HERE, NO_ATTEMPTS, SETTINGS, body=body, now=NOON, jitter=0.5)
+    assert decision == Decision(Retry(Attempts(0, 1, (f"12:00:00 status {status}",)), 0.0), pause=0.5)
+    assert decision.throttled
+
+
+@pytest.mark.parametrize("status", [408, 413, 500, 502, 503, 504, 520, 529])
+def test_a_transient_status_that_names_a_time_pauses_the_fleet_and_counts_as_an_attempt(status: int) -> None:
+    attempts = Attempts(1, 0, (f"12:00:00 status {status}",))
+    assert after(status, retry_after="90") == Decision(Retry(attempts, 0.0), pause=90.0)
+    last = after(status, LAST, retry_after="90")
     assert isinstance(last.step, End)
+    assert last.step.outcome is Outcome.FAILED
     assert last.pause == 90.0, "the others should wait all the same"
 
 
-@pytest.mark.parametrize("status", [408, 500, 502, 504, 520])
-def test_retry_after_of_another_status_is_ignored(status: int) -> None:
-    decision = after(status, retry_after="90")
-    assert decision.pause is None
-    assert isinstance(decision.step, Retry)
-    assert decision.step.delay == 0.25
+def test_what_is_not_ready_yet_waits_alone_for_as_long_as_the_upstream_says() -> None:
+    decision = after(202, retry_after="90")
+    assert decision == Decision(Retry(Attempts(1, 0, ("12:00:00 status 202: not ready yet",)), 90.0))
+    assert after(202, retry_after="-9").step == Retry(Attempts(1, 0, ("12:00:00 status 202: not ready yet",)), 0.25)
+
+
+def test_a_redirect_that_names_a_time_is_followed_after_it_but_within_max_delay() -> None:
+    assert after(302, hops=1, location="/b", retry_after="3.5") == Decision(
+        Follow(parse("https://upstream.example/b"), 4.0)
+    )
+    assert after(302, hops=1, location="/b", retry_after="90") == Decision(
+        Follow(parse("https://upstream.example/b"), 60.0)
+    )
 
 
 @pytest.mark.parametrize("retry_after", [None, "0", "garbage"])
@@ -235,7 +285,7 @@ def test_of_a_long_history_the_first_line_and_the_latest_are_kept() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_followed_while_hops_are_left(status: int) -> None:
-    assert after(status, LAST, hops=1, location="/b") == Decision(Follow("https://upstream.example/b"))
+    assert after(status, LAST, hops=1, location="/b") == Decision(Follow(parse("https://upstream.example/b")))
     assert after(status, LAST, hops=0, location="/b") == Decision(
         End(Outcome.REFUSED, f"redirect {status} to https://upstream.example/b: no more redirects are followed")
     )
@@ -245,8 +295,8 @@ def test_a_redirect_is_followed_while_hops_are_left(status: int) -> None:
     ("sent", "why"),
     [
         ({}, "it has no Location that can be read"),
-        ({"location": "ftp://x.example/"}, "its Location is of the scheme 'ftp'; only http and https can be fetched"),
-        ({"location": "https://me:secret@x.example/"}, "its Location has a user name in it"),
+        ({"location": "ftp://x.example/"}, "its Location does not start with http:// or https://"),
+        ({"location": "https://me:secret@x.example/"}, "its Location contains user information before the host"),
     ],
 )
 def test_an_invalid_redirect_is_refused_with_the_reason(sent: dict[str, str], why: str) -> None:

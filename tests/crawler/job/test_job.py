@@ -15,7 +15,8 @@ from coordinator.queue.registry import RunRecord
 from coordinator.queue.sharding import Layout
 from coordinator.settings import LimitSettings, Window
 from crawler.job.job import load_job_file, read_job
-from crawler.job.models import RequestSettings, RetrySettings, StoreSettings, TableSettings
+from crawler.job.models import RequestSettings, RetrySettings, StoreSettings
+from crawler.job.tables import TableSettings
 
 from .examples import a_document, a_job
 
@@ -42,6 +43,9 @@ batch_rows = 1000
 name = "revisions"
 columns = { page_id = "bigint", rev_id = "bigint", user_name = "text", at = "timestamptz" }
 """
+
+
+A_TABLE = [{"name": "a", "columns": {"b": "text"}}]
 
 
 def fault(document: dict[str, Any]) -> str:
@@ -77,7 +81,7 @@ def test_the_reference_sample_is_read_whole() -> None:
     assert job.parse.python == "parse:revisions"
     assert job.store == StoreSettings(batch_rows=1000)
     columns = (("page_id", "bigint"), ("rev_id", "bigint"), ("user_name", "text"), ("at", "timestamptz"))
-    assert job.tables == (TableSettings(name="revisions", column_types=dict(columns)),)
+    assert job.tables == (TableSettings(name="revisions", column_settings=dict(columns)),)
     assert job.tables[0].columns == columns
     assert job.folder == "/jobs"
 
@@ -258,16 +262,42 @@ def test_a_value_out_of_its_type_or_bounds_is_an_error_that_says_where(change: d
         ([{"name": "a", "columns": {"b": "text(5)"}}], "known types are"),
         ([{"name": "a", "columns": {"b": "varchar(3,4)"}}], "known types are"),
         ([{"name": "a", "columns": {"b": "text[][]"}}], "known types are"),
-        ([{"name": "a", "columns": {"b": 5}}], "give the type as text"),
+        ([{"name": "a", "columns": {"b": 5}}], "needs a type: a text"),
     ],
 )
 def test_tables_that_cannot_be_made_are_refused(tables: Any, words: str) -> None:
     assert words in fault(a_document(parse={"python": "a:b"}, tables=tables))
 
 
-def test_tables_without_a_parser_would_stay_empty_and_are_refused() -> None:
-    tables = [{"name": "a", "columns": {"b": "text"}}]
-    assert "name one in [parse] python" in fault(a_document(tables=tables))
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"parse": {"rows": "items"}}, "[parse] rows: selectors fill [[tables]]; add one with its columns"),
+        ({"parse": {"gone": ["missing"]}}, "[parse] gone: selectors fill [[tables]]"),
+        ({"parse": {"python": "a:b", "key": "id"}, "tables": A_TABLE}, "[parse] key: [parse] python makes the records"),
+        (
+            {"parse": {"python": "a:b"}, "tables": [{"name": "a", "columns": {"b": {"type": "text", "from": "c"}}}]},
+            "table a: column b: [parse] python makes the records; leave out one of the two",
+        ),
+        (
+            {"parse": {"failed": 5}, "tables": A_TABLE},
+            "[parse] failed is 5; write a condition, or a list of conditions",
+        ),
+        ({"tables": [{"name": "a", "columns": {"b": "text", "rows": "items"}}]}, "rows stands below [tables.columns]"),
+        ({"tables": [{"name": "a", "columns": {"b": "text", "skip": ["x"]}}]}, "skip stands below [tables.columns]"),
+        ({"tables": [{"name": "a", "columns": {"b": {"from": "c"}}}]}, "'b' needs a type: a text, or { type"),
+        (
+            {"tables": [{"name": "a", "columns": {"b": {"type": "text", "form": "c"}}}]},
+            "'b' needs a type: a text, or {",
+        ),
+    ],
+)
+def test_selectors_that_nothing_reads_are_refused(sections: dict[str, Any], says: str) -> None:
+    assert says in fault(a_document(**sections))
+
+
+def test_a_column_may_have_the_name_of_a_key() -> None:
+    assert a_job(tables=[{"name": "a", "columns": {"rows": "bigint"}}]).tables[0].columns == (("rows", "bigint"),)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +318,7 @@ def test_a_secret_stands_in_nothing_that_is_written_down(monkeypatch: pytest.Mon
     document = load_job_file(path)
     job = read_job(document, str(tmp_path))
     record = RunRecord("test", 1, "epoch", Layout(1, 1), document, job.folder)  # type: ignore[arg-type]
-    for written in (repr(job), repr(document), record.encode().decode()):
+    for written in (repr(job), repr(document), repr(record)):
         assert "${TOKEN}" in written
         assert "s3cret" not in written
 

@@ -9,9 +9,8 @@ import pytest
 
 from coordinator.errors import NotYet, UsageError
 from coordinator.settings import LimitSettings, Window
-from crawler.job.job import read_job
+from crawler.job.job import JobOverrides, load_document, read_job
 from crawler.job.limits import limit_of, limits_in, upstream_named
-from crawler.job.overrides import JobOverrides, load_document
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,15 @@ def test_a_rate_is_shown_as_it_is_written(limit: LimitSettings, words: str) -> N
         ("h:80", "h:80"),
         ("*", "*"),
         ("*.Wikipedia.org", "*.wikipedia.org"),
-        ("127.0.0.1:*", "127.0.0.1:*"),
+        ("127.0.0.1:*", "127.0.0.1"),
+        ("example.org.", "example.org"),
+        ("B\xfccher.example:0443", "xn--bcher-kva.example:443"),
+        ("*.b\xfccher.example", "*.xn--bcher-kva.example"),
+        ("127.1", "127.0.0.1"),
+        ("2130706433:8000", "127.0.0.1:8000"),
+        ("[::ffff:127.0.0.1]", "127.0.0.1"),
+        ("*.0.1", "*.0.1"),
+        ("api.example.org/a/../b c\xe9*".replace(" ", ""), "api.example.org/bc%C3%A9*"),
         ("API.example.org/V2/*", "api.example.org/V2/*"),
     ],
 )
@@ -119,6 +126,8 @@ def test_a_bare_source_is_a_job_named_after_its_file(tmp_path: Path, monkeypatch
         {"run": {"name": "some-keys"}, "source": {"path": str(tmp_path / "some keys.txt.gz")}},
         str(tmp_path),
     )
+    for glob in ("titles/*.txt.gz", "titles/**/*", "titles", "titles/"):
+        assert load_document(glob, JobOverrides())[0]["run"] == {"name": "titles"}
     assert load_document("-", JobOverrides())[0] == {"run": {"name": "stdin"}, "source": {"path": "-"}}
     (tmp_path / "job.toml").write_text('[run]\nname = "a"\n')
     assert load_document("job.toml", JobOverrides(workers=2)) == ({"run": {"name": "a", "workers": 2}}, str(tmp_path))

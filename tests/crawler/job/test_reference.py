@@ -13,8 +13,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from coordinator.errors import UsageError
+from crawler.job.fields import Section
 from crawler.job.job import read_job
-from crawler.job.models import Section
 from crawler.job.reference import INTRODUCTION, SECTIONS, job_page, job_schema
 
 from .examples import a_document

@@ -9,7 +9,7 @@ import pytest
 from coordinator.errors import UsageError
 from crawler.job.job import read_job
 from crawler.job.models import RequestSettings
-from crawler.job.request_checks import split_template
+from crawler.job.request_checks import credential_origins, credentials_in, seconds_of, split_template
 
 from .examples import a_document, a_job
 
@@ -35,6 +35,30 @@ from .examples import a_document, a_job
         ({"redirects": True}, "redirects is True"),
         ({"http2": "h2c"}, "http2 is 'h2c'; write true, false or \"prior-knowledge\""),
         ({"ca": ""}, "ca is empty"),
+        ({"fill": "soon"}, 'fill is \'soon\'; write a time like "1s", "500ms", "1min", or seconds'),
+        ({"fill": -1}, "fill is -1; write a time like"),
+        ({"headers": {"Authorization": "Bearer s3cret"}}, '{ Authorization = "Bearer ${TOKEN}" } and set TOKEN in the'),
+        ({"headers": {"authorization": "s3cret"}}, '{ authorization = "${AUTHORIZATION}" }'),
+        ({"headers": {"X-Api-Key": "s3cret"}}, 'headers = { X-Api-Key = "${X_API_KEY}" } and set X_API_KEY in the env'),
+        ({"headers": {"PRIVATE-TOKEN": "s3cret"}}, "has its secret written out"),
+        ({"headers": {"Ocp-Apim-Subscription-Key": "s3cret"}}, "has its secret written out"),
+        ({"headers": {"X-RapidAPI-Key": "s3cret"}}, "has its secret written out"),
+        ({"headers": {"X-Who": "Basic s3cret"}}, '{ X-Who = "Basic ${TOKEN}" }'),
+        ({"headers": {"Cookie": "a=1; PHPSESSID=s3cret"}}, 'cookies = { PHPSESSID = "${PHPSESSID}" }'),
+        ({"cookies": {"auth_token": "s3cret"}}, 'cookies = { auth_token = "${AUTH_TOKEN}" }'),
+        (
+            {"auth": "bearer:${A}"},
+            "auth: each key is a URL, and nobody says which servers may have that; name",
+        ),
+        ({"headers": {"X-Who": "me ${A}"}}, "headers.X-Who: each key is a URL"),
+        ({"cookies": {"consent": "yes"}}, "cookies: each key is a URL"),
+        ({"hosts": ["a.example/path"]}, "hosts: 'a.example/path' is no single host; write one like"),
+        ({"hosts": ["*.a.example"]}, "is no single host"),
+        ({"hosts": ["me:s3@a.example"]}, "contains user information"),
+        ({"hosts": ["ftp://a.example"]}, "does not start with http"),
+        ({"hosts": ["a b"]}, "no valid host"),
+        ({"url": "https://a.example/{key}", "hosts": ["a.example"]}, "leave hosts out"),
+        ({"fill": "11min"}, "fill is '11min'; it must be at most 10min"),
     ],
 )
 def test_what_cannot_be_sent_or_would_be_stored_is_refused(request_: dict[str, Any], words: str) -> None:
@@ -42,6 +66,32 @@ def test_what_cannot_be_sent_or_would_be_stored_is_refused(request_: dict[str, A
         read_job(a_document(request=request_))
     assert words in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_headers_and_cookies_that_are_no_secrets_may_be_written_out() -> None:
+    plain = {"Accept": "application/json", "X-Auth-User": "me", "Idempotency-Key": "1", "Cookie": "consent=yes"}
+    assert credentials_in(a_job(request={"headers": plain, "hosts": ["a.example"]}).request) == ["headers.Cookie"]
+    a_job(request={"headers": {"Accept": "*/*", "X-Key-Version": "2", "Tokens": "many"}})
+
+
+def test_credentials_go_to_the_hosts_of_the_job_or_to_the_templates_own() -> None:
+    hosts = ["A.example", "b.example:8443", "http://10.0.0.5:8080", "https://c.example:443/"]
+    assert credential_origins(a_job(request={"hosts": hosts, "auth": "bearer:${A}"}).request) == {
+        "https://a.example",
+        "https://b.example:8443",
+        "http://10.0.0.5:8080",
+        "https://c.example",
+    }
+    template = a_job(request={"url": "https://a.example/${A}?k=${B}&${A}&{key}", "headers": {"X": "${C}"}}).request
+    assert credential_origins(template) is None
+    assert credentials_in(template) == ["headers.X", "${A} in url", "${B} in url"]
+
+
+@pytest.mark.parametrize(
+    ("fill", "seconds"), [("1s", 1.0), ("500ms", 0.5), ("1.5 min", 90.0), ("0s", 0.0), (0, 0.0), (2.5, 2.5)]
+)
+def test_a_time_is_a_text_with_its_unit_or_a_number_of_seconds(fill: str | float, seconds: float) -> None:
+    assert seconds_of(a_job(request={"fill": fill}).request.fill) == seconds
 
 
 def test_settings_of_the_network_are_read() -> None:
@@ -87,19 +137,22 @@ def test_a_template_is_what_stands_before_and_after_the_key(place: str) -> None:
         ("https://x.example/{key}/{keys}", "2 placeholders"),
         ("https://x.example/{id}", "unknown placeholder {id}"),
         ("https://x.example/{}", "unknown placeholder {}"),
-        ("https://x.example/${TOKEN}/{key}", "unknown placeholder {TOKEN}"),
+        ("https://${HOST}/{key}", "may not come from the environment"),
+        ("https://x.${HOST}.example/{key}", "may not come from the environment"),
+        ("https://x.example/${TOKEN}/", "0 placeholders"),
+        ("https://x.example/${TO-KEN}/{key}", "a single"),
         ("https://x.example/{key}/}", "a single"),
         ("https://x.example/{{key}}", "a single"),
-        ("x.example/{key}", "no absolute"),
-        ("/path/{key}", "no absolute"),
-        ("ftp://x.example/{key}", "no absolute"),
-        ("https:///{key}", "no absolute"),
-        ("https://{key}/path", "no absolute"),
+        ("x.example/{key}", "does not start with http"),
+        ("/path/{key}", "does not start with http"),
+        ("ftp://x.example/{key}", "does not start with http"),
+        ("https:///{key}", "no valid host"),
+        ("https://{key}/path", "no valid host"),
         ("https://x.{key}.example/path", "may not depend on the key"),
         ("https://x.example:{key}/path", "may not depend on the key"),
-        ("https://x.example:99999/{key}", "out of range"),
-        ("https://x.example:port/{key}", "Port"),
-        ("https://[::1/{key}", "IPv6"),
+        ("https://x.example:99999/{key}", "no valid port"),
+        ("https://x.example:port/{key}", "no valid port"),
+        ("https://[::1/{key}", "no valid host"),
         ("https://user:secret@x.example/{key}", "Authorization"),
         ("https://x.example/#{key}", "never sent"),
         ("https://x.example/a b/{key}", "%20"),

@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +18,12 @@ from redis.asyncio import Redis
 from coordinator.errors import ShardcrawlError, UsageError
 from coordinator.redis.keys import RunKeys
 from crawler.job.job import read_job
+from crawler.local import supervisor as supervisor_module
 from crawler.local.child_spec import ChildSpec
-from crawler.local.supervisor import Supervisor
+from crawler.local.supervisor import MAX_FAILED_STARTS, Supervisor
 from crawler.opening import open_run
+from crawler.telemetry.pulse import PulseReader
+from tests.crawler.local import stub_child
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -121,10 +126,10 @@ async def test_a_child_that_cannot_do_its_work_ends_the_command_in_its_own_words
         assert parent.supervisor.pids == {}, "the other child is not left alone"
 
 
-async def test_a_usage_error_of_a_child_is_a_usage_error(redis: Redis, redis_url: str) -> None:
-    bad = ChildSpec("coordinator", "coordinator", redis_url, WORKER.database, run="nobody-knows-it")
+async def test_a_usage_error_of_a_child_is_a_usage_error(redis: Redis, redis_url: str, database: str) -> None:
+    bad = ChildSpec("coordinator", "coordinator", redis_url, database, run="nobody-knows-it")
     async with watched(bad) as parent:
-        with pytest.raises(UsageError, match="Redis has no run nobody-knows-it"):
+        with pytest.raises(UsageError, match="Postgres has no run nobody-knows-it"):
             await parent.ended()
 
 
@@ -186,6 +191,67 @@ async def test_a_drain_that_comes_while_a_child_is_being_started_reaches_it(monk
 async def test_a_child_that_is_ended_by_a_drain_before_it_can_drain_is_no_error() -> None:
     async with watched(replace(WORKER, restart=False)) as parent:
         await eventually(lambda: bool(parent.supervisor.pids), "the child is there")
+        parent.supervisor.drain()
+        await parent.ended()
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ChildSpec]:
+    """The spec of a stub_child of this name."""
+    monkeypatch.setattr(supervisor_module, "CHILD_MODULE", stub_child.__name__)
+    return lambda name: replace(WORKER, name=name, grace_seconds=0.0)
+
+
+async def test_a_child_that_stands_still_is_killed_and_one_that_was_stopped_is_not(
+    stub: Callable[[str], ChildSpec],
+) -> None:
+    """By the kernel when it uses the processor, else by its parent."""
+    async with watched(stub("stands-still"), stub("waits-for-ever"), stub("is-stopped")) as parent:
+        await eventually(lambda: len(parent.on_death) > 3, "both are killed, and their successors too")
+        stopped = parent.supervisor.pids["is-stopped"]
+        assert stopped not in parent.on_death
+        os.kill(stopped, signal.SIGCONT)
+        parent.supervisor.kill()
+        await parent.ended()
+
+
+async def test_a_child_that_does_not_leave_within_its_grace_is_killed(stub: Callable[[str], ChildSpec]) -> None:
+    async with watched(stub("ignores")) as parent:
+        await eventually(lambda: parent.said("ignores SIGTERM"), "the child ignores SIGTERM")
+        parent.supervisor.drain()
+        await parent.ended()
+
+
+async def test_a_child_that_fails_at_work_is_started_again_each_time(stub: Callable[[str], ChildSpec]) -> None:
+    async with watched(stub("fails-at-work")) as parent:
+        await eventually(lambda: len(parent.on_death) > MAX_FAILED_STARTS, "more failures than a start may have")
+        assert not parent.task.done()
+
+
+@pytest.mark.parametrize(("name", "code"), [("stands-still", -signal.SIGPROF), ("ignores", 130)])
+async def test_no_child_outlives_its_parent(name: str, code: int) -> None:
+    """Whatever it does when its end of the socket is closed, as the kernel does it when the parent is killed."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        command = (sys.executable, "-m", stub_child.__name__, str(theirs.fileno()), name)
+        process = await asyncio.create_subprocess_exec(*command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        ours.sendall(b"\n")
+        await eventually(PulseReader(ours).read, "its first beat")
+    async with asyncio.timeout(30):
+        assert await process.wait() == code
+
+
+async def test_a_worker_that_gets_sigterm_from_outside_drains_and_is_started_again(
+    redis: Redis, waiting_worker: ChildSpec
+) -> None:
+    async with watched(waiting_worker) as parent:
+        await eventually(lambda: parent.said("joined"), "the worker has joined")
+        before = parent.supervisor.pids["worker-1"]
+        os.kill(before, signal.SIGTERM)
+        await eventually(lambda: sum("joined" in line for line in parent.lines) == 2, "its successor has joined")
+        assert parent.said("left")
+        assert parent.supervisor.pids["worker-1"] != before
         parent.supervisor.drain()
         await parent.ended()
 

@@ -87,7 +87,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("text", "a\0b", "NUL"),
     ("text", "a\ud800", "surrogates not allowed"),
     *(("boolean", value, "neither true nor false") for value in (1, 0, "true")),
-    *((kind, value, "no number") for kind in ("real", "double precision") for value in (True, "1.5", Decimal(1))),
+    *((kind, value, "no number") for kind in ("real", "double precision") for value in (True, "1.5", [1])),
     *(
         (kind, value, "not finite")
         for kind in ("real", "double precision", "numeric")
@@ -200,7 +200,8 @@ def test_json_takes_times_and_uuids_as_text() -> None:
         ({"a": b"bytes"}, "bytes"),
         ({"a": {1, 2}}, "set"),
         ({1: 2}, "must be str"),
-        (2**64, "64-bit"),
+        (Decimal("NaN"), "not finite"),
+        (Decimal("1e999999"), "more digits"),
     ],
 )
 def test_json_that_would_change_is_an_error(value: Any, words: str) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from coordinator.model import Outcome
+from crawler.job.models import ParseSettings
 from crawler.model import MAX_REASON_CHARACTERS, HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse.columns import Table
@@ -23,6 +24,9 @@ TABLES = [Table(a_table("facts", n="smallint")), Table(a_table("notes", text="te
 class Sent(dict[str, str]):
     """Headers of a response."""
 
+    def joined(self, name: str) -> str | None:
+        return self.get(name)
+
     def has(self, names: Iterable[str]) -> bool:
         return not self.keys().isdisjoint(names)
 
@@ -32,7 +36,7 @@ class Sent(dict[str, str]):
 
 def applied(parse: Callable[[Response], Any], *keys: str, body: bytes = b"{}", status: int = 200) -> list[Page]:
     pages = [a_page(key, body=None) for key in keys]
-    headers = Sent({"content-type": "text/plain; charset=latin-1"})
+    headers = Sent({"content-type": "text/plain; charset=latin1"})
     Hook(parse, TABLES, __name__).apply(pages, "https://upstream.example/api", HttpResponse(status, headers, body))
     return pages
 
@@ -42,6 +46,7 @@ def results(pages: list[Page]) -> list[tuple[Outcome, str | None, list[Any]]]:
 
 
 STORED = Outcome.STORED
+NO_RECORD = (Outcome.FAILED, "no record", [])
 
 
 def test_the_records_of_a_single_key_need_no_key_field() -> None:
@@ -51,7 +56,7 @@ def test_the_records_of_a_single_key_need_no_key_field() -> None:
 
 def test_the_records_of_several_keys_have_a_key_field() -> None:
     pages = applied(lambda response: {"facts": [{"_key": "b", "n": 2}, {"_key": "a", "n": 1}]}, "a", "b", "c")
-    assert results(pages) == [(STORED, None, [(0, (1,))]), (STORED, None, [(0, (2,))]), (STORED, None, [])]
+    assert results(pages) == [(STORED, None, [(0, (1,))]), (STORED, None, [(0, (2,))]), NO_RECORD]
 
 
 def test_a_parser_sees_the_whole_response() -> None:
@@ -63,9 +68,58 @@ def test_a_parser_sees_the_whole_response() -> None:
 
     applied(parse, "a", "b", body='"é"'.encode(), status=201)
     assert read == [
-        (("a", "b"), "https://upstream.example/api", 201, "text/plain; charset=latin-1"),
+        (("a", "b"), "https://upstream.example/api", 201, "text/plain; charset=latin1"),
         ("é", '"Ã©"'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "value", "encoding"),
+    [
+        ("application/json", '{"a":"é"}'.encode(), {"a": "é"}, "utf-8"),
+        ("application/json", b'{"a":1}', {"a": 1}, "utf-8"),
+        ("application/json", '\ufeff{"a":"é"}'.encode(), {"a": "é"}, "utf-8"),
+        ("application/json", '{"a":"é"}'.encode("utf-16"), {"a": "é"}, "utf-16le"),
+        ("application/json", b'\0{\0"\0a\0"\0:\x001\0}', {"a": 1}, "utf-16be"),
+        ("application/json; charset=latin1", b'{"a":"\xe9"}', {"a": "é"}, "windows-1252"),
+        ("application/json; charset=shift_jis", '{"a":"あ"}'.encode("cp932"), {"a": "あ"}, "shift_jis"),
+        ("application/json", b'{"a":"\xe9"}', {"a": "é"}, "windows-1252"),
+        ("application/json; charset=utf-8", b'{"a":"\xe9"}', {"a": "\ufffd"}, "utf-8, 1 replaced"),
+        ("application/json; charset=utf8mb4", '{"a":"é"}'.encode(), {"a": "é"}, "utf-8"),
+        (
+            None,
+            '{"n":123456789012345678901,"a":"é"}'.encode("utf-16-le"),
+            {"n": 123456789012345678901, "a": "é"},
+            "utf-16le",
+        ),
+    ],
+)
+def test_json_is_read_in_every_encoding(content_type: str | None, body: bytes, value: Any, encoding: str) -> None:
+    read: list[Any] = []
+    page = a_page("a", body=None)
+    sent = Sent({} if content_type is None else {"content-type": content_type})
+    parse = Hook(lambda response: read.append(response.json()) or {}, TABLES, __name__)
+    parse.apply([page], "", HttpResponse(200, sent, body))
+    assert read == [value]
+    assert page.encoding == encoding
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"{", b'{"a":"\xe9', b"\xff\xfe", b"\x89PNG", b"\0"])
+def test_what_is_no_json_is_a_value_error(body: bytes) -> None:
+    response = Response(["a"], "", 200, Sent({}), body)
+    with pytest.raises(ValueError):  # noqa: PT011 - each library has its own words
+        response.json()
+
+
+def test_a_page_says_how_its_text_was_decoded() -> None:
+    def parse(response: Response) -> None:
+        assert response.text() == "caf\ufffd \ufffd"
+        assert response.encoding == "utf-8, 2 replaced"
+
+    headers = Sent({"content-type": "text/html; charset=utf-8"})
+    page = a_page("a", body=None)
+    Hook(parse, TABLES, __name__).apply([page], "", HttpResponse(200, headers, b"caf\xe9 \0"))
+    assert (page.outcome, page.reason, page.encoding) == (STORED, None, "utf-8, 2 replaced")
 
 
 def test_the_key_of_a_response_for_several_is_an_error() -> None:
@@ -115,6 +169,7 @@ def test_an_outcome_for_a_key_of_another_request_fails_all_keys() -> None:
         (AssertionError(), "parse: AssertionError: AssertionError"),
         (RecursionError("deep"), "parse: RecursionError: deep"),
         (SystemExit("bye"), "parse: SystemExit: bye"),
+        (asyncio.CancelledError("x"), "parse: CancelledError: x"),
     ],
 )
 def test_a_parser_that_raises_fails_its_keys_alone(error: BaseException, reason: str) -> None:
@@ -149,7 +204,6 @@ def test_an_exception_that_ends_the_process_is_not_caught(error: type[BaseExcept
         ({"pages": [{"n": 1}]}, "no table 'pages' in the job; it has facts, notes"),
         ({"facts": [{"n": 1}]}, 'facts: with several keys in a request a record says whose it is: "_key"'),
         ({"facts": [(1,)]}, 'facts: with several keys in a request a record says whose it is: "_key"'),
-        ({"facts": [{"_key": "z", "n": 1}]}, "facts: key 'z' is not one of this request's"),
         ({"facts": [{"_key": ["a"], "n": 1}]}, "unhashable"),
         ({"facts": None}, "not iterable"),
         ([{"n": 1}], "items"),
@@ -190,16 +244,6 @@ def test_a_key_that_failed_by_its_record_is_not_made_gone() -> None:
 @pytest.mark.parametrize("records", [None, {}, {"facts": []}])
 def test_a_parser_may_return_no_records(records: Any) -> None:
     assert results(applied(lambda response: records, "a")) == [(STORED, None, [])]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for jobs; modules that are imported meanwhile are removed afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in sys.modules.keys() - before:
-        del sys.modules[name]
 
 
 def loaded(folder: Path, source: str, python: str = "its_parser:parse") -> Hook | None:
@@ -305,9 +349,133 @@ def test_a_parser_that_cannot_be_imported_is_a_usage_error_in_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_an_import_that_never_ends_is_a_usage_error_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook, "IMPORT_SECONDS", 0.1)
+    with pytest.raises(UsageError, match=r"cannot import its_parser: OutOfTime: no result within 0\.1 s"):
+        loaded(folder, "while True: pass")
+
+
 def test_a_whole_number_too_large_for_orjson_keeps_its_digits() -> None:
     """orjson reads 2^64 + 1 as a float; an id that was rounded would be another id."""
     body = b'{"id": 18446744073709551617, "small": 7, "real": 1.5}'
     response = Response(["a"], "http://host/a", 200, Sent(), body)
     assert response.json() == {"id": 2**64 + 1, "small": 7, "real": 1.5}
     assert isinstance(response.json()["id"], int)
+
+
+# -- keys without a record, names of no key
+
+
+def remarked(
+    parse: Callable[[Response], Any], *keys: str, body: str = "{}", tables: bool = True, **settings: Any
+) -> tuple[list[tuple[Outcome, str | None, list[Any]]], hook.Remarks | None]:
+    pages = [a_page(key, body=None) for key in keys]
+    parser = Hook(parse, TABLES if tables else [], __name__, ParseSettings(**settings))
+    remarks = parser.apply(pages, "https://upstream.example/api", HttpResponse(200, Sent(), body.encode()))
+    return results(pages), remarks
+
+
+EMPTY = (STORED, None, [])
+GONE = (Outcome.GONE, "no record", [])
+
+
+@pytest.mark.parametrize(
+    ("keys", "settings", "expected"),
+    [
+        (["a"], {}, EMPTY),
+        (["a", "b"], {}, NO_RECORD),
+        (["a"], {"no_record": "failed"}, NO_RECORD),
+        (["a", "b"], {"no_record": "failed"}, NO_RECORD),
+        (["a"], {"no_record": "gone"}, GONE),
+        (["a", "b"], {"no_record": "gone"}, GONE),
+        (["a", "b"], {"no_record": "stored"}, EMPTY),
+        (["a", "b"], {"tables": False}, EMPTY),
+        (["a"], {"tables": False, "no_record": "failed"}, EMPTY),
+    ],
+)
+def test_a_key_without_a_record(keys: list[str], settings: Any, expected: Any) -> None:
+    assert remarked(lambda response: {}, *keys, **settings) == ([expected] * len(keys), None)
+
+
+def test_what_the_parser_says_of_a_key_wins_over_no_record() -> None:
+    def parse(response: Response) -> None:
+        response.gone("a", "why")
+        response.failed("b", "because")
+
+    found, _ = remarked(parse, "a", "b", "c", no_record="gone")
+    assert found == [(Outcome.GONE, "why", []), (Outcome.FAILED, "because", []), GONE]
+
+
+def test_a_name_of_no_key_fails_nothing_and_is_remarked() -> None:
+    rows = [{"_key": "a", "n": 1}, {"_key": "Berlin", "n": 2}, {"_key": None, "n": 3}]
+    found, remarks = remarked(lambda response: {"facts": rows}, "a", "b")
+    assert found == [(STORED, None, [(0, (1,))]), NO_RECORD]
+    assert remarks == (None, ["Berlin", "None"])
+
+
+def test_a_key_alone_whose_records_are_of_another_name_has_no_record() -> None:
+    """It is stored when the list is empty; but here it is not, so something went wrong."""
+    found, remarks = remarked(lambda response: {"facts": [{"_key": "Berlin", "n": 2}]}, "berlin")
+    assert (found, remarks) == ([NO_RECORD], (None, ["Berlin"]))
+
+
+def test_records_and_outcomes_are_also_those_of_keys_that_the_upstream_calls_by_another_name() -> None:
+    """Two keys that are the same page for the upstream end alike, whichever of them the parser names."""
+    body = """{"query": {
+        "normalized": [{"from": "a_b", "to": "A b"}, {"from": "a b", "to": "A b"}, {"from": "x", "to": "X"}],
+        "redirects": [{"from": "R", "to": "A b"}, {"from": "S", "to": "X"}]}}"""
+
+    def parse(response: Response) -> dict[str, Any]:
+        response.gone("X")
+        return {"facts": [{"_key": "A b", "n": 1}, {"_key": response.key_for("A b"), "n": 2}]}
+
+    found, remarks = remarked(parse, "a_b", "x", "a b", "R", "S", "z", body=body)
+    both, gone = (STORED, None, [(0, (1,)), (0, (2,))]), (Outcome.GONE, "the response says that it does not exist", [])
+    assert (found, remarks) == ([both, gone, both, both, gone, NO_RECORD], None)
+
+
+def test_a_key_with_records_of_its_own_gets_none_of_its_namesake() -> None:
+    body = '{"query": {"redirects": [{"from": "a", "to": "b"}]}}'
+    rows = [{"_key": "a", "n": 1}, {"_key": "b", "n": 2}]
+    found, _ = remarked(lambda response: {"facts": rows}, "a", "b", body=body)
+    assert found == [(STORED, None, [(0, (1,))]), (STORED, None, [(0, (2,))])]
+
+
+def test_an_error_is_remarked_with_the_reason_of_the_pages() -> None:
+    found, remarks = remarked(lambda response: response.json()["query"], "a", "b")
+    reason = "parse: KeyError: 'query'"
+    assert (found, remarks) == ([(Outcome.FAILED, reason, [])] * 2, (reason, ()))
+
+
+def test_a_parsers_error_names_the_innermost_line_of_the_users_own_files(folder: Path) -> None:
+    (folder / "its_helper.py").write_text("import json\n\ndef title(page):\n    return json.loads(page['title'])\n")
+    installed = folder / ".venv" / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "its_library.py").write_text("def fail():\n    raise OSError('x' * 3000)\n")
+    parser = loaded(
+        folder,
+        f"import sys\nsys.path.append({str(installed)!r})\n"
+        "import its_helper, its_library\n\n"
+        "def parse(response):\n"
+        "    if response.key == 'library':\n"
+        "        its_library.fail()\n"
+        "    return {'facts': ({'n': its_helper.title({'title': response.key})} for _ in '1')}\n",
+    )
+    assert parser is not None
+    reasons = []
+    for key in ("{", "library", "1"):
+        page = a_page(key)
+        parser.apply([page], "", HttpResponse(200, Sent(), b""))
+        reasons.append(page.reason)
+    assert reasons[0] is not None
+    assert reasons[0].startswith("parse: JSONDecodeError: Expecting property name")
+    assert reasons[0].endswith(" (its_helper.py, line 4)")
+    assert reasons[1] is not None
+    assert reasons[1].startswith("parse: OSError: xxx")
+    assert reasons[1].endswith("x (its_parser.py, line 7)")
+    assert reasons[2] is None
+
+
+def test_a_parser_that_cannot_be_imported_names_the_line(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"ZeroDivisionError: division by zero \(its_parser.py, line 2\)"):
+        loaded(folder, "import json\n1 / 0\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import shutil
 import signal
 import sys
@@ -13,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -20,9 +23,10 @@ from coordinator.model import Outcome
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse import hook
-from crawler.parse.parser import Parser
+from crawler.parse import parser as parser_module
+from crawler.parse.parser import MAX_FAILED_ALONE, Parser
 from crawler.parse.remote import ParserSetup, ParseTask, parse_handler, parse_task
-from crawler.pool import child, pool
+from crawler.pool import child
 from crawler.pool.pool import Pool
 from crawler.pool.process import ChildProcess, ChildUnusable
 from crawler.pool.protocol import ChildSetup
@@ -37,7 +41,7 @@ COLUMNS = {
     "raw": "bytea", "more": "jsonb", "id": "uuid", "list": "integer[]", "pid": "integer",
 }  # fmt: skip
 MODULE = """
-import os, signal, sys, time
+import itertools, os, re, signal, sys, time
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from uuid import UUID
@@ -86,6 +90,14 @@ def once(response):
 def hangs(response):
     open("hangs", "w").write(str(os.getpid()))
     while True: pass
+def matches(response): re.match("(a+)+$", "a" * 40 + "b")
+def sleeps(response): time.sleep(1e6)
+def computes(response): sum(itertools.repeat(0))  # in C, which holds the lock of Python
+def insists(response):
+    while True:
+        try:
+            time.sleep(1e6)
+        except BaseException: pass
 def slow(response):
     time.sleep(0.005)
     return pid(response)
@@ -110,23 +122,24 @@ def arguments(*keys: str) -> tuple[list[Page], str, HttpResponse]:
     pages = [a_page(key, body=None) for key in keys]
     for page in pages:
         page.etag = page.last_modified = "from the response"
-    headers = Sent({"content-type": "text/plain; charset=latin-1", "x-shown": "é"})
+    headers = Sent({"content-type": "text/plain; charset=latin1", "x-shown": "é"})
     headers.get = lambda name: dict(headers.items()).get(name.lower())  # type: ignore[method-assign]
     return pages, "https://upstream.example/api", HttpResponse(200, headers, "é".encode("latin-1"))
 
 
 def fields(pages: list[Page]) -> list[Any]:
-    return [(page.outcome, page.reason, page.records, page.etag, page.last_modified) for page in pages]
+    return [(page.outcome, page.reason, page.records, page.etag, page.last_modified, page.encoding) for page in pages]
 
 
 @asynccontextmanager
-async def in_child(job: Job) -> AsyncIterator[Callable[..., Any]]:
-    """A function that parses keys in a child; at the end no child is left."""
+async def in_child(job: Job, *, moved: bool = True) -> AsyncIterator[Callable[..., Any]]:
+    """A function that parses keys in a child, unless it is not `moved` yet; at the end no child is left."""
     before = set(psutil.Process().children())
     loaded = hook.load(job)
     assert loaded is not None
     parser = Parser(loaded, job)
-    parser._move_to_child()
+    if moved:
+        parser._move_to_child("")
 
     async def parsed(*keys: str) -> list[Page]:
         pages, url, http_response = arguments(*keys)
@@ -219,12 +232,44 @@ async def test_a_key_whose_process_was_killed_once_is_attempted_again(job: Job) 
         assert (await parsed("pid-3"))[0].outcome is Outcome.STORED
 
 
-async def test_a_parse_that_never_ends_is_given_up(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MAX_TASK_SECONDS", 1.0)
-    async with in_child(job) as parsed:
-        hung, other = await asyncio.gather(parsed("hangs"), parsed("pid"))
-    assert hung[0].reason == "parse: its process gave no result within 1 s, 2 times"
-    assert other[0].outcome is Outcome.STORED
+@pytest.mark.parametrize("moved", [False, True], ids=["in the loop", "in the child"])
+async def test_a_parse_that_never_ends_is_given_up(
+    job: Job, moved: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop, a regular expression and a sleep are interrupted in their place, in the loop too; C is killed."""
+    monkeypatch.setattr(parser_module, "MAX_CALL_SECONDS_IN_LOOP", 0.3)
+    monkeypatch.setattr(parser_module, "KILL_SLACK_SECONDS", 0.3)
+    caplog.set_level(logging.INFO)
+    job = replace(job, parse=msgspec.structs.replace(job.parse, timeout=0.5))
+    names = ["hangs", "pid", "matches", "pid-2", "sleeps", "pid-3", *(["computes", "insists", "pid-4"] * moved)]
+    async with in_child(job, moved=moved) as parsed:
+        found = {name: (await parsed(name))[0] for name in names}
+    for name, page in found.items():
+        if name.startswith("pid"):
+            assert page.outcome is Outcome.STORED, page.reason
+            assert page.records[0][1][-1] != os.getpid()
+        elif name in ("computes", "insists"):
+            assert page.reason == "parse: its process gave no result within 0.8 s"
+        else:
+            words = r"parse: OutOfTime: no result within 0\.5 s \(\[parse\] timeout\) \(parse_\w+\.py, line \d+\)"
+            assert re.fullmatch(words, page.reason or ""), page.reason
+    said = [record.getMessage() for record in caplog.records if "process of its own" in record.getMessage()]
+    reason = "" if moved else "gave no result within 0.3 s"
+    assert said == [f"the parser {reason}: from now on it runs in a process of its own"]
+
+
+async def test_keys_of_a_block_that_a_worker_died_of_are_never_parsed_in_the_loop(job: Job) -> None:
+    loaded = hook.load(job)
+    assert loaded is not None
+    parser = Parser(loaded, job)
+    try:
+        for deliveries, elsewhere in ((1, False), (2, True), (1, True)):
+            pages, url, http_response = arguments("pid")
+            pages[0].item.block.deliveries = deliveries
+            await parser.parse(pages, url, http_response)
+            assert (pages[0].records[0][1][-1] != os.getpid()) is elsewhere
+    finally:
+        await parser.close()
 
 
 async def test_a_cancelled_parse_takes_nothing_from_the_others(job: Job) -> None:
@@ -254,12 +299,46 @@ async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worke
 
 
 async def test_a_parse_that_never_ends_does_not_outlive_its_worker(job: Job, tmp_path: Path) -> None:
-    setup = ChildSetup(f"{parse_handler.__module__}:parse_handler", setup_of(job), "parser", "INFO")
+    setup = ChildSetup(f"{parse_handler.__module__}:parse_handler", setup_of(job), 60, "parser", "INFO")
     process = await ChildProcess.start(setup, 60)
     process.send(ParseTask(["hangs"], "", 200, [], b""))
     await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
     process.abort()  # what the kernel does for a worker that was killed
     await eventually(lambda: process._process.returncode is not None, "the end of the parser's process")
+
+
+async def test_an_error_for_several_keys_is_returned_from_the_loop_and_from_the_child(
+    job: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = hook.load(job)
+    assert loaded is not None
+    error = f"parse: RuntimeError: first ({job.parse.python.partition(':')[0]}.py, line 23)"
+    for in_a_child in (False, True):
+        parser = Parser(loaded, job)
+        if in_a_child:
+            parser._move_to_child("")
+        try:
+            assert await parser.parse(*arguments("raises-a", "b")) == error
+            assert await parser.parse(*arguments("raises-a")) is None
+            assert await parser.parse(*arguments("several-a", "b", "c", "d")) is None
+            if in_a_child:
+                assert (await parser.parse(*arguments("dies-a", "b")) or "").startswith("parse: its process ended")
+        finally:
+            await parser.close()
+    said = [record.getMessage() for record in caplog.records if "requested alone" in record.getMessage()]
+    assert said == [f"the parser failed on a response for 2 keys, which are now requested alone: {error}"] * 2
+
+
+async def test_a_parser_that_fails_on_everything_lets_no_more_keys_go_alone(job: Job) -> None:
+    loaded = hook.load(job)
+    assert loaded is not None
+    parser = Parser(loaded, job)
+    for _ in range(MAX_FAILED_ALONE):
+        assert await parser.parse(*arguments("raises-a", "b")) is not None
+        assert await parser.parse(*arguments("raises-a")) is None
+    assert await parser.parse(*arguments("raises-a", "b")) is None
+    await parser.parse(*arguments("nothing"))
+    assert await parser.parse(*arguments("raises-a", "b")) is not None, "it does not fail on everything"
 
 
 async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog: pytest.LogCaptureFixture) -> None:
@@ -289,16 +368,16 @@ async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
     assert loaded is not None
     (module,) = tmp_path.glob("*.py")
     module.write_text("raise RuntimeError('not twice')")
-    unusable = Pool(parse_handler, setup_of(job), name="parser")
+    unusable = Pool(parse_handler, setup_of(job), name="parser", seconds=60)
     with pytest.raises(ChildUnusable, match="not twice"):
         await unusable.run(parse_task(*arguments("pid")))
     await unusable.close()
     parser = Parser(loaded, job)
-    parser._move_to_child()
+    parser._move_to_child("")
     calls = [arguments(f"slow-{number}") for number in range(5)]
     await asyncio.gather(*(parser.parse(*call) for call in calls))
     assert [page.outcome for pages, _, _ in calls for page in pages] == [Outcome.STORED] * 5
     with pytest.raises(StopIteration):
         parser.parse(*arguments("slow")).send(None)  # it does not suspend
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.WARNING]
     await parser.close()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, ShardId
+from coordinator.url import parse
 from crawler.job.models import StoreSettings
 from crawler.model import OpenBlock, Page, Request
 from crawler.pipeline.batch import Batch, DeferredItem, Load
@@ -164,7 +165,7 @@ async def test_every_key_of_a_request_is_deferred_with_its_attempts_and_its_dela
     batch = a_batch()
     items = [item for key in "abc" for item in a_request(key).items]
     attempts = Attempts(2, 1, ("a line",))
-    batch.defer(Request("https://upstream.example/?ids=a,b,c", items, "upstream.example", attempts), 7.5)
+    batch.defer(Request(parse("https://upstream.example/?ids=a,b,c"), items, "upstream.example", attempts), 7.5)
     batch.defer(a_request("d"), 30.0)
     batch.close()
     load = await taken(batch)

@@ -126,7 +126,11 @@ async def test_a_block_becomes_requests_in_its_order(run: Run, feed: Feed) -> No
     await feeding.claimed(1)
     requests = feeding.taken()
     assert keys_of(requests) == by_digest(numbered(25))
-    assert requests[0].url == requests[0].first_url == API.format(keys=requests[0].items[0].key.replace(" ", "%20"))
+    assert (
+        requests[0].target.href
+        == requests[0].first_target.href
+        == API.format(keys=requests[0].items[0].key.replace(" ", "%20"))
+    )
     assert {(request.upstream, request.attempts) for request in requests} == {("upstream.example", NO_ATTEMPTS)}
     (block,) = {id(item.block): item.block for request in requests for item in request.items}.values()
     assert (block.keys, block.left) == (25, 25)
@@ -246,6 +250,23 @@ async def test_the_overflow_of_the_scheduler_is_deferred(run: Run, feed: Feed, m
 
 def run_out(feeding: Feeding) -> bool:
     return feeding.scheduler._waiting < 300
+
+
+async def test_the_keys_of_a_request_go_alone_with_its_attempts_and_the_error(run: Run, feed: Feed) -> None:
+    await run.publish(numbered(3))
+    feeding = feed(keys_per_request=3)
+    await feeding.claimed(1)
+    (together,) = feeding.taken()
+    together.attempts = Attempts(1, 2, ("12:00:00 status 503",))
+    feeding._intake.put_alone(together, "parse: KeyError: 'query'")
+    alone = feeding.taken()
+    assert sorted(keys_of(alone)) == sorted(keys_of([together]))
+    assert [len(request.items) for request in alone] == [1, 1, 1]
+    for request in alone:
+        assert request.target.href == API.format(keys=request.items[0].key.replace(" ", "%20"))
+        assert (request.attempts.failed, request.attempts.throttled) == (2, 2)
+        assert request.attempts.history[-1].endswith("parse: KeyError: 'query'")
+        assert request.items[0].block is together.items[0].block
 
 
 # -- blocks that workers died of

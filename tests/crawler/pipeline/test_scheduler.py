@@ -34,7 +34,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 def a_scheduler(limiter: ScriptedLimiter | None = None, enough: int = 10) -> Scheduler:
     double: Any = limiter or ScriptedLimiter()
-    return Scheduler(double, enough=enough)
+    return Scheduler(double, enough=enough, lanes=1000)
 
 
 def present(rank: int, size: int, turn: int = 0) -> Presence:
@@ -42,6 +42,8 @@ def present(rank: int, size: int, turn: int = 0) -> Presence:
 
 
 def fill(scheduler: Scheduler, upstream: str, count: int) -> list[Request]:
+    """Put so many requests; the upstream has responded before."""
+    scheduler.reached.add(upstream)
     requests = [a_request(f"{upstream}{number}", upstream) for number in range(count)]
     for request in requests:
         scheduler.put(request)
@@ -509,7 +511,7 @@ async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[
         await run_ready_tasks()
         assert len({request.upstream for _, request in lanes.sent}) == 10_000
         assert not scheduler._queues
-        assert not scheduler._ready
+        assert not scheduler.ready
         assert scheduler._at_hand == scheduler._waiting == 0
 
 

@@ -22,7 +22,13 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 def a_queue(limiter: ScriptedLimiter, *, requests: int = 3) -> UpstreamQueue:
     double: Any = limiter
     queue = UpstreamQueue(
-        "a", double, room_at=limiter.concurrency, free_lanes=lambda: 1, on_reserved=lambda queue, error: None
+        "a",
+        double,
+        lanes=100,
+        speed="quick",
+        room_at=limiter.concurrency,
+        free_lanes=lambda: 1,
+        on_reserved=lambda queue, error: None,
     )
     queue.waiting.extend(a_request(str(number), "a") for number in range(requests))
     return queue

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_each_task_gets_its_own_result_and_the_one_that_kills_the_child_an_exception() -> None:
-    pool: Pool[int, int, int] = Pool(add, 100, name="adder")
+    pool: Pool[int, int, int] = Pool(add, 100, name="adder", seconds=60)
     try:
         async with asyncio.timeout(60):
             results = await asyncio.gather(*(pool.run(task) for task in (3, 2, 0, 1)), return_exceptions=True)
@@ -26,7 +26,7 @@ async def test_each_task_gets_its_own_result_and_the_one_that_kills_the_child_an
 
 
 async def test_a_handler_that_refuses_its_setup_ends_every_task_with_its_reason() -> None:
-    pool: Pool[str, int, int] = Pool(refuse, "no such thing", name="refuser")
+    pool: Pool[str, int, int] = Pool(refuse, "no such thing", name="refuser", seconds=60)
     try:
         async with asyncio.timeout(60):
             results = await asyncio.gather(pool.run(1), pool.run(2), return_exceptions=True)
@@ -37,7 +37,7 @@ async def test_a_handler_that_refuses_its_setup_ends_every_task_with_its_reason(
 
 async def test_a_task_that_comes_while_the_socket_is_already_closed_goes_to_the_next_child() -> None:
     """uvloop raises RuntimeError on a closed transport: that ended the worker when its parser's process had died."""
-    pool: Pool[int, int, int] = Pool(add, 100, name="adder")
+    pool: Pool[int, int, int] = Pool(add, 100, name="adder", seconds=60)
     try:
         async with asyncio.timeout(60):
             assert await pool.run(1) == 101

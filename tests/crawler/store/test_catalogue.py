@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -9,11 +10,12 @@ import pytest
 from coordinator.errors import EpochLost, PostgresRefused
 from coordinator.model import Epoch, Outcome
 from coordinator.tasks import cancel_and_wait
-from crawler.job.models import TableSettings
+from crawler.job.tables import TableSettings
 from crawler.model import Page
 from crawler.store import catalogue as catalogue_module
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.reasons import PagesToRetry
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page, a_table
 from tests.waiting import eventually
@@ -251,7 +253,7 @@ async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_finis
     async with reader.transaction():
         await reader.execute("SELECT pg_advisory_xact_lock(7310579, $1)", run_id)
         finishing = asyncio.create_task(catalogue.finish(run_id, EPOCH, []))
-        assert await Catalogue(reader).reopen(run_id, None) == 1
+        assert await Catalogue(reader).reopen(run_id, PagesToRetry()) == {Outcome.FAILED: 1}
     with pytest.raises(EpochLost):
         await finishing
     run = await catalogue.find("test")
@@ -328,6 +330,39 @@ async def test_a_table_that_exists_with_other_columns_is_refused(catalogue: Cata
     message = await refusal(catalogue, table)
     assert "table facts exists with other columns" in message
     assert "n integer" in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"n": "bigint", "t": "text"}, "column n is integer there, and bigint in the job"),
+        ({"n": "int", "t": "varchar(5)"}, "column t is text there, and character varying(5) in the job"),
+        ({"n": "int4", "t": "text", "more": "text"}, "it has no column more text"),
+        ({"n": "integer"}, "the job has no column t text"),
+        ({"t": "text", "n": "integer"}, "its columns come in another order"),
+    ],
+)
+async def test_the_column_that_differs_is_named_when_a_run_begins_and_when_it_is_rehearsed(
+    catalogue: Catalogue, columns: dict[str, str], says: str
+) -> None:
+    await made(catalogue, "first", a_table(n="integer", t="text"))
+    assert says in await refusal(catalogue, a_table(**columns))
+    with pytest.raises(PostgresRefused, match=re.escape(says)):
+        await catalogue.rehearse("second", [a_table(**columns)])
+
+
+async def test_a_rehearsal_leaves_nothing_behind_and_finds_the_run(connection: PostgresConnection) -> None:
+    count = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    catalogue = Catalogue(connection)
+    assert await catalogue.rehearse("first", [a_table(n="integer")]) is None
+    assert await connection.fetchval(count) == 0
+    await catalogue.prepare()
+    await made(catalogue, "first", a_table(n="integer"))
+    there = await connection.fetchval(count)
+    found = await catalogue.rehearse("first", [a_table(n="int"), a_table("others", t="text")])
+    assert found is not None
+    assert found.name == "first"
+    assert await connection.fetchval(count) == there
 
 
 async def test_a_table_that_exists_with_another_size_is_refused(catalogue: Catalogue) -> None:

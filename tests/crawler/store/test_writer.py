@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable
 from coordinator.model import Epoch, Outcome
-from crawler.job.models import TableSettings
+from crawler.job.tables import TableSettings
 from crawler.model import Page
 from crawler.parse.columns import Table
 from crawler.store import writer as writer_module
@@ -56,7 +56,9 @@ EVERY_TYPE: dict[str, tuple[Any, Any]] = {
 
 
 async def test_a_record_of_every_type_is_stored_as_it_is(database: str) -> None:
-    settings = TableSettings(name="facts", column_types={f"c{number}": kind for number, kind in enumerate(EVERY_TYPE)})
+    settings = TableSettings(
+        name="facts", column_settings={f"c{number}": kind for number, kind in enumerate(EVERY_TYPE)}
+    )
     row = Table(settings).row([value for value, _ in EVERY_TYPE.values()])
     empty = Table(settings).row({})
     async with a_loading_run(database, settings) as run:
@@ -302,4 +304,4 @@ async def test_what_is_sent_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(writer_module, "SEND_BYTES", 10)
     pieces = [b"12345", b"67890", b"1" * 30, b"2", b""]
     sent = [part async for part in writer_module._joined(pieces)]
-    assert sent == [b"1234567890", b"1" * 30, b"2"]
+    assert sent == [b"1234567890", b"1" * 10, b"1" * 10, b"1" * 10, b"2"]

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from coordinator.errors import FetchError
+from coordinator.url import parse
 from crawler.fetch.engines.httpx_engine import HttpxEngine
 from crawler.fetch.engines.protocol import Caps
 from crawler.fetch.network.resolve import Resolver
@@ -32,7 +33,7 @@ async def fetched(body: bytes, encoding: str, cap: int = 10_000) -> HttpResponse
 
     engine = HttpxEngine(Caps(body=cap), concurrency=1, resolver=Resolver(), transport=httpx.MockTransport(response))
     try:
-        return await engine.fetch("GET", "http://somewhere.test/", ())
+        return await engine.fetch("GET", parse("http://somewhere.test/"), ())
     finally:
         await engine.close()
 

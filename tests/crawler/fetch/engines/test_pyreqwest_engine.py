@@ -19,7 +19,7 @@ from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
 from crawler.fetch.engines.pyreqwest_errors import error_kind
 from crawler.fetch.network.address import Address
 from crawler.fetch.network.resolve import Resolver
-from tests.crawler.fetch.conftest import LOOPBACK, MakeEngine, Names
+from tests.crawler.fetch.conftest import LOOPBACK, MakeEngine, Names, PyreqwestByUrl
 from tests.servers.fixed import fixed_server
 from tests.servers.http2 import make_certificate, server_context
 from tests.servers.misbehaving import BODY, Misbehaving
@@ -32,7 +32,7 @@ def engine_class() -> type[PyreqwestEngine]:
     return CountingEngine
 
 
-class CountingEngine(PyreqwestEngine):
+class CountingEngine(PyreqwestByUrl):
     """Counts the clients that it builds, and sets an event when it begins to build another."""
 
     built = 0
@@ -194,6 +194,21 @@ async def test_a_self_signed_certificate_fails_as_tls(make_engine: MakeEngine, s
         with pytest.raises(FetchError) as failure:
             await make_engine().fetch("GET", f"https://localhost:{port}/", ())
     assert (failure.value.kind, failure.value.sent) == ("tls", False)
+
+
+async def test_origins_that_need_the_other_reader_are_bounded(
+    make_engine: MakeEngine, server: Misbehaving, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crawler.fetch.engines.lenient.MAX_LENIENT_ORIGINS", 2)
+    names.addresses = {f"host{number}.test": ["127.0.0.1"] for number in range(3)}
+    engine = make_engine()
+    again = []
+    for host in ["host0.test", "host1.test", "host1.test", "host2.test", "host2.test", "host0.test"]:
+        try:
+            assert (await engine.fetch("GET", server.url("/odd", host), ())).body == BODY
+        except FetchError as error:
+            again.append((host, error.again))
+    assert again == [("host0.test", True), ("host1.test", True), ("host2.test", True), ("host0.test", True)]
 
 
 @pytest.mark.parametrize(

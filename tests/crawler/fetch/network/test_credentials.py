@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from coordinator.errors import UsageError
+from coordinator.url import parse
 from crawler.fetch.network.credentials import resolve_credentials
+from crawler.fetch.template import Template
 from crawler.job.models import RequestSettings
 from tests.crawler.examples import a_job
 
@@ -15,7 +17,7 @@ HEADERS = {"Authorization": "Bearer ${TOKEN}", "X-Two": "${A}-${A}-$B-{C}", "X-N
 
 
 def settings(**request: Any) -> RequestSettings:
-    return a_job(request=request).request
+    return a_job(request={"hosts": ["a.example"], **request}).request
 
 
 def test_secrets_come_from_the_environment_that_is_given_and_make_a_header_a_credential() -> None:
@@ -27,6 +29,22 @@ def test_secrets_come_from_the_environment_that_is_given_and_make_a_header_a_cre
         ("cookie", "a=1"),
     )
     assert "s3cret" not in repr(credentials)
+
+
+def test_a_secret_in_the_template_is_filled_in_only_for_the_engine_and_hidden_in_what_quotes_it() -> None:
+    url = "https://a.example/${PATH_KEY}/{key}?k=${KEY}"
+    request = a_job(request={"url": url}).request
+    credentials = resolve_credentials(request, {"KEY": "s3cret/ä+", "PATH_KEY": "p4thkey", "OTHER": "x"})
+    target = Template(request).target(["${KEY}"])
+    assert target.href == "https://a.example/$%7BPATH_KEY%7D/%24%7BKEY%7D?k=${KEY}"
+    filled = credentials.filled(target).href
+    assert filled == "https://a.example/p4thkey/%24%7BKEY%7D?k=s3cret%2F%C3%A4%2B"
+    assert credentials.hidden(filled) == "https://a.example/${PATH_KEY}/%24%7BKEY%7D?k=${KEY}"
+    assert credentials.hidden("no s3cret/ä+") == "no ${KEY}"
+    assert credentials.filled(parse("https://a.example/?${OTHER}")).href == "https://a.example/?${OTHER}"
+    assert "s3cret" not in repr(credentials)
+    with pytest.raises(UsageError, match=r"url: \$\{KEY\} is not set"):
+        resolve_credentials(request, {"PATH_KEY": "1"})
 
 
 def test_a_secret_that_is_not_set_is_a_usage_error() -> None:

@@ -90,7 +90,7 @@ async def test_the_first_address_that_is_allowed_is_taken(names: Names) -> None:
 
 @pytest.mark.parametrize(
     ("host", "address"),
-    [("inner.test", "10.1.2.3"), ("10.1.2.3", "10.1.2.3"), ("[::1]", "::1"), ("::1", "::1"), ("0x7f.1", "127.0.0.1")],
+    [("inner.test", "10.1.2.3"), ("10.1.2.3", "10.1.2.3"), ("[::1]", "::1"), ("::1", "::1")],
 )
 async def test_a_host_with_no_allowed_address_is_refused_unsent_and_the_error_says_how_to_allow_it(
     names: Names, host: str, address: str

@@ -13,20 +13,26 @@ from redis.asyncio import Redis
 from coordinator.errors import FetchError
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.redis.keys import RunKeys
+from coordinator.url import Target
 from crawler.fetch.engines.protocol import Caps
 from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.robots import policy
 from crawler.fetch.robots.policy import Permission, Robots
 from crawler.fetch.robots.rules import MAX_ROBOTS_BYTES
+from crawler.job.models import RetrySettings
 from crawler.model import HttpResponse
 from crawler.sample.connection import CannedResponse
+from tests.crawler.fetch.conftest import LOOPBACK, as_target
+from tests.servers.scripted import response
 from tests.servers.sites import Sites
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 KEYS = RunKeys("robots")
+# Long pauses, so that a test sees them.
+RETRY = RetrySettings(attempts=3, backoff=60.0, max_delay=3600.0)
 DISALLOW_X = b"User-agent: *\nDisallow: /x\n"
 
 
@@ -57,6 +63,16 @@ class Clock:
         return asyncio.get_running_loop().time() + self.ahead
 
 
+class RobotsByUrl(Robots):
+    """Takes a URL as it is written."""
+
+    def cached_permission(self, target: Target | str) -> Permission | None:
+        return super().cached_permission(as_target(target))
+
+    async def load_permission(self, target: Target | str) -> Permission:
+        return await super().load_permission(as_target(target))
+
+
 class Fleet:
     """Makes the Robots of several workers, on one Redis."""
 
@@ -64,21 +80,21 @@ class Fleet:
         self._redis = redis
         self._stack = stack
         self._engine = PyreqwestEngine(
-            Caps(connect=2.0, read=2.0, total=2.0), concurrency=8, resolver=Resolver(lambda _: True)
+            Caps(connect=2.0, read=2.0, total=2.0), concurrency=8, resolver=Resolver(LOOPBACK)
         )
         stack.push_async_callback(self._engine.close)
         self.clock = Clock()
         self.size = 0
 
-    def worker(self) -> Robots:
+    def worker(self) -> RobotsByUrl:
         self.size += 1
         cache = RobotsCache(self._redis, KEYS, f"w{self.size}")
-        robots = Robots(self.fetch, cache, "shardcrawl (+https://example.org)", clock=self.clock)
+        robots = RobotsByUrl(self.fetch, cache, "shardcrawl (+https://example.org)", RETRY, clock=self.clock)
         self._stack.push_async_callback(robots.close)
         return robots
 
-    async def fetch(self, url: str) -> HttpResponse:
-        return await self._engine.fetch("GET", url, ())
+    async def fetch(self, target: Target) -> HttpResponse:
+        return await self._engine.fetch("GET", target, ())
 
     async def expire(self, origin: str) -> None:
         """Let the rules of an origin expire, in the workers and in Redis."""
@@ -122,15 +138,16 @@ async def test_an_origin_without_a_robots_txt_allows_everything(sites: Sites, fl
 async def test_an_origin_that_fails_allows_nothing_for_a_while(sites: Sites, fleet: Fleet, status: int) -> None:
     robots_txt(sites, status, b"User-agent: *\nAllow: /\n")
     permission = await fleet.worker().load_permission(f"{sites.url}/y")
+    kind = "throttled" if status == 429 else "robots"
     assert (permission.allowed, permission.reason) == (
         False,
-        f"robots.txt of {sites.url} cannot be read (status {status}), so nothing may be fetched there",
+        f"{kind}: robots.txt of {sites.url} cannot be read (status {status}), so nothing may be fetched there",
     )
-    assert permission.retry_after is not None
+    assert permission.fault is not None
+    assert not permission.fault.sent
     assert 50 < permission.retry_after <= 60
     await fleet.expire(sites.url)
     retry_after = (await fleet.worker().load_permission(f"{sites.url}/y")).retry_after
-    assert retry_after is not None
     assert 110 < retry_after <= 120
     await fleet.expire(sites.url)
     robots_txt(sites, 200, DISALLOW_X)
@@ -157,16 +174,54 @@ async def test_rules_stay_valid_while_their_origin_fails(sites: Sites, fleet: Fl
     assert await fleet.held(sites.url) <= 60
 
 
-async def test_an_origin_that_cannot_be_reached_allows_nothing(fleet: Fleet) -> None:
+async def test_an_origin_that_cannot_be_reached_has_the_fault_that_its_pages_would_have(fleet: Fleet) -> None:
     worker = fleet.worker()
     permission = await worker.load_permission("http://127.0.0.1:1/x")
     assert not permission.allowed
-    assert permission.reason is not None
-    assert "cannot be read (connect: " in permission.reason
-    assert permission.retry_after is not None
-    permanent = await worker.load_permission("http://:80:80/x")
-    assert (permanent.allowed, permanent.retry_after) == (False, None)
-    assert await worker.load_permission("ftp://host/x") == Permission(True)
+    assert permission.fault is not None
+    assert (permission.fault.kind, permission.fault.sent) == ("connect", False)
+    assert 50 < permission.retry_after <= 60
+
+
+@pytest.mark.parametrize("kind", ["dns", "connect", "tls", "timeout", "reset"])
+async def test_a_fleet_asks_a_dead_host_once_for_each_attempt_of_its_keys(fleet: Fleet, kind: str) -> None:
+    workers, requested = [fleet.worker() for _ in range(3)], []
+
+    async def fail(target: Target) -> HttpResponse:
+        requested.append(target.href)
+        raise FetchError(kind, "nothing there", sent=False)
+
+    for worker in workers:
+        worker._fetch = fail
+    for attempt in range(1, 4):
+        urls = [f"http://dead.example/{number}" for number in range(20)]
+        permissions = await asyncio.gather(*(worker.load_permission(url) for worker in workers for url in urls))
+        assert {permission.reason for permission in permissions} == {f"{kind}: nothing there"}
+        assert requested == ["http://dead.example/robots.txt"] * attempt
+        await fleet.expire("http://dead.example")
+
+
+@pytest.mark.parametrize("kind", ["decode", "too-large", "protocol"])
+async def test_an_origin_that_responds_with_what_cannot_be_read_allows_everything(fleet: Fleet, kind: str) -> None:
+    """RFC 9309, 2.3.1.3: it is no unreachable origin. Rules that were read before stay valid."""
+    worker = fleet.worker()
+
+    async def fail(_: str) -> HttpResponse:
+        raise FetchError(kind, "gibberish")
+
+    worker._fetch = fail
+    assert await worker.load_permission("http://host/x") == Permission(True)
+    assert 50 < await fleet.held("http://host") <= 60
+    await fleet.expire("http://host")
+
+    async def respond(_: str) -> HttpResponse:
+        return response(200, DISALLOW_X)
+
+    worker._fetch = respond
+    assert not (await worker.load_permission("http://host/x")).allowed
+    await fleet.expire("http://host")
+    worker._fetch = fail
+    assert not (await worker.load_permission("http://host/x")).allowed
 
 
 async def test_five_redirects_are_followed_also_to_another_host(sites: Sites, fleet: Fleet) -> None:
@@ -190,6 +245,22 @@ async def test_five_redirects_are_followed_also_to_another_host(sites: Sites, fl
 async def test_an_invalid_redirect_counts_as_no_robots_txt(sites: Sites, fleet: Fleet, location: str) -> None:
     robots_txt(sites, 302, headers=location)
     assert await fleet.worker().load_permission(f"{sites.url}/x") == Permission(True)
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("http://127.0.0.1:1/", "robots: robots.txt of {} cannot be read (robots: http://127.0.0.1:1/: connect: "),
+        ("http://10.0.0.1/", None),  # an address that is refused is an invalid redirect, too
+    ],
+)
+async def test_a_host_is_not_dead_because_its_robots_txt_leads_to_one(
+    sites: Sites, fleet: Fleet, location: str, reason: str | None
+) -> None:
+    robots_txt(sites, 302, headers=f"Location: {location}\r\n")
+    permission = await fleet.worker().load_permission(f"{sites.url}/x")
+    assert (permission.reason or "").startswith((reason or "").format(sites.url))
+    assert permission.allowed is (reason is None)
 
 
 async def test_a_redirect_to_a_url_that_fails_allows_nothing(sites: Sites, fleet: Fleet) -> None:
@@ -232,7 +303,7 @@ async def test_an_unexpected_error_is_raised_to_every_caller_and_the_next_one_re
     worker = fleet.worker()
     calls = iter([RuntimeError("a bug"), FetchError("reset", "gone")])
 
-    async def fail(_: str) -> HttpResponse:
+    async def fail(_: Target) -> HttpResponse:
         raise next(calls)
 
     worker._fetch = fail
@@ -241,11 +312,43 @@ async def test_an_unexpected_error_is_raised_to_every_caller_and_the_next_one_re
     assert not (await worker.load_permission("http://host/x")).allowed
 
 
+async def test_an_origin_whose_address_is_refused_is_not_requested_again(fleet: Fleet) -> None:
+    worker = fleet.worker()
+
+    async def refuse(_: Target) -> HttpResponse:
+        raise FetchError("address", "127.0.0.1 is not public", sent=False)
+
+    worker._fetch = refuse
+    permission = await worker.load_permission("http://host/x")
+    assert not permission.allowed
+    assert permission.fault is not None
+    assert permission.fault.kind == "address"
+
+
+async def test_a_key_without_a_path_says_nothing_about_another_host(sites: Sites, fleet: Fleet) -> None:
+    robots_txt(sites, 200, b"User-agent: *\nDisallow: /private\n")
+    worker = fleet.worker()
+
+    async def fetch(target: Target) -> HttpResponse:
+        if target.origin.host == "example.com":
+            return await fleet.fetch(as_target(f"{sites.url}/nothing-here"))
+        return await fleet.fetch(as_target(f"{sites.url}/robots.txt"))
+
+    worker._fetch = fetch
+    assert (await worker.load_permission("http://example.com")).allowed
+    assert worker.cached_permission("http://example.com?x").allowed
+    for url in ("http://example.co/private", "http://example.co", "http:\\\\example.co\\private"):
+        assert worker.cached_permission(url) is None
+    assert not (await worker.load_permission("http://example.co/private")).allowed
+    for url in ("http://example.co:80/%2e/private", "http://EXAMPLE.co\\private", "http:example.co/a/..\\private"):
+        assert not worker.cached_permission(url).allowed
+
+
 async def test_a_response_that_never_ends_is_a_timeout(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "ROBOTS_TIMEOUT_SECONDS", 0.05)
     worker = fleet.worker()
 
-    async def hang(_: str) -> HttpResponse:
+    async def hang(_: Target) -> HttpResponse:
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -1,0 +1,1 @@
+"""What both engines read of a response in the same way: its head, its headers, its body."""

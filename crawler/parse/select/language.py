@@ -1,0 +1,38 @@
+"""The language of selectors that a format has: how a body is read, and what a path through it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from crawler.parse.response import Response
+from crawler.parse.select.path import Get, Node, SelectorError
+
+# The nodes of the records in a value; None when the path leads to nothing.
+Rows: TypeAlias = Callable[[Any], Iterable[Node] | None]
+MAX_BODY_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What one format needs. The functions of paths raise ValueError for a wrong one, `read` SelectorError.
+
+    `read` makes the value of a response. `compile_get` makes the function from a value, and the URL of the response, to
+    that to which a path leads; `compile_quick` what path.compile_quick says. `behind` stands between `$` or `^` and a
+    path. `is_text`: values are texts, which the types of their columns turn into what they take.
+    """
+
+    read: Callable[[Response], Any]
+    compile_get: Callable[[str], Callable[[Any, str], Any]]
+    compile_quick: Callable[[str, bool], Get | None]
+    compile_rows: Callable[[str | None], Rows]
+    behind: str = "."
+    is_text: bool = False
+
+
+def not_of_format(response: Response, name: str, error: Exception | None = None) -> SelectorError:
+    """The error for a body of another format: it says what came."""
+    kind = response.headers.joined("content-type") or "without a media type"
+    where = f" ({error})" if error is not None else ""
+    return SelectorError(f"the response is no {name} but {kind}: {response.text()[:MAX_BODY_SHOWN]!r}{where}")

@@ -1,0 +1,178 @@
+"""Compiles the selectors of a job into a function like a parser's: from a response to the records of each table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from coordinator.errors import UsageError
+from crawler.job.job import Job
+from crawler.job.models import ParseSettings
+from crawler.job.tables import KEY_FIELD, ColumnSettings, TableSettings, column_type
+from crawler.parse.response import Response
+from crawler.parse.select.condition import compile_condition, first_that_holds
+from crawler.parse.select.formats import language_of
+from crawler.parse.select.language import Language
+from crawler.parse.select.path import ABSENT, Node, SelectorError
+from crawler.parse.select.reading import Read, of_text, reading
+from crawler.parse.select.selector import Scope, Selector, compile_selector
+
+Compiled = TypeVar("Compiled")
+Nodes: TypeAlias = Callable[[Scope], Iterable[Node]]
+
+
+class _Conditions:
+    """The conditions that end keys, `[parse] failed` and `gone`: those about the response, or those about a record."""
+
+    def __init__(self, settings: ParseSettings, language: Language, *, of_response: bool) -> None:
+        self._failed, self._gone = (
+            [
+                condition
+                for text in _texts(given)
+                if (condition := _compiled(where, compile_condition, text, language)).is_of_response is of_response
+            ]
+            for where, given in (("[parse] failed", settings.failed), ("[parse] gone", settings.gone))
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._failed or self._gone)
+
+    def end(self, keys: Iterable[str], node: Node, scope: Scope) -> bool:
+        """Say of the keys that they failed, or are gone, if a condition holds; returns whether one does."""
+        for conditions, end in ((self._failed, scope.response.failed), (self._gone, scope.response.gone)):
+            if (reason := first_that_holds(conditions, node, scope)) is not None:
+                for key in keys:
+                    end(key, reason)
+                return True
+        return False
+
+
+class _SelectedTable:
+    """One table, its records and columns."""
+
+    def __init__(
+        self, table: TableSettings, settings: ParseSettings, conditions: _Conditions, *, several: bool
+    ) -> None:
+        where, language = f"table {table.name}", language_of(settings.format)
+        self.name = table.name
+        rows = table.rows or settings.rows
+        self._nodes = _compiled(f"{where}: rows", _compile_rows, rows, language)
+        self._key = None if settings.key is None else _compiled("[parse] key", compile_selector, settings.key, language)
+        if several and self._key is None:
+            raise UsageError('job: [parse] key: with several keys a request, say whose a record is, like key = "id"')
+        self._skip = [_compiled(f"{where}: skip", compile_condition, text, language) for text in _texts(table.skip)]
+        self._conditions = conditions
+        columns = [(name, _column(given, name)) for name, given in table.column_settings.items()]
+        self._columns = tuple(name for name, _ in columns)
+        self._selectors = [
+            _compiled(f"{where}: column {name}", compile_selector, given.source, language) for name, given in columns
+        ]
+        self._readings = [
+            (index, read)
+            for index, (name, given) in enumerate(columns)
+            if (read := _compiled(f"{where}: column {name}: as", _reading, given, language)) is not None
+        ]
+        quick = [selector.quick for selector in self._selectors if selector.quick is not None]
+        self._quick = quick if len(quick) == len(self._selectors) else (_not_quick,)
+
+    def records(self, scope: Scope) -> Iterator[Any]:
+        """The records of the response. Raises SelectorError for one that has not what it must have."""
+        for node in self._nodes(scope):
+            key = None if self._key is None else self._required(self._key, node, scope, "[parse] key")
+            if self._conditions:
+                keys = scope.response.keys if key is None else (key,)
+                known = [one for one in keys if scope.response.key_for(one) is not None]
+                if self._conditions.end(known, node, scope):
+                    continue
+            if self._skip and first_that_holds(self._skip, node, scope) is not None:
+                continue
+            row = self._row(node, scope)
+            yield row if key is None else {KEY_FIELD: key, **dict(zip(self._columns, row, strict=True))}
+
+    def _row(self, node: Node, scope: Scope) -> list[Any]:
+        value = node.value
+        try:
+            row = [get(value) for get in self._quick]
+        except (KeyError, TypeError, AttributeError):
+            row = [
+                self._required(selector, node, scope, f"{self.name}.{name}")
+                for name, selector in zip(self._columns, self._selectors, strict=True)
+            ]
+        for index, read in self._readings:
+            if row[index] is not None:
+                try:
+                    row[index] = read(row[index])
+                except ValueError as error:
+                    raise SelectorError(f"{self.name}.{self._columns[index]}: {error}") from error
+        return row
+
+    @staticmethod
+    def _required(selector: Selector, node: Node, scope: Scope, what: str) -> Any:
+        value = selector.select(node, scope)
+        if value is not ABSENT:
+            return value
+        if selector.may_be_absent:
+            return None
+        raise SelectorError(f"{what}: nothing at {selector.text}; write {selector.text}? where it may be absent")
+
+
+def compile_selectors(job: Job) -> Callable[[Response], Mapping[str, Iterable[Any]]]:
+    """The function from a response to records by the job's selectors. Raises UsageError, which names the selector.
+
+    The function raises SelectorError when the response is of another format, or has not what it must have.
+    """
+    language = language_of(job.parse.format)
+    of_response = _Conditions(job.parse, language, of_response=True)
+    of_records = _Conditions(job.parse, language, of_response=False)
+    several = job.request.keys_per_request > 1
+    tables = [_SelectedTable(table, job.parse, of_records, several=several) for table in job.tables]
+
+    def select(response: Response) -> Mapping[str, Iterable[Any]]:
+        scope = Scope(response, language.read(response))
+        if of_response and of_response.end(response.keys, Node(scope.root), scope):
+            return {}
+        return {table.name: table.records(scope) for table in tables}
+
+    return select
+
+
+def _compile_rows(text: str | None, language: Language) -> Nodes:
+    """The function from a response to the nodes of its records. Raises ValueError."""
+    may_be_absent = (text or "").endswith("?")
+    path = text and text.removesuffix("?").removeprefix("$").removeprefix(language.behind if text[0] == "$" else "")
+    rows = language.compile_rows(path)
+
+    def nodes(scope: Scope) -> Iterable[Node]:
+        found = rows(scope.root)
+        if found is not None or may_be_absent:
+            return found or ()
+        raise SelectorError(f"rows: nothing at {path}; write {path}? where that means no rows")
+
+    return nodes
+
+
+def _reading(given: ColumnSettings, language: Language) -> Read | None:
+    if given.reading is not None:
+        return reading(given.reading)
+    return of_text(column_type(given.type)) if language.is_text else None
+
+
+def _not_quick(_: Any) -> Any:
+    raise KeyError
+
+
+def _texts(given: str | Sequence[str]) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given
+
+
+def _column(given: str | ColumnSettings, name: str) -> ColumnSettings:
+    if isinstance(given, str):
+        return ColumnSettings(type=given, source=name)
+    return ColumnSettings(type=given.type, source=name, reading=given.reading) if given.source == "" else given
+
+
+def _compiled(where: str, compile_one: Callable[[Any, Language], Compiled], given: Any, language: Language) -> Compiled:
+    try:
+        return compile_one(given, language)
+    except ValueError as error:
+        raise UsageError(f"job: {where}: {error}") from error

@@ -1,0 +1,121 @@
+"""Pure: one selector of the job file, compiled once: a path in the record, the response, or what encloses a record.
+
+A path begins at the record, and `.` is all of it. Behind `$` it begins at the response, and `$` is all of it; behind
+`^` at what encloses the record, behind `^^` at what encloses that. `$key`, `$url`, `$status`, `$header.NAME`, `$index`,
+`$name` and `$sha256` are words about them. With `?` behind it, a selector may lead to nothing. Of a list of selectors
+the first counts that leads to something.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+from crawler.parse.response import Response
+from crawler.parse.select.language import Language
+from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
+
+_SELECTOR = re.compile(
+    r"(?:(?P<outer>\^+)|\$(?P<word>[a-z0-9]+)(?:\.(?P<header>[\w-]+))?|(?P<root>\$))?(?P<path>.*?)(?P<may>\??)"
+)
+_WORDS: dict[str, Callable[[Node, Scope], Any]] = {
+    "key": lambda _, scope: scope.response.key,
+    "url": lambda _, scope: scope.response.url,
+    "status": lambda _, scope: scope.response.status,
+    "sha256": lambda _, scope: sha256(scope.response.body).hexdigest(),
+    "index": lambda node, _: node.number,
+    "name": lambda node, _: ABSENT if node.name is None else node.name,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One response, and the value in its body."""
+
+    response: Response
+    root: Any
+
+
+Select: TypeAlias = Callable[[Node, Scope], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A compiled selector. `quick` is what compile_quick made of a path in the record.
+
+    `is_of_response`: it leads to the same from every record of a response.
+    """
+
+    text: str
+    select: Select
+    may_be_absent: bool
+    quick: Get | None = None
+    is_of_response: bool = False
+
+
+def compile_selector(text: str | Sequence[str], language: Language) -> Selector:
+    """The compiled selector. Raises ValueError, which says where it is wrong."""
+    if isinstance(text, str):
+        return _compile(text, language)
+    if not text:
+        raise ValueError("a list without a selector")
+    parts = [_compile(part, language) for part in text]
+
+    def select(node: Node, scope: Scope) -> Any:
+        for part in parts:
+            if (value := part.select(node, scope)) is not ABSENT and value is not None:
+                return value
+        return ABSENT
+
+    return Selector(
+        " or ".join(text), select, any(part.may_be_absent for part in parts),
+        is_of_response=all(part.is_of_response for part in parts),
+    )  # fmt: skip
+
+
+def _compile(text: str, language: Language) -> Selector:
+    match = _SELECTOR.fullmatch(text.strip())
+    if match is None or not text.strip():
+        raise ValueError(f"{text!r} is no selector")
+    may, path = bool(match["may"]), match["path"]
+    if word := match["word"]:
+        return _word(text, word, match["header"], path, may, language.behind)
+    if begin := match["outer"] or match["root"]:
+        if path and not path.startswith((language.behind, "[")):
+            raise ValueError(f"{text!r}: write {begin}{language.behind}{path}")
+        path = path.removeprefix(language.behind)
+    elif path == ".":
+        path = ""
+    get = language.compile_get(path)
+    if match["root"]:
+        return Selector(text, lambda _, scope: get(scope.root, scope.response.url), may, is_of_response=True)
+    if levels := len(match["outer"] or ""):
+        return Selector(text, lambda node, scope: get(_outer(node, levels, text), scope.response.url), may)
+    quick = language.compile_quick(path, may)
+    return Selector(text, lambda node, scope: get(node.value, scope.response.url), may, quick)
+
+
+def _word(text: str, word: str, header: str | None, path: str, may: bool, behind: str) -> Selector:
+    if word == "header" and header and not path:
+
+        def select_header(_: Node, scope: Scope) -> Any:
+            value = scope.response.headers.joined(header)
+            return ABSENT if value is None else value
+
+        return Selector(text, select_header, may, is_of_response=True)
+    if word not in _WORDS or header or path:
+        known = ", ".join(f"${name}" for name in (*_WORDS, "header.NAME"))
+        raise ValueError(f"{text!r} is not known; write one of {known}, or ${behind}{word} for what is in the response")
+    return Selector(text, _WORDS[word], may, is_of_response=word not in ("index", "name", "key"))
+
+
+def _outer(node: Node, levels: int, text: str) -> Any:
+    found: Node | None = node
+    for _ in range(levels):
+        found = found and found.outer
+    if found is None:
+        raise SelectorError(f"{text}: nothing encloses the record there")
+    return found.value

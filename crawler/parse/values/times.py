@@ -1,0 +1,92 @@
+"""Pure: times for columns, to the microsecond that Postgres keeps, or not at all. Each function raises ValueError.
+
+A text is ISO 8601. Python would cut the digits beyond microseconds; here only zeros may stand there.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, TypeVar
+
+from crawler.parse.values.shown import abbreviated
+
+_DateOrDatetime = TypeVar("_DateOrDatetime", date, datetime)
+_Moment = TypeVar("_Moment", datetime, time)
+
+_BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]")
+# What pandas' subclasses of datetime and timedelta have beside the microseconds.
+_NANOSECOND_FIELDS = ("nanosecond", "nanoseconds")
+
+
+def moment(value: Any) -> datetime:
+    """A moment with a time zone, as UTC."""
+    at = _read(datetime, value)
+    if not isinstance(at, datetime):
+        raise ValueError(f"{abbreviated(value)} is no time (ISO 8601)")
+    if at.tzinfo is None:
+        raise ValueError(f"{abbreviated(value)} has no time zone")
+    return _finite(at.astimezone(UTC), datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+def naive_moment(value: Any) -> datetime:
+    """A date and time without a time zone."""
+    at = _read(datetime, value)
+    if not isinstance(at, datetime) or at.tzinfo is not None:
+        raise ValueError(f"{abbreviated(value)} is no time without a zone")
+    return _finite(at, datetime.min, datetime.max)
+
+
+def day(value: Any) -> date:
+    """A date."""
+    found = date.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(found, date) or isinstance(found, datetime):
+        raise ValueError(f"{abbreviated(value)} is no date (ISO 8601)")
+    return _finite(found, date.min, date.max)
+
+
+def time_of_day(value: Any) -> time:
+    """A time of day without a time zone."""
+    at = _read(time, value)
+    if not isinstance(at, time) or at.tzinfo is not None:
+        raise ValueError(f"{abbreviated(value)} is no time of day without a zone")
+    return at
+
+
+def zoned_time_of_day(value: Any) -> time:
+    """A time of day with a fixed distance from UTC, in whole seconds."""
+    at = _read(time, value)
+    if not isinstance(at, time) or (offset := at.utcoffset()) is None:
+        raise ValueError(f"{abbreviated(value)} is no time of day with a fixed zone")
+    if offset.microseconds:
+        raise ValueError(f"{abbreviated(value)} has a zone with a fraction of a second")
+    return at
+
+
+def interval(value: Any) -> timedelta:
+    """A span of time."""
+    if not isinstance(value, timedelta):
+        raise ValueError(f"{abbreviated(value)} is no timedelta")
+    _check_nanoseconds(value)
+    return value
+
+
+def _read(kind: type[_Moment], value: Any) -> Any:
+    """The moment in a text; any other value as it is. Raises ValueError for a fraction of a microsecond."""
+    if isinstance(value, str):
+        if _BEYOND_MICROSECONDS.search(value):
+            raise ValueError(f"{abbreviated(value)} has more digits than the microseconds that Postgres keeps")
+        return kind.fromisoformat(value)
+    _check_nanoseconds(value)
+    return value
+
+
+def _check_nanoseconds(value: Any) -> None:
+    if any(getattr(value, name, 0) for name in _NANOSECOND_FIELDS):
+        raise ValueError(f"{abbreviated(value)} has more digits than the microseconds that Postgres keeps")
+
+
+def _finite(value: _DateOrDatetime, first: _DateOrDatetime, last: _DateOrDatetime) -> _DateOrDatetime:
+    if value in (first, last):
+        raise ValueError(f"{value.isoformat()} would be stored as infinity")
+    return value

@@ -1,0 +1,286 @@
+"""One key, fetched and parsed as a run of its job would do it, with nothing stored: what `shardcrawl fetch` shows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from coordinator.errors import FetchError, ShardcrawlError, UsageError, first_line
+from coordinator.model import EntryId, Outcome, ShardId
+from coordinator.queue.sharding import digest
+from coordinator.redis.keys import RunKeys
+from coordinator.roles.membership import new_worker_id
+from coordinator.tasks import run_until_first_ends
+from coordinator.url import InvalidUrl, Target
+from crawler.fetch.engines.protocol import Engine
+from crawler.fetch.fetcher import Defer, FetchResult, Lane
+from crawler.fetch.network.credentials import Credentials, resolve_credentials
+from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
+from crawler.fetch.template import Template
+from crawler.job.job import Job
+from crawler.model import HttpResponse, Item, OpenBlock, Page, Request
+from crawler.parse import hook
+from crawler.parse.response import Response
+from crawler.parse.values import exact_json
+from crawler.pipeline.page_builder import PageBuilder
+from crawler.runner import Fetching, open_fetching
+from crawler.testing import Parsed, SavedResponse, parse
+
+logger = logging.getLogger(__name__)
+
+Pairs = tuple[tuple[str, str], ...]
+
+BEGINNING_CHARACTERS = 200
+MAX_NAME_CHARACTERS = 80
+# They are for the session of one client, and a saved response is for a repository.
+UNSAVED_HEADERS = frozenset({"set-cookie", "set-cookie2"})
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request that was sent, also one for robots.txt, and what came back: a status, or the fault.
+
+    `headers` are those of the job, and `url` its URL, with ${NAME} for each secret. `received` is bytes of the body.
+    """
+
+    method: str
+    url: str
+    headers: Pairs
+    seconds: float
+    status: int | None = None
+    received: int = 0
+    fault: str | None = None
+
+    @property
+    def summary(self) -> str:
+        """What came back, and when, in words."""
+        words = self.fault or f"status {self.status}, {self.received:,} bytes"
+        return f"{words}, after {self.seconds:.3f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBody:
+    """What a column of `pages` would have of the body: `size` bytes of a kind, which begin with a text."""
+
+    column: str
+    kind: str
+    encoding: str | None
+    size: int
+    beginning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What became of the key. `outcome` is None when a run would go on with it later; `reason` says why.
+
+    `url` is the last one. `headers` and `body` are those of the response that decided, if one did. `parsed` is there in
+    a job with a parser, `kept` without one.
+    """
+
+    key: str
+    outcome: str | None
+    reason: str | None
+    exchanges: Sequence[Exchange]
+    url: str
+    status: int | None = None
+    headers: Pairs = ()
+    body: bytes | None = None
+    parsed: Parsed | None = None
+    kept: Sequence[KeptBody] = ()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a run would store the key."""
+        return self.outcome == Outcome.STORED
+
+    def as_json(self) -> Mapping[str, Any]:
+        """All but the body as plain values, and values of columns."""
+        names = ("key", "outcome", "reason", "url", "status", "headers")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "requests": [asdict(exchange) for exchange in self.exchanges],
+            "kept": [asdict(one) for one in self.kept],
+            "tables": self.parsed and self.parsed.tables,
+            "traceback": self.parsed and self.parsed.traceback,
+        }
+
+
+class _Recorder:
+    """An engine that notes each request that it sends through another one."""
+
+    def __init__(self, engine: Engine, shown: Credentials, user_agent: str, exchanges: list[Exchange]) -> None:
+        self._engine = engine
+        self._shown = shown
+        self._user_agent = ("User-Agent", user_agent)
+        self._exchanges = exchanges
+
+    async def fetch(self, method: str, target: Target, headers: Pairs, with_credentials: bool = True) -> HttpResponse:
+        sent = (self._user_agent, *self._shown.headers_of((*self._shown.headers, *headers), with_credentials))
+        began = perf_counter()
+        exchange = Exchange(method, target.href, sent, 0.0)
+        try:
+            response = await self._engine.fetch(method, target, headers, with_credentials)
+            exchange = replace(exchange, status=response.status, received=len(response.body))
+        except FetchError as error:
+            exchange = replace(exchange, fault=str(error))
+            raise
+        finally:
+            self._exchanges.append(replace(exchange, seconds=perf_counter() - began))
+        return response
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]) -> Rehearsal:
+    """Send the requests for one key as a worker of the job's run would, within its budgets, and parse what comes.
+
+    Attempts that a run would defer are not waited for. Raises UsageError, before anything is sent, and
+    RedisUnavailable, RedisRefused.
+    """
+    hook.load(job)
+    credentials, shown = resolve_credentials(job.request, environ), _shown_credentials(job, environ)
+    exchanges: list[Exchange] = []
+
+    def recorded(engine: Engine) -> Engine:
+        return _Recorder(engine, shown, job.request.user_agent, exchanges)
+
+    template = Template(job.request)
+    try:
+        target = template.target([key])
+    except InvalidUrl as error:
+        raise UsageError(f"key {key!r} {error}; give a key that the job can request") from error
+    async with AsyncExitStack() as stack:
+        fetching = open_fetching(stack, RunKeys(job.run.name), new_worker_id(), job, client, environ, recorded)
+        block = OpenBlock(ShardId(0), EntryId(""), 1, 1)
+        request = Request(target, [Item(key, digest(key), block)], fetching.matcher.upstream_of(target))
+        results: list[FetchResult | str] = []
+
+        async def send() -> None:
+            results.append(await _send(request, fetching))
+
+        await fetching.limiter.refresh()
+        await run_until_first_ends(send(), fetching.limiter.watch())
+        await fetching.limiter.refresh()
+    found = Rehearsal(key, None, None, exchanges, request.target.href)
+    result = results[0]
+    if isinstance(result, str):
+        return replace(found, reason=result)
+    found = replace(found, outcome=result.outcome.value, reason=result.reason)
+    if (response := result.response) is None:
+        return found
+    headers = tuple((name, credentials.hidden(text)) for name, text in response.headers.items())
+    found = replace(found, status=response.status, headers=headers, body=response.body)
+    if not found.is_stored:
+        return found
+    if job.has_parser:
+        parsed = parse(job, Response([key], found.url, response.status, response.headers, response.body))
+        outcome, reason = parsed.outcomes[key]
+        return replace(found, outcome=outcome, reason=reason, parsed=parsed)
+    (page,) = await PageBuilder(template, None, lambda *_: None).build(request, result)
+    _check_json(page)
+    return replace(found, outcome=page.outcome.value, reason=page.reason, kept=_kept_of(page))
+
+
+def save(found: Rehearsal, folder: Path) -> Path | None:
+    """Write the body, and beside it what `crawler.testing.parse_file` reads; returns the body's path.
+
+    None when there was no response. Raises ShardcrawlError.
+    """
+    if found.body is None or found.status is None:
+        return None
+    path = folder / _file_name(found.key)
+    headers = tuple(pair for pair in found.headers if pair[0].lower() not in UNSAVED_HEADERS)
+    saved = SavedResponse(key=found.key, url=found.url, status=found.status, headers=headers)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(found.body)
+        Path(f"{path}.json").write_bytes(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
+    except OSError as error:
+        raise ShardcrawlError(f"--save {folder}: {error.strerror}; name a folder that can be written") from error
+    return path
+
+
+async def _send(request: Request, fetching: Fetching) -> FetchResult | str:
+    """Attempt the request until it is decided; or until it would wait elsewhere, then why."""
+    limiter, scheduler = fetching.limiter, fetching.scheduler
+    delay = 0.0
+    while True:
+        upstream = request.upstream
+        if (pause := limiter.resumes_at(upstream) - limiter.clock()) > MAX_IN_PLACE_SECONDS:
+            return _wait_words(request, f"{upstream} is paused", pause)
+        scheduler.put(request, delay)
+        notice = asyncio.get_running_loop().call_later(
+            MAX_IN_PLACE_SECONDS + delay, logger.warning, "waits for the budget of %s", upstream
+        )
+        try:
+            await scheduler.next()
+        finally:
+            notice.cancel()
+        lane = Lane()
+        result = await fetching.fetcher.fetch(request, lane)
+        scheduler.finished(upstream, lane.fault is None or lane.fault.sent)
+        if lane.release is not None:
+            lane.release()
+        if isinstance(result, FetchResult):
+            return result
+        if isinstance(result, Defer):
+            return _wait_words(request, "the key is deferred", result.delay)
+        delay = result.delay
+
+
+def _wait_words(request: Request, state: str, seconds: float) -> str:
+    history = "; ".join(request.attempts.history)
+    return f"{history + ': ' if history else ''}{state}, and a run would send the next request in {seconds:,.0f} s"
+
+
+def _shown_credentials(job: Job, environ: Mapping[str, str]) -> Credentials:
+    """The job's headers as they are sent, with ${NAME} for each secret."""
+    names = {name: f"${{{name}}}" for name in environ}
+    shown = resolve_credentials(msgspec.structs.replace(job.request, proxy=None), names)
+    scheme, _, rest = (job.request.auth or "").partition(":")
+    if scheme != "basic":
+        return shown
+    basic = tuple((name, f"Basic {rest}" if name == "Authorization" else text) for name, text in shown.secret_headers)
+    return replace(shown, secret_headers=basic)
+
+
+def _check_json(page: Page) -> None:
+    """Fail a page whose JSON Postgres would not take."""
+    try:
+        if page.body is not None:
+            exact_json.dumps(exact_json.loads(page.body))
+    except (ValueError, TypeError, RecursionError) as error:
+        page.fail(f"body is no JSON that Postgres takes: {first_line(error)}")
+
+
+def _kept_of(page: Page) -> list[KeptBody]:
+    found = []
+    if (body := page.body) is not None:
+        # Only text is without a type, or beside content; see crawler.text.body.kept.
+        is_text = body.startswith(b'"') and (page.content_type is None or page.content is not None)
+        text = exact_json.loads(body) if is_text else body.decode("utf-8", "replace")
+        kind = "text, as a JSON string" if is_text else "JSON"
+        found.append(KeptBody("body", kind, page.encoding, len(body), text[:BEGINNING_CHARACTERS]))
+    if (content := page.content) is not None:
+        beginning = content[:BEGINNING_CHARACTERS].decode("ascii", "backslashreplace")
+        found.append(KeptBody("content", page.content_type or "", page.encoding, len(content), beginning))
+    return found
+
+
+def _file_name(key: str) -> str:
+    """A file's name for the key: the key itself where it is one, and no other key's."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-.")[:MAX_NAME_CHARACTERS]
+    if name and name == key and not name.endswith(".json"):
+        return name
+    return f"{name}-{digest(key).hex()[:8]}".strip("-")

@@ -1,0 +1,78 @@
+"""What a run's pages say of its end: keys by outcome, and the usual reasons of those that were refused or failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from coordinator.model import Outcome
+from crawler.model import DENIED_STATUSES
+from crawler.store.postgres import PostgresConnection
+from crawler.store.queries import query
+from crawler.store.tables import part_name, quoted
+
+# Reasons that are kept for each outcome. The rest is counted together.
+KEPT_REASONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """How many keys of a run were refused or failed for a reason, which is None for all reasons that were not kept.
+
+    `denied`: the upstream denied access to them, with one of DENIED_STATUSES.
+    """
+
+    outcome: Outcome
+    reason: str | None
+    keys: int
+    denied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PagesToRetry:
+    """Which pages `retry` deletes, so that their keys are fetched again.
+
+    Without `outcomes` and `statuses` that are the failed ones, and those to which access was denied; with statuses
+    alone, pages of every outcome that brought nothing. With `reason` only pages whose reason contains this text.
+    """
+
+    outcomes: tuple[Outcome, ...] = ()
+    statuses: tuple[int, ...] = ()
+    reason: str | None = None
+
+    @property
+    def arguments(self) -> tuple[Sequence[Outcome], Sequence[int] | None, Sequence[int], str | None]:
+        """The arguments of the query `delete-pages`."""
+        if not self.outcomes and not self.statuses:
+            return (Outcome.FAILED,), None, DENIED_STATUSES, self.reason
+        outcomes = self.outcomes or (Outcome.GONE, Outcome.REFUSED, Outcome.FAILED)
+        return outcomes, self.statuses or None, (), self.reason
+
+
+async def count_outcomes(
+    connection: PostgresConnection, run_id: int
+) -> tuple[Mapping[Outcome, int], tuple[ReasonCount, ...]]:
+    """Keys by outcome and by reason, the most frequent first. Reads all pages of the run; raises what asyncpg does."""
+    part = quoted(part_name("pages", run_id))
+    rows = await connection.fetch(query("count-reasons", part=part), DENIED_STATUSES, KEPT_REASONS)
+    counts: Counter[Outcome] = Counter()
+    reasons = []
+    for outcome, denied, reason, keys in rows:
+        counts[Outcome(outcome)] += keys
+        if outcome in (Outcome.REFUSED, Outcome.FAILED):
+            reasons.append(ReasonCount(Outcome(outcome), reason, keys, denied))
+    return dict(counts), tuple(reasons)
+
+
+def encode_reasons(reasons: Sequence[ReasonCount]) -> str:
+    """The text of `runs.reasons`."""
+    return orjson.dumps([asdict(reason) for reason in reasons]).decode()
+
+
+def decode_reasons(text: str | None) -> tuple[ReasonCount, ...]:
+    """The reasons in `runs.reasons`; none for a run that is not complete, or that an earlier version completed."""
+    fields = orjson.loads(text or "[]")
+    return tuple(ReasonCount(**{**one, "outcome": Outcome(one["outcome"])}) for one in fields)

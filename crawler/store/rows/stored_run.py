@@ -1,0 +1,88 @@
+"""Pure: a row of `runs`, as it is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import orjson
+
+from coordinator.model import Epoch, Outcome
+from coordinator.queue.registry import RunRecord
+from coordinator.queue.sharding import Layout
+from crawler.store.reasons import ReasonCount, decode_reasons
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A row of `runs`: `document` is the job, `folder` its folder, which an older version did not write.
+
+    `counts` are the final keys by outcome, `reasons` the usual reasons of those that were refused or failed; both are
+    empty until it is complete. `record` is None when Redis cannot have the run with this epoch: an older version made
+    it, or it is void.
+    """
+
+    run_id: int
+    name: str
+    document: Mapping[str, Any]
+    epoch: Epoch
+    complete: bool
+    counts: Mapping[Outcome, int]
+    created_at: datetime
+    finished_at: datetime | None
+    reasons: tuple[ReasonCount, ...] = ()
+    folder: str | None = None
+    record: RunRecord | None = None
+
+    @classmethod
+    def from_row(cls, row: asyncpg.Record) -> StoredRun:
+        """The run in a row of `find-run` or `list-runs`."""
+        document, epoch = orjson.loads(row["spec"]), Epoch(row["epoch"])
+        layout = orjson.loads(row["layout"]) if row["layout"] else {}
+        record = None
+        if layout.get("epoch") == epoch:
+            record = RunRecord(
+                name=row["name"],
+                run_id=row["run_id"],
+                epoch=epoch,
+                layout=Layout(layout["shards"], layout["buckets"]),
+                document=document,
+                folder=layout["folder"],
+                fingerprint=layout["fingerprint"],
+                total=layout["total"],
+            )
+        return cls(
+            run_id=row["run_id"],
+            name=row["name"],
+            document=document,
+            epoch=epoch,
+            complete=row["state"] == "complete",
+            counts=decode_counts(row["counts"]) if row["counts"] else {},
+            created_at=row["created_at"],
+            finished_at=row["finished_at"],
+            reasons=decode_reasons(row["reasons"]),
+            folder=layout.get("folder"),
+            record=record,
+        )
+
+
+def encode_layout(record: RunRecord) -> str:
+    """What `runs.layout` has of a record, as JSON text."""
+    return orjson.dumps(
+        {
+            "epoch": record.epoch,
+            "shards": record.layout.shards,
+            "buckets": record.layout.buckets,
+            "folder": record.folder,
+            "fingerprint": record.fingerprint,
+            "total": record.total,
+        }
+    ).decode()
+
+
+def decode_counts(counts: str) -> Mapping[Outcome, int]:
+    """Keys by outcome, from the JSON text of `runs.counts`."""
+    return {Outcome(outcome): keys for outcome, keys in orjson.loads(counts).items()}

@@ -1,0 +1,203 @@
+"""The test kit for parsers: a parser's tests need no network, no Redis and no Postgres. See docs/parsers.md.
+
+`parse` calls the job's parser through the code of a worker, so outcomes and values are those of a run.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from coordinator.errors import UsageError, first_line
+from coordinator.model import NO_ATTEMPTS, Outcome
+from coordinator.url import InvalidUrl
+from coordinator.url import parse as parse_url
+from coordinator.user_code import TimeLimit
+from crawler.fetch.retry import End, after_response
+from crawler.fetch.template import Template
+from crawler.job.job import Job, load_job_file, read_job
+from crawler.job.tables import TableSettings, column_type
+from crawler.model import HttpResponse, Item, Page
+from crawler.parse import hook
+from crawler.parse.remote import NO_BLOCK, ListedHeaders, apply_within
+from crawler.parse.response import Response
+from crawler.parse.values import exact_json
+
+__all__ = ["Parsed", "parse", "parse_file", "response"]
+
+GivenHeaders: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
+Tables: TypeAlias = dict[str, list[dict[str, Any]]]
+# The key of a response whose test does not say another one.
+SOME_KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a run would store of one response: `tables` has the records of each table, by column name.
+
+    `outcomes` has (outcome, reason or None) of each key. A value is what its column takes: a `Decimal` for numeric, a
+    `datetime` in UTC for timestamptz; of json and jsonb it is what the JSON says. `traceback` shows an error of the
+    parser, with the lines of your files only; None without one.
+    """
+
+    tables: Tables
+    outcomes: dict[str, tuple[str, str | None]]
+    by_key: dict[str, Tables]
+    traceback: str | None = field(default=None, compare=False)
+
+    def records_of(self, key: str) -> Tables:
+        """The records of one key: `tables` without those of other keys."""
+        return self.by_key[key]
+
+
+class SavedResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in PATH.json, beside a body that `shardcrawl fetch --save` has saved as PATH."""
+
+    key: str
+    url: str
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+
+def response(
+    body: Any,
+    *,
+    key: str | None = None,
+    keys: Sequence[str] | None = None,
+    url: str | None = None,
+    status: int = 200,
+    headers: GivenHeaders | None = None,
+) -> Response:
+    """A response as a parser gets it. The body is bytes, text (sent as UTF-8), or any other value, sent as JSON.
+
+    Without a key it is the URL, or "key". Without a URL, `parse` takes the one that the job would request.
+    Raises UsageError, and TypeError or ValueError for a body that JSON cannot say.
+    """
+    if key is not None and keys is not None:
+        raise UsageError("response: give it a key or keys, not both")
+    sent = [(name.lower(), text) for name, text in _pairs(headers)]
+    if isinstance(body, str):
+        body = body.encode()
+    elif not isinstance(body, bytes):
+        body = exact_json.dumps(body).encode()
+        if "content-type" not in dict(sent):
+            sent.append(("content-type", "application/json"))
+    found = (key or url or SOME_KEY,) if keys is None else tuple(keys)
+    return Response(found, url or "", status, ListedHeaders(sent), body)
+
+
+def parse(job: str | Path | Job, response: Response) -> Parsed:
+    """What a run of the job (its file, or a Job) would store of the response. An error of the parser is an outcome.
+
+    Raises UsageError for a job or a parser that cannot be read, and for a response that decides no key: a redirect that
+    is followed, a 503.
+    """
+    if not isinstance(job, Job):
+        path = Path(job)
+        job = read_job(load_job_file(path), str(path.resolve().parent))
+    with _alarm_kept():
+        parser = hook.load(job)
+        if parser is None:
+            raise UsageError("job: it has no parser to test; name one in [parse] python, or add [[tables]]")
+        errors: list[BaseException] = []
+        parser.on_error = errors.append
+        url = response.url or _requested_url(job, response.keys)
+        end = _end_of(job, url, response)
+        pages = [Page(Item(key, b"", NO_BLOCK), url, end.outcome, end.reason) for key in response.keys]
+        if end.outcome is Outcome.STORED:
+            http_response = HttpResponse(response.status, response.headers, response.body)
+            apply_within(TimeLimit(job.parse.timeout, " ([parse] timeout)"), parser, pages, url, http_response)
+    by_key = {page.item.key: _tables_of(page, job.tables) for page in pages}
+    tables = {table.name: [row for rows in by_key.values() for row in rows[table.name]] for table in job.tables}
+    outcomes = {page.item.key: (page.outcome.value, page.reason) for page in pages}
+    return Parsed(tables, outcomes, by_key, parser.traceback_of(errors[0]) if errors else None)
+
+
+def parse_file(
+    job: str | Path | Job,
+    path: str | Path,
+    *,
+    key: str | None = None,
+    url: str | None = None,
+    status: int | None = None,
+    headers: GivenHeaders | None = None,
+) -> Parsed:
+    """What `parse` makes of a body in a file.
+
+    What is not given stands in PATH.json beside it, if there is one; else it is as for `response`, with status 200.
+    Raises UsageError, also for a file that cannot be read.
+    """
+    body, beside = Path(path), Path(f"{path}.json")
+    try:
+        content = body.read_bytes()
+        saved = msgspec.json.decode(beside.read_bytes(), type=SavedResponse) if beside.exists() else None
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}; name the file of a saved body") from error
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{beside}: {first_line(error)}; save the response again with `shardcrawl fetch`") from error
+    if saved is not None:
+        key, url, status = key or saved.key, url or saved.url, status or saved.status
+        headers = saved.headers if headers is None else headers
+    return parse(job, response(content, key=key, url=url, status=status or 200, headers=headers))
+
+
+def _pairs(headers: GivenHeaders | None) -> Sequence[tuple[str, str]]:
+    return list(headers.items()) if isinstance(headers, Mapping) else headers or ()
+
+
+def _requested_url(job: Job, keys: Sequence[str]) -> str:
+    try:
+        return Template(job.request).target(keys).href
+    except InvalidUrl as error:
+        raise UsageError(f"response: key {keys[0]!r} {error}; give it a key that the job can request") from error
+
+
+def _end_of(job: Job, url: str, response: Response) -> End:
+    """How the keys end by status and headers alone. Raises UsageError when these do not decide it."""
+    try:
+        target = parse_url(url)
+    except InvalidUrl as error:
+        raise UsageError(f"response: url {url!r} {error}") from error
+    status, hops, now = response.status, job.request.redirects, time.time()
+    arguments = status, response.headers, target, NO_ATTEMPTS, job.retry, hops
+    step = after_response(*arguments, body=response.body, now=now, jitter=0.0).step
+    if not isinstance(step, End):
+        raise UsageError(f"response: status {status} decides no key: a run sends another request, and calls no parser")
+    return step
+
+
+def _tables_of(page: Page, tables: Sequence[TableSettings]) -> Tables:
+    found: Tables = {table.name: [] for table in tables}
+    for number, row in page.records:
+        table = tables[number]
+        values = zip(table.columns, row, strict=True)
+        found[table.name].append({name: _value(kind, value) for (name, kind), value in values})
+    return found
+
+
+def _value(kind: str, value: Any) -> Any:
+    """The value of a column, for people: one of JSON without its quotes."""
+    if value is None or column_type(kind).name not in ("json", "jsonb"):
+        return value
+    texts = value if isinstance(value, list) else [value]
+    values = [None if text is None else exact_json.loads(text.encode()) for text in texts]
+    return values if isinstance(value, list) else values[0]
+
+
+@contextmanager
+def _alarm_kept() -> Iterator[None]:
+    """Give SIGALRM and its timer back to whoever had them, like pytest-timeout: TimeLimit takes them."""
+    handler, (seconds, interval) = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    try:
+        yield
+    finally:
+        if handler is not None and signal.getsignal(signal.SIGALRM) is not handler:
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, seconds, interval)

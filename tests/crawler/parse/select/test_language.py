@@ -1,0 +1,151 @@
+"""Selectors through HTML, CSV and NDJSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.errors import UsageError
+from coordinator.model import Outcome
+from crawler.parse import hook
+from tests.crawler.examples import a_job
+from tests.crawler.parse.select.test_selected import applied, table
+
+PAGE = """<!doctype html><html><head><title>Shop &amp; more</title><base href="/shop/"></head><body>
+<ul><li class="product" data-id=" 7 "><a href="p/7?a=1&amp;b=2">First
+   <b>thing</b></a> <span class=price>$1,299.00</span><i class=tag>x</i><i class=tag>y&nbsp;z</i></li>
+<li class="product" data-id="8"><a href="https://other.example/8#x">Second</a><span class=price>5</span></li></ul>
+<p id=total>2</p><img src="//cdn.example/i.png"></body></html>"""
+CSV = '\ufeffsku;price;seen;"name"\r\n7;1.50;2026-01-02;"a;b"\r\n8;;;"with\nline"\r\n\r\n'
+NDJSON = '{"n": 1}\n\n{"n": 12345678901234567.89}\r\n'
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "values"),
+    [
+        ("li.product", "bigint: @data-id", [7, 8]),
+        ("li.product", "text: a", ["First thing", "Second"]),
+        ("li.product", "text: a @href", ["https://upstream.example/shop/p/7?a=1&b=2", "https://other.example/8#x"]),
+        ("li.product", "text[]: i.tag[]", [["x", "y z"], []]),
+        (
+            "li.product",
+            "text[]: a[] @href",
+            [["https://upstream.example/shop/p/7?a=1&b=2"], ["https://other.example/8#x"]],
+        ),
+        ("li.product[]", "integer: $index", [0, 1]),
+        ("li.product", "text: ^ title", ["Shop & more"] * 2),
+        ("li.product", "text: $ title", ["Shop & more"] * 2),
+        ("li.product", "text: i.tag?", ["x", None]),
+        ("li.product > a", "text: .", ["First thing", "Second"]),
+        ("li.product > a", "text: @href", ["https://upstream.example/shop/p/7?a=1&b=2", "https://other.example/8#x"]),
+        ("li.nothing?", "text: a", []),
+        (None, "bigint: #total", [2]),
+        (None, "text: img @src", ["https://cdn.example/i.png"]),
+        (None, "text: html @none?", [None]),
+        (None, "text: $url", ["https://upstream.example/api"]),
+    ],
+)
+def test_rows_and_columns_of_html(rows: str | None, column: str, values: list[Any]) -> None:
+    kind, selector = column.split(": ")
+    parse = {"format": "html"} | ({"rows": rows} if rows else {})
+    tables = table({"c": {"type": kind, "from": selector}})
+    (page,) = applied(PAGE.encode(), content_type="text/html", parse=parse, tables=tables)
+    assert (page.outcome, page.reason) == (Outcome.STORED, None)
+    assert [row for _, (row,) in page.records] == values
+
+
+def test_a_price_is_a_number() -> None:
+    columns = {"price": {"type": "numeric", "from": ".price", "as": "number"}}
+    parse = {"format": "html", "rows": "li.product"}
+    (page,) = applied(PAGE.encode(), content_type="text/html", parse=parse, tables=table(columns))
+    assert [str(row) for _, (row,) in page.records] == ["1299.00", "5"]
+
+
+@pytest.mark.parametrize(
+    ("parse", "column", "reason"),
+    [
+        ({"rows": "li.nothing"}, "text: a", "rows: nothing at li.nothing; write li.nothing? where that means no rows"),
+        ({"rows": "li"}, "text: h1", "facts.c: nothing at h1; write h1? where it may be absent"),
+        ({"rows": "li"}, "bigint: .price", "facts.c: '$1,299.00' is no whole number; as = \"number\" reads one"),
+        ({"rows": "li"}, "boolean: a", "facts.c: 'First thing' is neither true nor false"),
+        ({"failed": "#total = 2"}, "text: title", None),
+    ],
+)
+def test_what_is_not_in_html_fails_by_name(parse: dict[str, Any], column: str, reason: str | None) -> None:
+    kind, selector = column.split(": ")
+    tables = table({"c": {"type": kind, "from": selector}})
+    (page,) = applied(PAGE.encode(), content_type="text/html", parse={"format": "html", **parse}, tables=tables)
+    assert page.outcome is Outcome.FAILED
+    assert str(page.reason).startswith(f"parse: {reason}" if reason else "#total = 2")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "name", "values"),
+    [
+        (CSV, "text/csv", "sku", [7, 8]),
+        (CSV.replace(";", "\t"), "text/plain", "sku", [7, 8]),
+        (NDJSON, "application/x-ndjson", "n", [1, None]),
+        ("", "text/csv", "n", []),
+        ("", "application/x-ndjson", "n", []),
+    ],
+)
+def test_each_line_is_a_record(body: str, content_type: str, name: str, values: list[Any]) -> None:
+    kind = "csv" if "csv" in content_type or "plain" in content_type else "ndjson"
+    column = {"type": "numeric", "from": name}
+    (page,) = applied(body.encode(), content_type=content_type, parse={"format": kind}, tables=table({"c": column}))
+    assert page.outcome is Outcome.STORED, page.reason
+    found = [row for _, (row,) in page.records]
+    assert [number if value is not None else None for number, value in zip(found, values, strict=True)] == values
+
+
+def test_the_columns_types_read_the_texts_of_csv() -> None:
+    columns = {"sku": "integer", "price": "numeric(5,2)", "seen": "date", "name": "text"}
+    (page,) = applied(CSV.encode(), content_type="text/csv", parse={"format": "csv"}, tables=table(columns))
+    assert [[str(value) for value in row] for _, row in page.records] == [
+        ["7", "1.50", "2026-01-02", "a;b"],
+        ["8", "None", "None", "with\nline"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "content_type", "says"),
+    [
+        ("html", b'{"error": 1}', "application/json", "the response is no HTML but application/json: '{\"error\": 1}'"),
+        ("html", b"%PDF-1.7", "application/pdf", "the response is no HTML but application/pdf"),
+        (
+            "csv",
+            b"a,b\n1,2,3\n",
+            "text/csv",
+            "no CSV but text/csv: 'a,b\\n1,2,3\\n' (line 2 has 3 fields",
+        ),
+        ("csv", b'a,b\n"1,2\n', "text/csv", "the response is no CSV but text/csv"),
+        ("ndjson", b'{"c": 1}\n{"c": \n', "text/plain", "(line 2 is no JSON)"),
+        ("html", b"<div>" * 200_000, "text/html", "facts.c: nothing at h1"),
+        ("html", b"<p " + b"a=1 " * 200_000 + b">", "text/html", "facts.c: nothing at h1"),
+    ],
+    ids=["json", "pdf", "too many fields", "open quote", "broken line", "deep", "wide"],
+)
+def test_a_response_of_another_format_fails_and_says_what_came(
+    kind: str, body: bytes, content_type: str, says: str
+) -> None:
+    columns = {"c": {"type": "text", "from": "h1"}}
+    (page,) = applied(body, content_type=content_type, parse={"format": kind}, tables=table(columns))
+    assert page.outcome is Outcome.FAILED
+    assert says in str(page.reason)
+
+
+@pytest.mark.parametrize(
+    ("parse", "column", "says"),
+    [
+        ({"rows": "li["}, "a", 'table facts: rows: invalid CSS selector "li[": expected an identifier at position 3'),
+        ({}, "a::text", "column c: invalid CSS selector"),
+        ({}, "$h1", "or $ h1 for what is in the response"),
+        ({}, "^h1", "'^h1': write ^ h1"),
+        ({"gone": "p..x"}, "a", "[parse] gone: invalid CSS selector"),
+    ],
+)
+def test_a_wrong_css_selector_is_named_before_anything_is_sent(parse: dict[str, Any], column: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        hook.load(a_job(parse={"format": "html", **parse}, tables=table({"c": {"type": "text", "from": column}})))
+    assert says in str(error.value)

@@ -1,0 +1,189 @@
+"""Selectors of a job, applied as a worker applies a parser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from coordinator.errors import UsageError
+from coordinator.model import Outcome
+from crawler.model import HttpResponse, Page
+from crawler.parse import hook
+from tests.crawler.examples import a_job, a_page
+from tests.crawler.parse.test_hook import Sent
+
+BODY = {
+    "page": 3,
+    "items": [
+        {"id": 1, "p": {"v": "$1,299.00"}, "at": 1_700_000_000, "tags": [{"t": "a"}, {"t": "b"}], "gone": False},
+        {"id": 2, "p": {"v": "5"}, "at": None, "tags": [], "ad": True},
+    ],
+    "named": {"x": {"n": 1}, "y": {"n": 2}},
+}
+
+
+def table(columns: Mapping[str, Any], **keys: Any) -> list[dict[str, Any]]:
+    return [{"name": "facts", "columns": columns, **keys}]
+
+
+def applied(
+    body: Any, keys: Sequence[str] = ("k",), content_type: str = "application/json", **sections: Any
+) -> list[Page]:
+    parser = hook.load(a_job(**sections))
+    assert parser is not None
+    pages = [a_page(key, body=None) for key in keys]
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = Sent({"content-type": content_type, "x-page": "7"})
+    parser.apply(pages, "https://upstream.example/api", HttpResponse(200, headers, text))
+    return pages
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "values"),
+    [
+        ("items", "bigint id", [1, 2]),
+        ("$.items", "bigint id", [1, 2]),
+        ("items[]", "bigint id", [1, 2]),
+        ("items", "bigint ^.page", [3, 3]),
+        ("items", "bigint $.page", [3, 3]),
+        ("items", "bigint $index", [0, 1]),
+        ("items", "text p.v", ["$1,299.00", "5"]),
+        ("items", "text[] tags[].t", [["a", "b"], []]),
+        ("items", "boolean ad?", [None, True]),
+        ("items[].tags", "text t", ["a", "b"]),
+        ("items[].tags", "bigint ^.id", [1, 1]),
+        ("items[].tags[]", "bigint ^^.page", [3, 3]),
+        ("items[].tags", "jsonb .", ['{"t":"a"}', '{"t":"b"}']),
+        ("named.*", "bigint n", [1, 2]),
+        ("named.*", "text $name", ["x", "y"]),
+        ("named.x", "bigint n", [1]),
+        (None, "bigint page", [3]),
+        ("none?", "bigint id", []),
+        (None, "text $key", ["k"]),
+        (None, "text $url", ["https://upstream.example/api"]),
+        (None, "bigint $status", [200]),
+        (None, "text $header.x-page", ["7"]),
+        (None, "text $header.none?", [None]),
+    ],
+)
+def test_rows_and_columns(rows: str | None, column: str, values: list[Any]) -> None:
+    kind, selector = column.split(" ")
+    (page,) = applied(BODY, parse={"rows": rows} if rows else {}, tables=table({"c": {"type": kind, "from": selector}}))
+    assert (page.outcome, page.reason) == (Outcome.STORED, None)
+    assert [row for _, (row,) in page.records] == values
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "reason"),
+    [
+        ("none", {"type": "text", "from": "x"}, "rows: nothing at none; write none? where that means no rows"),
+        ("items", "text", "facts.c: nothing at c; write c? where it may be absent"),
+        ("items", {"type": "text", "from": "tags.t"}, "tags.t: 't' stands behind a list; write [] for each of"),
+        ("items", {"type": "text", "from": "id"}, "facts.c: 1 is no text"),
+        ("items", {"type": "numeric", "from": "p", "as": "number"}, "facts.c: {'v': '$1,299.00'} is not one number"),
+        ("items", {"type": "text", "from": "^^.id"}, "^^.id: nothing encloses the record there"),
+        ("page", "text", "c: 'c' stands behind 3, which has no members"),
+        ("items", {"type": "text", "from": ["x", "y"]}, "facts.c: nothing at x or y"),
+    ],
+)
+def test_what_is_not_there_fails_the_key_by_name(rows: str, column: Any, reason: str) -> None:
+    (page,) = applied(BODY, parse={"rows": rows}, tables=table({"c": column}))
+    assert page.outcome is Outcome.FAILED
+    assert page.reason is not None
+    assert page.reason.startswith(f"parse: {reason}")
+    assert page.records == []
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "says"),
+    [
+        (b"<!doctype html><p>Sorry", "text/html", "the response is no JSON but text/html: '<!doctype html><p>Sorry'"),
+        (b"", "application/json", "the response is no JSON but application/json: ''"),
+        (b"[" * 200_000, "application/json", "parse: "),
+    ],
+    ids=["html", "empty", "deep"],
+)
+def test_another_body_fails_and_says_what_came(body: bytes, content_type: str, says: str) -> None:
+    (page,) = applied(body, content_type=content_type, tables=table({"c": "text"}))
+    assert page.outcome is Outcome.FAILED
+    assert says in str(page.reason)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "body", "outcome", "reason"),
+    [
+        ({"failed": "$.error.info"}, {"error": {"info": "too bad"}}, "failed", "too bad"),
+        ({"failed": "$.error"}, {"error": {"code": 5}}, "failed", "$.error"),
+        ({"failed": "$.error.info"}, {"id": 1}, "stored", None),
+        ({"gone": ["missing", "$ = null"]}, None, "gone", "$ = null"),
+        ({"gone": "missing"}, {"id": 1, "missing": ""}, "gone", "missing"),
+        ({"gone": "missing"}, {"id": 1, "missing": False}, "stored", None),
+        ({"gone": "code = 404"}, {"id": 1, "code": "404"}, "gone", "code = 404"),
+        ({"gone": "code = 404"}, {"id": 1, "code": 404}, "gone", "code = 404"),
+        ({"gone": "ok != true"}, {"id": 1, "ok": True}, "stored", None),
+        ({"gone": "ok != true"}, {"id": 1}, "gone", "ok != true"),
+        ({"failed": "$status != 200"}, {"id": 1}, "stored", None),
+        ({"failed": "bad", "gone": "bad"}, {"id": 1, "bad": 1}, "failed", "bad"),
+    ],
+)
+def test_conditions_end_a_key(conditions: dict[str, Any], body: Any, outcome: str, reason: str | None) -> None:
+    (page,) = applied(body, parse=conditions, tables=table({"id": "bigint"}))
+    assert (page.outcome, page.reason) == (Outcome(outcome), reason)
+    assert len(page.records) == (outcome == "stored")
+
+
+def test_records_are_left_out_by_skip() -> None:
+    (page,) = applied(BODY, parse={"rows": "items"}, tables=table({"id": "bigint"}, skip="ad"))
+    assert page.records == [(0, (1,))]
+
+
+def test_several_tables_have_rows_of_their_own() -> None:
+    tables = table({"id": "bigint"}) + [{"name": "tags", "rows": "items[].tags", "columns": {"t": "text"}}]
+    (page,) = applied(BODY, parse={"rows": "items"}, tables=tables)
+    assert page.records == [(0, (1,)), (0, (2,)), (1, ("a",)), (1, ("b",))]
+
+
+def test_several_keys_a_request_each_get_their_own() -> None:
+    body = {
+        "query": {
+            "normalized": [{"from": "a_b", "to": "a b"}],
+            "pages": [{"title": "a b", "id": 1}, {"title": "c", "missing": True}, {"title": "other", "missing": True}],
+        }
+    }
+    pages = applied(
+        body,
+        ("a_b", "c", "d"),
+        request={"url": "https://upstream.example/{keys}", "keys_per_request": 5},
+        parse={"rows": "query.pages", "key": "title", "gone": "missing"},
+        tables=table({"id": "bigint"}),
+    )
+    assert [(page.outcome.value, page.reason, page.records) for page in pages] == [
+        ("stored", None, [(0, (1,))]),
+        ("gone", "missing", []),
+        ("failed", "no record", []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"parse": {"rows": "a["}}, "table facts: rows: 'a[' is wrong at character 2"),
+        ({"parse": {"gone": "a..b"}}, "[parse] gone: 'a..b' is wrong at character 2"),
+        (
+            {"parse": {"failed": "$staus = 1"}},
+            "[parse] failed: '$staus' is not known; write one of $key, $url, $status",
+        ),
+        ({"tables": table({"c": {"type": "text", "from": "$a"}})}, "or $.a for what is in the response"),
+        ({"tables": table({"c": {"type": "text", "from": "^a"}})}, "'^a': write ^.a"),
+        ({"tables": table({"c": {"type": "text", "from": []}})}, "column c: a list without a selector"),
+        ({"tables": table({"c": {"type": "text", "as": "money"}})}, "column c: as: as is 'money'; known are number"),
+        ({"request": {"url": "https://u.example/{keys}", "keys_per_request": 2}}, "[parse] key: with several keys"),
+    ],
+)
+def test_a_wrong_selector_is_named_before_anything_is_sent(sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        hook.load(a_job(**{"tables": table({"c": "text"}), **sections}))
+    assert says in str(error.value)
