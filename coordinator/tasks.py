@@ -36,16 +36,25 @@ async def wait_until_first_ends(*tasks: asyncio.Task[Any]) -> None:
 async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel the tasks and return when all have ended. Their errors are dropped.
 
-    A cancellation is repeated: redis-py was seen to swallow one that arrived while a connection was opening.
+    A cancellation is repeated, because a library can swallow one: `asyncio.wait_for` of Python 3.11 does when it
+    arrives as the inner task ends (https://github.com/python/cpython/issues/86296). A caller that is cancelled
+    meanwhile still waits until all have ended, so that none is left behind, and is cancelled then.
     """
     pending = {task for task in tasks if not task.done()}
+    interrupted: asyncio.CancelledError | None = None
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_REPEAT_SECONDS)
+        try:
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_REPEAT_SECONDS)
+        except asyncio.CancelledError as error:
+            interrupted = error
+            pending = {task for task in pending if not task.done()}
     for task in tasks:
         if not task.cancelled():
             task.exception()  # read it, or asyncio logs that nobody did
+    if interrupted is not None:
+        raise interrupted
 
 
 class WaitingTasks:

@@ -114,3 +114,24 @@ async def test_tasks_that_ended_already_are_no_trouble(body: Callable[[], object
     await asyncio.wait([task])
     await cancel_and_wait([task])
     await cancel_and_wait([])
+
+
+async def test_a_caller_that_is_cancelled_meanwhile_leaves_no_task_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.tasks.CANCEL_REPEAT_SECONDS", 0.01)
+    swallowed = asyncio.Event()
+
+    async def deaf_once() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.set()
+        await asyncio.Event().wait()
+
+    inner = asyncio.create_task(deaf_once())
+    await asyncio.sleep(0)
+    outer = asyncio.create_task(cancel_and_wait([inner]))
+    await swallowed.wait()
+    outer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await outer
+    assert inner.cancelled()

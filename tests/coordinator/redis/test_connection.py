@@ -282,6 +282,18 @@ async def test_a_server_that_dies_is_unavailable_and_its_successor_is_used(serve
         await ping(client)
 
 
+async def test_a_call_swallows_no_cancellation_whenever_it_comes(server: Server) -> None:
+    await server.start()
+    async with client_of(server.url) as client:
+        for turns in range(50):
+            call = asyncio.ensure_future(client.ping())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            was_running = call.cancel()
+            await asyncio.wait([call])
+            assert call.cancelled() is was_running, f"cancelled after {turns} turns of the loop"
+
+
 async def test_what_is_no_redis_is_refused(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
