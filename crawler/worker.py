@@ -122,7 +122,8 @@ class Worker:
         while True:
             seconds = IDLE_HEARTBEAT_SECONDS if self.scheduler.empty else HEARTBEAT_SECONDS
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._heartbeat_due.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._heartbeat_due.wait()
             self._heartbeat_due.clear()
             self._apply(await retry_unavailable(self._renew, "worker"))
 

@@ -37,9 +37,8 @@ from coordinator.redis.retrying import REDIS_RETRY_SECONDS
 from coordinator.redis.scripts import Argument, Script
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
 
-# No slot is reserved further ahead than this.
+# How far ahead slots are reserved, and after what delay a slot is not used any more.
 HORIZON_SECONDS = 0.2
-# A slot that is later than this is not used any more.
 SLOT_EXPIRY_SECONDS = 0.05
 CHANGES_POLL_SECONDS = 0.05
 # A report goes with every fifth poll: a breaker and an "auto" rate need one four times a second.
@@ -227,7 +226,8 @@ class Limiter:
             self._polled.clear()
             polls += 1
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._report_due.wait(), CHANGES_POLL_SECONDS)
+                async with asyncio.timeout(CHANGES_POLL_SECONDS):
+                    await self._report_due.wait()
                 self._report_due.clear()
                 polls = 0
 

@@ -111,7 +111,8 @@ class Batch:
             self._changed.clear()
             wait = None if self._oldest_at is None else self._oldest_at + self._settings.batch_age - self._clock()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
         load, self._load = self._load, Load()
         self._flushing_pages, self._flushing_bytes = len(load.pages), self._bytes
         self._bytes, self._oldest_at = 0, None

@@ -100,7 +100,8 @@ class ChildProcess:
         self.abort()
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), EXIT_SECONDS)
+                async with asyncio.timeout(EXIT_SECONDS):
+                    await self._process.wait()
         finally:
             if self._process.returncode is None:
                 with suppress(ProcessLookupError):
