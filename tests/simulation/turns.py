@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -57,10 +58,12 @@ def patch_asyncio(patch: pytest.MonkeyPatch) -> TurnClock:
     async def nap(seconds: float) -> None:
         await pause(NAP)
 
-    async def time_out(waiting: Coroutine[Any, Any, Any], seconds: float) -> None:
-        waiting.close()
+    @asynccontextmanager
+    async def time_out(seconds: float) -> AsyncIterator[None]:
+        """A time that always passes, before its body begins."""
         await nap(seconds)
         raise TimeoutError
+        yield
 
     async def at_once(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
@@ -70,7 +73,7 @@ def patch_asyncio(patch: pytest.MonkeyPatch) -> TurnClock:
 
     clock = TurnClock()
     replacement = SimpleNamespace(
-        sleep=nap, to_thread=at_once, Event=Event, wait_for=time_out, create_task=EndedTask, wait=all_ended
+        sleep=nap, to_thread=at_once, Event=Event, timeout=time_out, create_task=EndedTask, wait=all_ended
     )
     for module in ("roles.coordinator", "redis.retrying", "roles.planner", "roles.janitor", "roles.election"):
         patch.setattr(f"coordinator.{module}.asyncio", replacement)
