@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType
+from typing import Any, NewType
 
 ShardId = NewType("ShardId", int)
 WorkerId = NewType("WorkerId", str)
@@ -52,17 +53,46 @@ NO_ATTEMPTS = Attempts()
 
 
 @dataclass(frozen=True, slots=True)
+class KeyContext:
+    """What travels with a key: the `fields` that its source carries; and if a page named it, where it was found.
+
+    `kind` says which sections of the job hold for it, and `depth` how many links led to it from a key of the source.
+    `origin` is the digest of the page that named it, empty for a key of the source. A page of a list behind the first
+    has a `page_no` above 1 and the list's own key in `list_key`; `params` are what it changes in the request of that
+    key, and without them the key is the URL to request. `seen` is the digest of the body of the page before it.
+    """
+
+    kind: str = ""
+    depth: int = 0
+    page_no: int = 1
+    origin: bytes = b""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    list_key: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    seen: bytes = b""
+
+
+NO_CONTEXT = KeyContext()
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """Up to 500 keys, sorted by digest. It does not change once it has an entry id.
 
-    All keys of a planner's block are of one shard; a block of deferred keys may have keys of several. `refusals` and
-    `attempts` map an index into `keys` to the reason why that key must not be fetched, and to its attempts so far.
+    All keys of a planner's block are of one shard; a block of deferred keys may have keys of several. `refusals`,
+    `attempts` and `contexts` map an index into `keys` to the reason why that key must not be fetched, to its attempts
+    so far, and to its context.
     """
 
     shard: ShardId
     keys: tuple[str, ...]
     refusals: dict[int, str] = field(default_factory=dict)
     attempts: dict[int, Attempts] = field(default_factory=dict)
+    contexts: dict[int, KeyContext] = field(default_factory=dict)
+
+    def context(self, index: int) -> KeyContext:
+        """What travels with the key at this index."""
+        return self.contexts.get(index, NO_CONTEXT) if self.contexts else NO_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)

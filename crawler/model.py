@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Outcome, ShardId
+from coordinator.model import NO_ATTEMPTS, NO_CONTEXT, Attempts, EntryId, KeyContext, Outcome, ShardId
 from coordinator.url import Target
 
 # A reason may quote an upstream or a parser, and has the history of the attempts: so it is bounded.
@@ -74,6 +74,7 @@ class Item(NamedTuple):
     key: str
     digest: bytes
     block: OpenBlock
+    context: KeyContext = NO_CONTEXT
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,7 @@ from operator import attrgetter
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost
-from coordinator.model import Block, Epoch
+from coordinator.model import NO_CONTEXT, Block, Epoch
 from coordinator.queue.sharding import Layout, block_size
 from coordinator.queue.wire import decode_deferral, encode_block
 from coordinator.redis.connection import as_text, translate_redis_errors
@@ -89,4 +89,5 @@ class DeferredKeys:
                 shard=self._layout.shard(part[0].digest),
                 keys=tuple(one.key for one in part),
                 attempts={index: one.attempts for index, one in enumerate(part)},
+                contexts={index: one.context for index, one in enumerate(part) if one.context is not NO_CONTEXT},
             )

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 
-from coordinator.model import Block, ShardId
+from coordinator.model import NO_CONTEXT, Block, KeyContext, ShardId
 
 DIGEST_BYTES = 16
 # The most keys of a block.
@@ -28,9 +29,23 @@ UNKNOWN_CORPUS_KEYS = 20_000_000
 BUCKET_KEYS = 400
 
 
-def digest(key: str) -> bytes:
-    """The BLAKE2b-128 of a key's UTF-8 bytes: its identity in Redis and Postgres."""
-    return blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
+def digest(key: str, context: KeyContext = NO_CONTEXT) -> bytes:
+    """The BLAKE2b-128 of a key's UTF-8 bytes: its identity in Redis and Postgres.
+
+    Keys of another kind than the source's, and the pages of a list behind its first, are other keys: theirs is the
+    personalized digest of kind, list and key.
+    """
+    if not context.kind and not context.list_key:
+        return blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
+    scoped = f"{context.kind}\0{context.list_key}\0{key}"
+    return blake2b(scoped.encode(), digest_size=DIGEST_BYTES, person=b"kind and list").digest()
+
+
+def block_digests(block: Block) -> list[bytes]:
+    """The digest of each key of a block, in order."""
+    if not block.contexts:
+        return [digest(key) for key in block.keys]
+    return [digest(key, block.context(index)) for index, key in enumerate(block.keys)]
 
 
 def member(digest: bytes) -> int:
@@ -99,13 +114,20 @@ def split_block(block: Block, indexes: Sequence[int], keys_per_request: int = 1)
         chosen = indexes[start : start + size]
         refusals = {new: block.refusals[old] for new, old in enumerate(chosen) if old in block.refusals}
         attempts = {new: block.attempts[old] for new, old in enumerate(chosen) if old in block.attempts}
-        yield Block(block.shard, tuple(block.keys[index] for index in chosen), refusals, attempts)
+        contexts = {new: block.contexts[old] for new, old in enumerate(chosen) if old in block.contexts}
+        yield Block(block.shard, tuple(block.keys[index] for index in chosen), refusals, attempts, contexts)
 
 
-def cut_blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes, str]) -> Iterator[Block]:
+def cut_blocks(
+    keys: Mapping[bytes, str],
+    layout: Layout,
+    reasons: Mapping[bytes, str] = MappingProxyType({}),
+    contexts: Mapping[bytes, KeyContext] = MappingProxyType({}),
+) -> Iterator[Block]:
     """Cut {digest: key} into blocks of at most 500 keys, shard after shard, sorted by digest.
 
-    The blocks of a shard are about equal in size. `reasons` is {digest: why the key must not be fetched}.
+    The blocks of a shard are about equal in size. `reasons` is {digest: why the key must not be fetched}, `contexts`
+    {digest: what travels with the key}.
     """
     ordered = sorted(keys)
     end = 0
@@ -114,8 +136,7 @@ def cut_blocks(keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes
         size = _divided_up(count, _divided_up(count, BLOCK_KEYS))
         for start in range(begin, end, size):
             part = ordered[start : min(start + size, end)]
-            refusals = {index: reasons[one] for index, one in enumerate(part) if one in reasons} if reasons else {}
-            yield Block(shard=ShardId(shard), keys=tuple([keys[one] for one in part]), refusals=refusals)
+            yield _block(ShardId(shard), part, keys, reasons, contexts)
 
 
 def block_size(keys: int, keys_per_request: int) -> int:
@@ -127,7 +148,11 @@ def block_size(keys: int, keys_per_request: int) -> int:
 
 
 def cut_request_blocks(
-    keys: Mapping[bytes, str], layout: Layout, reasons: Mapping[bytes, str], keys_per_request: int
+    keys: Mapping[bytes, str],
+    layout: Layout,
+    keys_per_request: int,
+    reasons: Mapping[bytes, str] = MappingProxyType({}),
+    contexts: Mapping[bytes, KeyContext] = MappingProxyType({}),
 ) -> Iterator[Block]:
     """Cut {digest: key} into blocks of whole requests, whatever their shards; only the last request may be part-filled.
 
@@ -144,8 +169,23 @@ def cut_request_blocks(
     else:
         parts += [refused[start : start + BLOCK_KEYS] for start in range(0, len(refused), BLOCK_KEYS)]
     for part in parts:
-        refusals = {index: reasons[one] for index, one in enumerate(part) if one in reasons} if reasons else {}
-        yield Block(shard=layout.shard(part[0]), keys=tuple([keys[one] for one in part]), refusals=refusals)
+        yield _block(layout.shard(part[0]), part, keys, reasons, contexts)
+
+
+def _block(
+    shard: ShardId,
+    digests: Sequence[bytes],
+    keys: Mapping[bytes, str],
+    reasons: Mapping[bytes, str],
+    contexts: Mapping[bytes, KeyContext],
+) -> Block:
+    """The block of these digests."""
+    return Block(
+        shard,
+        tuple([keys[one] for one in digests]),
+        {index: reasons[one] for index, one in enumerate(digests) if one in reasons} if reasons else {},
+        contexts={index: contexts[one] for index, one in enumerate(digests) if one in contexts} if contexts else {},
+    )
 
 
 def _divided_up(count: int, by: int) -> int:

@@ -5,17 +5,19 @@ Bytes from Redis are bounded before they are unpacked, and checked after that: a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
-from coordinator.model import Attempts, Block, ShardId
-from coordinator.queue.sharding import BLOCK_KEYS
+from coordinator.model import NO_CONTEXT, Attempts, Block, KeyContext, ShardId
+from coordinator.queue.sharding import BLOCK_KEYS, block_digests
 from coordinator.queue.sharding import digest as key_digest
 
 WIRE_VERSION = 2
+# A block of keys with contexts. One of plain keys keeps the format that older workers read.
+CONTEXT_WIRE_VERSION = 3
 # 500 keys of 8 KB each, with room for reasons and attempts: a larger one is not a block of ours.
 MAX_BLOCK_BYTES = 6 * 1024 * 1024
 MAX_DEFERRAL_BYTES = 64 * 1024
@@ -23,6 +25,8 @@ MAX_DEFERRAL_BYTES = 64 * 1024
 MAX_ATTEMPTS = 10_000
 LONGEST_HISTORY_LINES = 50
 MAX_LINE_CHARACTERS = 1000
+MAX_DEPTH = 1_000_000
+MAX_PAGE_NO = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,16 @@ class Deferral:
     key: str
     attempts: Attempts
     delay: float = 0.0
+    context: KeyContext = NO_CONTEXT
 
 
 def encode_block(block: Block) -> bytes:
-    """A block as [version, keys, refusals, attempts as {index: [failed, throttled, history]}]."""
+    """A block as [version, keys, refusals, attempts as {index: [failed, throttled, history]}, and contexts if any]."""
     attempts = {index: _attempts_fields(one) for index, one in block.attempts.items()}
-    return _packed([WIRE_VERSION, block.keys, block.refusals, attempts])
+    if not block.contexts:
+        return _packed([WIRE_VERSION, block.keys, block.refusals, attempts])
+    contexts = {index: context_fields(one) for index, one in block.contexts.items()}
+    return _packed([CONTEXT_WIRE_VERSION, block.keys, block.refusals, attempts, contexts])
 
 
 def decode_block(shard: ShardId, payload: bytes) -> Block:
@@ -46,26 +54,40 @@ def decode_block(shard: ShardId, payload: bytes) -> Block:
     if len(payload) > MAX_BLOCK_BYTES:
         raise ValueError(f"a block of {len(payload)} bytes")
     match _unpacked(payload, "a block"):
-        case (version, *_) if version != WIRE_VERSION:
-            raise ValueError(f"a block of another wire version than {WIRE_VERSION}")
-        case (_, tuple(keys), dict(refusals), dict(attempts)):
+        case (version, *_) if version not in (WIRE_VERSION, CONTEXT_WIRE_VERSION):
+            raise ValueError(f"a block of another wire version than {WIRE_VERSION} or {CONTEXT_WIRE_VERSION}")
+        case (version, tuple(keys), dict(refusals), dict(attempts)) if version == WIRE_VERSION:
+            contexts: dict[Any, Any] = {}
+        case (version, tuple(keys), dict(refusals), dict(attempts), dict(contexts)) if version != WIRE_VERSION:
             pass
         case _:
             raise ValueError("not a block: keys, refusals and attempts are expected")
     if not all(isinstance(key, str) for key in keys):
         raise ValueError("a block whose keys are not text")
-    if len(set(keys)) < len(keys):
-        raise ValueError("a block that has a key twice")
     if not all(_is_index(index, keys) and isinstance(reason, str) for index, reason in refusals.items()):
         raise ValueError("a block whose refusals are not reasons of its keys")
     if not all(_is_index(index, keys) for index in attempts):
         raise ValueError("a block whose attempts are not those of its keys")
-    return Block(shard, keys, refusals, {index: _attempts_from(fields) for index, fields in attempts.items()})
+    if not all(_is_index(index, keys) for index in contexts):
+        raise ValueError("a block whose contexts are not those of its keys")
+    block = Block(
+        shard,
+        keys,
+        refusals,
+        {index: _attempts_from(fields) for index, fields in attempts.items()},
+        {index: context_from(fields) for index, fields in contexts.items()},
+    )
+    if len(set(block_digests(block) if contexts else keys)) < len(keys):
+        raise ValueError("a block that has a key twice")
+    return block
 
 
 def encode_deferral(deferral: Deferral) -> bytes:
-    """A deferred key and its attempts as [key, [failed, throttled, history]]."""
-    return _packed([deferral.key, _attempts_fields(deferral.attempts)])
+    """A deferred key and its attempts as [key, [failed, throttled, history]], and its context if it has one."""
+    fields: list[Any] = [deferral.key, _attempts_fields(deferral.attempts)]
+    if deferral.context is not NO_CONTEXT:
+        fields.append(context_fields(deferral.context))
+    return _packed(fields)
 
 
 def decode_deferral(digest: bytes, payload: bytes) -> Deferral:
@@ -75,6 +97,10 @@ def decode_deferral(digest: bytes, payload: bytes) -> Deferral:
     match _unpacked(payload, "a deferred key"):
         case (str(key), fields) if key_digest(key) == digest:
             return Deferral(digest, key, _attempts_from(fields))
+        case (str(key), fields, context_given):
+            context = context_from(context_given)
+            if key_digest(key, context) == digest:
+                return Deferral(digest, key, _attempts_from(fields), context=context)
     raise ValueError("a deferred key that is not text, or has another digest")
 
 
@@ -85,6 +111,31 @@ def encode_members(counts: Iterable[int], members: Iterable[int], outcomes: Iter
     are text, because Lua's numbers have 53 bits.
     """
     return _packed([list(counts), list(map(str, members)), list(outcomes)])
+
+
+def context_fields(context: KeyContext) -> tuple[Any, ...]:
+    """A context as the values of its fields, in order."""
+    return (
+        *(context.kind, context.depth, context.page_no, context.origin),
+        *(dict(context.fields), context.list_key, dict(context.params), context.seen),
+    )
+
+
+def context_from(fields: Any) -> KeyContext:
+    """The context of these values. Raises ValueError when they are not of one of ours."""
+    match fields:
+        case (str(), int(depth), int(page_no), bytes(), dict(carried), str(), dict(params), bytes()):
+            if 0 <= depth <= MAX_DEPTH and 1 <= page_no <= MAX_PAGE_NO and _is_text(carried) and _has_names(params):
+                return KeyContext(*fields)
+    raise ValueError("a context of a key that is not one of ours")
+
+
+def _is_text(fields: Mapping[Any, Any]) -> bool:
+    return _has_names(fields) and all(isinstance(value, str) for value in fields.values())
+
+
+def _has_names(fields: Mapping[Any, Any]) -> bool:
+    return all(isinstance(name, str) for name in fields)
 
 
 def _attempts_fields(attempts: Attempts) -> tuple[int, int, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from itertools import chain
 from time import monotonic
 
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import RunCounts
+from coordinator.model import KeyContext, RunCounts
 from coordinator.queue.done import DoneSet
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, cut_request_blocks
 from coordinator.queue.streams import Streams
@@ -35,13 +35,14 @@ ROOM_POLL_SECONDS = 0.05
 class _Gathered:
     """What is read and not yet published: `keys` as {digest: key}, `reasons` as {digest: why it must not be fetched}.
 
-    `lines` were read, `done` of them had keys that are done.
+    `contexts` are {digest: what travels with the key}. `lines` were read, `done` of them had keys that are done.
     """
 
     keys: dict[bytes, str] = field(default_factory=dict)
     reasons: dict[bytes, str] = field(default_factory=dict)
     lines: int = 0
     done: int = 0
+    contexts: dict[bytes, KeyContext] = field(default_factory=dict)
 
     @property
     def to_fetch(self) -> int:
@@ -111,9 +112,11 @@ class Planner:
         await self._add(gathered, await self._read())
         if self._keys_per_request > 1:
             await self._fill_requests(gathered)
-            blocks = cut_request_blocks(gathered.keys, self._layout, gathered.reasons, self._keys_per_request)
+            blocks = cut_request_blocks(
+                gathered.keys, self._layout, self._keys_per_request, gathered.reasons, gathered.contexts
+            )
         else:
-            blocks = cut_blocks(gathered.keys, self._layout, gathered.reasons)
+            blocks = cut_blocks(gathered.keys, self._layout, gathered.reasons, gathered.contexts)
         planned = list(blocks)
         await self._wait_for_room(len(gathered.keys))
         self._failpoint("read")
@@ -171,6 +174,10 @@ class Planner:
             del keys[digest]
         if refusals:
             gathered.reasons |= {digest: refusals[key] for digest, key in keys.items() if key in refusals}
+        if chunk.fields:
+            gathered.contexts |= {
+                digest: KeyContext(fields=chunk.fields[key]) for digest, key in keys.items() if key in chunk.fields
+            }
         gathered.lines += len(chunk.keys) + len(chunk.refused)
         gathered.done += len(done)
         gathered.keys = gathered.keys | keys if gathered.keys else keys

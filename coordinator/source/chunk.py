@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -60,12 +62,14 @@ class Chunk:
     """What one read returned, in the source's order; `end` is the cursor after it.
 
     A chunk can be empty and not `exhausted`, when all its lines were comments or the time has passed: then read again.
+    `fields` are those that travel with a key, {key: {name: text}}.
     """
 
     keys: list[str]
     refused: list[Refused]
     end: Cursor
     exhausted: bool
+    fields: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -149,16 +149,21 @@ def completion_of(load: Load, requests: int, received: int) -> Completion:
     return Completion(
         outcomes=[(page.item.digest, page.outcome) for page in load.pages],
         finished=[FinishedBlock(block.shard, block.entry, block.keys) for block in _finished_blocks(load)],
-        deferred=[Deferral(one.item.digest, one.item.key, one.attempts, one.delay) for one in load.deferred],
+        deferred=[_deferral(one) for one in load.deferred],
         requests=requests,
         received=received,
     )
 
 
+def _deferral(one: DeferredItem) -> Deferral:
+    return Deferral(one.item.digest, one.item.key, one.attempts, one.delay, one.item.context)
+
+
 def _finished_blocks(load: Load) -> Iterator[OpenBlock]:
     """The blocks that had nothing to fetch, and those whose last open key this load commits or defers."""
     yield from load.done_blocks
-    for _, _, block in chain((page.item for page in load.pages), (one.item for one in load.deferred)):
+    for item in chain((page.item for page in load.pages), (one.item for one in load.deferred)):
+        block = item.block
         block.left -= 1
         if not block.left:
             yield block

@@ -11,7 +11,7 @@ from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Outcome, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
-from coordinator.queue.sharding import digest
+from coordinator.queue.sharding import block_digests
 from coordinator.queue.streams import Streams
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import InvalidUrl
@@ -101,7 +101,7 @@ class Intake:
     async def _open(self, claim: Claim) -> bool:
         """Make requests of the block's keys that are not done. Returns False when all of the requests only wait."""
         keys = claim.block.keys
-        digests = [digest(key) for key in keys]
+        digests = block_digests(claim.block)
         done = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
         block = OpenBlock(claim.shard, claim.entry, len(keys), len(keys) - len(done), claim.deliveries)
         if claim.deliveries > 1:
@@ -117,7 +117,7 @@ class Intake:
             return True
         if claim.deliveries > MAX_DELIVERIES:
             left = [index for index, key_digest in enumerate(digests) if key_digest not in done]
-            await self._split_or_fail(claim, block, left)
+            await self._split_or_fail(claim, block, left, digests)
             return True
         items, attempts = self._items_to_fetch(claim, block, digests, done)
         at_hand_before = self._scheduler.at_hand
@@ -137,7 +137,7 @@ class Intake:
         for index, (key, key_digest) in enumerate(zip(claim.block.keys, digests, strict=True)):
             if key_digest in done:
                 continue
-            item = Item(key, key_digest, block)
+            item = Item(key, key_digest, block, claim.block.context(index))
             if index in refusals:
                 self._refuse(item, refusals[index])
                 continue
@@ -161,7 +161,7 @@ class Intake:
         for start in range(0, len(items), self._keys_per_request):
             part = items[start : start + self._keys_per_request]
             try:
-                target = self._template.target([key for key, _, _ in part])
+                target = self._template.target([item.key for item in part])
             except InvalidUrl as error:  # the source has checked each key, but this block may come from another program
                 self._refuse(part[0], str(error))
                 continue
@@ -172,7 +172,7 @@ class Intake:
     def _refuse(self, item: Item, reason: str) -> None:
         self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
 
-    async def _split_or_fail(self, claim: Claim, block: OpenBlock, left: list[int]) -> None:
+    async def _split_or_fail(self, claim: Claim, block: OpenBlock, left: list[int], digests: Sequence[bytes]) -> None:
         """Split a block of which several workers died into smaller ones; when only one key is left, that key fails."""
         if len(left) > 1:
             logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
@@ -180,9 +180,10 @@ class Intake:
                 lambda: self._streams.split(self._worker, claim, left, self._keys_per_request), "worker"
             )
             return
-        key = claim.block.keys[left[0]]
+        (index,) = left
+        item = Item(claim.block.keys[index], digests[index], block, claim.block.context(index))
         reason = f"{claim.deliveries - 1} workers died while they had this key"
-        self._batch.add(Page(Item(key, digest(key), block), None, Outcome.FAILED, reason, fetched_at=time.time()))
+        self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time()))
 
 
 def _total(attempts: Attempts) -> int:

@@ -251,7 +251,7 @@ def test_blocks_of_requests_have_every_key_once_and_one_request_that_is_not_full
 ) -> None:
     refused = data.draw(st.sets(st.sampled_from(sorted(keys)), max_size=5)) if keys else set()
     reasons = {digest(key): f"why {key}" for key in refused}
-    made = list(cut_request_blocks(by_digest(keys), layout, reasons, keys_per_request))
+    made = list(cut_request_blocks(by_digest(keys), layout, keys_per_request, reasons))
     assert sorted(key for block in made for key in block.keys) == sorted(keys)
     assert {block.keys[index]: why for block in made for index, why in block.refusals.items()} == {
         key: f"why {key}" for key in refused

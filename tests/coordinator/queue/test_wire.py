@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model import NO_ATTEMPTS, Attempts, Block, ShardId
+from coordinator.model import NO_ATTEMPTS, Attempts, Block, KeyContext, ShardId
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.queue.wire import (
     MAX_BLOCK_BYTES,
@@ -70,13 +70,23 @@ def test_a_truncated_block_is_refused(keys: list[str], data: st.DataObject) -> N
 
 
 GOOD = [0, 0, []]
+CONTEXT = ["kind", 1, 2, b"d" * 16, {"name": "text"}, "list", {"offset": 100}, b"seen"]
 
 
 @pytest.mark.parametrize(
     "content",
     [
         pytest.param([1, ["a"], {}, {}], id="an earlier wire version"),
-        pytest.param([3, ["a"], {}, {}], id="a newer wire version"),
+        pytest.param([4, ["a"], {}, {}, {}], id="a newer wire version"),
+        pytest.param([3, ["a"], {}, {}], id="no contexts"),
+        pytest.param([3, ["a"], {}, {}, {1: CONTEXT}], id="a context behind the last key"),
+        pytest.param([3, ["a"], {}, {}, {0: CONTEXT[:-1]}], id="too short a context"),
+        pytest.param([3, ["a"], {}, {}, {0: ["", -1, *CONTEXT[2:]]}], id="a negative depth"),
+        pytest.param([3, ["a"], {}, {}, {0: ["", 0, 0, *CONTEXT[3:]]}], id="page 0"),
+        pytest.param([3, ["a"], {}, {}, {0: ["", 2**40, *CONTEXT[2:]]}], id="a depth that no page has"),
+        pytest.param([3, ["a"], {}, {}, {0: [*CONTEXT[:4], {"a": 5}, *CONTEXT[5:]]}], id="a number as a field"),
+        pytest.param([3, ["a"], {}, {}, {0: [*CONTEXT[:6], {5: "a"}, b""]}], id="a number as a parameter's name"),
+        pytest.param([3, ["a", "a"], {}, {}, {0: CONTEXT, 1: CONTEXT}], id="a key of a kind twice"),
         pytest.param(["2", ["a"], {}, {}], id="a version in text"),
         pytest.param([2, ["a"], {}], id="too few parts"),
         pytest.param([2, ["a"], {}, {}, 0], id="too many parts"),
@@ -126,8 +136,18 @@ GOOD = [0, 0, []]
 )
 def test_what_is_no_block_is_refused(content: object) -> None:
     assert decode_block(SHARD, msgpack.packb([2, ["a"], {0: "why"}, {0: GOOD}]))
-    with pytest.raises(ValueError, match=r"block|attempts"):
+    with pytest.raises(ValueError, match=r"block|attempts|context"):
         decode_block(SHARD, msgpack.packb(content))
+
+
+def test_contexts_travel_with_their_keys() -> None:
+    context = KeyContext("kind", 1, 2, b"d" * 16, {"name": "text"}, "list", {"offset": 100, "at": {"b": (1,)}}, b"seen")
+    block = Block(SHARD, ("a", "a", "b"), contexts={0: context, 2: KeyContext(fields={"x": "y"})})
+    assert decode_block(SHARD, encode_block(block)) == block
+    deferral = Deferral(digest("a", context), "a", Attempts(1, 2, ("no",)), context=context)
+    assert decode_deferral(deferral.digest, encode_deferral(deferral)) == deferral
+    with pytest.raises(ValueError, match="another digest"):
+        decode_deferral(digest("a"), encode_deferral(deferral))
 
 
 FIVE_HUNDRED = b"\xdc\x01\xf4"
@@ -217,7 +237,7 @@ def test_a_deferred_key_comes_back_as_it_was_sent(key: str, attempts: Attempts) 
 )
 def test_what_is_no_deferred_key_is_refused(content: object) -> None:
     assert decode_deferral(digest("a"), msgpack.packb(["a", GOOD])) == Deferral(digest("a"), "a", NO_ATTEMPTS)
-    with pytest.raises(ValueError, match=r"deferred key|attempts"):
+    with pytest.raises(ValueError, match=r"deferred key|attempts|context"):
         decode_deferral(digest("a"), msgpack.packb(content))
 
 
