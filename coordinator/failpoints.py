@@ -9,10 +9,13 @@ SIGCONT. A child that is started again has no failpoint. The command itself, whi
     rebuilt    opening: the done set is filled from Postgres, which does not have the new epoch yet
     read       planner: a chunk is read, nothing of it is published
     published  planner: the chunk and its cursor are in Redis
+    found      planner: keys that pages have named are read from Postgres, none of them is published
+    followed   planner: they are published
     claimed    worker: a block is claimed, nothing of it is fetched
     fetched    worker: a response is there, nothing of it is stored
     copied     worker: pages and records are in an open transaction
     committed  worker: they are committed, Redis does not know
+    named      worker: the keys that the pages have named are published, or left in the frontier
     completed  worker: Redis knows
     finished   worker: the run is complete in Postgres, Redis does not know
 """
@@ -31,10 +34,13 @@ FAILPOINTS = (
     "rebuilt",
     "read",
     "published",
+    "found",
+    "followed",
     "claimed",
     "fetched",
     "copied",
     "committed",
+    "named",
     "completed",
     "finished",
 )

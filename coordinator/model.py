@@ -76,6 +76,44 @@ NO_CONTEXT = KeyContext()
 
 
 @dataclass(frozen=True, slots=True)
+class FoundKey:
+    """A key that a page named. `rule` is the number of the `[[follow]]` that bounds how many it may find, -1 for none.
+
+    `refusal` is why it must not be fetched, empty when it may be.
+    """
+
+    digest: bytes
+    key: str
+    context: KeyContext
+    rule: int = -1
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBatch:
+    """Keys of one depth that the pages of one commit named: `size` of them are in Postgres under the number `batch`.
+
+    `keys` are empty when they were committed before, and it is not known whether they were published.
+    """
+
+    batch: int
+    depth: int
+    size: int
+    keys: tuple[FoundKey, ...] = ()
+
+    @property
+    def pointer(self) -> str:
+        """Its member of the frontier."""
+        return f"{self.batch} {self.depth} {self.size}"
+
+    @classmethod
+    def parse(cls, pointer: str) -> FoundBatch:
+        """The batch of a pointer. Raises ValueError when it is none of ours."""
+        batch, depth, size = map(int, pointer.split())
+        return cls(batch, depth, size)
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """Up to 500 keys, sorted by digest. It does not change once it has an entry id.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import compress, islice
 
 from redis.asyncio import Redis
 
@@ -31,6 +31,7 @@ class DoneSet:
     """The done set of one run. Every method raises RedisUnavailable."""
 
     def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
+        self._client = client
         self._keys = keys
         self._layout = layout
         self._epoch = epoch
@@ -72,7 +73,28 @@ class DoneSet:
     def _encoded(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
         """The Redis keys of the digests' buckets, and the members of these buckets, encoded."""
         counts, members = by_bucket(digests, self._layout)
-        return [self._keys.done(bucket) for bucket in counts], encode_members(counts.values(), members)
+        return list(map(self._bucket_key, counts)), encode_members(counts.values(), members)
+
+    def _bucket_key(self, bucket: int) -> str:
+        return self._keys.done(bucket)
+
+
+class KnownSet(DoneSet):
+    """The digests of the keys that pages have named: who names one again need not tell Postgres."""
+
+    async def mark(self, digests: Iterable[bytes]) -> None:
+        """Add digests when a run is rebuilt."""
+        for part in _parts(digests):
+            counts, members = by_bucket(part, self._layout)
+            rest = iter(members)
+            with translate_redis_errors():
+                async with self._client.pipeline(transaction=False) as pipe:
+                    for bucket, count in counts.items():
+                        pipe.sadd(self._bucket_key(bucket), *islice(rest, count))
+                    await pipe.execute()
+
+    def _bucket_key(self, bucket: int) -> str:
+        return self._keys.known(bucket)
 
 
 def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from redis.asyncio import Redis
@@ -95,7 +95,8 @@ class Runs:
         keys = RunKeys(record.name)
         await self.forget(record.name)
         with translate_redis_errors():
-            earlier_keys = iter(keys.all(record.layout.shards, record.layout.buckets))
+            known = keys.all_known(record.layout.buckets) if record.layout.follows else ()
+            earlier_keys = chain(keys.all(record.layout.shards, record.layout.buckets), known)
             while part := list(islice(earlier_keys, KEYS_PER_UNLINK)):
                 await self._client.unlink(*part)
             async with self._client.pipeline(transaction=True) as pipe:
@@ -141,3 +142,6 @@ class Runs:
                 pipe.hset(keys.state, "state", RunState.COMPLETE.value)
                 pipe.unlink(*keys.queue(record.layout.shards))
                 await pipe.execute()
+            known = iter(keys.all_known(record.layout.buckets) if record.layout.follows else ())
+            while part := list(islice(known, KEYS_PER_UNLINK)):
+                await self._client.unlink(*part)

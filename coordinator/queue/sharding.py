@@ -55,13 +55,17 @@ def member(digest: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many shards and buckets a run has. Both are powers of two, and fixed when the run is made."""
+    """How many shards and buckets a run has. Both are powers of two, and fixed when the run is made.
+
+    A run that `follows` what pages name has a known bucket beside each done bucket.
+    """
 
     shards: int
     buckets: int
+    follows: bool = False
 
     @classmethod
-    def of(cls, estimate: int | None, shards: int | None = None) -> Layout:
+    def of(cls, estimate: int | None, shards: int | None = None, *, follows: bool = False) -> Layout:
         """The layout for about `estimate` keys; None when their number is not known.
 
         Unless `shards` says how many, each shard has a full block at least. Each bucket stays an intset.
@@ -70,7 +74,7 @@ class Layout:
         if shards is None:
             shards = min(MAX_SHARDS, 1 << max(0, (keys // BLOCK_KEYS).bit_length() - 1))
         buckets = 1 << max(0, _divided_up(keys, BUCKET_KEYS) - 1).bit_length()
-        return cls(shards=shards, buckets=max(buckets, shards))
+        return cls(shards=shards, buckets=max(buckets, shards), follows=follows)
 
     @property
     def shard_shift(self) -> int:

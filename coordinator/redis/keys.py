@@ -6,6 +6,9 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     shardcrawl:runs    set      as long as Redis          opening (run made)
     …:state            hash     as long as the run        opening, coordinator, workers: state, epoch, cursor, counts
     …:done:N           intset   as long as the run        workers (complete), opening (rebuild)
+    …:known:N          intset   until the run is complete workers: keys that pages named, where the run follows
+    …:frontier         zset     until the run is complete workers, coordinator: pointer to keys that pages named,
+                                                          and that wait in Postgres -> their depth
     …:stream:N         stream   until the run is complete planner, janitor (new blocks), workers (ack, delete, split)
     …:ready            zset     until the run is complete coordinator, workers: shard -> blocks that are not claimed
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
@@ -81,6 +84,10 @@ class RunKeys:
         return self._name("deferred:keys")
 
     @property
+    def frontier(self) -> str:
+        return self._name("frontier")
+
+    @property
     def waits(self) -> str:
         return self._name("waits")
 
@@ -128,6 +135,9 @@ class RunKeys:
     def done(self, bucket: int) -> str:
         return self._name(f"done:{bucket}")
 
+    def known(self, bucket: int) -> str:
+        return self._name(f"known:{bucket}")
+
     def slots(self, upstream: str) -> str:
         return self._name(f"slots:{upstream}")
 
@@ -148,6 +158,7 @@ class RunKeys:
             self.receipts,
             self.deferred_due,
             self.deferred_keys,
+            self.frontier,
         )
         for shard in range(shards):
             yield self.stream(shard)
@@ -159,3 +170,7 @@ class RunKeys:
         yield from self.queue(shards)
         for bucket in range(buckets):
             yield self.done(bucket)
+
+    def all_known(self, buckets: int) -> Iterable[str]:
+        """The sets of the keys that pages have named."""
+        return map(self.known, range(buckets))

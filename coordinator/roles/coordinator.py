@@ -13,21 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisDamaged, RedisUnavailable, SourceError
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import RunState
-from coordinator.queue.done import DoneSet
+from coordinator.model import FoundBatch, FoundKey, RunCounts, RunState
+from coordinator.queue.done import DoneSet, KnownSet
+from coordinator.queue.found import Frontier
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.streams import Streams
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RunKeys
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS, retry_unavailable
 from coordinator.roles.election import Election
+from coordinator.roles.frontier_planner import FrontierPlanner
 from coordinator.roles.janitor import Janitor
 from coordinator.roles.planner import Planner
 from coordinator.source import Cursor, Source
@@ -49,12 +52,21 @@ def _usable(cursor: str) -> str:
     return cursor
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What a run needs to follow what pages name; see FrontierPlanner."""
+
+    read_found: Callable[[FoundBatch], Awaitable[Sequence[FoundKey]]]
+    by_level: bool
+    most: Mapping[int, int]
+
+
 class Coordinator:
     """The coordinator of one run in this process.
 
     `open_corpus` opens the source at a cursor; `rereadable` is False for a pipe, which cannot be read from its
     beginning again. `high_water` is the most keys that are queued. A request that has fewer than `keys_per_request`
-    keys waits `fill_seconds` for more of a slow source.
+    keys waits `fill_seconds` for more of a slow source. `following` says how keys that pages name are published.
     """
 
     def __init__(
@@ -68,8 +80,10 @@ class Coordinator:
         high_water: int,
         keys_per_request: int = 1,
         fill_seconds: float = 0.0,
+        following: Following | None = None,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
+        self._following = following
         self._client = client
         self._record = record
         self._rereadable = rereadable
@@ -82,6 +96,7 @@ class Coordinator:
         self._keys = RunKeys(record.name)
         self._streams = Streams(client, self._keys, record.layout, record.epoch)
         self._done = DoneSet(client, self._keys, record.layout, record.epoch)
+        self._known = KnownSet(client, self._keys, record.layout, record.epoch) if record.layout.follows else None
         self._election = Election(client, self._keys, coordinator_id)
 
     async def run(self) -> None:
@@ -97,7 +112,8 @@ class Coordinator:
         while True:
             await retry_unavailable(self._election.gain, "coordinator")
             try:
-                await run_until_first_ends(self._election.keep(), self._plan_rest(), self._watch_queue())
+                frontier = () if self._following is None else (self._plan_frontier(self._following),)
+                await run_until_first_ends(self._election.keep(), self._plan_rest(), self._watch_queue(), *frontier)
             except RedisUnavailable as error:
                 logger.warning("coordinator waits: %s", error)
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
@@ -136,14 +152,35 @@ class Coordinator:
                 streams=self._streams,
                 done=self._done,
                 layout=self._record.layout,
-                counts=lambda: read_counts(self._client, self._record.name, self._record.total),
+                counts=self._counts,
                 high_water=self._high_water,
                 keys_per_request=self._keys_per_request,
                 fill_seconds=self._fill_seconds,
+                # By level, a key of the source that pages name too is one of the source's: it has depth 0.
+                known=None if self._following is None or self._following.by_level else self._known,
                 failpoint=self._failpoint,
             ).plan()
         finally:
             source.close()
+
+    async def _plan_frontier(self, following: Following) -> None:
+        """Publish what pages have named. Returns only when another coordinator leads."""
+        await FrontierPlanner(
+            coordinator_id=self._coordinator_id,
+            frontier=Frontier(self._client, self._keys, self._record.layout, self._record.epoch),
+            done=self._done,
+            layout=self._record.layout,
+            counts=self._counts,
+            read_found=following.read_found,
+            high_water=self._high_water,
+            keys_per_request=self._keys_per_request,
+            by_level=following.by_level,
+            most=following.most,
+            failpoint=self._failpoint,
+        ).plan()
+
+    async def _counts(self) -> RunCounts:
+        return await read_counts(self._client, self._record.name, self._record.total)
 
     async def _wait_until_complete(self) -> None:
         runs = Runs(self._client)

@@ -89,7 +89,11 @@ class Janitor:
         keys = [self._keys.state, self._keys.leader, self._keys.deferred_due, self._keys.ready]
         keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
         with translate_redis_errors():
-            missing = await self._replan_script(keys, [self._epoch, self._coordinator_id, FIRST_CURSOR])
+            missing = await self._replan_script(
+                keys, [self._epoch, self._coordinator_id, FIRST_CURSOR, int(self._layout.follows)]
+            )
+        if missing == b"epoch" and self._layout.follows:
+            raise EpochLost(f"keys vanished from the queue of run {self._keys.run}; it is to be rebuilt from Postgres")
         if not isinstance(missing, int) or missing == 0:
             return False
         logger.warning(

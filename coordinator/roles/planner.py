@@ -14,7 +14,7 @@ from time import monotonic
 
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import KeyContext, RunCounts
-from coordinator.queue.done import DoneSet
+from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, cut_request_blocks
 from coordinator.queue.streams import Streams
 from coordinator.source import Chunk, Source
@@ -55,6 +55,7 @@ class Planner:
 
     `counts` reads the run's counts; `high_water` is the most keys that are queued. With several keys a request, more is
     read for at most `fill_seconds`, until the keys fill whole requests; nothing that was read is held back after that.
+    `known` has the keys that pages have named: they are published without the source.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class Planner:
         high_water: int,
         keys_per_request: int = 1,
         fill_seconds: float = 0.0,
+        known: KnownSet | None = None,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
+        self._known = known
         self._coordinator_id = coordinator_id
         self._source = source
         self._cursor = self._end = cursor
@@ -169,7 +172,9 @@ class Planner:
         self._end, self._exhausted = str(chunk.end), chunk.exhausted
         refusals = {bad.key: f"{bad.place}: {bad.reason}" for bad in chunk.refused}
         keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
-        done = await self._done.intersection(list(keys)) if self._reads_done_set else ()
+        done = await self._done.intersection(list(keys)) if self._reads_done_set else set()
+        if self._known is not None:  # pages have named them, so they are in the queue or in the frontier
+            done |= await self._known.intersection(list(keys))
         for digest in done:
             del keys[digest]
         if refusals:

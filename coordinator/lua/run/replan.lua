@@ -4,7 +4,10 @@
 -- KEYS[1] state (hash)   KEYS[2] leader (string)   KEYS[3] due times of deferred keys (zset)   KEYS[4] ready (zset)
 -- KEYS[5..] every stream of the run
 -- ARGV[1] epoch   ARGV[2] coordinator   ARGV[3] cursor of the source's beginning
--- Returns how many keys are missing, 0 when none; "epoch" Redis has another run | "deposed" another coordinator leads
+-- ARGV[4] "1" when the run follows what pages name: the source does not have these keys, so the run loses its epoch, and
+--   is rebuilt from Postgres
+-- Returns how many keys are missing, 0 when none; "epoch" Redis has another run, or this one lost its epoch now |
+--   "deposed" another coordinator leads
 
 local state_key = KEYS[1]
 local leader_key = KEYS[2]
@@ -14,6 +17,7 @@ local FIRST_STREAM_AT = 5
 local epoch = ARGV[1]
 local coordinator = ARGV[2]
 local first_cursor = ARGV[3]
+local follows = ARGV[4] == '1'
 -- include: leader
 
 local current_epoch, published, resolved = unpack(redis.call('HMGET', state_key, 'epoch', 'published', 'resolved'))
@@ -42,6 +46,10 @@ if missing < 0 then
   -- missing.
   redis.call('HSET', state_key, 'published', resolved + deferred)
   return 0
+end
+if follows then
+  redis.call('HSET', state_key, 'epoch', 'void')
+  return 'epoch'
 end
 redis.call('HSET', state_key, 'cursor', first_cursor, 'exhausted', '0',
   'published', deferred, 'deferred', deferred, 'resolved', 0, 'skipped', 0)

@@ -1,0 +1,186 @@
+"""The keys that pages named, on their way into the queue: dropped when known, published, or left in the frontier.
+
+A found key is committed in Postgres with its page before Redis hears of it. While there is room, the worker that found
+it publishes it; else it leaves a pointer, and the coordinator publishes what is in Postgres when there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import cast
+
+from redis.asyncio import Redis
+
+from coordinator.errors import EpochLost, LeaseLost
+from coordinator.model import Block, Epoch, FoundBatch, FoundKey, WorkerId
+from coordinator.queue.done import DoneSet, KnownSet
+from coordinator.queue.sharding import Layout, by_bucket, cut_blocks, cut_request_blocks
+from coordinator.queue.wire import encode_block, encode_members
+from coordinator.redis.connection import as_number, as_text, translate_redis_errors
+from coordinator.redis.keys import RunKeys
+from coordinator.redis.scripts import Argument, Script
+
+logger = logging.getLogger(__name__)
+
+# More keys than this are left to the coordinator: to publish them would hold Redis up.
+MOST_PUBLISHED_AT_ONCE = 5_000
+
+
+def found_blocks(found: Collection[FoundKey], layout: Layout, keys_per_request: int = 1) -> list[Block]:
+    """Found keys, of which no two are the same, as blocks."""
+    keys = {one.digest: one.key for one in found}
+    reasons = {one.digest: one.refusal for one in found if one.refusal}
+    contexts = {one.digest: one.context for one in found}
+    if keys_per_request > 1:
+        return list(cut_request_blocks(keys, layout, keys_per_request, reasons, contexts))
+    return list(cut_blocks(keys, layout, reasons, contexts))
+
+
+class FoundKeys:
+    """The found keys of one run, for its workers. Every method raises RedisUnavailable.
+
+    With `by_level` the keys of one depth wait until all of the depth before are resolved. The keys of `bounded` rules
+    are published by the coordinator only, which counts them.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        keys: RunKeys,
+        layout: Layout,
+        epoch: Epoch,
+        *,
+        high_water: int,
+        keys_per_request: int = 1,
+        by_level: bool = False,
+        bounded: Collection[int] = (),
+    ) -> None:
+        self._keys = keys
+        self._layout = layout
+        self._epoch = epoch
+        self._high_water = high_water
+        self._keys_per_request = keys_per_request
+        self._by_level = by_level
+        self._bounded = frozenset(bounded)
+        self._done = DoneSet(client, keys, layout, epoch)
+        self._known = KnownSet(client, keys, layout, epoch)
+        self._publish_found = Script(client, "follow/publish_found")
+
+    async def seen(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of the digests that are of keys which are done, or were named before."""
+        known = await self._known.intersection(digests)
+        return known | await self._done.intersection([one for one in digests if one not in known])
+
+    async def publish(self, worker: WorkerId, sequence: int, batches: Sequence[FoundBatch]) -> None:
+        """Publish committed batches, or leave pointers to them. A repeated call with the same number changes nothing.
+
+        Raises LeaseLost, EpochLost.
+        """
+        found = [one for batch in batches for one in batch.keys]
+        counts, members = by_bucket([one.digest for one in found], self._layout)
+        keys = [self._keys.state, self._keys.workers, self._keys.receipts, self._keys.ready, self._keys.frontier]
+        keys += map(self._keys.known, counts)
+        arguments: list[Argument] = [self._epoch, worker, sequence, self._high_water]
+        arguments += [encode_members(counts.values(), members), int(self._by_level), len(batches)]
+        for batch in batches:
+            blocks = self._blocks(batch)
+            keys += [self._keys.stream(block.shard) for block in blocks]
+            arguments += [batch.pointer, batch.depth, batch.size, len(blocks)]
+            for block in blocks:
+                arguments += [block.shard, len(block.keys), encode_block(block)]
+        with translate_redis_errors():
+            (status,) = await self._publish_found(keys, arguments)
+        if status == b"epoch":
+            raise EpochLost(f"run {self._keys.run} in Redis is not the one this process joined; start it again")
+        if status == b"lost":
+            raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
+
+    def _blocks(self, batch: FoundBatch) -> list[Block]:
+        if len(batch.keys) > MOST_PUBLISHED_AT_ONCE or any(one.rule in self._bounded for one in batch.keys):
+            return []
+        return found_blocks(batch.keys, self._layout, self._keys_per_request)
+
+
+class Frontier:
+    """The pointers to found keys that wait in Postgres, for the coordinator. Every method raises RedisUnavailable."""
+
+    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch) -> None:
+        self._client = client
+        self._keys = keys
+        self._layout = layout
+        self._epoch = epoch
+        self._publish_frontier = Script(client, "follow/publish_frontier")
+
+    async def first(self) -> FoundBatch | None:
+        """The pointer with the least depth; None when there is none. One that is not ours is removed."""
+        while True:
+            with translate_redis_errors():
+                found = await self._client.zrange(self._keys.frontier, 0, 0)
+            if not found:
+                return None
+            pointer = cast("bytes", found[0])
+            try:
+                return FoundBatch.parse(as_text(pointer))
+            except ValueError:
+                logger.error("a pointer of the frontier of run %s is not one of ours: it is removed", self._keys.run)
+                with translate_redis_errors():
+                    await self._client.zrem(self._keys.frontier, pointer)
+
+    async def add(self, batches: Sequence[FoundBatch]) -> None:
+        """Add pointers when a run is rebuilt, before anybody works on it."""
+        if not batches:
+            return
+        with translate_redis_errors():
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.zadd(self._keys.frontier, {batch.pointer: batch.depth for batch in batches})
+                pipe.hincrby(self._keys.state, "pending", sum(batch.size for batch in batches))
+                await pipe.execute()
+
+    async def level(self) -> int:
+        """The greatest depth of which keys were published."""
+        with translate_redis_errors():
+            return as_number(await self._client.hget(self._keys.state, "level"))
+
+    async def followed(self, rule: int) -> int:
+        """How many keys of a rule were published."""
+        with translate_redis_errors():
+            return as_number(await self._client.hget(self._keys.state, f"followed:{rule}"))
+
+    async def count_followed(self, by_rule: Mapping[int, int]) -> None:
+        """Say how many keys of each rule were published before a run is rebuilt."""
+        for rule, count in by_rule.items():
+            with translate_redis_errors():
+                await self._client.hincrby(self._keys.state, f"followed:{rule}", count)
+
+    async def publish(
+        self,
+        coordinator: str,
+        batch: FoundBatch,
+        blocks: Sequence[Block],
+        *,
+        skipped: int,
+        by_rule: Mapping[int, tuple[int, int]],
+    ) -> bool:
+        """Publish what became of one pointer: blocks, `skipped` keys that are done, and {rule: (published, cut)}.
+
+        Returns False, and changes nothing, when another coordinator leads or the pointer is gone. Raises EpochLost.
+        """
+        keys = [self._keys.state, self._keys.leader, self._keys.ready, self._keys.frontier]
+        arguments: list[Argument] = [self._epoch, coordinator, batch.pointer, batch.size, batch.depth, skipped]
+        arguments.append(len(by_rule))
+        for rule, (published, cut) in by_rule.items():
+            arguments += [rule, published, cut]
+        by_shard: dict[int, list[Block]] = {}
+        for block in blocks:
+            by_shard.setdefault(block.shard, []).append(block)
+        for shard, group in by_shard.items():
+            keys.append(self._keys.stream(shard))
+            arguments += [shard, len(group)]
+            for block in group:
+                arguments += [len(block.keys), encode_block(block)]
+        with translate_redis_errors():
+            status = as_text(await self._publish_frontier(keys, arguments))
+        if status == "epoch":
+            raise EpochLost(f"run {self._keys.run} in Redis is not the one this coordinator joined; start it again")
+        return status == "ok"
