@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from coordinator.model import NO_ATTEMPTS, NO_CONTEXT, Attempts, EntryId, KeyContext, Outcome, ShardId
+from coordinator.model import NO_ATTEMPTS, NO_CONTEXT, Attempts, EntryId, FoundKey, KeyContext, Outcome, ShardId
 from coordinator.url import Target
 
 # A reason may quote an upstream or a parser, and has the history of the attempts: so it is bounded.
@@ -107,7 +107,7 @@ class Page:
     is what is no text, as it was received, and `content_type` its media type; beside a JSON body that is the whole
     Content-Type, which is not stored. `body_digest` is the XXH3-128 of the decoded body: it shows whether a body has
     changed, but does not protect against forged ones. `records` are (index of the table in the job, values in column
-    order).
+    order), `found` the keys that the page named.
     """
 
     item: Item
@@ -125,18 +125,22 @@ class Page:
     content_type: str | None = None
     encoding: str | None = None
     records: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
+    found: list[FoundKey] = field(default_factory=list)
 
     def fail(self, reason: str) -> None:
-        """Make this the page of a failed key, without body, content, validators and records. A long reason is cut."""
+        """Make this the page of a failed key, without body, content, validators, records and found keys.
+
+        A long reason is cut.
+        """
         self.outcome = Outcome.FAILED
         self.reason = reason[:MAX_REASON_CHARACTERS]
         self.body = self.content = None
         self.content_type = self.encoding = None
         self.etag = None
         self.last_modified = None
-        self.records = []
+        self.records, self.found = [], []
 
     @property
     def memory_bytes(self) -> int:
         """About how many bytes the page takes in memory."""
-        return PAGE_BYTES + len(self.content or self.body or b"") + RECORD_BYTES * len(self.records)
+        return PAGE_BYTES + len(self.content or self.body or b"") + RECORD_BYTES * (len(self.records) + len(self.found))

@@ -22,7 +22,8 @@ from coordinator.url import parse as parse_url
 from coordinator.user_code import TimeLimit
 from crawler.fetch.retry import End, after_response
 from crawler.fetch.template import Template
-from crawler.job.job import Job, load_job_file, read_job
+from crawler.job.document import load_job_file
+from crawler.job.job import Job, read_job
 from crawler.job.tables import TableSettings, column_type
 from crawler.model import HttpResponse, Item, Page
 from crawler.parse import hook

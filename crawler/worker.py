@@ -15,19 +15,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from coordinator.errors import EpochLost
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.unreachable import UnreachableUpstreams, encode_waits
-from coordinator.model import Presence, RunState, WorkerId
+from coordinator.model import FoundBatch, Presence, RunState, WorkerId
+from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
 from coordinator.redis.retrying import WaitCauses, retry_unavailable
 from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.fetcher import Fetcher, Meter
 from crawler.fetch.memory import BodyMemory
-from crawler.pipeline.batch import Batch, Load, completion_of
+from crawler.model import Page
+from crawler.pipeline.batch import Batch, Load, completion_of, drop_seen
 from crawler.pipeline.intake import Intake
 from crawler.pipeline.lanes import Lanes
 from crawler.pipeline.page_builder import PageBuilder
@@ -56,6 +60,7 @@ class Worker:
     unreachable: UnreachableUpstreams
     concurrency: int
     memory: BodyMemory | None = None
+    found_keys: FoundKeys | None = None
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
@@ -104,17 +109,26 @@ class Worker:
     async def _flush(self) -> None:
         """Commit each load in Postgres, then complete it in Redis, until the batch is closed and empty."""
         while (load := await self.batch.due()) is not None:
-            if load.pages:
-                await retry_unavailable(lambda: self.writer.write(load.pages), "worker", self._waits)
+            found = await self._store(load.pages) if load.pages else ()
             self.failpoint("committed")
-            await self._complete(load)
+            await self._complete(load, found)
             self.failpoint("completed")
             self.batch.flushed()
             if self.scheduler.empty:
                 self._heartbeat_due.set()  # these may have been the last keys: ask for the run's state now
 
-    async def _complete(self, load: Load) -> None:
+    async def _store(self, pages: list[Page]) -> Sequence[FoundBatch]:
+        """Commit the pages; returns what is to be published of the keys that they have named."""
+        if self.found_keys is not None:
+            await retry_unavailable(partial(drop_seen, pages, self.found_keys), "worker")
+        return await retry_unavailable(lambda: self.writer.write(pages), "worker", self._waits)
+
+    async def _complete(self, load: Load, found: Sequence[FoundBatch]) -> None:
         self._completions += 1
+        if found and self.found_keys is not None:  # first, so that the run is not resolved before they are counted
+            publish = partial(self.found_keys.publish, self.name, self._completions, found)
+            await retry_unavailable(publish, "worker")
+            self.failpoint("named")
         completion = completion_of(load, *self.meter.read())
         await retry_unavailable(lambda: self.streams.complete(self.name, self._completions, completion), "worker")
 

@@ -1,20 +1,24 @@
-"""Reads a job from its document, which is a TOML file, or JSON of the same shape from Postgres.
-
-A command makes the document of a job file or a bare source, with its options in it.
-"""
+"""Reads a job from its document, which is a TOML file, or JSON of the same shape from Postgres."""
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
 from crawler.job.fields import BYTES, FUNCTION, RUN_NAME, SectionModel, read_section, refuse_unknown
+from crawler.job.following import (
+    KIND_NAME,
+    KIND_REQUEST_KEYS,
+    FollowSettings,
+    KindSettings,
+    PaginateSettings,
+    check_following,
+    check_paginate,
+)
 from crawler.job.limits import limits_in
 from crawler.job.models import (
     JobFile,
@@ -28,7 +32,6 @@ from crawler.job.models import (
 from crawler.job.request_checks import check_request
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
-JOB_SUFFIX = ".toml"
 UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 DEFAULT_MEMORY = 256 * UNITS["MB"]
 # What a lane may have that is not counted: a small body, and what its connection has received.
@@ -42,7 +45,8 @@ class Job:
     """A whole job. A process reads it once and passes it on, also to child processes by pickle.
 
     `folder` is where its relative paths and its Python modules are looked up. `document` is what it was read from,
-    with its secrets still as ${NAME}.
+    with its secrets still as ${NAME}. `kinds` are the jobs of the keys of other kinds than the source's, each with its
+    own `kind`, `request`, `parse` and `paginate`, and otherwise the same.
     """
 
     run: RunSettings
@@ -53,13 +57,47 @@ class Job:
     parse: ParseSettings = field(default_factory=ParseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     tables: tuple[TableSettings, ...] = ()
+    paginate: PaginateSettings | None = None
+    follow: tuple[FollowSettings, ...] = ()
+    kind: str = ""
+    kinds: Mapping[str, Job] = field(default_factory=dict)
     folder: str = "."
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def has_parser(self) -> bool:
         """Whether a response is parsed: by a function of the user's, or by selectors."""
-        return self.parse.python is not None or bool(self.tables)
+        return self.parse.python is not None or bool(self.own_tables) or self.follows
+
+    @property
+    def own_tables(self) -> tuple[TableSettings, ...]:
+        """The tables that keys of this job's kind fill."""
+        return tuple(table for table in self.tables if table.kind == self.kind)
+
+    @property
+    def every_kind(self) -> tuple[Job, ...]:
+        """This job, and those of the other kinds."""
+        return (self, *self.kinds.values())
+
+    @property
+    def follows(self) -> bool:
+        """Whether keys that pages name are fetched too."""
+        return bool(self.follow) or any(job.paginate for job in self.every_kind)
+
+    @property
+    def by_level(self) -> bool:
+        """Whether keys of one depth wait until those of the depth before have ended."""
+        return any(rule.depth is not None for rule in self.follow)
+
+    @property
+    def most_found(self) -> Mapping[int, int]:
+        """{number of a rule: how many keys it finds at most}."""
+        return {number: rule.most for number, rule in enumerate(self.follow) if rule.most is not None}
+
+    @property
+    def obeys_robots(self) -> bool:
+        """Whether robots.txt is obeyed: by default where keys of some kind are URLs."""
+        return any(job.request.obeys_robots for job in self.every_kind)
 
 
 def body_memory(job: Job) -> int:
@@ -85,17 +123,6 @@ def body_memory(job: Job) -> int:
     return (size - fixed) // copies
 
 
-def load_job_file(path: Path) -> dict[str, Any]:
-    """The document in a job file. Raises UsageError."""
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise UsageError(f"job file {path}: {error.strerror or error}; name a file that can be read") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"job file {path}: {error}") from error
-
-
 def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     """The job in a document, its secrets still as ${NAME}.
 
@@ -104,6 +131,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     if not isinstance(document, Mapping):
         raise UsageError("job: the document is no table; write [run], [source] and their keys")
     refuse_unknown(JobFile, "job", document)
+    follow = _entries(document.get("follow"), "follow", FollowSettings)
     job = Job(
         run=_section(document, "run", RunSettings),
         source=_section(document, "source", SourceSettings),
@@ -113,17 +141,47 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
         parse=_section(document, "parse", ParseSettings),
         store=_section(document, "store", StoreSettings),
         tables=_tables(document.get("tables")),
+        paginate=_section(document, "paginate", PaginateSettings) if "paginate" in document else None,
+        follow=follow,
         folder=folder,
         document=document,
     )
+    job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     _check_run(job.run)
     _check_source(job.source)
-    check_request(job.request)
     body_memory(job)
-    _check_function("parse", job.parse.python)
     check_tables(job.tables)
-    _check_selectors(job)
+    check_following(job.follow, job.kinds)
+    for one in job.every_kind:
+        check_request(one.request)
+        _check_function("parse", one.parse.python)
+        check_paginate("[paginate]" if not one.kind else f"[kinds.{one.kind}.paginate]", one.paginate)
+        _check_selectors(one)
+    for table in job.tables:
+        if table.kind and table.kind not in job.kinds:
+            raise UsageError(
+                f"job: table {table.name}: kind is {table.kind!r}; [kinds] has {', '.join(job.kinds) or 'none'}"
+            )
     return job
+
+
+def _of_kind(job: Job, name: str, given: Any) -> Job:
+    """The job of one kind's keys. Raises UsageError."""
+    where = f"kinds.{name}"
+    if not re.fullmatch(KIND_NAME, name):
+        raise UsageError(f"job: [{where}]: a kind's name has lower-case letters, digits, _ and -")
+    settings = read_section(KindSettings, where, given)
+    for key in settings.request:
+        if key not in KIND_REQUEST_KEYS:
+            raise UsageError(f"job: [{where}.request] {key}: stands in [request], for all kinds")
+    shared = {key: value for key, value in _table(job.document, "request").items() if key not in KIND_REQUEST_KEYS}
+    return replace(
+        job,
+        kind=name,
+        request=read_section(RequestSettings, f"{where}.request", {**shared, **settings.request}),
+        parse=read_section(ParseSettings, f"{where}.parse", settings.parse),
+        paginate=read_section(PaginateSettings, f"{where}.paginate", settings.paginate) if settings.paginate else None,
+    )
 
 
 def _section(document: Mapping[str, Any], name: str, model: type[SectionModel]) -> SectionModel:
@@ -138,13 +196,17 @@ def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _tables(values: Any) -> tuple[TableSettings, ...]:
+    for value in values if isinstance(values, list) else ():
+        _refuse_slipped(value)
+    return _entries(values, "tables", TableSettings)
+
+
+def _entries(values: Any, name: str, model: type[SectionModel]) -> tuple[SectionModel, ...]:
     if values is None:
         return ()
     if not isinstance(values, list):
-        raise UsageError("job: tables are written as [[tables]], once for each")
-    for value in values:
-        _refuse_slipped(value)
-    return tuple(read_section(TableSettings, "[tables]", value) for value in values)
+        raise UsageError(f"job: {name} are written as [[{name}]], once for each")
+    return tuple(read_section(model, f"[{name}]", value) for value in values)
 
 
 def _refuse_slipped(table: Any) -> None:
@@ -174,19 +236,21 @@ def _check_function(section: str, name: str | None) -> None:
 
 def _check_selectors(job: Job) -> None:
     """Raise UsageError for selectors that nothing reads."""
-    parse = job.parse
+    parse, tables = job.parse, job.own_tables
     given = [f"[parse] {key}" for key in ("rows", "key", "failed", "gone") if getattr(parse, key)]
     given += ["[parse] format"] if parse.format != "json" else []
-    given += [f"table {table.name}: {key}" for table in job.tables for key in ("rows", "skip") if getattr(table, key)]
+    given += [
+        f"table {table.name}: {key}" for table in job.own_tables for key in ("rows", "skip") if getattr(table, key)
+    ]
     given += [
         f"table {table.name}: column {column}"
-        for table in job.tables
+        for table in tables
         for column, settings in table.column_settings.items()
         if not isinstance(settings, str)
     ]
     if given and parse.python is not None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
-    if given and not job.tables:
+    if given and not job.own_tables and not job.follow and not job.paginate:
         raise UsageError(f"job: {given[0]}: selectors fill [[tables]]; add one with its columns")
 
 
@@ -196,61 +260,3 @@ def _check_source(source: SourceSettings) -> None:
             "job: [source] needs one of path (a file, or - for standard input) and python (module:function)"
         )
     _check_function("source", source.python)
-
-
-@dataclass(frozen=True, slots=True)
-class JobOverrides:
-    """Options that beat the job file, or add to it (`allow_private`); None where the user gave none."""
-
-    name: str | None = None
-    workers: int | None = None
-    concurrency: int | None = None
-    rate: str | None = None
-    batch_rows: int | None = None
-    grace: float | None = None
-    allow_private: tuple[str, ...] = ()
-
-    def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """The job document with these options in it. A malformed section stays as it is: `read_job` refuses it."""
-        changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
-        for section, key, value in (
-            ("run", "name", self.name),
-            ("run", "workers", self.workers),
-            ("run", "concurrency", self.concurrency),
-            ("run", "grace", self.grace),
-            ("store", "batch_rows", self.batch_rows),
-        ):
-            if value is not None and isinstance(changed.setdefault(section, {}), dict):
-                changed[section][key] = value
-        if self.allow_private and isinstance(request := changed.setdefault("request", {}), dict):
-            given = request.get("allow_private", [])
-            if isinstance(given, list):
-                request["allow_private"] = list(dict.fromkeys([*given, *self.allow_private]))
-        if self.rate is not None and isinstance(limits := changed.setdefault("limits", {}), dict):
-            limits.setdefault("*", {})
-            changed["limits"] = {name: self._limit(limit) for name, limit in limits.items()}
-        return changed
-
-    def _limit(self, limit: Any) -> Any:
-        """One entry of `[limits]` with the rate of the command line, which has no ceiling unless it is "auto"."""
-        if not isinstance(limit, Mapping):
-            return limit
-        kept = {key: value for key, value in limit.items() if key != "ceiling" or self.rate == "auto"}
-        return {**kept, "rate": self.rate}
-
-
-def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], str]:
-    """The document of a job file or of a bare source, with the overrides in it, and the folder of its relative paths.
-
-    Raises UsageError.
-    """
-    if job.endswith(JOB_SUFFIX):
-        path = Path(job)
-        return overrides.apply(load_job_file(path)), str(path.resolve().parent)
-    if job == "-":
-        return overrides.apply({"run": {"name": "stdin"}, "source": {"path": job}}), str(Path.cwd())
-    path = Path(job).absolute()
-    # The file's or the folder's name; for a glob such as titles/*.gz that of the folder.
-    stems = (re.sub(r"[^A-Za-z0-9._-]+", "-", part.split(".")[0]).strip("-.") for part in reversed(path.parts))
-    name = next((stem for stem in stems if stem), "run")
-    return overrides.apply({"run": {"name": name}, "source": {"path": str(path)}}), str(Path.cwd())

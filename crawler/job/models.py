@@ -30,6 +30,7 @@ from crawler.job.fields import (
     text,
     value,
 )
+from crawler.job.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.tables import TableSettings
 
 
@@ -285,4 +286,7 @@ class JobFile(Section, frozen=True, kw_only=True):
     parse: ParseSettings = field(default_factory=ParseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     tables: tuple[TableSettings, ...] = ()
+    paginate: PaginateSettings | None = None
+    follow: tuple[FollowSettings, ...] = ()
+    kinds: dict[str, KindSettings] = field(default_factory=dict)
 # fmt: on

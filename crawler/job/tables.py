@@ -12,7 +12,7 @@ from msgspec import Meta, field
 from coordinator.errors import UsageError
 from crawler.job.fields import IDENTIFIER, Section, text, value
 
-RESERVED_TABLES = frozenset({"runs", "pages", "schema_version"})
+RESERVED_TABLES = frozenset({"runs", "pages", "pages_found", "schema_version"})
 OWN_COLUMNS = ("run_id", "digest")
 # In a record this is no column: it says whose record it is.
 KEY_FIELD = "_key"
@@ -81,6 +81,9 @@ class TableSettings(Section, frozen=True, kw_only=True):
         "Lower-case letters, digits and _, at most 40; not `pages`, `runs` or `schema_version`, "
         "and not ending in `_current` or `_r1`.",
         "revisions", f"^{IDENTIFIER}$", absent="none, it is needed")] = ""
+    kind: Annotated[str, text(
+        "The kind of the pages that fill this table.",
+        "product", absent="the source's keys, and what is found of their kind")] = ""
     rows: Annotated[str, text(
         "Where this table's records are; the default is what `[parse]` says.",
         "query.pages[].revisions", absent="`rows` of `[parse]`")] | None = None

@@ -16,6 +16,7 @@ from crawler.job.models import ParseSettings
 from crawler.job.tables import KEY_FIELD
 from crawler.model import HttpResponse, Page
 from crawler.parse.columns import Table
+from crawler.parse.follow.finder import Finder
 from crawler.parse.response import Response
 from crawler.parse.select.path import SelectorError
 from crawler.parse.select.selected import compile_selectors
@@ -42,7 +43,8 @@ class Remarks(NamedTuple):
 class Hook:
     """The user's function of one job, imported in this process from `module_name`, and the tables of its records.
 
-    `folder` has the user's own files, of which an error names the line. `on_error` is called with each error that fails
+    `folder` has the user's own files, of which an error names the line. `finder` finds the keys that a response names.
+    `on_error` is called with each error that fails
     a whole response.
     """
 
@@ -53,7 +55,9 @@ class Hook:
         module_name: str,
         settings: ParseSettings | None = None,
         folder: str = "",
+        finder: Finder | None = None,
     ) -> None:
+        self._finder = finder
         self.module_name = module_name
         self._settings = settings or ParseSettings()
         self._folder = folder
@@ -84,6 +88,11 @@ class Hook:
                 page.records = []
         if len(keys) > 1 or response.unknown or self._settings.no_record:
             self._end_without_record(pages, response)
+        if self._finder is not None or response.followed:
+            try:
+                self._find(pages, response)
+            except Exception as error:  # noqa: BLE001 - as above: the response or the user's selectors are at fault
+                return self.fail(pages, error)
         return Remarks(None, [str(name) for name in response.unknown]) if response.unknown else None
 
     def fail(self, pages: Sequence[Page], error: BaseException) -> Remarks:
@@ -98,6 +107,11 @@ class Hook:
         calls = traceback.extract_tb(error.__traceback__)
         own = [call for call in calls if not self._folder or _is_own(Path(call.filename), self._folder)]
         return "".join([*traceback.format_list(own), *traceback.format_exception_only(error)])
+
+    def _find(self, pages: Sequence[Page], response: Response) -> None:
+        if self._finder is None:
+            raise ValueError("response.follow: the job follows nothing; write [[follow]] in it")
+        self._finder.find(pages, response)
 
     def _end_without_record(self, pages: Sequence[Page], response: Response) -> None:
         """Decide how the keys end for which the parser returned no record, and of which it said nothing.
@@ -146,14 +160,16 @@ class Hook:
                     page.fail(f"parse: {error}")
 
 
-def load(job: Job, module_name: str | None = None) -> Hook | None:
-    """Import the job's parser, or compile its selectors; None when the job has neither. Raises UsageError.
+def load(whole: Job, module_name: str | None = None, kind: str = "") -> Hook | None:
+    """Import the parser of a kind's keys, or compile their selectors; None when there is neither. Raises UsageError.
 
     `module_name` is Hook.module_name of the process that reads what this one pickles: classes need the same name here.
     """
+    job = whole.kinds[kind] if kind else whole
     tables = [Table(table) for table in job.tables]
+    finder = Finder(whole, kind) if whole.follows else None
     if job.parse.python is None:
-        return Hook(compile_selectors(job), tables, "", job.parse) if job.has_parser else None
+        return Hook(compile_selectors(job), tables, "", job.parse, finder=finder) if job.has_parser else None
     name, _, function_name = job.parse.python.partition(":")
     try:
         folder = Path(job.folder).resolve()
@@ -166,7 +182,7 @@ def load(job: Job, module_name: str | None = None) -> Hook | None:
     if not callable(parse):
         raise UsageError(f"[parse] python: module {name} has no function {function_name!r}")
     own = str(folder) if file_of(name, folder) else str(Path(module.__file__ or folder).parent)
-    return Hook(parse, tables, module.__name__, job.parse, own)
+    return Hook(parse, tables, module.__name__, job.parse, own, finder)
 
 
 def _shown(error: BaseException, folder: str) -> str:

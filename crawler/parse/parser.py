@@ -28,7 +28,8 @@ KILL_SLACK_SECONDS = 1.0
 class Parser:
     """Fills pages from responses. A slow parser moves to a child process: it would hold up every request in flight."""
 
-    def __init__(self, hook: Hook, job: Job) -> None:
+    def __init__(self, hook: Hook, job: Job, kind: str = "") -> None:
+        self._kind = kind
         self._hook = hook
         self._job = job
         self._detector: SlowParserDetector | None = SlowParserDetector()
@@ -120,6 +121,11 @@ class Parser:
 
     def _move_to_child(self, reason: str) -> ParserPool:
         logger.info("the parser %s: from now on it runs in a process of its own", reason)
-        setup = ParserSetup(self._job, self._hook.module_name)
-        self._pool = Pool(parse_handler, setup, name="parser", seconds=self._job.parse.timeout + KILL_SLACK_SECONDS)
+        setup = ParserSetup(self._job, self._hook.module_name, self._kind)
+        self._pool = Pool(
+            parse_handler,
+            setup,
+            name="parser",
+            seconds=(self._job.kinds[self._kind] if self._kind else self._job).parse.timeout + KILL_SLACK_SECONDS,
+        )
         return self._pool

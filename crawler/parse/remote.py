@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from coordinator.errors import first_line
-from coordinator.model import EntryId, Outcome, ShardId
+from coordinator.model import EntryId, FoundKey, KeyContext, Outcome, ShardId
 from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Item, OpenBlock, Page
@@ -24,12 +24,13 @@ class ParserSetup(NamedTuple):
 
     job: Job
     module_name: str
+    kind: str = ""
 
 
 class ParseTask(NamedTuple):
-    """One response to parse; `headers` as Headers.items gives them. A tuple, which pickle handles in C."""
+    """One response to parse; `keys` with their digests and contexts, `headers` as Headers.items gives them. A tuple, which pickle handles in C."""
 
-    keys: Sequence[str]
+    keys: Sequence[tuple[str, bytes, KeyContext]]
     url: str
     status: int
     headers: Sequence[tuple[str, str]]
@@ -41,7 +42,7 @@ class ParseResult(NamedTuple):
 
     `is_error`: the parser raised, or a record of the key was bad, so the page keeps the reason only. It is False when
     the parser said the outcome itself, with Response.failed too. `encoding` is Response.encoding. `records` are a
-    pickle of their own: when it cannot be read, its key fails and no other.
+    pickle of their own: when it cannot be read, its key fails and no other. `found` are Page.found.
     """
 
     outcome: Outcome
@@ -49,6 +50,7 @@ class ParseResult(NamedTuple):
     is_error: bool
     encoding: str | None
     records: bytes
+    found: Sequence[FoundKey] = ()
 
 
 class ParsedResponse(NamedTuple):
@@ -88,18 +90,19 @@ class ListedHeaders:
 
 def parse_task(pages: Sequence[Page], url: str, response: HttpResponse) -> ParseTask:
     """The task to parse this response for these pages."""
-    keys = [page.item.key for page in pages]
+    keys = [(page.item.key, page.item.digest, page.item.context) for page in pages]
     return ParseTask(keys, url, response.status, response.headers.items(), response.body)
 
 
 def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], ParsedResponse]:
     """The function that applies the job's parser in the child. Raises UsageError when the parser cannot be imported."""
-    parser = hook.load(setup.job, setup.module_name)
+    parser = hook.load(setup.job, setup.module_name, setup.kind)
     assert parser is not None
     limit = TimeLimit(setup.job.parse.timeout, " ([parse] timeout)")
 
     def handle(task: ParseTask) -> ParsedResponse:
-        pages = [Page(Item(key, b"", NO_BLOCK), None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for key in task.keys]
+        items = (Item(key, digest, NO_BLOCK, context) for key, digest, context in task.keys)
+        pages = [Page(item, None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for item in items]
         response = HttpResponse(task.status, ListedHeaders(task.headers), task.body)
         remarks = apply_within(limit, parser, pages, task.url, response)
         return ParsedResponse([_result_of(page) for page in pages], remarks)
@@ -130,7 +133,7 @@ def assign_results(pages: Sequence[Page], results: Sequence[ParseResult]) -> Non
             page.fail(result.reason or "")
         else:
             page.outcome, page.reason, page.records = result.outcome, result.reason, records
-            page.encoding = result.encoding
+            page.encoding, page.found = result.encoding, list(result.found)
 
 
 def _result_of(page: Page) -> ParseResult:
@@ -139,7 +142,7 @@ def _result_of(page: Page) -> ParseResult:
     except Exception as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
         page.fail(_not_picklable(error))
         records = pickled([])
-    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records)
+    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records, page.found)
 
 
 def _not_picklable(error: Exception) -> str:

@@ -20,12 +20,12 @@ class Response:
 
     Every key is stored unless the parser says `gone(key)` or `failed(key, reason)`. `headers.get(name)` finds a header.
     `encoding` says how `text` or `json` has decoded the body, as pages.encoding does; None before. `unknown` has the
-    names for which `key_for` found no key.
+    names for which `key_for` found no key, `followed` what `follow` was given.
     """
 
     __slots__ = (
         *("_alias_paths", "_aliases", "_key_by_name", "_outcomes"),
-        *("body", "encoding", "headers", "keys", "status", "unknown", "url"),
+        *("body", "encoding", "followed", "headers", "keys", "scope", "status", "unknown", "url"),
     )
 
     def __init__(
@@ -44,6 +44,8 @@ class Response:
         self.body = body
         self.encoding: str | None = None
         self.unknown: list[object] = []
+        self.followed: list[tuple[str, str | None]] = []
+        self.scope: object = None  # what selectors have read of the body
         self._outcomes: dict[str, tuple[Outcome, str]] = {}
         self._alias_paths = alias_paths
         self._aliases: dict[str, str] | None = None  # {a key, or another name of it: the name that follows}
@@ -105,6 +107,13 @@ class Response:
         """Say that the upstream calls a key, or a name that it gave a key, by this name."""
         self._known_aliases()[key] = name
         self._key_by_name = None
+
+    def follow(self, key_or_url: str, kind: str | None = None) -> None:
+        """Fetch another key too, each once: a URL, also one relative to this response's, or what a template takes.
+
+        `kind` is one of the job's [kinds]; without it the key is of this response's kind.
+        """
+        self.followed.append((str(key_or_url), kind))
 
     def gone(self, key: str, reason: str = "the response says that it does not exist") -> None:
         """Say that the upstream does not have this key, or name of a key. Raises ValueError when it is of no key."""

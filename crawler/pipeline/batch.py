@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from time import monotonic
 
 from coordinator.model import Attempts
+from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import Completion, FinishedBlock
 from coordinator.queue.wire import Deferral
 from crawler.job.models import StoreSettings
@@ -139,6 +140,14 @@ class Batch:
         if self._oldest_at is None:
             return False
         return self._closing or self._is_half_full() or self._clock() - self._oldest_at >= self._settings.batch_age
+
+
+async def drop_seen(pages: Sequence[Page], found_keys: FoundKeys) -> None:
+    """Drop what pages have named that was named before or is done, but next pages of lists. Raises RedisUnavailable."""
+    digests = [one.digest for page in pages for one in page.found if not one.context.list_key]
+    if seen := await found_keys.seen(digests) if digests else None:
+        for page in pages:
+            page.found = [one for one in page.found if one.digest not in seen or one.context.list_key]
 
 
 def completion_of(load: Load, requests: int, received: int) -> Completion:

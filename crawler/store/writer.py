@@ -9,6 +9,7 @@ the part is halved until the row is alone.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -16,13 +17,14 @@ import asyncpg
 
 from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import Epoch
+from coordinator.model import Epoch, FoundBatch
 from crawler.job.tables import OWN_COLUMNS, TableSettings
 from crawler.model import Page
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
 from crawler.store.rows import copyformat
+from crawler.store.rows.found import FoundTable
 from crawler.store.rows.row_errors import ROW_ERRORS, copy_position, decode_anew, is_bare, reason_of
 from crawler.store.schema import refuse_older
 from crawler.store.tables import part_name, quoted, staging_name, table_names
@@ -31,14 +33,24 @@ logger = logging.getLogger(__name__)
 
 # About how much of a COPY stream goes to the socket at a time.
 SEND_BYTES = 512 * 1024
+# The number of a batch is a bigint.
+BATCH_BITS = 62
 
 
 class Writer:
     """One worker's connection to Postgres for one run. A lost connection is opened again at the next write."""
 
     def __init__(
-        self, url: str, run_id: int, epoch: Epoch, tables: Sequence[TableSettings], failpoint: Failpoint = no_failpoint
+        self,
+        url: str,
+        run_id: int,
+        epoch: Epoch,
+        tables: Sequence[TableSettings],
+        failpoint: Failpoint = no_failpoint,
+        *,
+        follows: bool = False,
     ) -> None:
+        self._found = FoundTable(run_id) if follows else None
         self._url = url
         self._run_id = run_id
         self._epoch = epoch
@@ -64,10 +76,11 @@ class Writer:
         if connection is not None:
             connection.terminate()
 
-    async def write(self, pages: Sequence[Page]) -> None:
+    async def write(self, pages: Sequence[Page]) -> list[FoundBatch]:
         """Store the pages with their records. On return each is committed, if need be as a `failed` page.
 
-        A page that the run has already is left as it is, and its records are not added again.
+        A page that the run has already is left as it is, and its records are not added again. Returns what is to be
+        published of the keys that the pages have named.
         Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated. Raises
         PostgresRefused when the tables were changed during the run, and EpochLost when the run was given another epoch.
         """
@@ -76,10 +89,11 @@ class Writer:
         rest = [by_digest[digest] for digest in sorted(by_digest)]
         size = len(rest)
         merging = bodies_checked = False
+        found: list[FoundBatch] = []
         while rest:
             part = rest[:size]
             try:
-                await self._commit(part, merging=merging)
+                found += await self._commit(part, merging=merging)
             except ROW_ERRORS as error:
                 named = self._named_page(error)
                 if isinstance(error, asyncpg.UniqueViolationError) and not merging and not (named and named[1]):
@@ -90,7 +104,7 @@ class Writer:
                 if (named is None or named[1] is None) and decode_anew(part):
                     continue
                 if named is None or is_bare(named[0]):
-                    await self._isolate(part, error)
+                    found += await self._isolate(part, error)
                 else:
                     page, table = named
                     page.fail(f"{table.name}: {reason_of(error)}" if table else reason_of(error))
@@ -102,45 +116,56 @@ class Writer:
                     continue
             rest = rest[size:]
             size *= 2
+        return found
 
     # -- a batch is one transaction
 
-    async def _commit(self, pages: Sequence[Page], *, merging: bool) -> None:
-        """Write the pages and their records in one transaction. Raises what Postgres says of a row as it is."""
+    async def _commit(self, pages: Sequence[Page], *, merging: bool) -> list[FoundBatch]:
+        """Write the pages, their records and found keys in one transaction. Raises what Postgres says of a row."""
         connection = await self._connected()
+        batch = None if self._found is None else secrets.randbits(BATCH_BITS)
+        stored, found = pages, []
         try:
             with postgres_errors():
                 async with connection.transaction():
                     await connection.execute(query("batch-timeouts"))
                     if merging:
-                        pages = await self._merge(connection, pages)
+                        stored = await self._merge(connection, pages, batch)
                     else:
-                        await self._copy_pages(connection, self._pages_part, pages)
-                    self._copied = pages
+                        await self._copy_pages(connection, self._pages_part, pages, batch)
+                    self._copied = stored
                     for index, table in enumerate(self._tables):
-                        await self._copy_records(connection, table, self._records(pages, index))
+                        await self._copy_records(connection, table, self._records(stored, index))
                     await self._check_columns(connection)
+                    if self._found is not None and batch is not None:
+                        new = {page.item.digest for page in stored}
+                        before = [page.item.digest for page in pages if page.item.digest not in new]
+                        found = await self._found.store(connection, stored, before, batch)
                     self._failpoint("copied")
         except ROW_ERRORS:
             raise
         except BaseException:
             await self.close()
             raise
+        return found
 
-    async def _merge(self, connection: PostgresConnection, pages: Sequence[Page]) -> Sequence[Page]:
+    async def _merge(self, connection: PostgresConnection, pages: Sequence[Page], batch: int | None) -> Sequence[Page]:
         """Insert the pages that are not stored yet, through a staging table; returns those."""
         staging, part = quoted(self._staging), quoted(self._pages_part)
         await connection.execute(query("hide-notices"))
         await connection.execute(query("make-staging", staging=staging, part=part))
-        await self._copy_pages(connection, self._staging, pages)
+        await self._copy_pages(connection, self._staging, pages, batch)
         inserted = {row["digest"] for row in await connection.fetch(query("merge-staging", staging=staging, part=part))}
         logger.info("%s of %s pages of a batch were stored before; merged", len(pages) - len(inserted), len(pages))
         return [page for page in pages if page.item.digest in inserted]
 
-    async def _copy_pages(self, connection: PostgresConnection, table: str, pages: Sequence[Page]) -> None:
+    async def _copy_pages(
+        self, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None
+    ) -> None:
         self._copied = pages
-        stream = _joined(copyformat.encode_pages(pages, self._run_id))
-        await connection.copy_to_table(table, source=stream, columns=copyformat.COLUMNS, format="binary")
+        stream = _joined(copyformat.encode_pages(pages, self._run_id, batch))
+        columns = copyformat.COLUMNS if batch is None else copyformat.COLUMNS + copyformat.WHERE_FOUND
+        await connection.copy_to_table(table, source=stream, columns=columns, format="binary")
 
     async def _copy_records(
         self, connection: PostgresConnection, table: TableSettings, records: Sequence[tuple[Any, ...]]
@@ -201,7 +226,7 @@ class Writer:
         for row in rows:
             with_body[row["number"] - 1].fail(row["fault"])
 
-    async def _isolate(self, pages: Sequence[Page], error: Exception) -> None:
+    async def _isolate(self, pages: Sequence[Page], error: Exception) -> list[FoundBatch]:
         """Write the two halves of the batch apart, because the error names no row; a page that is alone fails."""
         if len(pages) == 1:
             if is_bare(pages[0]):
@@ -209,11 +234,9 @@ class Writer:
                     f"Postgres takes no page at all: {first_line(error)}; was the schema changed during the run?"
                 ) from error
             pages[0].fail(reason_of(error))
-            await self.write(pages)
-            return
+            return await self.write(pages)
         middle = len(pages) // 2
-        await self.write(pages[:middle])
-        await self.write(pages[middle:])
+        return await self.write(pages[:middle]) + await self.write(pages[middle:])
 
     async def _connected(self) -> PostgresConnection:
         """The open connection, or a new one. Raises PostgresUnavailable, PostgresRefused, EpochLost."""

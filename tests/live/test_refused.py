@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from crawler.job.job import load_job_file, read_job
+from crawler.job.document import load_job_file
+from crawler.job.job import read_job
 from crawler.local import standstill
 from crawler.local.events import Event, Listener, NothingElseLeft
 from crawler.local.run import run_at

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.queue.sharding import digest
-from crawler.job.job import load_job_file
+from crawler.job.document import load_job_file
 from crawler.sample.upstream import Upstream
 from crawler.store.queries import query
 from tests.live.examples import COUNT_PAGES, each_key_once, job

@@ -15,7 +15,7 @@ from crawler.parse.select.formats import language_of
 from crawler.parse.select.language import Language
 from crawler.parse.select.path import ABSENT, Node, SelectorError
 from crawler.parse.select.reading import Read, of_text, reading
-from crawler.parse.select.selector import Scope, Selector, compile_selector
+from crawler.parse.select.selector import Scope, Selector, compile_selector, scope_of
 
 Compiled = TypeVar("Compiled")
 Nodes: TypeAlias = Callable[[Scope], Iterable[Node]]
@@ -125,10 +125,10 @@ def compile_selectors(job: Job) -> Callable[[Response], Mapping[str, Iterable[An
     of_response = _Conditions(job.parse, language, of_response=True)
     of_records = _Conditions(job.parse, language, of_response=False)
     several = job.request.keys_per_request > 1
-    tables = [_SelectedTable(table, job.parse, of_records, several=several) for table in job.tables]
+    tables = [_SelectedTable(table, job.parse, of_records, several=several) for table in job.own_tables]
 
     def select(response: Response) -> Mapping[str, Iterable[Any]]:
-        scope = Scope(response, language.read(response))
+        scope = scope_of(response, language)
         if of_response and of_response.end(response.keys, Node(scope.root), scope):
             return {}
         return {table.name: table.records(scope) for table in tables}

@@ -39,6 +39,13 @@ class Scope:
     root: Any
 
 
+def scope_of(response: Response, language: Language) -> Scope:
+    """The scope of a response, whose body is read once. Raises SelectorError when it is of another format."""
+    if not isinstance(response.scope, Scope):
+        response.scope = Scope(response, language.read(response))
+    return response.scope
+
+
 Select: TypeAlias = Callable[[Node, Scope], Any]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 
-from coordinator.model import Outcome
+from coordinator.model import KeyContext, Outcome
+from coordinator.queue.sharding import digest
 from crawler.model import Page
 
 COLUMNS = (
@@ -30,6 +31,8 @@ COLUMNS = (
     "content",
     "body",
 )
+# Only pages of a run that follows what pages name have these.
+WHERE_FOUND = ("kind", "depth", "page_no", "origin", "list", "batch")
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 # Postgres counts microseconds from 2000-01-01; this is that moment in seconds since 1970.
@@ -39,17 +42,23 @@ _FIELD_COUNT_RUN_ID_DIGEST = Struct(">hiii16s").pack
 _LENGTH = Struct(">i").pack
 _SMALLINT = Struct(">ih").pack
 _ATTEMPTS_FETCHED_AT = Struct(">ihiq").pack
+_DEPTH_PAGE_NO = Struct(">iiii").pack
+_BIGINT = Struct(">iq").pack
 _JSONB_VERSION = Struct(">ib").pack
 _NULL = _LENGTH(-1)
 
 
-def encode_pages(pages: Sequence[Page], run_id: int) -> list[bytes]:
-    """The COPY stream of these pages, in their order, as pieces to be joined."""
+def encode_pages(pages: Sequence[Page], run_id: int, batch: int | None = None) -> list[bytes]:
+    """The COPY stream of these pages, in their order, as pieces to be joined.
+
+    With the number of their `batch` they have the columns WHERE_FOUND, too.
+    """
     pieces: list[bytes] = [SIGNATURE]
     put = pieces.append
+    columns = len(COLUMNS) if batch is None else len(COLUMNS) + len(WHERE_FOUND)
     for page in pages:
         key = _text(page.item.key)
-        put(_FIELD_COUNT_RUN_ID_DIGEST(len(COLUMNS), 4, run_id, 16, page.item.digest))
+        put(_FIELD_COUNT_RUN_ID_DIGEST(columns, 4, run_id, 16, page.item.digest))
         put(key)
         put(key if page.url == page.item.key else _text(page.url))
         put(_OUTCOMES[page.outcome])
@@ -69,8 +78,26 @@ def encode_pages(pages: Sequence[Page], run_id: int) -> list[bytes]:
         else:
             put(_JSONB_VERSION(len(page.body) + 1, 1))
             put(page.body)
+        if batch is not None:
+            put(_where_found(page.item.context, batch))
     put(TRAILER)
     return pieces
+
+
+def _where_found(context: KeyContext, batch: int) -> bytes:
+    return b"".join(
+        (
+            _text(context.kind or None),
+            _DEPTH_PAGE_NO(4, context.depth, 4, context.page_no),
+            _bytes(context.origin),
+            _bytes(digest(context.list_key, KeyContext(context.kind)) if context.list_key else b""),
+            _BIGINT(8, batch),
+        )
+    )
+
+
+def _bytes(value: bytes) -> bytes:
+    return _LENGTH(len(value)) + value if value else _NULL
 
 
 def _text(text: str | None) -> bytes:

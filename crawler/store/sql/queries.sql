@@ -277,6 +277,46 @@ CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {part} INCLUDING DEFAULTS) ON CO
 -- Returns the digests that were inserted.
 INSERT INTO {part} SELECT DISTINCT ON (digest) * FROM {staging} ON CONFLICT DO NOTHING RETURNING digest;
 
+-- name: make-found
+-- The keys that the pages of one run named. It is no part of any table.
+CREATE TABLE {found} (
+    digest bytea PRIMARY KEY, key text NOT NULL, context bytea NOT NULL, rule smallint NOT NULL, refusal text NOT NULL,
+    depth integer NOT NULL, batch bigint NOT NULL
+);
+CREATE INDEX ON {found} (batch);
+
+-- name: make-found-staging
+CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {found}) ON COMMIT DELETE ROWS;
+
+-- name: merge-found
+-- Sorted, so that two writers lock the same rows in the same order. Returns the digests that were inserted.
+INSERT INTO {found} SELECT * FROM {staging} ORDER BY digest ON CONFLICT DO NOTHING RETURNING digest;
+
+-- name: end-lists
+UPDATE {part} SET reason = $2 WHERE digest = ANY($1::bytea[]);
+
+-- name: stored-batches
+-- What the pages $1, which were stored before, have named.
+SELECT batch, depth, count(*) AS size FROM {found}
+WHERE batch IN (SELECT batch FROM {part} WHERE digest = ANY($1::bytea[]) AND batch IS NOT NULL)
+GROUP BY batch, depth;
+
+-- name: read-found
+SELECT digest, key, context, rule, refusal FROM {found} WHERE batch = $1 AND depth = $2;
+
+-- name: unfetched-batches
+SELECT batch, depth, count(*) AS size FROM {found} f
+WHERE NOT EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest)
+GROUP BY batch, depth;
+
+-- name: unfetched-digests
+SELECT digest FROM {found} f WHERE NOT EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest);
+
+-- name: fetched-by-rule
+SELECT rule, count(*) AS keys FROM {found} f
+WHERE rule >= 0 AND EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest)
+GROUP BY rule;
+
 -- name: audit-settings
 SELECT set_config('idle_in_transaction_session_timeout', '0', true), set_config('client_min_messages', 'warning', true);
 

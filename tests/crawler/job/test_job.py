@@ -14,7 +14,8 @@ from coordinator.errors import NotYet, UsageError
 from coordinator.queue.registry import RunRecord
 from coordinator.queue.sharding import Layout
 from coordinator.settings import LimitSettings, Window
-from crawler.job.job import load_job_file, read_job
+from crawler.job.document import load_job_file
+from crawler.job.job import read_job
 from crawler.job.models import RequestSettings, RetrySettings, StoreSettings
 from crawler.job.tables import TableSettings
 

@@ -9,7 +9,8 @@ import pytest
 
 from coordinator.errors import NotYet, UsageError
 from coordinator.settings import LimitSettings, Window
-from crawler.job.job import JobOverrides, load_document, read_job
+from crawler.job.document import JobOverrides, load_document
+from crawler.job.job import read_job
 from crawler.job.limits import limit_of, limits_in, upstream_named
 
 

@@ -1,0 +1,165 @@
+"""Finds the keys that a response names: by the job's rules, by the parser's `response.follow`, and as the next page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import translate
+from typing import Any
+
+from coordinator.errors import UsageError
+from coordinator.model import FoundKey, KeyContext, Outcome
+from coordinator.queue.sharding import digest
+from coordinator.source.key_rule import KeyRule, refuse
+from coordinator.url import InvalidUrl, Target, parse
+from crawler.job.following import FollowSettings
+from crawler.job.job import Job
+from crawler.model import Item, Page
+from crawler.parse.follow.lists import ListPages
+from crawler.parse.response import Response
+from crawler.parse.select.formats import language_of
+from crawler.parse.select.path import ABSENT, Node, SelectorError
+from crawler.parse.select.selector import compile_selector, scope_of
+
+# A page that names more is one that a program made; its keys would fill Postgres before anybody sees it.
+MOST_FOUND = 50_000
+# Of a rule that bounds nothing, by `response.follow`.
+_ANY = FollowSettings(hosts="any")
+_UNBOUNDED = -1
+
+
+class _Rule:
+    """One `[[follow]]`, compiled. `number` is its place in the job, by which `most` counts."""
+
+    def __init__(self, number: int, settings: FollowSettings) -> None:
+        self.number = number if settings.most is not None else _UNBOUNDED
+        self.depth = settings.depth
+        self._hosts = settings.hosts
+        self._allows, self._denies = _any_of(settings.allow), _any_of(settings.deny)
+
+    def takes(self, key: str, target: Target | None, page: Target) -> bool:
+        """Whether the rule takes a key, which has a target when it is a URL itself."""
+        if self._allows is not None and not self._allows(key):
+            return False
+        if self._denies is not None and self._denies(key):
+            return False
+        if target is None or self._hosts == "any":
+            return True
+        hosts = (page.origin.upstream_host,) if self._hosts == "same" else self._hosts
+        return target.origin.upstream_host in hosts
+
+
+class Finder:
+    """What the pages of one kind name. Raises UsageError when a selector cannot be compiled."""
+
+    def __init__(self, job: Job, kind: str) -> None:
+        own = job.kinds[kind] if kind else job
+        self._kind = kind
+        self._language = language_of(own.parse.format)
+        self._are_urls = {one.kind: one.request.url is None for one in job.every_kind}
+        self._key_rules = {one.kind: _key_rule(one) for one in job.every_kind}
+        rules = [(number, rule) for number, rule in enumerate(job.follow) if rule.of == kind]
+        self._rules = [
+            (_Rule(number, rule), kind if rule.kind is None else rule.kind, self._compiled(number, rule))
+            for number, rule in rules
+            if rule.source is not None
+        ]
+        named = [(number, rule) for number, rule in rules if rule.source is None]
+        self._named = {kind if rule.kind is None else rule.kind: _Rule(number, rule) for number, rule in named}
+        self._list = None if own.paginate is None else ListPages(own, self._language)
+        self._has_rows = bool(own.own_tables)
+
+    def find(self, pages: Sequence[Page], response: Response) -> None:
+        """Give the pages what they name. Raises SelectorError, ValueError when the response has not what it must have."""
+        page = next((page for page in pages if page.outcome is Outcome.STORED), None)
+        if page is None:
+            return
+        found = {one.digest: one for one in self._followed(page.item, response)}
+        if len(found) > MOST_FOUND:
+            raise ValueError(f"follow: the response names {len(found):,} keys; at most {MOST_FOUND:,} are followed")
+        page.found = list(found.values())
+        if self._list is not None:
+            rows = len(page.records) if self._has_rows else None
+            following, page.reason = self._list.next(page.item, response, rows)
+            if self._list.is_repeated(page.item, response):
+                page.records = []  # they are those of the page before
+            if following is not None:
+                if len(pages) > 1:
+                    raise ValueError("the response has a next page, and it is not known of which key")
+                page.found.append(following)
+
+    def _followed(self, item: Item, response: Response) -> Iterator[FoundKey]:
+        page = parse(response.url)
+        if self._rules:
+            scope = scope_of(response, self._language)
+            for rule, kind, select in self._rules:
+                for text in _texts(select(Node(scope.root), scope)):
+                    yield from self._found(item, text, kind, rule, page)
+        for text, given in response.followed:
+            kind = self._kind if given is None else given
+            if kind not in self._are_urls:
+                known = ", ".join(filter(None, self._are_urls)) or "none"
+                raise ValueError(f"response.follow: no kind {kind!r}; [kinds] has {known}")
+            yield from self._found(item, text, kind, self._named.get(kind, _Rule(_UNBOUNDED, _ANY)), page)
+
+    def _found(self, item: Item, text: str, kind: str, rule: _Rule, page: Target) -> Iterator[FoundKey]:
+        """The key that a text stands for; none when the rule does not take it."""
+        depth = item.context.depth + 1
+        if rule.depth is not None and depth > rule.depth:
+            return
+        target, reason = None, None
+        key = text.strip()
+        if self._are_urls[kind]:
+            try:
+                target = parse(key, page)
+                key = target.href
+            except InvalidUrl as error:
+                if not key.startswith(("http:", "https:")):
+                    return  # mailto:, javascript: and the like are no links to pages
+                reason = str(error)
+        reason = reason or self._key_rules[kind].reason(key)
+        if reason is not None:
+            key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
+        if target is None and reason is None and not key:
+            return
+        if not rule.takes(key, target, page):
+            return
+        context = KeyContext(kind, depth, origin=item.digest)
+        yield FoundKey(digest(key, context), key, context, rule.number, "" if reason is None else f"it {reason}")
+
+    def _compiled(self, number: int, rule: FollowSettings) -> Callable[[Node, Any], Any]:
+        assert rule.source is not None
+        source = rule.source
+        if self._language.is_text and "[]" not in source:
+            css, at, attribute = source.partition(" @")
+            source = f"{css.rstrip()}[]{at}{attribute}"
+        try:
+            return compile_selector(source, self._language).select
+        except ValueError as error:
+            raise UsageError(f"job: [[follow]] {number + 1}: from: {error}") from error
+
+
+def _key_rule(job: Job) -> KeyRule:
+    separator = job.request.separator if job.request.keys_per_request > 1 else None
+    return KeyRule(absolute_url=job.request.url is None, separator=separator)
+
+
+def _any_of(patterns: Sequence[str]) -> Callable[[str], object] | None:
+    """Whether one of the patterns matches; None without patterns."""
+    return re.compile("|".join(map(translate, patterns))).fullmatch if patterns else None
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """The texts in what a selector leads to. Raises SelectorError for anything else."""
+    if value is ABSENT or value is None:
+        return
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield str(value)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _texts(one)
+    else:
+        shown = "an object" if isinstance(value, Mapping) else repr(value)
+        raise SelectorError(f"follow: {shown} is no key; select texts or numbers")

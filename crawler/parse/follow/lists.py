@@ -1,0 +1,170 @@
+"""The next page of a list: what its request is, and when the list ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+from xxhash import xxh3_128_digest
+
+from coordinator.errors import UsageError
+from coordinator.model import FoundKey, KeyContext
+from coordinator.queue.sharding import digest
+from coordinator.source.key_rule import MAX_KEY_BYTES
+from coordinator.url import InvalidUrl, parse
+from crawler.job.following import is_step
+from crawler.job.job import Job
+from crawler.model import Item
+from crawler.parse.response import Response
+from crawler.parse.select.condition import compile_condition
+from crawler.parse.select.language import Language
+from crawler.parse.select.path import ABSENT, Node, SelectorError
+from crawler.parse.select.selector import Scope, Selector, compile_selector, scope_of
+
+INCOMPLETE = "list incomplete"
+# One link of a Link header (RFC 8288, section 3), and its relation types.
+_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[\w!#$&+\-.^`|~*]+\s*(?:=\s*(?:"[^"]*"|[^\s,;"]*))?)*)')
+_RELATION = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s,;"]*))', re.IGNORECASE)
+
+
+class ListPages:
+    """The lists of one kind's keys. Raises UsageError when a selector cannot be compiled."""
+
+    def __init__(self, job: Job, language: Language) -> None:
+        settings = job.paginate
+        assert settings is not None
+        self._language = language
+        self._where = f"[kinds.{job.kind}.paginate]" if job.kind else "[paginate]"
+        self._most = settings.most
+        self._body = job.document.get("request", {}) if not job.kind else {}
+        self._next = None if settings.next is None else self._compiled("next", settings.next)
+        self._is_link_header = (settings.next or "").lower().rstrip("?") == "$header.link"
+        self._steps: dict[str, int] = {}
+        self._set: dict[str, Selector] = {}
+        self._members: Selector | None = None
+        if isinstance(settings.set, str):
+            self._members = self._compiled("set", settings.set)
+        else:
+            for name, given in settings.set.items():
+                if is_step(given):
+                    self._steps[name] = int(given)
+                else:
+                    self._set[name] = self._compiled(f"set.{name}", given)
+        try:
+            self._more = None if settings.more is None else compile_condition(settings.more, language)
+        except ValueError as error:
+            raise UsageError(f"job: {self._where} more: {error}") from error
+
+    def next(self, item: Item, response: Response, rows: int | None) -> tuple[FoundKey | None, str | None]:
+        """The next page, None at the list's end; and why the list is incomplete, None when it is not.
+
+        `rows` are those of this page, None when the job has none. Raises SelectorError.
+        """
+        context = item.context
+        scope = scope_of(response, self._language)
+        if self.is_repeated(item, response):
+            return None, f"{INCOMPLETE}: page {context.page_no} is the same as the one before"
+        if rows == 0 or (self._more is not None and self._more.holds(Node(scope.root), scope) is None):
+            return None, None
+        following = (
+            self._url(item, response, scope) if self._next is not None else self._with_params(item, response, scope)
+        )
+        if following is None:
+            return None, None
+        key, params = following
+        if context.page_no >= self._most:
+            return None, f"{INCOMPLETE}: it has more than {self._most} pages ({self._where} most)"
+        if (key, params) == (item.key, context.params) or (params and params == context.params):
+            return None, f"{INCOMPLETE}: page {context.page_no} names itself as the next one"
+        if len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES:
+            return None, f"{INCOMPLETE}: the next page's address is longer than {MAX_KEY_BYTES} bytes"
+        found = KeyContext(
+            kind=context.kind,
+            depth=context.depth,
+            page_no=context.page_no + 1,
+            origin=item.digest,
+            fields=context.fields,
+            list_key=context.list_key or item.key,
+            params=params,
+            seen=xxh3_128_digest(response.body),
+        )
+        return FoundKey(digest(key, found), key, found), None
+
+    def is_repeated(self, item: Item, response: Response) -> bool:
+        """Whether this page has the body of the one before it."""
+        return bool(item.context.seen) and item.context.seen == xxh3_128_digest(response.body)
+
+    def _url(self, item: Item, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
+        """The next page by its URL. Raises SelectorError when it is none."""
+        assert self._next is not None
+        value = self._next.select(Node(scope.root), scope)
+        if self._is_link_header and isinstance(value, str):
+            value = next_link(value)
+        if value is ABSENT or value is None or value == "" or value is False:
+            return None
+        try:
+            return parse(str(value), parse(response.url)).href, {}
+        except InvalidUrl as error:
+            raise SelectorError(f"{self._where} next: {value!r:.80} {error}") from error
+
+    def _with_params(self, item: Item, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
+        """The next page by what it changes in the request of the list's key. Raises SelectorError."""
+        node = Node(scope.root)
+        params: dict[str, Any] = {
+            name: self._current(name, item, response) + step for name, step in self._steps.items()
+        }
+        for name, selector in self._set.items():
+            value = selector.select(node, scope)
+            if value is ABSENT or value is None or value == "" or value is False:
+                return None
+            params[name] = value
+        if self._members is not None:
+            value = self._members.select(node, scope)
+            if value is ABSENT or not value:
+                return None
+            if not isinstance(value, Mapping):
+                raise SelectorError(f"{self._where} set: {value!r:.80} is no object")
+            params.update(value)
+        for name, value in params.items():
+            if not isinstance(value, (str, int, float)):
+                raise SelectorError(f"{self._where} set.{name}: {value!r:.80} is no text or number")
+        list_key = item.context.list_key or item.key
+        return f"{list_key} {orjson.dumps(params).decode()}", params
+
+    def _current(self, name: str, item: Item, response: Response) -> int:
+        """The number that a parameter has in the request of this page; 0 when it has none."""
+        value: Any = item.context.params.get(name)
+        if value is None:
+            value = (parse_qs(urlsplit(response.url).query).get(name) or [None])[0]
+        if value is None:
+            value = _member(self._body.get("json") or self._body.get("form") or {}, name)
+        try:
+            return int(value or 0)
+        except (TypeError, ValueError):
+            raise SelectorError(f"{self._where} set.{name}: {value!r:.80} is no number to add to") from None
+
+    def _compiled(self, key: str, text: str) -> Selector:
+        try:
+            return compile_selector(text, self._language)
+        except ValueError as error:
+            raise UsageError(f"job: {self._where} {key}: {error}") from error
+
+
+def next_link(header: str) -> str | None:
+    """The target with the relation type "next" in a Link header (RFC 8288); None when there is none."""
+    for target, parameters in _LINK.findall(header):
+        relation = _RELATION.search(parameters)
+        if relation and "next" in (relation[1] or relation[2] or "").lower().split():
+            return str(target)
+    return None
+
+
+def _member(value: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value

@@ -1,0 +1,134 @@
+"""The keys that the pages of one run named, in Postgres: stored with their pages, and read when there is room for them.
+
+A page's found keys are committed with it, and only those of a page that is stored now: one that was stored before has
+its found keys already. Of two pages that name the same key, the first one to be committed has found it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import msgpack
+
+from coordinator.model import FoundBatch, FoundKey, KeyContext
+from coordinator.queue.wire import context_fields, context_from
+from crawler.model import Page
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
+from crawler.store.queries import query
+from crawler.store.tables import part_name, quoted
+
+logger = logging.getLogger(__name__)
+
+FOUND = "pages_found"
+ROWS_PER_FETCH = 50_000
+LIST_REPEATS = "list incomplete: the next page is one that the list had before"
+_COLUMNS = ("digest", "key", "context", "rule", "refusal", "depth", "batch")
+
+
+class FoundTable:
+    """The found keys of one run. Its methods work in the caller's transaction, and raise asyncpg's errors."""
+
+    def __init__(self, run_id: int) -> None:
+        self._found = quoted(part_name(FOUND, run_id))
+        self._part = quoted(part_name("pages", run_id))
+        self._staging = part_name(FOUND, run_id) + "_staging"
+
+    async def make(self, connection: PostgresConnection) -> None:
+        """Make the table of a new run."""
+        await connection.execute(query("make-found", found=self._found))
+
+    async def store(
+        self, connection: PostgresConnection, pages: Sequence[Page], before: Sequence[bytes], batch: int
+    ) -> list[FoundBatch]:
+        """Store what these pages have named, under the number of their batch; returns what is to be published.
+
+        `before` are digests of pages that were stored before. A page whose list goes on with a page that the list had
+        before gets a reason that says so.
+        """
+        batches = await self._stored_before(connection, before) if before else []
+        found = {one.digest: one for page in reversed(pages) for one in page.found}
+        if not found:
+            return batches
+        staging = quoted(self._staging)
+        await connection.execute(query("hide-notices"))
+        await connection.execute(query("make-found-staging", staging=staging, found=self._found))
+        await connection.copy_records_to_table(
+            self._staging,
+            records=[
+                (one.digest, one.key, encode_context(one), one.rule, one.refusal, one.context.depth, batch)
+                for one in found.values()
+            ],
+            columns=_COLUMNS,
+        )
+        rows = await connection.fetch(query("merge-found", found=self._found, staging=staging))
+        new = {row["digest"] for row in rows}
+        repeated = [
+            page.item.digest for page in pages for one in page.found if one.context.list_key and one.digest not in new
+        ]
+        if repeated:
+            await connection.execute(query("end-lists", part=self._part), repeated, LIST_REPEATS)
+        by_depth: dict[int, list[FoundKey]] = {}
+        for digest in new:
+            by_depth.setdefault(found[digest].context.depth, []).append(found[digest])
+        return batches + [FoundBatch(batch, depth, len(keys), tuple(keys)) for depth, keys in by_depth.items()]
+
+    async def _stored_before(self, connection: PostgresConnection, digests: Sequence[bytes]) -> list[FoundBatch]:
+        statement = query("stored-batches", found=self._found, part=self._part)
+        return [FoundBatch(*row) for row in await connection.fetch(statement, digests)]
+
+    async def read(self, connection: PostgresConnection, batch: FoundBatch) -> list[FoundKey]:
+        """The keys of a batch."""
+        rows = await connection.fetch(query("read-found", found=self._found), batch.batch, batch.depth)
+        return [
+            FoundKey(row["digest"], row["key"], decode_context(row["context"]), row["rule"], row["refusal"])
+            for row in rows
+        ]
+
+    async def unfetched(self, connection: PostgresConnection) -> list[FoundBatch]:
+        """The batches that have keys without a page, with the number of these."""
+        statement = query("unfetched-batches", found=self._found, part=self._part)
+        return [FoundBatch(*row) for row in await connection.fetch(statement)]
+
+    async def unfetched_digests(self, connection: PostgresConnection) -> AsyncIterator[list[bytes]]:
+        """The digests of the keys that have no page, part by part."""
+        cursor = await connection.cursor(query("unfetched-digests", found=self._found, part=self._part))
+        while rows := await cursor.fetch(ROWS_PER_FETCH):
+            yield [row["digest"] for row in rows]
+
+    async def fetched_by_rule(self, connection: PostgresConnection) -> Mapping[int, int]:
+        """How many keys of each rule have a page."""
+        statement = query("fetched-by-rule", found=self._found, part=self._part)
+        return {row["rule"]: row["keys"] for row in await connection.fetch(statement)}
+
+
+def encode_context(one: FoundKey) -> bytes:
+    """A found key's context as msgpack."""
+    encoded: bytes = msgpack.packb(context_fields(one.context))
+    return encoded
+
+
+def decode_context(encoded: bytes) -> KeyContext:
+    """The context of these bytes. Raises ValueError when they are not of one of ours."""
+    return context_from(msgpack.unpackb(encoded, use_list=False))
+
+
+class FoundReader:
+    """Reads found keys for a coordinator, through a connection that is opened when it is needed."""
+
+    def __init__(self, database: str, run_id: int) -> None:
+        self._database = database
+        self._table = FoundTable(run_id)
+        self._connection: PostgresConnection | None = None
+
+    async def read(self, batch: FoundBatch) -> list[FoundKey]:
+        """The keys of a batch. Raises PostgresUnavailable, PostgresRefused."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect_postgres(self._database)
+        with postgres_errors():
+            return await self._table.read(self._connection, batch)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.terminate()
