@@ -155,15 +155,17 @@ async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]
     def recorded(engine: Engine) -> Engine:
         return _Recorder(engine, shown, job.request.user_agent, exchanges)
 
-    template = Template(job.request)
+    template = Template(job.request, credentials.body_secrets)
     try:
-        target = template.target([key])
+        target, payload = template.build([key])
     except InvalidUrl as error:
         raise UsageError(f"key {key!r} {error}; give a key that the job can request") from error
     async with AsyncExitStack() as stack:
         fetching = open_fetching(stack, RunKeys(job.run.name), new_worker_id(), job, client, environ, recorded)
         block = OpenBlock(ShardId(0), EntryId(""), 1, 1)
-        request = Request(target, [Item(key, digest(key), block)], fetching.matcher.upstream_of(target))
+        request = Request(
+            target, [Item(key, digest(key), block)], fetching.matcher.upstream_of(target), payload=payload
+        )
         results: list[FetchResult | str] = []
 
         async def send() -> None:

@@ -257,7 +257,7 @@ async def build_worker(
     keys = RunKeys(record.name)
     name = new_worker_id()
     streams = Streams(client, keys, record.layout, record.epoch)
-    template = Template(job.request)
+    template = Template(job.request, resolve_credentials(job.request, environ).body_secrets)
     batch = Batch(job.store)
     writer = Writer(database, record.run_id, record.epoch, job.tables, failpoint)
     stack.push_async_callback(writer.close)

@@ -16,15 +16,9 @@ from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
 from crawler.job.fields import BYTES, FUNCTION, RUN_NAME, SectionModel, read_section, refuse_unknown
 from crawler.job.limits import limits_in
-from crawler.job.models import (
-    JobFile,
-    ParseSettings,
-    RequestSettings,
-    RetrySettings,
-    RunSettings,
-    SourceSettings,
-    StoreSettings,
-)
+from crawler.job.models import JobFile, ParseSettings, RetrySettings, RunSettings, SourceSettings, StoreSettings
+from crawler.job.request.placeholders import fields_named
+from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import check_request
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
@@ -119,6 +113,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     _check_run(job.run)
     _check_source(job.source)
     check_request(job.request)
+    _check_named_fields(job)
     body_memory(job)
     _check_function("parse", job.parse.python)
     check_tables(job.tables)
@@ -188,6 +183,20 @@ def _check_selectors(job: Job) -> None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
     if given and not job.tables:
         raise UsageError(f"job: {given[0]}: selectors fill [[tables]]; add one with its columns")
+
+
+def _check_named_fields(job: Job) -> None:
+    """Raise UsageError for a field in `[request]` that no key can have; what a function yields, nobody knows here."""
+    if job.source.python is not None:
+        return
+    carried = [getattr(job.source, name, None) or () for name in ("key", "carry")]
+    known = {name for names in carried for name in ([names] if isinstance(names, str) else names)}
+    for name, where in fields_named(job.request).items():
+        if name not in known:
+            raise UsageError(
+                f"job: [request] {where} names {{{name}}}, which no key has; write {{key}}, or {{{{{name}}}}} for the "
+                "text itself"
+            )
 
 
 def _check_source(source: SourceSettings) -> None:

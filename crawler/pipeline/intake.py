@@ -161,13 +161,14 @@ class Intake:
         for start in range(0, len(items), self._keys_per_request):
             part = items[start : start + self._keys_per_request]
             try:
-                target = self._template.target([item.key for item in part])
+                target, payload = self._template.build([item.key for item in part], part[0].context)
             except InvalidUrl as error:  # the source has checked each key, but this block may come from another program
-                self._refuse(part[0], str(error))
+                for item in part:
+                    self._refuse(item, str(error))
                 continue
             if attempts:
                 most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
-            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most))
+            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most, payload))
 
     def _refuse(self, item: Item, reason: str) -> None:
         self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))

@@ -44,7 +44,7 @@ class PageBuilder:
         single = len(request.items) == 1
         pages = []
         for item in request.items:
-            target = request.first_target if single else self._template.target([item.key])
+            target = request.first_target if single else self._template.target([item.key], item.context)
             pages.append(Page(item, target.href, outcome, reason, status, attempts, at, etag, modified, digest))
         if response is not None and outcome is Outcome.STORED:
             if self._parser is not None:
