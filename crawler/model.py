@@ -82,7 +82,8 @@ class Payload:
     """What a request has beside its target.
 
     `content_type` is that of the body, None when the job's headers have one. `headers` are those made of the fields of
-    a key. Not `with_credentials`: the target is of another origin than the job's.
+    a key. Not `with_credentials`: the target is of another origin than the job's. Not `is_repeatable`: an upstream that
+    may have received it must not get it again.
     """
 
     method: str = "GET"
@@ -90,6 +91,17 @@ class Payload:
     content_type: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     with_credentials: bool = True
+    is_repeatable: bool = True
+
+    @property
+    def own_headers(self) -> tuple[tuple[str, str], ...]:
+        """`headers`, and the type of the body."""
+        return self.headers if self.content_type is None else (*self.headers, ("Content-Type", self.content_type))
+
+    @property
+    def may_go_again(self) -> bool:
+        """Whether it may be sent after an attempt whose end nobody knows; a redirect can make a GET of it."""
+        return self.is_repeatable or self.method == "GET"
 
 
 GET = Payload()

@@ -22,8 +22,8 @@ from coordinator.redis.keys import RunKeys
 from coordinator.roles.membership import new_worker_id
 from coordinator.tasks import run_until_first_ends
 from coordinator.url import InvalidUrl, Target
+from crawler.fetch.attempt import Defer, FetchResult, Lane
 from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.fetcher import Defer, FetchResult, Lane
 from crawler.fetch.network.credentials import Credentials, resolve_credentials
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
 from crawler.fetch.template import Template
@@ -124,12 +124,14 @@ class _Recorder:
         self._user_agent = ("User-Agent", user_agent)
         self._exchanges = exchanges
 
-    async def fetch(self, method: str, target: Target, headers: Pairs, with_credentials: bool = True) -> HttpResponse:
+    async def fetch(
+        self, method: str, target: Target, headers: Pairs, with_credentials: bool = True, body: bytes | None = None
+    ) -> HttpResponse:
         sent = (self._user_agent, *self._shown.headers_of((*self._shown.headers, *headers), with_credentials))
         began = perf_counter()
         exchange = Exchange(method, target.href, sent, 0.0)
         try:
-            response = await self._engine.fetch(method, target, headers, with_credentials)
+            response = await self._engine.fetch(method, target, headers, with_credentials, body)
             exchange = replace(exchange, status=response.status, received=len(response.body))
         except FetchError as error:
             exchange = replace(exchange, fault=str(error))

@@ -28,9 +28,10 @@ from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.membership import new_worker_id
 from coordinator.tasks import run_until_first_ends
+from crawler.fetch.attempt import Meter
 from crawler.fetch.engines.open import open_engine
 from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.fetcher import Fetcher, Meter
+from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.memory import BodyMemory
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.template import Template

@@ -12,7 +12,7 @@ import msgspec
 from coordinator.model import NO_CONTEXT, KeyContext
 from coordinator.source.key_rule import KeyRule
 from coordinator.url import InvalidUrl, Origin, Target, parse
-from crawler.fetch.redirect import may_carry_credentials
+from crawler.fetch.network.redirect import may_carry_credentials
 from crawler.job.request.placeholders import KEY_NAMES, Parts, Placeholder, fields_named, parts_of, split_template
 from crawler.job.request.settings import RequestSettings
 from crawler.model import GET, Payload
@@ -32,6 +32,7 @@ class Template:
 
     `parsed` is the origin of all keys, and what stands before and after the key in the request target; None when these
     depend on the key, or on named fields. `secrets` are those of the body by name; one that is missing stays ${NAME}.
+    `is_repeatable`: a request may be sent again though the upstream may have carried it out.
     """
 
     def __init__(self, settings: RequestSettings, secrets: Mapping[str, str] | None = None) -> None:
@@ -50,6 +51,7 @@ class Template:
         self._body = _compiled(body, secrets or {})
         compiled = {name: _compiled(text, {}) for name, text in settings.headers.items()}
         self._headers = {name: text for name, text in compiled.items() if isinstance(text, tuple)}
+        self.is_repeatable = settings.is_repeatable
         self._is_plain = self._method == "GET" and body is None and not self._headers
         self._is_raw = settings.body is not None
         self._is_json = settings.json is not None
@@ -78,7 +80,8 @@ class Template:
             body = None if self._body is None else self._built_body(values, context.params)
         except UnicodeEncodeError:
             raise InvalidUrl("has a field that is not valid UTF-8") from None
-        return target, Payload(self._method, body, self._content_type, headers)
+        repeatable = self.is_repeatable
+        return target, Payload(self._method, body, self._content_type, headers, is_repeatable=repeatable)
 
     def target(self, keys: Sequence[str], context: KeyContext = NO_CONTEXT) -> Target:
         """Return the target of one request for these keys: percent-encoded, and joined by the encoded separator.

@@ -108,6 +108,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: On
         rereadable=is_rereadable(job),
         high_water=job.run.high_water,
         keys_per_request=job.request.keys_per_request,
+        single_requests=not job.request.is_repeatable,
         fill_seconds=seconds_of(job.request.fill),
         failpoint=_failpoint(spec),
     )

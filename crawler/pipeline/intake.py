@@ -15,7 +15,7 @@ from coordinator.queue.sharding import block_digests
 from coordinator.queue.streams import Streams
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import InvalidUrl
-from crawler.fetch.retry import add_attempt
+from crawler.fetch.retry import NOT_AGAIN, UNKNOWN, add_attempt
 from crawler.fetch.template import Template
 from crawler.model import Item, OpenBlock, Page, Request
 from crawler.pipeline.batch import Batch
@@ -115,6 +115,10 @@ class Intake:
         if not block.left:
             self._batch.add_done_block(block)
             return True
+        if claim.deliveries > 1 and not self._template.is_repeatable:
+            for index in [index for index, key_digest in enumerate(digests) if key_digest not in done]:
+                self._fail(claim, block, index, digests, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}")
+            return True
         if claim.deliveries > MAX_DELIVERIES:
             left = [index for index, key_digest in enumerate(digests) if key_digest not in done]
             await self._split_or_fail(claim, block, left, digests)
@@ -181,9 +185,11 @@ class Intake:
                 lambda: self._streams.split(self._worker, claim, left, self._keys_per_request), "worker"
             )
             return
-        (index,) = left
-        item = Item(claim.block.keys[index], digests[index], block, claim.block.context(index))
         reason = f"{claim.deliveries - 1} workers died while they had this key"
+        self._fail(claim, block, left[0], digests, reason)
+
+    def _fail(self, claim: Claim, block: OpenBlock, index: int, digests: Sequence[bytes], reason: str) -> None:
+        item = Item(claim.block.keys[index], digests[index], block, claim.block.context(index))
         self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time()))
 
 

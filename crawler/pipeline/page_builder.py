@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from xxhash import xxh3_128_digest
 
 from coordinator.model import Outcome
-from crawler.fetch.fetcher import FetchResult
+from crawler.fetch.attempt import FetchResult
 from crawler.fetch.template import Template
 from crawler.model import HttpResponse, Page, Request
 from crawler.parse.parser import Parser
@@ -49,7 +49,10 @@ class PageBuilder:
         if response is not None and outcome is Outcome.STORED:
             if self._parser is not None:
                 error = await self._parser.parse(pages, request.target.href, response)
-                if error is not None:
+                if error is not None and not request.payload.is_repeatable:
+                    for page in pages:
+                        page.fail(error)
+                elif error is not None:
                     self._put_alone(request, error)
                     return []
             elif response.body:

@@ -19,7 +19,7 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
-from crawler.fetch.fetcher import Lane, Meter
+from crawler.fetch.attempt import Lane, Meter
 from crawler.job.models import StoreSettings
 from crawler.pipeline.intake import Intake
 from crawler.worker import Worker

@@ -50,6 +50,10 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     body: Annotated[str, text(
         "The body of a request as a text; name its media type in `headers`, as Content-Type.",
         "<get id='{key}'/>", absent="none")] | None = None
+    idempotent: Annotated[bool, value(
+        "Whether a request may be sent again when nobody knows whether the upstream has carried it out: the connection "
+        "broke, or a worker was killed. If not, its keys fail with `outcome unknown`.",
+        True, absent="true for GET, PUT and DELETE, false for POST and PATCH")] | None = None
     keys_per_request: Annotated[int, number(
         "Keys that one request asks for. More than 1 needs a `url`.",
         50, 1, 500)] = 1
@@ -120,6 +124,11 @@ class RequestSettings(Section, frozen=True, kw_only=True):
         """The method of a request: by default POST when it has a body."""
         has_body = any(part is not None for part in (self.json, self.form, self.body))
         return self.method or ("POST" if has_body else "GET")
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a request may be sent again when nobody knows whether the upstream has carried it out."""
+        return self.sent_method in ("GET", "PUT", "DELETE") if self.idempotent is None else self.idempotent
 
     @property
     def obeys_robots(self) -> bool:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from coordinator.model import Outcome
-from crawler.fetch.fetcher import FetchResult
+from crawler.fetch.attempt import FetchResult
 from crawler.fetch.template import Template
 from crawler.model import PAGE_BYTES, HttpResponse, Page
 from crawler.pipeline.page_builder import PageBuilder
