@@ -77,6 +77,36 @@ class Item(NamedTuple):
     context: KeyContext = NO_CONTEXT
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a request has beside its target.
+
+    `content_type` is that of the body, None when the job's headers have one. `headers` are those made of the fields of
+    a key. Not `with_credentials`: the target is of another origin than the job's. Not `is_repeatable`: an upstream that
+    may have received it must not get it again.
+    """
+
+    method: str = "GET"
+    body: bytes | None = field(default=None, repr=False)  # it may have a secret
+    content_type: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    with_credentials: bool = True
+    is_repeatable: bool = True
+
+    @property
+    def own_headers(self) -> tuple[tuple[str, str], ...]:
+        """`headers`, and the type of the body."""
+        return self.headers if self.content_type is None else (*self.headers, ("Content-Type", self.content_type))
+
+    @property
+    def may_go_again(self) -> bool:
+        """Whether it may be sent after an attempt whose end nobody knows; a redirect can make a GET of it."""
+        return self.is_repeatable or self.method == "GET"
+
+
+GET = Payload()
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One HTTP request for one key or several.
@@ -90,6 +120,7 @@ class Request:
     items: Sequence[Item]
     upstream: str
     attempts: Attempts = NO_ATTEMPTS
+    payload: Payload = GET
     target: Target = field(init=False)
     hops: int = 0
     counted_at: float = -math.inf

@@ -17,7 +17,8 @@ from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.matched import MatchedLimits
 from coordinator.model import Epoch, RunState
-from coordinator.queue.done import DoneSet
+from coordinator.queue.done import DoneSet, KnownSet
+from coordinator.queue.found import Frontier
 from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
@@ -32,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 # The [section] and key of each setting that must stay the same within a run; without a key, the whole section. With
 # another source, template or table, the keys and rows of the run would mean something else.
-_FIXED_SETTINGS = (("source", None), ("request", "url"), ("request", "keys_per_request"), ("tables", None))
+_FIXED_SETTINGS = (
+    *(("source", None), ("request", "url"), ("request", "keys_per_request"), ("tables", None)),
+    *(("follow", None), ("paginate", None), ("kinds", None)),
+)
 _SHOWN_CHARACTERS = 60
 # Redis cannot know that a run is complete which is not so in Postgres.
 _GOES_ON = (RunState.RUNNING, RunState.RESOLVED)
@@ -150,7 +154,7 @@ async def _open(client: Redis, catalogue: Catalogue, job: Job, failpoint: Failpo
 
 async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
     record = await _new_record(job, run_id=0)
-    run_id = await catalogue.make(record.name, job.document, record.epoch, job.tables)
+    run_id = await catalogue.make(record.name, job.document, record.epoch, job.tables, follows=job.follows)
     record = replace(record, run_id=run_id)
     await catalogue.rewrite(record)
     failpoint("made")
@@ -166,12 +170,25 @@ async def _rebuild(
     logger.info("run %s is not in Redis as it is in Postgres: it is rebuilt from Postgres", record.name)
     done = DoneSet(client, RunKeys(record.name), record.layout, record.epoch)
     await done.rebuild(catalogue.digests(record.run_id))
+    if record.layout.follows:
+        await _rebuild_found(client, catalogue, record)
     if limits:  # which of them were met is lost too, and nothing is said that may be wrong
         await MatchedLimits(client, RunKeys(record.name)).add(limits)
     failpoint("rebuilt")
     await catalogue.rewrite(record)
     await catalogue.change_epoch(record.run_id, record.epoch)
     return OpenedRun(record, resumed=True)
+
+
+async def _rebuild_found(client: Redis, catalogue: Catalogue, record: RunRecord) -> None:
+    """Fill the known set and the frontier from the found keys that have no page."""
+    keys, layout, epoch = RunKeys(record.name), record.layout, record.epoch
+    known, frontier = KnownSet(client, keys, layout, epoch), Frontier(client, keys, layout, epoch)
+    async for digests in catalogue.unfetched_digests(record.run_id):
+        await known.mark(digests)
+    batches, followed = await catalogue.unfetched(record.run_id)
+    await frontier.count_followed(followed)
+    await frontier.add(batches)
 
 
 async def _new_record(job: Job, run_id: int) -> RunRecord:
@@ -181,12 +198,20 @@ async def _new_record(job: Job, run_id: int) -> RunRecord:
         name=job.run.name,
         run_id=run_id,
         epoch=Epoch(secrets.token_hex(8)),
-        layout=Layout.of(total, job.run.shards),
+        layout=Layout.of(_most_keys(job, total), job.run.shards, follows=job.follows),
         document=job.document,
         folder=job.folder,
         fingerprint=fingerprint,
         total=total,
     )
+
+
+def _most_keys(job: Job, total: int | None) -> int | None:
+    """About how many keys the run has: those of the source, and what it may find if that has a bound."""
+    if not job.follows or total is None:
+        return total
+    bounded = len(job.most_found) == len(job.follow) and not any(one.paginate for one in job.every_kind)
+    return total + sum(job.most_found.values()) if bounded else None
 
 
 def changed_setting(job: Job, stored: StoredRun) -> str | None:

@@ -22,8 +22,9 @@ from coordinator.redis.keys import RunKeys
 from coordinator.roles.membership import new_worker_id
 from coordinator.tasks import run_until_first_ends
 from coordinator.url import InvalidUrl, Target
+from crawler.assembly import Fetching, open_fetching
+from crawler.fetch.attempt import Defer, FetchResult, Lane
 from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.fetcher import Defer, FetchResult, Lane
 from crawler.fetch.network.credentials import Credentials, resolve_credentials
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
 from crawler.fetch.template import Template
@@ -33,7 +34,6 @@ from crawler.parse import hook
 from crawler.parse.response import Response
 from crawler.parse.values import exact_json
 from crawler.pipeline.page_builder import PageBuilder
-from crawler.runner import Fetching, open_fetching
 from crawler.testing import Parsed, SavedResponse, parse
 
 logger = logging.getLogger(__name__)
@@ -124,12 +124,14 @@ class _Recorder:
         self._user_agent = ("User-Agent", user_agent)
         self._exchanges = exchanges
 
-    async def fetch(self, method: str, target: Target, headers: Pairs, with_credentials: bool = True) -> HttpResponse:
+    async def fetch(
+        self, method: str, target: Target, headers: Pairs, with_credentials: bool = True, body: bytes | None = None
+    ) -> HttpResponse:
         sent = (self._user_agent, *self._shown.headers_of((*self._shown.headers, *headers), with_credentials))
         began = perf_counter()
         exchange = Exchange(method, target.href, sent, 0.0)
         try:
-            response = await self._engine.fetch(method, target, headers, with_credentials)
+            response = await self._engine.fetch(method, target, headers, with_credentials, body)
             exchange = replace(exchange, status=response.status, received=len(response.body))
         except FetchError as error:
             exchange = replace(exchange, fault=str(error))
@@ -155,15 +157,17 @@ async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]
     def recorded(engine: Engine) -> Engine:
         return _Recorder(engine, shown, job.request.user_agent, exchanges)
 
-    template = Template(job.request)
+    template = Template(job.request, credentials.body_secrets)
     try:
-        target = template.target([key])
+        target, payload = template.build([key])
     except InvalidUrl as error:
         raise UsageError(f"key {key!r} {error}; give a key that the job can request") from error
     async with AsyncExitStack() as stack:
         fetching = open_fetching(stack, RunKeys(job.run.name), new_worker_id(), job, client, environ, recorded)
         block = OpenBlock(ShardId(0), EntryId(""), 1, 1)
-        request = Request(target, [Item(key, digest(key), block)], fetching.matcher.upstream_of(target))
+        request = Request(
+            target, [Item(key, digest(key), block)], fetching.matcher.upstream_of(target), payload=payload
+        )
         results: list[FetchResult | str] = []
 
         async def send() -> None:
@@ -187,7 +191,7 @@ async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]
         parsed = parse(job, Response([key], found.url, response.status, response.headers, response.body))
         outcome, reason = parsed.outcomes[key]
         return replace(found, outcome=outcome, reason=reason, parsed=parsed)
-    (page,) = await PageBuilder(template, None, lambda *_: None).build(request, result)
+    (page,) = await PageBuilder({"": template}, {}, lambda *_: None).build(request, result)
     _check_json(page)
     return replace(found, outcome=page.outcome.value, reason=page.reason, kept=_kept_of(page))
 

@@ -5,46 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from time import monotonic
-from typing import NamedTuple
 
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, LeaseLost, ShardcrawlError
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.limits.limiter import Limiter
-from coordinator.limits.matched import MatchedLimits
-from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.robots_cache import RobotsCache
-from coordinator.limits.unreachable import LoggedUpstreams, UnreachableUpstreams
 from coordinator.model import RunState
-from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunRecord, Runs
-from coordinator.queue.streams import Streams
-from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
-from coordinator.roles.membership import new_worker_id
 from coordinator.tasks import run_until_first_ends
-from crawler.fetch.engines.open import open_engine
-from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.fetcher import Fetcher, Meter
-from crawler.fetch.memory import BodyMemory
-from crawler.fetch.network.credentials import resolve_credentials
-from crawler.fetch.template import Template
+from crawler.assembly import build_worker
 from crawler.job.fields import RUN_NAME
-from crawler.job.job import Job, body_memory, read_job
+from crawler.job.job import Job, read_job
 from crawler.job.permissions import NOTHING_ALLOWED, Permissions
 from crawler.parse import hook
-from crawler.parse.parser import Parser
-from crawler.pipeline.batch import Batch
-from crawler.pipeline.intake import Intake
-from crawler.pipeline.page_builder import PageBuilder
-from crawler.pipeline.scheduler import Scheduler
 from crawler.store.catalogue import find_record, open_catalogue
-from crawler.store.writer import Writer
 from crawler.telemetry import logs
 from crawler.telemetry.loop_lag import LoopLag
 from crawler.telemetry.pulse import BEAT_HOLDS_SECONDS, Pulse
@@ -200,100 +179,3 @@ class Runner:
         self._failpoint("finished")
         await self._runs.finish(record, counts)
         logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))
-
-
-class Fetching(NamedTuple):
-    """What sends the requests of one worker. `limiter.watch` must run while they are sent."""
-
-    limiter: Limiter
-    matcher: UpstreamMatcher
-    scheduler: Scheduler
-    meter: Meter
-    memory: BodyMemory
-    fetcher: Fetcher
-
-
-def open_fetching(
-    stack: AsyncExitStack,
-    keys: RunKeys,
-    name: str,
-    job: Job,
-    client: Redis,
-    environ: Mapping[str, str],
-    through: Callable[[Engine], Engine] = lambda engine: engine,
-) -> Fetching:
-    """What sends the requests of the worker `name`; `stack` closes it.
-
-    The engine is what `through` makes of the job's. Raises UsageError.
-    """
-    matcher = UpstreamMatcher(job.limits)
-    limiter = Limiter(client, keys, matcher, most_refused=job.retry.refused_in_a_row)
-    scheduler = Scheduler(limiter, enough=job.run.concurrency)
-    meter = Meter()
-    credentials = resolve_credentials(job.request, environ)
-    memory = BodyMemory(body_memory(job), job.request.max_body)
-    engine = through(open_engine(job, credentials, memory))
-    stack.push_async_callback(engine.close)
-    stack.push_async_callback(scheduler.close)
-    robots_cache = RobotsCache(client, keys, name) if job.request.obeys_robots else None
-    fetcher = Fetcher(engine, limiter, matcher, job, meter, robots_cache, credentials)
-    stack.push_async_callback(fetcher.close)
-    return Fetching(limiter, matcher, scheduler, meter, memory, fetcher)
-
-
-async def build_worker(
-    stack: AsyncExitStack,
-    record: RunRecord,
-    job: Job,
-    client: Redis,
-    database: str,
-    environ: Mapping[str, str],
-    failpoint: Failpoint,
-) -> tuple[Worker, Limiter, MatchedLimits]:
-    """A worker for one lease, with its limiter and its matched limits, whose `watch` must run while the worker does.
-
-    `stack` closes what they open. Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
-    """
-    keys = RunKeys(record.name)
-    name = new_worker_id()
-    streams = Streams(client, keys, record.layout, record.epoch)
-    template = Template(job.request)
-    batch = Batch(job.store)
-    writer = Writer(database, record.run_id, record.epoch, job.tables, failpoint)
-    stack.push_async_callback(writer.close)
-    fetching = open_fetching(stack, keys, name, job, client, environ)
-    limiter, matcher, scheduler, meter, memory, fetcher = fetching
-    parser_hook = hook.load(job)
-    parser = None if parser_hook is None else Parser(parser_hook, job)
-    if parser is not None:
-        stack.push_async_callback(parser.close)
-    only_upstream = None if template.sample is None else matcher.upstream_of(template.sample)
-    intake = Intake(
-        streams=streams,
-        done=DoneSet(client, keys, record.layout, record.epoch),
-        worker=name,
-        batch=batch,
-        template=template,
-        matcher=matcher,
-        scheduler=scheduler,
-        keys_per_request=job.request.keys_per_request,
-        would_only_wait=lambda: only_upstream is not None and scheduler.would_only_wait(only_upstream),
-        failpoint=failpoint,
-    )
-    worker = Worker(
-        name,
-        streams=streams,
-        intake=intake,
-        scheduler=scheduler,
-        fetcher=fetcher,
-        page_builder=PageBuilder(template, parser, intake.put_alone),
-        batch=batch,
-        writer=writer,
-        meter=meter,
-        unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
-        concurrency=job.run.concurrency,
-        memory=memory,
-        failpoint=failpoint,
-    )
-    await retry_unavailable(writer.open, "worker")
-    return worker, limiter, MatchedLimits(client, keys, matcher.matched)

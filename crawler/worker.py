@@ -28,7 +28,8 @@ from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
 from coordinator.redis.retrying import WaitCauses, retry_unavailable
 from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
-from crawler.fetch.fetcher import Fetcher, Meter
+from crawler.fetch.attempt import Meter
+from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.memory import BodyMemory
 from crawler.model import Page
 from crawler.pipeline.batch import Batch, Load, completion_of, drop_seen

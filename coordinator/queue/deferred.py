@@ -30,11 +30,20 @@ DEFERRED_KEYS_PER_CALL = 5_000
 class DeferredKeys:
     """The deferred set of one run, for its coordinator. Every method raises RedisUnavailable."""
 
-    def __init__(self, client: Redis, keys: RunKeys, layout: Layout, epoch: Epoch, keys_per_request: int = 1) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        keys: RunKeys,
+        layout: Layout,
+        epoch: Epoch,
+        keys_per_request: int = 1,
+        single_requests: bool = False,
+    ) -> None:
         self._keys = keys
         self._layout = layout
         self._epoch = epoch
         self._keys_per_request = keys_per_request
+        self._single_requests = single_requests
         self._list_due = Script(client, "queue/list_due")
         self._requeue_due = Script(client, "queue/requeue_due")
 
@@ -82,7 +91,7 @@ class DeferredKeys:
                 deferrals.append(decode_deferral(digest, due[digest]))
             except ValueError as error:
                 logger.error("a deferred key cannot be read and is planned again from the source: %s", error)
-        size = block_size(len(deferrals), self._keys_per_request)
+        size = block_size(len(deferrals), self._keys_per_request, self._single_requests)
         for start in range(0, len(deferrals), size):
             part = deferrals[start : start + size]
             yield Block(

@@ -127,8 +127,9 @@ def cut_blocks(
     layout: Layout,
     reasons: Mapping[bytes, str] = MappingProxyType({}),
     contexts: Mapping[bytes, KeyContext] = MappingProxyType({}),
+    block_keys: int = BLOCK_KEYS,
 ) -> Iterator[Block]:
-    """Cut {digest: key} into blocks of at most 500 keys, shard after shard, sorted by digest.
+    """Cut {digest: key} into blocks of at most `block_keys` keys, shard after shard, sorted by digest.
 
     The blocks of a shard are about equal in size. `reasons` is {digest: why the key must not be fetched}, `contexts`
     {digest: what travels with the key}.
@@ -137,14 +138,19 @@ def cut_blocks(
     end = 0
     for shard, count in _tally(_members(ordered), layout.shard_shift).items():
         begin, end = end, end + count
-        size = _divided_up(count, _divided_up(count, BLOCK_KEYS))
+        size = _divided_up(count, _divided_up(count, block_keys))
         for start in range(begin, end, size):
             part = ordered[start : min(start + size, end)]
             yield _block(ShardId(shard), part, keys, reasons, contexts)
 
 
-def block_size(keys: int, keys_per_request: int) -> int:
-    """How many of these keys a block has, so that it has whole requests: up to 500, and fewer when there are few."""
+def block_size(keys: int, keys_per_request: int, single: bool = False) -> int:
+    """How many of these keys a block has, so that it has whole requests: up to 500, and fewer when there are few.
+
+    `single`: a block has one request.
+    """
+    if single:
+        return keys_per_request
     if keys_per_request == 1:
         return BLOCK_KEYS
     most = min(BLOCK_KEYS, max(SMALL_BLOCK_KEYS, keys // SPREAD_BLOCKS))
@@ -157,6 +163,7 @@ def cut_request_blocks(
     keys_per_request: int,
     reasons: Mapping[bytes, str] = MappingProxyType({}),
     contexts: Mapping[bytes, KeyContext] = MappingProxyType({}),
+    single: bool = False,
 ) -> Iterator[Block]:
     """Cut {digest: key} into blocks of whole requests, whatever their shards; only the last request may be part-filled.
 
@@ -166,7 +173,7 @@ def cut_request_blocks(
     ordered = sorted(keys)
     fetched = [one for one in ordered if one not in reasons]
     refused = [one for one in ordered if one in reasons]
-    size = block_size(len(fetched), keys_per_request)
+    size = block_size(len(fetched), keys_per_request, single)
     parts = [fetched[start : start + size] for start in range(0, len(fetched), size)]
     if parts and len(parts[-1]) + len(refused) <= BLOCK_KEYS:
         parts[-1] = sorted(parts[-1] + refused)

@@ -66,7 +66,9 @@ class Coordinator:
 
     `open_corpus` opens the source at a cursor; `rereadable` is False for a pipe, which cannot be read from its
     beginning again. `high_water` is the most keys that are queued. A request that has fewer than `keys_per_request`
-    keys waits `fill_seconds` for more of a slow source. `following` says how keys that pages name are published.
+    keys waits `fill_seconds` for more of a slow source. `single_requests`: a block has the keys of one request, which
+    are then lost together when a worker dies, and no others with them. `following` says how keys that pages name are
+    published.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Coordinator:
         rereadable: bool,
         high_water: int,
         keys_per_request: int = 1,
+        single_requests: bool = False,
         fill_seconds: float = 0.0,
         following: Following | None = None,
         failpoint: Failpoint = no_failpoint,
@@ -89,6 +92,7 @@ class Coordinator:
         self._rereadable = rereadable
         self._high_water = high_water
         self._keys_per_request = keys_per_request
+        self._single_requests = single_requests
         self._fill_seconds = fill_seconds
         self._coordinator_id = coordinator_id
         self._open_corpus = open_corpus
@@ -132,7 +136,15 @@ class Coordinator:
         ever. Raises SourceError.
         """
         layout, epoch = self._record.layout, self._record.epoch
-        janitor = Janitor(self._client, self._keys, layout, epoch, self._coordinator_id, self._keys_per_request)
+        janitor = Janitor(
+            self._client,
+            self._keys,
+            layout,
+            epoch,
+            self._coordinator_id,
+            self._keys_per_request,
+            self._single_requests,
+        )
         if await janitor.watch():
             await asyncio.Event().wait()  # the run is complete: `_wait_until_complete` returns, and this is cancelled
         elif not self._rereadable:
@@ -155,6 +167,7 @@ class Coordinator:
                 counts=self._counts,
                 high_water=self._high_water,
                 keys_per_request=self._keys_per_request,
+                single_requests=self._single_requests,
                 fill_seconds=self._fill_seconds,
                 # By level, a key of the source that pages name too is one of the source's: it has depth 0.
                 known=None if self._following is None or self._following.by_level else self._known,

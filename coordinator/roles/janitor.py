@@ -35,12 +35,13 @@ class Janitor:
         epoch: Epoch,
         coordinator_id: str,
         keys_per_request: int = 1,
+        single_requests: bool = False,
     ) -> None:
         self._keys = keys
         self._epoch = epoch
         self._layout = layout
         self._coordinator_id = coordinator_id
-        self._deferred = DeferredKeys(client, keys, layout, epoch, keys_per_request)
+        self._deferred = DeferredKeys(client, keys, layout, epoch, keys_per_request, single_requests)
         self._check_resolved_script = Script(client, "run/check_resolved")
         self._replan_script = Script(client, "run/replan")
 

@@ -15,7 +15,7 @@ from time import monotonic
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import KeyContext, RunCounts
 from coordinator.queue.done import DoneSet, KnownSet
-from coordinator.queue.sharding import Layout, by_digest, cut_blocks, cut_request_blocks
+from coordinator.queue.sharding import BLOCK_KEYS, Layout, by_digest, cut_blocks, cut_request_blocks
 from coordinator.queue.streams import Streams
 from coordinator.source import Chunk, Source
 
@@ -70,6 +70,7 @@ class Planner:
         counts: Callable[[], Awaitable[RunCounts]],
         high_water: int,
         keys_per_request: int = 1,
+        single_requests: bool = False,
         fill_seconds: float = 0.0,
         known: KnownSet | None = None,
         failpoint: Failpoint = no_failpoint,
@@ -84,6 +85,7 @@ class Planner:
         self._counts = counts
         self._high_water = high_water
         self._keys_per_request = keys_per_request
+        self._single_requests = single_requests
         self._fill_seconds = fill_seconds
         self._failpoint = failpoint
         self._exhausted = False
@@ -116,10 +118,16 @@ class Planner:
         if self._keys_per_request > 1:
             await self._fill_requests(gathered)
             blocks = cut_request_blocks(
-                gathered.keys, self._layout, self._keys_per_request, gathered.reasons, gathered.contexts
+                gathered.keys,
+                self._layout,
+                self._keys_per_request,
+                gathered.reasons,
+                gathered.contexts,
+                self._single_requests,
             )
         else:
-            blocks = cut_blocks(gathered.keys, self._layout, gathered.reasons, gathered.contexts)
+            most = 1 if self._single_requests else BLOCK_KEYS
+            blocks = cut_blocks(gathered.keys, self._layout, gathered.reasons, gathered.contexts, most)
         planned = list(blocks)
         await self._wait_for_room(len(gathered.keys))
         self._failpoint("read")

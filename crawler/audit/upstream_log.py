@@ -15,7 +15,7 @@ from coordinator.errors import SourceError, UsageError
 from coordinator.source.files import SourceFile
 from coordinator.source.pieces import DAMAGE_ERRORS, pieces
 from crawler.fetch.template import Template
-from crawler.job.models import RequestSettings
+from crawler.job.request.settings import RequestSettings
 
 _REQUEST = re.compile(r'"[A-Z]+ (\S.*?) HTTP/[0-9.]+"')
 _TARGET = re.compile(r"/|https?://", re.IGNORECASE)

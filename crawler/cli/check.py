@@ -35,9 +35,10 @@ from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.robots.rules import product_token
 from crawler.fetch.template import Template
 from crawler.job.job import Job
-from crawler.job.models import RequestSettings
 from crawler.job.reference import job_schema
-from crawler.job.request_checks import SECRET, credential_origins, credentials_in
+from crawler.job.request.placeholders import SECRET
+from crawler.job.request.settings import RequestSettings
+from crawler.job.request_checks import credential_origins, credentials_in
 from crawler.local.services import Place, redis_alone, services
 from crawler.opening import changed_setting
 from crawler.parse import hook

@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.limits.limiter import Limiter
@@ -16,77 +14,32 @@ from coordinator.limits.robots_cache import RobotsCache
 from coordinator.model import Outcome
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import Target
+from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace
 from crawler.fetch.engines.protocol import Engine
 from crawler.fetch.faults import UPSTREAM_FAULTS
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
-from crawler.fetch.redirect import may_carry_credentials
-from crawler.fetch.retry import STORED, Decision, End, Follow, Retry, after_error, after_response
+from crawler.fetch.network.redirect import InvalidRedirect, may_carry_credentials, redirected_payload
+from crawler.fetch.retry import (
+    NOT_AGAIN,
+    STORED,
+    UNKNOWN,
+    Decision,
+    End,
+    Follow,
+    Retry,
+    after_error,
+    after_response,
+    without_repeat,
+)
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS, RetryBudget
 from crawler.fetch.robots.policy import PERMANENT_KINDS, Robots
 from crawler.job.job import Job
-from crawler.model import HttpResponse, Request
+from crawler.model import GET, HttpResponse, Request
 
 # A key that was refused while its upstream refuses everything is due again after this time. Then it waits for its turn
 # to be a probe, behind the keys that were not: one key must not be the probe for ever.
 REFUSED_DEFER_SECONDS = 5.0
 MAX_DEAD_ORIGINS = 10_000
-
-
-class FetchResult(NamedTuple):
-    """How a request ended. `response` is there when a response decided it; `fetched_at` is seconds since 1970."""
-
-    outcome: Outcome
-    reason: str | None
-    attempts: int
-    fetched_at: float
-    response: HttpResponse | None
-
-
-@dataclass(frozen=True, slots=True)
-class RetryInPlace:
-    """The request goes back into its upstream's queue after `delay` seconds: for a retry, or for a redirect's URL."""
-
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Defer:
-    """The request's keys go to the deferred set and are due after `delay` seconds."""
-
-    delay: float
-
-
-@dataclass(slots=True)
-class Lane:
-    """One of the worker's places for a request in flight.
-
-    `must_finish`: the upstream may be working on the request, or the parser on its response. A drain waits for it.
-    `fault`: why the upstream did not respond to the last attempt. `lent`: another lane works in the place of this one.
-    `began_at`: when the last attempt began, on the fetcher's clock. `upstream`: the one that is asked now, None between
-    attempts. `slow`: the attempt lasts long. `release`: gives back the memory of the response's body.
-    """
-
-    must_finish: bool = False
-    fault: FetchError | None = None
-    lent: bool = False
-    began_at: float = 0.0
-    upstream: str | None = None
-    slow: bool = False
-    release: Callable[[], None] | None = None
-
-
-@dataclass(slots=True)
-class Meter:
-    """Requests sent and body bytes received since the last `read`."""
-
-    requests: int = 0
-    received: int = 0
-
-    def read(self) -> tuple[int, int]:
-        """Return (requests, body bytes) since the last call, and start again from zero."""
-        reading = (self.requests, self.received)
-        self.requests = self.received = 0
-        return reading
 
 
 class Fetcher:
@@ -144,7 +97,12 @@ class Fetcher:
         started = time.monotonic()
         response: HttpResponse | None = None
         try:
-            received = await self._engine.fetch("GET", request.target, (), self._with_credentials(request))
+            if (payload := request.payload) is GET:
+                received = await self._engine.fetch("GET", request.target, (), self._with_credentials(request))
+            else:
+                received = await self._engine.fetch(
+                    payload.method, request.target, payload.own_headers, self._with_credentials(request), payload.body
+                )
             lane.release = received.release
             if len(received.body) > self._max_body:
                 raise FetchError("too-large", f"the body exceeds {self._max_body} bytes")
@@ -169,8 +127,10 @@ class Fetcher:
     def _with_credentials(self, request: Request) -> bool:
         origins, first = self._credentials.origins, request.first_target
         if origins is None and first is request.target:
-            return True
-        return may_carry_credentials(first, request.target) and (origins is None or first.origin.text in origins)
+            return request.payload.with_credentials
+        if not request.payload.with_credentials or not may_carry_credentials(first, request.target):
+            return False
+        return origins is None or first.origin.text in origins
 
     def keep_fault(self, request: Request, fault: FetchError, since: float, seconds: float | None) -> None:
         """Take the fault of a request as that of every other request to its host, for some seconds or the backoff.
@@ -243,6 +203,8 @@ class Fetcher:
     def _decide_on_error(self, request: Request, error: FetchError, now: float, seconds: float) -> Decision:
         self._limiter.report(request.upstream, failed=error.kind in UPSTREAM_FAULTS, seconds=seconds, undecided=1)
         step = after_error(error, request.attempts, self._retry_settings, now=now, jitter=random.random())
+        if error.sent and not request.payload.may_go_again:
+            return without_repeat(Decision(step), str(error), None)
         return Decision(step)
 
     def _decide_on_response(self, request: Request, response: HttpResponse, now: float, seconds: float) -> Decision:
@@ -262,6 +224,8 @@ class Fetcher:
         if decision is STORED:
             self._limiter.report(request.upstream, seconds=seconds)
             return decision
+        if not request.payload.may_go_again:
+            decision = without_repeat(decision, f"status {status}", status)
         throttled = status == 503 or decision.throttled
         decided = isinstance(decision.step, End) and decision.step.outcome is not Outcome.FAILED
         self._limiter.report(
@@ -282,6 +246,12 @@ class Fetcher:
             reason = step.reason and self._credentials.hidden(step.reason)  # it may quote a Location
             return FetchResult(step.outcome, reason, request.attempts.total + 1, now, response)
         if isinstance(step, Follow):
+            if request.payload is not GET and response is not None:
+                try:
+                    request.payload = redirected_payload(request.payload, response.status, request.target, step.target)
+                except InvalidRedirect as error:
+                    reason = f"redirect {response.status}: {error}"
+                    return FetchResult(Outcome.REFUSED, reason, request.attempts.total + 1, now, response)
             origin, path = step.target
             request.target = Target(origin, self._credentials.hidden(path))
             request.upstream = self._matcher.upstream_of(step.target)
@@ -291,6 +261,9 @@ class Fetcher:
         # A throttled request waits for the end of the pause at the front of its queue, and costs no retry budget.
         if not step.delay or self._retry_budget.grant_retry(step.delay):
             return RetryInPlace(step.delay)
+        if request.hops and not request.payload.is_repeatable:
+            reason = f"{UNKNOWN}: {request.attempts.history[-1]} after a redirect; {NOT_AGAIN}"
+            return FetchResult(Outcome.FAILED, reason, request.attempts.total, now, None)
         return Defer(step.delay)
 
 

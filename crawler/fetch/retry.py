@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from coordinator.errors import FetchError
 from coordinator.model import Attempts, Outcome
 from coordinator.url import Target
 from crawler.fetch.faults import THROTTLED
+from crawler.fetch.network.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
 from crawler.fetch.ratelimit_headers import (
     LIMIT_HEADERS,
     MAX_PAUSE_SECONDS,
@@ -16,12 +17,13 @@ from crawler.fetch.ratelimit_headers import (
     requested_pause,
     retry_after,
 )
-from crawler.fetch.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
 from crawler.job.models import RetrySettings
 from crawler.model import Headers
 
 # Throttled attempts are counted apart. For each attempt that the job allows, a key may have this many of them.
 THROTTLED_PER_ATTEMPT = 10
+UNKNOWN = "outcome unknown"
+NOT_AGAIN = "it is not sent again, because [request] idempotent is not true"
 # The history of a deferred key is stored in Redis, so it is bounded.
 MAX_HISTORY_LINES = 24
 MAX_RESULT_CHARACTERS = 150
@@ -72,6 +74,9 @@ class Decision:
     throttled: bool = field(default=False, compare=False)
     unauthorized: bool = field(default=False, compare=False)
 
+
+# With these an upstream says that it has not carried out the request.
+UNPROCESSED_STATUSES = frozenset({408, 413, 421, 425, 429, 503})
 
 STORED = Decision(End(Outcome.STORED))
 
@@ -138,6 +143,18 @@ def after_error(
     if attempts.failed >= settings.attempts or attempts.throttled >= settings.attempts * THROTTLED_PER_ATTEMPT:
         return _out_of_attempts(str(error), attempts)
     return Retry(attempts, _backoff(attempts.throttled if throttled else attempts.failed, settings, jitter))
+
+
+def without_repeat(decision: Decision, result: str, status: int | None) -> Decision:
+    """Return the decision for a request that must not be sent again after this attempt, which ended with `result`.
+
+    A status of success is one, also when what was asked for is not ready.
+    """
+    if not isinstance(decision.step, Retry) or decision.throttled or status in UNPROCESSED_STATUSES:
+        return decision
+    if status is not None and 200 <= status < 300:
+        return replace(decision, step=End(Outcome.STORED))
+    return replace(decision, step=End(Outcome.FAILED, f"{UNKNOWN}: {result}; {NOT_AGAIN}"))
 
 
 def add_attempt(attempts: Attempts, result: str, now: float, *, throttled: bool = False) -> Attempts:

@@ -69,7 +69,7 @@ SectionModel = TypeVar("SectionModel", bound=Section)
 PLANNED_KEYS = {
     "source": ("table", "query"),
     "parse": ("records", "columns", "links"),
-    "request": ("method", "body"),
+    "request": (),
     "run": (),
     "retry": ("in_place",),
     "store": ("parquet", "schema"),

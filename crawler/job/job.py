@@ -20,15 +20,9 @@ from crawler.job.following import (
     check_paginate,
 )
 from crawler.job.limits import limits_in
-from crawler.job.models import (
-    JobFile,
-    ParseSettings,
-    RequestSettings,
-    RetrySettings,
-    RunSettings,
-    SourceSettings,
-    StoreSettings,
-)
+from crawler.job.models import JobFile, ParseSettings, RetrySettings, RunSettings, SourceSettings, StoreSettings
+from crawler.job.request.placeholders import fields_named
+from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import check_request
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
@@ -67,7 +61,12 @@ class Job:
     @property
     def has_parser(self) -> bool:
         """Whether a response is parsed: by a function of the user's, or by selectors."""
-        return self.parse.python is not None or bool(self.own_tables) or self.follows
+        return self.parse.python is not None or bool(self.own_tables)
+
+    @property
+    def reads_responses(self) -> bool:
+        """Whether responses of any kind are parsed, or searched for keys."""
+        return self.follows or any(one.has_parser for one in self.every_kind)
 
     @property
     def own_tables(self) -> tuple[TableSettings, ...]:
@@ -109,7 +108,7 @@ def body_memory(job: Job) -> int:
     # what one body takes while it is decoded, or made ready for Postgres.
     largest = job.request.max_body
     fixed = job.store.batch_bytes + largest + job.run.concurrency * LANE_BYTES + TEMPORARY_COPIES * largest
-    copies = 2 if job.has_parser else 1  # a body that goes to the parser's process is there twice
+    copies = 2 if job.reads_responses else 1  # a body that goes to the parser's process is there twice
     least = fixed + copies * largest
     if job.run.memory is None:
         return (max(DEFAULT_MEMORY, least) - fixed) // copies
@@ -149,6 +148,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     _check_run(job.run)
     _check_source(job.source)
+    _check_named_fields(job)
     body_memory(job)
     check_tables(job.tables)
     check_following(job.follow, job.kinds)
@@ -252,6 +252,20 @@ def _check_selectors(job: Job) -> None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
     if given and not job.own_tables and not job.follow and not job.paginate:
         raise UsageError(f"job: {given[0]}: selectors fill [[tables]]; add one with its columns")
+
+
+def _check_named_fields(job: Job) -> None:
+    """Raise UsageError for a field in `[request]` that no key can have; what a function yields, nobody knows here."""
+    if job.source.python is not None:
+        return
+    carried = [getattr(job.source, name, None) or () for name in ("key", "carry")]
+    known = {name for names in carried for name in ([names] if isinstance(names, str) else names)}
+    for name, where in fields_named(job.request).items():
+        if name not in known:
+            raise UsageError(
+                f"job: [request] {where} names {{{name}}}, which no key has; write {{key}}, or {{{{{name}}}}} for the "
+                "text itself"
+            )
 
 
 def _check_source(source: SourceSettings) -> None:

@@ -14,11 +14,7 @@ from msgspec.structs import force_setattr
 
 from crawler.job.fields import (
     BYTES,
-    COOKIE_RULE,
-    DURATION_TEXT,
     FUNCTION,
-    HEADER_RULE,
-    MAX_FILL_SECONDS,
     MEDIAWIKI_ALIASES,
     RATE_FORMS,
     RUN_NAME,
@@ -31,6 +27,7 @@ from crawler.job.fields import (
     value,
 )
 from crawler.job.following import FollowSettings, KindSettings, PaginateSettings
+from crawler.job.request.settings import RequestSettings
 from crawler.job.tables import TableSettings
 
 
@@ -93,91 +90,6 @@ class SourceSettings(Section, frozen=True, kw_only=True):
         "A function of yours, module:function, that yields the keys as texts. The module is looked up in the job "
         "file's folder. It must yield the same keys in the same order each time: resuming calls it again.",
         "corpus:keys", f"^{FUNCTION}$")] | None = None
-
-
-class RequestSettings(Section, frozen=True, kw_only=True):
-    """How keys become HTTP requests.
-
-    A text `${NAME}` in `url`, `headers`, `cookies`, `auth` and `proxy` stands for an environment variable of the
-    worker; the secret itself is never stored, and `pages.url` has `${NAME}` too. Secrets, cookies and `auth` stay
-    behind when a redirect leads to another origin.
-    """
-
-    url: Annotated[str, text(
-        "The URL of a request, with {key} or {keys} in it once, which the percent-encoded keys replace, and perhaps "
-        "with ${NAME} in its path or query. "
-        "Without it every key is an absolute URL, which is read as browsers do it (WHATWG): spaces and letters beyond "
-        "ASCII are encoded, backslashes are slashes, `/a/../b` is `/b`.",
-        "https://api.example.org/works/{key}", r"\{keys?\}", absent="each key is a URL")] | None = None
-    keys_per_request: Annotated[int, number(
-        "Keys that one request asks for. More than 1 needs a `url`.",
-        50, 1, 500)] = 1
-    fill: Annotated[
-        Annotated[float, Meta(ge=0, le=MAX_FILL_SECONDS)] | Annotated[str, DURATION_TEXT],
-        value(
-        "How long a request with fewer keys than `keys_per_request` waits for more keys of a slow source, at most "
-        "10 minutes. 0 waits for none.",
-        "500ms", write='write a time like "1s", "500ms", "1min", or seconds')] = "1s"
-    separator: Annotated[str, text(
-        "What stands between the keys of one request; it is percent-encoded too.",
-        ",")] = "|"
-    headers: Annotated[dict[str, str], value(
-        "Headers of every request.",
-        {"Authorization": "Bearer ${TOKEN}"}, each=HEADER_RULE)] = field(default_factory=dict)
-    cookies: Annotated[dict[str, str], value(
-        "Cookies of every request.",
-        {"session": "${SESSION}"}, each=COOKIE_RULE)] = field(default_factory=dict)
-    auth: Annotated[str, text(
-        "An Authorization header: basic:USER:PASSWORD or bearer:TOKEN, with the password or token as ${NAME}.",
-        "bearer:${TOKEN}", "^(?:basic|bearer):")] | None = None
-    hosts: Annotated[tuple[str, ...], value(
-        "Where keys are URLs: the servers that get `auth`, `cookies` and headers with secrets; needed as soon as there "
-        "is one of these. A host means https at its default port; another port or http is written out, like "
-        "http://10.0.0.5:8080. Other hosts are asked without credentials.",
-        ["api.example.org"])] = ()
-    user_agent: Annotated[str, text(
-        "Who asks. Name a contact here; `shardcrawl check` reminds you.",
-        "my-crawl (me@example.org)")] = "shardcrawl (+https://pypi.org/project/shardcrawl/)"
-    timeout: Annotated[float, number(
-        "Seconds for one attempt, from connecting to the last byte of the body. Connecting may take half of it, and "
-        "at most 8. An attempt that takes longer has failed, and `[retry]` decides.",
-        60, 0.1, 3600)] = 30.0
-    redirects: Annotated[int, number(
-        "Redirects that are followed in a row; 0 follows none.",
-        0, 0, 20)] = 5
-    http2: Annotated[bool | Literal["prior-knowledge"], value(
-        'true uses HTTP/2 where a server offers it in TLS; "prior-knowledge" speaks nothing else to any server, also '
-        "without TLS.",
-        True, write='write true, false or "prior-knowledge"')] = False
-    engine: Annotated[Literal["pyreqwest", "httpx"], value(
-        "The HTTP client.",
-        "httpx", write="known are pyreqwest and httpx")] = "pyreqwest"
-    allow_private: Annotated[tuple[str, ...], value(
-        "Networks that are not public (loopback, 10.0.0.0/8, a cloud's metadata) and may still be fetched from. "
-        "--allow-private adds to them.",
-        ["10.0.0.0/8"])] = ()
-    proxy: Annotated[str, text(
-        "An http, https or socks5 URL through which every request goes, with its password as ${NAME}. The proxy looks "
-        "up names, so a private address is refused only where it stands in the URL itself.",
-        "http://me:${PASSWORD}@proxy.example.org:3128")] | None = None
-    ca: Annotated[str, text(
-        "A PEM file with certificates to trust beside the system's. A relative path begins at the job file's folder; "
-        "the file must lie there on every machine with workers.",
-        "ca.pem", absent="the system's certificates")] | None = None
-    client_cert: Annotated[str, text(
-        "A PEM file with a client certificate and its key, not encrypted; looked up like `ca`.",
-        "client.pem")] | None = None
-    max_body: Annotated[int, number(
-        "Bytes of a body after decompression. A key with a larger one fails at once, without another attempt.",
-        1_048_576, 1, 256 * 1024 * 1024)] = 16 * 1024 * 1024
-    robots: Annotated[bool, value(
-        "Whether each host's robots.txt is obeyed, Crawl-delay included.",
-        False, absent="true where keys are URLs; false with a `url`, an API whose terms you know")] | None = None
-
-    @property
-    def obeys_robots(self) -> bool:
-        """Whether robots.txt is obeyed: by default where each key is a URL, and not with a request template."""
-        return self.url is None if self.robots is None else self.robots
 
 
 class LimitEntry(Section, frozen=True, kw_only=True):

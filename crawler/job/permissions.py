@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from coordinator.errors import UsageError
 from crawler.job.job import Job
-from crawler.job.request_checks import SECRET, parse_network
+from crawler.job.request.placeholders import SECRET
+from crawler.job.request_checks import parse_network
 
 
 @dataclass(frozen=True, slots=True)

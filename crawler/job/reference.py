@@ -17,12 +17,12 @@ from crawler.job.models import (
     JobFile,
     LimitEntry,
     ParseSettings,
-    RequestSettings,
     RetrySettings,
     RunSettings,
     SourceSettings,
     StoreSettings,
 )
+from crawler.job.request.settings import RequestSettings
 from crawler.job.tables import KNOWN_TYPES, TableSettings
 
 INTRODUCTION = """\

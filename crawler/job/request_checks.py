@@ -7,18 +7,17 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import urlsplit
 
 from coordinator.errors import UsageError
-from coordinator.url import HAS_USER, InvalidUrl, parse
+from coordinator.url import InvalidUrl, parse
 from crawler.job.fields import COOKIE_RULE, HEADER_RULE, MAX_FILL_SECONDS
-from crawler.job.models import RequestSettings
+from crawler.job.request.placeholders import KEY_NAMES, SECRET, fields_named, places_in, split_template
+from crawler.job.request.settings import RequestSettings
 
 PROXY_SCHEMES = ("http", "https", "socks5")
-SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # A line break in a header would begin another one.
 HEADER_TEXT = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 COOKIE_TEXT = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265, section 4.1.1
 _SECONDS_BY_UNIT = {"ms": 0.001, "s": 1.0, "min": 60.0}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_PLACE = re.compile(r"(?<!\$)\{([^{}]*)\}")
 # Headers that identify the sender, whatever is in them.
 CREDENTIAL_NAMES = frozenset({"authorization", "cookie", "proxy-authorization"})
 # What a header or a cookie is called that has a secret in it, and how the value of such a header begins.
@@ -50,10 +49,7 @@ def check_request(request: RequestSettings) -> None:
         parse_network(network)
     if seconds_of(request.fill) > MAX_FILL_SECONDS:
         raise UsageError(f"job: [request] fill is {request.fill!r}; it must be at most 10min")
-    if request.url is not None:
-        split_template(request.url)
-    elif request.keys_per_request > 1:
-        raise UsageError("job: [request] keys_per_request needs a url with {keys} in it")
+    _check_places(request)
     _check_secrets(request)
     _check_hosts(request)
 
@@ -63,7 +59,9 @@ def credentials_in(request: RequestSettings) -> list[str]:
     found = ["auth"] if request.auth is not None else []
     found += [f"headers.{name}" for name, text in request.headers.items() if is_credential(name, text)]
     found += ["cookies"] if request.cookies else []
-    return found + [f"${{{name}}} in url" for name in dict.fromkeys(SECRET.findall(request.url or ""))]
+    found += [f"${{{name}}} in url" for name in dict.fromkeys(SECRET.findall(request.url or ""))]
+    in_body = (place for part in (request.json, request.form, request.body) for place in places_in(part))
+    return found + [f"${{{name}}} in the body" for name in dict.fromkeys(p.name for p in in_body if p.is_secret)]
 
 
 def is_credential(name: str, text: str) -> bool:
@@ -87,40 +85,6 @@ def seconds_of(duration: float | str) -> float:
     return float(duration.removesuffix(unit)) * _SECONDS_BY_UNIT[unit]
 
 
-def split_template(url: str) -> tuple[str, str]:
-    """What stands before and after {key} or {keys} in a request template. Raises UsageError."""
-    places = _PLACE.findall(url)
-    wrong = [place for place in places if place not in ("key", "keys")]
-    if wrong:
-        raise UsageError(f"[request] url: unknown placeholder {{{wrong[0]}}}; use {{key}} or {{keys}}")
-    if len(places) != 1:
-        raise UsageError(f"[request] url: {len(places)} placeholders; put {{key}} or {{keys}} in it once")
-    head, _, tail = url.partition(f"{{{places[0]}}}")
-    rest = SECRET.sub("", head + tail)
-    if "{" in rest or "}" in rest:
-        raise UsageError("[request] url: a single { or }; write %7B and %7D for braces of the URL itself")
-    if "#" in head:
-        raise UsageError("[request] url: what follows # is never sent, so the key cannot stand there")
-    if any(char == " " or not char.isprintable() for char in url):
-        raise UsageError("[request] url: it has a space or a control character; write %20 for a space")
-    try:
-        origin = parse(head).origin
-    except InvalidUrl as error:
-        advice = (
-            "write an Authorization header" if str(error) == HAS_USER else "write it like https://host/path?id={key}"
-        )
-        raise UsageError(f"[request] url: it {error}; {advice}") from None
-    if "{" in origin.host:
-        raise UsageError("[request] url: the host may not come from the environment; put ${NAME} behind it")
-    try:
-        depends = parse(f"{head}0{tail}").origin != origin
-    except InvalidUrl:
-        depends = True
-    if depends:
-        raise UsageError("[request] url: the host may not depend on the key; make the source yield URLs instead")
-    return head, tail
-
-
 def parse_network(text: str) -> IPv4Network | IPv6Network:
     """The network in an entry of `allow_private`. Raises UsageError."""
     try:
@@ -136,6 +100,34 @@ def is_proxy(url: str) -> bool:
         return parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
     except ValueError:  # the port is no number
         return False
+
+
+def _check_places(request: RequestSettings) -> None:
+    """Raise UsageError unless every request asks for its own key."""
+    bodies = [name for name in ("json", "form", "body") if getattr(request, name) is not None]
+    if len(bodies) > 1:
+        raise UsageError(f"job: [request] {bodies[0]} and {bodies[1]}: a request has one body; leave one out")
+    if request.url is None:
+        if request.keys_per_request > 1:
+            raise UsageError("job: [request] keys_per_request needs a url with {keys} in it")
+        if any(place.is_secret for name in bodies for place in places_in(getattr(request, name))):
+            raise UsageError(f"job: [request] {bodies[0]}: each key is a URL, and any server would get its secret")
+    else:
+        split_template(request.url)
+        given = [request.url, *(getattr(request, name) for name in bodies)]
+        places = [place for node in given for place in places_in(node) if not place.is_secret]
+        if not places:
+            where = f"url or {bodies[0]}" if bodies else "url"
+            raise UsageError(f"[request] {where}: 0 placeholders; put {{key}} or {{keys}} in it once")
+        if request.keys_per_request > 1 and not any(place.name in KEY_NAMES for place in places):
+            raise UsageError("job: [request] keys_per_request needs {keys} in the url or the body")
+    if request.keys_per_request > 1 and (fields := fields_named(request)):
+        name, where = next(iter(fields.items()))
+        raise UsageError(f"job: [request] {where}: {{{name}}} is of one key; leave keys_per_request out")
+    for name, text in request.headers.items():
+        places = list(places_in(text))
+        if any(place.is_secret for place in places) and not all(place.is_secret for place in places):
+            raise UsageError(f"job: [request] headers: {name!r} has a secret and a {{name}}; only one of them can be")
 
 
 def _check_fields(key: str, fields: dict[str, str], allowed: re.Pattern[str], rule: str) -> None:

@@ -40,6 +40,7 @@ from crawler.local.child_spec import (
     ChildSpec,
 )
 from crawler.store.catalogue import find_record
+from crawler.store.rows.found import FoundReader
 from crawler.telemetry import logs
 from crawler.telemetry.pulse import Pulse, exit_when_closed
 
@@ -93,13 +94,18 @@ async def _run_role(spec: ChildSpec, channel: socket.socket) -> bool:
 
 async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: OnDrain) -> None:
     """Coordinate one run until it is complete. A drain ends it at once: each of its steps is one script in Redis."""
-    from coordinator.roles.coordinator import Coordinator  # a worker does not need it, and importing takes time
+    from coordinator.roles.coordinator import (  # a worker does not need it, and importing takes time
+        Coordinator,
+        Following,
+    )
 
     record = await retry_unavailable(partial(find_record, spec.database, str(spec.run)), spec.name)
     assert spec.document is not None
     job = read_job(spec.document, spec.folder)
     leave = asyncio.Event()
     on_drain(leave.set)
+    found = FoundReader(spec.database, record.run_id)
+    following = Following(found.read, job.by_level, job.most_found) if job.follows else None
     coordinator = Coordinator(
         client,
         record,
@@ -108,11 +114,16 @@ async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: On
         rereadable=is_rereadable(job),
         high_water=job.run.high_water,
         keys_per_request=job.request.keys_per_request,
+        single_requests=not job.request.is_repeatable,
         fill_seconds=seconds_of(job.request.fill),
+        following=following,
         failpoint=_failpoint(spec),
     )
     pulse.begun()
-    await run_until_first_ends(leave.wait(), coordinator.run())
+    try:
+        await run_until_first_ends(leave.wait(), coordinator.run())
+    finally:
+        found.close()
 
 
 async def _work(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: OnDrain) -> None:

@@ -169,7 +169,9 @@ def load(whole: Job, module_name: str | None = None, kind: str = "") -> Hook | N
     tables = [Table(table) for table in job.tables]
     finder = Finder(whole, kind) if whole.follows else None
     if job.parse.python is None:
-        return Hook(compile_selectors(job), tables, "", job.parse, finder=finder) if job.has_parser else None
+        if finder is None and not job.has_parser:
+            return None
+        return Hook(compile_selectors(job), tables, "", job.parse, finder=finder)
     name, _, function_name = job.parse.python.partition(":")
     try:
         folder = Path(job.folder).resolve()

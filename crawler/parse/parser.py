@@ -30,6 +30,8 @@ class Parser:
 
     def __init__(self, hook: Hook, job: Job, kind: str = "") -> None:
         self._kind = kind
+        # A page that is only searched for keys keeps its body.
+        self.keeps_body = not (job.kinds[kind] if kind else job).has_parser
         self._hook = hook
         self._job = job
         self._detector: SlowParserDetector | None = SlowParserDetector()
@@ -122,10 +124,11 @@ class Parser:
     def _move_to_child(self, reason: str) -> ParserPool:
         logger.info("the parser %s: from now on it runs in a process of its own", reason)
         setup = ParserSetup(self._job, self._hook.module_name, self._kind)
+        own = self._job.kinds[self._kind] if self._kind else self._job
         self._pool = Pool(
             parse_handler,
             setup,
             name="parser",
-            seconds=(self._job.kinds[self._kind] if self._kind else self._job).parse.timeout + KILL_SLACK_SECONDS,
+            seconds=own.parse.timeout + KILL_SLACK_SECONDS,
         )
         return self._pool

@@ -28,7 +28,10 @@ class ParserSetup(NamedTuple):
 
 
 class ParseTask(NamedTuple):
-    """One response to parse; `keys` with their digests and contexts, `headers` as Headers.items gives them. A tuple, which pickle handles in C."""
+    """One response to parse; `keys` with their digests and contexts, `headers` as Headers.items gives them.
+
+    A tuple, which pickle handles in C.
+    """
 
     keys: Sequence[tuple[str, bytes, KeyContext]]
     url: str

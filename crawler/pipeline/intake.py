@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Outcome, ShardId, WorkerId
+from coordinator.model import NO_ATTEMPTS, Attempts, Block, Claim, Outcome, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.sharding import block_digests
 from coordinator.queue.streams import Streams
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import InvalidUrl
-from crawler.fetch.retry import add_attempt
+from crawler.fetch.retry import NOT_AGAIN, UNKNOWN, add_attempt
 from crawler.fetch.template import Template
 from crawler.model import Item, OpenBlock, Page, Request
 from crawler.pipeline.batch import Batch
@@ -34,7 +34,10 @@ MAX_DELIVERIES = 3
 
 
 class Intake:
-    """Feeds the scheduler of one worker. While `would_only_wait()` is true, it claims nothing."""
+    """Feeds the scheduler of one worker. While `would_only_wait()` is true, it claims nothing.
+
+    `templates` and `keys_per_request` are those of each kind.
+    """
 
     def __init__(
         self,
@@ -43,10 +46,10 @@ class Intake:
         done: DoneSet,
         worker: WorkerId,
         batch: Batch,
-        template: Template,
+        templates: Mapping[str, Template],
         matcher: UpstreamMatcher,
         scheduler: Scheduler,
-        keys_per_request: int,
+        keys_per_request: Mapping[str, int],
         would_only_wait: Callable[[], bool] = lambda: False,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
@@ -54,7 +57,7 @@ class Intake:
         self._done = done
         self._worker = worker
         self._batch = batch
-        self._template = template
+        self._templates = templates
         self._matcher = matcher
         self._scheduler = scheduler
         self._keys_per_request = keys_per_request
@@ -115,6 +118,10 @@ class Intake:
         if not block.left:
             self._batch.add_done_block(block)
             return True
+        if claim.deliveries > 1 and (at_risk := self._not_repeatable(claim.block)):
+            for index in [index for index in at_risk if digests[index] not in done]:
+                self._fail(claim, block, index, digests, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}")
+            done = {*done, *(digests[index] for index in at_risk)}
         if claim.deliveries > MAX_DELIVERIES:
             left = [index for index, key_digest in enumerate(digests) if key_digest not in done]
             await self._split_or_fail(claim, block, left, digests)
@@ -158,16 +165,43 @@ class Intake:
         A request has the attempts of that one of its keys which has the most.
         """
         most = NO_ATTEMPTS
-        for start in range(0, len(items), self._keys_per_request):
-            part = items[start : start + self._keys_per_request]
+        for part in self._requests(items):
             try:
-                target = self._template.target([item.key for item in part])
+                target, payload = self._templates[part[0].context.kind].build(
+                    [item.key for item in part], part[0].context
+                )
             except InvalidUrl as error:  # the source has checked each key, but this block may come from another program
-                self._refuse(part[0], str(error))
+                for item in part:
+                    self._refuse(item, str(error))
                 continue
             if attempts:
                 most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
-            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most))
+            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most, payload))
+
+    def _not_repeatable(self, block: Block) -> list[int]:
+        """The indexes of the keys whose requests may not be sent again."""
+        once = {kind for kind, template in self._templates.items() if not template.is_repeatable}
+        return [index for index in range(len(block.keys)) if block.context(index).kind in once] if once else []
+
+    def _requests(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """The items in parts of one request each. A page of a list behind the first is asked for alone."""
+        size = self._keys_per_request[""]
+        if len(self._keys_per_request) == 1 and (size == 1 or not any(item.context.list_key for item in items)):
+            for start in range(0, len(items), size):
+                yield items[start : start + size]
+            return
+        by_kind: dict[str, list[Item]] = {}
+        for item in items:
+            if item.context.kind not in self._templates:
+                self._refuse(item, f"it is of kind {item.context.kind!r}, which the job does not have")
+            elif item.context.list_key:
+                yield [item]
+            else:
+                by_kind.setdefault(item.context.kind, []).append(item)
+        for kind, alike in by_kind.items():
+            size = self._keys_per_request[kind]
+            for start in range(0, len(alike), size):
+                yield alike[start : start + size]
 
     def _refuse(self, item: Item, reason: str) -> None:
         self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
@@ -177,12 +211,14 @@ class Intake:
         if len(left) > 1:
             logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
             await retry_unavailable(
-                lambda: self._streams.split(self._worker, claim, left, self._keys_per_request), "worker"
+                lambda: self._streams.split(self._worker, claim, left, self._keys_per_request[""]), "worker"
             )
             return
-        (index,) = left
-        item = Item(claim.block.keys[index], digests[index], block, claim.block.context(index))
         reason = f"{claim.deliveries - 1} workers died while they had this key"
+        self._fail(claim, block, left[0], digests, reason)
+
+    def _fail(self, claim: Claim, block: OpenBlock, index: int, digests: Sequence[bytes], reason: str) -> None:
+        item = Item(claim.block.keys[index], digests[index], block, claim.block.context(index))
         self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time()))
 
 

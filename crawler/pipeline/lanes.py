@@ -10,8 +10,9 @@ from coordinator.errors import FetchError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.unreachable import UnreachableUpstream, UnreachableUpstreams
 from coordinator.tasks import cancel_and_wait
+from crawler.fetch.attempt import Defer, FetchResult, Lane, RetryInPlace
 from crawler.fetch.faults import fault_words
-from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, RetryInPlace
+from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.memory import BodyMemory
 from crawler.model import Request
 from crawler.pipeline.batch import Batch

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from xxhash import xxh3_128_digest
 
 from coordinator.model import Outcome
-from crawler.fetch.fetcher import FetchResult
+from crawler.fetch.attempt import FetchResult
 from crawler.fetch.template import Template
 from crawler.model import HttpResponse, Page, Request
 from crawler.parse.parser import Parser
@@ -18,15 +18,20 @@ MAX_VALIDATOR_CHARACTERS = 1000
 
 
 class PageBuilder:
-    """Builds pages. Without a parser the body of a stored key goes into its page.
+    """Builds pages, by the template and the parser of their kind. Without a parser the body of a stored key is kept.
 
     `put_alone` requests each key of a request alone, for the error with which the parser failed on its response.
     """
 
-    def __init__(self, template: Template, parser: Parser | None, put_alone: Callable[[Request, str], None]) -> None:
+    def __init__(
+        self,
+        templates: Mapping[str, Template],
+        parsers: Mapping[str, Parser],
+        put_alone: Callable[[Request, str], None],
+    ) -> None:
         self._put_alone = put_alone
-        self._template = template
-        self._parser = parser
+        self._templates = templates
+        self._parsers = parsers
 
     async def build(self, request: Request, result: FetchResult) -> list[Page]:
         """One page for each key of the request, none when the keys are requested alone instead.
@@ -43,17 +48,22 @@ class PageBuilder:
         outcome, reason, attempts, at, _ = result
         single = len(request.items) == 1
         pages = []
+        template = self._templates[request.items[0].context.kind]
         for item in request.items:
-            target = request.first_target if single else self._template.target([item.key])
+            target = request.first_target if single else template.target([item.key], item.context)
             pages.append(Page(item, target.href, outcome, reason, status, attempts, at, etag, modified, digest))
         if response is not None and outcome is Outcome.STORED:
-            if self._parser is not None:
-                error = await self._parser.parse(pages, request.target.href, response)
-                if error is not None:
+            parser = self._parsers.get(request.items[0].context.kind)
+            if parser is not None:
+                error = await parser.parse(pages, request.target.href, response)
+                if error is not None and not request.payload.is_repeatable:
+                    for page in pages:
+                        page.fail(error)
+                elif error is not None:
                     self._put_alone(request, error)
                     return []
-            elif response.body:
-                _keep_body(pages, response)
+            if response.body and (parser is None or parser.keeps_body):
+                _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
         return pages
 
 

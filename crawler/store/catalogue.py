@@ -12,12 +12,13 @@ import asyncpg
 import orjson
 
 from coordinator.errors import EpochLost, PostgresRefused, UsageError, first_line
-from coordinator.model import Epoch, Outcome
+from coordinator.model import Epoch, FoundBatch, Outcome
 from coordinator.queue.registry import RunRecord
 from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
+from crawler.store.rows.found import FoundTable
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
 from crawler.store.tables import column_list, columns_fault, part_name, quoted, table_names
@@ -102,8 +103,18 @@ class Catalogue:
         with postgres_errors():
             return [StoredRun.from_row(row) for row in await self._connection.fetch(query("list-runs"))]
 
-    async def make(self, name: str, document: Mapping[str, Any], epoch: Epoch, tables: Sequence[TableSettings]) -> int:
+    async def make(
+        self,
+        name: str,
+        document: Mapping[str, Any],
+        epoch: Epoch,
+        tables: Sequence[TableSettings],
+        *,
+        follows: bool = False,
+    ) -> int:
         """Add a run, and the tables into which it loads; returns its run_id.
+
+        A run that `follows` has a table of the keys that its pages name.
 
         Raises PostgresRefused when a table of records exists with other columns.
         """
@@ -119,6 +130,8 @@ class Catalogue:
                     await self._connection.execute(query("make-pages-part", part=part, run_id=run_id))
                     for table in tables:
                         await self._make_table(table, run_id)
+                    if follows:
+                        await FoundTable(run_id).make(self._connection)
                 except asyncpg.DuplicateTableError as error:
                     raise PostgresRefused(
                         f"{first_line(error)}: a deleted run has left it; drop it, or use another database"
@@ -202,6 +215,19 @@ class Catalogue:
                     await self._connection.execute(query("attach", table=table, part=part, run_id=run_id))
                     attached += 1
         return attached > 0
+
+    async def unfetched(self, run_id: int) -> tuple[list[FoundBatch], Mapping[int, int]]:
+        """The batches with found keys that have no page, and {rule: how many of its keys have one}."""
+        found = FoundTable(run_id)
+        with postgres_errors():
+            return await found.unfetched(self._connection), await found.fetched_by_rule(self._connection)
+
+    async def unfetched_digests(self, run_id: int) -> AsyncIterator[list[bytes]]:
+        """The digests of found keys that have no page, part by part."""
+        with postgres_errors():
+            async with self._connection.transaction(readonly=True):
+                async for part in FoundTable(run_id).unfetched_digests(self._connection):
+                    yield part
 
     async def digests(self, run_id: int) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
         """The digests of all keys that have an outcome, batch by batch, as {outcome: digests}."""

@@ -12,15 +12,16 @@ from typing import Any
 
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.limits.unreachable import UnreachableUpstreams
-from coordinator.model import Outcome, RunState, WorkerId
+from coordinator.model import KeyContext, Outcome, RunState, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import Runs
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
-from crawler.fetch.fetcher import Lane, Meter
+from crawler.fetch.attempt import Lane, Meter
 from crawler.job.models import StoreSettings
+from crawler.model import GET, Payload
 from crawler.pipeline.intake import Intake
 from crawler.worker import Worker
 from tests.simulation.faulty_client import LOST
@@ -36,6 +37,11 @@ from tests.simulation.stand_ins import (
 from tests.simulation.turns import IDLE, NAP
 
 Flush = Callable[[Worker], Coroutine[Any, Any, None]]
+
+
+def joined(keys: Sequence[str], _: KeyContext) -> tuple[SimpleNamespace, Payload]:
+    """What is sent for these keys."""
+    return SimpleNamespace(href="|".join(keys)), GET
 
 
 class WorkerProcess(Process):
@@ -58,10 +64,10 @@ class WorkerProcess(Process):
             done=DoneSet(client, keys, record.layout, record.epoch),
             worker=name,
             batch=self.batch,
-            template=SimpleNamespace(target=lambda keys: SimpleNamespace(href="|".join(keys))),  # type: ignore[arg-type]
+            templates={"": SimpleNamespace(build=joined, is_repeatable=True)},  # type: ignore[dict-item]
             matcher=SimpleNamespace(upstream_of=lambda target: "upstream"),  # type: ignore[arg-type]
             scheduler=self.scheduler,  # type: ignore[arg-type]
-            keys_per_request=self.simulation.keys_per_request,
+            keys_per_request={"": self.simulation.keys_per_request},
         )
         parts: dict[str, Any] = {
             "scheduler": self.scheduler,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from coordinator.errors import PostgresUnavailable
 from coordinator.model import Outcome, Presence
 from coordinator.queue.sharding import digest
-from crawler.fetch.fetcher import Defer, FetchResult, Lane, Meter, RetryInPlace
+from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace
 from crawler.fetch.retry import add_attempt
 from crawler.model import Page, Request
 from crawler.pipeline.batch import Batch, Load

@@ -62,7 +62,12 @@ class HttpxEngine:
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     async def fetch(
-        self, method: str, target: Target, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+        self,
+        method: str,
+        target: Target,
+        headers: tuple[tuple[str, str], ...],
+        with_credentials: bool = True,
+        body: bytes | None = None,
     ) -> HttpResponse:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
         if with_credentials and self._credentials.url_secrets:
@@ -70,7 +75,7 @@ class HttpxEngine:
         try:
             url = ExactUrl(target)
             request = self._client.build_request(
-                method, url, headers=self._credentials.headers_of(headers, with_credentials)
+                method, url, headers=self._credentials.headers_of(headers, with_credentials), content=body
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise FetchError("url", str(error), sent=False) from error
@@ -81,25 +86,25 @@ class HttpxEngine:
             raise FetchError("reset", "the engine is closed", sent=False)
         if self._credentials.proxy is not None:
             self._resolver.check(target.origin.host)
-        body: BodyReader | None = None
+        reader: BodyReader | None = None
         try:
             async with asyncio.timeout(self._caps.total):
                 response = await self._send(request)
                 try:
                     found = RawHeaders(response.headers.raw)
-                    body = BodyReader(found, self._caps.body, self._memory)
+                    reader = BodyReader(found, self._caps.body, self._memory)
                     async for chunk in response.aiter_raw():
-                        await body.add(chunk)
-                    return HttpResponse(response.status_code, found, *body.finish())
+                        await reader.add(chunk)
+                    return HttpResponse(response.status_code, found, *reader.finish())
                 finally:
                     await response.aclose()
         except BaseException as error:
-            if body is not None:
-                body.close()
+            if reader is not None:
+                reader.close()
             failed = self._fetch_error(error)
             if failed is None:
                 raise
-            raise (failed if body is None else body.fault(failed)) from error
+            raise (failed if reader is None else reader.fault(failed)) from error
 
     def _fetch_error(self, error: BaseException) -> FetchError | None:
         if isinstance(error, TimeoutError):

@@ -34,14 +34,19 @@ class LenientReader:
         self.origins[origin] = None
 
     async def fetch(
-        self, method: str, target: Target, headers: tuple[tuple[str, str], ...], with_credentials: bool
+        self,
+        method: str,
+        target: Target,
+        headers: tuple[tuple[str, str], ...],
+        with_credentials: bool,
+        body: bytes | None,
     ) -> HttpResponse:
         """Do what Engine.fetch does."""
         if self._opening is None:
             self._opening = asyncio.create_task(asyncio.to_thread(self._open))
         # Shielded: when one caller is cancelled, the others still get the engine.
         engine = await asyncio.shield(self._opening)
-        return await engine.fetch(method, target, headers, with_credentials)
+        return await engine.fetch(method, target, headers, with_credentials, body)
 
     async def close(self) -> None:
         """Forget the origins and close the engine."""

@@ -22,7 +22,7 @@ def open_engine(job: Job, credentials: Credentials, memory: BodyMemory) -> Engin
     """Return the engine that the job names, with the job's bounds. Raises UsageError."""
     request = job.request
     # A robots.txt may be larger than `max_body`, which the fetcher holds pages to.
-    body = max(request.max_body, MAX_ROBOTS_BYTES) if request.obeys_robots else request.max_body
+    body = max(request.max_body, MAX_ROBOTS_BYTES) if job.obeys_robots else request.max_body
     caps = Caps(
         connect=min(MAX_CONNECT_SECONDS, request.timeout / 2), read=request.timeout, total=request.timeout, body=body
     )
@@ -47,4 +47,4 @@ def _engine_class(job: Job) -> Callable[..., Engine]:
     from crawler.fetch.engines.pyreqwest_engine import PyreqwestEngine
 
     # To look at all headers takes 2 to 4 us: only a parser may read one that we do not know.
-    return partial(PyreqwestEngine, all_headers=job.has_parser)
+    return partial(PyreqwestEngine, all_headers=job.reads_responses)

@@ -32,7 +32,12 @@ class Engine(Protocol):
     """An HTTP client. One engine serves one worker, and keeps idle connections to each host."""
 
     async def fetch(
-        self, method: str, target: Target, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+        self,
+        method: str,
+        target: Target,
+        headers: tuple[tuple[str, str], ...],
+        with_credentials: bool = True,
+        body: bytes | None = None,
     ) -> HttpResponse:
         """Send one request and read its whole response; no redirect is followed.
 

@@ -99,11 +99,16 @@ class PyreqwestEngine:
         self._built_at = monotonic()
 
     async def fetch(
-        self, method: str, target: Target, headers: tuple[tuple[str, str], ...], with_credentials: bool = True
+        self,
+        method: str,
+        target: Target,
+        headers: tuple[tuple[str, str], ...],
+        with_credentials: bool = True,
+        body: bytes | None = None,
     ) -> HttpResponse:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
         if self._lenient.origins and target.origin.text in self._lenient.origins:
-            return await self._lenient.fetch(method, target, headers, with_credentials)
+            return await self._lenient.fetch(method, target, headers, with_credentials, body)
         if with_credentials and self._credentials.url_secrets:
             target = self._credentials.filled(target)
         host, href = target.origin.host, target.href
@@ -117,7 +122,7 @@ class PyreqwestEngine:
         started = monotonic()
         try:
             try:
-                return await self._send(client, method, href, headers)
+                return await self._send(client, method, href, headers, body)
             except RequestError as error:
                 failed, may_resend = pyreqwest_fetch_error(error)
                 left = self._caps.total - (monotonic() - started)
@@ -125,7 +130,7 @@ class PyreqwestEngine:
                     raise failed from error
             # The server closed an idle connection while this request was on its way: that is no failure of the request.
             try:
-                return await self._send(client, method, href, headers, left)
+                return await self._send(client, method, href, headers, body, left)
             except RequestError as error:
                 raise pyreqwest_fetch_error(error)[0] from error
         except FetchError as error:
@@ -146,6 +151,7 @@ class PyreqwestEngine:
         method: str,
         url: str,
         headers: tuple[tuple[str, str], ...],
+        body: bytes | None,
         seconds: float | None = None,
     ) -> HttpResponse:
         """Send a request once. The library reads the URL again, and leaves it as it is."""
@@ -156,6 +162,8 @@ class PyreqwestEngine:
         try:
             if headers:
                 request = request.headers(headers)
+            if body is not None:
+                request = request.body_bytes(body)
             if seconds is not None:
                 request = request.timeout(timedelta(seconds=seconds))
             stream = request.streamed_read_buffer_limit(READ_BYTES).build_streamed()

@@ -10,15 +10,9 @@ from urllib.parse import quote, unquote
 
 from coordinator.errors import UsageError
 from coordinator.url import Target
-from crawler.job.models import RequestSettings
-from crawler.job.request_checks import (
-    COOKIE_TEXT,
-    HEADER_TEXT,
-    SECRET,
-    credential_origins,
-    is_credential,
-    is_proxy,
-)
+from crawler.job.request.placeholders import SECRET, places_in, without_places
+from crawler.job.request.settings import RequestSettings
+from crawler.job.request_checks import COOKIE_TEXT, HEADER_TEXT, credential_origins, is_credential, is_proxy
 
 HeaderPairs = tuple[tuple[str, str], ...]
 
@@ -36,6 +30,7 @@ class Credentials:
     `headers` are sent with every request. `secret_headers` are those that identify the sender (Authorization, Cookie,
     Proxy-Authorization) or have a secret in them; they are sent only to the origin that they are for. `proxy` is the
     proxy's URL with user and password. `url_secrets` are those in the request template by name, percent-encoded.
+    `body_secrets` are those in the body of a request by name.
     `origins` are the only ones that credentials are for; None: they are for the first origin of every request.
     """
 
@@ -44,6 +39,7 @@ class Credentials:
     proxy: str | None = field(default=None, repr=False)
     url_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     origins: frozenset[str] | None = None
+    body_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def filled(self, target: Target) -> Target:
         """Return the target with the secrets of the template in it. Only an engine may have it: it is not shown."""
@@ -81,7 +77,9 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
     """
     headers: list[tuple[str, str]] = []
     secret_headers: list[tuple[str, str]] = []
-    for name, text in request.headers.items():
+    for name, written in request.headers.items():
+        if (text := without_places(written)) is None:
+            continue  # the template makes it for each request
         (secret_headers if is_credential(name, text) else headers).append((name, _filled(text, "headers", environ)))
     if request.auth is not None:
         secret_headers.append(("Authorization", _authorization(request.auth, environ)))
@@ -89,9 +87,18 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
         cookies = (f"{name}={_filled(text, 'cookies', environ, COOKIE_TEXT)}" for name, text in request.cookies.items())
         secret_headers.append(("Cookie", "; ".join(cookies)))
     proxy = None if request.proxy is None else _proxy(request.proxy, environ)
+    in_body = {
+        place.name
+        for part in (request.json, request.form, request.body)
+        for place in places_in(part)
+        if place.is_secret
+    }
+    body_secrets = {name: _filled(f"${{{name}}}", "body", environ, ANY_TEXT) for name in sorted(in_body)}
     in_url = SECRET.findall(request.url or "")
     url_secrets = {name: quote(_filled(f"${{{name}}}", "url", environ, ANY_TEXT), safe="") for name in in_url}
-    return Credentials(tuple(headers), tuple(secret_headers), proxy, url_secrets, credential_origins(request))
+    return Credentials(
+        tuple(headers), tuple(secret_headers), proxy, url_secrets, credential_origins(request), body_secrets
+    )
 
 
 def _authorization(auth: str, environ: Mapping[str, str]) -> str:

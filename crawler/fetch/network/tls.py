@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.errors import UsageError
-from crawler.job.models import RequestSettings
+from crawler.job.request.settings import RequestSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from coordinator.limits.robots_cache import RobotsCache
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import Target, parse
 from crawler.fetch.faults import THROTTLED, UPSTREAM_FAULTS
+from crawler.fetch.network.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
 from crawler.fetch.ratelimit_headers import requested_pause
-from crawler.fetch.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
 from crawler.fetch.robots.rules import TOO_MANY_REQUESTS, RobotsRecord, failed_record, product_token, rules_for
 from crawler.job.models import RetrySettings
 from crawler.model import HttpResponse

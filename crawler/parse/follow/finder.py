@@ -70,7 +70,7 @@ class Finder:
         self._has_rows = bool(own.own_tables)
 
     def find(self, pages: Sequence[Page], response: Response) -> None:
-        """Give the pages what they name. Raises SelectorError, ValueError when the response has not what it must have."""
+        """Give the pages what they name. Raises ValueError when the response has not what it must have."""
         page = next((page for page in pages if page.outcome is Outcome.STORED), None)
         if page is None:
             return

@@ -69,9 +69,7 @@ class ListPages:
             return None, f"{INCOMPLETE}: page {context.page_no} is the same as the one before"
         if rows == 0 or (self._more is not None and self._more.holds(Node(scope.root), scope) is None):
             return None, None
-        following = (
-            self._url(item, response, scope) if self._next is not None else self._with_params(item, response, scope)
-        )
+        following = self._by_url(response, scope) if self._next is not None else self._by_params(item, response, scope)
         if following is None:
             return None, None
         key, params = following
@@ -97,7 +95,7 @@ class ListPages:
         """Whether this page has the body of the one before it."""
         return bool(item.context.seen) and item.context.seen == xxh3_128_digest(response.body)
 
-    def _url(self, item: Item, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
+    def _by_url(self, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
         """The next page by its URL. Raises SelectorError when it is none."""
         assert self._next is not None
         value = self._next.select(Node(scope.root), scope)
@@ -110,7 +108,7 @@ class ListPages:
         except InvalidUrl as error:
             raise SelectorError(f"{self._where} next: {value!r:.80} {error}") from error
 
-    def _with_params(self, item: Item, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
+    def _by_params(self, item: Item, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
         """The next page by what it changes in the request of the list's key. Raises SelectorError."""
         node = Node(scope.root)
         params: dict[str, Any] = {
@@ -138,7 +136,7 @@ class ListPages:
         """The number that a parameter has in the request of this page; 0 when it has none."""
         value: Any = item.context.params.get(name)
         if value is None:
-            value = (parse_qs(urlsplit(response.url).query).get(name) or [None])[0]
+            value = next(iter(parse_qs(urlsplit(response.url).query).get(name, ())), None)
         if value is None:
             value = _member(self._body.get("json") or self._body.get("form") or {}, name)
         try:

@@ -128,6 +128,8 @@ def compile_selectors(job: Job) -> Callable[[Response], Mapping[str, Iterable[An
     tables = [_SelectedTable(table, job.parse, of_records, several=several) for table in job.own_tables]
 
     def select(response: Response) -> Mapping[str, Iterable[Any]]:
+        if not tables and not of_response:
+            return {}
         scope = scope_of(response, language)
         if of_response and of_response.end(response.keys, Node(scope.root), scope):
             return {}

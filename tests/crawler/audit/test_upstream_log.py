@@ -11,7 +11,7 @@ import pytest
 from coordinator.errors import UsageError
 from crawler.audit.checks import LoggedRequests, _of_requests
 from crawler.audit.upstream_log import UpstreamLog
-from crawler.job.models import RequestSettings
+from crawler.job.request.settings import RequestSettings
 
 COMBINED = '127.0.0.1 - - [26/Nov/2026:10:00:00 +0000] "{}" 200 4096 "-" "shardcrawl/1 (+me@example.org)"'
 SEVERAL = RequestSettings(url="http://host.example/api?ids={keys}&f=json", keys_per_request=50)

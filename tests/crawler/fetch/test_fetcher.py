@@ -16,7 +16,8 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from coordinator.redis.keys import RunKeys
 from coordinator.tasks import cancel_and_wait
-from crawler.fetch.fetcher import Defer, Fetcher, FetchResult, Lane, Meter, RetryInPlace
+from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace
+from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.retry_budget import MIN_RETRIES
 from crawler.model import HttpResponse, Request

@@ -16,7 +16,8 @@ from coordinator.queue.sharding import Layout
 from coordinator.settings import LimitSettings, Window
 from crawler.job.document import load_job_file
 from crawler.job.job import read_job
-from crawler.job.models import RequestSettings, RetrySettings, StoreSettings
+from crawler.job.models import RetrySettings, StoreSettings
+from crawler.job.request.settings import RequestSettings
 from crawler.job.tables import TableSettings
 
 from .examples import a_document, a_job
@@ -136,8 +137,6 @@ def test_a_job_that_came_through_json_is_the_same_job() -> None:
         ("parse", "columns", {"id": "$.id"}),
         ("parse", "links", "a[href]"),
         ("run", "publish", "manual"),
-        ("request", "method", "POST"),
-        ("request", "body", "{key}"),
         ("retry", "in_place", 2),
         ("store", "parquet", "out"),
         ("store", "schema", "mine"),

@@ -108,7 +108,6 @@ def test_the_schema_takes_what_is_read(change: dict[str, Any]) -> None:
         {"source": {}},
         {"source": {"path": "a", "python": "b:c"}},
         {"source": {"python": "keys"}},
-        {"request": {"url": "https://x.example/"}},
         {"request": {"headers": {"a": 5}}},
         {"request": {"engine": "aiohttp"}},
         {"request": {"auth": "digest:${A}"}},

@@ -8,8 +8,9 @@ import pytest
 
 from coordinator.errors import UsageError
 from crawler.job.job import read_job
-from crawler.job.models import RequestSettings
-from crawler.job.request_checks import credential_origins, credentials_in, seconds_of, split_template
+from crawler.job.request.placeholders import Placeholder, split_template
+from crawler.job.request.settings import RequestSettings
+from crawler.job.request_checks import credential_origins, credentials_in, seconds_of
 
 from .examples import a_document, a_job
 
@@ -126,7 +127,11 @@ def test_robots_txt_is_obeyed_where_keys_are_urls_unless_the_job_says_otherwise(
 
 @pytest.mark.parametrize("place", ["{key}", "{keys}"])
 def test_a_template_is_what_stands_before_and_after_the_key(place: str) -> None:
-    assert split_template(f"https://x.example/a?b={place}&c=d") == ("https://x.example/a?b=", "&c=d")
+    assert split_template(f"https://x.example/a?b={place}&c=d") == (
+        "https://x.example/a?b=",
+        Placeholder(place.strip("{}")),
+        "&c=d",
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,8 +140,9 @@ def test_a_template_is_what_stands_before_and_after_the_key(place: str) -> None:
         ("https://x.example/", "0 placeholders"),
         ("https://x.example/{key}/{key}", "2 placeholders"),
         ("https://x.example/{key}/{keys}", "2 placeholders"),
-        ("https://x.example/{id}", "unknown placeholder {id}"),
-        ("https://x.example/{}", "unknown placeholder {}"),
+        ("https://x.example/{id}", "url names {id}, which no key has"),
+        ("https://x.example/{}", "a single"),
+        ("https://x.example/{key:upper}", "a single"),
         ("https://${HOST}/{key}", "may not come from the environment"),
         ("https://x.${HOST}.example/{key}", "may not come from the environment"),
         ("https://x.example/${TOKEN}/", "0 placeholders"),

@@ -45,7 +45,7 @@ class Feeding:
             done=run.done,
             worker=ONE,
             batch=self.batch,
-            template=Template(a_job(request={"url": API}).request),
+            templates={"": Template(a_job(request={"url": API}).request)},
             matcher=UpstreamMatcher({}),
             scheduler=self.scheduler,
             keys_per_request=keys_per_request,

@@ -16,7 +16,8 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.unreachable import UnreachableUpstreams
 from coordinator.model import Outcome
 from coordinator.url import Target
-from crawler.fetch.fetcher import Fetcher, FetchResult, Meter
+from crawler.fetch.attempt import FetchResult, Meter
+from crawler.fetch.fetcher import Fetcher
 from crawler.model import HttpResponse, Request
 from crawler.pipeline.fair_share import MAX_LENT_LANES, SLOW_SECONDS
 from crawler.pipeline.lanes import Lanes

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from coordinator.model import Outcome
-from crawler.fetch.fetcher import FetchResult
+from crawler.fetch.attempt import FetchResult
 from crawler.fetch.template import Template
 from crawler.model import PAGE_BYTES, HttpResponse, Page
 from crawler.pipeline.page_builder import PageBuilder
@@ -23,7 +23,7 @@ async def built(
 ) -> Page:
     sent = {} if content_type is None else {"content_type": content_type}
     result = FetchResult(outcome, None, 1, MOMENT, HttpResponse(200, headers(etag="e", **sent), body, coding))
-    (page,) = await PageBuilder(Template(a_job().request), None, lambda *_: None).build(a_request("a"), result)
+    (page,) = await PageBuilder({"": Template(a_job().request)}, {}, lambda *_: None).build(a_request("a"), result)
     return page
 
 

@@ -10,10 +10,10 @@ from coordinator.errors import UsageError
 from coordinator.url import parse
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.template import Template
-from crawler.job.models import RequestSettings
+from crawler.job.request.settings import RequestSettings
 from tests.crawler.examples import a_job
 
-HEADERS = {"Authorization": "Bearer ${TOKEN}", "X-Two": "${A}-${A}-$B-{C}", "X-None": "plain", "cookie": "a=1"}
+HEADERS = {"Authorization": "Bearer ${TOKEN}", "X-Two": "${A}-${A}-$B-{{C}}", "X-None": "plain", "cookie": "a=1"}
 
 
 def settings(**request: Any) -> RequestSettings:

@@ -15,7 +15,7 @@ from crawler.fetch.network.address import Guard
 from crawler.fetch.network.credentials import Credentials
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import Certificates, read_certificates
-from crawler.job.models import RequestSettings
+from crawler.job.request.settings import RequestSettings
 from tests.crawler.fetch.conftest import MakeEngine
 from tests.servers.fixed import fixed_server
 from tests.servers.http2 import http2_server, make_certificate, server_context

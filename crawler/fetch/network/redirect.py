@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coordinator.url import InvalidUrl, Target, parse
+from crawler.model import Payload
 
 # 300 and 304 to 306 do not say where to send the request instead.
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -24,6 +27,23 @@ def redirect_target(target: Target, location: str | None) -> Target:
     if len(redirected.href) > MAX_URL_CHARACTERS:
         raise InvalidRedirect(f"its Location has more than {MAX_URL_CHARACTERS} characters")
     return redirected
+
+
+def redirected_payload(payload: Payload, status: int, target: Target, redirected: Target) -> Payload:
+    """Return what is sent where a redirect leads, as browsers do it: 303 and, after a POST, 301 and 302 make it a GET.
+
+    Headers of a key's fields stay behind at another origin. Raises InvalidRedirect for a body that would go there.
+    """
+    same = may_carry_credentials(target, redirected)
+    headers = payload.headers if same else ()
+    if status == 303 or payload.method == "GET" or (status in (301, 302) and payload.method == "POST"):
+        is_get = payload.method == "GET" and status != 303  # a GET may have a body
+        body, kind = (payload.body, payload.content_type) if is_get else (None, None)
+        if body is None or same:
+            return replace(payload, method="GET", body=body, content_type=kind, headers=headers)
+    if not same:
+        raise InvalidRedirect(f"to another origin, {redirected.origin.text}, which does not get the {payload.method}")
+    return payload
 
 
 def may_carry_credentials(first: Target, target: Target) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.url import parse
-from crawler.fetch.redirect import MAX_URL_CHARACTERS, InvalidRedirect, may_carry_credentials, redirect_target
+from crawler.fetch.network.redirect import MAX_URL_CHARACTERS, InvalidRedirect, may_carry_credentials, redirect_target
 
 HERE = parse("https://a.example/one/two?x=1#part")
 

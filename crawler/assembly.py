@@ -1,0 +1,159 @@
+"""What a worker is made of: one is put together for each lease, and closed at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from coordinator.failpoints import Failpoint
+from coordinator.limits.limiter import Limiter
+from coordinator.limits.matched import MatchedLimits
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.limits.robots_cache import RobotsCache
+from coordinator.limits.unreachable import LoggedUpstreams, UnreachableUpstreams
+from coordinator.queue.done import DoneSet
+from coordinator.queue.found import FoundKeys
+from coordinator.queue.registry import RunRecord
+from coordinator.queue.streams import Streams
+from coordinator.redis.keys import RunKeys
+from coordinator.redis.retrying import retry_unavailable
+from coordinator.roles.membership import new_worker_id
+from crawler.fetch.attempt import Meter
+from crawler.fetch.engines.open import open_engine
+from crawler.fetch.engines.protocol import Engine
+from crawler.fetch.fetcher import Fetcher
+from crawler.fetch.memory import BodyMemory
+from crawler.fetch.network.credentials import resolve_credentials
+from crawler.fetch.template import Template
+from crawler.job.job import Job, body_memory
+from crawler.parse import hook
+from crawler.parse.parser import Parser
+from crawler.pipeline.batch import Batch
+from crawler.pipeline.intake import Intake
+from crawler.pipeline.page_builder import PageBuilder
+from crawler.pipeline.scheduler import Scheduler
+from crawler.store.writer import Writer
+from crawler.worker import Worker
+
+
+class Fetching(NamedTuple):
+    """What sends the requests of one worker. `limiter.watch` must run while they are sent."""
+
+    limiter: Limiter
+    matcher: UpstreamMatcher
+    scheduler: Scheduler
+    meter: Meter
+    memory: BodyMemory
+    fetcher: Fetcher
+
+
+def open_fetching(
+    stack: AsyncExitStack,
+    keys: RunKeys,
+    name: str,
+    job: Job,
+    client: Redis,
+    environ: Mapping[str, str],
+    through: Callable[[Engine], Engine] = lambda engine: engine,
+) -> Fetching:
+    """What sends the requests of the worker `name`; `stack` closes it.
+
+    The engine is what `through` makes of the job's. Raises UsageError.
+    """
+    matcher = UpstreamMatcher(job.limits)
+    limiter = Limiter(client, keys, matcher, most_refused=job.retry.refused_in_a_row)
+    scheduler = Scheduler(limiter, enough=job.run.concurrency)
+    meter = Meter()
+    credentials = resolve_credentials(job.request, environ)
+    memory = BodyMemory(body_memory(job), job.request.max_body)
+    engine = through(open_engine(job, credentials, memory))
+    stack.push_async_callback(engine.close)
+    stack.push_async_callback(scheduler.close)
+    robots_cache = RobotsCache(client, keys, name) if job.obeys_robots else None
+    fetcher = Fetcher(engine, limiter, matcher, job, meter, robots_cache, credentials)
+    stack.push_async_callback(fetcher.close)
+    return Fetching(limiter, matcher, scheduler, meter, memory, fetcher)
+
+
+async def build_worker(
+    stack: AsyncExitStack,
+    record: RunRecord,
+    job: Job,
+    client: Redis,
+    database: str,
+    environ: Mapping[str, str],
+    failpoint: Failpoint,
+) -> tuple[Worker, Limiter, MatchedLimits]:
+    """A worker for one lease, with its limiter and its matched limits, whose `watch` must run while the worker does.
+
+    `stack` closes what they open. Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
+    """
+    keys = RunKeys(record.name)
+    name = new_worker_id()
+    streams = Streams(client, keys, record.layout, record.epoch)
+    templates = {
+        one.kind: Template(one.request, resolve_credentials(one.request, environ).body_secrets)
+        for one in job.every_kind
+    }
+    batch = Batch(job.store)
+    writer = Writer(database, record.run_id, record.epoch, job.tables, failpoint, follows=job.follows)
+    stack.push_async_callback(writer.close)
+    fetching = open_fetching(stack, keys, name, job, client, environ)
+    limiter, matcher, scheduler, meter, memory, fetcher = fetching
+    parsers = _parsers(job)
+    for parser in parsers.values():
+        stack.push_async_callback(parser.close)
+    sample = templates[""].sample if len(templates) == 1 else None
+    only_upstream = None if sample is None else matcher.upstream_of(sample)
+    intake = Intake(
+        streams=streams,
+        done=DoneSet(client, keys, record.layout, record.epoch),
+        worker=name,
+        batch=batch,
+        templates=templates,
+        matcher=matcher,
+        scheduler=scheduler,
+        keys_per_request={one.kind: one.request.keys_per_request for one in job.every_kind},
+        would_only_wait=lambda: only_upstream is not None and scheduler.would_only_wait(only_upstream),
+        failpoint=failpoint,
+    )
+    worker = Worker(
+        name,
+        streams=streams,
+        intake=intake,
+        scheduler=scheduler,
+        fetcher=fetcher,
+        page_builder=PageBuilder(templates, parsers, intake.put_alone),
+        batch=batch,
+        writer=writer,
+        meter=meter,
+        unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
+        concurrency=job.run.concurrency,
+        memory=memory,
+        found_keys=_found_keys(client, keys, record, job) if job.follows else None,
+        failpoint=failpoint,
+    )
+    await retry_unavailable(writer.open, "worker")
+    return worker, limiter, MatchedLimits(client, keys, matcher.matched)
+
+
+def _parsers(job: Job) -> Mapping[str, Parser]:
+    """The parser of each kind that has one. Raises UsageError."""
+    hooks = {one.kind: hook.load(job, kind=one.kind) for one in job.every_kind}
+    return {kind: Parser(found, job, kind) for kind, found in hooks.items() if found is not None}
+
+
+def _found_keys(client: Redis, keys: RunKeys, record: RunRecord, job: Job) -> FoundKeys:
+    return FoundKeys(
+        client,
+        keys,
+        record.layout,
+        record.epoch,
+        high_water=job.run.high_water,
+        keys_per_request=job.request.keys_per_request,
+        by_level=job.by_level,
+        bounded=job.most_found.keys(),
+    )

@@ -1,0 +1,68 @@
+"""One attempt of a request: the lane that makes it, where the request goes then, and what was sent and received."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from coordinator.errors import FetchError
+from coordinator.model import Outcome
+from crawler.model import HttpResponse
+
+
+class FetchResult(NamedTuple):
+    """How a request ended. `response` is there when a response decided it; `fetched_at` is seconds since 1970."""
+
+    outcome: Outcome
+    reason: str | None
+    attempts: int
+    fetched_at: float
+    response: HttpResponse | None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryInPlace:
+    """The request goes back into its upstream's queue after `delay` seconds: for a retry, or for a redirect's URL."""
+
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """The request's keys go to the deferred set and are due after `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(slots=True)
+class Lane:
+    """One of the worker's places for a request in flight.
+
+    `must_finish`: the upstream may be working on the request, or the parser on its response. A drain waits for it.
+    `fault`: why the upstream did not respond to the last attempt. `lent`: another lane works in the place of this one.
+    `began_at`: when the last attempt began, on the fetcher's clock. `upstream`: the one that is asked now, None between
+    attempts. `slow`: the attempt lasts long. `release`: gives back the memory of the response's body.
+    """
+
+    must_finish: bool = False
+    fault: FetchError | None = None
+    lent: bool = False
+    began_at: float = 0.0
+    upstream: str | None = None
+    slow: bool = False
+    release: Callable[[], None] | None = None
+
+
+@dataclass(slots=True)
+class Meter:
+    """Requests sent and body bytes received since the last `read`."""
+
+    requests: int = 0
+    received: int = 0
+
+    def read(self) -> tuple[int, int]:
+        """Return (requests, body bytes) since the last call, and start again from zero."""
+        reading = (self.requests, self.received)
+        self.requests = self.received = 0
+        return reading

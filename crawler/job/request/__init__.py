@@ -1,0 +1,1 @@
+"""What `[request]` of a job file says: its keys, and the places in its texts."""
