@@ -27,6 +27,7 @@ from crawler.job.job import Job
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.postgres import connect_postgres
 from crawler.store.queries import query
+from crawler.store.rows.found import FoundReader
 from crawler.store.rows.stored_run import StoredRun
 
 logger = logging.getLogger(__name__)
@@ -122,10 +123,10 @@ async def open_run(client: Redis, database: str, job: Job, failpoint: Failpoint 
     async with open_catalogue(database) as catalogue:
         await catalogue.prepare(upgrade=True)
         async with _name_lock(database, job.run.name):
-            return await _open(client, catalogue, job, failpoint)
+            return await _open(client, database, catalogue, job, failpoint)
 
 
-async def _open(client: Redis, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
+async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
     runs = Runs(client)
     match decide_opening(job, await catalogue.find(job.run.name), await runs.find(job.run.name)):
         case Refuse(error, message):
@@ -147,7 +148,7 @@ async def _open(client: Redis, catalogue: Catalogue, job: Job, failpoint: Failpo
             await runs.list_again(record.name)
             return OpenedRun(record, resumed=True)
         case Rebuild(run_id):
-            return await _rebuild(client, catalogue, await _new_record(job, run_id), job.limits, failpoint)
+            return await _rebuild(client, database, catalogue, await _new_record(job, run_id), job.limits, failpoint)
         case Begin():
             return await _begin(runs, catalogue, job, failpoint)
 
@@ -163,7 +164,7 @@ async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoin
 
 
 async def _rebuild(
-    client: Redis, catalogue: Catalogue, record: RunRecord, limits: Collection[str], failpoint: Failpoint
+    client: Redis, database: str, catalogue: Catalogue, record: RunRecord, limits: Collection[str], failpoint: Failpoint
 ) -> OpenedRun:
     # Postgres gets the new epoch last. Until then no worker joins, and after a crash the next opening rebuilds again.
     await Runs(client).make(record)
@@ -171,7 +172,7 @@ async def _rebuild(
     done = DoneSet(client, RunKeys(record.name), record.layout, record.epoch)
     await done.rebuild(catalogue.digests(record.run_id))
     if record.layout.follows:
-        await _rebuild_found(client, catalogue, record)
+        await _rebuild_found(client, database, record)
     if limits:  # which of them were met is lost too, and nothing is said that may be wrong
         await MatchedLimits(client, RunKeys(record.name)).add(limits)
     failpoint("rebuilt")
@@ -180,15 +181,19 @@ async def _rebuild(
     return OpenedRun(record, resumed=True)
 
 
-async def _rebuild_found(client: Redis, catalogue: Catalogue, record: RunRecord) -> None:
+async def _rebuild_found(client: Redis, database: str, record: RunRecord) -> None:
     """Fill the known set and the frontier from the found keys that have no page."""
     keys, layout, epoch = RunKeys(record.name), record.layout, record.epoch
     known, frontier = KnownSet(client, keys, layout, epoch), Frontier(client, keys, layout, epoch)
-    async for digests in catalogue.unfetched_digests(record.run_id):
-        await known.mark(digests)
-    batches, followed = await catalogue.unfetched(record.run_id)
-    await frontier.count_followed(followed)
-    await frontier.add(batches)
+    found = FoundReader(database, record.run_id)
+    try:
+        async for digests in found.unfetched_digests():
+            await known.mark(digests)
+        batches, followed = await found.unfetched()
+        await frontier.count_followed(followed)
+        await frontier.add(batches)
+    finally:
+        found.close()
 
 
 async def _new_record(job: Job, run_id: int) -> RunRecord:

@@ -42,7 +42,6 @@ from crawler.store.writer import Writer
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
-IDLE_HEARTBEAT_SECONDS = HEARTBEAT_SECONDS / 2
 
 
 @dataclass(eq=False)
@@ -110,9 +109,7 @@ class Worker:
     async def _flush(self) -> None:
         """Commit each load in Postgres, then complete it in Redis, until the batch is closed and empty."""
         while (load := await self.batch.due()) is not None:
-            found = await self._store(load.pages) if load.pages else ()
-            self.failpoint("committed")
-            await self._complete(load, found)
+            await self._complete(load, await self._store(load.pages))
             self.failpoint("completed")
             self.batch.flushed()
             if self.scheduler.empty:
@@ -122,29 +119,26 @@ class Worker:
         """Commit the pages; returns what is to be published of the keys that they have named."""
         if self.found_keys is not None:
             await retry_unavailable(partial(drop_seen, pages, self.found_keys), "worker")
-        return await retry_unavailable(lambda: self.writer.write(pages), "worker", self._waits)
+        return await retry_unavailable(lambda: self.writer.write(pages), "worker", self._waits) if pages else ()
 
-    async def _complete(self, load: Load, found: Sequence[FoundBatch]) -> None:
+    async def _complete(self, load: Load, found: Sequence[FoundBatch] = ()) -> None:
+        self.failpoint("committed")
         self._completions += 1
         if found and self.found_keys is not None:  # first, so that the run is not resolved before they are counted
-            publish = partial(self.found_keys.publish, self.name, self._completions, found)
-            await retry_unavailable(publish, "worker")
+            await retry_unavailable(partial(self.found_keys.publish, self.name, self._completions, found), "worker")
             self.failpoint("named")
         completion = completion_of(load, *self.meter.read())
         await retry_unavailable(lambda: self.streams.complete(self.name, self._completions, completion), "worker")
 
     async def _heartbeat(self) -> None:
         while True:
-            seconds = IDLE_HEARTBEAT_SECONDS if self.scheduler.empty else HEARTBEAT_SECONDS
+            seconds = HEARTBEAT_SECONDS / (2 if self.scheduler.empty else 1)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._heartbeat_due.wait()
             self._heartbeat_due.clear()
-            self._apply(await retry_unavailable(self._renew, "worker"))
-
-    async def _renew(self) -> Presence:
-        waits = encode_waits(self._waits.oldest, await self.lanes.waits())
-        return await self.streams.renew(self.name, waits=waits)
+            waits = encode_waits(self._waits.oldest, await self.lanes.waits())
+            self._apply(await retry_unavailable(partial(self.streams.renew, self.name, waits=waits), "worker"))
 
     def _apply(self, presence: Presence) -> None:
         if presence.moves < self._moves:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import NODEFAULT, inspect
 
 from crawler.job.fields import Section, type_and_extra
+from crawler.job.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.models import (
     JobFile,
     LimitEntry,
@@ -81,6 +82,9 @@ SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[parse]", ParseSettings, _PARSE_NOTE),
     ("[store]", StoreSettings, ""),
     ("[[tables]]", TableSettings, _TABLES_NOTE),
+    ("[paginate]", PaginateSettings, ""),
+    ("[[follow]]", FollowSettings, ""),
+    ("[kinds.NAME]", KindSettings, ""),
 )
 # Left out of the JSON Schema: TOML has no null, and an empty text stands for a key that is not given.
 _UNWRITTEN: tuple[tuple[str, Any], ...] = (("default", None), ("default", ""), ("required", []))

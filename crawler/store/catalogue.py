@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 
 from coordinator.errors import EpochLost, PostgresRefused, UsageError, first_line
-from coordinator.model import Epoch, FoundBatch, Outcome
+from coordinator.model import Epoch, Outcome
 from coordinator.queue.registry import RunRecord
 from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
@@ -112,9 +112,7 @@ class Catalogue:
         *,
         follows: bool = False,
     ) -> int:
-        """Add a run, and the tables into which it loads; returns its run_id.
-
-        A run that `follows` has a table of the keys that its pages name.
+        """Add a run, the tables into which it loads, and if it `follows` one of found keys; returns its run_id.
 
         Raises PostgresRefused when a table of records exists with other columns.
         """
@@ -215,19 +213,6 @@ class Catalogue:
                     await self._connection.execute(query("attach", table=table, part=part, run_id=run_id))
                     attached += 1
         return attached > 0
-
-    async def unfetched(self, run_id: int) -> tuple[list[FoundBatch], Mapping[int, int]]:
-        """The batches with found keys that have no page, and {rule: how many of its keys have one}."""
-        found = FoundTable(run_id)
-        with postgres_errors():
-            return await found.unfetched(self._connection), await found.fetched_by_rule(self._connection)
-
-    async def unfetched_digests(self, run_id: int) -> AsyncIterator[list[bytes]]:
-        """The digests of found keys that have no page, part by part."""
-        with postgres_errors():
-            async with self._connection.transaction(readonly=True):
-                async for part in FoundTable(run_id).unfetched_digests(self._connection):
-                    yield part
 
     async def digests(self, run_id: int) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
         """The digests of all keys that have an outcome, batch by batch, as {outcome: digests}."""

@@ -16,8 +16,9 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.limits.unreachable import LoggedUpstreams, encode_waits
-from coordinator.model import Attempts, Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
-from coordinator.queue.done import DoneSet
+from coordinator.model import Attempts, Block, Claim, Epoch, FoundBatch, Outcome, RunCounts, ShardId, WorkerId
+from coordinator.queue.done import DoneSet, KnownSet
+from coordinator.queue.found import Frontier
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
 from coordinator.queue.streams import Completion, FinishedBlock, Streams
@@ -168,6 +169,8 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     await robots.store("https://example.org", b"found", 3600.0)
     await LoggedUpstreams(redis, run.keys).add("dead.example")
     await MatchedLimits(redis, run.keys).add([HOST])
+    await Frontier(redis, run.keys, run.layout, run.epoch).add([FoundBatch(7, 1, 3)])
+    await KnownSet(redis, run.keys, run.layout, run.epoch).mark([digest("found")])
     return run
 
 

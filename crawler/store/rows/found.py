@@ -37,6 +37,7 @@ class FoundTable:
     async def make(self, connection: PostgresConnection) -> None:
         """Make the table of a new run."""
         await connection.execute(query("make-found", found=self._found))
+        await connection.execute(query("index-found", found=self._found))
 
     async def store(
         self, connection: PostgresConnection, pages: Sequence[Page], before: Sequence[bytes], batch: int
@@ -85,21 +86,17 @@ class FoundTable:
             for row in rows
         ]
 
-    async def unfetched(self, connection: PostgresConnection) -> list[FoundBatch]:
-        """The batches that have keys without a page, with the number of these."""
-        statement = query("unfetched-batches", found=self._found, part=self._part)
-        return [FoundBatch(*row) for row in await connection.fetch(statement)]
+    async def unfetched(self, connection: PostgresConnection) -> tuple[list[FoundBatch], Mapping[int, int]]:
+        """The batches that have keys without a page, with the number of these; and {rule: keys of it with a page}."""
+        batches = await connection.fetch(query("unfetched-batches", found=self._found, part=self._part))
+        by_rule = await connection.fetch(query("fetched-by-rule", found=self._found, part=self._part))
+        return [FoundBatch(*row) for row in batches], {row["rule"]: row["keys"] for row in by_rule}
 
     async def unfetched_digests(self, connection: PostgresConnection) -> AsyncIterator[list[bytes]]:
         """The digests of the keys that have no page, part by part."""
         cursor = await connection.cursor(query("unfetched-digests", found=self._found, part=self._part))
         while rows := await cursor.fetch(ROWS_PER_FETCH):
             yield [row["digest"] for row in rows]
-
-    async def fetched_by_rule(self, connection: PostgresConnection) -> Mapping[int, int]:
-        """How many keys of each rule have a page."""
-        statement = query("fetched-by-rule", found=self._found, part=self._part)
-        return {row["rule"]: row["keys"] for row in await connection.fetch(statement)}
 
 
 def encode_context(one: FoundKey) -> bytes:
@@ -114,7 +111,10 @@ def decode_context(encoded: bytes) -> KeyContext:
 
 
 class FoundReader:
-    """Reads found keys for a coordinator, through a connection that is opened when it is needed."""
+    """Reads the found keys of a run, through a connection that is opened when it is needed.
+
+    Its methods raise PostgresUnavailable, PostgresRefused.
+    """
 
     def __init__(self, database: str, run_id: int) -> None:
         self._database = database
@@ -122,11 +122,29 @@ class FoundReader:
         self._connection: PostgresConnection | None = None
 
     async def read(self, batch: FoundBatch) -> list[FoundKey]:
-        """The keys of a batch. Raises PostgresUnavailable, PostgresRefused."""
+        """The keys of a batch."""
+        connection = await self._connected()
+        with postgres_errors():
+            return await self._table.read(connection, batch)
+
+    async def unfetched(self) -> tuple[list[FoundBatch], Mapping[int, int]]:
+        """The batches that have keys without a page, with the number of these; and {rule: keys of it with a page}."""
+        connection = await self._connected()
+        with postgres_errors():
+            return await self._table.unfetched(connection)
+
+    async def unfetched_digests(self) -> AsyncIterator[list[bytes]]:
+        """The digests of the keys that have no page, part by part."""
+        connection = await self._connected()
+        with postgres_errors():
+            async with connection.transaction(readonly=True):
+                async for part in self._table.unfetched_digests(connection):
+                    yield part
+
+    async def _connected(self) -> PostgresConnection:
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect_postgres(self._database)
-        with postgres_errors():
-            return await self._table.read(self._connection, batch)
+        return self._connection
 
     def close(self) -> None:
         """Close the connection, if there is one."""

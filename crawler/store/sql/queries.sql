@@ -283,6 +283,8 @@ CREATE TABLE {found} (
     digest bytea PRIMARY KEY, key text NOT NULL, context bytea NOT NULL, rule smallint NOT NULL, refusal text NOT NULL,
     depth integer NOT NULL, batch bigint NOT NULL
 );
+
+-- name: index-found
 CREATE INDEX ON {found} (batch);
 
 -- name: make-found-staging

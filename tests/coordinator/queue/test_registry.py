@@ -47,7 +47,11 @@ def documented(run: str) -> dict[str, tuple[str, str]]:
 
 async def kind_of(redis: Redis, key: str) -> str:
     kind: str = (await redis.type(key)).decode()
-    return (await redis.object("ENCODING", key)).decode() if kind == "set" and ":done:" in key else kind
+    return (
+        (await redis.object("ENCODING", key)).decode()
+        if kind == "set" and (":done:" in key or ":known:" in key)
+        else kind
+    )
 
 
 # -- keys

@@ -48,7 +48,7 @@ class Feeding:
             templates={"": Template(a_job(request={"url": API}).request)},
             matcher=UpstreamMatcher({}),
             scheduler=self.scheduler,
-            keys_per_request=keys_per_request,
+            keys_per_request={"": keys_per_request},
             would_only_wait=lambda: self.would_only_wait,
         )
         self._open, self._intake._open = self._intake._open, self._open_and_record  # type: ignore[method-assign]

@@ -101,7 +101,10 @@ async def test_an_old_database_becomes_like_a_new_one_and_keeps_its_rows(old: Po
     await Catalogue(old).prepare(upgrade=True)
     assert await schema_version(old) == NEWEST
     whole = await columns(old, "pages")
-    assert whole[-3:] == [("content", "bytea"), ("content_type", "text"), ("encoding", "text")]
+    assert whole[-9:] == [
+        *(("content", "bytea"), ("content_type", "text"), ("encoding", "text"), ("kind", "text")),
+        *(("depth", "integer"), ("page_no", "integer"), ("origin", "bytea"), ("list", "bytea"), ("batch", "bigint")),
+    ]
     for table in (f"pages_r{FINISHED}", f"pages_r{UNFINISHED}", "pages_current"):
         assert await columns(old, table) == whole
     row = await old.fetchrow("SELECT key, body::text, content, content_type, encoding FROM pages_current")

@@ -147,9 +147,11 @@ async def test_rows_go_in_the_order_of_their_digests_so_that_two_writers_lock_th
     sent: list[list[bytes]] = []
     copy_pages = Writer._copy_pages
 
-    async def recorded(self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page]) -> None:
+    async def recorded(
+        self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None
+    ) -> None:
         sent.append([page.item.digest for page in pages])
-        await copy_pages(self, connection, table, pages)
+        await copy_pages(self, connection, table, pages, batch)
 
     monkeypatch.setattr(Writer, "_copy_pages", recorded)
     pages = [a_page(str(number)) for number in range(100)]

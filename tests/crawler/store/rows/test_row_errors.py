@@ -166,9 +166,11 @@ async def test_bad_rows_cost_few_transactions_and_send_no_row_often(
     sent: list[int] = []
     copy_pages = Writer._copy_pages
 
-    async def counted(self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page]) -> None:
+    async def counted(
+        self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None
+    ) -> None:
         sent.append(len(pages))
-        await copy_pages(self, connection, table, pages)
+        await copy_pages(self, connection, table, pages, batch)
 
     monkeypatch.setattr(Writer, "_copy_pages", counted)
     pages = [a_page(str(number), records=[(1,)]) for number in range(1000)]
