@@ -38,6 +38,7 @@ from crawler.job.fields import RUN_NAME
 from crawler.job.job import Job, body_memory, read_job
 from crawler.job.permissions import NOTHING_ALLOWED, Permissions
 from crawler.parse import hook
+from crawler.parse.code import LoadedParsers
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import Intake
@@ -87,6 +88,7 @@ class Runner:
         self._workers: set[Worker] = set()
         self._unknown = 0
         self._draining = False
+        self._parsers = LoadedParsers()
 
     def drain(self) -> None:
         """In every run: claim nothing more, finish what is in flight, commit, leave."""
@@ -97,20 +99,19 @@ class Runner:
     async def serve_all(self) -> None:
         """Work on every run that is not complete, also on those that come later, until drained.
 
-        A ShardcrawlError of one run is logged, once for each text, and that run is joined again ten seconds later; the
-        others go on. Raises every other error.
+        A ShardcrawlError of one run is logged, the same one once a minute, and that run is joined again ten seconds
+        later; the others go on. Raises every other error.
         """
         serving: dict[str, asyncio.Task[None]] = {}
         retry_at: dict[str, float] = {}
-        logged: dict[str, str] = {}
+        errors = logs.Repeated()
 
         async def serve(name: str) -> None:
             try:
                 await self.serve(name)
             except ShardcrawlError as error:
-                if logged.get(name) != str(error):
-                    logged[name] = str(error)
-                    logger.error("run %s: %s", name, error)
+                if errors.is_due(text := f"run {name}: {error}"):
+                    logger.error("%s", text)
                 retry_at[name] = monotonic() + RUN_RETRY_SECONDS
 
         while not self._draining:
@@ -175,10 +176,12 @@ class Runner:
     async def _work_for_one_lease(self, record: RunRecord, job: Job) -> RunState:
         """Build a worker and let it work until its lease ends; returns the state of the run."""
         async with AsyncExitStack() as stack:
+            files = await asyncio.to_thread(self._parsers.check, job, record.parser_files)
             self._pulse.beat(hook.IMPORT_SECONDS + BEAT_HOLDS_SECONDS)
             worker, limiter, matched = await build_worker(
                 stack, record, job, self._client, self._database, self._environ, self._failpoint
             )
+            self._parsers.add(job, files)
             self._pulse.begun()
             self._workers.add(worker)
             try:
@@ -222,10 +225,7 @@ def open_fetching(
     environ: Mapping[str, str],
     through: Callable[[Engine], Engine] = lambda engine: engine,
 ) -> Fetching:
-    """What sends the requests of the worker `name`; `stack` closes it.
-
-    The engine is what `through` makes of the job's. Raises UsageError.
-    """
+    """What sends a worker's requests; `stack` closes it, `through` may wrap the job's engine. Raises UsageError."""
     matcher = UpstreamMatcher(job.limits)
     limiter = Limiter(client, keys, matcher, most_refused=job.retry.refused_in_a_row)
     scheduler = Scheduler(limiter, enough=job.run.concurrency)
@@ -264,7 +264,7 @@ async def build_worker(
     fetching = open_fetching(stack, keys, name, job, client, environ)
     limiter, matcher, scheduler, meter, memory, fetcher = fetching
     parser_hook = hook.load(job)
-    parser = None if parser_hook is None else Parser(parser_hook, job)
+    parser = None if parser_hook is None else Parser(parser_hook, job, record.parser_files)
     if parser is not None:
         stack.push_async_callback(parser.close)
     only_upstream = None if template.sample is None else matcher.upstream_of(template.sample)

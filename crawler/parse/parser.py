@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import perf_counter
 from typing import TypeAlias
 
@@ -28,9 +29,11 @@ KILL_SLACK_SECONDS = 1.0
 class Parser:
     """Fills pages from responses. A slow parser moves to a child process: it would hold up every request in flight."""
 
-    def __init__(self, hook: Hook, job: Job) -> None:
+    def __init__(self, hook: Hook, job: Job, files: Mapping[str, str] | None = None) -> None:
+        """`files` are the digests of the parser's files, see parser_files."""
         self._hook = hook
         self._job = job
+        self._files = files
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._limit = TimeLimit(MAX_CALL_SECONDS_IN_LOOP)
         self._pool: ParserPool | None = None
@@ -120,6 +123,6 @@ class Parser:
 
     def _move_to_child(self, reason: str) -> ParserPool:
         logger.info("the parser %s: from now on it runs in a process of its own", reason)
-        setup = ParserSetup(self._job, self._hook.module_name)
+        setup = ParserSetup(self._job, self._hook.module_name, self._files)
         self._pool = Pool(parse_handler, setup, name="parser", seconds=self._job.parse.timeout + KILL_SLACK_SECONDS)
         return self._pool
