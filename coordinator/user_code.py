@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from os import PathLike
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
@@ -117,6 +118,10 @@ class _JobFinder(MetaPathFinder):
 
 
 class _JobLoader(SourceFileLoader):
+    def path_stats(self, _: str | bytes | PathLike[str]) -> Mapping[str, Any]:
+        """Use no .pyc file: it would be taken for an edited file of the same size and second."""
+        raise OSError
+
     def exec_module(self, module: ModuleType) -> None:
         package = sys.modules[module.__name__.partition(".")[0]]
 
