@@ -19,7 +19,7 @@ from coordinator.redis.connection import check_server, connect_redis
 from coordinator.redis.versions import read_server_kind, redis_flaw
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
 from coordinator.source import Chunk
-from crawler.cli import screen
+from crawler.cli.display import screen
 from crawler.cli.options import (
     command,
     job_from,

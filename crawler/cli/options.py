@@ -20,7 +20,7 @@ import uvloop
 
 from coordinator.errors import ShardcrawlError, UsageError
 from coordinator.source import STANDARD_INPUT
-from crawler.cli.progress import RunScreen
+from crawler.cli.display.progress import RunScreen
 from crawler.job.job import Job, JobOverrides, load_document, read_job
 from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
 from crawler.local.events import Listener

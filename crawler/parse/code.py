@@ -120,7 +120,7 @@ def _imports(path: Path, *, in_folder: bool) -> set[str]:
 
 
 def _installed(top: str) -> Path | None:
-    """Where a top-level module is installed that has no file in the job's folder; None when it is nowhere."""
+    """Where a top-level module is installed that has no file in the job's folder; None when it is not."""
     try:
         spec = find_spec(top)  # it imports nothing: it would only import a parent
     except (ImportError, ValueError):

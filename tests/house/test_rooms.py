@@ -16,7 +16,7 @@ FOLDERS = sorted({path.parent for path in MODULES})
 MAX_LINES = 300
 MAX_WORKER_LINES = 150
 MAX_FILES_IN_A_ROOM = 8
-MAX_CRAWLER_PACKAGES = 21
+MAX_CRAWLER_PACKAGES = 22  # the 22nd is cli/display: cli was full, and commands and what they show are two jobs
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "crawler", "coordinator", "tests", "ops", "Procfile", "Makefile", "CHANGELOG.md"),
     *("LICENSE", "requirements.lock", "docs", "examples", "CONTRIBUTING.md", "SECURITY.md"),

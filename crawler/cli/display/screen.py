@@ -18,7 +18,7 @@ from rich.table import Table
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome
 from coordinator.status import RunSnapshot
-from crawler.cli.progress import byte_words, duration_words, of_total, outcome_words, say
+from crawler.cli.display.progress import byte_words, duration_words, of_total, outcome_words, say
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount
 
