@@ -97,7 +97,7 @@ def fetch_command(key: str, job: str, folder: Path | None, as_json: bool, **opti
             client = connect_redis(url)
             try:
                 await check_server(client, url)
-                return await rehearsal.rehearse(described, key, client, os.environ)
+                return (await rehearsal.rehearse(described, [key], client, os.environ))[0]
             finally:
                 await client.aclose()
 
