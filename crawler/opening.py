@@ -201,7 +201,7 @@ async def _new_record(job: Job, run_id: int, earlier: Mapping[str, str] = Mappin
 async def _parser_files(job: Job, earlier: Mapping[str, str]) -> Mapping[str, str]:
     """The parser's files as they are now; those of `earlier`, if the module is not on this machine."""
     try:
-        found = await asyncio.to_thread(parser_files, job)
+        found = (await asyncio.to_thread(parser_files, job)).digests
     except UsageError as error:  # this machine need not have workers
         logger.warning("%s%s", error, "" if earlier else "; until then nobody checks that all workers have the same")
         return earlier

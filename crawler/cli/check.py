@@ -37,6 +37,7 @@ from crawler.job.reference import job_schema
 from crawler.local.services import Addresses, Place, services
 from crawler.opening import changed_setting
 from crawler.parse import hook
+from crawler.parse.code import differing_file, parser_files
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import postgres_flaw, read_version
@@ -159,6 +160,10 @@ async def _services(
             raise UsageError(changed)
         state = "complete already: nothing is left to do" if stored.complete else "begun before: it goes on"
         rows.append(("state", state, "postgres"))
+        if not stored.complete and (name := differing_file(stored.parser_files, parser_files(job).digests)):
+            rows.append(
+                ("warning", f"{name} has changed since the run was opened last: the new parser goes on", "parser")
+            )
     embedded = f"embedded in {place.data}"
     flaws = {"redis": redis and redis_flaw(*redis), "postgres": postgres_flaw(*postgres)}
     rows += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,29 +16,37 @@ from crawler.job.job import Job
 _DIGEST_BYTES = 16
 
 
-def parser_files(job: Job, others: Iterable[str] = ()) -> Mapping[str, str]:
-    """The digest of each file of the parser's module by its name, like `parse.py`; empty without a Python parser.
+@dataclass(frozen=True, slots=True)
+class ParserFiles:
+    """The digest of each file of a parser, by its name below `place`, like `parse.py`."""
 
-    These are the file, or all `.py` files of its package; of a module in the job's folder also the modules of the
-    folder that it imports, and so on. Of the `others` those that lie beside it are there too. Nothing is imported.
+    place: Path
+    digests: Mapping[str, str]
+
+
+def parser_files(job: Job, others: Iterable[str] = ()) -> ParserFiles:
+    """The files of the job's parser, as they are now; none without a Python parser.
+
+    These are the module's file, or all `.py` files of its package; of a module in the job's folder also the modules of
+    the folder that it imports, and so on. Of the `others` those that lie beside it are there too. Nothing is imported.
     Raises UsageError when this machine does not have the module.
     """
+    folder = Path(job.folder).resolve()
     if job.parse.python is None:
-        return {}
+        return ParserFiles(folder, {})
     module = job.parse.python.partition(":")[0]
     top = module.partition(".")[0]
-    folder = Path(job.folder).resolve()
     if file_of(module, folder) is not None:
-        return _digests(folder, {*_with_imports(top, folder), *others})
+        return _read(folder, {*_with_imports(top, folder), *others})
     if top in NEVER_OURS:
-        return {}
+        return ParserFiles(folder, {})
     place = _installed(top)
     if place is None:
         raise UsageError(
             f"{folder.joinpath(*module.split('.'))}.py, the module of [parse] python, is missing on this machine; "
             "copy it there from the machine that began the run"
         )
-    return _digests(place, {*_module_files(top, place), *others})
+    return _read(place, {*_module_files(top, place), *others})
 
 
 def differing_file(recorded: Mapping[str, str], found: Mapping[str, str]) -> str | None:
@@ -46,14 +55,15 @@ def differing_file(recorded: Mapping[str, str], found: Mapping[str, str]) -> str
     return next((name for name in names if recorded.get(name) != found.get(name)), None)
 
 
-def check_parser(job: Job, recorded: Mapping[str, str]) -> Mapping[str, str]:
+def check_parser(job: Job, recorded: Mapping[str, str]) -> ParserFiles:
     """The parser's files on this machine. Raises UsageError when they are not those that a run has recorded."""
     found = parser_files(job, recorded)
-    if (name := differing_file(recorded, found)) is None:
+    if (name := differing_file(recorded, found.digests)) is None:
         return found
-    what = "is missing" if name not in found else "is not the one" if name in recorded else "is not among the files"
+    here = name in found.digests
+    what = "is missing" if not here else "is not the one" if name in recorded else "is not among the files"
     raise UsageError(
-        f"[parse] python: {Path(job.folder, name)} {what} with which the run was opened; copy the parser's files from "
+        f"[parse] python: {found.place / name} {what} with which the run was opened; copy the parser's files from "
         "the machine that runs `run` or `coordinate`, or start that command again with these files, perhaps under "
         "another --name"
     )
@@ -63,23 +73,28 @@ class LoadedParsers:
     """The parsers that one process has loaded: it keeps them, whatever happens to their files."""
 
     def __init__(self) -> None:
-        self._files: dict[tuple[str, str | None], Mapping[str, str]] = {}
+        self._places: dict[tuple[str, str | None], Path] = {}
+        self._digests: dict[Path, dict[str, str]] = {}
 
-    def check(self, job: Job, recorded: Mapping[str, str]) -> Mapping[str, str]:
+    def check(self, job: Job, recorded: Mapping[str, str]) -> ParserFiles:
         """The files of the parser that the process has, or would load. Raises UsageError as check_parser does."""
-        loaded = self._files.get((job.folder, job.parse.python))
-        if loaded is None:
-            return check_parser(job, recorded)
-        if (name := differing_file(recorded, loaded)) is not None:
-            raise UsageError(
-                f"[parse] python: this process has loaded another {name} than the run was opened with; "
-                "start `shardcrawl work` again: it loads the files that are there now"
-            )
-        return loaded
+        place = self._places.get((job.folder, job.parse.python))
+        if place is not None and recorded and recorded.items() <= self._digests[place].items():
+            return ParserFiles(place, recorded)
+        found = check_parser(job, recorded)
+        loaded = self._digests.get(found.place, {})
+        for name, digest in found.digests.items() if recorded else ():
+            if loaded.get(name, digest) != digest:
+                raise UsageError(
+                    f"[parse] python: this process has loaded another {found.place / name} than the run was opened "
+                    "with; start `shardcrawl work` again: it loads the one that is there now"
+                )
+        return found
 
-    def add(self, job: Job, files: Mapping[str, str]) -> None:
+    def add(self, job: Job, files: ParserFiles) -> None:
         """Keep that the job's parser was loaded from these files."""
-        self._files.setdefault((job.folder, job.parse.python), files)
+        self._places[job.folder, job.parse.python] = files.place
+        self._digests[files.place] = {**files.digests, **self._digests.get(files.place, {})}
 
 
 def _with_imports(top: str, folder: Path) -> Iterator[str]:
@@ -132,7 +147,7 @@ def _installed(top: str) -> Path | None:
     return Path(spec.origin or "").parent
 
 
-def _digests(place: Path, names: Iterable[str]) -> Mapping[str, str]:
+def _read(place: Path, names: Iterable[str]) -> ParserFiles:
     found = {}
     for name in sorted(names):
         try:
@@ -143,4 +158,4 @@ def _digests(place: Path, names: Iterable[str]) -> Mapping[str, str]:
         if content is not None:
             text = name.encode("utf-8", "replace").decode()
             found[text] = blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()
-    return found
+    return ParserFiles(place, found)

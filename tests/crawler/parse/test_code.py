@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,12 @@ def job_in(folder: Path, **files: str) -> Job:
 def test_the_files_are_the_module_and_what_it_imports_from_the_folder(
     tmp_path: Path, files: dict[str, str], names: str
 ) -> None:
-    assert " ".join(parser_files(job_in(tmp_path, **files))) == names
+    assert " ".join(parser_files(job_in(tmp_path, **files)).digests) == names
 
 
 @pytest.mark.parametrize("python", [None, "os:system"])
 def test_a_job_without_a_parser_of_the_user_has_no_files(tmp_path: Path, python: str | None) -> None:
-    assert parser_files(read_job(a_document(parse={"python": python} if python else {}), str(tmp_path))) == {}
+    assert parser_files(read_job(a_document(parse={"python": python} if python else {}), str(tmp_path))).digests == {}
 
 
 def test_a_parser_may_be_installed_on_one_machine_and_lie_in_the_folder_of_another(
@@ -59,9 +60,9 @@ def test_a_parser_may_be_installed_on_one_machine_and_lie_in_the_folder_of_anoth
     (tmp_path / "installed").mkdir()
     job_in(tmp_path / "installed", parse="import rows", rows="")
     monkeypatch.syspath_prepend(tmp_path / "installed")
-    recorded = parser_files(job_in(tmp_path / "folder", parse="import rows", rows=""))
+    recorded = parser_files(job_in(tmp_path / "folder", parse="import rows", rows="")).digests
     elsewhere = read_job(a_document(parse={"python": "parse:f"}), str(tmp_path / "empty"))
-    assert check_parser(elsewhere, recorded) == recorded
+    assert check_parser(elsewhere, recorded).digests == recorded
     (tmp_path / "installed" / "rows.py").write_text("edited")
     with pytest.raises(UsageError, match=r"rows\.py is not the one with which the run was opened"):
         check_parser(elsewhere, recorded)
@@ -106,13 +107,35 @@ def test_the_message_names_the_first_file_that_differs(tmp_path: Path, recorded:
         check_parser(job_in(tmp_path), recorded)
 
 
+def recorded_of(job: Job) -> Mapping[str, str]:
+    return parser_files(job).digests
+
+
 def test_a_process_keeps_what_it_has_loaded(tmp_path: Path) -> None:
     """An edited file does not change it: it joins the run of before again, and not one of the edited file."""
-    job, loaded = job_in(tmp_path), LoadedParsers()
-    first = loaded.check(job, parser_files(job))
-    loaded.add(job, first)
+    job, parsers = job_in(tmp_path, parse="import rows", rows="1"), LoadedParsers()
+    first = recorded_of(job)
+    parsers.add(job, parsers.check(job, first))
+    job_in(tmp_path, parse="import rows, more", rows="1", more="")
+    assert parsers.check(job, first).digests == first
+    with pytest.raises(UsageError, match=r"has loaded another .*/parse\.py .*start `shardcrawl work` again"):
+        parsers.check(job, recorded_of(job))
+    assert LoadedParsers().check(job, recorded_of(job))
+
+
+def test_a_module_that_two_parsers_import_is_loaded_once(tmp_path: Path) -> None:
+    first, parsers = job_in(tmp_path, parse="import rows", rows="1", other="import rows"), LoadedParsers()
+    second = read_job(a_document(parse={"python": "other:f"}), str(tmp_path))
+    parsers.add(first, parsers.check(first, recorded_of(first)))
+    parsers.add(second, parsers.check(second, recorded_of(second)))
+    (tmp_path / "rows.py").write_text("2")
+    for job in (first, second):
+        with pytest.raises(UsageError, match=r"has loaded another .*/rows\.py"):
+            parsers.check(job, recorded_of(job))
+
+
+def test_a_run_of_an_older_version_is_joined_with_any_parser(tmp_path: Path) -> None:
+    job, parsers = job_in(tmp_path), LoadedParsers()
+    parsers.add(job, parsers.check(job, {}))
     job_in(tmp_path, parse="edited")
-    assert loaded.check(job, first) == first
-    with pytest.raises(UsageError, match=r"has loaded another parse\.py .*start `shardcrawl work` again"):
-        loaded.check(job, parser_files(job))
-    assert LoadedParsers().check(job, parser_files(job))
+    assert parsers.check(job, {})
