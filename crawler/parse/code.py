@@ -43,8 +43,8 @@ def parser_files(job: Job, others: Iterable[str] = ()) -> ParserFiles:
     place = _installed(top)
     if place is None:
         raise UsageError(
-            f"{folder.joinpath(*module.split('.'))}.py, the module of [parse] python, is missing on this machine; "
-            "copy it there from the machine that began the run"
+            f"[parse] python: cannot import {module}: this machine has no {folder.joinpath(*module.split('.'))}.py; "
+            "write it, or copy it there from the machine that began the run"
         )
     return _read(place, {*_module_files(top, place), *others})
 

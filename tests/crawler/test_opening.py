@@ -226,7 +226,7 @@ async def test_a_run_takes_the_parser_as_it_is_now_and_says_so(
     first = opened.record.parser_files
     assert (await place.record()).parser_files == first
     assert set(first) == {"parse.py"}
-    for text, said in (("first", ""), ("edited", "the parser has changed"), (None, "is missing on this machine")):
+    for text, said in (("first", ""), ("edited", "the parser has changed"), (None, "this machine has no ")):
         if redis_lost:
             await place.redis.flushall()
         if text is None:
