@@ -79,3 +79,25 @@ async def test_a_run_that_goes_on_takes_the_edited_parser_and_says_so(
     assert ended.err.count("the parser has changed since the run was opened last (parse.py)") == 1
     rest = {"version": 2, "rows": KEYS - before["rows"]}
     assert await shell.sql(VERSIONS, environ=environ) == [before, rest]
+
+
+async def test_a_worker_that_would_start_with_an_edited_parser_ends_the_command(
+    shell: Shell, upstream: Upstream, environ: dict[str, str]
+) -> None:
+    """Until then the worker keeps what it has loaded. The same command then takes the edited parser."""
+    shell.write("keys.txt", [str(number) for number in range(KEYS)])
+    path = shell.write("job.toml", job(upstream, PARSED))
+    parser(shell.folder, 1)
+    running = await shell.start("run", path, "--rate", "50", environ=environ)
+    worker = await running.child("worker-1")
+    await eventually(lambda: upstream.requests > 20, "20 requests")
+    parser(shell.folder, 2)
+    await eventually(lambda: upstream.requests > 80, "60 requests after the edit")
+    worker.kill()
+    ended = await running.end()
+    assert ended.code == 2
+    assert f"error: [parse] python: {shell.folder}/parse.py is not the one with which the run was opened" in ended.err
+    (before,) = await shell.sql(VERSIONS, environ=environ)
+    assert before["version"] == 1
+    await shell.run("run", path, environ=environ)
+    assert await shell.sql(VERSIONS, environ=environ) == [before, {"version": 2, "rows": KEYS - before["rows"]}]
