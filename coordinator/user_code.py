@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from os import PathLike
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 PACKAGE_PREFIX = "shardcrawl_job_"
 # `from crawler import Response` is how a parser gets its types, also beside a folder of that name.
-_NEVER_OURS = sys.stdlib_module_names | {"crawler", "coordinator"}
+NEVER_OURS = sys.stdlib_module_names | {"crawler", "coordinator"}
 # Code that catches the first OutOfTime gets another one after so many seconds, until it ends.
 AGAIN_SECONDS = 1.0
 
@@ -117,6 +118,10 @@ class _JobFinder(MetaPathFinder):
 
 
 class _JobLoader(SourceFileLoader):
+    def path_stats(self, _: str | bytes | PathLike[str]) -> Mapping[str, Any]:
+        """Use no .pyc file: it would be taken for an edited file of the same size and second."""
+        raise OSError
+
     def exec_module(self, module: ModuleType) -> None:
         package = sys.modules[module.__name__.partition(".")[0]]
 
@@ -128,7 +133,7 @@ class _JobLoader(SourceFileLoader):
             level: int = 0,
         ) -> ModuleType:
             top = name.partition(".")[0]
-            if level or top in _NEVER_OURS or file_of(top, Path(package.__path__[0])) is None:
+            if level or top in NEVER_OURS or file_of(top, Path(package.__path__[0])) is None:
                 return builtins.__import__(name, globals, locals, fromlist or (), level)
             found = builtins.__import__(f"{package.__name__}.{name}", globals, locals, fromlist or (), 0)
             return found if fromlist else sys.modules[f"{package.__name__}.{top}"]

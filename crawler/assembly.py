@@ -103,7 +103,7 @@ async def build_worker(
     stack.push_async_callback(writer.close)
     fetching = open_fetching(stack, keys, name, job, client, environ)
     limiter, matcher, scheduler, meter, memory, fetcher = fetching
-    parsers = _parsers(job)
+    parsers = _parsers(job, record.parser_files)
     for parser in parsers.values():
         stack.push_async_callback(parser.close)
     sample = templates[""].sample if len(templates) == 1 else None
@@ -140,10 +140,10 @@ async def build_worker(
     return worker, limiter, MatchedLimits(client, keys, matcher.matched)
 
 
-def _parsers(job: Job) -> Mapping[str, Parser]:
-    """The parser of each kind that has one. Raises UsageError."""
+def _parsers(job: Job, files: Mapping[str, str]) -> Mapping[str, Parser]:
+    """The parser of each kind that has one; `files` are the digests of their modules. Raises UsageError."""
     hooks = {one.kind: hook.load(job, kind=one.kind) for one in job.every_kind}
-    return {kind: Parser(found, job, kind) for kind, found in hooks.items() if found is not None}
+    return {kind: Parser(found, job, files, kind) for kind, found in hooks.items() if found is not None}
 
 
 def _found_keys(client: Redis, keys: RunKeys, record: RunRecord, job: Job) -> FoundKeys:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import orjson
@@ -24,6 +25,7 @@ from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 from crawler.corpus import survey_corpus
 from crawler.job.job import Job
+from crawler.parse.code import differing_file, parser_files
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.postgres import connect_postgres
 from crawler.store.queries import query
@@ -128,7 +130,8 @@ async def open_run(client: Redis, database: str, job: Job, failpoint: Failpoint 
 
 async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
     runs = Runs(client)
-    match decide_opening(job, await catalogue.find(job.run.name), await runs.find(job.run.name)):
+    found = await catalogue.find(job.run.name)
+    match decide_opening(job, found, await runs.find(job.run.name)):
         case Refuse(error, message):
             raise error(message)
         case AlreadyComplete(stored, in_redis):
@@ -143,12 +146,14 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
             return OpenedRun(stored.record, resumed=True, complete_run=stored)
         case GoOn(record):
             await _check_source(job, record)
-            record = replace(record, document=job.document, folder=job.folder)
+            files = await _parser_files(job, record.parser_files)
+            record = replace(record, document=job.document, folder=job.folder, parser_files=files)
             await catalogue.rewrite(record)
             await runs.list_again(record.name)
             return OpenedRun(record, resumed=True)
         case Rebuild(run_id):
-            return await _rebuild(client, database, catalogue, await _new_record(job, run_id), job.limits, failpoint)
+            record = await _new_record(job, run_id, found.parser_files if found else {})
+            return await _rebuild(client, database, catalogue, record, job.limits, failpoint)
         case Begin():
             return await _begin(runs, catalogue, job, failpoint)
 
@@ -196,8 +201,11 @@ async def _rebuild_found(client: Redis, database: str, record: RunRecord) -> Non
         found.close()
 
 
-async def _new_record(job: Job, run_id: int) -> RunRecord:
-    """The run's record with a new epoch, and with a layout for the source as it is now. Raises SourceError."""
+async def _new_record(job: Job, run_id: int, earlier: Mapping[str, str] = MappingProxyType({})) -> RunRecord:
+    """The run's record with a new epoch, and with a layout for the source as it is now. Raises SourceError.
+
+    `earlier` are the files of its parser when it was opened before.
+    """
     fingerprint, total = await asyncio.to_thread(survey_corpus, job)
     return RunRecord(
         name=job.run.name,
@@ -208,6 +216,7 @@ async def _new_record(job: Job, run_id: int) -> RunRecord:
         folder=job.folder,
         fingerprint=fingerprint,
         total=total,
+        parser_files=await _parser_files(job, earlier),
     )
 
 
@@ -217,6 +226,22 @@ def _most_keys(job: Job, total: int | None) -> int | None:
         return total
     bounded = len(job.most_found) == len(job.follow) and not any(one.paginate for one in job.every_kind)
     return total + sum(job.most_found.values()) if bounded else None
+
+
+async def _parser_files(job: Job, earlier: Mapping[str, str]) -> Mapping[str, str]:
+    """The parser's files as they are now; those of `earlier`, if the module is not on this machine."""
+    try:
+        found = (await asyncio.to_thread(parser_files, job)).digests
+    except UsageError as error:  # this machine need not have workers
+        logger.warning("%s%s", error, "" if earlier else "; until then nobody checks that all workers have the same")
+        return earlier
+    if (name := differing_file(earlier, found)) is not None:
+        logger.warning(
+            "the parser has changed since the run was opened last (%s): from now on the new one parses. Copy it to all "
+            "machines, and where `shardcrawl work` runs start that again: it keeps the old one",
+            name,
+        )
+    return found
 
 
 def changed_setting(job: Job, stored: StoredRun) -> str | None:

@@ -1,10 +1,9 @@
-"""One key, fetched and parsed as a run of its job would do it, with nothing stored: what `shardcrawl fetch` shows."""
+"""Keys, fetched and parsed as a run of their job would do it, with nothing stored: for `fetch` and `check --try`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from coordinator.errors import FetchError, ShardcrawlError, UsageError, first_line
+from coordinator.errors import FetchError, UsageError, first_line
 from coordinator.model import EntryId, Outcome, ShardId
 from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
@@ -34,14 +33,13 @@ from crawler.parse import hook
 from crawler.parse.response import Response
 from crawler.parse.values import exact_json
 from crawler.pipeline.page_builder import PageBuilder
-from crawler.testing import Parsed, SavedResponse, parse
+from crawler.testing import Parsed, SavedResponse, parse, write_response
 
 logger = logging.getLogger(__name__)
 
 Pairs = tuple[tuple[str, str], ...]
 
 BEGINNING_CHARACTERS = 200
-MAX_NAME_CHARACTERS = 80
 # They are for the session of one client, and a saved response is for a repository.
 UNSAVED_HEADERS = frozenset({"set-cookie", "set-cookie2"})
 
@@ -144,11 +142,11 @@ class _Recorder:
         await self._engine.close()
 
 
-async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]) -> Rehearsal:
-    """Send the requests for one key as a worker of the job's run would, within its budgets, and parse what comes.
+async def rehearse(job: Job, keys: Sequence[str], client: Redis, environ: Mapping[str, str]) -> list[Rehearsal]:
+    """Send the request for these keys as a worker of the job's run would, within its budgets, and parse what comes.
 
-    Attempts that a run would defer are not waited for. Raises UsageError, before anything is sent, and
-    RedisUnavailable, RedisRefused.
+    Returns what became of each key; they share their exchanges. Attempts that a run would defer are not waited for.
+    Raises UsageError, before anything is sent, and RedisUnavailable, RedisRefused.
     """
     hook.load(job)
     credentials, shown = resolve_credentials(job.request, environ), _shown_credentials(job, environ)
@@ -159,15 +157,14 @@ async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]
 
     template = Template(job.request, credentials.body_secrets)
     try:
-        target, payload = template.build([key])
+        target, payload = template.build(keys)
     except InvalidUrl as error:
-        raise UsageError(f"key {key!r} {error}; give a key that the job can request") from error
+        raise UsageError(f"key {keys[0]!r} {error}; give a key that the job can request") from error
     async with AsyncExitStack() as stack:
         fetching = open_fetching(stack, RunKeys(job.run.name), new_worker_id(), job, client, environ, recorded)
-        block = OpenBlock(ShardId(0), EntryId(""), 1, 1)
-        request = Request(
-            target, [Item(key, digest(key), block)], fetching.matcher.upstream_of(target), payload=payload
-        )
+        block = OpenBlock(ShardId(0), EntryId(""), 1, len(keys))
+        items = [Item(key, digest(key), block) for key in keys]
+        request = Request(target, items, fetching.matcher.upstream_of(target), payload=payload)
         results: list[FetchResult | str] = []
 
         async def send() -> None:
@@ -176,24 +173,21 @@ async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]
         await fetching.limiter.refresh()
         await run_until_first_ends(send(), fetching.limiter.watch())
         await fetching.limiter.refresh()
-    found = Rehearsal(key, None, None, exchanges, request.target.href)
+    found = Rehearsal("", None, None, exchanges, request.target.href)
     result = results[0]
     if isinstance(result, str):
-        return replace(found, reason=result)
+        return [replace(found, key=key, reason=result) for key in keys]
     found = replace(found, outcome=result.outcome.value, reason=result.reason)
-    if (response := result.response) is None:
-        return found
-    headers = tuple((name, credentials.hidden(text)) for name, text in response.headers.items())
-    found = replace(found, status=response.status, headers=headers, body=response.body)
-    if not found.is_stored:
-        return found
+    if (response := result.response) is not None:
+        headers = tuple((name, credentials.hidden(text)) for name, text in response.headers.items())
+        found = replace(found, status=response.status, headers=headers, body=response.body)
+    if response is None or not found.is_stored:
+        return [replace(found, key=key) for key in keys]
     if job.has_parser:
-        parsed = parse(job, Response([key], found.url, response.status, response.headers, response.body))
-        outcome, reason = parsed.outcomes[key]
-        return replace(found, outcome=outcome, reason=reason, parsed=parsed)
-    (page,) = await PageBuilder({"": template}, {}, lambda *_: None).build(request, result)
-    _check_json(page)
-    return replace(found, outcome=page.outcome.value, reason=page.reason, kept=_kept_of(page))
+        parsed = parse(job, Response(keys, found.url, response.status, response.headers, response.body))
+        return [_with_records(replace(found, key=key), parsed) for key in keys]
+    pages = await PageBuilder({"": template}, {}, lambda *_: None).build(request, result)
+    return [_with_body(replace(found, key=page.item.key), page) for page in pages]
 
 
 def save(found: Rehearsal, folder: Path) -> Path | None:
@@ -203,16 +197,8 @@ def save(found: Rehearsal, folder: Path) -> Path | None:
     """
     if found.body is None or found.status is None:
         return None
-    path = folder / _file_name(found.key)
     headers = tuple(pair for pair in found.headers if pair[0].lower() not in UNSAVED_HEADERS)
-    saved = SavedResponse(key=found.key, url=found.url, status=found.status, headers=headers)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(found.body)
-        Path(f"{path}.json").write_bytes(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
-    except OSError as error:
-        raise ShardcrawlError(f"--save {folder}: {error.strerror}; name a folder that can be written") from error
-    return path
+    return write_response(folder, SavedResponse(found.key, found.url, found.status, headers), found.body)
 
 
 async def _send(request: Request, fetching: Fetching) -> FetchResult | str:
@@ -243,6 +229,13 @@ async def _send(request: Request, fetching: Fetching) -> FetchResult | str:
         delay = result.delay
 
 
+def _with_records(found: Rehearsal, parsed: Parsed) -> Rehearsal:
+    """The key with what the parser made of its part of the response."""
+    (outcome, reason), tables = parsed.outcomes[found.key], parsed.records_of(found.key)
+    own = Parsed(tables, {found.key: (outcome, reason)}, {found.key: tables}, parsed.traceback)
+    return replace(found, outcome=outcome, reason=reason, parsed=own)
+
+
 def _wait_words(request: Request, state: str, seconds: float) -> str:
     history = "; ".join(request.attempts.history)
     return f"{history + ': ' if history else ''}{state}, and a run would send the next request in {seconds:,.0f} s"
@@ -257,6 +250,12 @@ def _shown_credentials(job: Job, environ: Mapping[str, str]) -> Credentials:
         return shown
     basic = tuple((name, f"Basic {rest}" if name == "Authorization" else text) for name, text in shown.secret_headers)
     return replace(shown, secret_headers=basic)
+
+
+def _with_body(found: Rehearsal, page: Page) -> Rehearsal:
+    """The key with what `pages` would have of the body."""
+    _check_json(page)
+    return replace(found, outcome=page.outcome.value, reason=page.reason, kept=_kept_of(page))
 
 
 def _check_json(page: Page) -> None:
@@ -280,11 +279,3 @@ def _kept_of(page: Page) -> list[KeptBody]:
         beginning = content[:BEGINNING_CHARACTERS].decode("ascii", "backslashreplace")
         found.append(KeptBody("content", page.content_type or "", page.encoding, len(content), beginning))
     return found
-
-
-def _file_name(key: str) -> str:
-    """A file's name for the key: the key itself where it is one, and no other key's."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-.")[:MAX_NAME_CHARACTERS]
-    if name and name == key and not name.endswith(".json"):
-        return name
-    return f"{name}-{digest(key).hex()[:8]}".strip("-")

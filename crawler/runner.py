@@ -23,6 +23,7 @@ from crawler.job.fields import RUN_NAME
 from crawler.job.job import Job, read_job
 from crawler.job.permissions import NOTHING_ALLOWED, Permissions
 from crawler.parse import hook
+from crawler.parse.code import LoadedParsers
 from crawler.store.catalogue import find_record, open_catalogue
 from crawler.telemetry import logs
 from crawler.telemetry.loop_lag import LoopLag
@@ -66,6 +67,7 @@ class Runner:
         self._workers: set[Worker] = set()
         self._unknown = 0
         self._draining = False
+        self._parsers = LoadedParsers()
 
     def drain(self) -> None:
         """In every run: claim nothing more, finish what is in flight, commit, leave."""
@@ -76,20 +78,19 @@ class Runner:
     async def serve_all(self) -> None:
         """Work on every run that is not complete, also on those that come later, until drained.
 
-        A ShardcrawlError of one run is logged, once for each text, and that run is joined again ten seconds later; the
-        others go on. Raises every other error.
+        A ShardcrawlError of one run is logged, the same one once a minute, and that run is joined again ten seconds
+        later; the others go on. Raises every other error.
         """
         serving: dict[str, asyncio.Task[None]] = {}
         retry_at: dict[str, float] = {}
-        logged: dict[str, str] = {}
+        errors = logs.Repeated()
 
         async def serve(name: str) -> None:
             try:
                 await self.serve(name)
             except ShardcrawlError as error:
-                if logged.get(name) != str(error):
-                    logged[name] = str(error)
-                    logger.error("run %s: %s", name, error)
+                if errors.is_due(text := f"run {name}: {error}"):
+                    logger.error("%s", text)
                 retry_at[name] = monotonic() + RUN_RETRY_SECONDS
 
         while not self._draining:
@@ -154,10 +155,12 @@ class Runner:
     async def _work_for_one_lease(self, record: RunRecord, job: Job) -> RunState:
         """Build a worker and let it work until its lease ends; returns the state of the run."""
         async with AsyncExitStack() as stack:
+            files = await asyncio.to_thread(self._parsers.check, job, record.parser_files)
             self._pulse.beat(hook.IMPORT_SECONDS + BEAT_HOLDS_SECONDS)
             worker, limiter, matched = await build_worker(
                 stack, record, job, self._client, self._database, self._environ, self._failpoint
             )
+            self._parsers.add(job, files)
             self._pulse.begun()
             self._workers.add(worker)
             try:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from coordinator.errors import UsageError, first_line
+from coordinator.errors import ShardcrawlError, UsageError, first_line
 from coordinator.model import NO_ATTEMPTS, Outcome
+from coordinator.queue.sharding import digest
 from coordinator.url import InvalidUrl
 from coordinator.url import parse as parse_url
 from coordinator.user_code import TimeLimit
@@ -37,6 +39,7 @@ GivenHeaders: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 Tables: TypeAlias = dict[str, list[dict[str, Any]]]
 # The key of a response whose test does not say another one.
 SOME_KEY = "key"
+MAX_NAME_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Parsed:
         return self.by_key[key]
 
 
-class SavedResponse(msgspec.Struct, frozen=True, kw_only=True):
+class SavedResponse(msgspec.Struct, frozen=True):
     """What stands in PATH.json, beside a body that `shardcrawl fetch --save` has saved as PATH."""
 
     key: str
@@ -147,6 +150,26 @@ def parse_file(
         key, url, status = key or saved.key, url or saved.url, status or saved.status
         headers = saved.headers if headers is None else headers
     return parse(job, response(content, key=key, url=url, status=status or 200, headers=headers))
+
+
+def write_response(folder: Path, saved: SavedResponse, body: bytes) -> Path:
+    """Write a body and what `parse_file` reads beside it; returns the body's path. Raises ShardcrawlError."""
+    path = folder / _file_name(saved.key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        Path(f"{path}.json").write_bytes(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
+    except OSError as error:
+        raise ShardcrawlError(f"--save {folder}: {error.strerror}; name a folder that can be written") from error
+    return path
+
+
+def _file_name(key: str) -> str:
+    """A file's name for the key: the key itself where it is one, and no other key's."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-.")[:MAX_NAME_CHARACTERS]
+    if name and name == key and not name.endswith(".json"):
+        return name
+    return f"{name}-{digest(key).hex()[:8]}".strip("-")
 
 
 def _pairs(headers: GivenHeaders | None) -> Sequence[tuple[str, str]]:

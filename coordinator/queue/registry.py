@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -27,7 +27,8 @@ class RunRecord:
     """What every process needs to take part in a run. It is kept in Postgres: Redis only names the run.
 
     `document` is the job file, with `${NAME}` in the place of secrets, `folder` the absolute path of its folder.
-    `fingerprint` and `total` (an estimate, in keys) are those of the source when the run was made.
+    `fingerprint` and `total` (an estimate, in keys) are those of the source when the run was made. `parser_files` are
+    the digests of the parser's files when it was last opened, by name; empty where an older version made it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RunRecord:
     folder: str
     fingerprint: str = ""
     total: int | None = None
+    parser_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

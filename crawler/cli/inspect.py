@@ -20,9 +20,9 @@ from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect_redis, translate_redis_errors
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.audit.auditor import audit
-from crawler.cli import screen
+from crawler.cli.display import screen
+from crawler.cli.display.progress import say
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
-from crawler.cli.progress import say
 from crawler.local.services import Place, services
 from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import PostgresConnection, connect_reader

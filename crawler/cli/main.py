@@ -7,7 +7,9 @@ from io import TextIOWrapper
 
 import click
 
-from crawler.cli.check import check_command, fetch_command, schema_command
+from crawler.cli.check import check_command, schema_command
+from crawler.cli.fetch import fetch_command
+from crawler.cli.init import init_command
 from crawler.cli.inspect import audit_command, runs_command, sql_command, status_command
 from crawler.cli.run import coordinate_command, demo_command, run_command, work_command
 from crawler.cli.steer import limit_command, rebuild_command, retry_command
@@ -26,6 +28,6 @@ for command in (
     *(run_command, demo_command, coordinate_command, work_command),
     *(status_command, runs_command, sql_command, audit_command),
     *(limit_command, retry_command, rebuild_command),
-    *(check_command, fetch_command, schema_command),
+    *(init_command, check_command, fetch_command, schema_command),
 ):
     main.add_command(command)

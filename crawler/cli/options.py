@@ -20,7 +20,7 @@ import uvloop
 
 from coordinator.errors import ShardcrawlError, UsageError
 from coordinator.source import STANDARD_INPUT
-from crawler.cli.progress import RunScreen
+from crawler.cli.display.progress import RunScreen
 from crawler.job.document import JobOverrides, load_document
 from crawler.job.job import Job, read_job
 from crawler.local.child_spec import INTERRUPTED_EXIT_CODE

@@ -17,7 +17,8 @@ import orjson
 from rich.console import Console
 
 from coordinator.errors import ShardcrawlError, redacted
-from crawler.cli import screen
+from crawler.cli.display import screen
+from crawler.cli.display.progress import RunScreen, say
 from crawler.cli.inspect import query_rows
 from crawler.cli.options import (
     GRACE_HELP,
@@ -34,7 +35,6 @@ from crawler.cli.options import (
     run_async,
     shared_addresses,
 )
-from crawler.cli.progress import RunScreen, say
 from crawler.job.job import read_job
 from crawler.job.permissions import Permissions
 from crawler.job.request_checks import parse_network

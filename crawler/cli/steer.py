@@ -20,8 +20,8 @@ from coordinator.settings import ANY_UPSTREAM, LimitSettings
 from coordinator.source import reads_once
 from coordinator.status import read_counts
 from coordinator.url import parse
+from crawler.cli.display.progress import outcome_words, say
 from crawler.cli.options import command, place_from, place_options, run_async
-from crawler.cli.progress import outcome_words, say
 from crawler.job.job import read_job
 from crawler.job.limits import limit_of, upstream_named
 from crawler.local.services import Addresses, Place, services

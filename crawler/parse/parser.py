@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import perf_counter
 from typing import TypeAlias
 
@@ -28,12 +29,14 @@ KILL_SLACK_SECONDS = 1.0
 class Parser:
     """Fills pages from responses. A slow parser moves to a child process: it would hold up every request in flight."""
 
-    def __init__(self, hook: Hook, job: Job, kind: str = "") -> None:
+    def __init__(self, hook: Hook, job: Job, files: Mapping[str, str] | None = None, kind: str = "") -> None:
+        """`files` are the digests of the parser's files, see parser_files; `kind` is that of the keys."""
         self._kind = kind
         # A page that is only searched for keys keeps its body.
         self.keeps_body = not (job.kinds[kind] if kind else job).has_parser
         self._hook = hook
         self._job = job
+        self._files = files
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._limit = TimeLimit(MAX_CALL_SECONDS_IN_LOOP)
         self._pool: ParserPool | None = None
@@ -123,12 +126,7 @@ class Parser:
 
     def _move_to_child(self, reason: str) -> ParserPool:
         logger.info("the parser %s: from now on it runs in a process of its own", reason)
-        setup = ParserSetup(self._job, self._hook.module_name, self._kind)
+        setup = ParserSetup(self._job, self._hook.module_name, self._files, self._kind)
         own = self._job.kinds[self._kind] if self._kind else self._job
-        self._pool = Pool(
-            parse_handler,
-            setup,
-            name="parser",
-            seconds=own.parse.timeout + KILL_SLACK_SECONDS,
-        )
+        self._pool = Pool(parse_handler, setup, name="parser", seconds=own.parse.timeout + KILL_SLACK_SECONDS)
         return self._pool

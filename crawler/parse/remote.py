@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from coordinator.errors import first_line
@@ -11,6 +11,7 @@ from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Item, OpenBlock, Page
 from crawler.parse import hook
+from crawler.parse.code import check_parser
 from crawler.pool.protocol import pickled, unpickled
 
 # A page outside of a worker needs some block, which nothing reads.
@@ -20,10 +21,14 @@ _ETAG_UNTIL_FAIL = "set"
 
 
 class ParserSetup(NamedTuple):
-    """What the child imports: the job's parser, under the name that its module has in the worker."""
+    """What the child imports: the job's parser, under the name that its module has in the worker.
+
+    `files` are the digests of the worker's own files: others are not imported.
+    """
 
     job: Job
     module_name: str
+    files: Mapping[str, str] | None = None
     kind: str = ""
 
 
@@ -98,7 +103,11 @@ def parse_task(pages: Sequence[Page], url: str, response: HttpResponse) -> Parse
 
 
 def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], ParsedResponse]:
-    """The function that applies the job's parser in the child. Raises UsageError when the parser cannot be imported."""
+    """The function that applies the job's parser in the child.
+
+    Raises UsageError when the parser cannot be imported, or is another one than the worker's by now.
+    """
+    check_parser(setup.job, setup.files or {})
     parser = hook.load(setup.job, setup.module_name, setup.kind)
     assert parser is not None
     limit = TimeLimit(setup.job.parse.timeout, " ([parse] timeout)")

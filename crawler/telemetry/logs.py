@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
+from time import monotonic
 
 NAME_COLUMNS = 12
+SAME_TEXT_SECONDS = 60.0
 NOISY_LIBRARIES = ("httpx", "httpcore", "asyncio", "hpack")
 # A terminal shows what happens now; elsewhere a line is read days later.
 TIME, DATE_AND_TIME = "%H:%M:%S", "%Y-%m-%d %H:%M:%S"
@@ -37,6 +40,22 @@ def configure(process: str, level: str, time_format: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in NOISY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Repeated:
+    """Texts that would be logged again and again: each one is said once in SAME_TEXT_SECONDS. `clock` is in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._said_at: dict[str, float] = {}
+
+    def is_due(self, text: str) -> bool:
+        """Whether to say the text now; then it counts as said."""
+        now = self._clock()
+        if now - self._said_at.get(text, -SAME_TEXT_SECONDS) < SAME_TEXT_SECONDS:
+            return False
+        self._said_at[text] = now
+        return True
 
 
 def time_format() -> str:

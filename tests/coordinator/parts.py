@@ -169,8 +169,8 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     await robots.store("https://example.org", b"found", 3600.0)
     await LoggedUpstreams(redis, run.keys).add("dead.example")
     await MatchedLimits(redis, run.keys).add([HOST])
-    await Frontier(redis, run.keys, run.layout, run.epoch).add([FoundBatch(7, 1, 3)])
-    await KnownSet(redis, run.keys, run.layout, run.epoch).mark([digest("found")])
+    await Frontier(redis, run.keys, run.layout, run.record.epoch).add([FoundBatch(7, 1, 3)])
+    await KnownSet(redis, run.keys, run.layout, run.record.epoch).mark([digest("found")])
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import signal
 import sys
@@ -71,6 +72,20 @@ def test_two_folders_have_neighbours_of_one_name(folder: Path) -> None:
     for name in ("a", "b"):
         write(folder / name, {"job": "from my_rows import NAME", "my_rows": f"NAME = '{name}'"})
     assert [load_module("job", folder / name).NAME for name in ("a", "b")] == ["a", "b"]
+
+
+def test_a_file_that_was_edited_to_the_same_size_and_time_is_read_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    found = []
+    for name in ("a", "b"):
+        write(folder, {"edited": f"NAME = {name!r}"})
+        os.utime(folder / "edited.py", (1, 1))
+        module = load_module("edited", folder)
+        found.append(module.NAME)
+        del sys.modules[module.__name__]
+    assert found == ["a", "b"]
 
 
 def test_a_module_that_is_not_in_the_folder_is_an_installed_one(folder: Path) -> None:

@@ -214,6 +214,34 @@ async def test_a_run_that_goes_on_takes_what_may_change_from_the_job_as_it_is_no
     assert document["retry"] == {"attempts": 9}
 
 
+@pytest.mark.parametrize("redis_lost", [False, True], ids=["goes on", "rebuilt"])
+async def test_a_run_takes_the_parser_as_it_is_now_and_says_so(
+    place: Place, caplog: pytest.LogCaptureFixture, redis_lost: bool
+) -> None:
+    """A machine without the parser leaves it as it was: `rebuild` may be called anywhere."""
+    parse = {"python": "parse:rows"}
+    (place.folder / "parse.py").write_text("first")
+    opened = await place.open(parse=parse)
+    assert opened.record is not None
+    first = opened.record.parser_files
+    assert (await place.record()).parser_files == first
+    assert set(first) == {"parse.py"}
+    for text, said in (("first", ""), ("edited", "the parser has changed"), (None, "this machine has no ")):
+        if redis_lost:
+            await place.redis.flushall()
+        if text is None:
+            (place.folder / "parse.py").unlink()
+        else:
+            (place.folder / "parse.py").write_text(text)
+        caplog.clear()
+        before = await place.record()
+        await place.open(parse=parse)
+        warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == bool(said)
+        assert said in " ".join(warnings)
+        assert ((await place.record()).parser_files == before.parser_files) is (text != "edited")
+
+
 async def test_a_complete_run_is_opened_as_what_it_is(place: Place) -> None:
     await place.open()
     record = await place.record()

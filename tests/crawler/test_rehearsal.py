@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from coordinator.errors import ShardcrawlError
-from crawler.rehearsal import Rehearsal, _file_name, _kept_of, _shown_credentials, save
+from crawler.rehearsal import Rehearsal, _kept_of, _shown_credentials, save
+from crawler.testing import _file_name
 from crawler.text.body import kept
 from tests.crawler.examples import a_job, a_page
 

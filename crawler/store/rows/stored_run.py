@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +18,11 @@ from crawler.store.reasons import ReasonCount, decode_reasons
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A row of `runs`: `document` is the job, `folder` its folder, which an older version did not write.
+    """A row of `runs`: `document` is the job, `folder` its folder, `parser_files` the digests of its parser's files.
 
-    `counts` are the final keys by outcome, `reasons` the usual reasons of those that were refused or failed; both are
-    empty until it is complete. `record` is None when Redis cannot have the run with this epoch: an older version made
-    it, or it is void.
+    An older version did not write the last two. `counts` are the final keys by outcome, `reasons` the usual reasons of
+    those that were refused or failed; both are empty until it is complete. `record` is None when Redis cannot have the
+    run with this epoch: an older version made it, or it is void.
     """
 
     run_id: int
@@ -36,12 +36,14 @@ class StoredRun:
     reasons: tuple[ReasonCount, ...] = ()
     folder: str | None = None
     record: RunRecord | None = None
+    parser_files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> StoredRun:
         """The run in a row of `find-run` or `list-runs`."""
         document, epoch = orjson.loads(row["spec"]), Epoch(row["epoch"])
         layout = orjson.loads(row["layout"]) if row["layout"] else {}
+        parser_files = layout.get("parser_files") or {}
         record = None
         if layout.get("epoch") == epoch:
             record = RunRecord(
@@ -53,6 +55,7 @@ class StoredRun:
                 folder=layout["folder"],
                 fingerprint=layout["fingerprint"],
                 total=layout["total"],
+                parser_files=parser_files,
             )
         return cls(
             run_id=row["run_id"],
@@ -66,6 +69,7 @@ class StoredRun:
             reasons=decode_reasons(row["reasons"]),
             folder=layout.get("folder"),
             record=record,
+            parser_files=parser_files,
         )
 
 
@@ -80,6 +84,7 @@ def encode_layout(record: RunRecord) -> str:
             "folder": record.folder,
             "fingerprint": record.fingerprint,
             "total": record.total,
+            "parser_files": dict(record.parser_files),
         }
     ).decode()
 

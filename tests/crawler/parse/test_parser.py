@@ -24,6 +24,7 @@ from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse import hook
 from crawler.parse import parser as parser_module
+from crawler.parse.code import parser_files
 from crawler.parse.parser import MAX_FAILED_ALONE, Parser
 from crawler.parse.remote import ParserSetup, ParseTask, parse_handler, parse_task
 from crawler.pool import child
@@ -381,3 +382,19 @@ async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
         parser.parse(*arguments("slow")).send(None)  # it does not suspend
     assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.WARNING]
     await parser.close()
+
+
+async def test_a_parser_that_was_edited_stays_in_the_worker_as_it_was_loaded(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = hook.load(job)
+    assert loaded is not None
+    parser = Parser(loaded, job, parser_files(job).digests)
+    (module,) = tmp_path.glob("*.py")
+    module.write_text("def parse(response):\n    response.failed(response.key, 'edited')\n")
+    parser._move_to_child("")
+    pages, *call = arguments("pid")
+    await parser.parse(pages, *call)
+    await parser.close()
+    assert pages[0].outcome is Outcome.STORED
+    assert f"{module.name} is not the one with which the run was opened" in caplog.text

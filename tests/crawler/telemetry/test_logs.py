@@ -58,3 +58,12 @@ def test_tasks_of_several_runs_name_their_own(capsys: pytest.CaptureFixture[str]
     logs.configure("worker-1", "info", logs.TIME)
     asyncio.run(serve_all())
     assert [line.split(maxsplit=2)[2] for line in capsys.readouterr().err.splitlines()] == ["a: here", "b: here"]
+
+
+def test_the_same_text_is_said_once_a_minute() -> None:
+    now = 0.0
+    errors = logs.Repeated(lambda: now)
+    said = []
+    for now in (0.0, 11.0, 59.0, 60.0, 61.0):
+        said += [(now, text) for text in ("a", "b") if errors.is_due(text)]
+    assert said == [(0.0, "a"), (0.0, "b"), (60.0, "a"), (60.0, "b")]

@@ -18,7 +18,7 @@ from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Epoch, Outcome, RunCounts, RunState
 from coordinator.settings import LimitSettings, Window
 from coordinator.status import RunSnapshot
-from crawler.cli import screen
+from crawler.cli.display import screen
 from crawler.cli.run import exit_code_of
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount

@@ -13,7 +13,7 @@ from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.status import RunSnapshot
-from crawler.cli.progress import (
+from crawler.cli.display.progress import (
     Pace,
     RunScreen,
     byte_words,

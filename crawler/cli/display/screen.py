@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import orjson
@@ -18,12 +18,9 @@ from rich.table import Table
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome
 from coordinator.status import RunSnapshot
-from crawler.cli.progress import byte_words, duration_words, of_total, outcome_words, say
+from crawler.cli.display.progress import byte_words, duration_words, of_total, outcome_words, say
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount
-
-if TYPE_CHECKING:
-    from crawler.rehearsal import Rehearsal
 
 CELL_CHARACTERS = 60
 MAX_TABLE_CHARACTERS = 10_000
@@ -88,13 +85,18 @@ def _end_words(end: RunEnd, done: int) -> str:
     return f"run {name} is interrupted: {done:,}{of_total(end.counts)} keys are done, and stay done"
 
 
-def print_table(columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console) -> None:
-    """Print a query's result as a table; long values are cut."""
+def print_table(
+    columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console, *, cut: bool = False
+) -> None:
+    """Print a query's result as a table; long values are cut, and with `cut` the table to the width of the console."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=True)
     for record in records:
         table.add_row(*(_cell(value) for value in record))
+    if cut:
+        console.print(table, markup=False)
+        return
     # As wide as its content: a line that wraps at the end of the terminal can be read, a column without width cannot.
     needed = Measurement.get(
         console, console.options.update(max_width=MAX_TABLE_CHARACTERS, markup=False), table
@@ -223,36 +225,6 @@ def _denied_options(end: RunEnd) -> str:
     return "".join(f" --status {status}" for status in sorted(statuses))
 
 
-def print_rehearsal(found: Rehearsal, console: Console) -> None:
-    """Print what was sent for a key, what came back, and what a run would store of it."""
-
-    def line(text: str) -> None:
-        say(console, _printable(text))
-
-    for exchange in found.exchanges:
-        line(f"{exchange.method} {exchange.url}")
-        for name, value in exchange.headers:
-            line(f"  {name}: {value}")
-        line(f"  -> {exchange.summary}")
-    if found.headers:
-        line("response headers")
-        for name, value in found.headers:
-            line(f"  {name}: {value}")
-    reason = f": {found.reason}" if found.reason else ""
-    line((f"outcome: {found.outcome}" if found.outcome else "no outcome yet") + reason)
-    for one in found.kept:
-        encoding = f", {one.encoding}" if one.encoding else ""
-        line(f"pages.{one.column} ({one.kind}{encoding}, {byte_words(one.size)}): {one.beginning}")
-    if found.parsed is None:
-        return
-    for text in (found.parsed.traceback or "").splitlines():
-        line(text)
-    for name, rows in found.parsed.tables.items():
-        line(f"table {name}")
-        columns = dict.fromkeys(column for row in rows for column in row)
-        print_table(list(columns), [list(row.values()) for row in rows], console)
-
-
 def end_json(end: RunEnd) -> Mapping[str, Any]:
     """How a run ended as plain values."""
     return {
@@ -273,11 +245,12 @@ def _cell(value: Any) -> str:
     text = "" if value is None else str(_shown(value))
     if isinstance(value, datetime):
         text = value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
-    text = _printable(text)
+    text = printable(text)
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text without characters that would move the cursor, or do more."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 

@@ -1,0 +1,155 @@
+"""What `check` says of a job: each setting, its value, and where the value comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
+from coordinator.source import Chunk
+from crawler.corpus import polite_upstream
+from crawler.fetch.robots.rules import product_token
+from crawler.fetch.template import Template
+from crawler.job.job import Job
+from crawler.job.request.placeholders import SECRET
+from crawler.job.request_checks import credential_origins, credentials_in
+
+# A row of what `check` prints: the setting, its value, and where the value comes from.
+Checked: TypeAlias = Sequence[Any]
+
+
+def checked_job(job: Job, first: Chunk, total: int | None, given: Mapping[str, str]) -> list[Checked]:
+    """What there is to say of a job without servers; `first` are its first keys, `total` is about how many it has.
+
+    `given` says of each option that was given whether it came from the command line or the environment.
+    """
+    return [
+        *_run_settings(job, total, given),
+        *_refused(first),
+        *_limits(job, given, first.keys),
+        *_credentials(job, first.keys),
+        *_unmatched_limits(job, first),
+    ]
+
+
+def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list[Checked]:
+    run, request = job.run, job.request
+
+    def origin(section: str, key: str) -> str:
+        return _origin(job, given, section, key, option=key)
+
+    return [
+        ("run", run.name, origin("run", "name")),
+        ("source", job.source.path or job.source.python, "job file"),
+        ("keys", _keys_words(total, request.keys_per_request), "source"),
+        ("request", request.url or "each key is a URL", origin("request", "url")),
+        ("engine", f"{request.engine}{', HTTP/2' if request.http2 else ''}", origin("request", "engine")),
+        ("user agent", request.user_agent, origin("request", "user_agent")),
+        _robots(job),
+        ("workers", run.workers or "one a core", origin("run", "workers")),
+        ("concurrency", f"{run.concurrency} a worker", origin("run", "concurrency")),
+        ("grace", f"{run.grace:g} s", origin("run", "grace")),
+        ("batch rows", job.store.batch_rows, origin("store", "batch_rows")),
+        ("attempts", job.retry.attempts, origin("retry", "attempts")),
+        ("parser", job.parse.python or _parser_words(job), origin("parse", "python")),
+        (
+            "tables",
+            ", ".join(table.name for table in job.tables) or "pages only",
+            "job file" if job.tables else "default",
+        ),
+    ]
+
+
+def _parser_words(job: Job) -> str:
+    """What parses where no function of the user's does."""
+    return "selectors" if job.has_parser else "none: whole body"
+
+
+def _keys_words(total: int | None, keys_per_request: int) -> str:
+    """About how many keys there are, and with several keys a request how many requests they take."""
+    if total is None:
+        return "unknown until read" + (f", up to {keys_per_request} a request" if keys_per_request > 1 else "")
+    if keys_per_request == 1:
+        return f"about {total:,}"
+    requests = -(-total // keys_per_request)
+    return f"about {total:,} keys in about {requests:,} requests of up to {keys_per_request} keys"
+
+
+def _robots(job: Job) -> Checked:
+    """Whether robots.txt is obeyed, and why."""
+    request = job.request
+    words = f"obeyed, as {product_token(request.user_agent) or '*'}" if request.obeys_robots else "not asked for"
+    reason = "keys are URLs" if request.url is None else "an API by its template"
+    return "robots.txt", words, f"default: {reason}" if request.robots is None else "job file"
+
+
+def _refused(first: Chunk) -> list[Checked]:
+    """How many of the first keys would be refused, and why the first of them."""
+    if not first.refused:
+        return []
+    bad = first.refused[0]
+    words = f"{len(first.refused):,} of the first {len(first.keys) + len(first.refused):,}"
+    return [("refused", f"{words}: {bad.place} ({bad.key[:60]}) {bad.reason}", "source")]
+
+
+def _credentials(job: Job, first_keys: Sequence[str]) -> list[Checked]:
+    """Where each of the job's credentials goes, and how many of the first keys are asked for without them."""
+    request, template = job.request, Template(job.request)
+    rows: list[Checked] = []
+    origins = credential_origins(request)
+    names = ", ".join(credentials_in(request))
+    if names and template.sample is not None:
+        rows.append(("credentials", f"{names}: to {template.sample.origin.text}", "job file"))
+    elif names and origins is not None:
+        others = sum(template.target([key]).origin.text not in origins for key in first_keys)
+        words = f"; {others:,} of the first {len(first_keys):,} keys go elsewhere, without" if others else ""
+        rows.append(("credentials", f"{names}: to {', '.join(sorted(origins))}{words}", "job file"))
+    if request.client_cert is not None:
+        rows.append(("client certificate", "shown to every server that asks for one", "job file"))
+    if request.proxy is not None and SECRET.search(request.proxy):
+        rows.append(("proxy's secret", "to the proxy", "job file"))
+    return rows
+
+
+def _limits(job: Job, given: Mapping[str, str], first_keys: Sequence[str]) -> list[Checked]:
+    # The document may spell a name in another way.
+    origin = _origin(job, given, "limits", ANY_UPSTREAM, option="rate") if "rate" in given else "job file"
+    rows: list[Checked] = [(f"limit of {name}", _limit_words(limit), origin) for name, limit in job.limits.items()]
+    if unlimited := polite_upstream(job, lambda: first_keys):
+        whose = "each host" if unlimited == ANY_UPSTREAM else unlimited
+        rows.append((f"limit of {whose}", _limit_words(POLITE), "default: polite"))
+    return rows
+
+
+def _unmatched_limits(job: Job, first: Chunk) -> list[Checked]:
+    """A warning for each limit that no request meets, as far as the first keys tell; redirects may lead there."""
+    template, matcher = Template(job.request), UpstreamMatcher(job.limits)
+    if template.sample is not None:
+        targets, who = [template.sample], "the template does not meet"
+    elif first.keys:
+        targets = [template.target([key]) for key in first.keys]
+        who = "no key meets" if first.exhausted else f"none of the first {len(targets):,} keys meets"
+    else:
+        return []
+    for target in targets:
+        matcher.upstream_of(target)
+    return [
+        ("warning", f'{who} [limits."{name}"]', "job file")
+        for name in job.limits
+        if name != ANY_UPSTREAM and name not in matcher.matched
+    ]
+
+
+def _limit_words(limit: LimitSettings) -> str:
+    return limit.rate_text + ("" if limit.concurrency is None else f", {limit.concurrency} at once")
+
+
+def _origin(job: Job, given: Mapping[str, str], section: str, key: str, *, option: str) -> str:
+    """Where a setting comes from: an option, the option's environment variable, the job file, or the default.
+
+    `given` says of each option that was given whether it came from the command line or the environment.
+    """
+    if option in given:
+        return f"--{option.replace('_', '-')}" if given[option] == "commandline" else "environment"
+    return "job file" if key in (job.document.get(section) or {}) else "default"
