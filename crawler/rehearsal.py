@@ -34,7 +34,7 @@ from crawler.parse.response import Response
 from crawler.parse.values import exact_json
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.runner import Fetching, open_fetching
-from crawler.testing import Parsed, SavedResponse, parse
+from crawler.testing import AGAIN_WORDS, Parsed, SavedResponse, parse
 
 logger = logging.getLogger(__name__)
 
@@ -186,8 +186,12 @@ async def rehearse(job: Job, key: str, client: Redis, environ: Mapping[str, str]
     if job.has_parser:
         parsed = parse(job, Response([key], found.url, response.status, response.headers, response.body))
         outcome, reason = parsed.outcomes[key]
+        if outcome in AGAIN_WORDS:
+            return replace(
+                found, outcome=None, reason=f"{outcome}: {reason}, and a run would request the key again", parsed=parsed
+            )
         return replace(found, outcome=outcome, reason=reason, parsed=parsed)
-    (page,) = await PageBuilder(template, None, lambda *_: None).build(request, result)
+    (page,) = await PageBuilder(job, template, None, lambda *_: None, lambda *_: None).build(request, result)
     _check_json(page)
     return replace(found, outcome=page.outcome.value, reason=page.reason, kept=_kept_of(page))
 

@@ -16,12 +16,12 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, LeaseLost, ShardcrawlError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.limiter import Limiter
-from coordinator.limits.matched import MatchedLimits
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.limits.unreachable import LoggedUpstreams, UnreachableUpstreams
 from coordinator.model import RunState
 from coordinator.queue.done import DoneSet
+from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
@@ -249,7 +249,7 @@ async def build_worker(
     database: str,
     environ: Mapping[str, str],
     failpoint: Failpoint,
-) -> tuple[Worker, Limiter, MatchedLimits]:
+) -> tuple[Worker, Limiter, Notices]:
     """A worker for one lease, with its limiter and its matched limits, whose `watch` must run while the worker does.
 
     `stack` closes what they open. Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
@@ -286,7 +286,7 @@ async def build_worker(
         intake=intake,
         scheduler=scheduler,
         fetcher=fetcher,
-        page_builder=PageBuilder(template, parser, intake.put_alone),
+        page_builder=PageBuilder(job, template, parser, intake.put_alone, batch.defer_item),
         batch=batch,
         writer=writer,
         meter=meter,
@@ -296,4 +296,4 @@ async def build_worker(
         failpoint=failpoint,
     )
     await retry_unavailable(writer.open, "worker")
-    return worker, limiter, MatchedLimits(client, keys, matcher.matched)
+    return worker, limiter, Notices(client, keys, matcher.matched, parser.turned_null if parser else {})

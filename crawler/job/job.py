@@ -14,7 +14,16 @@ from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
-from crawler.job.fields import BYTES, FUNCTION, RUN_NAME, SectionModel, read_section, refuse_unknown
+from crawler.job.fields import (
+    BYTES,
+    DURATION,
+    FUNCTION,
+    MAX_WAIT_SECONDS,
+    RUN_NAME,
+    SectionModel,
+    read_section,
+    refuse_unknown,
+)
 from crawler.job.limits import limits_in
 from crawler.job.models import (
     JobFile,
@@ -25,7 +34,7 @@ from crawler.job.models import (
     SourceSettings,
     StoreSettings,
 )
-from crawler.job.request_checks import check_request
+from crawler.job.request_checks import check_request, seconds_of
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
 JOB_SUFFIX = ".toml"
@@ -60,6 +69,11 @@ class Job:
     def has_parser(self) -> bool:
         """Whether a response is parsed: by a function of the user's, or by selectors."""
         return self.parse.python is not None or bool(self.tables)
+
+    @property
+    def reads_accepted(self) -> bool:
+        """Whether the parser decides on a response 202, which without `wait` is a failed attempt."""
+        return bool(self.parse.wait)
 
 
 def body_memory(job: Job) -> int:
@@ -175,7 +189,7 @@ def _check_function(section: str, name: str | None) -> None:
 def _check_selectors(job: Job) -> None:
     """Raise UsageError for selectors that nothing reads."""
     parse = job.parse
-    given = [f"[parse] {key}" for key in ("rows", "key", "failed", "gone") if getattr(parse, key)]
+    given = [f"[parse] {key}" for key in ("rows", "key", "wait", "retry", "failed", "gone") if getattr(parse, key)]
     given += ["[parse] format"] if parse.format != "json" else []
     given += [f"table {table.name}: {key}" for table in job.tables for key in ("rows", "skip") if getattr(table, key)]
     given += [
@@ -184,6 +198,8 @@ def _check_selectors(job: Job) -> None:
         for column, settings in table.column_settings.items()
         if not isinstance(settings, str)
     ]
+    if not re.fullmatch(DURATION, parse.wait_most) or seconds_of(parse.wait_most) > MAX_WAIT_SECONDS:
+        raise UsageError(f'job: [parse] wait_most is {parse.wait_most!r}; write a time like "10min", at most "24h"')
     if given and parse.python is not None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
     if given and not job.tables:

@@ -14,7 +14,7 @@ from coordinator.user_code import OutOfTime, TimeLimit, file_of, load_module
 from crawler.job.job import Job
 from crawler.job.models import ParseSettings
 from crawler.job.tables import KEY_FIELD
-from crawler.model import HttpResponse, Page
+from crawler.model import Again, HttpResponse, Page
 from crawler.parse.columns import Table
 from crawler.parse.response import Response
 from crawler.parse.select.path import SelectorError
@@ -68,7 +68,7 @@ class Hook:
         `url` is Response.url for the user's function. Returns None when there is nothing to remark.
         """
         keys, (status, headers, body, *_) = [page.item.key for page in pages], http_response
-        response = Response(keys, url, status, headers, body, self._settings.alias)
+        response = Response(keys, url, status, headers, body, self._settings.alias, language=self._settings.format)
         try:
             records = self._parse(response)
             self._assign(pages, records, response)
@@ -78,10 +78,13 @@ class Hook:
             return self.fail(pages, error)
         for page in pages:
             page.encoding = response.encoding
-            outcome = response.outcome_of(page.item.key)
-            if outcome is not None and page.outcome is Outcome.STORED:
-                page.outcome, page.reason = outcome
+            said = response.said_of(page.item.key)
+            if said is not None and page.outcome is Outcome.STORED:
                 page.records = []
+                if isinstance(said, Again):
+                    page.again = said
+                else:
+                    page.outcome, page.reason = said
         if len(keys) > 1 or response.unknown or self._settings.no_record:
             self._end_without_record(pages, response)
         return Remarks(None, [str(name) for name in response.unknown]) if response.unknown else None
@@ -104,16 +107,17 @@ class Hook:
 
         A key that the upstream calls by the same name as another key of the request ends as that one does.
         """
-        empty = [page for page in pages if page.outcome is Outcome.STORED and not page.records]
+        empty = [page for page in pages if page.outcome is Outcome.STORED and not page.records and page.again is None]
         if not empty:
             return
-        others = [page for page in pages if page.outcome is not Outcome.STORED or page.records]
+        others = [page for page in pages if page.outcome is not Outcome.STORED or page.records or page.again]
         by_name = {response.name_of(page.item.key): page for page in others}
         outcome = Outcome(self._settings.no_record or Outcome.FAILED)
         for page in empty:
             other = by_name.get(response.name_of(page.item.key)) if by_name else None
             if other is not None:
                 page.outcome, page.reason, page.records = other.outcome, other.reason, list(other.records)
+                page.again = other.again
             elif self._tables and outcome is not Outcome.STORED:
                 page.outcome, page.reason = outcome, NO_RECORD
 

@@ -9,7 +9,7 @@ from coordinator.errors import first_line
 from coordinator.model import EntryId, Outcome, ShardId
 from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
-from crawler.model import HttpResponse, Item, OpenBlock, Page
+from crawler.model import Again, HttpResponse, Item, OpenBlock, Page
 from crawler.parse import hook
 from crawler.pool.protocol import pickled, unpickled
 
@@ -41,7 +41,7 @@ class ParseResult(NamedTuple):
 
     `is_error`: the parser raised, or a record of the key was bad, so the page keeps the reason only. It is False when
     the parser said the outcome itself, with Response.failed too. `encoding` is Response.encoding. `records` are a
-    pickle of their own: when it cannot be read, its key fails and no other.
+    pickle of their own: when it cannot be read, its key fails and no other. `again` is Page.again.
     """
 
     outcome: Outcome
@@ -49,6 +49,7 @@ class ParseResult(NamedTuple):
     is_error: bool
     encoding: str | None
     records: bytes
+    again: Again | None = None
 
 
 class ParsedResponse(NamedTuple):
@@ -130,7 +131,7 @@ def assign_results(pages: Sequence[Page], results: Sequence[ParseResult]) -> Non
             page.fail(result.reason or "")
         else:
             page.outcome, page.reason, page.records = result.outcome, result.reason, records
-            page.encoding = result.encoding
+            page.encoding, page.again = result.encoding, result.again
 
 
 def _result_of(page: Page) -> ParseResult:
@@ -139,7 +140,7 @@ def _result_of(page: Page) -> ParseResult:
     except Exception as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
         page.fail(_not_picklable(error))
         records = pickled([])
-    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records)
+    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records, page.again)
 
 
 def _not_picklable(error: Exception) -> str:

@@ -167,7 +167,7 @@ class Intake:
                 continue
             if attempts:
                 most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
-            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most))
+            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most, attempts))
 
     def _refuse(self, item: Item, reason: str) -> None:
         self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))

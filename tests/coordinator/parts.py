@@ -11,13 +11,13 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from coordinator.limits.limiter import Limiter
-from coordinator.limits.matched import MatchedLimits
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.limits.unreachable import LoggedUpstreams, encode_waits
 from coordinator.model import Attempts, Block, Claim, Epoch, Outcome, RunCounts, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
+from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
 from coordinator.queue.streams import Completion, FinishedBlock, Streams
@@ -167,7 +167,7 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     await robots.ask("https://example.org", 10.0)
     await robots.store("https://example.org", b"found", 3600.0)
     await LoggedUpstreams(redis, run.keys).add("dead.example")
-    await MatchedLimits(redis, run.keys).add([HOST])
+    await Notices(redis, run.keys).add([HOST], {"facts.n": 1.0})
     return run
 
 

@@ -69,6 +69,12 @@ def badly(response): return [1]
 def elsewhere(response): return {"other": []}
 def says(response): response.failed(response.key, "x" * 9999)
 def nothing(response): pass
+def again(response): response.retry("busy", after=2)
+def againone(response):
+    response.retry("busy", key="b")
+    response.unchanged("c")
+    return {"facts": [{"_key": "againone-a", "n": 1}, {"_key": "b", "n": 1}]}
+
 
 class Known(date): pass
 def known(response): return {"facts": [{"day": Known(2026, 1, 1)}]}
@@ -105,6 +111,7 @@ def slow(response):
 KEYS_OF_TASKS: tuple[tuple[str, ...], ...] = (
     ("good",), ("several-a", "b", "c", "d"), ("raises",), ("raises-a", "b"), ("exits",), ("unfit",), ("badly",),
     ("elsewhere",), ("says",), ("nothing",), ("unknown",), ("known",),
+    ("again",), ("again-a", "b"), ("againone-a", "b", "c"),
 )  # fmt: skip
 
 
@@ -128,7 +135,10 @@ def arguments(*keys: str) -> tuple[list[Page], str, HttpResponse]:
 
 
 def fields(pages: list[Page]) -> list[Any]:
-    return [(page.outcome, page.reason, page.records, page.etag, page.last_modified, page.encoding) for page in pages]
+    return [
+        (page.outcome, page.reason, page.records, page.etag, page.last_modified, page.encoding, page.again)
+        for page in pages
+    ]
 
 
 @asynccontextmanager
@@ -381,3 +391,18 @@ async def test_a_parser_that_cannot_be_imported_again_stays_in_the_worker(
         parser.parse(*arguments("slow")).send(None)  # it does not suspend
     assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.WARNING]
     await parser.close()
+
+
+async def test_a_column_that_turns_null_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    columns = {"a": {"type": "bigint", "from": "a"}, "b": {"type": "bigint", "from": "b?"}}
+    job = a_job(tables=[{"name": "facts", "columns": columns}])
+    loaded = hook.load(job)
+    assert loaded is not None
+    parser = Parser(loaded, job)
+    for body in [b'{"a": 1, "b": 2}'] * 1000 + [b'{"a": 1}'] * 1001:
+        await parser.parse([a_page("k", body=None)], "https://upstream.example/", HttpResponse(200, Sent(), body))
+    assert parser.turned_null.keys() == {"facts.b"}
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "column facts.b was filled, and is null in every record of 1,000 pages since "
+    )
