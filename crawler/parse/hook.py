@@ -16,6 +16,7 @@ from crawler.job.models import ParseSettings
 from crawler.job.tables import KEY_FIELD
 from crawler.model import Again, HttpResponse, Page
 from crawler.parse.columns import Table
+from crawler.parse.received import NOTHING_CARRIED
 from crawler.parse.response import Response
 from crawler.parse.select.path import SelectorError
 from crawler.parse.select.selected import compile_selectors
@@ -68,7 +69,8 @@ class Hook:
         `url` is Response.url for the user's function. Returns None when there is nothing to remark.
         """
         keys, (status, headers, body, *_) = [page.item.key for page in pages], http_response
-        response = Response(keys, url, status, headers, body, self._settings.alias, language=self._settings.format)
+        source = pages[0].item.context.fields if len(pages) == 1 else NOTHING_CARRIED
+        response = Response(keys, url, status, headers, body, self._settings.alias, source, self._settings.format)
         try:
             records = self._parse(response)
             self._assign(pages, records, response)

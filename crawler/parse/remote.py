@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from coordinator.errors import first_line
-from coordinator.model import EntryId, Outcome, ShardId
+from coordinator.model import EntryId, KeyContext, Outcome, ShardId
 from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
 from crawler.model import Again, HttpResponse, Item, OpenBlock, Page
@@ -27,13 +27,17 @@ class ParserSetup(NamedTuple):
 
 
 class ParseTask(NamedTuple):
-    """One response to parse; `headers` as Headers.items gives them. A tuple, which pickle handles in C."""
+    """One response to parse; `headers` as Headers.items gives them, `source` what comes with the key, if it is one.
+
+    A tuple, which pickle handles in C.
+    """
 
     keys: Sequence[str]
     url: str
     status: int
     headers: Sequence[tuple[str, str]]
     body: bytes
+    source: Mapping[str, str]
 
 
 class ParseResult(NamedTuple):
@@ -90,7 +94,7 @@ class ListedHeaders:
 def parse_task(pages: Sequence[Page], url: str, response: HttpResponse) -> ParseTask:
     """The task to parse this response for these pages."""
     keys = [page.item.key for page in pages]
-    return ParseTask(keys, url, response.status, response.headers.items(), response.body)
+    return ParseTask(keys, url, response.status, response.headers.items(), response.body, pages[0].item.context.fields)
 
 
 def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], ParsedResponse]:
@@ -100,7 +104,10 @@ def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], ParsedResponse]:
     limit = TimeLimit(setup.job.parse.timeout, " ([parse] timeout)")
 
     def handle(task: ParseTask) -> ParsedResponse:
-        pages = [Page(Item(key, b"", NO_BLOCK), None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for key in task.keys]
+        context = KeyContext(fields=task.source)
+        pages = [
+            Page(Item(key, b"", NO_BLOCK, context), None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for key in task.keys
+        ]
         response = HttpResponse(task.status, ListedHeaders(task.headers), task.body)
         remarks = apply_within(limit, parser, pages, task.url, response)
         return ParsedResponse([_result_of(page) for page in pages], remarks)
