@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from coordinator.errors import UsageError, first_line
-from coordinator.model import NO_ATTEMPTS, Outcome
+from coordinator.model import NO_ATTEMPTS, KeyContext, Outcome
 from coordinator.url import InvalidUrl
 from coordinator.url import parse as parse_url
 from coordinator.user_code import TimeLimit
@@ -77,12 +77,13 @@ def response(
     url: str | None = None,
     status: int = 200,
     headers: GivenHeaders | None = None,
+    source: Mapping[str, str] | None = None,
     format: Literal["json", "ndjson", "csv", "html", "xml"] = "json",  # noqa: A002 - it is called so in the job file
 ) -> Response:
     """A response as a parser gets it. The body is bytes, text (sent as UTF-8), or any other value, sent as JSON.
 
-    Without a key it is the URL, or "key". Without a URL, `parse` takes the one that the job would request. `format` is
-    that of `response.select`; `parse` takes the job's.
+    Without a key it is the URL, or "key". Without a URL, `parse` takes the one that the job would request. `source` is
+    what the source carries with the key, `format` that of `response.select`; `parse` takes the job's.
     Raises UsageError, and TypeError or ValueError for a body that JSON cannot say.
     """
     if key is not None and keys is not None:
@@ -95,7 +96,7 @@ def response(
         if "content-type" not in dict(sent):
             sent.append(("content-type", "application/json"))
     found = (key or url or SOME_KEY,) if keys is None else tuple(keys)
-    return Response(found, url or "", status, ListedHeaders(sent), body, language=format)
+    return Response(found, url or "", status, ListedHeaders(sent), body, source=source or {}, language=format)
 
 
 def parse(job: str | Path | Job, response: Response) -> Parsed:
@@ -115,7 +116,8 @@ def parse(job: str | Path | Job, response: Response) -> Parsed:
         parser.on_error = errors.append
         url = response.url or _requested_url(job, response.keys)
         end = _end_of(job, url, response)
-        pages = [Page(Item(key, b"", NO_BLOCK), url, end.outcome, end.reason) for key in response.keys]
+        context = KeyContext(fields=response.source)
+        pages = [Page(Item(key, b"", NO_BLOCK, context), url, end.outcome, end.reason) for key in response.keys]
         if end.outcome is Outcome.STORED:
             http_response = HttpResponse(response.status, response.headers, response.body)
             apply_within(TimeLimit(job.parse.timeout, " ([parse] timeout)"), parser, pages, url, http_response)

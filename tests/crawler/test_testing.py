@@ -292,6 +292,8 @@ def test_the_response_of_a_test_has_selectors_too() -> None:
 @pytest.mark.parametrize(("status", "outcome"), [(202, ("wait", "$status = 202")), (200, ("stored", None))])
 def test_a_key_that_is_not_ready_is_no_outcome(tmp_path: Path, status: int, outcome: tuple[str, str | None]) -> None:
     path = tmp_path / "job.toml"
-    selectors = '[parse]\nwait = "$status = 202"\n[[tables]]\nname = "facts"\ncolumns = { n = "bigint" }\n'
+    selectors = '[parse]\nwait = "$status = 202"\n[[tables]]\nname = "facts"\n'
+    selectors += 'columns.n = { type = "bigint", from = ["n?", "$source.n?"] }\n'
     path.write_text(f"{JOB.split('[parse]')[0].replace('keys_per_request = 50', '')}{selectors}")
     assert parse(path, response({"n": 1}, key="a", status=status)).outcomes == {"a": outcome}
+    assert parse(path, response({}, key="a", source={"n": 7})).tables == {"facts": [{"n": 7}]}
