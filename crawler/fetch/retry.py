@@ -30,7 +30,7 @@ MAX_RESULT_CHARACTERS = 150
 TRANSIENT_CLIENT_ERRORS = frozenset({408, 421, 425, 498})
 # Of all statuses from 500 on, only these would come again. What is not within 100 to 599 counts as 5xx (RFC 9110, 15).
 FINAL_SERVER_ERRORS = frozenset({501, 505, 506, 510})
-# Statuses of success that do not bring what was requested for, and why not.
+# Statuses of success that do not bring what was asked for, and why not.
 INCOMPLETE_STATUSES = {202: "not ready yet", 206: "only a part of the body"}
 NOT_READY = f"status 202: {INCOMPLETE_STATUSES[202]}"
 # A key that waits is requested again after a twentieth of the time that it has waited: that is 200 requests in a day.
@@ -118,7 +118,7 @@ def after_response(
         attempts = add_attempt(attempts, result, now)
         if attempts.failed >= settings.attempts:
             return Decision(_out_of_attempts(result, attempts), pause)
-        # All keys wait for the end of a pause that the upstream requested for. Without one, each key has its own delay.
+        # All keys wait for the end of a pause that the upstream asked for. Without one, each key has its own delay.
         delay = 0.0 if pause else _backoff(attempts.failed, settings, jitter)
         return Decision(Retry(attempts, max(delay, _own_wait(status, headers, now))), pause)
     if status in REDIRECT_STATUSES:

@@ -23,9 +23,8 @@ class Received:
     """One request's `keys` (`key` when there is one), and the URL, status, headers and body of its response.
 
     Every key is stored unless the parser says something else of it. `headers.get(name)` finds a header. `source` has
-    what the source carries with the only key, by name.
-    `encoding` says how `text` or `json` has decoded the body, as pages.encoding does; None before. `unknown` has the
-    names for which `key_for` found no key.
+    what the source carries with the only key, by name. `encoding` says how `text` or `json` has decoded the body, as
+    pages.encoding does; None before. `unknown` has the names for which `key_for` found no key.
     """
 
     __slots__ = (
