@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from coordinator.limits.unreachable import UnreachableUpstream, decode_waits, merged
 from coordinator.limits.upstream_health import UpstreamHealth, read_upstream_health
 from coordinator.model import Outcome, RunCounts, RunState
+from coordinator.queue.notices import Notices, NullColumn
 from coordinator.queue.registry import as_state
 from coordinator.queue.streams import WORKER_LEASE_SECONDS
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
@@ -22,7 +23,8 @@ class RunSnapshot:
 
     `workers` is the number of living workers, `leader` the id of the coordinator that leads. `waits` are the services
     that workers wait for. `upstreams` are those with a pause, an open breaker, an override, or a rate found by "auto";
-    `unreachable` are those that do not respond while keys wait for them, with the most keys first.
+    `unreachable` are those that do not respond while keys wait for them, with the most keys first. `null_columns` are
+    those of records that turned null.
     """
 
     name: str
@@ -33,6 +35,7 @@ class RunSnapshot:
     waits: tuple[str, ...] = ()
     upstreams: tuple[UpstreamHealth, ...] = ()
     unreachable: tuple[UnreachableUpstream, ...] = ()
+    null_columns: tuple[NullColumn, ...] = ()
 
     @property
     def pauses(self) -> dict[str, float]:
@@ -89,4 +92,5 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         waits=tuple(sorted({cause for cause, _ in waits if cause})),
         upstreams=await read_upstream_health(client, keys),
         unreachable=merged(one for _, unreachable in waits for one in unreachable),
+        null_columns=await Notices(client, keys).turned_null(),
     )

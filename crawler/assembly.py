@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
 
 from coordinator.failpoints import Failpoint
 from coordinator.limits.limiter import Limiter
-from coordinator.limits.matched import MatchedLimits
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.limits.unreachable import LoggedUpstreams, UnreachableUpstreams
 from coordinator.queue.done import DoneSet
 from coordinator.queue.found import FoundKeys
+from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
@@ -86,7 +87,7 @@ async def build_worker(
     database: str,
     environ: Mapping[str, str],
     failpoint: Failpoint,
-) -> tuple[Worker, Limiter, MatchedLimits]:
+) -> tuple[Worker, Limiter, Notices]:
     """A worker for one lease, with its limiter and its matched limits, whose `watch` must run while the worker does.
 
     `stack` closes what they open. Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
@@ -126,7 +127,7 @@ async def build_worker(
         intake=intake,
         scheduler=scheduler,
         fetcher=fetcher,
-        page_builder=PageBuilder(templates, parsers, intake.put_alone),
+        page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item),
         batch=batch,
         writer=writer,
         meter=meter,
@@ -137,7 +138,8 @@ async def build_worker(
         failpoint=failpoint,
     )
     await retry_unavailable(writer.open, "worker")
-    return worker, limiter, MatchedLimits(client, keys, matcher.matched)
+    turned_null = ChainMap(*(cast("dict[str, float]", parser.turned_null) for parser in parsers.values()))
+    return worker, limiter, Notices(client, keys, matcher.matched, turned_null)
 
 
 def _parsers(job: Job, files: Mapping[str, str]) -> Mapping[str, Parser]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -114,6 +114,8 @@ class Request:
     `counted_at` is when its last failed attempt was counted, on the fetcher's clock.
 
     `first_target` is that before any redirect, `target` the one to send next, `hops` how many redirects were followed.
+    `attempts` are those of the key with the most of them; `attempts_of` has those of each key, by digest, before this
+    request.
     """
 
     first_target: Target
@@ -121,12 +123,25 @@ class Request:
     upstream: str
     attempts: Attempts = NO_ATTEMPTS
     payload: Payload = GET
+    attempts_of: Mapping[bytes, Attempts] | None = None
     target: Target = field(init=False)
     hops: int = 0
     counted_at: float = -math.inf
 
     def __post_init__(self) -> None:
         self.target = self.first_target
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a parser says of a key that is to be requested again, `after` seconds if it says that.
+
+    It counts as a failed attempt, unless the key `waits` for something that is not ready yet.
+    """
+
+    reason: str
+    after: float | None = None
+    waits: bool = False
 
 
 @dataclass(slots=True)
@@ -138,7 +153,7 @@ class Page:
     is what is no text, as it was received, and `content_type` its media type; beside a JSON body that is the whole
     Content-Type, which is not stored. `body_digest` is the XXH3-128 of the decoded body: it shows whether a body has
     changed, but does not protect against forged ones. `records` are (index of the table in the job, values in column
-    order), `found` the keys that the page named.
+    order), `found` the keys that the page named. `again` is set until it is decided what follows.
     """
 
     item: Item
@@ -157,6 +172,7 @@ class Page:
     encoding: str | None = None
     records: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
     found: list[FoundKey] = field(default_factory=list)
+    again: Again | None = None
 
     def fail(self, reason: str) -> None:
         """Make this the page of a failed key, without body, content, validators, records and found keys.
@@ -170,6 +186,7 @@ class Page:
         self.etag = None
         self.last_modified = None
         self.records, self.found = [], []
+        self.again = None
 
     @property
     def memory_bytes(self) -> int:

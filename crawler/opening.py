@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.limits.matched import MatchedLimits
 from coordinator.model import Epoch, RunState
 from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.found import Frontier
+from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
@@ -179,7 +179,7 @@ async def _rebuild(
     if record.layout.follows:
         await _rebuild_found(client, database, record)
     if limits:  # which of them were met is lost too, and nothing is said that may be wrong
-        await MatchedLimits(client, RunKeys(record.name)).add(limits)
+        await Notices(client, RunKeys(record.name)).add(limits)
     failpoint("rebuilt")
     await catalogue.rewrite(record)
     await catalogue.change_epoch(record.run_id, record.epoch)

@@ -186,7 +186,7 @@ async def rehearse(job: Job, keys: Sequence[str], client: Redis, environ: Mappin
     if job.has_parser:
         parsed = parse(job, Response(keys, found.url, response.status, response.headers, response.body))
         return [_with_records(replace(found, key=key), parsed) for key in keys]
-    pages = await PageBuilder({"": template}, {}, lambda *_: None).build(request, result)
+    pages = await PageBuilder(job, {"": template}, {}, lambda *_: None, lambda *_: None).build(request, result)
     return [_with_body(replace(found, key=page.item.key), page) for page in pages]
 
 

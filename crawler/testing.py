@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from coordinator.errors import ShardcrawlError, UsageError, first_line
-from coordinator.model import NO_ATTEMPTS, Outcome
+from coordinator.model import NO_ATTEMPTS, KeyContext, Outcome
 from coordinator.queue.sharding import digest
 from coordinator.url import InvalidUrl
 from coordinator.url import parse as parse_url
@@ -40,15 +40,18 @@ Tables: TypeAlias = dict[str, list[dict[str, Any]]]
 # The key of a response whose test does not say another one.
 SOME_KEY = "key"
 MAX_NAME_CHARACTERS = 80
+# What stands in the place of an outcome where a run would request the key again.
+AGAIN_WORDS = ("retry", "wait")
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """What a run would store of one response: `tables` has the records of each table, by column name.
 
-    `outcomes` has (outcome, reason or None) of each key. A value is what its column takes: a `Decimal` for numeric, a
-    `datetime` in UTC for timestamptz; of json and jsonb it is what the JSON says. `traceback` shows an error of the
-    parser, with the lines of your files only; None without one.
+    `outcomes` has (outcome, reason or None) of each key; the outcome is "retry" or "wait" where a run would request it
+    again. A value is what its column takes: a `Decimal` for numeric, a `datetime` in UTC for timestamptz; of json and
+    jsonb it is what the JSON says. `traceback` shows an error of the parser, with the lines of your files only; None
+    without one.
     """
 
     tables: Tables
@@ -78,10 +81,13 @@ def response(
     url: str | None = None,
     status: int = 200,
     headers: GivenHeaders | None = None,
+    source: Mapping[str, str] | None = None,
+    format: Literal["json", "ndjson", "csv", "html", "xml"] = "json",  # noqa: A002 - it is called so in the job file
 ) -> Response:
     """A response as a parser gets it. The body is bytes, text (sent as UTF-8), or any other value, sent as JSON.
 
-    Without a key it is the URL, or "key". Without a URL, `parse` takes the one that the job would request.
+    Without a key it is the URL, or "key". Without a URL, `parse` takes the one that the job would request. `source` is
+    what the source carries with the key, `format` that of `response.select`; `parse` takes the job's.
     Raises UsageError, and TypeError or ValueError for a body that JSON cannot say.
     """
     if key is not None and keys is not None:
@@ -94,7 +100,7 @@ def response(
         if "content-type" not in dict(sent):
             sent.append(("content-type", "application/json"))
     found = (key or url or SOME_KEY,) if keys is None else tuple(keys)
-    return Response(found, url or "", status, ListedHeaders(sent), body)
+    return Response(found, url or "", status, ListedHeaders(sent), body, source=source or {}, language=format)
 
 
 def parse(job: str | Path | Job, response: Response) -> Parsed:
@@ -114,13 +120,14 @@ def parse(job: str | Path | Job, response: Response) -> Parsed:
         parser.on_error = errors.append
         url = response.url or _requested_url(job, response.keys)
         end = _end_of(job, url, response)
-        pages = [Page(Item(key, b"", NO_BLOCK), url, end.outcome, end.reason) for key in response.keys]
+        context = KeyContext(fields=response.source)
+        pages = [Page(Item(key, b"", NO_BLOCK, context), url, end.outcome, end.reason) for key in response.keys]
         if end.outcome is Outcome.STORED:
             http_response = HttpResponse(response.status, response.headers, response.body)
             apply_within(TimeLimit(job.parse.timeout, " ([parse] timeout)"), parser, pages, url, http_response)
     by_key = {page.item.key: _tables_of(page, job.tables) for page in pages}
     tables = {table.name: [row for rows in by_key.values() for row in rows[table.name]] for table in job.tables}
-    outcomes = {page.item.key: (page.outcome.value, page.reason) for page in pages}
+    outcomes = {page.item.key: _ended(page) for page in pages}
     return Parsed(tables, outcomes, by_key, parser.traceback_of(errors[0]) if errors else None)
 
 
@@ -172,6 +179,12 @@ def _file_name(key: str) -> str:
     return f"{name}-{digest(key).hex()[:8]}".strip("-")
 
 
+def _ended(page: Page) -> tuple[str, str | None]:
+    if page.again is None:
+        return page.outcome.value, page.reason
+    return AGAIN_WORDS[page.again.waits], page.again.reason
+
+
 def _pairs(headers: GivenHeaders | None) -> Sequence[tuple[str, str]]:
     return list(headers.items()) if isinstance(headers, Mapping) else headers or ()
 
@@ -191,7 +204,7 @@ def _end_of(job: Job, url: str, response: Response) -> End:
         raise UsageError(f"response: url {url!r} {error}") from error
     status, hops, now = response.status, job.request.redirects, time.time()
     arguments = status, response.headers, target, NO_ATTEMPTS, job.retry, hops
-    step = after_response(*arguments, body=response.body, now=now, jitter=0.0).step
+    step = after_response(*arguments, body=response.body, reads_accepted=job.reads_accepted, now=now, jitter=0.0).step
     if not isinstance(step, End):
         raise UsageError(f"response: status {status} decides no key: a run sends another request, and calls no parser")
     return step

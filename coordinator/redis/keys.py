@@ -26,6 +26,7 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
     …:limits           hash     a week                    the command `limit`: overrides
     …:matched          set      as long as the run        workers: entries of [limits] that a request met
+    …:null_columns     hash     as long as the run        workers: table.column -> when it turned null, s since 1970
     …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
     …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or which worker fetches it
 
@@ -112,6 +113,10 @@ class RunKeys:
         return self._name("matched")
 
     @property
+    def null_columns(self) -> str:
+        return self._name("null_columns")
+
+    @property
     def changes(self) -> str:
         return self._name("changes")
 
@@ -166,7 +171,7 @@ class RunKeys:
     def all(self, shards: int, buckets: int) -> Iterable[str]:
         """Every key of the run but those of the limiter and of robots.txt, which expire by themselves."""
         yield self._name("spec")  # of version 0.1.0
-        yield from (self.state, self.leader, self.quarantine, self.matched_limits)
+        yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns)
         yield from self.queue(shards)
         for bucket in range(buckets):
             yield self.done(bucket)

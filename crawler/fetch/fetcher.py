@@ -61,9 +61,8 @@ class Fetcher:
         self._engine = engine
         self._limiter = limiter
         self._matcher = matcher
-        self._retry_settings = job.retry
-        self._max_redirects = job.request.redirects
-        self._max_body = job.request.max_body
+        self._retry_settings, self._reads_accepted = job.retry, job.reads_accepted
+        self._max_redirects, self._max_body = job.request.redirects, job.request.max_body
         self._meter = meter
         self._credentials = credentials
         self._clock = clock
@@ -218,6 +217,7 @@ class Fetcher:
             self._retry_settings,
             self._max_redirects - request.hops,
             body=response.body,
+            reads_accepted=self._reads_accepted,
             now=now,
             jitter=random.random(),
         )

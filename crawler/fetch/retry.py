@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -18,7 +19,7 @@ from crawler.fetch.ratelimit_headers import (
     retry_after,
 )
 from crawler.job.models import RetrySettings
-from crawler.model import Headers
+from crawler.model import Again, Headers
 
 # Throttled attempts are counted apart. For each attempt that the job allows, a key may have this many of them.
 THROTTLED_PER_ATTEMPT = 10
@@ -33,6 +34,13 @@ TRANSIENT_CLIENT_ERRORS = frozenset({408, 421, 425, 498})
 FINAL_SERVER_ERRORS = frozenset({501, 505, 506, 510})
 # Statuses of success that do not bring what was asked for, and why not.
 INCOMPLETE_STATUSES = {202: "not ready yet", 206: "only a part of the body"}
+NOT_READY = f"status 202: {INCOMPLETE_STATUSES[202]}"
+# A key that waits is requested again after a twentieth of the time that it has waited: that is 200 requests in a day.
+WAITED_PER_WAIT = 20
+MIN_WAIT_SECONDS = 0.25
+# How the history says since when a key waits, so that this comes with it to another worker.
+_WAITS = "not ready since "
+_WAIT_LINE = re.compile(rf"\S+ {_WAITS}(\S+Z): .*?(?: \u00d7(\d+))?", re.DOTALL)
 # With these an upstream says that it does not know the crawl, or does not want it, whatever the key is.
 UNAUTHORIZED_STATUSES = frozenset({401, 403, 407})
 
@@ -90,13 +98,14 @@ def after_response(
     hops_left: int = 0,
     *,
     body: bytes = b"",
+    reads_accepted: bool = False,
     now: float,
     jitter: float,
 ) -> Decision:
     """Decide on a response to `target`.
 
-    `attempts` are those before it, `hops_left` redirects may still be followed, `now` is seconds since 1970, and
-    `jitter` a random number in [0, 1).
+    `attempts` are those before it, `hops_left` redirects may still be followed, `reads_accepted` says that the parser
+    decides on a 202, `now` is seconds since 1970, and `jitter` a random number in [0, 1).
     """
     if status == 200 and not headers.has(LIMIT_HEADERS):
         return STORED
@@ -104,9 +113,11 @@ def after_response(
     pause = requested_pause(status, headers, now, throttled=throttled)
     if throttled:
         attempts = add_attempt(attempts, f"status {status}", now, throttled=True)
-        if attempts.throttled >= settings.attempts * THROTTLED_PER_ATTEMPT:
+        if _is_out_of_throttled(attempts, settings):
             return Decision(_out_of_attempts(f"status {status}", attempts), pause, throttled=True)
         return Decision(Retry(attempts, 0.0), pause or _backoff(attempts.throttled, settings, 1.0), throttled=True)
+    if status == 202 and reads_accepted:
+        return Decision(End(Outcome.STORED), pause)
     if status in INCOMPLETE_STATUSES or is_transient(status) or (status == 413 and pause):
         result = f"status {status}: {why}" if (why := INCOMPLETE_STATUSES.get(status)) else f"status {status}"
         attempts = add_attempt(attempts, result, now)
@@ -136,11 +147,11 @@ def after_error(
         return End(Outcome.REFUSED, str(error))
     if error.kind in ("too-large", "decode"):
         return End(Outcome.FAILED, str(error))
-    if error.again and attempts.throttled < settings.attempts * THROTTLED_PER_ATTEMPT:
+    if error.again and not _is_out_of_throttled(attempts, settings):
         return Retry(add_attempt(attempts, str(error), now, throttled=True), 0.0)
     throttled = error.kind == THROTTLED
     attempts = add_attempt(attempts, str(error), now, throttled=throttled)
-    if attempts.failed >= settings.attempts or attempts.throttled >= settings.attempts * THROTTLED_PER_ATTEMPT:
+    if attempts.failed >= settings.attempts or _is_out_of_throttled(attempts, settings):
         return _out_of_attempts(str(error), attempts)
     return Retry(attempts, _backoff(attempts.throttled if throttled else attempts.failed, settings, jitter))
 
@@ -155,6 +166,39 @@ def without_repeat(decision: Decision, result: str, status: int | None) -> Decis
     if status is not None and 200 <= status < 300:
         return replace(decision, step=End(Outcome.STORED))
     return replace(decision, step=End(Outcome.FAILED, f"{UNKNOWN}: {result}; {NOT_AGAIN}"))
+
+
+def after_parser(
+    again: Again,
+    headers: Headers,
+    attempts: Attempts,
+    settings: RetrySettings,
+    wait_most: float,
+    *,
+    now: float,
+    jitter: float,
+) -> End | Retry:
+    """Decide on a response whose parser wants another one; the arguments are those of `after_response`.
+
+    A key may wait `wait_most` seconds in all.
+    """
+    requested = again.after if again.after is not None else retry_after(headers, now)
+    requested = min(max(requested or 0.0, 0.0), MAX_PAUSE_SECONDS)
+    if not again.waits:
+        attempts = add_attempt(attempts, again.reason, now)
+        if attempts.failed >= settings.attempts:
+            return _out_of_attempts(again.reason, attempts)
+        return Retry(attempts, max(_backoff(attempts.failed, settings, jitter), requested))
+    since, waits = _waited(attempts)
+    began = now if since is None else since.timestamp()
+    text = f"{since or datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    attempts = add_attempt(attempts, f"{_WAITS}{text}: {again.reason}", now, throttled=True)
+    if (left := began + wait_most - now) <= 0:
+        return End(
+            Outcome.FAILED, f"not ready after {wait_most:g} s ([parse] wait_most): {'; '.join(attempts.history)}"
+        )
+    backoff = _backoff(waits + 1, settings, (1 + jitter) / 2)
+    return Retry(attempts, min(max(requested, backoff, (now - began) / WAITED_PER_WAIT, MIN_WAIT_SECONDS), left))
 
 
 def add_attempt(attempts: Attempts, result: str, now: float, *, throttled: bool = False) -> Attempts:
@@ -176,6 +220,18 @@ def add_attempt(attempts: Attempts, result: str, now: float, *, throttled: bool 
     if len(history) == MAX_HISTORY_LINES:
         history = (history[0], "\u2026", *history[3:])
     return Attempts(attempts.failed + (not throttled), attempts.throttled + throttled, (*history, line))
+
+
+def _waited(attempts: Attempts) -> tuple[datetime | None, int]:
+    """Since when a key waits, None if it does not, and how often it was told to; as far as the history has it."""
+    found = [match for line in attempts.history if (match := _WAIT_LINE.fullmatch(line))]
+    since = min((datetime.fromisoformat(match[1]) for match in found), default=None)
+    return since, sum(int(match[2] or 1) for match in found)
+
+
+def _is_out_of_throttled(attempts: Attempts, settings: RetrySettings) -> bool:
+    most = settings.attempts * THROTTLED_PER_ATTEMPT
+    return attempts.throttled >= most and attempts.throttled - _waited(attempts)[1] >= most
 
 
 def _out_of_attempts(result: str, attempts: Attempts) -> End:

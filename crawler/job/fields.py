@@ -26,9 +26,10 @@ UPSTREAM_HOST = r"(?:\[[0-9a-fA-F:.]+\]|[^\s:@/?#\[\]]+)(?::(?:\d{1,5}|\*))?"
 UPSTREAM_PATH = r"[^\s#]+"
 RATE = r"(\d+(?:\.\d+)?)(?:\s*/\s*(s|min|m|h|d))?"
 IDENTIFIER = r"[a-z_][a-z0-9_]{0,39}"
-DURATION = r"\d{1,9}(?:\.\d{1,9})? ?(?:ms|s|min)"
+DURATION = r"\d{1,9}(?:\.\d{1,9})? ?(?:ms|s|min|h)"
 BYTES = r"(\d{1,9}(?:\.\d{1,9})?) ?(KB|MB|GB)"
 MAX_FILL_SECONDS = 600
+MAX_WAIT_SECONDS = 86_400
 # Where MediaWiki says what it calls the titles that it was asked for.
 MEDIAWIKI_ALIASES = ("query.normalized", "query.converted", "query.redirects")
 

@@ -9,7 +9,16 @@ from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
-from crawler.job.fields import BYTES, FUNCTION, RUN_NAME, SectionModel, read_section, refuse_unknown
+from crawler.job.fields import (
+    BYTES,
+    DURATION,
+    FUNCTION,
+    MAX_WAIT_SECONDS,
+    RUN_NAME,
+    SectionModel,
+    read_section,
+    refuse_unknown,
+)
 from crawler.job.following import (
     KIND_NAME,
     KIND_REQUEST_KEYS,
@@ -23,7 +32,7 @@ from crawler.job.limits import limits_in
 from crawler.job.models import JobFile, ParseSettings, RetrySettings, RunSettings, SourceSettings, StoreSettings
 from crawler.job.request.placeholders import fields_named
 from crawler.job.request.settings import RequestSettings
-from crawler.job.request_checks import check_request
+from crawler.job.request_checks import check_request, seconds_of
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
 UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
@@ -97,6 +106,11 @@ class Job:
     def obeys_robots(self) -> bool:
         """Whether robots.txt is obeyed: by default where keys of some kind are URLs."""
         return any(job.request.obeys_robots for job in self.every_kind)
+
+    @property
+    def reads_accepted(self) -> bool:
+        """Whether the parser decides on a response 202, which without `wait` is a failed attempt."""
+        return bool(self.parse.wait)
 
 
 def body_memory(job: Job) -> int:
@@ -237,7 +251,7 @@ def _check_function(section: str, name: str | None) -> None:
 def _check_selectors(job: Job) -> None:
     """Raise UsageError for selectors that nothing reads."""
     parse, tables = job.parse, job.own_tables
-    given = [f"[parse] {key}" for key in ("rows", "key", "failed", "gone") if getattr(parse, key)]
+    given = [f"[parse] {key}" for key in ("rows", "key", "wait", "retry", "failed", "gone") if getattr(parse, key)]
     given += ["[parse] format"] if parse.format != "json" else []
     given += [
         f"table {table.name}: {key}" for table in job.own_tables for key in ("rows", "skip") if getattr(table, key)
@@ -248,6 +262,8 @@ def _check_selectors(job: Job) -> None:
         for column, settings in table.column_settings.items()
         if not isinstance(settings, str)
     ]
+    if not re.fullmatch(DURATION, parse.wait_most) or seconds_of(parse.wait_most) > MAX_WAIT_SECONDS:
+        raise UsageError(f'job: [parse] wait_most is {parse.wait_most!r}; write a time like "10min", at most "24h"')
     if given and parse.python is not None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
     if given and not job.own_tables and not job.follow and not job.paginate:

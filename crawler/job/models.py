@@ -14,6 +14,7 @@ from msgspec.structs import force_setattr
 
 from crawler.job.fields import (
     BYTES,
+    DURATION,
     FUNCTION,
     MEDIAWIKI_ALIASES,
     RATE_FORMS,
@@ -140,17 +141,26 @@ class ParseSettings(Section, frozen=True, kw_only=True):
         "A function of yours, module:function, that is called with each response and returns rows. The module is "
         "looked up in the job file's folder.",
         "parse:revisions", f"^{FUNCTION}$", absent="the whole body is stored in `pages`")] | None = None
-    format: Annotated[Literal["json", "ndjson", "csv", "html"], value(
-        "What the responses are, which decides the language of selectors: dotted paths, and CSS for html. A response "
-        "that is something else fails its keys.",
-        "html", write='write "json", "ndjson", "csv" or "html"')] = "json"
+    format: Annotated[Literal["json", "ndjson", "csv", "html", "xml"], value(
+        "What the responses are, which decides the language of selectors: dotted paths, and CSS for html and xml. A "
+        "response that is something else fails its keys.",
+        "html", write='write "json", "ndjson", "csv", "html" or "xml"')] = "json"
     rows: Annotated[str, text(
-        "Where the records are in a response, as a path: each element of a list, or one object; in html each element "
-        "that matches. A path that leads to nothing fails the key, and an empty list is no rows.",
+        "Where the records are in a response, as a path: each element of a list, or one object; in html "
+        "and xml each element that matches. A path that leads to nothing fails the key, and an empty list is no rows.",
         "query.pages", absent="each response is one record; in ndjson and csv each line is")] | None = None
     key: Annotated[str, text(
         "With several keys a request: the selector of that which says whose record it is.",
         "title")] | None = None
+    wait: Annotated[str | tuple[str, ...], value(
+        "When a key is not ready yet, written like `failed`: it is requested again, later and later, at no attempt's "
+        "cost. With it, a 202 is read too. `wait`, `retry`, `failed` and `gone` are read in this order.",
+        "$status = 202", write="write a condition, or a list of conditions")] = ()
+    wait_most: Annotated[str, text(
+        "How long a key may wait in all before it fails, at most 24h.", "10min", f"^{DURATION}$")] = "1h"
+    retry: Annotated[str | tuple[str, ...], value(
+        "When a response is worth another attempt, written like `failed`: a failed one, by the rules of `[retry]`.",
+        "$.error.code = busy", write="write a condition, or a list of conditions")] = ()
     failed: Annotated[str | tuple[str, ...], value(
         "When a key has failed: a condition, or several of which one is enough. One that begins with `$` is about the "
         "response and all of its keys, any other one about a record and its key.",

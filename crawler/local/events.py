@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts
+from coordinator.queue.notices import NullColumn
 from coordinator.status import RunSnapshot
 from crawler.job.job import Job
 from crawler.store.reasons import ReasonCount
@@ -119,8 +120,8 @@ class RunEnd:
 
     `seconds` is how long the command worked on it, `was_complete` whether there was nothing to do. `reasons` are the
     usual ones of keys that were refused or failed. `unmatched` are the entries of `[limits]` that no request of a
-    complete run met. Of a run that is not complete, `unauthorized` are the upstreams that refuse whatever is requested,
-    and `gave_up` says that the command ended because of them.
+    complete run met, `null_columns` those that turned null. Of a run that is not complete, `unauthorized` are the
+    upstreams that refuse whatever is requested, and `gave_up` says that the command ended because of them.
     """
 
     job: Job
@@ -129,6 +130,7 @@ class RunEnd:
     seconds: float
     was_complete: bool = False
     unmatched: tuple[str, ...] = ()
+    null_columns: tuple[NullColumn, ...] = ()
     reasons: tuple[ReasonCount, ...] = ()
     unauthorized: tuple[UpstreamHealth, ...] = ()
     gave_up: bool = False
@@ -137,6 +139,14 @@ class RunEnd:
     def outcomes(self) -> Mapping[Outcome, int]:
         """Keys by outcome: the final counts of a complete run, else those in Redis."""
         return self.stored.counts if self.stored else self.counts.outcomes
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What the workers have noticed, in words for people."""
+        unmatched = [
+            f'[limits."{name}"] met no request of the run: is it the host of your URLs?' for name in self.unmatched
+        ]
+        return [*unmatched, *(f"column {one.summary}: has the response changed?" for one in self.null_columns)]
 
     @property
     def denied(self) -> int:

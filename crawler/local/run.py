@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, Unavailable, UsageError
 from coordinator.failpoints import failpoint_at
-from coordinator.limits.matched import MatchedLimits
 from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.model import RunCounts
+from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.redis.keys import RunKeys
@@ -276,11 +276,13 @@ async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: J
         if stored is None:
             raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
         counts = await read_counts(client, record.name, record.total)
+        notices = Notices(client, RunKeys(record.name))
+        end = RunEnd(job, counts, None, seconds, null_columns=await notices.turned_null())
         if stored.complete:
-            without_match = await MatchedLimits(client, RunKeys(record.name)).without_match(job.limits)
+            without_match = await notices.without_match(job.limits)
             unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
-            return RunEnd(job, counts, stored, seconds, reasons=stored.reasons, unmatched=unmatched)
+            return replace(end, stored=stored, reasons=stored.reasons, unmatched=unmatched)
         reasons = await catalogue.reasons_so_far(record.run_id)
     upstreams = await read_upstream_health(client, RunKeys(record.name))
     unauthorized = tuple(health for health in upstreams if health.status is not None)
-    return RunEnd(job, counts, None, seconds, reasons=reasons, unauthorized=unauthorized)
+    return replace(end, reasons=reasons, unauthorized=unauthorized)

@@ -14,9 +14,10 @@ from coordinator.user_code import OutOfTime, TimeLimit, file_of, load_module
 from crawler.job.job import Job
 from crawler.job.models import ParseSettings
 from crawler.job.tables import KEY_FIELD
-from crawler.model import HttpResponse, Page
+from crawler.model import Again, HttpResponse, Page
 from crawler.parse.columns import Table
 from crawler.parse.follow.finder import Finder
+from crawler.parse.received import NOTHING_CARRIED
 from crawler.parse.response import Response
 from crawler.parse.select.path import SelectorError
 from crawler.parse.select.selected import compile_selectors
@@ -72,7 +73,8 @@ class Hook:
         `url` is Response.url for the user's function. Returns None when there is nothing to remark.
         """
         keys, (status, headers, body, *_) = [page.item.key for page in pages], http_response
-        response = Response(keys, url, status, headers, body, self._settings.alias)
+        source = pages[0].item.context.fields if len(pages) == 1 else NOTHING_CARRIED
+        response = Response(keys, url, status, headers, body, self._settings.alias, source, self._settings.format)
         try:
             records = self._parse(response)
             self._assign(pages, records, response)
@@ -82,10 +84,13 @@ class Hook:
             return self.fail(pages, error)
         for page in pages:
             page.encoding = response.encoding
-            outcome = response.outcome_of(page.item.key)
-            if outcome is not None and page.outcome is Outcome.STORED:
-                page.outcome, page.reason = outcome
+            said = response.said_of(page.item.key)
+            if said is not None and page.outcome is Outcome.STORED:
                 page.records = []
+                if isinstance(said, Again):
+                    page.again = said
+                else:
+                    page.outcome, page.reason = said
         if len(keys) > 1 or response.unknown or self._settings.no_record:
             self._end_without_record(pages, response)
         if self._finder is not None or response.followed:
@@ -118,16 +123,17 @@ class Hook:
 
         A key that the upstream calls by the same name as another key of the request ends as that one does.
         """
-        empty = [page for page in pages if page.outcome is Outcome.STORED and not page.records]
+        empty = [page for page in pages if page.outcome is Outcome.STORED and not page.records and page.again is None]
         if not empty:
             return
-        others = [page for page in pages if page.outcome is not Outcome.STORED or page.records]
+        others = [page for page in pages if page.outcome is not Outcome.STORED or page.records or page.again]
         by_name = {response.name_of(page.item.key): page for page in others}
         outcome = Outcome(self._settings.no_record or Outcome.FAILED)
         for page in empty:
             other = by_name.get(response.name_of(page.item.key)) if by_name else None
             if other is not None:
                 page.outcome, page.reason, page.records = other.outcome, other.reason, list(other.records)
+                page.again = other.again
             elif self._tables and outcome is not Outcome.STORED:
                 page.outcome, page.reason = outcome, NO_RECORD
 

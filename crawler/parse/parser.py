@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import TypeAlias
 
+from coordinator.queue.notices import NullColumn
 from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse.hook import Hook, Remarks
+from crawler.parse.null_columns import NullColumnWatch
 from crawler.parse.remote import ParsedResponse, ParserSetup, ParseTask, assign_results, parse_handler, parse_task
 from crawler.parse.slow_parser import MAX_CALL_SECONDS_IN_LOOP, SlowParserDetector
 from crawler.pool.pool import Pool, TaskFailed
@@ -22,6 +24,7 @@ ParserPool: TypeAlias = "Pool[ParserSetup, ParseTask, ParsedResponse]"
 # A parser that failed on so many keys that were requested alone, and on every other response meanwhile, fails on
 # everything: to request still more keys alone would cost the upstream's budget and help none.
 MAX_FAILED_ALONE = 100
+TURNED_NULL = "column %s: has the response changed?"
 # A parser that is out of time is interrupted in its process. One that cannot be, because it is in C, is killed then.
 KILL_SLACK_SECONDS = 1.0
 
@@ -32,14 +35,16 @@ class Parser:
     def __init__(self, hook: Hook, job: Job, files: Mapping[str, str] | None = None, kind: str = "") -> None:
         """`files` are the digests of the parser's files, see parser_files; `kind` is that of the keys."""
         self._kind = kind
+        own = job.kinds[kind] if kind else job
         # A page that is only searched for keys keeps its body.
-        self.keeps_body = not (job.kinds[kind] if kind else job).has_parser
+        self.keeps_body = not own.has_parser
         self._hook = hook
         self._job = job
         self._files = files
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._limit = TimeLimit(MAX_CALL_SECONDS_IN_LOOP)
         self._pool: ParserPool | None = None
+        self._null_columns = NullColumnWatch(job.tables) if own.parse.python is None else None
         self._failed_alone = self._failed_together = self._unknown_names = 0
 
     async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> str | None:
@@ -59,10 +64,18 @@ class Parser:
                 pool = self._move_to_child(f"gave {error}")
         if pool is not None:
             remarks = await self._parse_in_child(pool, pages, url, response)
+        if self._null_columns is not None:
+            for name in self._null_columns.add(pages):
+                logger.warning(TURNED_NULL, NullColumn(name, self.turned_null[name]).summary)
         if remarks is None:
             self._failed_alone = 0
             return None
         return self._consider(remarks, keys=len(pages))
+
+    @property
+    def turned_null(self) -> Mapping[str, float]:
+        """The columns of selectors that turned null, as table.column, and since when; it grows."""
+        return self._null_columns.turned if self._null_columns else {}
 
     def _consider(self, remarks: Remarks, *, keys: int) -> str | None:
         """Log what has to be said; returns the error when each of the keys should be requested alone."""

@@ -9,7 +9,7 @@ from coordinator.errors import first_line
 from coordinator.model import EntryId, FoundKey, KeyContext, Outcome, ShardId
 from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
-from crawler.model import HttpResponse, Item, OpenBlock, Page
+from crawler.model import Again, HttpResponse, Item, OpenBlock, Page
 from crawler.parse import hook
 from crawler.parse.code import check_parser
 from crawler.pool.protocol import pickled, unpickled
@@ -50,7 +50,7 @@ class ParseResult(NamedTuple):
 
     `is_error`: the parser raised, or a record of the key was bad, so the page keeps the reason only. It is False when
     the parser said the outcome itself, with Response.failed too. `encoding` is Response.encoding. `records` are a
-    pickle of their own: when it cannot be read, its key fails and no other. `found` are Page.found.
+    pickle of their own: when it cannot be read, its key fails and no other. `found` and `again` are those of the page.
     """
 
     outcome: Outcome
@@ -59,6 +59,7 @@ class ParseResult(NamedTuple):
     encoding: str | None
     records: bytes
     found: Sequence[FoundKey] = ()
+    again: Again | None = None
 
 
 class ParsedResponse(NamedTuple):
@@ -145,7 +146,7 @@ def assign_results(pages: Sequence[Page], results: Sequence[ParseResult]) -> Non
             page.fail(result.reason or "")
         else:
             page.outcome, page.reason, page.records = result.outcome, result.reason, records
-            page.encoding, page.found = result.encoding, list(result.found)
+            page.encoding, page.found, page.again = result.encoding, list(result.found), result.again
 
 
 def _result_of(page: Page) -> ParseResult:
@@ -154,7 +155,7 @@ def _result_of(page: Page) -> ParseResult:
     except Exception as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
         page.fail(_not_picklable(error))
         records = pickled([])
-    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records, page.found)
+    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records, page.found, page.again)
 
 
 def _not_picklable(error: Exception) -> str:

@@ -1,32 +1,26 @@
-"""The response as the user's parser sees it."""
+"""The response as the user's parser sees it: what came, and selectors through it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from coordinator.model import Outcome
 from crawler.job.fields import MEDIAWIKI_ALIASES
-from crawler.model import MAX_REASON_CHARACTERS, Headers
-from crawler.parse.values import exact_json
-from crawler.text.body import decoded_json, json_in_utf8, text_of
-from crawler.text.charset import UTF8
-from crawler.text.media_type import media_type
+from crawler.model import Headers
+from crawler.parse.received import NOTHING_CARRIED, Received
+from crawler.parse.select.formats import language_of
+from crawler.parse.select.language import Scope
+from crawler.parse.select.path import ABSENT, Node, SelectorError
+from crawler.parse.select.selector import compile_selector
+
+if TYPE_CHECKING:
+    from crawler.parse.select.markup import Element
 
 
-class Response:
-    """What a parser sees of one request: its `keys` (`key` when there is one), and the URL, status, headers and body.
+class Response(Received):
+    """What a parser gets. `language` is the job's `[parse] format`; the body is read once, when it is selected from."""
 
-    Every key is stored unless the parser says `gone(key)` or `failed(key, reason)`. `headers.get(name)` finds a header.
-    `encoding` says how `text` or `json` has decoded the body, as pages.encoding does; None before. `unknown` has the
-    names for which `key_for` found no key, `followed` what `follow` was given.
-    """
-
-    __slots__ = (
-        *("_alias_paths", "_aliases", "_key_by_name", "_outcomes"),
-        *("body", "encoding", "followed", "headers", "keys", "scope", "status", "unknown", "url"),
-    )
+    __slots__ = ("_language", "_roots")
 
     def __init__(
         self,
@@ -36,134 +30,51 @@ class Response:
         headers: Headers,
         body: bytes,
         alias_paths: Sequence[str] = MEDIAWIKI_ALIASES,
+        source: Mapping[str, Any] = NOTHING_CARRIED,
+        language: str = "json",
     ) -> None:
-        self.keys = tuple(keys)
-        self.url = url
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.encoding: str | None = None
-        self.unknown: list[object] = []
-        self.followed: list[tuple[str, str | None]] = []
-        self.scope: object = None  # what selectors have read of the body
-        self._outcomes: dict[str, tuple[Outcome, str]] = {}
-        self._alias_paths = alias_paths
-        self._aliases: dict[str, str] | None = None  # {a key, or another name of it: the name that follows}
-        self._key_by_name: dict[str, str] | None = None
+        super().__init__(keys, url, status, headers, body, alias_paths, source)
+        self._language = language
+        self._roots: dict[str, Any] | None = None
 
-    @property
-    def key(self) -> str:
-        """The only key of the request. Raises ValueError when there are several."""
-        if len(self.keys) != 1:
-            raise ValueError(f"this response is for {len(self.keys)} keys; use response.keys")
-        return self.keys[0]
+    def select(self, path: str) -> Any:
+        """That to which a selector of the job's format leads from the response, as in the job file.
 
-    def json(self) -> Any:
-        """The body as JSON; a number that a float would change is a Decimal. Raises ValueError when it is not JSON.
-
-        It is decoded as `text` is; without a byte order mark and a charset also as UTF-16, if it is that.
+        None when nothing is there and it ends with `?`. Raises ValueError for a wrong one, SelectorError (a ValueError)
+        when nothing is there, or the response is of another format.
         """
-        body, self.encoding, declared = self.body, UTF8, None
-        if not body.isascii() or 0 in body[:4]:
-            declared = media_type(self.headers.joined("content-type")).encoding
-            body, self.encoding = json_in_utf8(body, declared)
-        try:
-            return exact_json.loads(body)
-        except ValueError:
-            text, self.encoding = decoded_json(self.body, declared)
-            if text == body:
-                raise
-        return exact_json.loads(text)  # it was not the UTF-8 that it seemed to be
+        selector = compile_selector(path, language_of(self._language))
+        root = self._root(self._language)
+        value = selector.select(Node(root), Scope(self, root))
+        if value is not ABSENT:
+            return value
+        if selector.may_be_absent:
+            return None
+        raise SelectorError(f"nothing at {path}; write {path}? where it may be absent")
 
-    def text(self) -> str:
-        """The body as text, decoded as browsers do it; what stands for no character becomes U+FFFD, and so does NUL.
+    def css(self, selector: str) -> list[Any]:
+        """All elements that match, in order; with ` @attribute` its texts, absolute where they are links.
 
-        What decides: a byte order mark, the charset of Content-Type, what HTML or XML declares; else it is UTF-8 if it
-        can be, and windows-1252 if not.
+        An element has `text`, `attr(name)` and `css(selector)`. Raises ValueError for a wrong selector.
         """
-        decoded = text_of(self.headers.joined("content-type"), self.body)
-        self.encoding = decoded.summary
-        return decoded.text
+        return self._page().css(selector)
 
-    def key_for(self, name: str) -> str | None:
-        """The key of this request that the upstream calls by this name; None when there is none.
+    def links(self) -> list[str]:
+        """The http and https URLs of all `<a href>` in order, absolute by `<base>`, each once, without fragments."""
+        from crawler.parse.select.markup import links_of  # importing takes 30 ms, which other parsers need not wait
 
-        That is the key itself, or what the upstream made of it, by the lists at `[parse] alias` and by `alias`.
-        """
-        if name in self.keys:
-            return name
-        if self._key_by_name is None:
-            self._key_by_name = {other: key for key in reversed(self.keys) for other in self._names(key)}
-        key = self._key_by_name.get(name)
-        if key is None:
-            self.unknown.append(name)
-        return key
+        return list(links_of(self._page().node, self.url))
 
-    def name_of(self, key: str) -> str:
-        """What the upstream calls a key in the end: the key itself, unless an alias says otherwise."""
-        return ([key, *self._names(key)])[-1]
+    def _page(self) -> Element:
+        from crawler.parse.select.markup import Element
 
-    def alias(self, key: str, name: str) -> None:
-        """Say that the upstream calls a key, or a name that it gave a key, by this name."""
-        self._known_aliases()[key] = name
-        self._key_by_name = None
+        name = "xml" if self._language == "xml" else "html"
+        return Element(self._root(name), language_of(name), self.url)
 
-    def follow(self, key_or_url: str, kind: str | None = None) -> None:
-        """Fetch another key too, each once: a URL, also one relative to this response's, or what a template takes.
-
-        `kind` is one of the job's [kinds]; without it the key is of this response's kind.
-        """
-        self.followed.append((str(key_or_url), kind))
-
-    def gone(self, key: str, reason: str = "the response says that it does not exist") -> None:
-        """Say that the upstream does not have this key, or name of a key. Raises ValueError when it is of no key."""
-        self._set_outcome(key, Outcome.GONE, reason)
-
-    def failed(self, key: str, reason: str) -> None:
-        """Say that the response has nothing usable for this key, or name of a key. Raises ValueError as `gone`."""
-        self._set_outcome(key, Outcome.FAILED, reason)
-
-    def outcome_of(self, key: str) -> tuple[Outcome, str] | None:
-        """What the parser said of a key: (outcome, reason), or None."""
-        return self._outcomes.get(key)
-
-    def _set_outcome(self, name: str, outcome: Outcome, reason: str) -> None:
-        key = self.key_for(name)
-        if key is None:
-            raise ValueError(f"key {name!r} is not one of this request's")
-        self._outcomes[key] = (outcome, str(reason)[:MAX_REASON_CHARACTERS])
-
-    def _names(self, key: str) -> Iterator[str]:
-        """The other names of a key, each as the one before it is called by the upstream."""
-        aliases, name, seen = self._known_aliases(), key, {key}
-        while (name := aliases.get(name, key)) not in seen:
-            seen.add(name)
-            yield name
-
-    def _known_aliases(self) -> dict[str, str]:
-        """The aliases; those of the body are read when they are needed first."""
-        if self._aliases is None:
-            try:
-                document = self.json()
-            except (ValueError, RecursionError):
-                document = None
-            self._aliases = {
-                _from_name(entry): entry["to"]
-                for path in self._alias_paths
-                for entry in _list_at(document, path)
-                if isinstance(entry, Mapping) and all(isinstance(entry.get(side), str) for side in ("from", "to"))
-            }
-        return self._aliases
-
-
-def _list_at(node: Any, path: str) -> Sequence[Any]:
-    """The list at a dotted path; empty when there is none."""
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node if isinstance(node, list) else ()
-
-
-def _from_name(entry: Mapping[str, Any]) -> str:
-    """The name that an entry is about. MediaWiki percent-encodes it where it is not in normal form C, and says so."""
-    name: str = entry["from"]
-    return name if entry.get("fromencoded") in (None, False) else unquote(name)
+    def _root(self, name: str) -> Any:
+        """The value in the body, by a format."""
+        if self._roots is None:
+            self._roots = {}
+        if name not in self._roots:
+            self._roots[name] = language_of(name).read(self)
+        return self._roots[name]

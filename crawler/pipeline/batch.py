@@ -79,6 +79,11 @@ class Batch:
         self._load.deferred += [DeferredItem(item, request.attempts, delay) for item in request.items]
         self._added()
 
+    def defer_item(self, item: Item, attempts: Attempts, delay: float) -> None:
+        """Add one key, to be deferred for `delay` seconds."""
+        self._load.deferred.append(DeferredItem(item, attempts, delay))
+        self._added()
+
     def add_done_block(self, block: OpenBlock) -> None:
         """Add a block all of whose keys were done when it was claimed."""
         self._load.done_blocks.append(block)

@@ -176,7 +176,8 @@ class Intake:
                 continue
             if attempts:
                 most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
-            self._scheduler.put(Request(target, part, self._matcher.upstream_of(target), most, payload))
+            request = Request(target, part, self._matcher.upstream_of(target), most, payload, attempts)
+            self._scheduler.put(request)
 
     def _not_repeatable(self, block: Block) -> list[int]:
         """The indexes of the keys whose requests may not be sent again."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from xxhash import xxh3_128_digest
 
-from coordinator.model import Outcome
+from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from crawler.fetch.attempt import FetchResult
+from crawler.fetch.retry import End, after_parser
 from crawler.fetch.template import Template
-from crawler.model import HttpResponse, Page, Request
+from crawler.job.job import Job
+from crawler.job.request_checks import seconds_of
+from crawler.model import Again, HttpResponse, Item, Page, Request
 from crawler.parse.parser import Parser
 from crawler.text.body import is_plain_json, kept
 from crawler.text.charset import UTF8
@@ -21,20 +26,26 @@ class PageBuilder:
     """Builds pages, by the template and the parser of their kind. Without a parser the body of a stored key is kept.
 
     `put_alone` requests each key of a request alone, for the error with which the parser failed on its response.
+    `defer` takes a key for which the parser wants another response.
     """
 
     def __init__(
         self,
+        job: Job,
         templates: Mapping[str, Template],
         parsers: Mapping[str, Parser],
         put_alone: Callable[[Request, str], None],
+        defer: Callable[[Item, Attempts, float], None],
     ) -> None:
+        self._retry_settings = job.retry
+        self._wait_most = {one.kind: seconds_of(one.parse.wait_most) for one in job.every_kind}
         self._put_alone = put_alone
+        self._defer = defer
         self._templates = templates
         self._parsers = parsers
 
     async def build(self, request: Request, result: FetchResult) -> list[Page]:
-        """One page for each key of the request, none when the keys are requested alone instead.
+        """One page for each key of the request but those that are requested again, together or alone.
 
         Each page has the URL that asks for its key alone.
         Suspends only while the parser is at work in its child process.
@@ -62,9 +73,33 @@ class PageBuilder:
                 elif error is not None:
                     self._put_alone(request, error)
                     return []
+                if any(page.again for page in pages):
+                    return [
+                        page for page in pages if page.again is None or self._ends(page, page.again, request, response)
+                    ]
             if response.body and (parser is None or parser.keeps_body):
                 _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
         return pages
+
+    def _ends(self, page: Page, again: Again, request: Request, response: HttpResponse) -> bool:
+        """Defer the key of a page for which the parser wants another response; or fail the page, and return True."""
+        attempts = request.attempts
+        if again.waits and len(request.items) > 1:  # each has waited for another time
+            attempts = (request.attempts_of or {}).get(page.item.digest, NO_ATTEMPTS)
+        step = after_parser(
+            again,
+            response.headers,
+            attempts,
+            self._retry_settings,
+            self._wait_most[page.item.context.kind],
+            now=time.time(),
+            jitter=random.random(),
+        )
+        if isinstance(step, End):
+            page.fail(step.reason or "")
+            return True
+        self._defer(page.item, step.attempts, step.delay)
+        return False
 
 
 def _keep_body(pages: Sequence[Page], response: HttpResponse) -> None:

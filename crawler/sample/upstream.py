@@ -1,7 +1,7 @@
 """The sample upstream: a small, fast HTTP server for `shardcrawl demo`, examples, tests and benchmarks.
 
 `python -m crawler.sample.upstream --port 0` prints {"url": …, "pid": …} in one line when it listens.
-The response depends on the request alone, except for /flaky and /limited:
+The response depends on the request alone, except for /flaky, /pending and /limited:
 
     GET /item/ID            200, JSON of about --size bytes, with ETag and Last-Modified; If-None-Match gives 304
     GET /batch?ids=A|B      200, {"items": […]}; an id beginning "missing" comes as {"id": …, "missing": true}
@@ -11,6 +11,7 @@ The response depends on the request alone, except for /flaky and /limited:
     GET /slow/MS/X          the item after MS milliseconds
     GET /status/CODE/X      that status
     GET /flaky/K/X          503 for the first K attempts at this path, then the item
+    GET /pending/K/X        202 and {"state": "pending"} for the first K attempts at this path, then the item
     GET /robots.txt         404, or with --disallow a rule for everybody; not counted
     GET /limited/X          429 with Retry-After when the last second had more than --limit-rate of these, else the item
     GET /~stats             the counts of requests as JSON; not counted, like all of /~…
@@ -133,6 +134,10 @@ class Upstream:
             case "flaky" if number.isdecimal():
                 self._attempts[rest] += 1
                 return CannedResponse(503) if self._attempts[rest] <= int(number) else self._item(after, condition)
+            case "pending" if number.isdecimal():
+                self._attempts[rest] += 1
+                is_pending = self._attempts[rest] <= int(number)
+                return CannedResponse(202, b'{"state": "pending"}') if is_pending else self._item(after, condition)
             case _:
                 return CannedResponse(404, b'{"error": "not found"}')
 

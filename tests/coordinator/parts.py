@@ -11,7 +11,6 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from coordinator.limits.limiter import Limiter
-from coordinator.limits.matched import MatchedLimits
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
 from coordinator.limits.robots_cache import RobotsCache
@@ -19,6 +18,7 @@ from coordinator.limits.unreachable import LoggedUpstreams, encode_waits
 from coordinator.model import Attempts, Block, Claim, Epoch, FoundBatch, Outcome, RunCounts, ShardId, WorkerId
 from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.found import Frontier
+from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
 from coordinator.queue.streams import Completion, FinishedBlock, Streams
@@ -168,7 +168,7 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     await robots.ask("https://example.org", 10.0)
     await robots.store("https://example.org", b"found", 3600.0)
     await LoggedUpstreams(redis, run.keys).add("dead.example")
-    await MatchedLimits(redis, run.keys).add([HOST])
+    await Notices(redis, run.keys).add([HOST], {"facts.n": 1.0})
     await Frontier(redis, run.keys, run.layout, run.record.epoch).add([FoundBatch(7, 1, 3)])
     await KnownSet(redis, run.keys, run.layout, run.record.epoch).mark([digest("found")])
     return run

@@ -72,6 +72,9 @@ def leaves(response):
 def endless(response):
     while True: pass
 
+def busy(response):
+    response.retry("busy", after=3)
+
 def several(response):
     items = response.json()["items"]
     return {"facts": [{"_key": item["id"], "n": item["n"]} for item in items]}
@@ -115,6 +118,7 @@ def test_values_are_those_of_their_columns(job: Path) -> None:
         ("nothing", "stored", None),
         ("gone", "gone", "the response says that it does not exist"),
         ("failed", "failed", "too old"),
+        ("busy", "retry", "busy"),
         ("wrong", "failed", "parse: facts.n: 1.7 is no whole number"),
         ("error", "failed", "parse: KeyError: 'title' (parse.py, line 28)"),
         ("leaves", "failed", "parse: SystemExit: 3 (parse.py, line 31)"),
@@ -277,3 +281,19 @@ def test_the_tests_in_the_documents_pass(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 passed" in ended.stdout
+
+
+def test_the_response_of_a_test_has_selectors_too() -> None:
+    found = response("<h1>A</h1><a href='b'>B</a>", url="https://x.example/", format="html")
+    assert (found.select("h1"), found.css("a @href")) == ("A", ["https://x.example/b"])
+    assert found.links() == ["https://x.example/b"]
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(202, ("wait", "$status = 202")), (200, ("stored", None))])
+def test_a_key_that_is_not_ready_is_no_outcome(tmp_path: Path, status: int, outcome: tuple[str, str | None]) -> None:
+    path = tmp_path / "job.toml"
+    selectors = '[parse]\nwait = "$status = 202"\n[[tables]]\nname = "facts"\n'
+    selectors += 'columns.n = { type = "bigint", from = ["n?", "$source.n?"] }\n'
+    path.write_text(f"{JOB.split('[parse]')[0].replace('keys_per_request = 50', '')}{selectors}")
+    assert parse(path, response({"n": 1}, key="a", status=status)).outcomes == {"a": outcome}
+    assert parse(path, response({}, key="a", source={"n": 7})).tables == {"facts": [{"n": 7}]}

@@ -46,8 +46,8 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
         sent = f"{end.counts.requests:,} requests and {byte_words(end.counts.received)} of bodies in the whole run"
         say(console, f"{duration_words(end.seconds)} in this session, {sent}")
     print_reasons(end.reasons, console)
-    for name in end.unmatched:
-        say(console, f'[limits."{name}"] met no request of the run: is it the host of your URLs?')
+    for notice in end.notices:
+        say(console, notice)
     for health in end.unauthorized:
         refusals = f"its last {health.refused:,} responses were {health.status}"
         say(console, f"{health.upstream} refuses every request ({refusals}): renew the token, or what else it refuses")
@@ -147,6 +147,8 @@ def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
         table.add_row("unreachable", unreachable.summary)
     if (more := len(snapshot.unreachable) - LISTED_UNREACHABLE) > 0:
         table.add_row("unreachable", f"{more:,} more, see --json")
+    for column in snapshot.null_columns:
+        table.add_row("column", column.summary)
     for cause in snapshot.waits:
         table.add_row("waits for", cause)
     console.print(table, markup=False)
@@ -174,6 +176,7 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
             one.upstream: {"keys": one.keys, "fault": one.fault, "next_attempt_in": round(one.next_attempt, 1)}
             for one in snapshot.unreachable
         },
+        "null_columns": {column.name: column.since for column in snapshot.null_columns},
     }
 
 
@@ -238,6 +241,7 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
         "received_bytes": 0 if end.was_complete else end.counts.received,
         "seconds": round(end.seconds, 3),
         "unmatched_limits": list(end.unmatched),
+        "null_columns": {column.name: column.since for column in end.null_columns},
     }
 
 

@@ -16,10 +16,11 @@ from crawler.job.following import FollowSettings
 from crawler.job.job import Job
 from crawler.model import Item, Page
 from crawler.parse.follow.lists import ListPages
-from crawler.parse.response import Response
+from crawler.parse.received import Received
 from crawler.parse.select.formats import language_of
+from crawler.parse.select.language import scope_of
 from crawler.parse.select.path import ABSENT, Node, SelectorError
-from crawler.parse.select.selector import compile_selector, scope_of
+from crawler.parse.select.selector import compile_selector
 
 # A page that names more is one that a program made; its keys would fill Postgres before anybody sees it.
 MOST_FOUND = 50_000
@@ -69,7 +70,7 @@ class Finder:
         self._list = None if own.paginate is None else ListPages(own, self._language)
         self._has_rows = bool(own.own_tables)
 
-    def find(self, pages: Sequence[Page], response: Response) -> None:
+    def find(self, pages: Sequence[Page], response: Received) -> None:
         """Give the pages what they name. Raises ValueError when the response has not what it must have."""
         page = next((page for page in pages if page.outcome is Outcome.STORED), None)
         if page is None:
@@ -88,7 +89,7 @@ class Finder:
                     raise ValueError("the response has a next page, and it is not known of which key")
                 page.found.append(following)
 
-    def _followed(self, item: Item, response: Response) -> Iterator[FoundKey]:
+    def _followed(self, item: Item, response: Received) -> Iterator[FoundKey]:
         page = parse(response.url)
         if self._rules:
             scope = scope_of(response, self._language)

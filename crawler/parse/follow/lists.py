@@ -18,11 +18,11 @@ from coordinator.url import InvalidUrl, parse
 from crawler.job.following import is_step
 from crawler.job.job import Job
 from crawler.model import Item
-from crawler.parse.response import Response
+from crawler.parse.received import Received
 from crawler.parse.select.condition import compile_condition
-from crawler.parse.select.language import Language
+from crawler.parse.select.language import Language, Scope, scope_of
 from crawler.parse.select.path import ABSENT, Node, SelectorError
-from crawler.parse.select.selector import Scope, Selector, compile_selector, scope_of
+from crawler.parse.select.selector import Selector, compile_selector
 
 INCOMPLETE = "list incomplete"
 # One link of a Link header (RFC 8288, section 3), and its relation types.
@@ -58,7 +58,7 @@ class ListPages:
         except ValueError as error:
             raise UsageError(f"job: {self._where} more: {error}") from error
 
-    def next(self, item: Item, response: Response, rows: int | None) -> tuple[FoundKey | None, str | None]:
+    def next(self, item: Item, response: Received, rows: int | None) -> tuple[FoundKey | None, str | None]:
         """The next page, None at the list's end; and why the list is incomplete, None when it is not.
 
         `rows` are those of this page, None when the job has none. Raises SelectorError.
@@ -91,11 +91,11 @@ class ListPages:
         )
         return FoundKey(digest(key, found), key, found), None
 
-    def is_repeated(self, item: Item, response: Response) -> bool:
+    def is_repeated(self, item: Item, response: Received) -> bool:
         """Whether this page has the body of the one before it."""
         return bool(item.context.seen) and item.context.seen == xxh3_128_digest(response.body)
 
-    def _by_url(self, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
+    def _by_url(self, response: Received, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
         """The next page by its URL. Raises SelectorError when it is none."""
         assert self._next is not None
         value = self._next.select(Node(scope.root), scope)
@@ -108,7 +108,7 @@ class ListPages:
         except InvalidUrl as error:
             raise SelectorError(f"{self._where} next: {value!r:.80} {error}") from error
 
-    def _by_params(self, item: Item, response: Response, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
+    def _by_params(self, item: Item, response: Received, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
         """The next page by what it changes in the request of the list's key. Raises SelectorError."""
         node = Node(scope.root)
         params: dict[str, Any] = {
@@ -132,7 +132,7 @@ class ListPages:
         list_key = item.context.list_key or item.key
         return f"{list_key} {orjson.dumps(params).decode()}", params
 
-    def _current(self, name: str, item: Item, response: Response) -> int:
+    def _current(self, name: str, item: Item, response: Received) -> int:
         """The number that a parameter has in the request of this page; 0 when it has none."""
         value: Any = item.context.params.get(name)
         if value is None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from crawler.parse.select.language import Language
+from crawler.parse.select.language import Language, Scope
 from crawler.parse.select.path import ABSENT, Node
-from crawler.parse.select.selector import Scope, compile_selector
+from crawler.parse.select.selector import compile_selector
 
 _CONDITION = re.compile(r"(?P<selector>.+?)(?:\s+(?P<operator>!?=)\s+(?P<value>.*))?", re.DOTALL)
 # The reason when a condition holds, None when it does not.
@@ -19,10 +19,11 @@ Holds: TypeAlias = Callable[[Node, Scope], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A compiled condition; `is_of_response`: it says the same of every record."""
+    """A compiled condition; `is_of_response`: it says the same of every record; `is_of_head`: whatever the body is."""
 
     holds: Holds
     is_of_response: bool
+    is_of_head: bool
 
 
 def compile_condition(text: str, language: Language) -> Condition:
@@ -45,14 +46,14 @@ def compile_condition(text: str, language: Language) -> Condition:
                 return None
             return value if isinstance(value, str) and value.strip() else text
 
-        return Condition(is_there, selector.is_of_response)
+        return Condition(is_there, selector.is_of_response, selector.is_of_head)
     wanted = _literal(literal.strip())
 
     def compares(node: Node, scope: Scope) -> str | None:
         value = select(node, scope)
         return text if _is_equal(None if value is ABSENT else value, wanted) is (operator == "=") else None
 
-    return Condition(compares, selector.is_of_response)
+    return Condition(compares, selector.is_of_response, selector.is_of_head)
 
 
 def first_that_holds(conditions: Sequence[Condition], node: Node, scope: Scope) -> str | None:

@@ -1,4 +1,4 @@
-"""The formats of responses and their languages: dotted paths through JSON, NDJSON and CSV, and CSS through HTML."""
+"""The formats of responses and their languages: paths through JSON, NDJSON and CSV, and CSS through HTML and XML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from crawler.parse.response import Response
+from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, not_of_format
 from crawler.parse.select.path import ABSENT, Each, Node, compile_path, compile_quick, expand, read_path, walk
 from crawler.parse.values import exact_json
@@ -15,14 +15,14 @@ from crawler.parse.values import exact_json
 DELIMITERS = ",;\t|"
 
 
-def _read_json(response: Response) -> Any:
+def _read_json(response: Received) -> Any:
     try:
         return response.json()
     except ValueError:
         raise not_of_format(response, "JSON") from None
 
 
-def _read_ndjson(response: Response) -> Any:
+def _read_ndjson(response: Received) -> Any:
     records = []
     for number, line in enumerate(response.text().split("\n"), 1):
         if line.strip():
@@ -33,7 +33,7 @@ def _read_ndjson(response: Response) -> Any:
     return records
 
 
-def _read_csv(response: Response) -> Any:
+def _read_csv(response: Received) -> Any:
     """A list of mappings by the names in the first line. The delimiter is the one that stands there most often."""
     text = response.text()
     first, _, _ = text.partition("\n")
@@ -75,10 +75,10 @@ def _compile_rows_of_list(path: str | None) -> Rows:
 
 def language_of(name: str) -> Language:
     """The language of a format."""
-    if name == "html":
-        from crawler.parse.select.html import HTML  # importing takes 30 ms, which other jobs need not wait
+    if name in ("html", "xml"):
+        from crawler.parse.select import markup  # importing takes 30 ms, which other jobs need not wait
 
-        return HTML
+        return markup.HTML if name == "html" else markup.XML
     return _LANGUAGES[name]
 
 

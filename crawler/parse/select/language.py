@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from crawler.parse.response import Response
+from crawler.parse.received import Received
 from crawler.parse.select.path import Get, Node, SelectorError
 
 # The nodes of the records in a value; None when the path leads to nothing.
 Rows: TypeAlias = Callable[[Any], Iterable[Node] | None]
 MAX_BODY_SHOWN = 40
+
+
+@dataclass(slots=True)
+class Scope:
+    """One response, and the value in its body. `article` is kept there by the language that finds it."""
+
+    response: Received
+    root: Any
+    article: Any = None
+
+
+def scope_of(response: Received, language: Language) -> Scope:
+    """The scope of a response, whose body is read once. Raises SelectorError when it is of another format."""
+    if not isinstance(response.scope, Scope):
+        response.scope = Scope(response, language.read(response))
+    return response.scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +36,20 @@ class Language:
 
     `read` makes the value of a response. `compile_get` makes the function from a value, and the URL of the response, to
     that to which a path leads; `compile_quick` what path.compile_quick says. `behind` stands between `$` or `^` and a
-    path. `is_text`: values are texts, which the types of their columns turn into what they take.
+    path. `is_text`: values are texts, which the types of their columns turn into what they take. `words` are those that
+    this format has beside the usual ones, like `$markdown`.
     """
 
-    read: Callable[[Response], Any]
+    read: Callable[[Received], Any]
     compile_get: Callable[[str], Callable[[Any, str], Any]]
     compile_quick: Callable[[str, bool], Get | None]
     compile_rows: Callable[[str | None], Rows]
     behind: str = "."
     is_text: bool = False
+    words: Mapping[str, Callable[[Scope], Any]] = field(default_factory=dict)
 
 
-def not_of_format(response: Response, name: str, error: Exception | None = None) -> SelectorError:
+def not_of_format(response: Received, name: str, error: Exception | None = None) -> SelectorError:
     """The error for a body of another format: it says what came."""
     kind = response.headers.joined("content-type") or "without a media type"
     where = f" ({error})" if error is not None else ""

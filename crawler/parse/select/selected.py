@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar
 
 from coordinator.errors import UsageError
+from crawler.fetch.retry import NOT_READY
 from crawler.job.job import Job
 from crawler.job.models import ParseSettings
 from crawler.job.tables import KEY_FIELD, ColumnSettings, TableSettings, column_type
-from crawler.parse.response import Response
-from crawler.parse.select.condition import compile_condition, first_that_holds
+from crawler.parse.received import Received
+from crawler.parse.select.condition import Condition, compile_condition, first_that_holds
 from crawler.parse.select.formats import language_of
-from crawler.parse.select.language import Language
+from crawler.parse.select.language import Language, Scope, scope_of
 from crawler.parse.select.path import ABSENT, Node, SelectorError
 from crawler.parse.select.reading import Read, of_text, reading
-from crawler.parse.select.selector import Scope, Selector, compile_selector, scope_of
+from crawler.parse.select.selector import Selector, compile_selector
 
 Compiled = TypeVar("Compiled")
 Nodes: TypeAlias = Callable[[Scope], Iterable[Node]]
+# In this order they are read.
+ENDS = ("wait", "retry", "failed", "gone")
 
 
 class _Conditions:
-    """The conditions that end keys, `[parse] failed` and `gone`: those about the response, or those about a record."""
+    """The conditions of `[parse]` that end keys, or request them again: those of one kind."""
 
-    def __init__(self, settings: ParseSettings, language: Language, *, of_response: bool) -> None:
-        self._failed, self._gone = (
-            [
-                condition
-                for text in _texts(given)
-                if (condition := _compiled(where, compile_condition, text, language)).is_of_response is of_response
-            ]
-            for where, given in (("[parse] failed", settings.failed), ("[parse] gone", settings.gone))
-        )
+    def __init__(self, settings: ParseSettings, language: Language, of_kind: Callable[[Condition], bool]) -> None:
+        ends = [
+            (end, [_compiled(f"[parse] {end}", compile_condition, text, language) for text in _texts(given)])
+            for end in ENDS
+            if (given := getattr(settings, end))
+        ]
+        self._ends = [(end, chosen) for end, found in ends if (chosen := [one for one in found if of_kind(one)])]
 
     def __bool__(self) -> bool:
-        return bool(self._failed or self._gone)
+        return bool(self._ends)
 
     def end(self, keys: Iterable[str], node: Node, scope: Scope) -> bool:
-        """Say of the keys that they failed, or are gone, if a condition holds; returns whether one does."""
-        for conditions, end in ((self._failed, scope.response.failed), (self._gone, scope.response.gone)):
+        """Say of the keys what the first condition that holds says; returns whether one does."""
+        for end, conditions in self._ends:
             if (reason := first_that_holds(conditions, node, scope)) is not None:
+                response = scope.response
                 for key in keys:
-                    end(key, reason)
+                    match end:
+                        case "wait":
+                            response.wait(key, reason)
+                        case "retry":
+                            response.retry(reason, key=key)
+                        case "failed":
+                            response.failed(key, reason)
+                        case "gone":
+                            response.gone(key, reason)
                 return True
         return False
 
@@ -77,6 +90,14 @@ class _SelectedTable:
 
     def records(self, scope: Scope) -> Iterator[Any]:
         """The records of the response. Raises SelectorError for one that has not what it must have."""
+        for node, key in self.open_nodes(scope):
+            if self._skip and first_that_holds(self._skip, node, scope) is not None:
+                continue
+            row = self._row(node, scope)
+            yield row if key is None else {KEY_FIELD: key, **dict(zip(self._columns, row, strict=True))}
+
+    def open_nodes(self, scope: Scope) -> Iterator[tuple[Node, Any]]:
+        """The nodes of records, each with its key if it says that, but those whose keys a condition ends."""
         for node in self._nodes(scope):
             key = None if self._key is None else self._required(self._key, node, scope, "[parse] key")
             if self._conditions:
@@ -84,10 +105,7 @@ class _SelectedTable:
                 known = [one for one in keys if scope.response.key_for(one) is not None]
                 if self._conditions.end(known, node, scope):
                     continue
-            if self._skip and first_that_holds(self._skip, node, scope) is not None:
-                continue
-            row = self._row(node, scope)
-            yield row if key is None else {KEY_FIELD: key, **dict(zip(self._columns, row, strict=True))}
+            yield node, key
 
     def _row(self, node: Node, scope: Scope) -> list[Any]:
         value = node.value
@@ -116,22 +134,37 @@ class _SelectedTable:
         raise SelectorError(f"{what}: nothing at {selector.text}; write {selector.text}? where it may be absent")
 
 
-def compile_selectors(job: Job) -> Callable[[Response], Mapping[str, Iterable[Any]]]:
+def compile_selectors(job: Job) -> Callable[[Received], Mapping[str, Iterable[Any]]]:
     """The function from a response to records by the job's selectors. Raises UsageError, which names the selector.
 
     The function raises SelectorError when the response is of another format, or has not what it must have.
     """
     language = language_of(job.parse.format)
-    of_response = _Conditions(job.parse, language, of_response=True)
-    of_records = _Conditions(job.parse, language, of_response=False)
+    of_response = _Conditions(job.parse, language, lambda one: one.is_of_response)
+    of_head = _Conditions(job.parse, language, lambda one: one.is_of_head)
+    of_records = _Conditions(job.parse, language, lambda one: not one.is_of_response)
     several = job.request.keys_per_request > 1
     tables = [_SelectedTable(table, job.parse, of_records, several=several) for table in job.own_tables]
 
-    def select(response: Response) -> Mapping[str, Iterable[Any]]:
+    def select(response: Received) -> Mapping[str, Iterable[Any]]:
         if not tables and not of_response:
             return {}
-        scope = scope_of(response, language)
+        try:
+            scope = scope_of(response, language)
+        except SelectorError:
+            if of_head.end(response.keys, Node(None), Scope(response, None)):
+                return {}
+            if response.status != HTTPStatus.ACCEPTED:
+                raise
+            response.retry(NOT_READY)
+            return {}
         if of_response and of_response.end(response.keys, Node(scope.root), scope):
+            return {}
+        if response.status == HTTPStatus.ACCEPTED:
+            response.retry(NOT_READY)  # but for keys of which a condition says something else
+            with suppress(SelectorError):
+                for table in tables:
+                    deque(table.open_nodes(scope), 0)
             return {}
         return {table.name: table.records(scope) for table in tables}
 

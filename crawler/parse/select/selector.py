@@ -2,8 +2,8 @@
 
 A path begins at the record, and `.` is all of it. Behind `$` it begins at the response, and `$` is all of it; behind
 `^` at what encloses the record, behind `^^` at what encloses that. `$key`, `$url`, `$status`, `$header.NAME`, `$index`,
-`$name` and `$sha256` are words about them. With `?` behind it, a selector may lead to nothing. Of a list of selectors
-the first counts that leads to something.
+`$name`, `$sha256` and `$source.COLUMN` are words about them. With `?` behind it, a selector may lead to nothing. Of a
+list of selectors the first counts that leads to something.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-from crawler.parse.response import Response
-from crawler.parse.select.language import Language
+from crawler.parse.select.language import Language, Scope
 from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
 
 _SELECTOR = re.compile(
-    r"(?:(?P<outer>\^+)|\$(?P<word>[a-z0-9]+)(?:\.(?P<header>[\w-]+))?|(?P<root>\$))?(?P<path>.*?)(?P<may>\??)"
+    r"(?:(?P<outer>\^+)|\$(?P<word>[a-z0-9]+)(?:\.(?P<member>[\w-]+))?|(?P<root>\$))?(?P<path>.*?)(?P<may>\??)"
 )
 _WORDS: dict[str, Callable[[Node, Scope], Any]] = {
     "key": lambda _, scope: scope.response.key,
@@ -31,21 +30,6 @@ _WORDS: dict[str, Callable[[Node, Scope], Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """One response, and the value in its body."""
-
-    response: Response
-    root: Any
-
-
-def scope_of(response: Response, language: Language) -> Scope:
-    """The scope of a response, whose body is read once. Raises SelectorError when it is of another format."""
-    if not isinstance(response.scope, Scope):
-        response.scope = Scope(response, language.read(response))
-    return response.scope
-
-
 Select: TypeAlias = Callable[[Node, Scope], Any]
 
 
@@ -53,7 +37,7 @@ Select: TypeAlias = Callable[[Node, Scope], Any]
 class Selector:
     """A compiled selector. `quick` is what compile_quick made of a path in the record.
 
-    `is_of_response`: it leads to the same from every record of a response.
+    `is_of_response`: it leads to the same from every record of a response; `is_of_head`: whatever the body is.
     """
 
     text: str
@@ -61,6 +45,7 @@ class Selector:
     may_be_absent: bool
     quick: Get | None = None
     is_of_response: bool = False
+    is_of_head: bool = False
 
 
 def compile_selector(text: str | Sequence[str], language: Language) -> Selector:
@@ -80,6 +65,7 @@ def compile_selector(text: str | Sequence[str], language: Language) -> Selector:
     return Selector(
         " or ".join(text), select, any(part.may_be_absent for part in parts),
         is_of_response=all(part.is_of_response for part in parts),
+        is_of_head=all(part.is_of_head for part in parts),
     )  # fmt: skip
 
 
@@ -89,7 +75,7 @@ def _compile(text: str, language: Language) -> Selector:
         raise ValueError(f"{text!r} is no selector")
     may, path = bool(match["may"]), match["path"]
     if word := match["word"]:
-        return _word(text, word, match["header"], path, may, language.behind)
+        return _word(text, word, match["member"], path, may, language)
     if begin := match["outer"] or match["root"]:
         if path and not path.startswith((language.behind, "[")):
             raise ValueError(f"{text!r}: write {begin}{language.behind}{path}")
@@ -105,18 +91,27 @@ def _compile(text: str, language: Language) -> Selector:
     return Selector(text, lambda node, scope: get(node.value, scope.response.url), may, quick)
 
 
-def _word(text: str, word: str, header: str | None, path: str, may: bool, behind: str) -> Selector:
-    if word == "header" and header and not path:
+def _word(text: str, word: str, member: str | None, path: str, may: bool, language: Language) -> Selector:
+    name = f"{word}.{member}" if member else word
+    if not path and member and word == "header":
 
         def select_header(_: Node, scope: Scope) -> Any:
-            value = scope.response.headers.joined(header)
+            value = scope.response.headers.joined(member)
             return ABSENT if value is None else value
 
-        return Selector(text, select_header, may, is_of_response=True)
-    if word not in _WORDS or header or path:
-        known = ", ".join(f"${name}" for name in (*_WORDS, "header.NAME"))
-        raise ValueError(f"{text!r} is not known; write one of {known}, or ${behind}{word} for what is in the response")
-    return Selector(text, _WORDS[word], may, is_of_response=word not in ("index", "name", "key"))
+        return Selector(text, select_header, may, is_of_response=True, is_of_head=True)
+    if not path and member and word == "source":
+        return Selector(text, lambda _, scope: scope.response.source.get(member, ABSENT), may)
+    if not path and (of_format := language.words.get(name)):
+        return Selector(text, lambda _, scope: of_format(scope), may, is_of_response=True)
+    if path or name not in _WORDS:
+        words = (*_WORDS, *language.words, "header.NAME", "source.COLUMN")
+        known = ", ".join(f"${one}" for one in words)
+        raise ValueError(
+            f"{text!r} is not known; write one of {known}, or ${language.behind}{word} for what is in the response"
+        )
+    of_response = word not in ("index", "name", "key")
+    return Selector(text, _WORDS[word], may, is_of_response=of_response, is_of_head=of_response)
 
 
 def _outer(node: Node, levels: int, text: str) -> Any:

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from coordinator.errors import FetchError
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
+from coordinator.queue.sharding import digest
+from coordinator.queue.wire import Deferral, decode_deferral, encode_deferral
 from coordinator.url import parse
+from crawler.fetch.ratelimit_headers import MAX_PAUSE_SECONDS
 from crawler.fetch.retry import (
     MAX_HISTORY_LINES,
     MAX_RESULT_CHARACTERS,
@@ -18,10 +21,12 @@ from crawler.fetch.retry import (
     Retry,
     add_attempt,
     after_error,
+    after_parser,
     after_response,
     is_transient,
 )
 from crawler.job.models import RetrySettings
+from crawler.model import Again
 from tests.servers.scripted import headers
 
 SETTINGS = RetrySettings(attempts=3, backoff=0.5, max_delay=60.0)
@@ -278,6 +283,68 @@ def test_of_a_long_history_the_first_line_and_the_latest_are_kept() -> None:
         attempts = add_attempt(attempts, f"status {500 + number}", NOON)
     assert attempts.history[:3] == ("12:00:00 status 500", "…", f"12:00:00 status {600 - MAX_HISTORY_LINES + 2}")
     assert attempts.history[-1] == "12:00:00 status 599"
+
+
+# -- a parser that wants another response
+
+
+def after_parsing(
+    again: Again, attempts: Attempts = NO_ATTEMPTS, *, at: float = NOON, most: float = 3600, **sent: str
+) -> End | Retry:
+    return after_parser(again, headers(**sent), attempts, SETTINGS, most, now=at, jitter=0.5)
+
+
+@pytest.mark.parametrize(
+    ("again", "sent", "delay"),
+    [
+        (Again("busy"), {}, 0.25),
+        (Again("busy"), {"retry_after": "7"}, 7.0),
+        (Again("busy", after=5), {"retry_after": "7"}, 5.0),
+        (Again("busy", after=1e9), {}, MAX_PAUSE_SECONDS),
+    ],
+)
+def test_a_retry_of_the_parser_is_a_failed_attempt(again: Again, sent: dict[str, str], delay: float) -> None:
+    assert after_parsing(again, **sent) == Retry(Attempts(1, 0, ("12:00:00 busy",)), delay)
+    reason = "busy after 3 attempts: 11:59:00 timeout: read; 11:59:10 status 502; 12:00:00 busy"
+    assert after_parsing(again, LAST, **sent) == End(Outcome.FAILED, reason)
+
+
+def test_a_key_waits_longer_and_longer_at_no_attempts_cost_until_its_time_is_over() -> None:
+    attempts, now, delays = LAST, NOON, []
+    while isinstance(step := after_parsing(Again(f"at {len(delays) // 40}", waits=True), attempts, at=now), Retry):
+        assert step.attempts.failed == 2
+        # A deferred key and its attempts go through Redis to any worker.
+        deferral = encode_deferral(Deferral(digest("k"), "k", step.attempts))
+        attempts = decode_deferral(digest("k"), deferral).attempts
+        delays.append(step.delay)
+        now += step.delay
+    assert now == NOON + 3600
+    assert 40 < len(delays) < 120
+    assert delays[:3] == [0.375, 0.75, 1.5]
+    assert max(delays) <= 3600 / 20
+    assert step.outcome is Outcome.FAILED
+    assert str(step.reason).startswith("not ready after 3600 s ([parse] wait_most): 11:59:00 timeout: read; ")
+    assert "12:00:00 not ready since 2026-01-01T12:00:00Z: at 0 \u00d740" in str(step.reason)
+    # A throttled response counts the other ones only.
+    assert isinstance(after(429, attempts).step, Retry)
+    assert after(503, attempts, retry_after="9").step != after(503, LAST).step
+
+
+@pytest.mark.parametrize(
+    ("sent", "most", "delay"), [({"retry_after": "30"}, 3600, 30.0), ({"retry_after": "30"}, 10, 10.0), ({}, 0.3, 0.3)]
+)
+def test_a_wait_is_as_long_as_the_upstream_says_but_never_longer_than_it_may(
+    sent: dict[str, str], most: float, delay: float
+) -> None:
+    step = after_parsing(Again("r", waits=True), most=most, **sent)
+    assert isinstance(step, Retry)
+    assert step.delay == pytest.approx(delay)
+
+
+@pytest.mark.parametrize("status", [202, 206])
+def test_a_202_is_for_the_parser_when_it_decides_on_it(status: int) -> None:
+    decision = after_response(status, headers(), HERE, NO_ATTEMPTS, SETTINGS, reads_accepted=True, now=NOON, jitter=0.5)
+    assert (decision.step == End(Outcome.STORED)) is (status == 202)
 
 
 # -- redirects

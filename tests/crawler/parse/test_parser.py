@@ -19,7 +19,7 @@ import msgspec
 import psutil
 import pytest
 
-from coordinator.model import Outcome
+from coordinator.model import KeyContext, Outcome
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse import hook
@@ -55,7 +55,8 @@ def good(response):
     return {"facts": [{
         "n": 2**63 - 1, "big": 10**400 + 1, "at": datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=2))),
         "day": date(2026, 2, 3), "span": timedelta(microseconds=1), "text": response.text() + "ü", "raw": b"\\0",
-        "more": {"n": 2**60, "header": response.headers.get("X-Shown"), "all": response.headers.items()},
+        "more": {"n": 2**60, "header": response.headers.get("X-Shown"), "all": response.headers.items(),
+                 **response.source},
         "id": UUID(int=7), "list": [1, None]}, {"big": Decimal("1.50"), "n": len(response.url) + response.status}]}
 
 def several(response):
@@ -70,6 +71,12 @@ def badly(response): return [1]
 def elsewhere(response): return {"other": []}
 def says(response): response.failed(response.key, "x" * 9999)
 def nothing(response): pass
+def again(response): response.retry("busy", after=2)
+def againone(response):
+    response.retry("busy", key="b")
+    response.unchanged("c")
+    return {"facts": [{"_key": "againone-a", "n": 1}, {"_key": "b", "n": 1}]}
+
 
 class Known(date): pass
 def known(response): return {"facts": [{"day": Known(2026, 1, 1)}]}
@@ -106,6 +113,7 @@ def slow(response):
 KEYS_OF_TASKS: tuple[tuple[str, ...], ...] = (
     ("good",), ("several-a", "b", "c", "d"), ("raises",), ("raises-a", "b"), ("exits",), ("unfit",), ("badly",),
     ("elsewhere",), ("says",), ("nothing",), ("unknown",), ("known",),
+    ("again",), ("again-a", "b"), ("againone-a", "b", "c"),
 )  # fmt: skip
 
 
@@ -122,6 +130,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 def arguments(*keys: str) -> tuple[list[Page], str, HttpResponse]:
     pages = [a_page(key, body=None) for key in keys]
     for page in pages:
+        page.item = page.item._replace(context=KeyContext(fields={"caption": "A"}))
         page.etag = page.last_modified = "from the response"
     headers = Sent({"content-type": "text/plain; charset=latin1", "x-shown": "é"})
     headers.get = lambda name: dict(headers.items()).get(name.lower())  # type: ignore[method-assign]
@@ -129,7 +138,10 @@ def arguments(*keys: str) -> tuple[list[Page], str, HttpResponse]:
 
 
 def fields(pages: list[Page]) -> list[Any]:
-    return [(page.outcome, page.reason, page.records, page.etag, page.last_modified, page.encoding) for page in pages]
+    return [
+        (page.outcome, page.reason, page.records, page.etag, page.last_modified, page.encoding, page.again)
+        for page in pages
+    ]
 
 
 @asynccontextmanager
@@ -175,6 +187,7 @@ async def test_every_result_is_the_same_as_in_the_loop(job: Job) -> None:
             expected, url, http_response = arguments(*keys)
             loaded.apply(expected, url, http_response)
             assert fields(pages) == fields(expected), keys
+            assert keys != ("good",) or "caption" in str(pages[0].records)
             values = [[[type(value) for value in row] for _, row in page.records] for page in pages]
             assert values == [[[type(value) for value in row] for _, row in page.records] for page in expected]
 
@@ -302,7 +315,7 @@ async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worke
 async def test_a_parse_that_never_ends_does_not_outlive_its_worker(job: Job, tmp_path: Path) -> None:
     setup = ChildSetup(f"{parse_handler.__module__}:parse_handler", setup_of(job), 60, "parser", "INFO")
     process = await ChildProcess.start(setup, 60)
-    process.send(ParseTask(["hangs"], "", 200, [], b""))
+    process.send(ParseTask(["hangs"], "", 200, [], b"", {}))
     await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
     process.abort()  # what the kernel does for a worker that was killed
     await eventually(lambda: process._process.returncode is not None, "the end of the parser's process")
@@ -313,7 +326,7 @@ async def test_an_error_for_several_keys_is_returned_from_the_loop_and_from_the_
 ) -> None:
     loaded = hook.load(job)
     assert loaded is not None
-    error = f"parse: RuntimeError: first ({job.parse.python.partition(':')[0]}.py, line 23)"
+    error = f"parse: RuntimeError: first ({job.parse.python.partition(':')[0]}.py, line 24)"
     for in_a_child in (False, True):
         parser = Parser(loaded, job)
         if in_a_child:
@@ -398,3 +411,18 @@ async def test_a_parser_that_was_edited_stays_in_the_worker_as_it_was_loaded(
     await parser.close()
     assert pages[0].outcome is Outcome.STORED
     assert f"{module.name} is not the one with which the run was opened" in caplog.text
+
+
+async def test_a_column_that_turns_null_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    columns = {"a": {"type": "bigint", "from": "a"}, "b": {"type": "bigint", "from": "b?"}}
+    job = a_job(tables=[{"name": "facts", "columns": columns}])
+    loaded = hook.load(job)
+    assert loaded is not None
+    parser = Parser(loaded, job)
+    for body in [b'{"a": 1, "b": 2}'] * 1000 + [b'{"a": 1}'] * 1001:
+        await parser.parse([a_page("k", body=None)], "https://upstream.example/", HttpResponse(200, Sent(), body))
+    assert parser.turned_null.keys() == {"facts.b"}
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "column facts.b was filled, and is null in every record of 1,000 pages since "
+    )

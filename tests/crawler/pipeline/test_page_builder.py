@@ -7,10 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from coordinator.model import Outcome
+from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from crawler.fetch.attempt import FetchResult
 from crawler.fetch.template import Template
-from crawler.model import PAGE_BYTES, HttpResponse, Page
+from crawler.job.job import Job
+from crawler.model import PAGE_BYTES, HttpResponse, Item, Page, Request
+from crawler.parse import hook
+from crawler.parse.parser import Parser
 from crawler.pipeline.page_builder import PageBuilder
 from tests.crawler.examples import MOMENT, a_job, a_request
 from tests.servers.scripted import headers
@@ -23,7 +26,9 @@ async def built(
 ) -> Page:
     sent = {} if content_type is None else {"content_type": content_type}
     result = FetchResult(outcome, None, 1, MOMENT, HttpResponse(200, headers(etag="e", **sent), body, coding))
-    (page,) = await PageBuilder({"": Template(a_job().request)}, {}, lambda *_: None).build(a_request("a"), result)
+    (page,) = await PageBuilder(a_job(), {"": Template(a_job().request)}, {}, lambda *_: None, lambda *_: None).build(
+        a_request("a"), result
+    )
     return page
 
 
@@ -92,3 +97,75 @@ async def test_a_page_that_fails_after_that_keeps_nothing_of_its_body() -> None:
         page.fail("why")
         assert (*fields(page), page.content_type) == (None, None, None, None)
         assert page.memory_bytes == PAGE_BYTES
+
+
+def a_selecting_job(**parse: Any) -> Job:
+    return a_job(
+        request={"url": "https://upstream.example/{keys}", "keys_per_request": 5},
+        parse={"rows": "items", "key": "id", **parse},
+        tables=[{"name": "facts", "columns": {"n": "bigint"}}],
+    )
+
+
+async def deferred_of(
+    job: Job, attempts: Attempts, body: Any, *keys: str, waited: str | None = None
+) -> tuple[list[Page], list[tuple[str, Attempts, float]]]:
+    """The pages of a response, and the keys that were deferred."""
+    deferred: list[tuple[str, Attempts, float]] = []
+
+    def defer(item: Item, counted: Attempts, delay: float) -> None:
+        deferred.append((item.key, counted, delay))
+
+    loaded = hook.load(job)
+    assert loaded is not None
+    first = a_request(keys[0])
+    items = [first.items[0]._replace(key=key, digest=key.encode()) for key in keys]
+    attempts_of = {} if waited is None else {waited.encode(): attempts}
+    request = Request(first.first_target, items, first.upstream, attempts, attempts_of)
+    result = FetchResult(
+        Outcome.STORED, None, attempts.total + 1, MOMENT, HttpResponse(200, headers(), orjson.dumps(body))
+    )
+    builder = PageBuilder(job, Template(job.request), Parser(loaded, job), lambda *_: None, defer)
+    return await builder.build(request, result), deferred
+
+
+ITEMS = {"items": [{"id": "a", "n": 1}, {"id": "b", "state": "pending"}, {"id": "c", "state": "busy"}]}
+
+
+async def test_of_several_keys_those_are_deferred_that_are_not_ready() -> None:
+    job = a_selecting_job(wait="state = pending", retry="state = busy")
+    pages, deferred = await deferred_of(job, NO_ATTEMPTS, ITEMS, "a", "b", "c")
+    assert [(page.item.key, page.outcome, page.records) for page in pages] == [("a", Outcome.STORED, [(0, (1,))])]
+    assert [(key, counted.failed, counted.throttled) for key, counted, _ in deferred] == [("b", 0, 1), ("c", 1, 0)]
+    assert all(delay > 0 for key, _, delay in deferred if key == "b")
+    assert "state = busy" in deferred[1][1].history[-1]
+
+
+async def test_a_condition_of_the_response_defers_all_of_its_keys() -> None:
+    job = a_selecting_job(retry="$.error.code = busy")
+    pages, deferred = await deferred_of(job, NO_ATTEMPTS, {"error": {"code": "busy"}}, "a", "b")
+    assert pages == []
+    assert [key for key, _, _ in deferred] == ["a", "b"]
+
+
+WAITED = Attempts(0, 1, ("10:00:00 not ready since 2020-01-01T10:00:00Z: state = pending",))
+
+
+async def test_a_key_that_is_out_of_attempts_or_time_fails_with_its_history() -> None:
+    job = a_selecting_job(retry="state = busy", wait="state = pending", wait_most="1ms")
+    pages, deferred = await deferred_of(job, WAITED, ITEMS, "b")
+    assert (deferred, [page.outcome for page in pages]) == ([], [Outcome.FAILED])
+    assert str(pages[0].reason).startswith("not ready after 0.001 s ([parse] wait_most): 10:00:00 not ready since 2020")
+    pages, deferred = await deferred_of(job, Attempts(4, 0, ("10:00:00 status 502 \u00d74",)), ITEMS, "c", "a")
+    assert deferred == []
+    assert [page.outcome.value for page in pages] == ["failed", "stored"]
+    assert str(pages[0].reason).startswith("state = busy after 5 attempts: 10:00:00 status 502 \u00d74; ")
+
+
+async def test_of_several_keys_each_has_waited_for_its_own_time() -> None:
+    job = a_selecting_job(wait="state = pending")
+    body = {"items": [{"id": "a", "state": "pending"}, {"id": "b", "state": "pending"}]}
+    pages, deferred = await deferred_of(job, WAITED, body, "a", "b", waited="b")
+    assert [(page.item.key, page.outcome) for page in pages] == [("b", Outcome.FAILED)]
+    ((key, attempts, _),) = deferred
+    assert (key, attempts.total) == ("a", 1)

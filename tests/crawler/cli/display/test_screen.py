@@ -16,6 +16,7 @@ from coordinator.limits.overrides import LimitOverride
 from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Epoch, Outcome, RunCounts, RunState
+from coordinator.queue.notices import NullColumn
 from coordinator.settings import LimitSettings, Window
 from coordinator.status import RunSnapshot
 from crawler.cli.display import screen
@@ -160,6 +161,7 @@ def test_an_end_as_json_names_every_outcome() -> None:
         "received_bytes": 5_600,
         "seconds": 61.0,
         "unmatched_limits": [],
+        "null_columns": {},
     }
     interrupted = screen.end_json(an_end(stored=False))
     assert interrupted["state"] == "interrupted"
@@ -303,4 +305,17 @@ def test_a_snapshot_as_json_names_every_count() -> None:
         "unreachable": {
             f"dead{number:02}": {"keys": 3, "fault": "no such host", "next_attempt_in": 8.0} for number in range(12)
         },
+        "null_columns": {},
     }
+
+
+def test_columns_that_turned_null_are_in_the_summary_and_in_status() -> None:
+    columns = (NullColumn("facts.n", 1_767_268_800),)
+    words = "facts.n was filled, and is null in every record of 1,000 pages since 2026-01-01 12:00:00 UTC"
+    end = replace(an_end(stored=True), null_columns=columns)
+    assert f"column {words}: has the response changed?" in " ".join(summed(end).split())
+    assert screen.end_json(end)["null_columns"] == {"facts.n": 1_767_268_800}
+    console, out = a_console()
+    screen.print_snapshot(replace(SNAPSHOT, null_columns=columns), console)
+    assert words in " ".join(out.getvalue().split())
+    assert screen.snapshot_json(replace(SNAPSHOT, null_columns=columns))["null_columns"] == {"facts.n": 1_767_268_800}

@@ -18,6 +18,13 @@ PAGE = """<!doctype html><html><head><title>Shop &amp; more</title><base href="/
 <li class="product" data-id="8"><a href="https://other.example/8#x">Second</a><span class=price>5</span></li></ul>
 <p id=total>2</p><img src="//cdn.example/i.png"></body></html>"""
 CSV = '\ufeffsku;price;seen;"name"\r\n7;1.50;2026-01-02;"a;b"\r\n8;;;"with\nline"\r\n\r\n'
+FEED = """<?xml version="1.0" encoding="iso-8859-1"?>
+<?xml-stylesheet href="a.xsl"?><!-- <!DOCTYPE none> -->
+<rss xmlns:dc="urn:dc" xmlns:xlink="urn:x"><channel><title>Café &amp; more</title>
+<item id="7" xml:lang="de"><dc:title>First <b>one</b></dc:title><link href="a?b=1&amp;c=2"/><tag>x</tag><tag>y</tag>
+</item>
+<item id="8"><title><![CDATA[<i>2</i>]]></title><dc:link xlink:href="https://other.example/8"/></item>
+</channel></rss>"""
 NDJSON = '{"n": 1}\n\n{"n": 12345678901234567.89}\r\n'
 
 
@@ -53,6 +60,68 @@ def test_rows_and_columns_of_html(rows: str | None, column: str, values: list[An
     (page,) = applied(PAGE.encode(), content_type="text/html", parse=parse, tables=tables)
     assert (page.outcome, page.reason) == (Outcome.STORED, None)
     assert [row for _, (row,) in page.records] == values
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "values"),
+    [
+        ("item", "bigint: @id", [7, 8]),
+        ("channel > item", "text: title", ["First one", "<i>2</i>"]),
+        ("item", "text: link @href", ["https://upstream.example/a?b=1&c=2", "https://other.example/8"]),
+        ("item", "text: @lang?", ["de", None]),
+        ("item", "text[]: tag[]", [["x", "y"], []]),
+        ("item", "text: ^ channel > title", ["Café & more"] * 2),
+        ("item title", "text: .", ["First one", "<i>2</i>"]),
+        ("Item?", "text: title", []),
+        (None, "text: $ rss > channel > title", ["Café & more"]),
+    ],
+)
+def test_rows_and_columns_of_xml_go_by_names_without_prefixes(rows: str | None, column: str, values: list[Any]) -> None:
+    kind, selector = column.split(": ")
+    parse = {"format": "xml"} | ({"rows": rows} if rows else {})
+    tables = table({"c": {"type": kind, "from": selector}})
+    (page,) = applied(FEED.encode("latin-1"), content_type="application/rss+xml", parse=parse, tables=tables)
+    assert (page.outcome, page.reason) == (Outcome.STORED, None)
+    assert [row for _, (row,) in page.records] == values
+
+
+ENTITIES = '<!DOCTYPE a [<!ENTITY x "yy"><!ENTITY z SYSTEM "file:///etc/passwd">]><a>&x;&z;</a>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [ENTITIES, f'<?xml version="1.0"?>\n<!-- > -- >-->{ENTITIES}', "<!doctype a><a/>", '<!DOCTYPE a SYSTEM "b"><a/>'],
+)
+def test_xml_with_a_doctype_is_refused(text: str) -> None:
+    tables = table({"c": {"type": "text", "from": "a"}})
+    (page,) = applied(text.encode(), content_type="text/xml", parse={"format": "xml"}, tables=tables)
+    reason = "parse: the response is XML with a DOCTYPE, whose entities may be endless, so it is not read"
+    assert (page.outcome, page.reason) == (Outcome.FAILED, reason)
+
+
+ARTICLE = f"""<html><head><title>T | Site</title><meta name="author" content="Jo">
+<meta property="article:published_time" content="2026-01-02T03:04:05Z"></head><body><nav><a href="/x">menu</a></nav>
+<article><h1>H</h1>{"<p>Some <b>text</b> here, with commas, and words enough to be its content.</p>" * 9}</article>"""
+
+
+def test_the_article_of_a_page() -> None:
+    columns = {
+        **{name: {"type": "text", "from": f"$article.{name}"} for name in ("text", "title", "author")},
+        "at": {"type": "timestamptz", "from": "$article.date", "as": "date"},
+        "markdown": {"type": "text", "from": "$markdown"},
+    }
+    (page,) = applied(ARTICLE.encode(), content_type="text/html", parse={"format": "html"}, tables=table(columns))
+    ((_, (text, title, author, at, markdown)),) = page.records
+    assert (title, author, at.isoformat()) == ("H", "Jo", "2026-01-02T03:04:05+00:00")
+    assert "Some text here" in text
+    assert "Some **text** here" in markdown
+    assert "menu" not in text + markdown
+
+
+def test_a_page_without_an_article_says_so() -> None:
+    columns = {"c": {"type": "text", "from": "$markdown?"}, "d": {"type": "text", "from": "$article.text"}}
+    (page,) = applied(b"<p></p>", content_type="text/html", parse={"format": "html"}, tables=table(columns))
+    assert page.reason == "parse: facts.d: nothing at $article.text; write $article.text? where it may be absent"
 
 
 def test_a_price_is_a_number() -> None:
@@ -121,10 +190,45 @@ def test_the_columns_types_read_the_texts_of_csv() -> None:
         ),
         ("csv", b'a,b\n"1,2\n', "text/csv", "the response is no CSV but text/csv"),
         ("ndjson", b'{"c": 1}\n{"c": \n', "text/plain", "(line 2 is no JSON)"),
+        ("xml", b"<a>\n<b>\n</c></a>", "text/xml", "'<a>\\n<b>\\n</c></a>' (mismatched tag at line 3, column 3)"),
+        ("xml", b"<a>&nbsp;</a>", "text/xml", "(undefined entity at line 1, column 4)"),
+        ("xml", b"", "text/xml", "the response is no well-formed XML but text/xml: ''"),
+        ("xml", b"{}", "application/json", "the response is no XML but application/json"),
+        ("xml", b"<a>" * 200_000 + b"</a>" * 200_000, "text/xml", "facts.c: nothing at h1"),
+        ("xml", b"<a>" * 200_000, "text/xml", "the response is no well-formed XML"),
+        (
+            "xml",
+            b"<a " + b"".join(b"a%d='1' " % n for n in range(100_000)) + b"/>",
+            "text/xml",
+            "facts.c: nothing at h1",
+        ),
+        ("xml", b"<?a?>" * 200_000 + b"<!--a-->" * 200_000 + b"<a/>", "text/xml", "facts.c: nothing at h1"),
+        ("csv", b"a" * 2**24, "text/csv", "field larger than field limit"),
+        ("csv", b'a,b\n1,"' + b"a" * 2**24, "text/csv", "field larger than field limit"),
+        ("csv", b"a,b\n" + b"1," * 2**23, "text/csv", "fields, the first line 2)"),
         ("html", b"<div>" * 200_000, "text/html", "facts.c: nothing at h1"),
         ("html", b"<p " + b"a=1 " * 200_000 + b">", "text/html", "facts.c: nothing at h1"),
     ],
-    ids=["json", "pdf", "too many fields", "open quote", "broken line", "deep", "wide"],
+    ids=[
+        "json",
+        "pdf",
+        "too many fields",
+        "open quote",
+        "broken line",
+        "bad xml",
+        "entity",
+        "no xml",
+        "json as xml",
+        "deep xml",
+        "open xml",
+        "wide xml",
+        "long prolog",
+        "16 MB name",
+        "16 MB field",
+        "16 MB line",
+        "deep",
+        "wide",
+    ],
 )
 def test_a_response_of_another_format_fails_and_says_what_came(
     kind: str, body: bytes, content_type: str, says: str
@@ -142,6 +246,12 @@ def test_a_response_of_another_format_fails_and_says_what_came(
         ({}, "a::text", "column c: invalid CSS selector"),
         ({}, "$h1", "or $ h1 for what is in the response"),
         ({}, "^h1", "'^h1': write ^ h1"),
+        (
+            {"format": "xml"},
+            "dc|title",
+            "'dc|title': write names without the prefix of their namespace",
+        ),
+        ({"format": "xml"}, "$article.text", "$article.text' is not known; write one of $key"),
         ({"gone": "p..x"}, "a", "[parse] gone: invalid CSS selector"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from coordinator.model import Outcome
-from crawler.model import HttpResponse, Page
+from crawler.model import Again, HttpResponse, Page
 from crawler.parse import hook
 from tests.crawler.examples import a_job, a_page
 from tests.crawler.parse.test_hook import Sent
@@ -30,14 +31,18 @@ def table(columns: Mapping[str, Any], **keys: Any) -> list[dict[str, Any]]:
 
 
 def applied(
-    body: Any, keys: Sequence[str] = ("k",), content_type: str = "application/json", **sections: Any
+    body: Any,
+    keys: Sequence[str] = ("k",),
+    content_type: str = "application/json",
+    status: int = 200,
+    **sections: Any,
 ) -> list[Page]:
     parser = hook.load(a_job(**sections))
     assert parser is not None
     pages = [a_page(key, body=None) for key in keys]
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = Sent({"content-type": content_type, "x-page": "7"})
-    parser.apply(pages, "https://upstream.example/api", HttpResponse(200, headers, text))
+    parser.apply(pages, "https://upstream.example/api", HttpResponse(status, headers, text))
     return pages
 
 
@@ -67,6 +72,7 @@ def applied(
         (None, "bigint $status", [200]),
         (None, "text $header.x-page", ["7"]),
         (None, "text $header.none?", [None]),
+        (None, "text $source.none?", [None]),
     ],
 )
 def test_rows_and_columns(rows: str | None, column: str, values: list[Any]) -> None:
@@ -133,6 +139,60 @@ def test_conditions_end_a_key(conditions: dict[str, Any], body: Any, outcome: st
     (page,) = applied(body, parse=conditions, tables=table({"id": "bigint"}))
     assert (page.outcome, page.reason) == (Outcome(outcome), reason)
     assert len(page.records) == (outcome == "stored")
+
+
+BUSY = {"wait": "state = pending", "retry": "$.error.code = busy", "failed": "$.error", "gone": "state"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "status", "body", "ended"),
+    [
+        (BUSY, 200, {"id": 1}, "stored"),
+        (BUSY, 200, {"id": 1, "state": "pending"}, Again("state = pending", waits=True)),
+        (BUSY, 200, {"error": {"code": "busy"}, "state": "pending"}, Again("$.error.code = busy")),
+        (BUSY, 200, {"error": {"code": "dead"}}, "failed"),
+        (BUSY, 200, {"state": "lost"}, "gone"),
+        # The words of the upstream as the reason: in one line, and without what Redis cannot keep.
+        ({"retry": "$.error"}, 200, b'{"error": "come\\n  back \\ud800"}', Again("come back ?")),
+        ({"wait": "$status = 202"}, 202, {"id": 1}, Again("$status = 202", waits=True)),
+        ({"wait": "$status = 202"}, 202, b"", Again("$status = 202", waits=True)),
+        ({"wait": "$status = 202"}, 200, b"", "failed"),
+        ({"wait": "$header.x-page = 7"}, 200, b"", Again("$header.x-page = 7", waits=True)),
+        # What is not there is no reason to end a key whose body cannot be read.
+        ({"wait": "$.state = pending", "gone": "$.id != 1"}, 200, b"", "failed"),
+        # A 202 for which no condition holds is a failed attempt, as it is in every other job.
+        ({"wait": "state = pending"}, 202, {"id": 1}, Again("status 202: not ready yet")),
+        ({"wait": "state = pending"}, 202, b"", Again("status 202: not ready yet")),
+        ({"wait": "state = pending"}, 202, {"state": "pending"}, Again("state = pending", waits=True)),
+        ({"wait": "state = pending", "rows": "a"}, 202, {"id": 1}, Again("status 202: not ready yet")),
+        ({"wait": "x", "failed": "state = dead"}, 202, {"state": "dead"}, "failed"),
+    ],
+)
+def test_a_key_is_requested_again(conditions: dict[str, Any], status: int, body: Any, ended: str | Again) -> None:
+    (page,) = applied(body, status=status, parse=conditions, tables=table({"id": "bigint"}))
+    assert (page.again or page.outcome.value) == ended
+    assert bool(page.records) is (ended == "stored")
+
+
+def test_another_name_of_a_key_that_waits_waits_too() -> None:
+    body = {"query": {"redirects": [{"from": "NYC", "to": "New York"}], "pages": [{"title": "New York", "state": 1}]}}
+    pages = applied(
+        body,
+        ("NYC", "New York", "d"),
+        request={"url": "https://upstream.example/{keys}", "keys_per_request": 5},
+        parse={"rows": "query.pages", "key": "title", "wait": "state = 1"},
+        tables=table({"id": "bigint"}),
+    )
+    assert [page.again for page in pages] == [Again("state = 1", waits=True)] * 2 + [None]
+    assert pages[2].reason == "no record"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("1d", "'1d'; write a time"), ("25h", 'at most "24h"'), ("", "is empty"), (5, "must be text")]
+)
+def test_how_long_a_key_may_wait_is_checked(text: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        a_job(parse={"wait": "$", "wait_most": text}, tables=table({"id": "bigint"}))
 
 
 def test_records_are_left_out_by_skip() -> None:
