@@ -19,7 +19,7 @@ import msgspec
 import psutil
 import pytest
 
-from coordinator.model import KeyContext, Outcome
+from coordinator.model import NO_CONTEXT, KeyContext, Outcome
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse import hook
@@ -315,7 +315,7 @@ async def test_the_process_ignores_what_asks_for_a_drain_and_goes_with_the_worke
 async def test_a_parse_that_never_ends_does_not_outlive_its_worker(job: Job, tmp_path: Path) -> None:
     setup = ChildSetup(f"{parse_handler.__module__}:parse_handler", setup_of(job), 60, "parser", "INFO")
     process = await ChildProcess.start(setup, 60)
-    process.send(ParseTask(["hangs"], "", 200, [], b"", {}))
+    process.send(ParseTask([("hangs", b"", NO_CONTEXT)], "", 200, [], b""))
     await eventually(lambda: (tmp_path / "hangs").exists(), "a parse that hangs")
     process.abort()  # what the kernel does for a worker that was killed
     await eventually(lambda: process._process.returncode is not None, "the end of the parser's process")

@@ -125,7 +125,7 @@ async def deferred_of(
     result = FetchResult(
         Outcome.STORED, None, attempts.total + 1, MOMENT, HttpResponse(200, headers(), orjson.dumps(body))
     )
-    builder = PageBuilder(job, Template(job.request), Parser(loaded, job), lambda *_: None, defer)
+    builder = PageBuilder(job, {"": Template(job.request)}, {"": Parser(loaded, job)}, lambda *_: None, defer)
     return await builder.build(request, result), deferred
 
 
