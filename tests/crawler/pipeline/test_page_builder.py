@@ -121,7 +121,7 @@ async def deferred_of(
     first = a_request(keys[0])
     items = [first.items[0]._replace(key=key, digest=key.encode()) for key in keys]
     attempts_of = {} if waited is None else {waited.encode(): attempts}
-    request = Request(first.first_target, items, first.upstream, attempts, attempts_of)
+    request = Request(first.first_target, items, first.upstream, attempts, attempts_of=attempts_of)
     result = FetchResult(
         Outcome.STORED, None, attempts.total + 1, MOMENT, HttpResponse(200, headers(), orjson.dumps(body))
     )
