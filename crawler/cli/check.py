@@ -30,7 +30,7 @@ from crawler.cli.options import (
     print_json,
     run_async,
 )
-from crawler.corpus import polite_upstream, sample_corpus, survey_corpus
+from crawler.corpus import polite_upstream, sample_corpus, survey_corpus, with_source_database
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.robots.rules import product_token
 from crawler.fetch.template import Template
@@ -46,6 +46,7 @@ from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import postgres_flaw, read_version
 
 NO_CONTACT_WARNING = "set [request] user_agent to who you are and how to reach you"
+SHOWN_KEYS = 3
 
 # A row of what `check` prints: the setting, its value, and where the value comes from.
 Checked: TypeAlias = Sequence[Any]
@@ -123,13 +124,11 @@ async def _check(place: Place, job: Job, given: Mapping[str, str], environ: Mapp
     """Check everything that a run needs. Raises ShardcrawlError for the first thing that is wrong."""
     hook.load(job)
     resolve_credentials(job.request, environ)
-    notices: list[str] = []
-    first = await asyncio.to_thread(sample_corpus, job, notices.append)
-    _, total = await asyncio.to_thread(survey_corpus, job)
-    rows = [*_settings(job, total, given), *_refused(first), *_limits(job, given, first.keys)]
-    rows += _credentials(job, first.keys)
-    rows += [*_unmatched_limits(job, first), *(("warning", notice, "source") for notice in notices)]
+    # A query needs a database, which may have to be started; any other source is read before that.
+    rows = [] if job.source.query else await _source_rows(job, given)
     async with services(place, share=True) as addresses:
+        if job.source.query:
+            rows = await _source_rows(with_source_database(job, addresses.database, environ), given)
         client = connect_redis(addresses.redis)
         try:
             warnings = await check_server(client, addresses.redis)
@@ -160,6 +159,23 @@ async def _check(place: Place, job: Job, given: Mapping[str, str], environ: Mapp
     return rows
 
 
+async def _source_rows(job: Job, given: Mapping[str, str]) -> list[Checked]:
+    """The job's settings, and what its first keys tell. Raises SourceError."""
+    notices: list[str] = []
+    first = await asyncio.to_thread(sample_corpus, job, notices.append)
+    _, total = await asyncio.to_thread(survey_corpus, job)
+    rows = [*_settings(job, total, given), *_first_keys(first), *_refused(first), *_limits(job, given, first.keys)]
+    rows += _credentials(job, first.keys)
+    return [*rows, *_unmatched_limits(job, first), *(("warning", notice, "source") for notice in notices)]
+
+
+def _first_keys(first: Chunk) -> list[Checked]:
+    """The first keys that carry fields, with these."""
+    shown = [key for key in dict.fromkeys(first.keys) if key in first.fields][:SHOWN_KEYS]
+    fields = [", ".join(f"{name} = {text[:40]}" for name, text in first.fields[key].items()) for key in shown]
+    return [("key", f"{key[:60]}: {text}", "source") for key, text in zip(shown, fields, strict=True)]
+
+
 def _settings(job: Job, total: int | None, given: Mapping[str, str]) -> list[Checked]:
     run, request = job.run, job.request
 
@@ -168,7 +184,7 @@ def _settings(job: Job, total: int | None, given: Mapping[str, str]) -> list[Che
 
     return [
         ("run", run.name, origin("run", "name")),
-        ("source", job.source.path or job.source.python, "job file"),
+        ("source", job.source.name, "job file"),
         ("keys", _keys_words(total, request.keys_per_request), "source"),
         ("request", request.url or "each key is a URL", origin("request", "url")),
         ("engine", f"{request.engine}{', HTTP/2' if request.http2 else ''}", origin("request", "engine")),

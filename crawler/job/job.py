@@ -15,17 +15,17 @@ from typing import Any
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
 from crawler.job.fields import BYTES, FUNCTION, RUN_NAME, SectionModel, read_section, refuse_unknown
-from crawler.job.limits import limits_in
 from crawler.job.models import (
     JobFile,
     ParseSettings,
     RequestSettings,
     RetrySettings,
     RunSettings,
-    SourceSettings,
     StoreSettings,
 )
 from crawler.job.request_checks import check_request
+from crawler.job.sections.limits import limits_in
+from crawler.job.sections.source import SourceSettings, check_source
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
 JOB_SUFFIX = ".toml"
@@ -42,7 +42,8 @@ class Job:
     """A whole job. A process reads it once and passes it on, also to child processes by pickle.
 
     `folder` is where its relative paths and its Python modules are looked up. `document` is what it was read from,
-    with its secrets still as ${NAME}.
+    with its secrets still as ${NAME}. `source_database` is the address for `[source] query`: a secret, which a process
+    that reads the source fills in.
     """
 
     run: RunSettings
@@ -55,6 +56,7 @@ class Job:
     tables: tuple[TableSettings, ...] = ()
     folder: str = "."
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    source_database: str = field(default="", compare=False, repr=False)
 
     @property
     def has_parser(self) -> bool:
@@ -117,7 +119,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
         document=document,
     )
     _check_run(job.run)
-    _check_source(job.source)
+    check_source(job.source, keys_are_urls=job.request.url is None)
     check_request(job.request)
     body_memory(job)
     _check_function("parse", job.parse.python)
@@ -188,14 +190,6 @@ def _check_selectors(job: Job) -> None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
     if given and not job.tables:
         raise UsageError(f"job: {given[0]}: selectors fill [[tables]]; add one with its columns")
-
-
-def _check_source(source: SourceSettings) -> None:
-    if (source.path is None) == (source.python is None):
-        raise UsageError(
-            "job: [source] needs one of path (a file, or - for standard input) and python (module:function)"
-        )
-    _check_function("source", source.python)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ FOLDERS = sorted({path.parent for path in MODULES})
 MAX_LINES = 300
 MAX_WORKER_LINES = 150
 MAX_FILES_IN_A_ROOM = 8
-MAX_CRAWLER_PACKAGES = 21
+# 22: job/ is full, and sections with checks of their own have the room job/sections.
+MAX_CRAWLER_PACKAGES = 22
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "crawler", "coordinator", "tests", "ops", "Procfile", "Makefile", "CHANGELOG.md"),
     *("LICENSE", "requirements.lock", "docs", "examples", "CONTRIBUTING.md", "SECURITY.md"),

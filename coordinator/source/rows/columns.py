@@ -64,7 +64,7 @@ def require_columns(columns: Columns | None, found: Iterable[str], name: str) ->
     there = list(found)
     listed = ", ".join(map(showable, there))[:300] or "none"
     if columns is None:
-        hint = " (a plain list of keys has another ending, as .txt)" if len(there) < 2 else ""  # noqa: PLR2004 (one)
+        hint = " (a plain list of keys has another ending, as .txt)" if len(there) < 2 else ""
         raise SourceError(f"{name} needs a job file with [source] key: the column of its keys; it has {listed}{hint}")
     for wanted in columns.names:
         if wanted not in there:

@@ -18,7 +18,9 @@ _BATCH_ROWS = 256
 _MAGIC = b"PAR1"
 
 
-def parquet_rows(path: str, columns: Columns | None, cursor: Cursor, closed: Callable[[], bool]) -> Generator[Row, None, None]:
+def parquet_rows(
+    path: str, columns: Columns | None, cursor: Cursor, closed: Callable[[], bool]
+) -> Generator[Row, None, None]:
     """The rows of a file behind as many as the cursor says. Raises SourceError."""
     try:
         from arro3.core import DataType  # an extra, which other sources do not need

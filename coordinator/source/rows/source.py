@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused

@@ -10,7 +10,7 @@ import pytest
 from coordinator.errors import NotYet, UsageError
 from coordinator.settings import LimitSettings, Window
 from crawler.job.job import JobOverrides, load_document, read_job
-from crawler.job.limits import limit_of, limits_in, upstream_named
+from crawler.job.sections.limits import limit_of, limits_in, upstream_named
 
 
 @pytest.mark.parametrize(
