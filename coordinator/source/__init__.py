@@ -12,7 +12,7 @@ from coordinator.source.chunk import Chunk, Cursor, Refused, Source
 from coordinator.source.first_keys import FIRST_KEYS
 from coordinator.source.generator import GeneratorSource
 from coordinator.source.input.files import STANDARD_INPUT, fingerprint_of, list_files, reads_once
-from coordinator.source.key_rule import KeyRule
+from coordinator.source.key_rule import KeyRule, showable
 from coordinator.source.rows.columns import Columns
 from coordinator.source.rows.listed import Listed
 from coordinator.source.rows.query import QueryReader, QueryTable
@@ -33,6 +33,7 @@ __all__ = [
     "log_warning",
     "open_source",
     "reads_once",
+    "showable",
 ]
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.redis.versions import read_server_kind, redis_flaw
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
-from coordinator.source import Chunk
+from coordinator.source import Chunk, showable
 from crawler.cli import screen
 from crawler.cli.options import (
     command,
@@ -172,8 +172,8 @@ async def _source_rows(job: Job, given: Mapping[str, str]) -> list[Checked]:
 def _first_keys(first: Chunk) -> list[Checked]:
     """The first keys that carry fields, with these."""
     shown = [key for key in dict.fromkeys(first.keys) if key in first.fields][:SHOWN_KEYS]
-    fields = [", ".join(f"{name} = {text[:40]}" for name, text in first.fields[key].items()) for key in shown]
-    return [("key", f"{key[:60]}: {text}", "source") for key, text in zip(shown, fields, strict=True)]
+    fields = [", ".join(f"{name} = {showable(text)[:40]}" for name, text in first.fields[key].items()) for key in shown]
+    return [("key", f"{showable(key)[:60]}: {text}", "source") for key, text in zip(shown, fields, strict=True)]
 
 
 def _settings(job: Job, total: int | None, given: Mapping[str, str]) -> list[Checked]:

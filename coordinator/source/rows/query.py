@@ -19,7 +19,7 @@ class QueryReader(Protocol):
     fingerprint: str
 
     def columns(self) -> Sequence[str]:
-        """Connect, and return the names of the query's columns. Raises SourceError."""
+        """Connect, and return the names of the query's columns; none when it was closed. Raises SourceError."""
         ...
 
     def open(self, columns: Sequence[str], skip: int) -> int:
@@ -47,7 +47,9 @@ class QueryTable:
 
     def rows(self, cursor: Cursor) -> Generator[Row, None, None]:
         """See Table.rows."""
-        names = require_columns(self._columns, self._reader.columns(), "[source] query").names
+        if not (found := self._reader.columns()):
+            return
+        names = require_columns(self._columns, found, "[source] query").names
         if (skipped := self._reader.open(names, cursor.line)) < cursor.line:
             raise SourceError(
                 f"[source] query returns {skipped} rows, but this run has read {cursor.line} before; "

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 # What has been read is skipped in the server; a restart of it takes seconds.
 RECONNECT_ATTEMPTS = 30
 RECONNECT_SECONDS = 1.0
+CLOSE_SECONDS = 5.0
 
 Result = TypeVar("Result")
 
@@ -115,7 +117,7 @@ class SourceQuery:
         connection = self._connection or await self._connect()
         with postgres_errors():
             names = ", ".join('"{}"::text'.format(name.replace('"', '""')) for name in self._columns)
-            self._cursor = await connection.cursor(f"SELECT {names} FROM ({self._statement}\n) AS source_rows")
+            self._cursor = await connection.cursor(f"SELECT {names} FROM ({self._statement}\n) AS source_rows")  # noqa: S608 (the user's own)
             return await self._cursor.forward(skip) if skip else 0
 
     async def _fetch(self, limit: int) -> Sequence[Sequence[str | None]]:
@@ -140,10 +142,14 @@ class SourceQuery:
         self._connection = self._cursor = None
 
     async def _stop(self) -> None:
-        self._terminate()
+        """End what goes on, in the server too, which would sort on for nobody."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._connection is not None:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                await self._connection.close(timeout=CLOSE_SECONDS)
+        self._terminate()
         await asyncio.sleep(0)  # here the socket is closed
         self._loop.stop()
