@@ -151,8 +151,9 @@ async def test_rows_with_a_key_of_two_columns_go_on_after_a_kill_and_feed_a_quer
     ]
     await shell.run("audit", "a")
     first = "(select min(run_id) from runs)"
-    query = f"select key->>0 as sku, key->>1 as land from (select key::jsonb from pages where run_id = {first} and outcome = 'stored') as p"
-    source = f'[source]\nquery = """{query} order by 1"""\nkey = "sku"\ncarry = "land"\n'
+    pages = f"(select key::jsonb from pages where run_id = {first} and outcome = 'stored')"
+    query = f"select key->>0 as sku, key->>1 as land from {pages} as p order by 1"
+    source = f'[source]\nquery = """{query}"""\nkey = "sku"\ncarry = "land"\n'
     shell.write("b.toml", f'[run]\nname = "b"\n{source}{request}')
     assert "land = de" in (await shell.run("check", "b.toml")).out
     await shell.run("run", "b.toml")
