@@ -14,10 +14,10 @@ from coordinator.source.generator import GeneratorSource
 from coordinator.source.input.files import STANDARD_INPUT, fingerprint_of, list_files, reads_once
 from coordinator.source.key_rule import KeyRule, showable
 from coordinator.source.rows.columns import Columns
-from coordinator.source.rows.listed import Listed
-from coordinator.source.rows.query import QueryReader, QueryTable
+from coordinator.source.rows.query import QueryReader, QueryRows
+from coordinator.source.rows.row import Listed
+from coordinator.source.rows.row_file import RowFile, estimate_rows, row_format_of
 from coordinator.source.rows.source import RowSource
-from coordinator.source.rows.table_file import TableFile, estimate_rows, row_format_of
 from coordinator.source.text import TextSource
 
 __all__ = [
@@ -71,14 +71,14 @@ def open_source(
     if keys:
         return rows("[source] keys", [Listed(keys)], None, estimate=lambda: len(keys))
     if query:
-        return rows("[source] query", [QueryTable(query, columns)], columns, fingerprint=lambda: query.fingerprint)
+        return rows("[source] query", [QueryRows(query, columns)], columns, fingerprint=lambda: query.fingerprint)
     assert path is not None
     files = list_files(path, folder)
     if columns is None and not any(map(row_format_of, files)):
         return TextSource(path, files, cursor=cursor, key_rule=key_rule, warn=warn)
     return rows(
         path,
-        [TableFile(file, columns, warn) for file in files],
+        [RowFile(file, columns, warn) for file in files],
         columns,
         fingerprint=lambda: fingerprint_of(files),
         estimate=lambda: estimate_rows(files),

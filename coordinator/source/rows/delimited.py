@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator, Sequence
 
 from coordinator.errors import SourceError
+from coordinator.source.input.cut_lines import MAX_ROW_BYTES, CutLines
 from coordinator.source.rows.columns import Columns, require_columns
-from coordinator.source.rows.lines import MAX_ROW_BYTES, Lines
-from coordinator.source.rows.table import Row
+from coordinator.source.rows.row import Row
 
 # What may stand between the cells, as the header shows it.
 _DELIMITERS = ",;\t"
@@ -21,7 +21,7 @@ class _TooLong(Exception):
 class _RowLines(Iterator[str]):
     """The lines that csv takes for one row, which are kept until `begin` is called for the next one."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: CutLines) -> None:
         self._lines = lines
         self.begin()
 
@@ -62,7 +62,7 @@ class _RowLines(Iterator[str]):
 class Delimited:
     """The header of a CSV, and what is read by it. `tabs` says that the cells of a TSV stand between tabs."""
 
-    def __init__(self, lines: Lines, columns: Columns | None, name: str, *, tabs: bool) -> None:
+    def __init__(self, lines: CutLines, columns: Columns | None, name: str, *, tabs: bool) -> None:
         """Read the header. Raises SourceError when it lacks a column."""
         csv.field_size_limit(MAX_ROW_BYTES)  # csv has one limit for the process, and cells that nobody reads count too
         row = _RowLines(lines)
@@ -75,7 +75,7 @@ class Delimited:
         self._header = [cell.strip() for cell in header]
         self._names = require_columns(columns, self._header, name).names
 
-    def rows(self, lines: Lines) -> Iterator[Row]:
+    def rows(self, lines: CutLines) -> Iterator[Row]:
         """The rows of lines behind the header. A row that is none is refused, and the next one is read."""
         header, row = self._header, _RowLines(lines)
         wanted = [(name, header.index(name)) for name in self._names]

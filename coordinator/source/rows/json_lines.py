@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from coordinator.source.input.cut_lines import MAX_ROW_BYTES, CutLines
 from coordinator.source.rows.columns import Columns, require_columns
-from coordinator.source.rows.lines import MAX_ROW_BYTES, Lines
-from coordinator.source.rows.table import Row
+from coordinator.source.rows.row import Row
 
 
 def _no_constant(text: str) -> NoReturn:
@@ -19,7 +19,7 @@ def _no_constant(text: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
 
 
-def json_rows(lines: Lines, columns: Columns | None, name: str) -> Iterator[Row]:
+def json_rows(lines: CutLines, columns: Columns | None, name: str) -> Iterator[Row]:
     """The rows of lines; blank lines are skipped. Without columns, SourceError lists those of the first row."""
     while True:
         first = lines.line + 1

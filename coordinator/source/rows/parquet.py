@@ -11,7 +11,7 @@ from coordinator.errors import SourceError
 from coordinator.source.chunk import Cursor
 from coordinator.source.input.files import SourceFile
 from coordinator.source.rows.columns import Columns, require_columns
-from coordinator.source.rows.table import Row
+from coordinator.source.rows.row import Row
 
 # Cells can be large, and a batch is in memory as a whole.
 _BATCH_ROWS = 256

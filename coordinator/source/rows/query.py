@@ -8,7 +8,7 @@ from typing import Protocol
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Cursor
 from coordinator.source.rows.columns import Columns, require_columns
-from coordinator.source.rows.table import Row
+from coordinator.source.rows.row import Row
 
 _FETCH_ROWS = 5000
 
@@ -35,7 +35,7 @@ class QueryReader(Protocol):
         ...
 
 
-class QueryTable:
+class QueryRows:
     """The rows that a query returns, of which each counts as a line."""
 
     name = ""
@@ -46,7 +46,7 @@ class QueryTable:
         self._columns = columns
 
     def rows(self, cursor: Cursor) -> Generator[Row, None, None]:
-        """See Table.rows."""
+        """See RowList.rows."""
         if not (found := self._reader.columns()):
             return
         names = require_columns(self._columns, found, "[source] query").names
@@ -62,5 +62,5 @@ class QueryTable:
             before += len(batch)
 
     def close(self) -> None:
-        """See Table.close."""
+        """See RowList.close."""
         self._reader.close()

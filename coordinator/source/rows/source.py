@@ -13,16 +13,16 @@ from coordinator.source.first_keys import FirstKeys
 from coordinator.source.input.pieces import DAMAGE_ERRORS
 from coordinator.source.key_rule import KeyRule, refuse
 from coordinator.source.rows.columns import BadRow, Columns
-from coordinator.source.rows.table import Row, Table
+from coordinator.source.rows.row import Row, RowList
 
 
 class RowSource:
-    """Reads keys, and the fields that they carry, from the rows of tables, one table after another."""
+    """Reads keys, and the fields that they carry, from the rows of lists, one list after another."""
 
     def __init__(
         self,
         name: str,
-        tables: Sequence[Table],
+        lists: Sequence[RowList],
         columns: Columns | None,
         *,
         cursor: Cursor,
@@ -33,7 +33,7 @@ class RowSource:
     ) -> None:
         """Begin at a cursor. `fingerprint` and `estimate` are those of the source. Raises SourceError."""
         self._name = name
-        self._tables = tables
+        self._lists = lists
         self._columns = columns
         self._rule = key_rule
         self._first = FirstKeys(name, cursor, warn, absolute_url=key_rule.absolute_url)
@@ -72,39 +72,39 @@ class RowSource:
     def close(self) -> None:
         """See Source.close."""
         self._closed = True
-        self._table.close()
+        self._list.close()
         with self._lock:
             self._rows.close()  # which closes its file
 
     def _index_of(self, cursor: Cursor) -> int:
-        for index, table in enumerate(self._tables):
-            if not cursor.file or table.name == cursor.file:
+        for index, one in enumerate(self._lists):
+            if not cursor.file or one.name == cursor.file:
                 return index
         raise SourceError(f"{cursor.file}, where this run goes on, is not in the source any more; bring it back")
 
     def _open(self, at: int, cursor: Cursor) -> None:
         self._at = at
-        self._table = self._tables[at]
-        self._cursor = Cursor(cursor.offset, cursor.line, self._table.name)
-        self._rows = self._table.rows(cursor)
+        self._list = self._lists[at]
+        self._cursor = Cursor(cursor.offset, cursor.line, self._list.name)
+        self._rows = self._list.rows(cursor)
 
     def _next(self) -> Row | None:
-        """The next row, of the next table too; None at the end, or when there is a failure."""
+        """The next row, of the next list too; None at the end, or when there is a failure."""
         while not (self._failure or self._closed):
             try:
                 row = next(self._rows, None)
             except SourceError as error:
                 self._failure = error
             except DAMAGE_ERRORS as error:
-                where = f"{self._name} {self._table.name}".rstrip()
+                where = f"{self._name} {self._list.name}".rstrip()
                 why = str(error) or type(error).__name__
                 self._failure = SourceError(f"{where} cannot be read beyond line {self._cursor.line}: {why}")
                 self._failure.__cause__ = error
             else:
                 if row is not None:
-                    self._cursor = Cursor(row.offset, row.lines, self._table.name)
+                    self._cursor = Cursor(row.offset, row.lines, self._list.name)
                     return row
-                if self._closed or self._at + 1 == len(self._tables):
+                if self._closed or self._at + 1 == len(self._lists):
                     return None
                 self._open(self._at + 1, Cursor())
         return None
@@ -123,9 +123,9 @@ class RowSource:
                 fields.setdefault(key, carried)  # of a key that comes twice the first row counts
         if reason:
             text = row.text or json.dumps(row.cells, ensure_ascii=False, default=str)
-            refused.append(refuse(text, row.line, reason, self._table.name, is_row=True))
+            refused.append(refuse(text, row.line, reason, self._list.name, is_row=True))
         elif self._rule.surely_key(key) or not (why := self._rule.reason(key)):
             keys.append(key)
         else:
             fields.pop(key, None)
-            refused.append(refuse(key, row.line, why, self._table.name))
+            refused.append(refuse(key, row.line, why, self._list.name))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from coordinator.errors import SourceError
 from coordinator.source import Columns, Cursor, KeyRule, Refused, Source, open_source
-from coordinator.source.rows.lines import MAX_ROW_BYTES
+from coordinator.source.input.cut_lines import MAX_ROW_BYTES
 from tests.coordinator.source.test_source import COMPRESSED, PACK
 
 START = Cursor()
@@ -298,7 +298,7 @@ def test_a_missing_key_and_an_unknown_column_list_what_there_is(tmp_path: Path, 
             whole(source_of(tmp_path, name, Columns(("skus",))))
 
 
-def test_a_csv_that_is_a_plain_list_is_told_to_have_another_name(tmp_path: Path) -> None:
+def test_a_csv_that_is_a_plain_list_needs_another_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("https://me:secret@host.example/1\n")
     with pytest.raises(SourceError, match=r"a plain list of keys has another ending, as \.txt") as caught:
         whole(source_of(tmp_path, "t.csv", None))

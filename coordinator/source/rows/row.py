@@ -1,8 +1,8 @@
-"""What all sources of rows have in common: the row, and the protocol of that which has them."""
+"""A row, the protocol of that which has rows, and the simplest list of them."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from coordinator.source.chunk import Cursor
@@ -23,7 +23,7 @@ class Row(NamedTuple):
     reason: str = ""
 
 
-class Table(Protocol):
+class RowList(Protocol):
     """One file, or another list of rows. One thread reads; any thread may close it."""
 
     @property
@@ -38,3 +38,21 @@ class Table(Protocol):
     def close(self) -> None:
         """Stop: `rows` ends soon."""
         ...
+
+
+class Listed:
+    """A list of keys, each of which is a row that has no cells."""
+
+    name = ""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """List these."""
+        self._keys = keys
+
+    def rows(self, cursor: Cursor) -> Generator[Row, None, None]:
+        """See RowList.rows."""
+        for number, key in enumerate(self._keys[cursor.line :], cursor.line + 1):
+            yield Row(number, number, number, None, key)
+
+    def close(self) -> None:
+        """See RowList.close."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 MAX_ROW_BYTES = 1024 * 1024
 
 
-class Lines(Iterator[bytes]):
+class CutLines(Iterator[bytes]):
     """The lines of a text with their ends (LF, CRLF or CR), in pieces where one is longer than MAX_ROW_BYTES.
 
     `offset` and `line` are those of a cursor behind the last one that was returned.

@@ -8,15 +8,15 @@ from contextlib import closing
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Cursor
+from coordinator.source.input.cut_lines import CutLines
 from coordinator.source.input.files import RawInput, SourceFile
 from coordinator.source.input.line_count import estimate_lines
 from coordinator.source.input.pieces import pieces
 from coordinator.source.rows.columns import Columns
 from coordinator.source.rows.delimited import Delimited
 from coordinator.source.rows.json_lines import json_rows
-from coordinator.source.rows.lines import Lines
 from coordinator.source.rows.parquet import parquet_rows
-from coordinator.source.rows.table import Row
+from coordinator.source.rows.row import Row
 
 _ENDING = re.compile(r"(?i)\.(?:(csv|tsv|jsonl|ndjson)(?:\.(?:gz|zst|xz|bz2))?|(parquet))$")
 
@@ -34,7 +34,7 @@ def estimate_rows(files: Sequence[SourceFile]) -> int | None:
     return estimate_lines(files, may_be="JSON")
 
 
-class TableFile:
+class RowFile:
     """The rows of one file."""
 
     def __init__(self, file: SourceFile, columns: Columns | None, warn: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ class TableFile:
         self._format = format_
 
     def rows(self, cursor: Cursor) -> Generator[Row, None, None]:
-        """See Table.rows."""
+        """See RowList.rows."""
         if self._format == "parquet":
             yield from parquet_rows(self._file.path, self._columns, cursor, lambda: self._closed)
         elif self._format in ("jsonl", "ndjson"):
@@ -70,7 +70,7 @@ class TableFile:
                 yield from table.rows(self._lines(raw, cursor))
 
     def close(self) -> None:
-        """See Table.close."""
+        """See RowList.close."""
         self._closed = True
         if self._raw is not None:
             self._raw.closed = True
@@ -83,5 +83,5 @@ class TableFile:
         self._raw.closed = self._closed
         return self._raw
 
-    def _lines(self, raw: RawInput, cursor: Cursor) -> Lines:
-        return Lines(pieces(raw, cursor.offset, self._warn, may_be="JSON"), cursor.offset, cursor.line)
+    def _lines(self, raw: RawInput, cursor: Cursor) -> CutLines:
+        return CutLines(pieces(raw, cursor.offset, self._warn, may_be="JSON"), cursor.offset, cursor.line)
