@@ -18,6 +18,7 @@ _COMPRESSED = re.compile(
 _COMPRESSION_OF_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2"}
 _UNPACK = "unpack it, and name the file of keys in it"
 _EXPORT = "write its keys as text, one a line"
+_EXPORT_JSON = f"{_EXPORT}, as jq -r '.[]' does; the name of JSON Lines ends in .jsonl"
 _RENAME = "give it a name that ends in "
 # Only what no text begins with, and the beginnings of markup: a list of keys must never be taken for one of these.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
@@ -44,7 +45,11 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "text in UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),
     (rb"(?i:\s*<(?:!doctype\b|html\b))", "HTML", _EXPORT),
     (rb"\s*<(?:\?xml\b|urlset\b|sitemapindex\b)", "XML", f"{_EXPORT} (in a sitemap they are in <loc>)"),
-    (rb"\s*(?:\{\s*\"|\[\s*[\[{\"]|[\[{]\s*\n)", "JSON", f"{_EXPORT}, as jq -r '.[]' does"),
+    (
+        rb"\s*(?:\{\s*\"|\[\s*[\[{\"]|[\[{]\s*\n)",
+        "JSON",
+        f"{_EXPORT}, as jq -r '.[]' does; the name of JSON Lines ends in .jsonl",
+    ),
 )
 _OTHER = re.compile(
     b"|".join(rb"(?P<f%d>%b)" % (number, pattern) for number, (pattern, _, _) in enumerate(_OTHERS)), re.DOTALL

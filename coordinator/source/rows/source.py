@@ -56,7 +56,7 @@ class RowSource:
                 row = self._next()
                 if row is None:
                     # When there are whole rows before the damage, this read returns them, and the next one raises.
-                    if self._failure and not (keys or refused):
+                    if self._failure and not (keys or refused or self._closed):
                         raise self._failure
                     exhausted = not (self._failure or self._closed)
                     break

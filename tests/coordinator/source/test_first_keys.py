@@ -17,11 +17,11 @@ ONE_ID = KeyRule(absolute_url=False)
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
-        ("%d,https://host.example/%d", "it looks like a CSV: keep only the column of URLs"),
-        ('"%d","https://host.example/%d"', "it looks like a CSV: keep only the column of URLs"),
-        ('"https://host.example/%d","%d"', "it looks like a CSV: keep only the column of URLs"),
-        ("title %d\thttps://host.example/%d", "it looks like a CSV: keep only the column of URLs"),
-        ("%d;title %d", "it looks like a CSV: keep only the column of keys"),
+        ("%d,https://host.example/%d", "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ('"%d","https://host.example/%d"', "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ('"https://host.example/%d","%d"', "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ("title %d\thttps://host.example/%d", "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ("%d;title %d", "it looks like a CSV: end its name in .csv, and name the column of keys"),
         ('"https://host.example/%d?x=%d"', "the URLs are in quotes: remove these"),
         ("<https://host.example/%d?x=%d>", "the URLs are in quotes: remove these"),
         ("- https://host.example/%d?x=%d", "something stands before each URL"),

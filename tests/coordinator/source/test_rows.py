@@ -18,8 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import SourceError
+from coordinator.model import Block, KeyContext, ShardId
+from coordinator.queue.sharding import BLOCK_KEYS
+from coordinator.queue.wire import decode_block, encode_block
 from coordinator.source import Columns, Cursor, KeyRule, Refused, Source, open_source
 from coordinator.source.input.cut_lines import MAX_ROW_BYTES
+from coordinator.source.rows.columns import MAX_ITEM_BYTES, BadRow
 from tests.coordinator.source.test_source import COMPRESSED, PACK
 
 START = Cursor()
@@ -258,6 +262,17 @@ def test_what_is_no_parquet_and_a_missing_extra_are_said_in_one_line(
 
 
 # -- any rows
+
+
+def test_a_block_of_the_largest_keys_with_fields_is_taken() -> None:
+    columns = Columns(("sku",), ("x",))
+    rest = MAX_ITEM_BYTES - 2 * 4_000 - len("skux")
+    items = [columns.item({"sku": f"{n:04000}", "x": "v" * rest}) for n in range(BLOCK_KEYS)]
+    with pytest.raises(BadRow):
+        columns.item({"sku": f"{0:04000}", "x": "v" * (rest + 1)})
+    keys = tuple(key for key, _ in items)
+    block = Block(ShardId(0), keys, contexts={at: KeyContext(fields=fields) for at, (_, fields) in enumerate(items)})
+    assert decode_block(ShardId(0), encode_block(block)) == block
 
 
 def test_several_columns_make_one_key_and_each_is_a_field(tmp_path: Path) -> None:
