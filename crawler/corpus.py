@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+from coordinator.errors import UsageError
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.settings import ANY_UPSTREAM
-from coordinator.source import FIRST_KEYS, Chunk, Cursor, KeyRule, Source, log_warning, open_source, reads_once
+from coordinator.source import (
+    FIRST_KEYS,
+    Chunk,
+    Columns,
+    Cursor,
+    KeyRule,
+    Source,
+    log_warning,
+    open_source,
+    reads_once,
+)
 from crawler.fetch.template import Template
 from crawler.job.job import Job
+from crawler.store.rows.source_query import SourceQuery
 
 # How long the first keys may take; a source can be slow.
 SAMPLE_SECONDS = 1.0
@@ -21,7 +34,34 @@ def open_corpus(job: Job, cursor: Cursor, warn: Callable[[str], None] = log_warn
     separator = job.request.separator if job.request.keys_per_request > 1 else None
     rule = KeyRule(absolute_url=job.request.url is None, separator=separator)
     folder = Path(job.folder)
-    return open_source(job.source.path, job.source.python, cursor=cursor, key_rule=rule, folder=folder, warn=warn)
+    source = job.source
+    columns = Columns(source.key_columns, source.carried_columns) if source.key_columns else None
+    return open_source(
+        source.path,
+        source.python,
+        keys=source.keys,
+        query=None if source.query is None else SourceQuery(job.source_database, source.query),
+        columns=columns,
+        cursor=cursor,
+        key_rule=rule,
+        folder=folder,
+        warn=warn,
+    )
+
+
+def with_source_database(job: Job, database: str, environ: Mapping[str, str]) -> Job:
+    """The job with the address of the Postgres that its query reads: `database`, which is the run's, or a secret.
+
+    Raises UsageError when the secret is not set.
+    """
+    if job.source.query is None:
+        return job
+    if job.source.database is None:
+        return replace(job, source_database=database)
+    name = job.source.database[2:-1]
+    if not (address := environ.get(name)):
+        raise UsageError(f"job: [source] database: ${{{name}}} is not set in the environment")
+    return replace(job, source_database=address)
 
 
 def is_rereadable(job: Job) -> bool:
@@ -38,7 +78,7 @@ def survey_corpus(job: Job, *, count: bool = True) -> tuple[str, int | None]:
         return "", None
     # What there is to say about the source is said by the planner, or by `sample_corpus`.
     with closing(open_corpus(job, Cursor(), lambda _: None)) as source:
-        if job.source.path is not None:
+        if job.source.python is None:  # which is the user's code, and may take its time
             source.read(FIRST_KEYS, SAMPLE_SECONDS)
         return source.fingerprint(), source.estimate() if count else None
 

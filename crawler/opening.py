@@ -268,7 +268,7 @@ async def _check_source(job: Job, record: RunRecord) -> None:
         fingerprint, _ = await asyncio.to_thread(survey_corpus, job, count=False)
         if fingerprint != record.fingerprint:
             raise UsageError(
-                f"source {job.source.path} has changed since run {record.name} began: "
+                f"source {job.source.name} has changed since run {record.name} began: "
                 "bring the old one back, or give the new run another --name"
             )
 

@@ -9,13 +9,14 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 
 from coordinator.errors import FetchError, UsageError, first_line
-from coordinator.model import EntryId, Outcome, ShardId
+from coordinator.model import EntryId, KeyContext, Outcome, ShardId
 from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
 from coordinator.roles.membership import new_worker_id
@@ -142,11 +143,18 @@ class _Recorder:
         await self._engine.close()
 
 
-async def rehearse(job: Job, keys: Sequence[str], client: Redis, environ: Mapping[str, str]) -> list[Rehearsal]:
+async def rehearse(
+    job: Job,
+    keys: Sequence[str],
+    client: Redis,
+    environ: Mapping[str, str],
+    fields: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> list[Rehearsal]:
     """Send the request for these keys as a worker of the job's run would, within its budgets, and parse what comes.
 
-    Returns what became of each key; they share their exchanges. Attempts that a run would defer are not waited for.
-    Raises UsageError, before anything is sent, and RedisUnavailable, RedisRefused.
+    `fields` are those that the source carries with keys. Returns what became of each key; they share their exchanges.
+    Attempts that a run would defer are not waited for. Raises UsageError, before anything is sent, and
+    RedisUnavailable, RedisRefused.
     """
     hook.load(job)
     credentials, shown = resolve_credentials(job.request, environ), _shown_credentials(job, environ)
@@ -157,13 +165,14 @@ async def rehearse(job: Job, keys: Sequence[str], client: Redis, environ: Mappin
 
     template = Template(job.request, credentials.body_secrets)
     try:
-        target, payload = template.build(keys)
+        contexts = [KeyContext(fields=fields.get(key, {})) for key in keys]
+        target, payload = template.build(keys, contexts[0])
     except InvalidUrl as error:
         raise UsageError(f"key {keys[0]!r} {error}; give a key that the job can request") from error
     async with AsyncExitStack() as stack:
         fetching = open_fetching(stack, RunKeys(job.run.name), new_worker_id(), job, client, environ, recorded)
         block = OpenBlock(ShardId(0), EntryId(""), 1, len(keys))
-        items = [Item(key, digest(key), block) for key in keys]
+        items = [Item(key, digest(key), block, context) for key, context in zip(keys, contexts, strict=True)]
         request = Request(target, items, fetching.matcher.upstream_of(target), payload=payload)
         results: list[FetchResult | str] = []
 
@@ -184,7 +193,8 @@ async def rehearse(job: Job, keys: Sequence[str], client: Redis, environ: Mappin
     if response is None or not found.is_stored:
         return [replace(found, key=key) for key in keys]
     if job.has_parser:
-        parsed = parse(job, Response(keys, found.url, response.status, response.headers, response.body))
+        source = contexts[0].fields if len(keys) == 1 else {}
+        parsed = parse(job, Response(keys, found.url, response.status, response.headers, response.body, source=source))
         return [_with_records(replace(found, key=key), parsed) for key in keys]
     pages = await PageBuilder(job, {"": template}, {}, lambda *_: None, lambda *_: None).build(request, result)
     return [_with_body(replace(found, key=page.item.key), page) for page in pages]

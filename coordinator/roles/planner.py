@@ -188,9 +188,10 @@ class Planner:
         if refusals:
             gathered.reasons |= {digest: refusals[key] for digest, key in keys.items() if key in refusals}
         if chunk.fields:
-            gathered.contexts |= {
+            contexts = {
                 digest: KeyContext(fields=chunk.fields[key]) for digest, key in keys.items() if key in chunk.fields
             }
+            gathered.contexts = contexts | gathered.contexts  # of a key that comes twice the first one counts
         gathered.lines += len(chunk.keys) + len(chunk.refused)
         gathered.done += len(done)
         gathered.keys = gathered.keys | keys if gathered.keys else keys

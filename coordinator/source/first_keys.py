@@ -12,6 +12,7 @@ FIRST_KEYS = 1000
 # So many of the refused lines are looked at for the likely cause.
 _SAMPLES = 50
 
+_CSV = "it looks like a CSV: end its name in .csv, and name the column"
 # What most of the refused lines look like (in `key`, where line breaks and NULs are escaped, or in `reason`), and what
 # that means; the first that fits counts.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
@@ -22,11 +23,15 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 )
 _CAUSES_OF_URLS: tuple[tuple[str, str, str], ...] = (
     ("key", r"(?i)^[\"'\u201c\u2018<`(]+\s*https?://[^,;]*[,;]?$", "the URLs are in quotes: remove these"),
-    ("key", r"(?i)[,;|\"]\s*https?://|\\x09|^\"[^\"]*\"[,;]", "it looks like a CSV: keep only the column of URLs"),
+    (
+        "key",
+        r"(?i)[,;|\"]\s*https?://|\\x09|^\"[^\"]*\"[,;]",
+        f"{_CSV} of URLs in [source] key",
+    ),
     ("key", r"(?i)https?://", "something stands before each URL: keep only the URLs, one a line"),
     ("key", r"^[A-Za-z][A-Za-z0-9+.-]*://", "only http:// and https:// can be fetched"),
     ("key", r"(?i)^(?://)?[\w.-]+\.[a-z]{2,}(?::\d+)?(?:[/?#]|$)", "the URLs lack http://: write it before each"),
-    ("key", r"[,;]", "it looks like a CSV: keep only the column of keys"),
+    ("key", r"[,;]", f"{_CSV} of keys in [source] key"),
     ("key", "", 'if these are ids, a job file says what their URL is: [request] url = "https://HOST/PATH/{key}"'),
 )
 

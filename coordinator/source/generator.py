@@ -1,10 +1,10 @@
-"""A source in Python: the user's `module:function`, called without arguments, yields the keys."""
+"""A source in Python: the user's `module:function`, called without arguments, yields the keys, or rows as dicts."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
 from coordinator.source.first_keys import FirstKeys
 from coordinator.source.key_rule import KeyRule, refuse
+from coordinator.source.rows.columns import BadRow, Columns
 from coordinator.user_code import load_module
 
 
 class GeneratorSource:
     """Reads keys (str, or bytes of UTF-8) from the iterable that a function returns; every item counts as one line.
+    With `columns` the items are dicts, of which these make the key, and are what travels with it.
 
     To resume, the function is called again and the keys that were read before are skipped, so it must yield the same
     keys in the same order. A thread takes the keys from the iterable, at most one read ahead: so a read returns what
@@ -24,10 +26,18 @@ class GeneratorSource:
     """
 
     def __init__(
-        self, python: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path, warn: Callable[[str], None]
+        self,
+        python: str,
+        columns: Columns | None,
+        *,
+        cursor: Cursor,
+        key_rule: KeyRule,
+        folder: Path,
+        warn: Callable[[str], None],
     ) -> None:
         """Import the module, looking in `folder` first, and call the function; raises SourceError when that fails."""
         self._name = python
+        self._columns = columns
         self._rule = key_rule
         self._first = FirstKeys(python, cursor, warn, absolute_url=key_rule.absolute_url)
         self._count = cursor.offset
@@ -45,6 +55,7 @@ class GeneratorSource:
         """See Source.read."""
         keys: list[str] = []
         refused: list[Refused] = []
+        fields: dict[str, Mapping[str, str]] = {}
         with self._changed:
             self._wanted = limit
             if self._taker.ident is None:
@@ -60,10 +71,10 @@ class GeneratorSource:
         watched = self._first.left
         for part in (items[:watched], items[watched:]):
             known = len(refused)
-            self._classify(part, keys, refused)
+            self._classify(part, keys, refused, fields)
             self._first.look(keys, refused[known:])
         self._first.look(keys, (), ended=exhausted)
-        return Chunk(keys, refused, Cursor(self._count, self._count), exhausted)
+        return Chunk(keys, refused, Cursor(self._count, self._count), exhausted, fields)
 
     def estimate(self) -> int | None:
         """See Source.estimate: unknown."""
@@ -115,18 +126,34 @@ class GeneratorSource:
                 "it must yield the same keys in the same order again"
             )
 
-    def _classify(self, items: list[object], keys: list[str], refused: list[Refused]) -> None:
-        """Add items to the keys, or to the refused lines."""
+    def _classify(
+        self, items: list[object], keys: list[str], refused: list[Refused], fields: dict[str, Mapping[str, str]]
+    ) -> None:
+        """Add items to the keys, with their fields, or to the refused lines."""
         surely_key = self._rule.surely_key
         for number, item in enumerate(items, self._count + 1):
-            if isinstance(item, bytes):
-                item = item.decode("utf-8", "surrogateescape")
-            if not isinstance(item, str):
-                refused.append(refuse(repr(item), number, f"is no text but {type(item).__name__}"))
-            elif surely_key(item) or not (reason := self._rule.reason(item)):
-                keys.append(item)
+            key, carried = item, None
+            if self._columns is not None:
+                if not isinstance(item, Mapping):
+                    what = type(item).__name__
+                    refused.append(refuse(repr(item), number, f"is no dict but {what}; [source] key names its fields"))
+                    continue
+                try:
+                    key, carried = self._columns.item(item)
+                except BadRow as bad:
+                    refused.append(refuse(repr(item), number, str(bad), is_row=True))
+                    continue
+            elif isinstance(item, bytes):
+                key = item.decode("utf-8", "surrogateescape")
+            if not isinstance(key, str):
+                advice = "; name its fields in [source] key" if isinstance(key, Mapping) else ""
+                refused.append(refuse(repr(item), number, f"is no text but {type(item).__name__}{advice}"))
+            elif surely_key(key) or not (reason := self._rule.reason(key)):
+                keys.append(key)
+                if carried is not None:
+                    fields.setdefault(key, carried)  # of a key that comes twice the first one counts
             else:
-                refused.append(refuse(item, number, reason))
+                refused.append(refuse(key, number, reason))
         self._count += len(items)
 
 

@@ -66,15 +66,21 @@ class KeyRule:
         return _url_reason(key) if self.absolute_url else None
 
 
-def refuse(key: str, line: int, reason: str, file: str = "") -> Refused:
+def showable(text: str) -> str:
+    """The beginning of a text without a secret or a control character in it: about 200 characters."""
+    shown = _SECRET.sub("***@", text[:MAX_KEY_BYTES], count=1)[:SHOWN_CHARACTERS]
+    return re.sub(f"[{_UNPRINTABLE}]", _escape, shown)[:SHOWN_CHARACTERS]
+
+
+def refuse(key: str, line: int, reason: str, file: str = "", *, is_row: bool = False) -> Refused:
     """A bad line in a form that can be shown and stored: no secret, no control character, about 200 characters.
 
-    When the text must be changed for this, its place is added, so that no two lines become the same text.
+    When the text must be changed for this, or is that of a row, which another row may have as its key, its place is
+    added: so no two lines become the same text.
     """
-    shown = _SECRET.sub("***@", key[:MAX_KEY_BYTES], count=1)[:SHOWN_CHARACTERS]
-    shown = re.sub(f"[{_UNPRINTABLE}]", _escape, shown)[:SHOWN_CHARACTERS]
+    shown = showable(key)
     refused = Refused(shown, line, reason, re.sub(f"[{_UNPRINTABLE}]", _escape, file))
-    return refused if shown == key else replace(refused, key=f"{shown} ({refused.place})")
+    return refused if shown == key and not is_row else replace(refused, key=f"{shown} ({refused.place})")
 
 
 def _escape(match: re.Match[str]) -> str:

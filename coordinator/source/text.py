@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from hashlib import blake2b
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Chunk, Cursor, Refused
-from coordinator.source.files import STANDARD_INPUT, list_files
 from coordinator.source.first_keys import FirstKeys
-from coordinator.source.formats import compression_of
+from coordinator.source.input.files import STANDARD_INPUT, SourceFile, fingerprint_of
+from coordinator.source.input.line_count import estimate_lines
+from coordinator.source.input.pieces import DAMAGE_ERRORS, pieces
 from coordinator.source.key_rule import BLANKS, MAX_KEY_BYTES, KeyRule, refuse
-from coordinator.source.pieces import DAMAGE_ERRORS, pieces
 
 # What is kept of a very long line: enough to see that it is too long, also with some blanks around the key.
 _KEPT_LINE_BYTES = MAX_KEY_BYTES + 1000
-# The lines of compressed files are estimated from their first bytes.
-_SAMPLE_BYTES = 16 * 1024 * 1024
 
 
 class TextSource:
@@ -30,10 +26,16 @@ class TextSource:
     """
 
     def __init__(
-        self, path: str, *, cursor: Cursor, key_rule: KeyRule, folder: Path, warn: Callable[[str], None]
+        self,
+        path: str,
+        files: Sequence[SourceFile],
+        *,
+        cursor: Cursor,
+        key_rule: KeyRule,
+        warn: Callable[[str], None],
     ) -> None:
-        """Open the file, relative to `folder`, or standard input for "-". Raises SourceError when that fails."""
-        self._files = list_files(path, folder)
+        """Open the first of the files that are at `path`, or the cursor's. Raises SourceError when that fails."""
+        self._files = files
         self._rule = key_rule
         name = "standard input" if path == STANDARD_INPUT else path
         self._first = FirstKeys(name, cursor, warn, absolute_url=key_rule.absolute_url)
@@ -95,47 +97,12 @@ class TextSource:
             return Chunk(keys, refused, Cursor(self._offset, self._line, self._files[self._at].name), exhausted)
 
     def estimate(self) -> int | None:
-        """See Source.estimate; exact for plain text, extrapolated from the first 16 MB of compressed files.
-
-        Raises SourceError when a file is not text.
-        """
-        if not self._raw.is_file:
-            return None
-        lines = known_bytes = all_bytes = sampled_bytes = 0
-        for file in self._files:
-            raw = file.open()
-            all_bytes += raw.size
-            last = b"\n"
-            try:
-                compressed = compression_of(raw.head()) is not None
-                if compressed and sampled_bytes > _SAMPLE_BYTES:
-                    continue
-                for piece in pieces(raw):
-                    lines += _line_ends(piece)
-                    last = piece[-1:] or last
-                    if compressed and sampled_bytes + raw.bytes_read > _SAMPLE_BYTES:
-                        known_bytes += raw.bytes_read
-                        break
-                else:
-                    known_bytes += raw.size
-                    lines += last not in b"\r\n"
-                sampled_bytes += raw.bytes_read if compressed else 0
-            except DAMAGE_ERRORS:
-                return None
-            finally:
-                raw.close()
-        return lines * all_bytes // known_bytes if known_bytes else lines
+        """See Source.estimate, and `estimate_lines`. Raises SourceError when a file is not text."""
+        return estimate_lines(self._files) if self._raw.is_file else None
 
     def fingerprint(self) -> str:
-        """See Source.fingerprint: of a file, its size and both ends; of several, their names and fingerprints."""
-        if not self._raw.is_file:
-            return ""
-        if not self._files[0].name:
-            return self._files[0].fingerprint()
-        content = blake2b(digest_size=16)
-        for file in self._files:
-            content.update(f"{file.name!r} {file.fingerprint()}\n".encode("utf-8", "backslashreplace"))
-        return f"{len(self._files)}:{content.hexdigest()}"
+        """See Source.fingerprint: of the files."""
+        return fingerprint_of(self._files) if self._raw.is_file else ""
 
     def close(self) -> None:
         """See Source.close."""
@@ -257,9 +224,3 @@ class TextSource:
             refused.append(refuse(key, number, reason, self._files[self._at].name))
         else:
             keys.append(key)
-
-
-def _line_ends(text: bytes) -> int:
-    """How many lines end in this text."""
-    count = text.count(b"\n")
-    return count + text.count(b"\r") - text.count(b"\r\n") if b"\r" in text else count

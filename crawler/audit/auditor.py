@@ -7,7 +7,8 @@ does not grow with the corpus.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from crawler.audit.checks import (
     StoredWithoutRecord,
 )
 from crawler.audit.upstream_log import UpstreamLog
-from crawler.corpus import is_rereadable, open_corpus
+from crawler.corpus import is_rereadable, open_corpus, with_source_database
 from crawler.job.job import Job, read_job
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue
@@ -52,7 +53,9 @@ MAX_IDLE_SECONDS = 1.0
 MAX_IDLE_SECONDS_IN_A_RUN = 30.0
 
 
-async def audit(place: Place, name: str, folder: str, log: Path | None, allowed: int) -> list[Finding]:
+async def audit(
+    place: Place, name: str, folder: str, log: Path | None, allowed: int, environ: Mapping[str, str]
+) -> list[Finding]:
     """Compare all that is known about a run; `folder` is where relative paths begin when Redis lost the run.
 
     `log` is the upstream's log, `allowed` how many requests in it may repeat a key. Raises UsageError for an unknown
@@ -64,7 +67,8 @@ async def audit(place: Place, name: str, folder: str, log: Path | None, allowed:
             connection = await connect_postgres(addresses.database)
             try:
                 await Catalogue(connection).prepare()
-                return await _findings(client, connection, name, folder, log, allowed)
+                complete = partial(with_source_database, database=addresses.database, environ=environ)
+                return await _findings(client, connection, name, folder, log, allowed, complete)
             finally:
                 await connection.close()
         finally:
@@ -72,7 +76,13 @@ async def audit(place: Place, name: str, folder: str, log: Path | None, allowed:
 
 
 async def _findings(
-    client: Redis, connection: PostgresConnection, name: str, folder: str, log: Path | None, allowed: int
+    client: Redis,
+    connection: PostgresConnection,
+    name: str,
+    folder: str,
+    log: Path | None,
+    allowed: int,
+    complete: Callable[[Job], Job],
 ) -> list[Finding]:
     known = await Runs(client).find(name)
     before = await Catalogue(connection).find(name)
@@ -84,7 +94,7 @@ async def _findings(
         await transaction.start()
         await connection.execute(query("audit-settings"))
         stored = await _find_run(Catalogue(connection), name, in_redis=known is not None)
-        job = read_job(stored.document, stored.folder or folder)
+        job = complete(read_job(stored.document, stored.folder or folder))
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
         logged = await _logged(connection, log, job) if log else None

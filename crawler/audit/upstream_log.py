@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from coordinator.errors import SourceError, UsageError
-from coordinator.source.files import SourceFile
-from coordinator.source.pieces import DAMAGE_ERRORS, pieces
+from coordinator.source.input.files import SourceFile
+from coordinator.source.input.pieces import DAMAGE_ERRORS, pieces
 from crawler.fetch.template import Template
 from crawler.job.request.settings import RequestSettings
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from coordinator.errors import UsageError, redacted
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.redis.versions import read_server_kind, redis_flaw
-from coordinator.source import FIRST_KEYS
+from coordinator.source import FIRST_KEYS, Chunk, Cursor
 from crawler.cli.display import rehearsals, screen
 from crawler.cli.display.checked import Checked, checked_job
 from crawler.cli.fetch import print_values, request_first, trial_warnings
@@ -29,7 +29,7 @@ from crawler.cli.options import (
     print_json,
     run_async,
 )
-from crawler.corpus import sample_corpus, survey_corpus
+from crawler.corpus import sample_corpus, survey_corpus, with_source_database
 from crawler.fetch.network.credentials import resolve_credentials
 from crawler.job.job import Job
 from crawler.job.reference import job_schema
@@ -129,20 +129,32 @@ async def _check(
     """
     hook.load(job)
     resolve_credentials(job.request, environ)
+    # A query needs a database, which may have to be started; any other source is read before that.
+    no_keys = Chunk([], [], Cursor(), exhausted=False)
+    rows, first = ([], no_keys) if job.source.query else await _source_rows(job, given, first_keys)
+    async with services(place, share=True) as addresses:
+        if job.source.query:
+            rows, first = await _source_rows(with_source_database(job, addresses.database, environ), given, first_keys)
+        client = connect_redis(addresses.redis)
+        try:
+            rows += await _services(client, addresses, place, job, given)
+            report(rows)
+            return await request_first(
+                job, list(dict.fromkeys(first.keys[:first_keys])), first.fields, client, environ, show
+            )
+        finally:
+            await client.aclose()
+
+
+async def _source_rows(job: Job, given: Mapping[str, str], first_keys: int) -> tuple[list[Checked], Chunk]:
+    """The job's settings, and what its first keys tell; and these. Raises SourceError, UsageError."""
     notices: list[str] = []
     first = await asyncio.to_thread(sample_corpus, job, notices.append)
     _, total = await asyncio.to_thread(survey_corpus, job)
     if first_keys and not first.keys:
         raise UsageError("--try: the source has no key to begin with, or is read once; give one to `shardcrawl fetch`")
     rows = [*checked_job(job, first, total, given), *(("warning", notice, "source") for notice in notices)]
-    async with services(place, share=True) as addresses:
-        client = connect_redis(addresses.redis)
-        try:
-            rows += await _services(client, addresses, place, job, given)
-            report(rows)
-            return await request_first(job, list(dict.fromkeys(first.keys[:first_keys])), client, environ, show)
-        finally:
-            await client.aclose()
+    return rows, first
 
 
 async def _services(

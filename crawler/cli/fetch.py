@@ -73,6 +73,7 @@ def fetch_command(key: str, job: str, folder: Path | None, as_json: bool, **opti
 async def request_first(
     job: Job,
     keys: Sequence[str],
+    fields: Mapping[str, Mapping[str, str]],
     client: Redis,
     environ: Mapping[str, str],
     show: Callable[[Sequence[Rehearsal]], None],
@@ -88,7 +89,7 @@ async def request_first(
     waiting = [keys[start : start + size] for start in range(0, len(keys), size)]
     while waiting:
         together = waiting.pop(0)
-        part = await rehearse(job, together, client, environ)
+        part = await rehearse(job, together, client, environ, fields)
         show(part)
         if len(together) > 1 and part[0].parsed is not None and part[0].parsed.traceback is not None:
             waiting = [*([key] for key in together), *waiting]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -99,7 +100,7 @@ def audit_command(name: str, requests: Path | None, allowed: int, as_json: bool,
 
     Exit code 0 when all of it agrees, 1 when not.
     """
-    findings = run_async(audit(place_from(options), name, str(Path.cwd()), requests, allowed))
+    findings = run_async(audit(place_from(options), name, str(Path.cwd()), requests, allowed, os.environ))
     if as_json:
         print_json(findings)
     else:

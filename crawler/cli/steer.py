@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,8 +23,9 @@ from coordinator.status import read_counts
 from coordinator.url import parse
 from crawler.cli.display.progress import outcome_words, say
 from crawler.cli.options import command, place_from, place_options, run_async
+from crawler.corpus import with_source_database
 from crawler.job.job import read_job
-from crawler.job.limits import limit_of, upstream_named
+from crawler.job.sections.limits import limit_of, upstream_named
 from crawler.local.services import Addresses, Place, services
 from crawler.model import DENIED_STATUSES
 from crawler.opening import open_run
@@ -188,7 +190,7 @@ async def _rebuild(place: Place, name: str, folder: str) -> int:
         try:
             await check_server(client, addresses.redis)
             await catalogue.void_epoch(run.run_id, run.epoch)
-            job = read_job(run.document, run.folder or folder)
+            job = with_source_database(read_job(run.document, run.folder or folder), addresses.database, os.environ)
             opened = await open_run(client, addresses.database, job)
             assert opened.record is not None
             return (await read_counts(client, name)).done

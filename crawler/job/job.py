@@ -19,7 +19,11 @@ from crawler.job.fields import (
     read_section,
     refuse_unknown,
 )
-from crawler.job.following import (
+from crawler.job.models import JobFile, ParseSettings, RetrySettings, RunSettings, StoreSettings
+from crawler.job.request.placeholders import fields_named
+from crawler.job.request.settings import RequestSettings
+from crawler.job.request_checks import check_request, seconds_of
+from crawler.job.sections.following import (
     KIND_NAME,
     KIND_REQUEST_KEYS,
     FollowSettings,
@@ -28,11 +32,8 @@ from crawler.job.following import (
     check_following,
     check_paginate,
 )
-from crawler.job.limits import limits_in
-from crawler.job.models import JobFile, ParseSettings, RetrySettings, RunSettings, SourceSettings, StoreSettings
-from crawler.job.request.placeholders import fields_named
-from crawler.job.request.settings import RequestSettings
-from crawler.job.request_checks import check_request, seconds_of
+from crawler.job.sections.limits import limits_in
+from crawler.job.sections.source import SourceSettings, check_source
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
 UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
@@ -49,7 +50,8 @@ class Job:
 
     `folder` is where its relative paths and its Python modules are looked up. `document` is what it was read from,
     with its secrets still as ${NAME}. `kinds` are the jobs of the keys of other kinds than the source's, each with its
-    own `kind`, `request`, `parse` and `paginate`, and otherwise the same.
+    own `kind`, `request`, `parse` and `paginate`, and otherwise the same. `source_database` is the address for
+    `[source] query`: a secret, which a process that reads the source fills in.
     """
 
     run: RunSettings
@@ -66,6 +68,7 @@ class Job:
     kinds: Mapping[str, Job] = field(default_factory=dict)
     folder: str = "."
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    source_database: str = field(default="", compare=False, repr=False)
 
     @property
     def has_parser(self) -> bool:
@@ -161,7 +164,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     )
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     _check_run(job.run)
-    _check_source(job.source)
+    check_source(job.source, keys_are_urls=job.request.url is None)
     _check_named_fields(job)
     body_memory(job)
     check_tables(job.tables)
@@ -282,11 +285,3 @@ def _check_named_fields(job: Job) -> None:
                 f"job: [request] {where} names {{{name}}}, which no key has; write {{key}}, or {{{{{name}}}}} for the "
                 "text itself"
             )
-
-
-def _check_source(source: SourceSettings) -> None:
-    if (source.path is None) == (source.python is None):
-        raise UsageError(
-            "job: [source] needs one of path (a file, or - for standard input) and python (module:function)"
-        )
-    _check_function("source", source.python)

@@ -17,18 +17,18 @@ from crawler.job.fields import (
     DURATION,
     FUNCTION,
     MEDIAWIKI_ALIASES,
-    RATE_FORMS,
     RUN_NAME,
     UPSTREAM_HOST,
     UPSTREAM_PATH,
-    Rate,
     Section,
     number,
     text,
     value,
 )
-from crawler.job.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.request.settings import RequestSettings
+from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
+from crawler.job.sections.limits import LimitEntry
+from crawler.job.sections.source import SourceSettings
 from crawler.job.tables import TableSettings
 
 
@@ -79,38 +79,6 @@ class RunSettings(Section, frozen=True, kw_only=True):
                 force_setattr(self, name, None)
 
 
-class SourceSettings(Section, frozen=True, kw_only=True):
-    """Where the keys come from: exactly one of the two."""
-
-    path: Annotated[str, text(
-        "A text with one key a line: a file, a folder, a glob (`titles/*.gz`; sorted by name), a named pipe, or `-` "
-        "for standard input. UTF-8 or UTF-16, also gzip, xz, bzip2 or zstd. Blank lines, blanks around a key, and, "
-        "where keys are URLs, lines that begin with # are skipped. A relative path begins at the job file's folder.",
-        "titles.txt.gz")] | None = None
-    python: Annotated[str, text(
-        "A function of yours, module:function, that yields the keys as texts. The module is looked up in the job "
-        "file's folder. It must yield the same keys in the same order each time: resuming calls it again.",
-        "corpus:keys", f"^{FUNCTION}$")] | None = None
-
-
-class LimitEntry(Section, frozen=True, kw_only=True):
-    """The budget of one upstream for the whole run, all workers on all machines together.
-
-    NAME is a host with all of its ports (`en.wikipedia.org`), one port of a host (`en.wikipedia.org:8443`), a pattern
-    over hosts that share one budget (`*.wikipedia.org`), a part of a host (`api.example.org/v2/*`), or `*`: every other
-    host, each for itself. However a host is written (`EN.wikipedia.org.`, an IDN or its punycode, `127.1`), it is one.
-    """
-
-    rate: Annotated[Rate, value(
-        'Requests a second, or a text with its unit: s, min (or m), h or d. Several in a list hold at once. '
-        '"none" is no bound. "auto" finds the rate: up to the first refusal, then just below it.',
-        ["50/s", "5000/h"], write=RATE_FORMS, absent="no bound")] | None = None
-    ceiling: Annotated[Rate, value(
-        'What an "auto" rate never exceeds.',
-        "200/s", write=RATE_FORMS, absent="no bound")] | None = None
-    concurrency: Annotated[int, number(
-        "Requests in flight at this upstream. 0 means no bound.",
-        8, 0, 100_000, absent="no bound")] | None = None
 
 
 class RetrySettings(Section, frozen=True, kw_only=True):

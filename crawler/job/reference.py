@@ -13,17 +13,17 @@ import msgspec
 from msgspec import NODEFAULT, inspect
 
 from crawler.job.fields import Section, type_and_extra
-from crawler.job.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.models import (
     JobFile,
-    LimitEntry,
     ParseSettings,
     RetrySettings,
     RunSettings,
-    SourceSettings,
     StoreSettings,
 )
 from crawler.job.request.settings import RequestSettings
+from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
+from crawler.job.sections.limits import LimitEntry
+from crawler.job.sections.source import KINDS, SourceSettings
 from crawler.job.tables import KNOWN_TYPES, TableSettings
 
 INTRODUCTION = """\
@@ -102,7 +102,7 @@ def job_schema() -> dict[str, Any]:
     """
     schema = _without_null(msgspec.json.schema(JobFile))
     parts = schema["$defs"]
-    parts["SourceSettings"]["oneOf"] = [{"required": ["path"]}, {"required": ["python"]}]
+    parts["SourceSettings"]["oneOf"] = [{"required": [kind]} for kind in KINDS]
     parts["TableSettings"]["required"] = ["name", "columns"]
     parts["JobFile"]["required"] = ["source"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

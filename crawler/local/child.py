@@ -28,7 +28,7 @@ from coordinator.redis.connection import connect_redis
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.membership import new_worker_id
 from coordinator.tasks import run_until_first_ends
-from crawler.corpus import is_rereadable, open_corpus
+from crawler.corpus import is_rereadable, open_corpus, with_source_database
 from crawler.job.job import read_job
 from crawler.job.request_checks import seconds_of
 from crawler.local.child_spec import (
@@ -101,7 +101,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: On
 
     record = await retry_unavailable(partial(find_record, spec.database, str(spec.run)), spec.name)
     assert spec.document is not None
-    job = read_job(spec.document, spec.folder)
+    job = with_source_database(read_job(spec.document, spec.folder), spec.database, os.environ)
     leave = asyncio.Event()
     on_drain(leave.set)
     found = FoundReader(spec.database, record.run_id)

@@ -24,7 +24,7 @@ from coordinator.settings import ANY_UPSTREAM
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from coordinator.tasks import run_until_first_ends
-from crawler.corpus import is_rereadable, polite_upstream, sample_corpus, survey_corpus
+from crawler.corpus import is_rereadable, polite_upstream, sample_corpus, survey_corpus, with_source_database
 from crawler.job.job import Job
 from crawler.job.permissions import Permissions
 from crawler.local.child_spec import FAILPOINT_VARIABLE, ChildSpec
@@ -65,7 +65,8 @@ async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, 
 
     Raises SourceError, before anything is started, when the source cannot be read; else ShardcrawlError like `run_at`.
     """
-    await asyncio.to_thread(survey_corpus, job, count=False)
+    if job.source.query is None:
+        await asyncio.to_thread(survey_corpus, job, count=False)
     async with services(place) as addresses:
         return await run_at(addresses, job, listener, environ)
 
@@ -79,6 +80,7 @@ async def run_at(
     a child or a server raised.
     """
     began = monotonic()
+    job = with_source_database(job, addresses.database, environ)
     logs.name_run(job.run.name)
     workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
     failpoint = failpoint_at(environ.get(FAILPOINT_VARIABLE), "opening")
@@ -170,7 +172,7 @@ async def _check_servers(client: Redis, addresses: Addresses, on_event: OnEvent)
 async def _report_opening(job: Job, opened: OpenedRun, now: RunCounts, on_event: OnEvent) -> None:
     # A generator is the user's code, which only the planner calls.
     if unlimited := await asyncio.to_thread(
-        polite_upstream, job, lambda: sample_corpus(job).keys if job.source.path else ()
+        polite_upstream, job, lambda: () if job.source.python else sample_corpus(job).keys
     ):
         on_event(PoliteDefaultUsed(unlimited))
     on_event(RunGoesOn(job.run.name, now.done) if opened.resumed else RunBegins(job.run.name, now.total))

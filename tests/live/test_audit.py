@@ -104,7 +104,7 @@ class Crawl:
 
     async def findings(self, log: Path | None = None, allowed: int = 0) -> dict[str, Finding]:
         place = Place(self.environ["REDIS_URL"], self.environ["DATABASE_URL"], self.shell.data)
-        found = await auditor.audit(place, NAME, "/", log, allowed)
+        found = await auditor.audit(place, NAME, "/", log, allowed, {})
         assert len({one.what for one in found}) == len(found)
         return {one.what: one for one in found}
 
@@ -289,7 +289,7 @@ async def test_a_run_that_redis_lost_is_said_to_be_lost_and_holds(crawl: Crawl) 
     assert await crawl.broken() == set()
     await crawl.redis.flushall()
     place = Place(crawl.environ["REDIS_URL"], crawl.environ["DATABASE_URL"], crawl.shell.data)
-    lost = await auditor.audit(place, NAME, str(crawl.shell.folder), None, 0)
+    lost = await auditor.audit(place, NAME, str(crawl.shell.folder), None, 0, {})
     assert all(one.ok for one in lost)
     assert "not needed any more" in [one.expected for one in lost]
 

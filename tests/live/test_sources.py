@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import lzma
 import os
@@ -124,3 +125,38 @@ async def test_no_host_is_called_unlimited_when_the_only_one_has_a_limit(shell: 
     shell.write("urls.txt", urls(upstream, 0, 20) + "http://127.0.0.1:9/\n")
     checked = await shell.run("check", "job.toml", "--json", environ=environ)
     assert "limit of 127.0.0.1:9" in [row["what"] for row in json.loads(checked.out)]
+
+
+async def test_rows_with_a_key_of_two_columns_go_on_after_a_kill_and_feed_a_query(
+    shell: Shell, upstream: Upstream
+) -> None:
+    """A packed CSV whose cells have line breaks; the command is killed. Then a query over what was stored."""
+    rows = [f'{number},de,"a\n""{number}"""' for number in range(1_000)]
+    text = "\n".join(["sku,land,caption", *rows[:500], "short", rows[0], *rows[500:]])
+    (shell.folder / "goods.csv.gz").write_bytes(gzip.compress(text.encode()))
+    source = '[source]\npath = "goods.csv.gz"\nkey = ["sku", "land"]\ncarry = ["caption"]\n'
+    request = f'[request]\nurl = "{upstream.url}/item/{{key}}"\n'
+    shell.write("a.toml", f'[run]\nname = "a"\nhigh_water = 1000\n{source}{request}')
+    checked = json.loads((await shell.run("check", "a.toml", "--json")).out)
+    assert [row["value"] for row in checked if row["what"] == "key"][:1] == [
+        '["0","de"]: sku = 0, land = de, caption = a\\x0a"0"'
+    ]
+    running = await shell.start("run", "a.toml", "--rate", "1000", "--batch-rows", "50")
+    await eventually(lambda: upstream.requests >= 400, "400 requests", seconds=60)
+    kill_tree(running.process.pid)
+    await shell.run("run", "a.toml")
+    assert await shell.sql("select count(*) as n, count(distinct key) as k from pages") == [{"n": 1_001, "k": 1_001}]
+    assert await shell.sql("select key, reason from pages where outcome = 'refused'") == [
+        {"key": "short (line 1002)", "reason": "line 1002: has 1 columns, and the header 3"}
+    ]
+    await shell.run("audit", "a")
+    first = "(select min(run_id) from runs)"
+    pages = f"(select key::jsonb from pages where run_id = {first} and outcome = 'stored')"
+    query = f"select key->>0 as sku, key->>1 as land from {pages} as p order by 1"
+    source = f'[source]\nquery = """{query}"""\nkey = "sku"\ncarry = "land"\n'
+    shell.write("b.toml", f'[run]\nname = "b"\n{source}{request}')
+    assert "land = de" in (await shell.run("check", "b.toml")).out
+    await shell.run("run", "b.toml")
+    stored = f"select count(*) as n from pages where run_id <> {first} and outcome = 'stored'"
+    assert await shell.sql(stored) == [{"n": 1_000}]
+    await shell.run("audit", "b")

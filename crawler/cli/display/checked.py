@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.model import KeyContext
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
-from coordinator.source import Chunk
+from coordinator.source import Chunk, showable
 from crawler.corpus import polite_upstream
 from crawler.fetch.robots.rules import product_token
 from crawler.fetch.template import Template
@@ -15,6 +16,7 @@ from crawler.job.job import Job
 from crawler.job.request.placeholders import SECRET
 from crawler.job.request_checks import credential_origins, credentials_in
 
+SHOWN_KEYS = 3
 # A row of what `check` prints: the setting, its value, and where the value comes from.
 Checked: TypeAlias = Sequence[Any]
 
@@ -26,11 +28,19 @@ def checked_job(job: Job, first: Chunk, total: int | None, given: Mapping[str, s
     """
     return [
         *_run_settings(job, total, given),
+        *_first_keys(first),
         *_refused(first),
         *_limits(job, given, first.keys),
         *_credentials(job, first.keys),
         *_unmatched_limits(job, first),
     ]
+
+
+def _first_keys(first: Chunk) -> list[Checked]:
+    """The first keys that carry fields, with these."""
+    shown = [key for key in dict.fromkeys(first.keys) if key in first.fields][:SHOWN_KEYS]
+    fields = [", ".join(f"{name} = {showable(text)[:40]}" for name, text in first.fields[key].items()) for key in shown]
+    return [("key", f"{showable(key)[:60]}: {text}", "source") for key, text in zip(shown, fields, strict=True)]
 
 
 def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list[Checked]:
@@ -41,7 +51,7 @@ def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list
 
     return [
         ("run", run.name, origin("run", "name")),
-        ("source", job.source.path or job.source.python, "job file"),
+        ("source", job.source.name, "job file"),
         ("keys", _keys_words(total, request.keys_per_request), "source"),
         ("request", request.url or "each key is a URL", origin("request", "url")),
         ("engine", f"{request.engine}{', HTTP/2' if request.http2 else ''}", origin("request", "engine")),
@@ -128,7 +138,7 @@ def _unmatched_limits(job: Job, first: Chunk) -> list[Checked]:
     if template.sample is not None:
         targets, who = [template.sample], "the template does not meet"
     elif first.keys:
-        targets = [template.target([key]) for key in first.keys]
+        targets = [template.target([key], KeyContext(fields=first.fields.get(key, {}))) for key in first.keys]
         who = "no key meets" if first.exhausted else f"none of the first {len(targets):,} keys meets"
     else:
         return []

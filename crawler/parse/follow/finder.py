@@ -12,8 +12,8 @@ from coordinator.model import FoundKey, KeyContext, Outcome
 from coordinator.queue.sharding import digest
 from coordinator.source.key_rule import KeyRule, refuse
 from coordinator.url import InvalidUrl, Target, parse
-from crawler.job.following import FollowSettings
 from crawler.job.job import Job
+from crawler.job.sections.following import FollowSettings
 from crawler.model import Item, Page
 from crawler.parse.follow.lists import ListPages
 from crawler.parse.received import Received

@@ -15,8 +15,8 @@ from coordinator.model import FoundKey, KeyContext
 from coordinator.queue.sharding import digest
 from coordinator.source.key_rule import MAX_KEY_BYTES
 from coordinator.url import InvalidUrl, parse
-from crawler.job.following import is_step
 from crawler.job.job import Job
+from crawler.job.sections.following import is_step
 from crawler.model import Item
 from crawler.parse.received import Received
 from crawler.parse.select.condition import compile_condition

@@ -74,6 +74,12 @@ FROM pg_roles WHERE rolname = session_user;
 -- To the end of the transaction.
 SELECT pg_catalog.set_config('search_path'::text, $1::text, true);
 
+-- name: read-slowly
+-- The transaction of a cursor that is read as fast as keys are taken: it may be idle for days.
+SELECT pg_catalog.set_config('idle_in_transaction_session_timeout'::text, '0'::text, true),
+  pg_catalog.set_config('statement_timeout'::text, '0'::text, true),
+  pg_catalog.set_config('application_name'::text, 'shardcrawl source'::text, true);
+
 -- name: make-reader
 -- The role as which `sql` reads, where the one that logged in could do more. Its password is for one login.
 DO $$
@@ -385,10 +391,11 @@ FROM (SELECT {columns} FROM (
 {query}) AS given({names})) AS named;
 
 -- name: idle-sessions
--- Sessions that have been idle in a transaction for more than $1 seconds.
+-- Sessions that have been idle in a transaction for more than $1 seconds, but for the cursor of a source.
 SELECT pid, floor(extract(epoch FROM clock_timestamp() - state_change))::bigint AS seconds
 FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+  AND application_name <> 'shardcrawl source'
   AND state_change < clock_timestamp() - make_interval(secs => $1)
 ORDER BY pid;
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -404,3 +405,21 @@ async def test_what_came_before_damage_is_published_also_when_it_fills_no_reques
     with pytest.raises(SourceError, match="line 101"):
         await planner_of(run, DamagedSource(numbered(200), chunk=100), keys_per_request=30).plan()
     assert await run.queued_keys() == sorted(numbered(100))
+
+
+class FieldSource(MemorySource):
+    """Each key carries the cursor behind its chunk."""
+
+    def read(self, limit: int, seconds: float) -> Chunk:
+        chunk = super().read(limit, seconds)
+        return replace(chunk, fields={key: {"read_at": str(chunk.end)} for key in chunk.keys})
+
+
+async def test_of_a_key_that_is_read_twice_the_fields_of_the_first_count(redis: Redis) -> None:
+    """Three keys a request: the second read, which fills the request, has a key of the first one again."""
+    run = await Run.create(redis)
+    assert await planner_of(run, FieldSource(["a", "b", "a", "c"], chunk=2), keys_per_request=3).plan()
+    await run.streams.join(ONE)
+    claims = await run.drain(ONE)
+    found = {key: claim.block.context(at).fields for claim in claims for at, key in enumerate(claim.block.keys)}
+    assert found == {"a": {"read_at": "2:2"}, "b": {"read_at": "2:2"}, "c": {"read_at": "4:4"}}

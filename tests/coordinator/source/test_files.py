@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.errors import SourceError
 from coordinator.source import Chunk, Cursor, reads_once
-from coordinator.source.files import list_files
+from coordinator.source.input.files import list_files
 from tests.coordinator.source.test_source import START, URLS, everything, reading
 
 

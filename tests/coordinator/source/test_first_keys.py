@@ -17,11 +17,11 @@ ONE_ID = KeyRule(absolute_url=False)
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
-        ("%d,https://host.example/%d", "it looks like a CSV: keep only the column of URLs"),
-        ('"%d","https://host.example/%d"', "it looks like a CSV: keep only the column of URLs"),
-        ('"https://host.example/%d","%d"', "it looks like a CSV: keep only the column of URLs"),
-        ("title %d\thttps://host.example/%d", "it looks like a CSV: keep only the column of URLs"),
-        ("%d;title %d", "it looks like a CSV: keep only the column of keys"),
+        ("%d,https://host.example/%d", "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ('"%d","https://host.example/%d"', "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ('"https://host.example/%d","%d"', "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ("title %d\thttps://host.example/%d", "it looks like a CSV: end its name in .csv, and name the column of URLs"),
+        ("%d;title %d", "it looks like a CSV: end its name in .csv, and name the column of keys"),
         ('"https://host.example/%d?x=%d"', "the URLs are in quotes: remove these"),
         ("<https://host.example/%d?x=%d>", "the URLs are in quotes: remove these"),
         ("- https://host.example/%d?x=%d", "something stands before each URL"),
@@ -36,11 +36,11 @@ ONE_ID = KeyRule(absolute_url=False)
 )
 def test_lines_that_are_no_urls_have_a_likely_cause(tmp_path: Path, line: str, cause: str) -> None:
     lines = [line % (number, number) for number in range(1_000)]
-    (tmp_path / "keys.csv").write_text("\n".join(["id,url", *lines]))
+    (tmp_path / "keys.txt").write_text("\n".join(["id,url", *lines]))
     with pytest.raises(SourceError) as caught:
-        everything(reading(tmp_path, "keys.csv", URLS), limit=65_536)
+        everything(reading(tmp_path, "keys.txt", URLS), limit=65_536)
     assert str(caught.value).startswith(
-        "keys.csv: its first 1,000 keys are all refused; line 1 (id,url) does not start"
+        "keys.txt: its first 1,000 keys are all refused; line 1 (id,url) does not start"
     )
     assert f"; {cause}" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import coordinator.source.pieces as pieces_module
+import coordinator.source.input.pieces as pieces_module
 from coordinator.errors import SourceError
 from coordinator.source import Cursor, KeyRule
 from tests.coordinator.source.test_source import IDS, START, URLS, everything, reading
@@ -102,7 +102,7 @@ def test_a_text_is_read_whatever_its_encoding_line_ends_and_compression(
         (b"Rar!\x1a\x07\x01\x00", "is a RAR archive: unpack it"),
         (b"\x04\x22\x4d\x18\x64\x40\xa7", "is lz4 data: unpack it"),
         (lzma.compress(TEXT.encode(), lzma.FORMAT_ALONE), "is lzma data: unpack it"),
-        (b"PAR1\x15\x04\x15", "is a Parquet file: write its keys as text"),
+        (b"PAR1\x15\x04\x15", "is a Parquet file: give it a name that ends in .parquet"),
         (b"ARROW1\x00\x00\xff", "is an Arrow file: write"),
         (b"ORC\x11\x00\x00", "is an ORC file: write"),
         (b"Obj\x01\x04\x14avro", "is an Avro file: write"),
@@ -188,7 +188,7 @@ def test_utf_16_resumes_at_every_chunk(
 
 
 def test_an_estimate_of_several_compressed_files_is_scaled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.source.text._SAMPLE_BYTES", 100_000)
+    monkeypatch.setattr("coordinator.source.input.line_count._SAMPLE_BYTES", 100_000)
     for number in range(4):
         lines = "".join(f"{os.urandom(20).hex()}\n" for _ in range(5_000))
         (tmp_path / f"{number}.xz").write_bytes(lzma.compress(lines.encode()))

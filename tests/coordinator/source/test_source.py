@@ -21,10 +21,10 @@ import zstandard
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import coordinator.source.pieces as pieces_module
+import coordinator.source.input.pieces as pieces_module
 from coordinator.errors import SourceError
 from coordinator.source import Chunk, Cursor, KeyRule, Refused, Source, open_source
-from coordinator.source.formats import compression_of, require_lines, wide_encoding_of
+from coordinator.source.input.formats import compression_of, require_lines, wide_encoding_of
 from coordinator.source.key_rule import BLANKS
 from coordinator.user_code import load_module
 
@@ -469,9 +469,9 @@ def test_a_source_that_cannot_be_opened_says_what_to_do_in_one_line(tmp_path: Pa
             reading(tmp_path, path)
         assert "\n" not in str(caught.value)
         assert str(tmp_path / path) in str(caught.value)
-    with pytest.raises(SourceError, match="either path or python"):
+    with pytest.raises(SourceError, match="one of path, keys, python and query"):
         open_source(None, None, cursor=START, key_rule=IDS, folder=tmp_path)
-    with pytest.raises(SourceError, match="either path or python"):
+    with pytest.raises(SourceError, match="one of path, keys, python and query"):
         open_source("a", "b:c", cursor=START, key_rule=IDS, folder=tmp_path)
 
 
@@ -492,7 +492,7 @@ def test_an_estimate_counts_lines_and_does_not_move_the_reader(tmp_path: Path, s
 
 
 def test_an_estimate_of_a_large_packed_file_is_scaled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.source.text._SAMPLE_BYTES", 100_000)
+    monkeypatch.setattr("coordinator.source.input.line_count._SAMPLE_BYTES", 100_000)
     (tmp_path / "keys.gz").write_bytes(
         gzip.compress("".join(f"{os.urandom(20).hex()}\n" for _ in range(20_000)).encode())
     )

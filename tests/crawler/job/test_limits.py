@@ -11,7 +11,7 @@ from coordinator.errors import NotYet, UsageError
 from coordinator.settings import LimitSettings, Window
 from crawler.job.document import JobOverrides, load_document
 from crawler.job.job import read_job
-from crawler.job.limits import limit_of, limits_in, upstream_named
+from crawler.job.sections.limits import limit_of, limits_in, upstream_named
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ _COMPRESSED = re.compile(
 _COMPRESSION_OF_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2"}
 _UNPACK = "unpack it, and name the file of keys in it"
 _EXPORT = "write its keys as text, one a line"
+_EXPORT_JSON = f"{_EXPORT}, as jq -r '.[]' does; the name of JSON Lines ends in .jsonl"
+_RENAME = "give it a name that ends in "
 # Only what no text begins with, and the beginnings of markup: a list of keys must never be taken for one of these.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|_rels/|docProps/|xl/)", "an Office file (as Excel's .xlsx)", _EXPORT),
@@ -31,7 +33,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"LZIP\x01", "lzip data", _UNPACK),
     (rb"\x5d\x00\x00.{3}", "lzma data", _UNPACK),
     (rb"\xff\x06\x00\x00sNaPpY", "snappy data", _UNPACK),
-    (rb"PAR1(?=.{0,8}[\x00-\x08\x0e-\x1f])", "a Parquet file", _EXPORT),
+    (rb"PAR1(?=.{0,8}[\x00-\x08\x0e-\x1f])", "a Parquet file", _RENAME + ".parquet"),
     (rb"ARROW1\x00|FEA1(?=.{0,8}[\x00-\x08\x0e-\x1f])", "an Arrow file", _EXPORT),
     (rb"ORC(?=.{0,8}[\x00-\x08\x0e-\x1f])", "an ORC file", _EXPORT),
     (rb"Obj\x01", "an Avro file", _EXPORT),
@@ -43,7 +45,11 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "text in UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),
     (rb"(?i:\s*<(?:!doctype\b|html\b))", "HTML", _EXPORT),
     (rb"\s*<(?:\?xml\b|urlset\b|sitemapindex\b)", "XML", f"{_EXPORT} (in a sitemap they are in <loc>)"),
-    (rb"\s*(?:\{\s*\"|\[\s*[\[{\"]|[\[{]\s*\n)", "JSON", f"{_EXPORT}, as jq -r '.[]' does"),
+    (
+        rb"\s*(?:\{\s*\"|\[\s*[\[{\"]|[\[{]\s*\n)",
+        "JSON",
+        f"{_EXPORT}, as jq -r '.[]' does; the name of JSON Lines ends in .jsonl",
+    ),
 )
 _OTHER = re.compile(
     b"|".join(rb"(?P<f%d>%b)" % (number, pattern) for number, (pattern, _, _) in enumerate(_OTHERS)), re.DOTALL
@@ -71,8 +77,13 @@ def wide_encoding_of(head: bytes) -> str | None:
     return found.lastgroup if found else None
 
 
-def require_lines(head: bytes, name: str) -> None:
-    """Raise SourceError, with what to do, when these are the first bytes of a format that is no list of keys."""
+def require_lines(head: bytes, name: str, *, may_be: str = "") -> None:
+    """Raise SourceError, with what to do, when these are the first bytes of a format that is no list of keys.
+
+    `may_be` names one of these formats that is right after all.
+    """
     if found := _OTHER.match(head.removeprefix(_UTF_8_BOM)):
         _, what, advice = _OTHERS[int(str(found.lastgroup)[1:])]
+        if what == may_be:
+            return
         raise SourceError(f"{name} is {what}: {advice}")

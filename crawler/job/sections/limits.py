@@ -4,27 +4,58 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings, Window
 from coordinator.url import InvalidUrl, parse
-from crawler.job.fields import RATE, RATE_FORMS, UPSTREAM_HOST, UPSTREAM_PATH, read_section
-from crawler.job.models import LimitEntry
+from crawler.job.fields import (
+    RATE,
+    RATE_FORMS,
+    UPSTREAM_HOST,
+    UPSTREAM_PATH,
+    Rate,
+    Section,
+    number,
+    read_section,
+    value,
+)
 
 _RATE = re.compile(RATE)
 _PORT = re.compile(r":(?:[0-9]+|\*)$")
 _SECONDS_BY_UNIT = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+# fmt: off
+class LimitEntry(Section, frozen=True, kw_only=True):
+    """The budget of one upstream for the whole run, all workers on all machines together.
+
+    NAME is a host with all of its ports (`en.wikipedia.org`), one port of a host (`en.wikipedia.org:8443`), a pattern
+    over hosts that share one budget (`*.wikipedia.org`), a part of a host (`api.example.org/v2/*`), or `*`: every other
+    host, each for itself. However a host is written (`EN.wikipedia.org.`, an IDN or its punycode, `127.1`), it is one.
+    """
+
+    rate: Annotated[Rate, value(
+        'Requests a second, or a text with its unit: s, min (or m), h or d. Several in a list hold at once. '
+        '"none" is no bound. "auto" finds the rate: up to the first refusal, then just below it.',
+        ["50/s", "5000/h"], write=RATE_FORMS, absent="no bound")] | None = None
+    ceiling: Annotated[Rate, value(
+        'What an "auto" rate never exceeds.',
+        "200/s", write=RATE_FORMS, absent="no bound")] | None = None
+    concurrency: Annotated[int, number(
+        "Requests in flight at this upstream. 0 means no bound.",
+        8, 0, 100_000, absent="no bound")] | None = None
+# fmt: on
+
+
 def limits_in(values: Mapping[str, Any]) -> dict[str, LimitSettings]:
     """The entries of `[limits]` by upstream. Raises UsageError, also for two entries that mean the same upstream."""
     limits: dict[str, LimitSettings] = {}
-    for name, value in values.items():
+    for name, given in values.items():
         upstream = upstream_named(name, f"job: [limits.{name!r}]")
         if upstream in limits:
             raise UsageError(f"job: [limits.{name!r}] stands there twice: {upstream} is named in another way, too")
-        entry = read_section(LimitEntry, f"limits.{name}", value)
+        entry = read_section(LimitEntry, f"limits.{name}", given)
         where = f"job: [limits.{name}]"
         limits[upstream] = limit_of(entry.rate, entry.ceiling, entry.concurrency or None, where)
     return limits

@@ -12,8 +12,14 @@ from typing import Any
 
 import zstandard
 
-from coordinator.source.files import PIECE_BYTES, RawInput
-from coordinator.source.formats import HEAD_BYTES, compression_of, require_compression, require_lines, wide_encoding_of
+from coordinator.source.input.files import PIECE_BYTES, RawInput
+from coordinator.source.input.formats import (
+    HEAD_BYTES,
+    compression_of,
+    require_compression,
+    require_lines,
+    wide_encoding_of,
+)
 
 # What `pieces` raises when the bytes are damaged. TextSource makes a SourceError of it, because it knows the line.
 DAMAGE_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
@@ -30,20 +36,22 @@ _OPEN: Mapping[str, Callable[[], Any]] = {
 }
 
 
-def pieces(raw: RawInput, offset: int = 0, warn: Callable[[str], None] = lambda _: None) -> Iterator[bytes]:
+def pieces(
+    raw: RawInput, offset: int = 0, warn: Callable[[str], None] = lambda _: None, *, may_be: str = ""
+) -> Iterator[bytes]:
     """Yield the text from `offset` on, which counts bytes of the text as UTF-8. An empty piece means that nothing came
     before the deadline. A pipe has no offset.
 
     Compressed data may have any number of members; what follows the last one and is no compressed data is left out, and
-    `warn` gets a sentence about it. Raises SourceError for a format that is no text, or not what the name promises, and
-    one of DAMAGE_ERRORS when the bytes are damaged.
+    `warn` gets a sentence about it. Raises SourceError for a format that is no text (but for `may_be`, as in
+    `require_lines`), or not what the name promises, and one of DAMAGE_ERRORS when the bytes are damaged.
     """
     head = raw.head()
     require_compression(head, raw.name)
     compressed = compression_of(head) is not None
     if compressed or wide_encoding_of(head):
-        return _after(_as_utf8(_unpacked(raw, warn) if compressed else _plain(raw), raw.name), offset)
-    require_lines(head, raw.name)
+        return _after(_as_utf8(_unpacked(raw, warn) if compressed else _plain(raw), raw.name, may_be), offset)
+    require_lines(head, raw.name, may_be=may_be)
     if offset:
         raw.go_to(offset)
     return _plain(raw)
@@ -67,13 +75,13 @@ def _plain(raw: RawInput) -> Iterator[bytes]:
         yield data or b""
 
 
-def _as_utf8(stream: Iterator[bytes], name: str) -> Iterator[bytes]:
+def _as_utf8(stream: Iterator[bytes], name: str, may_be: str) -> Iterator[bytes]:
     """The same text in UTF-8: UTF-16 with a byte order mark is converted. Raises SourceError for what is no text."""
     head = yield from _head_of(stream)
     if codec := wide_encoding_of(head):
         stream = _converted(chain([head], stream), codec)
         head = yield from _head_of(stream)
-    require_lines(head, name)
+    require_lines(head, name, may_be=may_be)
     if head:
         yield head
     yield from stream

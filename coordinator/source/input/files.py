@@ -8,13 +8,13 @@ import os
 import select
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 from coordinator.errors import SourceError
-from coordinator.source.formats import HEAD_BYTES, LONG_HEAD_BYTES
+from coordinator.source.input.formats import HEAD_BYTES, LONG_HEAD_BYTES
 
 STANDARD_INPUT = "-"
 PIECE_BYTES = 256 * 1024
@@ -175,3 +175,13 @@ def list_files(path: str, folder: Path) -> list[SourceFile]:
         why = "is a folder without files" if whole.is_dir() else "matches no file"
         raise SourceError(f"{whole} {why}; check the source's path")
     return [SourceFile(str(folder / name), name) for name in found]
+
+
+def fingerprint_of(files: Sequence[SourceFile]) -> str:
+    """Of one file that is the source, its size and both ends; of several, of their names and fingerprints."""
+    if not files[0].name:
+        return files[0].fingerprint()
+    content = blake2b(digest_size=16)
+    for file in files:
+        content.update(f"{file.name!r} {file.fingerprint()}\n".encode("utf-8", "backslashreplace"))
+    return f"{len(files)}:{content.hexdigest()}"

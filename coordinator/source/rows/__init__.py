@@ -1,0 +1,1 @@
+"""Sources of rows: columns make the key, and others travel with it."""

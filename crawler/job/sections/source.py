@@ -1,0 +1,118 @@
+"""Where the keys come from, as `[source]` says it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from coordinator.errors import UsageError
+from crawler.job.fields import FUNCTION, Section, text, value
+
+# The whole address is a secret, so that a job cannot send one secret to a server that another part of it names.
+DATABASE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
+KINDS = ("path", "keys", "python", "query")
+
+_COLUMNS_RULE = 'write a column like "sku", or a list of columns'
+_QUOTED = re.compile(r"(?s)'[^']*'|\"[^\"]*\"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/")
+_IN_PARENTHESES = re.compile(r"\([^()]*\)")
+_ORDER_BY = re.compile(r"(?i)\border\s+by\b")
+
+
+# fmt: off
+class SourceSettings(Section, frozen=True, kw_only=True):
+    """Where the keys come from: exactly one of `path`, `keys`, `python` and `query`.
+
+    A source of rows has columns: a csv, tsv, jsonl (or ndjson) or parquet file, dicts of a function, or a query. `key`
+    names those that make the key, and `carry` those that travel with it; all of these are the key's fields.
+    """
+
+    path: Annotated[str, text(
+        "A text with one key a line: a file, a folder, a glob (`titles/*.gz`; sorted by name), a named pipe, or `-` "
+        "for standard input. UTF-8 or UTF-16, also gzip, xz, bzip2 or zstd. Blank lines, blanks around a key, and, "
+        "where keys are URLs, lines that begin with # are skipped. A relative path begins at the job file's folder. "
+        "Files that end in .csv, .tsv, .jsonl, .ndjson (or one of these and .gz, .zst, .xz, .bz2) or .parquet have "
+        "rows.",
+        "titles.txt.gz")] | None = None
+    keys: Annotated[tuple[str, ...], value(
+        "The keys themselves, where there are few.",
+        ["https://api.example.org/works?page=1"])] = ()
+    python: Annotated[str, text(
+        "A function of yours, module:function, that yields the keys as texts, or with `key` rows as dicts. The module "
+        "is looked up in the job file's folder. It must yield the same keys in the same order each time: resuming "
+        "calls it again.",
+        "corpus:keys", f"^{FUNCTION}$")] | None = None
+    query: Annotated[str, text(
+        "A SELECT with an ORDER BY, whose rows are read in a read-only transaction. It must return the same rows in "
+        "the same order each time: resuming skips as many as were read.",
+        "select sku, caption from products order by sku")] | None = None
+    database: Annotated[str, text(
+        "The Postgres of `query`, as the name of an environment variable with its address.",
+        "${SHOP_URL}", f"^{DATABASE}$", absent="the Postgres of the run")] | None = None
+    key: Annotated[str | tuple[str, ...], value(
+        'The column that has the key. Of several the key is the JSON array of their texts: `["A-1","de"]`. Of rows '
+        "with the same key the first one counts.",
+        ["sku", "country"], write=_COLUMNS_RULE)] = ()
+    carry: Annotated[str | tuple[str, ...], value(
+        "Other columns that travel with the key. A key and its fields may have 12,000 bytes; they are in Redis until "
+        "the key is done, so carry little.",
+        ["caption"], write=_COLUMNS_RULE)] = ()
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns in `key`; none where the source has no rows."""
+        return _listed(self.key)
+
+    @property
+    def carried_columns(self) -> tuple[str, ...]:
+        """The columns in `carry`."""
+        return _listed(self.carry)
+
+    @property
+    def name(self) -> str:
+        """The source in a few words, for people."""
+        if self.keys:
+            return f"{len(self.keys):,} in the job file"
+        return self.path or self.python or " ".join((self.query or "").split())
+# fmt: on
+
+
+def check_source(source: SourceSettings, *, keys_are_urls: bool) -> None:
+    """Raise UsageError when the section is not what it must be."""
+    given = [kind for kind in KINDS if getattr(source, kind)]
+    if len(given) != 1:
+        what = f"has {' and '.join(given)}; it needs one of them" if given else f"needs one of {', '.join(KINDS)}"
+        raise UsageError(f"job: [source] {what}: a file is a path (- for standard input), python is module:function")
+    kind = given[0]
+    if source.python is not None and not re.fullmatch(FUNCTION, source.python):
+        raise UsageError(f"job: [source] python is {source.python!r}; write module:function")
+    if "" in (*source.key_columns, *source.carried_columns):
+        raise UsageError("job: [source] key and carry are names of columns, and one of them is empty")
+    if kind == "keys" and (source.key or source.carry):
+        raise UsageError("job: [source] keys have no columns; leave out key and carry")
+    if source.carry and not source.key:
+        raise UsageError("job: [source] carry needs key: the column (or columns) of the key")
+    if keys_are_urls and len(source.key_columns) > 1:
+        raise UsageError("job: [source] key has several columns, which are no URL; give [request] url")
+    _check_query(source)
+
+
+def _check_query(source: SourceSettings) -> None:
+    if source.query is None:
+        if source.database is not None:
+            raise UsageError("job: [source] database is for query; leave it out")
+        return
+    if not source.key:
+        raise UsageError("job: [source] query needs key: the column (or columns) of the key")
+    if source.database is not None and not re.fullmatch(DATABASE, source.database):
+        raise UsageError('job: [source] database must be the name of an environment variable, as "${SHOP_URL}"')
+    bare, found = _QUOTED.sub(" ", source.query), 1
+    while found:
+        bare, found = _IN_PARENTHESES.subn(" ", bare)
+    if not _ORDER_BY.search(bare):
+        raise UsageError(
+            "job: [source] query has no ORDER BY: a run that goes on skips the rows that it has read; order by the key"
+        )
+
+
+def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
