@@ -255,8 +255,7 @@ async def build_worker(
 
     `stack` closes what they open. Waits until Postgres can be reached. Raises PostgresRefused, EpochLost, UsageError.
     """
-    keys = RunKeys(record.name)
-    name = new_worker_id()
+    keys, name = RunKeys(record.name), new_worker_id()
     streams = Streams(client, keys, record.layout, record.epoch)
     template = Template(job.request, resolve_credentials(job.request, environ).body_secrets)
     batch = Batch(job.store)
