@@ -24,7 +24,7 @@ from coordinator.tasks import run_until_first_ends
 from coordinator.url import InvalidUrl, Target
 from crawler.fetch.attempt import Defer, FetchResult, Lane
 from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.network.credentials import Credentials, resolve_credentials
+from crawler.fetch.network.credentials import Credentials, Pairs, resolve_credentials
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
 from crawler.fetch.template import Template
 from crawler.job.job import Job
@@ -37,8 +37,6 @@ from crawler.runner import Fetching, open_fetching
 from crawler.testing import Parsed, SavedResponse, parse
 
 logger = logging.getLogger(__name__)
-
-Pairs = tuple[tuple[str, str], ...]
 
 BEGINNING_CHARACTERS = 200
 MAX_NAME_CHARACTERS = 80

@@ -14,7 +14,7 @@ from crawler.job.request.placeholders import SECRET, places_in, without_places
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import COOKIE_TEXT, HEADER_TEXT, credential_origins, is_credential, is_proxy
 
-HeaderPairs = tuple[tuple[str, str], ...]
+Pairs = tuple[tuple[str, str], ...]
 
 # A ${NAME} of the template as it stands in a target: the URL Standard encodes braces in a path, and not in a query.
 _PLACE_IN_TARGET = re.compile(r"\$(?:\{|%7B)([A-Za-z_][A-Za-z0-9_]*)(?:\}|%7D)")
@@ -34,8 +34,8 @@ class Credentials:
     `origins` are the only ones that credentials are for; None: they are for the first origin of every request.
     """
 
-    headers: HeaderPairs = ()
-    secret_headers: HeaderPairs = field(default=(), repr=False)
+    headers: Pairs = ()
+    secret_headers: Pairs = field(default=(), repr=False)
     proxy: str | None = field(default=None, repr=False)
     url_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     origins: frozenset[str] | None = None
@@ -57,7 +57,7 @@ class Credentials:
                     text = text.replace(written, f"${{{name}}}")
         return text
 
-    def headers_of(self, headers: HeaderPairs, with_credentials: bool) -> HeaderPairs:
+    def headers_of(self, headers: Pairs, with_credentials: bool) -> Pairs:
         """Return a request's own headers, and the secret headers whose names are not among them."""
         if not with_credentials or not self.secret_headers:
             return headers
