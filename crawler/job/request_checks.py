@@ -43,6 +43,8 @@ def check_request(request: RequestSettings) -> None:
             raise UsageError("job: [request] auth and headers.Authorization say the same thing; leave one out")
     if request.cookies and "cookie" in named:
         raise UsageError("job: [request] cookies and headers.Cookie say the same thing; leave one out")
+    if request.keeps_cookies and (request.cookies or "cookie" in named):
+        raise UsageError("job: [request] cookie_jar: the upstream sets the cookies then; leave yours out")
     if request.proxy is not None:
         _check_proxy(request.proxy)
     for network in request.allow_private:

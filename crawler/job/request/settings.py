@@ -72,6 +72,10 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     cookies: Annotated[dict[str, str], value(
         "Cookies of every request.",
         {"session": "${SESSION}"}, each=COOKIE_RULE)] = field(default_factory=dict)
+    cookie_jar: Annotated[bool, value(
+        "Whether cookies that responses set are sent back, each worker its own: with a `url` by the rules of their "
+        "domain, path and expiry; where keys are URLs only to the host that set them.",
+        True, absent="false; true with a `login` that has no token")] = False
     auth: Annotated[str, text(
         "An Authorization header: basic:USER:PASSWORD or bearer:TOKEN, with the password or token as ${NAME}.",
         "bearer:${TOKEN}", "^(?:basic|bearer):")] | None = None
@@ -129,6 +133,11 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     def is_repeatable(self) -> bool:
         """Whether a request may be sent again when nobody knows whether the upstream has carried it out."""
         return self.sent_method in ("GET", "PUT", "DELETE") if self.idempotent is None else self.idempotent
+
+    @property
+    def keeps_cookies(self) -> bool:
+        """Whether cookies that responses set are sent back."""
+        return self.cookie_jar
 
     @property
     def obeys_robots(self) -> bool:
