@@ -30,7 +30,8 @@ class Credentials:
     `headers` are sent with every request. `secret_headers` are those that identify the sender (Authorization, Cookie,
     Proxy-Authorization) or have a secret in them; they are sent only to the origin that they are for. `proxy` is the
     proxy's URL with user and password. `url_secrets` are those in the request template by name, percent-encoded.
-    `body_secrets` are those in the body of a request by name.
+    `body_secrets` are those in the body of a request, and in that of the login, by name.
+    `login_headers` are those of the login.
     `origins` are the only ones that credentials are for; None: they are for the first origin of every request.
     """
 
@@ -40,6 +41,7 @@ class Credentials:
     url_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     origins: frozenset[str] | None = None
     body_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    login_headers: Pairs = field(default=(), repr=False)
 
     def filled(self, target: Target) -> Target:
         """Return the target with the secrets of the template in it. Only an engine may have it: it is not shown."""
@@ -87,17 +89,23 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
         cookies = (f"{name}={_filled(text, 'cookies', environ, COOKIE_TEXT)}" for name, text in request.cookies.items())
         secret_headers.append(("Cookie", "; ".join(cookies)))
     proxy = None if request.proxy is None else _proxy(request.proxy, environ)
-    in_body = {
-        place.name
-        for part in (request.json, request.form, request.body)
-        for place in places_in(part)
-        if place.is_secret
-    }
+    login = request.login
+    texts = [request.json, request.form, request.body]
+    texts += [] if login is None else [login.form, login.json]
+    in_body = {place.name for part in texts for place in places_in(part) if place.is_secret}
+    in_headers = {} if login is None else login.headers
+    login_headers = tuple((name, _filled(text, "login.headers", environ)) for name, text in in_headers.items())
     body_secrets = {name: _filled(f"${{{name}}}", "body", environ, ANY_TEXT) for name in sorted(in_body)}
     in_url = SECRET.findall(request.url or "")
     url_secrets = {name: quote(_filled(f"${{{name}}}", "url", environ, ANY_TEXT), safe="") for name in in_url}
     return Credentials(
-        tuple(headers), tuple(secret_headers), proxy, url_secrets, credential_origins(request), body_secrets
+        tuple(headers),
+        tuple(secret_headers),
+        proxy,
+        url_secrets,
+        credential_origins(request),
+        body_secrets,
+        login_headers,
     )
 
 
