@@ -129,6 +129,8 @@ def _check_places(request: RequestSettings) -> None:
     if request.keys_per_request > 1 and (fields := fields_named(request)):
         name, where = next(iter(fields.items()))
         raise UsageError(f"job: [request] {where}: {{{name}}} is of one key; leave keys_per_request out")
+    if request.sent_method == "GET" and request.idempotent is False:
+        raise UsageError("job: [request] idempotent: a GET may be sent again in any case; leave it out")
     for name, text in request.headers.items():
         places = list(places_in(text))
         if any(place.is_secret for place in places) and not all(place.is_secret for place in places):

@@ -116,8 +116,8 @@ class Intake:
             self._batch.add_done_block(block)
             return True
         if claim.deliveries > 1 and not self._template.is_repeatable:
-            for index in [index for index, key_digest in enumerate(digests) if key_digest not in done]:
-                self._fail(claim, block, index, digests, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}")
+            for item in self._items_to_fetch(claim, block, digests, done)[0]:
+                self._fail(item, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}")
             return True
         if claim.deliveries > MAX_DELIVERIES:
             left = [index for index, key_digest in enumerate(digests) if key_digest not in done]
@@ -185,11 +185,11 @@ class Intake:
                 lambda: self._streams.split(self._worker, claim, left, self._keys_per_request), "worker"
             )
             return
+        (index,) = left
         reason = f"{claim.deliveries - 1} workers died while they had this key"
-        self._fail(claim, block, left[0], digests, reason)
+        self._fail(Item(claim.block.keys[index], digests[index], block, claim.block.context(index)), reason)
 
-    def _fail(self, claim: Claim, block: OpenBlock, index: int, digests: Sequence[bytes], reason: str) -> None:
-        item = Item(claim.block.keys[index], digests[index], block, claim.block.context(index))
+    def _fail(self, item: Item, reason: str) -> None:
         self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time()))
 
 

@@ -8,9 +8,10 @@ import orjson
 import pytest
 
 from coordinator.model import Outcome
+from coordinator.url import parse
 from crawler.fetch.attempt import FetchResult
 from crawler.fetch.template import Template
-from crawler.model import PAGE_BYTES, HttpResponse, Page
+from crawler.model import PAGE_BYTES, HttpResponse, Page, Payload, Request
 from crawler.pipeline.page_builder import PageBuilder
 from tests.crawler.examples import MOMENT, a_job, a_request
 from tests.servers.scripted import headers
@@ -92,3 +93,23 @@ async def test_a_page_that_fails_after_that_keeps_nothing_of_its_body() -> None:
         page.fail("why")
         assert (*fields(page), page.content_type) == (None, None, None, None)
         assert page.memory_bytes == PAGE_BYTES
+
+
+@pytest.mark.parametrize("is_repeatable", [True, False])
+async def test_keys_of_a_response_that_a_parser_fails_on_go_alone_only_where_that_does_no_harm(
+    is_repeatable: bool,
+) -> None:
+    class Failing:
+        async def parse(self, *_: Any) -> str:
+            return "parser: no"
+
+    parser: Any = Failing()
+    alone: list[Request] = []
+    template = Template(a_job(request={"url": "https://upstream.example/{keys}"}).request)
+    request = Request(parse("https://upstream.example/a"), [a_request(key).items[0] for key in "ab"], "x")
+    request.payload = Payload("POST", is_repeatable=is_repeatable)
+    result = FetchResult(Outcome.STORED, None, 1, MOMENT, HttpResponse(200, headers(), b"{}"))
+    pages = await PageBuilder(template, parser, lambda one, _: alone.append(one)).build(request, result)
+    assert alone == ([request] if is_repeatable else [])
+    failed = [(Outcome.FAILED, "parser: no")] * 2
+    assert [(page.outcome, page.reason) for page in pages] == ([] if is_repeatable else failed)
