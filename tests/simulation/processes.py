@@ -21,6 +21,7 @@ from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.coordinator import Coordinator
 from crawler.fetch.attempt import Lane, Meter
 from crawler.job.models import StoreSettings
+from crawler.model import GET
 from crawler.pipeline.intake import Intake
 from crawler.worker import Worker
 from tests.simulation.faulty_client import LOST
@@ -58,7 +59,9 @@ class WorkerProcess(Process):
             done=DoneSet(client, keys, record.layout, record.epoch),
             worker=name,
             batch=self.batch,
-            template=SimpleNamespace(target=lambda keys: SimpleNamespace(href="|".join(keys))),  # type: ignore[arg-type]
+            template=SimpleNamespace(  # type: ignore[arg-type]  # all that the intake uses of one
+                build=lambda keys, _: (SimpleNamespace(href="|".join(keys)), GET), is_repeatable=True
+            ),
             matcher=SimpleNamespace(upstream_of=lambda target: "upstream"),  # type: ignore[arg-type]
             scheduler=self.scheduler,  # type: ignore[arg-type]
             keys_per_request=self.simulation.keys_per_request,
