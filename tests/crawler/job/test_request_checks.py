@@ -143,6 +143,7 @@ def test_a_template_is_what_stands_before_and_after_the_key(place: str) -> None:
         ("https://x.example/{id}", "url names {id}, which no key has"),
         ("https://x.example/{}", "a single"),
         ("https://x.example/{key:upper}", "a single"),
+        ("https://x.example/{key:number}", ":number is for json"),
         ("https://${HOST}/{key}", "may not come from the environment"),
         ("https://x.${HOST}.example/{key}", "may not come from the environment"),
         ("https://x.example/${TOKEN}/", "0 placeholders"),
