@@ -111,7 +111,8 @@ GET = Payload()
 class Request:
     """One HTTP request for one key or several.
 
-    `counted_at` is when its last failed attempt was counted, on the fetcher's clock.
+    `counted_at` is when its last failed attempt was counted, on the fetcher's clock. `renewed`: it was sent again in
+    another session.
 
     `first_target` is that before any redirect, `target` the one to send next, `hops` how many redirects were followed.
     `attempts` are those of the key with the most of them; `attempts_of` has those of each key, by digest, before this
@@ -126,6 +127,7 @@ class Request:
     attempts_of: Mapping[bytes, Attempts] | None = None
     target: Target = field(init=False)
     hops: int = 0
+    renewed: bool = False
     counted_at: float = -math.inf
 
     def __post_init__(self) -> None:

@@ -37,7 +37,9 @@ logger = logging.getLogger(__name__)
 # The [section] and key of each setting that must stay the same within a run; without a key, the whole section. With
 # another source, template or table, the keys and rows of the run would mean something else.
 _FIXED_SETTINGS = (
-    *(("source", None), ("request", "url"), ("request", "keys_per_request"), ("tables", None)),
+    ("source", None),
+    *(("request", name) for name in ("url", "method", "json", "form", "body", "keys_per_request")),
+    ("tables", None),
     *(("follow", None), ("paginate", None), ("kinds", None)),
 )
 _SHOWN_CHARACTERS = 60

@@ -25,10 +25,11 @@ from coordinator.url import InvalidUrl, Target
 from crawler.assembly import Fetching, open_fetching
 from crawler.fetch.attempt import Defer, FetchResult, Lane
 from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.network.credentials import Credentials, resolve_credentials
+from crawler.fetch.network.credentials import Credentials, Pairs, resolve_credentials
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
 from crawler.fetch.template import Template
 from crawler.job.job import Job
+from crawler.job.request_checks import CREDENTIAL_NAMES
 from crawler.model import HttpResponse, Item, OpenBlock, Page, Request
 from crawler.parse import hook
 from crawler.parse.response import Response
@@ -37,8 +38,6 @@ from crawler.pipeline.page_builder import PageBuilder
 from crawler.testing import Parsed, SavedResponse, parse, write_response
 
 logger = logging.getLogger(__name__)
-
-Pairs = tuple[tuple[str, str], ...]
 
 BEGINNING_CHARACTERS = 200
 # They are for the session of one client, and a saved response is for a repository.
@@ -117,8 +116,11 @@ class Rehearsal:
 class _Recorder:
     """An engine that notes each request that it sends through another one."""
 
-    def __init__(self, engine: Engine, shown: Credentials, user_agent: str, exchanges: list[Exchange]) -> None:
+    def __init__(
+        self, engine: Engine, credentials: Credentials, shown: Credentials, user_agent: str, exchanges: list[Exchange]
+    ) -> None:
         self._engine = engine
+        self._shown_pairs = dict(zip(credentials.login_headers, shown.login_headers, strict=True))
         self._shown = shown
         self._user_agent = ("User-Agent", user_agent)
         self._exchanges = exchanges
@@ -126,7 +128,8 @@ class _Recorder:
     async def fetch(
         self, method: str, target: Target, headers: Pairs, with_credentials: bool = True, body: bytes | None = None
     ) -> HttpResponse:
-        sent = (self._user_agent, *self._shown.headers_of((*self._shown.headers, *headers), with_credentials))
+        own = tuple(map(self._shown_pair, headers))
+        sent = (self._user_agent, *self._shown.headers_of((*self._shown.headers, *own), with_credentials))
         began = perf_counter()
         exchange = Exchange(method, target.href, sent, 0.0)
         try:
@@ -141,6 +144,10 @@ class _Recorder:
 
     async def close(self) -> None:
         await self._engine.close()
+
+    def _shown_pair(self, pair: tuple[str, str]) -> tuple[str, str]:
+        """A header as it may be shown: a session is a secret, too."""
+        return self._shown_pairs.get(pair) or ((pair[0], "***") if pair[0].lower() in CREDENTIAL_NAMES else pair)
 
 
 async def rehearse(
@@ -161,7 +168,7 @@ async def rehearse(
     exchanges: list[Exchange] = []
 
     def recorded(engine: Engine) -> Engine:
-        return _Recorder(engine, shown, job.request.user_agent, exchanges)
+        return _Recorder(engine, credentials, shown, job.request.user_agent, exchanges)
 
     template = Template(job.request, credentials.body_secrets)
     try:

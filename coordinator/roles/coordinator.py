@@ -66,9 +66,8 @@ class Coordinator:
 
     `open_corpus` opens the source at a cursor; `rereadable` is False for a pipe, which cannot be read from its
     beginning again. `high_water` is the most keys that are queued. A request that has fewer than `keys_per_request`
-    keys waits `fill_seconds` for more of a slow source. `single_requests`: a block has the keys of one request, which
-    are then lost together when a worker dies, and no others with them. `following` says how keys that pages name are
-    published.
+    keys waits `fill_seconds` for more of a slow source. `single_requests`: a block has the keys of one request, so
+    that only these are in doubt when a worker dies. `following` says how keys that pages name are published.
     """
 
     def __init__(

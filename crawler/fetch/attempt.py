@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.model import Outcome
+from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
 from crawler.model import HttpResponse
 
 
@@ -66,3 +67,8 @@ class Meter:
         reading = (self.requests, self.received)
         self.requests = self.received = 0
         return reading
+
+
+def unsent_after(delay: float) -> RetryInPlace | Defer:
+    """Where a request waits that was not sent, so that it costs no retry budget."""
+    return RetryInPlace(delay) if delay <= MAX_IN_PLACE_SECONDS else Defer(delay)

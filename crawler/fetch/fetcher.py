@@ -14,11 +14,12 @@ from coordinator.limits.robots_cache import RobotsCache
 from coordinator.model import Outcome
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import Target
-from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace
+from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace, unsent_after
 from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.faults import UPSTREAM_FAULTS
+from crawler.fetch.faults import UPSTREAM_FAULTS, DeadOrigins
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
-from crawler.fetch.network.redirect import InvalidRedirect, may_carry_credentials, redirected_payload
+from crawler.fetch.network.login import Login, LoginRefused, Session
+from crawler.fetch.network.redirect import may_carry_credentials
 from crawler.fetch.retry import (
     NOT_AGAIN,
     STORED,
@@ -31,15 +32,15 @@ from crawler.fetch.retry import (
     after_response,
     without_repeat,
 )
-from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS, RetryBudget
+from crawler.fetch.retry_budget import RetryBudget
 from crawler.fetch.robots.policy import PERMANENT_KINDS, Robots
+from crawler.fetch.template import login_request
 from crawler.job.job import Job
-from crawler.model import GET, HttpResponse, Request
+from crawler.model import GET, HttpResponse, Payload, Request
 
 # A key that was refused while its upstream refuses everything is due again after this time. Then it waits for its turn
 # to be a probe, behind the keys that were not: one key must not be the probe for ever.
 REFUSED_DEFER_SECONDS = 5.0
-MAX_DEAD_ORIGINS = 10_000
 
 
 class Fetcher:
@@ -66,8 +67,12 @@ class Fetcher:
         self._meter = meter
         self._credentials = credentials
         self._clock = clock
+        self._login: Login | None = None
+        if (login := job.request.login) is not None:
+            sent = login_request(login, credentials.body_secrets, credentials.login_headers)
+            self._login = Login(*sent, login.token, self._send_apart, limiter, matcher.upstream_of(sent[0]))
         self._retry_budget = RetryBudget()
-        self._dead: dict[str, tuple[FetchError, float, float]] = {}  # origin -> its fault, since when, until when
+        self._dead = DeadOrigins()
         self._robots = (
             None
             if robots_cache is None
@@ -75,9 +80,10 @@ class Fetcher:
         )
 
     async def close(self) -> None:
-        """Cancel the requests for robots.txt that are under way."""
-        if self._robots is not None:
-            await self._robots.close()
+        """Cancel the requests for robots.txt, and to log in, that are under way."""
+        for part in (self._robots, self._login):
+            if part is not None:
+                await part.close()
 
     async def fetch(self, request: Request, lane: Lane) -> FetchResult | RetryInPlace | Defer:
         """Make one attempt.
@@ -90,18 +96,19 @@ class Fetcher:
             return stopped
         if self._robots is not None and (stopped := await self._check_robots(request, self._robots, lane)) is not None:
             return stopped
+        session: Session | None = None
+        if self._login is not None and (session := self._login.session) is None:
+            return await self._begin_session(request, self._login)
         lane.must_finish = True
         self._meter.requests += 1
         self._retry_budget.add_request()
         started = time.monotonic()
         response: HttpResponse | None = None
         try:
-            if (payload := request.payload) is GET:
+            if request.payload is GET and session is None:
                 received = await self._engine.fetch("GET", request.target, (), self._with_credentials(request))
             else:
-                received = await self._engine.fetch(
-                    payload.method, request.target, payload.own_headers, self._with_credentials(request), payload.body
-                )
+                received = await self._send(request, session)
             lane.release = received.release
             if len(received.body) > self._max_body:
                 raise FetchError("too-large", f"the body exceeds {self._max_body} bytes")
@@ -112,16 +119,28 @@ class Fetcher:
             lane.fault = error if error.kind in UPSTREAM_FAULTS else None
         else:
             ended_at = time.time()
+            if session is not None and self._has_ended(session, request, response.status):
+                lane.must_finish = False
+                return RetryInPlace()
             decision = self._decide_on_response(request, response, ended_at, time.monotonic() - started)
-        lane.must_finish = False
+        lane.must_finish = not request.payload.is_repeatable  # its result must not be lost
         if decision.unauthorized:
             # That everybody is refused is no outcome of this key; and while it may be so, this lane asks for no other.
             await self._limiter.until_reported(request.upstream)
             if self._limiter.is_unauthorized(request.upstream):
+                lane.must_finish = False
                 return Defer(REFUSED_DEFER_SECONDS)
         if decision.pause is not None:
             await retry_unavailable(partial(self._limiter.pause, request.upstream, decision.pause), "a pause")
+        lane.must_finish = False
         return self._carry_out(decision.step, request, response, ended_at)
+
+    async def _send(self, request: Request, session: Session | None) -> HttpResponse:
+        payload, allowed = request.payload, self._with_credentials(request)
+        headers = payload.own_headers
+        if session is not None and allowed:
+            headers = (*headers, *session.headers)
+        return await self._engine.fetch(payload.method, request.target, headers, allowed, payload.body)
 
     def _with_credentials(self, request: Request) -> bool:
         origins, first = self._credentials.origins, request.first_target
@@ -137,24 +156,18 @@ class Fetcher:
         `since` is when its attempt began: a request of which an attempt was counted after that has had this one. A
         fault that was taken from another request is not prolonged by that.
         """
-        origin = request.target.origin.text
-        if self._dead.get(origin, (None,))[0] is fault:
-            return
-        if len(self._dead) >= MAX_DEAD_ORIGINS:
-            self._dead.clear()
         seconds = self._retry_settings.backoff if seconds is None else seconds
-        self._dead[origin] = fault, since, self._clock() + seconds
+        self._dead.keep(request.target.origin.text, fault, since, self._clock() + seconds)
 
     def _check_dead(self, request: Request, lane: Lane) -> FetchResult | RetryInPlace | Defer | None:
         """Return None if the host may be asked now, else where the request goes without being sent."""
-        origin, now = request.target.origin.text, self._clock()
-        fault, since, until = self._dead.get(origin, (None, 0.0, 0.0))
-        if fault is None or until <= now:
-            self._dead.pop(origin, None)
+        now = self._clock()
+        if (found := self._dead.find(request.target.origin.text, now)) is None:
             return None
+        fault, since, until = found
         lane.fault, lane.began_at, delay = fault, since, until - now
         if request.counted_at >= since:
-            return _after(delay)
+            return unsent_after(delay)
         return self.count_fault(request, fault, delay)
 
     def count_fault(
@@ -169,7 +182,26 @@ class Fetcher:
         if isinstance(step, End):
             return FetchResult(step.outcome, step.reason, request.attempts.total + 1, now, None)
         request.attempts, request.counted_at = step.attempts, self._clock()
-        return _after(step.delay if delay is None else delay)
+        return unsent_after(step.delay if delay is None else delay)
+
+    def _has_ended(self, session: Session, request: Request, status: int) -> bool:
+        login = self._login
+        return login is not None and self._with_credentials(request) and login.has_ended(session, request, status)
+
+    async def _begin_session(self, request: Request, login: Login) -> FetchResult | RetryInPlace | Defer:
+        """Log in; the request goes back into its queue, because its slot has passed."""
+        self._limiter.slot_missed(request.upstream)
+        try:
+            await login.begin()
+        except FetchError as error:
+            return self.count_fault(request, error)
+        except LoginRefused as refused:
+            self._limiter.report(request.upstream, refused=refused.response.status)
+            await self._limiter.until_reported(request.upstream)
+            if self._limiter.is_unauthorized(request.upstream):
+                return Defer(REFUSED_DEFER_SECONDS)
+            return FetchResult(Outcome.REFUSED, str(refused), request.attempts.total, time.time(), refused.response)
+        return RetryInPlace()
 
     async def _check_robots(
         self, request: Request, robots: Robots, lane: Lane
@@ -190,21 +222,26 @@ class Fetcher:
         return FetchResult(Outcome.REFUSED, permission.reason, request.attempts.total, time.time(), None)
 
     async def _fetch_robots_txt(self, target: Target) -> HttpResponse:
-        self._meter.requests += 1
         try:
-            return (await self._engine.fetch("GET", target, (), False))._replace(release=None)  # it is small
+            return await self._send_apart(target)
         except FetchError as error:
             if not error.again:
                 raise
+        return await self._send_apart(target)
+
+    async def _send_apart(self, target: Target, payload: Payload = GET) -> HttpResponse:
+        """Send one request that is for no key."""
         self._meter.requests += 1
-        return (await self._engine.fetch("GET", target, (), False))._replace(release=None)
+        response = await self._engine.fetch(payload.method, target, payload.own_headers, False, payload.body)
+        if response.release is not None:
+            response.release()
+        return response._replace(release=None)
 
     def _decide_on_error(self, request: Request, error: FetchError, now: float, seconds: float) -> Decision:
         self._limiter.report(request.upstream, failed=error.kind in UPSTREAM_FAULTS, seconds=seconds, undecided=1)
         step = after_error(error, request.attempts, self._retry_settings, now=now, jitter=random.random())
-        if error.sent and not request.payload.may_go_again:
-            return without_repeat(Decision(step), str(error), None)
-        return Decision(step)
+        is_unknown = error.sent and not request.payload.may_go_again
+        return without_repeat(Decision(step), str(error), None) if is_unknown else Decision(step)
 
     def _decide_on_response(self, request: Request, response: HttpResponse, now: float, seconds: float) -> Decision:
         self._meter.received += len(response.body)
@@ -218,6 +255,7 @@ class Fetcher:
             self._max_redirects - request.hops,
             body=response.body,
             reads_accepted=self._reads_accepted,
+            payload=request.payload,
             now=now,
             jitter=random.random(),
         )
@@ -246,14 +284,8 @@ class Fetcher:
             reason = step.reason and self._credentials.hidden(step.reason)  # it may quote a Location
             return FetchResult(step.outcome, reason, request.attempts.total + 1, now, response)
         if isinstance(step, Follow):
-            if request.payload is not GET and response is not None:
-                try:
-                    request.payload = redirected_payload(request.payload, response.status, request.target, step.target)
-                except InvalidRedirect as error:
-                    reason = f"redirect {response.status}: {error}"
-                    return FetchResult(Outcome.REFUSED, reason, request.attempts.total + 1, now, response)
-            origin, path = step.target
-            request.target = Target(origin, self._credentials.hidden(path))
+            request.payload = step.payload
+            request.target = step.target._replace(path=self._credentials.hidden(step.target.path))
             request.upstream = self._matcher.upstream_of(step.target)
             request.hops += 1
             return RetryInPlace(step.delay)
@@ -265,8 +297,3 @@ class Fetcher:
             reason = f"{UNKNOWN}: {request.attempts.history[-1]} after a redirect; {NOT_AGAIN}"
             return FetchResult(Outcome.FAILED, reason, request.attempts.total, now, None)
         return Defer(step.delay)
-
-
-def _after(delay: float) -> RetryInPlace | Defer:
-    """Where a request waits that was not sent, so that it costs no retry budget."""
-    return RetryInPlace(delay) if delay <= MAX_IN_PLACE_SECONDS else Defer(delay)

@@ -10,7 +10,7 @@ from coordinator.errors import FetchError
 from coordinator.model import Attempts, Outcome
 from coordinator.url import Target
 from crawler.fetch.faults import THROTTLED
-from crawler.fetch.network.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target
+from crawler.fetch.network.redirect import REDIRECT_STATUSES, InvalidRedirect, redirect_target, redirected_payload
 from crawler.fetch.ratelimit_headers import (
     LIMIT_HEADERS,
     MAX_PAUSE_SECONDS,
@@ -19,7 +19,7 @@ from crawler.fetch.ratelimit_headers import (
     retry_after,
 )
 from crawler.job.models import RetrySettings
-from crawler.model import Again, Headers
+from crawler.model import GET, Again, Headers, Payload
 
 # Throttled attempts are counted apart. For each attempt that the job allows, a key may have this many of them.
 THROTTLED_PER_ATTEMPT = 10
@@ -67,6 +67,7 @@ class Follow:
 
     target: Target
     delay: float = 0.0
+    payload: Payload = GET
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,11 @@ def after_response(
     *,
     body: bytes = b"",
     reads_accepted: bool = False,
+    payload: Payload = GET,
     now: float,
     jitter: float,
 ) -> Decision:
-    """Decide on a response to `target`.
+    """Decide on a response to what was sent to `target`.
 
     `attempts` are those before it, `hops_left` redirects may still be followed, `reads_accepted` says that the parser
     decides on a 202, `now` is seconds since 1970, and `jitter` a random number in [0, 1).
@@ -128,7 +130,7 @@ def after_response(
         return Decision(Retry(attempts, max(delay, _own_wait(status, headers, now))), pause)
     if status in REDIRECT_STATUSES:
         delay = min(_own_wait(status, headers, now), settings.max_delay)
-        return Decision(_follow_redirect(status, headers, target, hops_left, delay), pause)
+        return Decision(_follow_redirect(status, headers, target, hops_left, delay, payload), pause)
     if pause is None and 200 <= status < 300:
         return STORED
     return Decision(_end_with_status(status), pause, unauthorized=status in UNAUTHORIZED_STATUSES)
@@ -254,14 +256,17 @@ def _own_wait(status: int, headers: Headers, now: float) -> float:
     return min(max(wait or 0.0, 0.0), MAX_PAUSE_SECONDS)
 
 
-def _follow_redirect(status: int, headers: Headers, target: Target, hops_left: int, delay: float) -> End | Follow:
+def _follow_redirect(
+    status: int, headers: Headers, target: Target, hops_left: int, delay: float, payload: Payload
+) -> End | Follow:
     try:
         redirected = redirect_target(target, headers.get("location"))
+        payload = payload if payload is GET else redirected_payload(payload, status, target, redirected)
     except InvalidRedirect as error:
         return End(Outcome.REFUSED, f"redirect {status}: {error}")
     if hops_left < 1:
         return End(Outcome.REFUSED, f"redirect {status} to {redirected.href}: no more redirects are followed")
-    return Follow(redirected, delay)
+    return Follow(redirected, delay, payload)
 
 
 def _backoff(attempts: int, settings: RetrySettings, jitter: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
 
@@ -12,9 +13,10 @@ import msgspec
 from coordinator.model import NO_CONTEXT, KeyContext
 from coordinator.source.key_rule import KeyRule
 from coordinator.url import InvalidUrl, Origin, Target, parse
+from crawler.fetch.network.credentials import Pairs
 from crawler.fetch.network.redirect import may_carry_credentials
 from crawler.job.request.placeholders import KEY_NAMES, Parts, Placeholder, fields_named, parts_of, split_template
-from crawler.job.request.settings import RequestSettings
+from crawler.job.request.settings import LoginSettings, RequestSettings
 from crawler.model import GET, Payload
 
 # So many characters are never more bytes than a key may have.
@@ -148,6 +150,13 @@ class Template:
         if self._is_json:
             return msgspec.json.encode(body)
         return urlencode({name: _plain(value) for name, value in body.items()}, doseq=True).encode()
+
+
+def login_request(login: LoginSettings, secrets: Mapping[str, str], headers: Pairs) -> tuple[Target, Payload]:
+    """What is sent to log in; `headers` are those of the login with their secrets filled in."""
+    settings = RequestSettings(url=login.url, method="POST", json=login.json, form=login.form, headers=login.headers)
+    target, payload = Template(settings, secrets).build([""])
+    return target, replace(payload, headers=headers)
 
 
 class _Values:

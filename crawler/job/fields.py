@@ -126,6 +126,8 @@ def _refuse_values(model: type[Section], name: str, values: Mapping[str, Any]) -
             msgspec.convert(values[key], field.type)
         except msgspec.ValidationError:
             kind, extra = type_and_extra(inspect.type_info(field.type))
+            if isinstance(kind, inspect.StructType) and issubclass(kind.cls, Section):
+                read_section(kind.cls, f"{name}.{key}", values[key])
             if "not_yet" in extra:
                 raise NotYet(f"job: [{name}] {key}: {extra['not_yet']}") from None
             if isinstance(kind, inspect.DictType) and isinstance(values[key], Mapping):

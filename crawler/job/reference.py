@@ -20,7 +20,7 @@ from crawler.job.models import (
     RunSettings,
     StoreSettings,
 )
-from crawler.job.request.settings import RequestSettings
+from crawler.job.request.settings import LoginSettings, RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
 from crawler.job.sections.source import KINDS, SourceSettings
@@ -77,6 +77,7 @@ SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[run]", RunSettings, ""),
     ("[source]", SourceSettings, _SOURCE_NOTE),
     ("[request]", RequestSettings, ""),
+    ("[request.login]", LoginSettings, ""),
     ("[limits.NAME]", LimitEntry, _LIMITS_NOTE),
     ("[retry]", RetrySettings, ""),
     ("[parse]", ParseSettings, _PARSE_NOTE),
@@ -103,6 +104,10 @@ def job_schema() -> dict[str, Any]:
     schema = _without_null(msgspec.json.schema(JobFile))
     parts = schema["$defs"]
     parts["SourceSettings"]["oneOf"] = [{"required": [kind]} for kind in KINDS]
+    parts["RequestSettings"]["properties"]["login"] |= _described(
+        next(f.type for f in msgspec.structs.fields(RequestSettings) if f.name == "login")
+    )
+    parts["LoginSettings"]["required"] = ["url"]
     parts["TableSettings"]["required"] = ["name", "columns"]
     parts["JobFile"]["required"] = ["source"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -132,6 +137,8 @@ def _section_text(title: str, model: type[Section], note: str) -> str:
 def _key_text(field: msgspec.structs.FieldInfo) -> str:
     kind, extra = type_and_extra(inspect.type_info(field.type))
     about = _without_null(msgspec.json.schema(field.type))
+    if "description" not in about:
+        about |= _described(field.type)
     default = extra.get("absent") or _default(field.default)
     return "\\\n".join(
         (
@@ -140,6 +147,14 @@ def _key_text(field: msgspec.structs.FieldInfo) -> str:
             f"  Example: `{field.encode_name} = {_toml(about['examples'][0])}`",
         )
     )
+
+
+def _described(kind: Any) -> dict[str, Any]:
+    """The description and examples of a section in a section, which msgspec leaves out of the schema."""
+    about = inspect.type_info(kind)
+    while isinstance(about, inspect.UnionType):
+        about = about.types[0]
+    return dict(about.extra_json_schema or {}) if isinstance(about, inspect.Metadata) else {}
 
 
 def _filled(text: str, indent: str = "") -> str:

@@ -10,7 +10,7 @@ from coordinator.errors import UsageError
 from coordinator.url import InvalidUrl, parse
 from crawler.job.fields import COOKIE_RULE, HEADER_RULE, MAX_FILL_SECONDS
 from crawler.job.request.placeholders import KEY_NAMES, SECRET, fields_named, places_in, split_template
-from crawler.job.request.settings import RequestSettings
+from crawler.job.request.settings import LoginSettings, RequestSettings
 
 PROXY_SCHEMES = ("http", "https", "socks5")
 # A line break in a header would begin another one.
@@ -43,6 +43,8 @@ def check_request(request: RequestSettings) -> None:
             raise UsageError("job: [request] auth and headers.Authorization say the same thing; leave one out")
     if request.cookies and "cookie" in named:
         raise UsageError("job: [request] cookies and headers.Cookie say the same thing; leave one out")
+    if request.keeps_cookies and (request.cookies or "cookie" in named):
+        raise UsageError("job: [request] cookie_jar: the upstream sets the cookies then; leave yours out")
     if request.proxy is not None:
         _check_proxy(request.proxy)
     for network in request.allow_private:
@@ -50,6 +52,8 @@ def check_request(request: RequestSettings) -> None:
     if seconds_of(request.fill) > MAX_FILL_SECONDS:
         raise UsageError(f"job: [request] fill is {request.fill!r}; it must be at most 10min")
     _check_places(request)
+    if request.login is not None:
+        _check_login(request, request.login)
     _check_secrets(request)
     _check_hosts(request)
 
@@ -59,6 +63,7 @@ def credentials_in(request: RequestSettings) -> list[str]:
     found = ["auth"] if request.auth is not None else []
     found += [f"headers.{name}" for name, text in request.headers.items() if is_credential(name, text)]
     found += ["cookies"] if request.cookies else []
+    found += ["login"] if request.login is not None else []
     found += [f"${{{name}}} in url" for name in dict.fromkeys(SECRET.findall(request.url or ""))]
     in_body = (place for part in (request.json, request.form, request.body) for place in places_in(part))
     return found + [f"${{{name}}} in the body" for name in dict.fromkeys(p.name for p in in_body if p.is_secret)]
@@ -124,6 +129,8 @@ def _check_places(request: RequestSettings) -> None:
     if request.keys_per_request > 1 and (fields := fields_named(request)):
         name, where = next(iter(fields.items()))
         raise UsageError(f"job: [request] {where}: {{{name}}} is of one key; leave keys_per_request out")
+    if request.sent_method == "GET" and request.idempotent is False:
+        raise UsageError("job: [request] idempotent: a GET may be sent again in any case; leave it out")
     for name, text in request.headers.items():
         places = list(places_in(text))
         if any(place.is_secret for place in places) and not all(place.is_secret for place in places):
@@ -134,6 +141,29 @@ def _check_fields(key: str, fields: dict[str, str], allowed: re.Pattern[str], ru
     for name, value in fields.items():
         if not _TOKEN.fullmatch(name) or not allowed.fullmatch(value):
             raise UsageError(f"job: [request] {key}: {name!r} {rule}")
+
+
+def _check_login(request: RequestSettings, login: LoginSettings) -> None:
+    """Raise UsageError unless the login can be sent, and has no secret written out."""
+    if not login.url:
+        raise UsageError("job: [request.login] needs a url")
+    try:
+        parse(login.url)
+    except InvalidUrl as error:
+        raise UsageError(f"job: [request.login] url: it {error}") from None
+    if login.form is not None and login.json is not None:
+        raise UsageError("job: [request.login] form and json: a request has one body; leave one out")
+    _check_fields("login.headers", login.headers, HEADER_TEXT, HEADER_RULE)
+    if any(not place.is_secret for node in (login.form, login.json, login.headers) for place in places_in(node)):
+        raise UsageError("job: [request.login]: it is sent for no key; write {{name}} for the text {name}")
+    if any(places_in(login.url)):
+        raise UsageError("job: [request.login] url: no ${NAME} may stand in it; put it into form, json or headers")
+    for key, node in (("form", login.form), ("json", login.json), ("headers", login.headers)):
+        for name, text in (node or {}).items():
+            if isinstance(text, str) and _SECRET_HEADER.fullmatch(name) and not SECRET.search(text):
+                raise UsageError(_written_out(f"login.{key}", name, ""))
+    if login.token and (request.auth is not None or "authorization" in {name.lower() for name in request.headers}):
+        raise UsageError("job: [request] login.token and auth both make an Authorization header; leave one out")
 
 
 def _check_auth(auth: str) -> None:

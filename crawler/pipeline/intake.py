@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.model import NO_ATTEMPTS, Attempts, Block, Claim, Outcome, ShardId, WorkerId
+from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Outcome, ShardId, WorkerId
 from coordinator.queue.done import DoneSet
 from coordinator.queue.sharding import block_digests
 from coordinator.queue.streams import Streams
@@ -118,15 +118,17 @@ class Intake:
         if not block.left:
             self._batch.add_done_block(block)
             return True
-        if claim.deliveries > 1 and (at_risk := self._not_repeatable(claim.block)):
-            for index in [index for index in at_risk if digests[index] not in done]:
-                self._fail(claim, block, index, digests, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}")
-            done = {*done, *(digests[index] for index in at_risk)}
-        if claim.deliveries > MAX_DELIVERIES:
+        at_risk = self._not_repeatable() if claim.deliveries > 1 else ()
+        if claim.deliveries > MAX_DELIVERIES and not at_risk:
             left = [index for index, key_digest in enumerate(digests) if key_digest not in done]
             await self._split_or_fail(claim, block, left, digests)
             return True
         items, attempts = self._items_to_fetch(claim, block, digests, done)
+        if at_risk:
+            for item in items:
+                if item.context.kind in at_risk:
+                    self._fail(item, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}")
+            items = [item for item in items if item.context.kind not in at_risk]
         at_hand_before = self._scheduler.at_hand
         self._put(items, attempts)
         return not items or self._scheduler.at_hand > at_hand_before
@@ -179,10 +181,9 @@ class Intake:
             request = Request(target, part, self._matcher.upstream_of(target), most, payload, attempts)
             self._scheduler.put(request)
 
-    def _not_repeatable(self, block: Block) -> list[int]:
-        """The indexes of the keys whose requests may not be sent again."""
-        once = {kind for kind, template in self._templates.items() if not template.is_repeatable}
-        return [index for index in range(len(block.keys)) if block.context(index).kind in once] if once else []
+    def _not_repeatable(self) -> set[str]:
+        """The kinds of the keys whose requests may not be sent again."""
+        return {kind for kind, template in self._templates.items() if not template.is_repeatable}
 
     def _requests(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """The items in parts of one request each. A page of a list behind the first is asked for alone."""
@@ -215,11 +216,11 @@ class Intake:
                 lambda: self._streams.split(self._worker, claim, left, self._keys_per_request[""]), "worker"
             )
             return
+        (index,) = left
         reason = f"{claim.deliveries - 1} workers died while they had this key"
-        self._fail(claim, block, left[0], digests, reason)
+        self._fail(Item(claim.block.keys[index], digests[index], block, claim.block.context(index)), reason)
 
-    def _fail(self, claim: Claim, block: OpenBlock, index: int, digests: Sequence[bytes], reason: str) -> None:
-        item = Item(claim.block.keys[index], digests[index], block, claim.block.context(index))
+    def _fail(self, item: Item, reason: str) -> None:
         self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time()))
 
 

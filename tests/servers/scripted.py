@@ -114,9 +114,14 @@ class ScriptedEngine:
         self.times: list[float] = []
 
     async def fetch(
-        self, method: str, target: Target, headers: Iterable[tuple[str, str]], with_credentials: bool = True
+        self,
+        method: str,
+        target: Target,
+        headers: Iterable[tuple[str, str]],
+        with_credentials: bool = True,
+        body: bytes | None = None,
     ) -> HttpResponse:
-        assert (method, headers) == ("GET", ())
+        assert (method, headers, body) == ("GET", (), None)
         self.urls.append(target.href)
         self.with_credentials.append(with_credentials)
         self.times.append(asyncio.get_running_loop().time())

@@ -16,7 +16,7 @@ from crawler.fetch.engines.response.body import BodyReader
 from crawler.fetch.engines.response.content_encoding import ACCEPT_ENCODING
 from crawler.fetch.engines.response.headers import RawHeaders
 from crawler.fetch.memory import BodyMemory
-from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
+from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials, Pairs
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
 from crawler.model import HttpResponse
@@ -62,12 +62,7 @@ class HttpxEngine:
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     async def fetch(
-        self,
-        method: str,
-        target: Target,
-        headers: tuple[tuple[str, str], ...],
-        with_credentials: bool = True,
-        body: bytes | None = None,
+        self, method: str, target: Target, headers: Pairs, with_credentials: bool = True, body: bytes | None = None
     ) -> HttpResponse:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
         if with_credentials and self._credentials.url_secrets:

@@ -35,7 +35,7 @@ from crawler.fetch.engines.response.body import BodyReader
 from crawler.fetch.engines.response.content_encoding import ACCEPT_ENCODING
 from crawler.fetch.engines.response.headers import NativeHeaders
 from crawler.fetch.memory import BodyMemory
-from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
+from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials, Pairs
 from crawler.fetch.network.resolve import Resolver
 from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
 from crawler.model import HttpResponse
@@ -99,12 +99,7 @@ class PyreqwestEngine:
         self._built_at = monotonic()
 
     async def fetch(
-        self,
-        method: str,
-        target: Target,
-        headers: tuple[tuple[str, str], ...],
-        with_credentials: bool = True,
-        body: bytes | None = None,
+        self, method: str, target: Target, headers: Pairs, with_credentials: bool = True, body: bytes | None = None
     ) -> HttpResponse:
         """Send one request and read its whole response; see Engine.fetch for the kinds of FetchError."""
         if self._lenient.origins and target.origin.text in self._lenient.origins:
@@ -150,7 +145,7 @@ class PyreqwestEngine:
         client: Client,
         method: str,
         url: str,
-        headers: tuple[tuple[str, str], ...],
+        headers: Pairs,
         body: bytes | None,
         seconds: float | None = None,
     ) -> HttpResponse:

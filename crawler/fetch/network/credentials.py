@@ -14,7 +14,7 @@ from crawler.job.request.placeholders import SECRET, places_in, without_places
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import COOKIE_TEXT, HEADER_TEXT, credential_origins, is_credential, is_proxy
 
-HeaderPairs = tuple[tuple[str, str], ...]
+Pairs = tuple[tuple[str, str], ...]
 
 # A ${NAME} of the template as it stands in a target: the URL Standard encodes braces in a path, and not in a query.
 _PLACE_IN_TARGET = re.compile(r"\$(?:\{|%7B)([A-Za-z_][A-Za-z0-9_]*)(?:\}|%7D)")
@@ -30,16 +30,18 @@ class Credentials:
     `headers` are sent with every request. `secret_headers` are those that identify the sender (Authorization, Cookie,
     Proxy-Authorization) or have a secret in them; they are sent only to the origin that they are for. `proxy` is the
     proxy's URL with user and password. `url_secrets` are those in the request template by name, percent-encoded.
-    `body_secrets` are those in the body of a request by name.
+    `body_secrets` are those in the body of a request, and in that of the login, by name.
+    `login_headers` are those of the login.
     `origins` are the only ones that credentials are for; None: they are for the first origin of every request.
     """
 
-    headers: HeaderPairs = ()
-    secret_headers: HeaderPairs = field(default=(), repr=False)
+    headers: Pairs = ()
+    secret_headers: Pairs = field(default=(), repr=False)
     proxy: str | None = field(default=None, repr=False)
     url_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     origins: frozenset[str] | None = None
     body_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    login_headers: Pairs = field(default=(), repr=False)
 
     def filled(self, target: Target) -> Target:
         """Return the target with the secrets of the template in it. Only an engine may have it: it is not shown."""
@@ -57,7 +59,7 @@ class Credentials:
                     text = text.replace(written, f"${{{name}}}")
         return text
 
-    def headers_of(self, headers: HeaderPairs, with_credentials: bool) -> HeaderPairs:
+    def headers_of(self, headers: Pairs, with_credentials: bool) -> Pairs:
         """Return a request's own headers, and the secret headers whose names are not among them."""
         if not with_credentials or not self.secret_headers:
             return headers
@@ -87,17 +89,23 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
         cookies = (f"{name}={_filled(text, 'cookies', environ, COOKIE_TEXT)}" for name, text in request.cookies.items())
         secret_headers.append(("Cookie", "; ".join(cookies)))
     proxy = None if request.proxy is None else _proxy(request.proxy, environ)
-    in_body = {
-        place.name
-        for part in (request.json, request.form, request.body)
-        for place in places_in(part)
-        if place.is_secret
-    }
+    login = request.login
+    texts = [request.json, request.form, request.body]
+    texts += [] if login is None else [login.form, login.json]
+    in_body = {place.name for part in texts for place in places_in(part) if place.is_secret}
+    in_headers = {} if login is None else login.headers
+    login_headers = tuple((name, _filled(text, "login.headers", environ)) for name, text in in_headers.items())
     body_secrets = {name: _filled(f"${{{name}}}", "body", environ, ANY_TEXT) for name in sorted(in_body)}
     in_url = SECRET.findall(request.url or "")
     url_secrets = {name: quote(_filled(f"${{{name}}}", "url", environ, ANY_TEXT), safe="") for name in in_url}
     return Credentials(
-        tuple(headers), tuple(secret_headers), proxy, url_secrets, credential_origins(request), body_secrets
+        tuple(headers),
+        tuple(secret_headers),
+        proxy,
+        url_secrets,
+        credential_origins(request),
+        body_secrets,
+        login_headers,
     )
 
 

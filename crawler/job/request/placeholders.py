@@ -91,6 +91,8 @@ def split_template(url: str) -> Parts:
     rest = SECRET.sub("", "".join(texts))
     if (count := sum(isinstance(part, Placeholder) and part.name in KEY_NAMES for part in parts)) > 1:
         raise UsageError(f"[request] url: {count} placeholders; put {{key}} or {{keys}} in it once")
+    if any(isinstance(part, Placeholder) and part.form == "number" for part in parts):
+        raise UsageError("[request] url: :number is for json; a URL has the text as it is")
     if "{" in rest or "}" in rest or "{{" in url:
         raise UsageError("[request] url: a single { or }; write %7B and %7D for braces of the URL itself")
     if len(parts) > 1 and "#" in "".join(texts[: -1 if isinstance(parts[-1], str) else None]):

@@ -19,6 +19,30 @@ from crawler.job.fields import (
 
 
 # fmt: off
+class LoginSettings(Section, frozen=True, kw_only=True):
+    """A request that each worker sends before its first one, and again when the upstream responds with 401.
+
+    An upstream that ends the older session of an account when a newer one begins takes one worker only. A login that
+    is refused refuses keys, as a wrong password in `auth` would.
+    """
+
+    url: Annotated[str, text(
+        "Where to log in, by POST.",
+        "https://api.example.org/oauth/token")] = ""
+    form: Annotated[dict[str, str | int | float | tuple[str, ...]], value(
+        "The body as a form, with passwords as ${NAME}.",
+        {"user": "${USER}", "password": "${PASSWORD}"}, each="must be a text")] | None = None
+    json: Annotated[dict[str, Any], value(
+        "The body as JSON, with passwords as ${NAME}.",
+        {"user": "${USER}", "password": "${PASSWORD}"}, each="must be a name", kind="table")] | None = None
+    headers: Annotated[dict[str, str], value(
+        "Headers of this request.",
+        {"Authorization": "Basic ${CLIENT}"}, each=HEADER_RULE)] = field(default_factory=dict)
+    token: Annotated[str, text(
+        "Where the JSON response has a token, as a path. It is sent as `Authorization: Bearer`, where credentials go.",
+        "access_token", absent="none; the cookies of the response are sent")] | None = None
+
+
 class RequestSettings(Section, frozen=True, kw_only=True):
     """How keys become HTTP requests.
 
@@ -72,6 +96,10 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     cookies: Annotated[dict[str, str], value(
         "Cookies of every request.",
         {"session": "${SESSION}"}, each=COOKIE_RULE)] = field(default_factory=dict)
+    cookie_jar: Annotated[bool, value(
+        "Whether cookies that responses set are sent back, each worker its own: with a `url` by the rules of their "
+        "domain, path and expiry; where keys are URLs only to the host that set them.",
+        True, absent="false; true with a `login` that has no token")] = False
     auth: Annotated[str, text(
         "An Authorization header: basic:USER:PASSWORD or bearer:TOKEN, with the password or token as ${NAME}.",
         "bearer:${TOKEN}", "^(?:basic|bearer):")] | None = None
@@ -119,6 +147,11 @@ class RequestSettings(Section, frozen=True, kw_only=True):
         "Whether each host's robots.txt is obeyed, Crawl-delay included.",
         False, absent="true where keys are URLs; false with a `url`, an API whose terms you know")] | None = None
 
+    login: Annotated[LoginSettings, value(
+        "A login before the first request; it is a section of its own, `[request.login]`.",
+        {"url": "https://api.example.org/login", "json": {"key": "${KEY}"}, "token": "access_token"},
+        write="write a table")] | None = None
+
     @property
     def sent_method(self) -> str:
         """The method of a request: by default POST when it has a body."""
@@ -129,6 +162,11 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     def is_repeatable(self) -> bool:
         """Whether a request may be sent again when nobody knows whether the upstream has carried it out."""
         return self.sent_method in ("GET", "PUT", "DELETE") if self.idempotent is None else self.idempotent
+
+    @property
+    def keeps_cookies(self) -> bool:
+        """Whether cookies that responses set are sent back."""
+        return self.cookie_jar or (self.login is not None and self.login.token is None)
 
     @property
     def obeys_robots(self) -> bool:

@@ -262,3 +262,9 @@ def test_blocks_of_requests_have_every_key_once_and_one_request_that_is_not_full
         assert list(block.keys) == sorted(block.keys, key=digest)
     fetched = [len(block.keys) - len(block.refusals) for block in made]
     assert all(count % keys_per_request == 0 for count in fetched[:-1] if count)
+
+
+def test_where_nothing_is_sent_twice_a_block_has_one_request() -> None:
+    keys = by_digest(numbered(40))
+    assert {len(block.keys) for block in cut_blocks(keys, ONE_SHARD, block_keys=1)} == {1}
+    assert [len(block.keys) for block in cut_request_blocks(keys, ONE_SHARD, 15, single=True)] == [15, 15, 10]

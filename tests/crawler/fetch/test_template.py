@@ -169,6 +169,7 @@ def test_a_body_is_made_of_keys_fields_and_secrets_which_are_no_templates_themse
         ("https://x.example/{country:path}/{key}?n={n}", "/d%20e/f/k?n=12"),
         ("https://x.example/{sku}", "/1%2F..%2F2"),
         ("https://x.example/q?s={sku:path}", "/q?s=1/../2"),
+        ("https://x.example/{key:path}", "/k"),
     ],
 )
 def test_named_fields_stand_in_the_url(url_: str, path: str) -> None:
@@ -241,3 +242,9 @@ def test_a_page_of_a_list_of_urls_has_its_parameters_in_that_url() -> None:
         ["x"], KeyContext(list_key="https://x.example/?a=1", params={"a": 2})
     )
     assert (target.href, payload) == ("https://x.example/?a=2", GET)
+
+
+def test_the_sample_of_a_template_has_a_value_for_each_field() -> None:
+    sample = Template(RequestSettings(url="https://x.example/{country}/{sku:path}")).sample
+    assert sample is not None
+    assert sample.href == "https://x.example/key/key"

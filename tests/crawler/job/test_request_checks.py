@@ -143,6 +143,7 @@ def test_a_template_is_what_stands_before_and_after_the_key(place: str) -> None:
         ("https://x.example/{id}", "url names {id}, which no key has"),
         ("https://x.example/{}", "a single"),
         ("https://x.example/{key:upper}", "a single"),
+        ("https://x.example/{key:number}", ":number is for json"),
         ("https://${HOST}/{key}", "may not come from the environment"),
         ("https://x.${HOST}.example/{key}", "may not come from the environment"),
         ("https://x.example/${TOKEN}/", "0 placeholders"),
@@ -173,3 +174,48 @@ def test_a_malformed_template_is_a_usage_error_in_one_line(template: str, word: 
     assert "[request] url" in message
     assert len(message.splitlines()) == 1
     assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"json": {"a": "{key}"}, "form": {"a": "b"}}, "json and form: a request has one body"),
+        ({"url": "https://x.example/", "json": {"a": 1}}, "url or json: 0 placeholders"),
+        ({"url": "https://x.example/", "json": ["{{key}}"]}, "url or json: 0 placeholders"),
+        ({"json": {"a": "{name}"}}, "json names {name}, which no key has"),
+        ({"headers": {"X-A": "{name}"}}, "headers names {name}, which no key has"),
+        ({"json": {"a": "{name}"}, "keys_per_request": 2}, "json: {name} is of one key"),
+        ({"url": None, "json": {"a": "${TOKEN}"}}, "any server would get its secret"),
+        ({"headers": {"X-A": "{key}-${TOKEN}"}}, "'X-A' has a secret and a {name}"),
+        ({"idempotent": False}, "a GET may be sent again in any case"),
+        ({"method": "TRACE"}, 'write "GET", "POST"'),
+        ({"json": "{key}"}, "write a table or a list"),
+        ({"form": {"a": {"b": 1}}}, "'a' must be a text, a number, or a list of texts"),
+        ({"cookie_jar": True, "cookies": {"a": "b"}}, "leave yours out"),
+        ({"url": None, "login": {"url": "https://x.example/"}}, "nobody says which servers may have that"),
+    ],
+)
+def test_a_request_that_cannot_be_made_is_an_error_in_one_line(request_: dict[str, Any], words: str) -> None:
+    given = {"url": "https://x.example/{key}", **request_}
+    with pytest.raises(UsageError) as caught:
+        read_job(a_document(request={name: value for name, value in given.items() if value is not None}))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "method", "repeatable"),
+    [
+        ({}, "GET", True),
+        ({"json": {"a": "{key}"}}, "POST", False),
+        ({"body": "{key}", "method": "PUT"}, "PUT", True),
+        ({"method": "POST"}, "POST", False),
+        ({"method": "PATCH", "idempotent": True}, "PATCH", True),
+        ({"method": "DELETE", "idempotent": False}, "DELETE", False),
+    ],
+)
+def test_a_body_makes_a_post_which_is_not_sent_again_unless_the_job_says_so(
+    request_: dict[str, Any], method: str, repeatable: bool
+) -> None:
+    request = a_job(request={"url": "https://x.example/{key}", **request_}).request
+    assert (request.sent_method, request.is_repeatable) == (method, repeatable)

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.model import NO_ATTEMPTS, Attempts, Block, Claim, Outcome, ShardId, WorkerId
+from coordinator.model import NO_ATTEMPTS, Attempts, Block, Claim, KeyContext, Outcome, ShardId, WorkerId
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import Completion
 from coordinator.tasks import cancel_and_wait
@@ -33,7 +33,7 @@ API = "https://upstream.example/?ids={keys}"
 class Feeding:
     """An intake at work for worker ONE."""
 
-    def __init__(self, run: Run, *, enough: int, keys_per_request: int) -> None:
+    def __init__(self, run: Run, *, enough: int, keys_per_request: int, **request: Any) -> None:
         self.limiter = ScriptedLimiter()
         double: Any = self.limiter
         self.scheduler = Scheduler(double, enough=enough)
@@ -45,7 +45,7 @@ class Feeding:
             done=run.done,
             worker=ONE,
             batch=self.batch,
-            templates={"": Template(a_job(request={"url": API}).request)},
+            templates={"": Template(a_job(source={"python": "a:b"}, request={"url": API, **request}).request)},
             matcher=UpstreamMatcher({}),
             scheduler=self.scheduler,
             keys_per_request={"": keys_per_request},
@@ -98,8 +98,8 @@ Feed = Any
 async def feed(run: Run) -> AsyncIterator[Feed]:
     all_: list[Feeding] = []
 
-    def feeding(*, enough: int = 10, keys_per_request: int = 1) -> Feeding:
-        all_.append(Feeding(run, enough=enough, keys_per_request=keys_per_request))
+    def feeding(*, enough: int = 10, keys_per_request: int = 1, **request: Any) -> Feeding:
+        all_.append(Feeding(run, enough=enough, keys_per_request=keys_per_request, **request))
         all_[-1].begin()
         return all_[-1]
 
@@ -316,3 +316,33 @@ async def test_a_key_that_is_alone_in_such_a_block_fails(run: Run, feed: Feed) -
     assert feeding.taken() == []
     await run.streams.join(TWO)
     assert await run.next(TWO) is None
+
+
+@pytest.mark.parametrize("deaths", [1, MAX_DELIVERIES])
+async def test_keys_that_a_dead_worker_may_have_sent_fail_where_nothing_is_sent_twice(
+    run: Run, feed: Feed, deaths: int
+) -> None:
+    keys: Sequence[str] = by_digest(numbered(3))
+    await publish(run, Block(ShardId(0), tuple(keys), {1: "why"}))
+    await died_of(run, deaths)
+    feeding = feed(json={"id": "{key}"})
+    pages = (await feeding.load()).pages
+    assert feeding.taken() == []
+    assert {page.item.key: page.outcome for page in pages} == {
+        **dict.fromkeys(keys, Outcome.FAILED),
+        keys[1]: Outcome.REFUSED,
+    }
+    assert {str(page.reason).partition(":")[0] for page in pages} == {"outcome unknown", "why"}
+
+
+async def test_a_key_without_a_field_that_the_request_names_is_refused(run: Run, feed: Feed) -> None:
+    """One block may have keys of either kind."""
+    contexts = {0: KeyContext(fields={"country": "de"})}
+    keys: Sequence[str] = by_digest(numbered(2))
+    await publish(run, Block(ShardId(0), tuple(keys), contexts=contexts))
+    feeding = feed(json={"id": "{key}"}, headers={"X-Market": "{country}"})
+    (page,) = (await feeding.load()).pages
+    assert (page.item.key, page.outcome) == (keys[1], Outcome.REFUSED)
+    assert page.reason == "has no field 'country', which [request] names"
+    (request,) = feeding.taken()
+    assert (request.payload.body, request.payload.headers) == (f'{{"id":"{keys[0]}"}}'.encode(), (("X-Market", "de"),))

@@ -8,10 +8,11 @@ import orjson
 import pytest
 
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
+from coordinator.url import parse
 from crawler.fetch.attempt import FetchResult
 from crawler.fetch.template import Template
 from crawler.job.job import Job
-from crawler.model import PAGE_BYTES, HttpResponse, Item, Page, Request
+from crawler.model import PAGE_BYTES, HttpResponse, Item, Page, Payload, Request
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.page_builder import PageBuilder
@@ -169,3 +170,27 @@ async def test_of_several_keys_each_has_waited_for_its_own_time() -> None:
     assert [(page.item.key, page.outcome) for page in pages] == [("b", Outcome.FAILED)]
     ((key, attempts, _),) = deferred
     assert (key, attempts.total) == ("a", 1)
+
+
+@pytest.mark.parametrize("is_repeatable", [True, False])
+async def test_keys_of_a_response_that_a_parser_fails_on_go_alone_only_where_that_does_no_harm(
+    is_repeatable: bool,
+) -> None:
+    class Failing:
+        keeps_body = False
+
+        async def parse(self, *_: Any) -> str:
+            return "parser: no"
+
+    parser: Any = Failing()
+    alone: list[Request] = []
+    template = Template(a_job(request={"url": "https://upstream.example/{keys}"}).request)
+    request = Request(parse("https://upstream.example/a"), [a_request(key).items[0] for key in "ab"], "x")
+    request.payload = Payload("POST", is_repeatable=is_repeatable)
+    result = FetchResult(Outcome.STORED, None, 1, MOMENT, HttpResponse(200, headers(), b"{}"))
+    pages = await PageBuilder(
+        a_job(), {"": template}, {"": parser}, lambda one, _: alone.append(one), lambda *_: None
+    ).build(request, result)
+    assert alone == ([request] if is_repeatable else [])
+    failed = [(Outcome.FAILED, "parser: no")] * 2
+    assert [(page.outcome, page.reason) for page in pages] == ([] if is_repeatable else failed)

@@ -1,0 +1,85 @@
+"""The cookies that upstreams set, kept for a worker and sent back to where they belong."""
+
+from __future__ import annotations
+
+from email.message import Message
+from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.request import Request as UrllibRequest
+
+from coordinator.url import Target
+from crawler.model import Headers
+
+MAX_SITES = 10_000
+# A response that sets a cookie takes the place of the oldest cookies of its site when so many did before it.
+MAX_RESPONSES_OF_A_SITE = 1000
+
+
+class WorkerCookies:
+    """Cookies by the rules of the standard library: domain, path, expiry, Secure.
+
+    With `one_site` a cookie may be for a whole domain, as its upstream says. Without, where keys are URLs of anybody,
+    each is for the host that set it: which domains belong to one owner, nobody here knows.
+    """
+
+    def __init__(self, *, one_site: bool) -> None:
+        self._one_site = one_site
+        self._jars: dict[str, CookieJar] = {}
+        self._responses: dict[str, int] = {}
+
+    def header(self, target: Target) -> str | None:
+        """The Cookie header of a request to this target, None without cookies."""
+        jar = self._jars.get(self._site(target))
+        if jar is None:
+            return None
+        request = UrllibRequest(target.href)  # noqa: S310 - nothing is opened, and a target is http or https
+        jar.add_cookie_header(request)
+        return request.get_header("Cookie")
+
+    def receive(self, target: Target, headers: Headers) -> None:
+        """Keep the cookies that a response from this target sets."""
+        if not headers.has(("set-cookie",)):
+            return
+        site = self._site(target)
+        if self._responses.get(site, 0) >= MAX_RESPONSES_OF_A_SITE:
+            self._forget(site)
+        if site not in self._jars:
+            if len(self._jars) >= MAX_SITES:
+                self._forget(next(iter(self._jars)))
+            self._jars[site] = CookieJar(_Policy(self._one_site))
+        self._responses[site] = self._responses.get(site, 0) + 1
+        request: Any = UrllibRequest(target.href)  # noqa: S310 - nothing is opened, and a target is http or https
+        self._jars[site].extract_cookies(_Received(headers), request)  # type: ignore[arg-type]  # only info() is used
+
+    def _site(self, target: Target) -> str:
+        return "" if self._one_site else target.origin.host
+
+    def _forget(self, site: str) -> None:
+        del self._jars[site], self._responses[site]
+
+
+class _Received:
+    """A response as the standard library's jar reads it."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._message = Message()
+        for name, text in headers.items():
+            if name == "set-cookie":
+                self._message["Set-Cookie"] = text
+
+    def info(self) -> Message:
+        return self._message
+
+
+class _Policy(DefaultCookiePolicy):
+    """A cookie without Domain is only for its host (RFC 6265), and none is for a suffix like .co.uk."""
+
+    def __init__(self, one_site: bool) -> None:
+        super().__init__(strict_domain=True, strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
+        self._one_site = one_site
+
+    def set_ok(self, cookie: Cookie, request: UrllibRequest) -> bool:
+        if not self._one_site and cookie.domain_specified:
+            cookie.domain = request.host.partition(":")[0].lower()
+            cookie.domain_specified = cookie.domain_initial_dot = False
+        return bool(super().set_ok(cookie, request))
