@@ -34,6 +34,7 @@ from crawler.audit.checks import (
     Sessions,
     StoredWithoutRecord,
 )
+from crawler.audit.found import add_found_digests, check_origins
 from crawler.audit.upstream_log import UpstreamLog
 from crawler.corpus import is_rereadable, open_corpus, with_source_database
 from crawler.job.job import Job, read_job
@@ -98,6 +99,7 @@ async def _findings(
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
         logged = await _logged(connection, log, job) if log else None
+        origins = [await check_origins(connection, stored.run_id)] if job.follows else []
         await transaction.rollback()
         max_idle_seconds = MAX_IDLE_SECONDS if stored.complete else MAX_IDLE_SECONDS_IN_A_RUN
         rows = await connection.fetch(query("idle-sessions"), max_idle_seconds)
@@ -106,7 +108,7 @@ async def _findings(
         in_redis = await _in_redis(client, record, complete=True)  # a run becomes complete in Redis after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
     redis = _comparable_redis(in_redis, known, stored)
-    return checks.compare(in_source, in_postgres, redis, sessions, logged, allowed)
+    return [*checks.compare(in_source, in_postgres, redis, sessions, logged, allowed), *origins]
 
 
 async def _find_run(catalogue: Catalogue, name: str, *, in_redis: bool) -> StoredRun:
@@ -161,7 +163,7 @@ async def _sum(client: Redis, command: str, keys: Sequence[str]) -> int:
 async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[str]:
     """The run's keys that `coordinator.redis.keys` does not know; of a complete run only those without a lifetime."""
     keys, layout = RunKeys(record.name), record.layout
-    known = set(keys.all(layout.shards, layout.buckets))
+    known = {*keys.all(layout.shards, layout.buckets), *(keys.all_known(layout.buckets) if layout.follows else ())}
     if complete:
         known -= {*keys.queue(layout.shards), keys.leader}
     stray = set()
@@ -179,6 +181,8 @@ async def _in_source(
         return Finding("the source", "a pipe or standard input", "not compared: it cannot be read again", True)
     try:
         lines, fingerprint = await _load_digests(connection, job)
+        if job.follows:
+            lines += await add_found_digests(connection, stored.run_id, job.most_found)
     except SourceError as error:
         return Finding("the source", "cannot be read", "readable", False, str(error))
     part = quoted(part_name("pages", stored.run_id))
@@ -191,6 +195,7 @@ async def _in_source(
         keys=row["keys"],
         missing=row["missing"],
         unknown=row["unknown"],
+        follows=job.follows,
         changed=record is not None and bool(record.fingerprint) and fingerprint != record.fingerprint,
         missing_examples=await asyncio.to_thread(_keys_with_digests, job, {row["digest"] for row in missing}),
         unknown_examples=[row["key"] for row in await connection.fetch(query("unknown-keys", part=part), MAX_EXAMPLES)],

@@ -27,13 +27,14 @@ class InSource:
     """The source, compared with the pages: `lines` counts a key as often as it occurs, `keys` once.
 
     `missing` keys have no page, `unknown` pages have no key. `changed` says whether the source has changed since the
-    run began; it stays False when that is not known.
+    run began; it stays False when that is not known. Found keys count as keys of the source of a run that `follows`.
     """
 
     lines: int
     keys: int
     missing: int
     unknown: int
+    follows: bool = False
     changed: bool = False
     missing_examples: Sequence[str] = ()
     unknown_examples: Sequence[str] = ()
@@ -151,7 +152,7 @@ def _of_source(source: InSource, postgres: InPostgres, redis: InRedis | Finding)
             *findings,
         ]
     what = "keys of the source not finished yet"
-    if isinstance(redis, Finding):
+    if isinstance(redis, Finding) or source.follows:  # a key that a page named can be published twice
         return [Finding(what, source.missing, "the rest", True), *findings]
     # A line has its page if it was skipped as done, or if its key is resolved. The others may still be without one.
     rest = source.lines - redis.counts.resolved - redis.skipped

@@ -77,18 +77,24 @@ def limit_command(
     help="Only keys whose last response had this status; may be given again.",
 )
 @click.option("--reason", metavar="TEXT", help="Only keys whose reason has this text in it.")
+@click.option("--lists", is_flag=True, help="All pages of the lists that are incomplete, from their first page on.")
 @place_options("info")
 def retry_command(
-    name: str, outcomes: Sequence[str], statuses: Sequence[int], reason: str | None, **options: Any
+    name: str, outcomes: Sequence[str], statuses: Sequence[int], reason: str | None, lists: bool, **options: Any
 ) -> None:
     """Let failed and refused keys of a run go back into it. Example: shardcrawl retry my-run --status 401 --status 403
 
     They are fetched by the next run, or by the coordinate that is under way. Everything else stays as it is. Stored
-    keys cannot go back: begin a new run for them.
+    keys cannot go back, but for those of incomplete lists with --lists: begin a new run for them.
     """
-    wanted = PagesToRetry(tuple(map(Outcome, outcomes)), tuple(statuses), reason)
+    if lists and (outcomes or statuses or reason):
+        raise UsageError("retry: --lists takes whole lists; leave the other options out")
+    wanted = PagesToRetry(tuple(map(Outcome, outcomes)), tuple(statuses), reason, lists)
     keys = run_async(_retry(place_from(options), name, wanted))
     if not keys:
+        if lists:
+            say(Console(), f"run {name} has no incomplete list: nothing is changed")
+            return
         what = f"is {RETRIED_BY_DEFAULT}" if not outcomes and not statuses else "ended so"
         say(Console(), f"run {name} has no key that {what}{' with this reason' if reason else ''}: nothing is changed")
         return
@@ -173,7 +179,10 @@ async def _retry(place: Place, name: str, wanted: PagesToRetry) -> Mapping[Outco
             raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
         if reads_once((run.document.get("source") or {}).get("path"), Path.cwd()):
             raise UsageError(f"run {name} read a pipe, which cannot be read again: give a file to a new run")
-        return await catalogue.reopen(run.run_id, wanted)
+        job = read_job(run.document, run.folder or ".")
+        if wanted.lists and not job.follows:
+            raise UsageError(f"run {name} has no lists: its job has no [paginate]")
+        return await catalogue.reopen(run.run_id, wanted, job.tables)
 
 
 async def _rebuild(place: Place, name: str, folder: str) -> int:

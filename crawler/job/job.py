@@ -165,7 +165,6 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     _check_run(job.run)
     check_source(job.source, keys_are_urls=job.request.url is None)
-    _check_named_fields(job)
     body_memory(job)
     check_tables(job.tables)
     check_following(job.follow, job.kinds)
@@ -174,6 +173,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
         _check_function("parse", one.parse.python)
         check_paginate("[paginate]" if not one.kind else f"[kinds.{one.kind}.paginate]", one.paginate)
         _check_selectors(one)
+    _check_named_fields(job)
     for table in job.tables:
         if table.kind and table.kind not in job.kinds:
             raise UsageError(

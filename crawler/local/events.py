@@ -120,7 +120,8 @@ class RunEnd:
 
     `seconds` is how long the command worked on it, `was_complete` whether there was nothing to do. `reasons` are the
     usual ones of keys that were refused or failed. `unmatched` are the entries of `[limits]` that no request of a
-    complete run met, `null_columns` those that turned null. Of a run that is not complete, `unauthorized` are the
+    complete run met, `null_columns` those that turned null, `broken_lists` how
+    many lists are incomplete. Of a run that is not complete, `unauthorized` are the
     upstreams that refuse whatever is requested, and `gave_up` says that the command ended because of them.
     """
 
@@ -131,6 +132,7 @@ class RunEnd:
     was_complete: bool = False
     unmatched: tuple[str, ...] = ()
     null_columns: tuple[NullColumn, ...] = ()
+    broken_lists: int = 0
     reasons: tuple[ReasonCount, ...] = ()
     unauthorized: tuple[UpstreamHealth, ...] = ()
     gave_up: bool = False
@@ -146,7 +148,13 @@ class RunEnd:
         unmatched = [
             f'[limits."{name}"] met no request of the run: is it the host of your URLs?' for name in self.unmatched
         ]
-        return [*unmatched, *(f"column {one.summary}: has the response changed?" for one in self.null_columns)]
+        name, lists = self.job.run.name, self.broken_lists
+        broken = f"{lists:,} lists are incomplete: `shardcrawl retry {name} --lists` lets them be requested again"
+        return [
+            *unmatched,
+            *([broken] if lists else []),
+            *(f"column {one.summary}: has the response changed?" for one in self.null_columns),
+        ]
 
     @property
     def denied(self) -> int:

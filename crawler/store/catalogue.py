@@ -18,7 +18,7 @@ from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
-from crawler.store.rows.found import FoundTable
+from crawler.store.rows.found import FoundTable, delete_pages
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
 from crawler.store.tables import column_list, columns_fault, part_name, quoted, table_names
@@ -146,20 +146,27 @@ class Catalogue:
         with postgres_errors():
             await self._connection.execute(query("void-epoch"), run_id, epoch)
 
-    async def reopen(self, run_id: int, wanted: PagesToRetry) -> Mapping[Outcome, int]:
-        """Delete the pages that are wanted again; returns how many, by outcome.
+    async def reopen(
+        self, run_id: int, wanted: PagesToRetry, tables: Sequence[TableSettings] = ()
+    ) -> Mapping[Outcome, int]:
+        """Delete the pages that are wanted again, those of lists with their records; returns how many, by outcome.
 
         If any was deleted, the run is running again and has an epoch that no Redis has: the next opening rebuilds
         Redis, and these keys are planned again. A published run stays published.
         """
-        part = quoted(part_name("pages", run_id))
         with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
-                rows = await self._connection.fetch(query("delete-pages", part=part), *wanted.arguments)
-                if rows:
+                deleted = await delete_pages(self._connection, run_id, wanted, tables)
+                if deleted:
                     await self._connection.execute(query("reopen-run"), run_id)
-        return {Outcome(row["outcome"]): row["keys"] for row in rows}
+        return deleted
+
+    async def broken_lists(self, run_id: int) -> int:
+        """How many lists are incomplete so far."""
+        with postgres_errors():
+            part = quoted(part_name("pages", run_id))
+            return int(await self._connection.fetchval(query("count-broken-lists", part=part)))
 
     async def reasons_so_far(self, run_id: int) -> tuple[ReasonCount, ...]:
         """The usual reasons of the keys that were refused or failed so far; none when it takes long to count them."""

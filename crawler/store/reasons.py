@@ -36,12 +36,14 @@ class PagesToRetry:
     """Which pages `retry` deletes, so that their keys are fetched again.
 
     Without `outcomes` and `statuses` that are the failed ones, and those to which access was denied; with statuses
-    alone, pages of every outcome that brought nothing. With `reason` only pages whose reason contains this text.
+    alone, pages of every outcome that brought nothing. With `reason` only pages whose reason contains this text. With
+    `lists` that are all pages of the lists that are incomplete.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     statuses: tuple[int, ...] = ()
     reason: str | None = None
+    lists: bool = False
 
     @property
     def arguments(self) -> tuple[Sequence[Outcome], Sequence[int] | None, Sequence[int], str | None]:

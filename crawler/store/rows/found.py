@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgpack
 
-from coordinator.model import FoundBatch, FoundKey, KeyContext
+from coordinator.model import FoundBatch, FoundKey, KeyContext, Outcome
 from coordinator.queue.wire import context_fields, context_from
+from crawler.job.tables import TableSettings
 from crawler.model import Page
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
+from crawler.store.reasons import PagesToRetry
 from crawler.store.tables import part_name, quoted
 
 logger = logging.getLogger(__name__)
@@ -108,6 +110,23 @@ def encode_context(one: FoundKey) -> bytes:
 def decode_context(encoded: bytes) -> KeyContext:
     """The context of these bytes. Raises ValueError when they are not of one of ours."""
     return context_from(msgpack.unpackb(encoded, use_list=False))
+
+
+async def delete_pages(
+    connection: PostgresConnection, run_id: int, wanted: PagesToRetry, tables: Sequence[TableSettings]
+) -> Mapping[Outcome, int]:
+    """Delete pages that are wanted again, of lists all pages with their records; returns how many, by outcome."""
+    part, found = quoted(part_name("pages", run_id)), quoted(part_name(FOUND, run_id))
+    if wanted.lists:
+        lists = [row["list"] for row in await connection.fetch(query("broken-lists", part=part))]
+        for table in tables:
+            records = quoted(part_name(table.name, run_id))
+            await connection.execute(query("delete-list-records", records=records, part=part), lists)
+        await connection.execute(query("delete-list-found", found=found, part=part), lists)
+        rows = await connection.fetch(query("delete-list-pages", part=part), lists)
+    else:
+        rows = await connection.fetch(query("delete-pages", part=part), *wanted.arguments)
+    return {Outcome(row["outcome"]): row["keys"] for row in rows}
 
 
 class FoundReader:

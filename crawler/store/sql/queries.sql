@@ -325,6 +325,39 @@ SELECT rule, count(*) AS keys FROM {found} f
 WHERE rule >= 0 AND EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest)
 GROUP BY rule;
 
+-- name: broken-lists
+-- The digests of the first pages of lists that are incomplete: a page of them brought nothing, or says so.
+SELECT DISTINCT coalesce(list, digest) AS list FROM {part}
+WHERE (list IS NOT NULL AND outcome NOT IN ('stored', 'unchanged')) OR reason LIKE 'list incomplete:%';
+
+-- name: count-broken-lists
+SELECT count(DISTINCT coalesce(list, digest)) FROM {part}
+WHERE (list IS NOT NULL AND outcome NOT IN ('stored', 'unchanged')) OR reason LIKE 'list incomplete:%';
+
+-- name: delete-list-records
+DELETE FROM {records} r USING {part} p WHERE r.digest = p.digest AND (p.digest = ANY($1::bytea[]) OR p.list = ANY($1));
+
+-- name: delete-list-found
+-- The pages of these lists behind their first are found anew.
+DELETE FROM {found} f USING {part} p WHERE f.digest = p.digest AND p.list = ANY($1::bytea[]);
+
+-- name: delete-list-pages
+WITH deleted AS (DELETE FROM {part} WHERE digest = ANY($1::bytea[]) OR list = ANY($1) RETURNING outcome)
+SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;
+
+-- name: add-found-digests
+-- Those of the rules $1, which have found as many as they may, only where they were fetched.
+WITH added AS (
+    INSERT INTO audit_source SELECT digest FROM {found} f
+    WHERE NOT rule = ANY($1::integer[]) OR EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest)
+    RETURNING 1
+)
+SELECT count(*) FROM added;
+
+-- name: pages-without-origin
+SELECT count(*) FROM {part} p
+WHERE origin IS NOT NULL AND NOT EXISTS (SELECT FROM {part} o WHERE o.digest = p.origin AND o.outcome <> 'failed');
+
 -- name: audit-settings
 SELECT set_config('idle_in_transaction_session_timeout', '0', true), set_config('client_min_messages', 'warning', true);
 
