@@ -79,9 +79,12 @@ class SourceSettings(Section, frozen=True, kw_only=True):
 def check_source(source: SourceSettings, *, keys_are_urls: bool) -> None:
     """Raise UsageError when the section is not what it must be."""
     given = [kind for kind in KINDS if getattr(source, kind)]
-    if len(given) != 1:
-        what = f"has {' and '.join(given)}; it needs one of them" if given else f"needs one of {', '.join(KINDS)}"
-        raise UsageError(f"job: [source] {what}: a file is a path (- for standard input), python is module:function")
+    if not given:
+        raise UsageError(
+            "job: [source] needs one of path (a file, or - for standard input), keys, python (module:function), query"
+        )
+    if len(given) > 1:
+        raise UsageError(f"job: [source] has {' and '.join(given)}; leave out all but one")
     kind = given[0]
     if source.python is not None and not re.fullmatch(FUNCTION, source.python):
         raise UsageError(f"job: [source] python is {source.python!r}; write module:function")

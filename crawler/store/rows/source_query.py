@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # What has been read is skipped in the server; a restart of it takes seconds.
 RECONNECT_ATTEMPTS = 30
 RECONNECT_SECONDS = 1.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 
 Result = TypeVar("Result")
 

@@ -97,10 +97,11 @@ def test_a_csv_names_its_columns_and_the_first_row_of_a_key_counts(
 
 
 @pytest.mark.parametrize("suffix", PACK)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("limit", [1, 2, 1000])
-def test_a_csv_resumes_at_every_row(tmp_path: Path, suffix: str, limit: int) -> None:
+def test_a_csv_resumes_at_every_row(tmp_path: Path, suffix: str, limit: int, encoding: str) -> None:
     path = f"t.csv{suffix}"
-    (tmp_path / path).write_bytes(PACK[suffix](csv_text([*ROWS, ["short"], ["c3", "", ""]]).encode()))
+    (tmp_path / path).write_bytes(PACK[suffix](csv_text([*ROWS, ["short"], ["c3", "é", ""]]).encode(encoding)))
     found = resumed(tmp_path, path, SKU, limit)
     assert found == whole(source_of(tmp_path, path))
     assert found.keys == ["a1", "b2", "a1", "c3"]
