@@ -7,7 +7,7 @@ does not grow with the corpus.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,10 +17,8 @@ from redis.asyncio import Redis
 from coordinator.errors import SourceError, UsageError
 from coordinator.model import RunState
 from coordinator.queue.registry import RunInRedis, RunRecord, Runs
-from coordinator.queue.sharding import digest
 from coordinator.redis.connection import as_text, connect_redis, translate_redis_errors
 from coordinator.redis.keys import RunKeys
-from coordinator.source import Chunk, Cursor, Source
 from coordinator.status import read_snapshot
 from crawler.audit import checks
 from crawler.audit.checks import (
@@ -34,9 +32,9 @@ from crawler.audit.checks import (
     Sessions,
     StoredWithoutRecord,
 )
-from crawler.audit.found import add_found_digests, check_origins
+from crawler.audit.digests import AUDIT_CHUNK_KEYS, add_found_digests, check_origins, keys_with_digests, load_digests
 from crawler.audit.upstream_log import UpstreamLog
-from crawler.corpus import is_rereadable, open_corpus, with_source_database
+from crawler.corpus import is_rereadable, with_source_database
 from crawler.job.job import Job, read_job
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue
@@ -45,8 +43,6 @@ from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import part_name, quoted, staging_name, table_names
 
-AUDIT_CHUNK_KEYS = 50_000
-AUDIT_CHUNK_SECONDS = 60.0
 COMMANDS_PER_PIPELINE = 2000
 # How long a session may be idle in a transaction. A worker's session is idle for milliseconds, between two statements
 # of a batch. While a run goes on, the limit is the time-out after which Postgres ends such a session.
@@ -180,7 +176,7 @@ async def _in_source(
     if not is_rereadable(job):
         return Finding("the source", "a pipe or standard input", "not compared: it cannot be read again", True)
     try:
-        lines, fingerprint = await _load_digests(connection, job)
+        lines, fingerprint = await load_digests(connection, job)
         if job.follows:
             lines += await add_found_digests(connection, stored.run_id, job.most_found)
     except SourceError as error:
@@ -197,55 +193,9 @@ async def _in_source(
         unknown=row["unknown"],
         follows=job.follows,
         changed=record is not None and bool(record.fingerprint) and fingerprint != record.fingerprint,
-        missing_examples=await asyncio.to_thread(_keys_with_digests, job, {row["digest"] for row in missing}),
+        missing_examples=await asyncio.to_thread(keys_with_digests, job, {row["digest"] for row in missing}),
         unknown_examples=[row["key"] for row in await connection.fetch(query("unknown-keys", part=part), MAX_EXAMPLES)],
     )
-
-
-async def _load_digests(connection: PostgresConnection, job: Job) -> tuple[int, str]:
-    """Copy the digests of the whole source into a temporary table; returns how many, and the source's fingerprint."""
-    await connection.execute(query("make-audit-source"))
-    source = await asyncio.to_thread(open_corpus, job, Cursor())
-    lines, exhausted = 0, False
-    try:
-        while not exhausted:
-            digests, exhausted = await asyncio.to_thread(_read_digests, source)
-            lines += len(digests)
-            await connection.copy_records_to_table("audit_source", records=digests, columns=["digest"])
-        return lines, await asyncio.to_thread(source.fingerprint)
-    finally:
-        source.close()
-
-
-def _read_digests(source: Source) -> tuple[list[tuple[bytes]], bool]:
-    """The digests of the source's next chunk, as rows, and whether the source is exhausted."""
-    chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
-    return [(digest(key),) for key in _keys_in_chunk(chunk)], chunk.exhausted
-
-
-def _keys_in_chunk(chunk: Chunk) -> Iterator[str]:
-    """A chunk's keys as the planner sees them: a refused line is a key too."""
-    yield from chunk.keys
-    for line in chunk.refused:
-        yield line.key
-
-
-def _keys_with_digests(job: Job, wanted: set[bytes]) -> list[str]:
-    """The keys that have these digests, found by reading the source from its beginning. Raises SourceError."""
-    if not wanted:
-        return []
-    found: dict[bytes, str] = {}
-    source, exhausted = open_corpus(job, Cursor()), False
-    try:
-        while len(found) < len(wanted) and not exhausted:
-            chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
-            exhausted = chunk.exhausted
-            found.update(
-                (found_digest, key) for key in _keys_in_chunk(chunk) if (found_digest := digest(key)) in wanted
-            )
-    finally:
-        source.close()
-    return sorted(found.values())
 
 
 async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: Job) -> InPostgres:
