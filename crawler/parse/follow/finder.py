@@ -72,7 +72,7 @@ class Finder:
 
     def find(self, pages: Sequence[Page], response: Received) -> None:
         """Give the pages what they name. Raises ValueError when the response has not what it must have."""
-        page = next((page for page in pages if page.outcome is Outcome.STORED), None)
+        page = next((page for page in pages if page.outcome is Outcome.STORED and page.again is None), None)
         if page is None:
             return
         found = {one.digest: one for one in self._followed(page.item, response)}
