@@ -38,6 +38,7 @@ class Nginx:
 
     GET /item/ID returns sample JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a
     backslash makes broken JSON: nginx escapes nothing); GET /batch?ids=… returns {"query": the query string as sent}.
+    GET /site/NAME returns the file of this name in `site`, as HTML.
     With `limit`, (requests a second, burst), GET /limited/ID returns the item, beyond the limit 429 and Retry-After.
     With `delay`, seconds, GET /slow/ID returns the item after that time.
     With `tls`, a certificate and its key, it serves https, with HTTP/1.1 or HTTP/2 as the client wants.
@@ -65,6 +66,11 @@ class Nginx:
         self._limit = limit
         self._tls = tls
         self._delay = delay
+
+    @property
+    def site(self) -> Path:
+        """The folder of HTML files to serve."""
+        return self._folder / "temporary" / "site"
 
     @property
     def pid(self) -> int:
@@ -211,6 +217,7 @@ http {{
         {sets}
         location ~ ^/item/(?<id>.*)$ {{ {item} }}
         location = /batch {{ return 200 '{{"query": "$args"}}'; }}
+        location /site/ {{ default_type text/html; open_file_cache max=300000; open_file_cache_valid 600s; }}
         location = /robots.txt {{ access_log off; return 404; }}
         location / {{ return 404 '{{"error": "not found"}}'; }}{limited}{slow if delay else ""}
         location @item {{ {item} }}
