@@ -38,7 +38,6 @@ from crawler.pipeline.page_builder import PageBuilder
 from crawler.testing import Parsed, SavedResponse, parse, write_response
 
 logger = logging.getLogger(__name__)
-
 BEGINNING_CHARACTERS = 200
 # They are for the session of one client, and a saved response is for a repository.
 UNSAVED_HEADERS = frozenset({"set-cookie", "set-cookie2"})
@@ -156,30 +155,32 @@ async def rehearse(
     client: Redis,
     environ: Mapping[str, str],
     fields: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    kind: str = "",
 ) -> list[Rehearsal]:
     """Send the request for these keys as a worker of the job's run would, within its budgets, and parse what comes.
 
-    `fields` are those that the source carries with keys. Returns what became of each key; they share their exchanges.
-    Attempts that a run would defer are not waited for. Raises UsageError, before anything is sent, and
-    RedisUnavailable, RedisRefused.
+    `fields` are those that the source carries with keys, `kind` is that of the keys. Returns what became of each key;
+    they share their exchanges. Attempts that a run would defer are not waited for. Raises UsageError, before anything
+    is sent, and RedisUnavailable, RedisRefused.
     """
-    hook.load(job)
-    credentials, shown = resolve_credentials(job.request, environ), _shown_credentials(job, environ)
+    own = job.of_kind(kind)
+    hook.load(job, kind=kind)
+    credentials, shown = resolve_credentials(own.request, environ), _shown_credentials(own, environ)
     exchanges: list[Exchange] = []
 
     def recorded(engine: Engine) -> Engine:
         return _Recorder(engine, credentials, shown, job.request.user_agent, exchanges)
 
-    template = Template(job.request, credentials.body_secrets)
+    template = Template(own.request, credentials.body_secrets)
     try:
-        contexts = [KeyContext(fields=fields.get(key, {})) for key in keys]
+        contexts = [KeyContext(kind, fields=fields.get(key, {})) for key in keys]
         target, payload = template.build(keys, contexts[0])
     except InvalidUrl as error:
         raise UsageError(f"key {keys[0]!r} {error}; give a key that the job can request") from error
     async with AsyncExitStack() as stack:
         fetching = open_fetching(stack, RunKeys(job.run.name), new_worker_id(), job, client, environ, recorded)
         block = OpenBlock(ShardId(0), EntryId(""), 1, len(keys))
-        items = [Item(key, digest(key), block, context) for key, context in zip(keys, contexts, strict=True)]
+        items = [Item(key, digest(key, context), block, context) for key, context in zip(keys, contexts, strict=True)]
         request = Request(target, items, fetching.matcher.upstream_of(target), payload=payload)
         results: list[FetchResult | str] = []
 
@@ -199,11 +200,12 @@ async def rehearse(
         found = replace(found, status=response.status, headers=headers, body=response.body)
     if response is None or not found.is_stored:
         return [replace(found, key=key) for key in keys]
-    if job.has_parser:
+    if own.has_parser or job.follows:
         source = contexts[0].fields if len(keys) == 1 else {}
-        parsed = parse(job, Response(keys, found.url, response.status, response.headers, response.body, source=source))
+        received = Response(keys, found.url, response.status, response.headers, response.body, source=source)
+        parsed = parse(job, received, kind=kind)
         return [_with_records(replace(found, key=key), parsed) for key in keys]
-    pages = await PageBuilder(job, {"": template}, {}, lambda *_: None, lambda *_: None).build(request, result)
+    pages = await PageBuilder(job, {kind: template}, {}, lambda *_: None, lambda *_: None).build(request, result)
     return [_with_body(replace(found, key=page.item.key), page) for page in pages]
 
 

@@ -51,13 +51,14 @@ class Parsed:
     `outcomes` has (outcome, reason or None) of each key; the outcome is "retry" or "wait" where a run would request it
     again. A value is what its column takes: a `Decimal` for numeric, a `datetime` in UTC for timestamptz; of json and
     jsonb it is what the JSON says. `traceback` shows an error of the parser, with the lines of your files only; None
-    without one.
+    without one. `found` are the keys that the response names, each with its kind.
     """
 
     tables: Tables
     outcomes: dict[str, tuple[str, str | None]]
     by_key: dict[str, Tables]
     traceback: str | None = field(default=None, compare=False)
+    found: tuple[tuple[str, str], ...] = ()
 
     def records_of(self, key: str) -> Tables:
         """The records of one key: `tables` without those of other keys."""
@@ -103,32 +104,34 @@ def response(
     return Response(found, url or "", status, ListedHeaders(sent), body, source=source or {}, language=format)
 
 
-def parse(job: str | Path | Job, response: Response) -> Parsed:
+def parse(job: str | Path | Job, response: Response, *, kind: str = "") -> Parsed:
     """What a run of the job (its file, or a Job) would store of the response. An error of the parser is an outcome.
 
-    Raises UsageError for a job or a parser that cannot be read, and for a response that decides no key: a redirect that
-    is followed, a 503.
+    `kind` is that of the keys, one of the job's [kinds]. Raises UsageError for a job or a parser that cannot be read,
+    and for a response that decides no key: a redirect that is followed, a 503.
     """
     if not isinstance(job, Job):
         path = Path(job)
         job = read_job(load_job_file(path), str(path.resolve().parent))
+    own = job.of_kind(kind)
     with _alarm_kept():
-        parser = hook.load(job)
+        parser = hook.load(job, kind=kind)
         if parser is None:
             raise UsageError("job: it has no parser to test; name one in [parse] python, or add [[tables]]")
         errors: list[BaseException] = []
         parser.on_error = errors.append
-        url = response.url or _requested_url(job, response.keys)
-        end = _end_of(job, url, response)
-        context = KeyContext(fields=response.source)
+        url = response.url or _requested_url(own, response.keys)
+        end = _end_of(own, url, response)
+        context = KeyContext(kind, fields=response.source)
         pages = [Page(Item(key, b"", NO_BLOCK, context), url, end.outcome, end.reason) for key in response.keys]
         if end.outcome is Outcome.STORED:
             http_response = HttpResponse(response.status, response.headers, response.body)
-            apply_within(TimeLimit(job.parse.timeout, " ([parse] timeout)"), parser, pages, url, http_response)
+            apply_within(TimeLimit(own.parse.timeout, " ([parse] timeout)"), parser, pages, url, http_response)
     by_key = {page.item.key: _tables_of(page, job.tables) for page in pages}
     tables = {table.name: [row for rows in by_key.values() for row in rows[table.name]] for table in job.tables}
     outcomes = {page.item.key: _ended(page) for page in pages}
-    return Parsed(tables, outcomes, by_key, parser.traceback_of(errors[0]) if errors else None)
+    found = tuple((one.key, one.context.kind) for page in pages for one in page.found)
+    return Parsed(tables, outcomes, by_key, parser.traceback_of(errors[0]) if errors else None, found)
 
 
 def parse_file(

@@ -127,7 +127,8 @@ async def _check(
 
     Raises ShardcrawlError for the first thing that is wrong.
     """
-    hook.load(job)
+    for one in job.every_kind:
+        hook.load(job, kind=one.kind)
     resolve_credentials(job.request, environ)
     # A query needs a database, which may have to be started; any other source is read before that.
     no_keys = Chunk([], [], Cursor(), exhausted=False)

@@ -38,10 +38,11 @@ NAMED_KEYS = 3
 @click.argument("key", metavar="KEY")
 @click.option("--job", required=True, metavar="JOB", help="The job file.")
 @click.option("--save", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Write the response there.")
+@click.option("--kind", default="", metavar="KIND", help="The key's kind, one of the job's [kinds].")
 @place_options("warning")
 @job_options
 @json_option
-def fetch_command(key: str, job: str, folder: Path | None, as_json: bool, **options: Any) -> None:
+def fetch_command(key: str, job: str, folder: Path | None, kind: str, as_json: bool, **options: Any) -> None:
     """Request one key as a run would, and show what it would store. Needs no Postgres.
 
     Exit code 0 when the key would be stored, else 1. Example: shardcrawl fetch Q42 --job job.toml --save samples
@@ -55,7 +56,7 @@ def fetch_command(key: str, job: str, folder: Path | None, as_json: bool, **opti
             client = connect_redis(url)
             try:
                 await check_server(client, url)
-                return (await rehearsal.rehearse(described, [key], client, os.environ))[0]
+                return (await rehearsal.rehearse(described, [key], client, os.environ, kind=kind))[0]
             finally:
                 await client.aclose()
 

@@ -90,6 +90,12 @@ class Job:
         """This job, and those of the other kinds."""
         return (self, *self.kinds.values())
 
+    def of_kind(self, kind: str) -> Job:
+        """The job of the keys of this kind. Raises UsageError when there is none."""
+        if kind and kind not in self.kinds:
+            raise UsageError(f"job: no kind {kind!r}; [kinds] has {', '.join(self.kinds) or 'none'}")
+        return self.kinds[kind] if kind else self
+
     @property
     def follows(self) -> bool:
         """Whether keys that pages name are fetched too."""

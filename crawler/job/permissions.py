@@ -29,8 +29,10 @@ class Permissions:
 
     def check(self, job: Job) -> None:
         """Raise UsageError, with the options that are missing, when a job wants more than this machine allows."""
-        wanted = [f"--allow-parser {job.parse.python}"] if job.parse.python and not self._runs(job.parse.python) else []
-        names = dict.fromkeys(name for text in _texts(job.document.get("request")) for name in SECRET.findall(text))
+        functions = dict.fromkeys(one.parse.python for one in job.every_kind if one.parse.python)
+        wanted = [f"--allow-parser {function}" for function in functions if not self._runs(function)]
+        requests = [job.document.get("request"), job.document.get("kinds")]
+        names = dict.fromkeys(name for text in _texts(requests) for name in SECRET.findall(text))
         wanted += [f"--allow-env {name}" for name in names if not _matches(name, self.secrets)]
         wanted += [f"--allow-private {text}" for text in job.request.allow_private if not self._reaches(text)]
         proxy = job.request.proxy

@@ -171,7 +171,7 @@ def load(whole: Job, module_name: str | None = None, kind: str = "") -> Hook | N
 
     `module_name` is Hook.module_name of the process that reads what this one pickles: classes need the same name here.
     """
-    job = whole.kinds[kind] if kind else whole
+    job = whole.of_kind(kind)
     tables = [Table(table) for table in job.tables]
     finder = Finder(whole, kind) if whole.follows else None
     if job.parse.python is None:

@@ -35,7 +35,7 @@ class Parser:
     def __init__(self, hook: Hook, job: Job, files: Mapping[str, str] | None = None, kind: str = "") -> None:
         """`files` are the digests of the parser's files, see parser_files; `kind` is that of the keys."""
         self._kind = kind
-        own = job.kinds[kind] if kind else job
+        own = job.of_kind(kind)
         # A page that is only searched for keys keeps its body.
         self.keeps_body = not own.has_parser
         self._hook = hook
@@ -140,6 +140,6 @@ class Parser:
     def _move_to_child(self, reason: str) -> ParserPool:
         logger.info("the parser %s: from now on it runs in a process of its own", reason)
         setup = ParserSetup(self._job, self._hook.module_name, self._files, self._kind)
-        own = self._job.kinds[self._kind] if self._kind else self._job
+        own = self._job.of_kind(self._kind)
         self._pool = Pool(parse_handler, setup, name="parser", seconds=own.parse.timeout + KILL_SLACK_SECONDS)
         return self._pool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -45,6 +45,17 @@ def print_rehearsal(found: Rehearsal, console: Console) -> None:
         line(f"table {name}")
         columns = dict.fromkeys(column for row in rows for column in row)
         print_table(list(columns), [list(row.values()) for row in rows], console)
+    _print_found(found.parsed.found, line)
+
+
+def _print_found(named: Sequence[tuple[str, str]], line: Callable[[str], None]) -> None:
+    """Print the keys that a response names."""
+    if named:
+        line(f"names {len(named):,} key{'' if len(named) == 1 else 's'} to follow:")
+    for key, kind in named[:SHOWN_ROWS]:
+        line(f"  {key}{f' ({kind})' if kind else ''}")
+    if len(named) > SHOWN_ROWS:
+        line(f"  and {len(named) - SHOWN_ROWS:,} more")
 
 
 def print_request(found: Sequence[Rehearsal], console: Console) -> None:

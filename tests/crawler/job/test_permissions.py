@@ -29,3 +29,11 @@ def test_a_proxy_is_a_way_into_a_network_that_must_be_allowed(proxy: str, wanted
 
 def test_a_proxy_that_the_machine_itself_names_is_its_own() -> None:
     Permissions(secrets=("PROXY",)).check(a_job(request={"proxy": "${PROXY}"}))
+
+
+def test_what_kinds_want_must_be_allowed_too() -> None:
+    kinds = {"product": {"parse": {"python": "parse:product"}, "request": {"url": "https://h.example/${TOKEN}/{key}"}}}
+    job = a_job(kinds=kinds, follow=[{"kind": "product"}])
+    with pytest.raises(UsageError, match="with --allow-parser parse:product --allow-env TOKEN$"):
+        Permissions().check(job)
+    Permissions(parsers=("parse:*",), secrets=("TOKEN",)).check(job)
