@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -154,7 +153,7 @@ async def rehearse(
     keys: Sequence[str],
     client: Redis,
     environ: Mapping[str, str],
-    fields: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    fields: Mapping[str, Mapping[str, str]] | None = None,
     kind: str = "",
 ) -> list[Rehearsal]:
     """Send the request for these keys as a worker of the job's run would, within its budgets, and parse what comes.
@@ -173,7 +172,7 @@ async def rehearse(
 
     template = Template(own.request, credentials.body_secrets)
     try:
-        contexts = [KeyContext(kind, fields=fields.get(key, {})) for key in keys]
+        contexts = [KeyContext(kind, fields=(fields or {}).get(key, {})) for key in keys]
         target, payload = template.build(keys, contexts[0])
     except InvalidUrl as error:
         raise UsageError(f"key {keys[0]!r} {error}; give a key that the job can request") from error
