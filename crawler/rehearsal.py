@@ -8,60 +8,36 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import msgspec
 from redis.asyncio import Redis
 
-from coordinator.errors import FetchError, UsageError, first_line
+from coordinator.errors import UsageError, first_line
 from coordinator.model import EntryId, KeyContext, Outcome, ShardId
 from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
 from coordinator.roles.membership import new_worker_id
 from coordinator.tasks import run_until_first_ends
-from coordinator.url import InvalidUrl, Target
+from coordinator.url import InvalidUrl
 from crawler.assembly import Fetching, open_fetching
 from crawler.fetch.attempt import Defer, FetchResult, Lane
 from crawler.fetch.engines.protocol import Engine
-from crawler.fetch.network.credentials import Credentials, Pairs, resolve_credentials
+from crawler.fetch.exchanges import Exchange, RecordingEngine, shown_credentials
+from crawler.fetch.network.credentials import Pairs, resolve_credentials
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
 from crawler.fetch.template import Template
 from crawler.job.job import Job
-from crawler.job.request_checks import CREDENTIAL_NAMES
-from crawler.model import HttpResponse, Item, OpenBlock, Page, Request
+from crawler.model import Item, OpenBlock, Page, Request
 from crawler.parse import hook
 from crawler.parse.response import Response
 from crawler.parse.values import exact_json
 from crawler.pipeline.page_builder import PageBuilder
-from crawler.testing import Parsed, SavedResponse, parse, write_response
+from crawler.testing import AGAIN_WORDS, Parsed, SavedResponse, parse, write_response
 
 logger = logging.getLogger(__name__)
 BEGINNING_CHARACTERS = 200
 # They are for the session of one client, and a saved response is for a repository.
 UNSAVED_HEADERS = frozenset({"set-cookie", "set-cookie2"})
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One request that was sent, also one for robots.txt, and what came back: a status, or the fault.
-
-    `headers` are those of the job, and `url` its URL, with ${NAME} for each secret. `received` is bytes of the body.
-    """
-
-    method: str
-    url: str
-    headers: Pairs
-    seconds: float
-    status: int | None = None
-    received: int = 0
-    fault: str | None = None
-
-    @property
-    def summary(self) -> str:
-        """What came back, and when, in words."""
-        words = self.fault or f"status {self.status}, {self.received:,} bytes"
-        return f"{words}, after {self.seconds:.3f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,43 +87,6 @@ class Rehearsal:
         }
 
 
-class _Recorder:
-    """An engine that notes each request that it sends through another one."""
-
-    def __init__(
-        self, engine: Engine, credentials: Credentials, shown: Credentials, user_agent: str, exchanges: list[Exchange]
-    ) -> None:
-        self._engine = engine
-        self._shown_pairs = dict(zip(credentials.login_headers, shown.login_headers, strict=True))
-        self._shown = shown
-        self._user_agent = ("User-Agent", user_agent)
-        self._exchanges = exchanges
-
-    async def fetch(
-        self, method: str, target: Target, headers: Pairs, with_credentials: bool = True, body: bytes | None = None
-    ) -> HttpResponse:
-        own = tuple(map(self._shown_pair, headers))
-        sent = (self._user_agent, *self._shown.headers_of((*self._shown.headers, *own), with_credentials))
-        began = perf_counter()
-        exchange = Exchange(method, target.href, sent, 0.0)
-        try:
-            response = await self._engine.fetch(method, target, headers, with_credentials, body)
-            exchange = replace(exchange, status=response.status, received=len(response.body))
-        except FetchError as error:
-            exchange = replace(exchange, fault=str(error))
-            raise
-        finally:
-            self._exchanges.append(replace(exchange, seconds=perf_counter() - began))
-        return response
-
-    async def close(self) -> None:
-        await self._engine.close()
-
-    def _shown_pair(self, pair: tuple[str, str]) -> tuple[str, str]:
-        """A header as it may be shown: a session is a secret, too."""
-        return self._shown_pairs.get(pair) or ((pair[0], "***") if pair[0].lower() in CREDENTIAL_NAMES else pair)
-
-
 async def rehearse(
     job: Job,
     keys: Sequence[str],
@@ -164,11 +103,11 @@ async def rehearse(
     """
     own = job.of_kind(kind)
     hook.load(job, kind=kind)
-    credentials, shown = resolve_credentials(own.request, environ), _shown_credentials(own, environ)
+    credentials, shown = resolve_credentials(own.request, environ), shown_credentials(own, environ)
     exchanges: list[Exchange] = []
 
     def recorded(engine: Engine) -> Engine:
-        return _Recorder(engine, credentials, shown, job.request.user_agent, exchanges)
+        return RecordingEngine(engine, credentials, shown, job.request.user_agent, exchanges)
 
     template = Template(own.request, credentials.body_secrets)
     try:
@@ -250,24 +189,16 @@ async def _send(request: Request, fetching: Fetching) -> FetchResult | str:
 def _with_records(found: Rehearsal, parsed: Parsed) -> Rehearsal:
     """The key with what the parser made of its part of the response."""
     (outcome, reason), tables = parsed.outcomes[found.key], parsed.records_of(found.key)
-    own = Parsed(tables, {found.key: (outcome, reason)}, {found.key: tables}, parsed.traceback)
+    own = Parsed(tables, {found.key: (outcome, reason)}, {found.key: tables}, parsed.traceback, parsed.found)
+    if outcome in AGAIN_WORDS:
+        words = f"{outcome}: {reason}, and a run would request the key again"
+        return replace(found, outcome=None, reason=words, parsed=own)
     return replace(found, outcome=outcome, reason=reason, parsed=own)
 
 
 def _wait_words(request: Request, state: str, seconds: float) -> str:
     history = "; ".join(request.attempts.history)
     return f"{history + ': ' if history else ''}{state}, and a run would send the next request in {seconds:,.0f} s"
-
-
-def _shown_credentials(job: Job, environ: Mapping[str, str]) -> Credentials:
-    """The job's headers as they are sent, with ${NAME} for each secret."""
-    names = {name: f"${{{name}}}" for name in environ}
-    shown = resolve_credentials(msgspec.structs.replace(job.request, proxy=None), names)
-    scheme, _, rest = (job.request.auth or "").partition(":")
-    if scheme != "basic":
-        return shown
-    basic = tuple((name, f"Basic {rest}" if name == "Authorization" else text) for name, text in shown.secret_headers)
-    return replace(shown, secret_headers=basic)
 
 
 def _with_body(found: Rehearsal, page: Page) -> Rehearsal:

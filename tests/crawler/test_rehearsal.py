@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from coordinator.errors import ShardcrawlError
-from crawler.rehearsal import Rehearsal, _kept_of, _shown_credentials, save
+from crawler.fetch.exchanges import shown_credentials
+from crawler.rehearsal import Rehearsal, _kept_of, save
 from crawler.testing import _file_name
 from crawler.text.body import kept
 from tests.crawler.examples import a_job, a_page
@@ -34,7 +35,7 @@ def test_headers_are_shown_with_the_names_of_their_secrets(
     request_settings: dict[str, Any], headers: list[tuple[str, str]]
 ) -> None:
     job = a_job(request={**HOSTS, **request_settings})
-    shown = _shown_credentials(job, {"TOKEN": "secret", "PROXY": "http://me:secret@proxy.example:1"})
+    shown = shown_credentials(job, {"TOKEN": "secret", "PROXY": "http://me:secret@proxy.example:1"})
     assert [*shown.secret_headers, *shown.headers] == headers
 
 
