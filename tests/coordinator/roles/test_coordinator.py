@@ -529,7 +529,7 @@ async def test_only_the_leader_plans_a_source_again(redis: Redis) -> None:
     await run.publish(numbered(100))
     replan = Script(redis, "run/replan")
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
-    keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
+    keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.frontier, run.keys.ready, *streams]
 
     async def missing(epoch: str = "first", coordinator_id: str = COORDINATOR) -> object:
         return await replan(keys, [epoch, coordinator_id, "0:0"])
