@@ -166,7 +166,7 @@ def a_found_batch(number: int, keys: Iterable[str], *, depth: int = 1, rule: int
     return FoundBatch(number, depth, len(found), found)
 
 
-def told_again(batch: FoundBatch) -> FoundBatch:
+def stored_before(batch: FoundBatch) -> FoundBatch:
     """The batch as a writer returns it that met its pages in Postgres."""
     return replace(batch, keys=(), example=batch.keys[-1].digest)
 

@@ -1,4 +1,4 @@
-"""A run that follows what pages name is disturbed: every page is stored once, lists are whole, and little is repeated."""
+"""A crawl that follows what pages name is disturbed: each page is stored once, lists are whole, little is repeated."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 BATCH_ROWS = 40
-# What one worker may fetch again: 32 requests in flight and a batch; and what this batch had named, when it is not known
-# whether these keys are published.
+# What one worker may fetch again: 32 requests in flight and a batch.
 IN_HAND = 32 + BATCH_ROWS
 RATE = 250
 # Bounds let all found keys go through the frontier; a depth lets each level wait for the one before.
@@ -34,9 +33,7 @@ async def upstream() -> AsyncIterator[Linked]:
         yield upstream
 
 
-async def start(
-    crawl: Crawl, rule: str = "", *, failpoint: str = "", rate: str = "none", workers: int = 1
-) -> Running:
+async def start(crawl: Crawl, rule: str = "", *, failpoint: str = "", rate: str = "none", workers: int = 1) -> Running:
     rest = f"""
         [[follow]]
         from = "links[]"
@@ -67,7 +64,7 @@ async def test_a_crawl_in_which_nothing_happens_asks_for_each_page_once(crawl: C
 STEPS = [
     pytest.param("worker-1", "committed", "", id="committed"),
     pytest.param("worker-1", "named", "", id="named"),
-    pytest.param("worker-1", "named", BOUNDED, id="named-frontier"),
+    pytest.param("worker-1", "named", BOUNDED, id="named-frontier", marks=pytest.mark.slow),
     pytest.param("worker-1", "completed", "", id="completed", marks=pytest.mark.slow),
     pytest.param("worker-1", "copied", "", id="copied", marks=pytest.mark.slow),
     pytest.param("worker-1", "committed", BY_LEVEL, id="committed-level", marks=pytest.mark.slow),
@@ -122,7 +119,9 @@ def has_ended(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("rule", ["", pytest.param(BOUNDED, marks=pytest.mark.slow), pytest.param(BY_LEVEL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "rule", ["", pytest.param(BOUNDED, marks=pytest.mark.slow), pytest.param(BY_LEVEL, marks=pytest.mark.slow)]
+)
 async def test_redis_loses_the_queue_and_the_frontier_of_a_crawl(crawl: Crawl, tmp_path: Path, rule: str) -> None:
     """They are rebuilt from the found keys in Postgres; what is stored is not asked for again."""
     async with own_redis(tmp_path) as server:
@@ -132,7 +131,9 @@ async def test_redis_loses_the_queue_and_the_frontier_of_a_crawl(crawl: Crawl, t
         await call(server.url, "FLUSHALL")
         ended = await crawl.complete(running)
         assert "rebuilt from Postgres" in ended.err
-        await every_page_once(crawl, "28 Redis empty in a crawl", f"FLUSHALL {rule}".strip(), again=2 * IN_HAND + 2 * RATE)
+        await every_page_once(
+            crawl, "28 Redis empty in a crawl", f"FLUSHALL {rule}".strip(), again=2 * IN_HAND + 2 * RATE
+        )
 
 
 @pytest.mark.parametrize("rule", ["", pytest.param(BOUNDED, marks=pytest.mark.slow)])

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, LeaseLost, RedisUnavailable
 from coordinator.model import Epoch, FoundBatch, FoundKey, KeyContext, Outcome, ShardId
 from coordinator.queue.done import KnownSet
-from coordinator.queue.found import MOST_PUBLISHED_AT_ONCE, Frontier, FoundKeys, found_blocks
+from coordinator.queue.found import MOST_PUBLISHED_AT_ONCE, FoundKeys, Frontier, found_blocks
 from coordinator.queue.sharding import digest
 from coordinator.queue.wire import decode_block
 from coordinator.redis.scripts import Script
@@ -23,7 +23,7 @@ from tests.coordinator.parts import (
     a_found_batch,
     numbered,
     record_of,
-    told_again,
+    stored_before,
 )
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,12 @@ async def a_run(redis: Redis) -> Run:
 
 
 def found_keys(
-    run: Run, *, high_water: int = HIGH_WATER, by_level: bool = False, bounded: tuple[int, ...] = (), epoch: str = "first"
+    run: Run,
+    *,
+    high_water: int = HIGH_WATER,
+    by_level: bool = False,
+    bounded: tuple[int, ...] = (),
+    epoch: str = "first",
 ) -> FoundKeys:
     return FoundKeys(
         run.client, run.keys, run.layout, Epoch(epoch), high_water=high_water, by_level=by_level, bounded=bounded
@@ -99,7 +104,7 @@ async def test_with_room_found_keys_are_published_at_once_with_their_contexts_an
         pytest.param(a_found_batch(7, numbered(MOST_PUBLISHED_AT_ONCE + 1)), {}, id="too many at once"),
         pytest.param(a_found_batch(7, numbered(3), rule=2), {"bounded": (2,)}, id="of a bounded rule"),
         pytest.param(a_found_batch(7, numbered(3)), {"by_level": True}, id="of a deeper level"),
-        pytest.param(told_again(a_found_batch(7, numbered(3))), {}, id="of pages that were stored before"),
+        pytest.param(stored_before(a_found_batch(7, numbered(3))), {}, id="of pages that were stored before"),
     ],
 )
 async def test_a_pointer_is_left_for_keys(redis: Redis, batch: FoundBatch, options: dict[str, object]) -> None:
@@ -135,7 +140,7 @@ async def test_a_repeated_call_changes_nothing(redis: Redis, high_water: int) ->
     found, again = found_keys(run, high_water=high_water), a_found_batch(3, numbered(70, "before"))
     lost = LostResult(found._publish_found)
     found._publish_found = lost  # type: ignore[assignment] # the result of the first call gets lost
-    batches = [a_found_batch(7, numbered(500)), told_again(again)]
+    batches = [a_found_batch(7, numbered(500)), stored_before(again)]
     with pytest.raises(RedisUnavailable):
         await found.publish(ONE, 1, batches)
     before = await run.everything()
@@ -168,23 +173,23 @@ async def test_a_batch_that_was_published_before_is_not_published_again(redis: R
     await found_keys(run).publish(ONE, 1, [batch])
     await run.streams.join(TWO)
     before = await run.queued_keys()
-    await found_keys(run).publish(TWO, 1, [told_again(batch)])
+    await found_keys(run).publish(TWO, 1, [stored_before(batch)])
     assert await run.queued_keys() == before
     assert await pointers(run) == []
     assert await pending(run) == 0
 
 
-async def test_a_batch_of_which_only_postgres_knew_is_told_once(redis: Redis) -> None:
+async def test_a_batch_of_which_only_postgres_knew_is_published_once(redis: Redis) -> None:
     """The worker died between the commit and `publish`, and two workers meet pages of its commit."""
     run = await a_run(redis)
     await run.streams.join(TWO)
     batch = a_found_batch(7, numbered(100))
     # One of its keys is in the source too, and done.
-    await run.done.add(Outcome.STORED, [told_again(batch).example])
-    await found_keys(run).publish(ONE, 1, [told_again(batch)])
+    await run.done.add(Outcome.STORED, [stored_before(batch).example])
+    await found_keys(run).publish(ONE, 1, [stored_before(batch)])
     assert await pointers(run) == [("7 1 100", 1)]
     assert await frontier_of(run).publish(COORDINATOR, batch, [], skipped=100, by_rule={})
-    await found_keys(run).publish(TWO, 1, [told_again(batch)])
+    await found_keys(run).publish(TWO, 1, [stored_before(batch)])
     assert await pointers(run) == []
     assert await pending(run) == 0
 
@@ -216,8 +221,8 @@ async def test_seen_are_the_keys_that_were_named_before_and_those_that_are_done(
     await found_keys(run, high_water=6).publish(ONE, 1, [published, left])
     assert await pointers(run) == [("1 1 5", 1)]
     await run.done.add(Outcome.GONE, [one.digest for one in done.keys])
-    digests = [[one.digest for one in batch.keys] for batch in (published, left, done, new)]
-    assert await found_keys(run).seen(sum(digests, [])) == set(sum(digests[:3], []))
+    seen = [one.digest for batch in (published, left, done) for one in batch.keys]
+    assert await found_keys(run).seen([*seen, *(one.digest for one in new.keys)]) == set(seen)
 
 
 async def test_known_keys_that_a_rebuild_marks_are_intsets(redis: Redis) -> None:
@@ -245,7 +250,18 @@ async def test_the_first_pointer_is_the_least_deep_one(redis: Redis) -> None:
 
 @pytest.mark.parametrize(
     "pointer",
-    [b"", b"rubbish", b"1 2", b"1 2 3 4", b"\xff\xfe", b"1 x 3", b"1 -2 3", b"1 2 -3", b"+1 2 3", f"{2**62} 1 1".encode()],
+    [
+        b"",
+        b"rubbish",
+        b"1 2",
+        b"1 2 3 4",
+        b"\xff\xfe",
+        b"1 x 3",
+        b"1 -2 3",
+        b"1 2 -3",
+        b"+1 2 3",
+        f"{2**62} 1 1".encode(),
+    ],
 )
 async def test_a_damaged_pointer_is_removed(redis: Redis, pointer: bytes) -> None:
     run = await a_run(redis)
