@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import msgpack
@@ -179,13 +179,15 @@ async def test_a_found_key_that_postgres_refuses_fails_its_page_only(database: s
 
 
 async def test_writers_that_name_the_same_keys_at_the_same_time_store_each_once(database: str) -> None:
-    names = [f"x{number}" for number in range(400)]
-    async with a_following_run(database) as stored:
-        batches = [
-            [naming(f"{word}{number}", names[number * 4 :] + names[: number * 4]) for number in range(5)]
-            for word in "abcd"
+    names = [f"x{number}" for number in range(8_000)]
+    async with a_following_run(database) as stored, AsyncExitStack() as stack:
+        writers = [await stack.enter_async_context(stored.run.writer()) for _ in "abcd"]
+        for writer in writers:
+            await writer.open()
+        pages = [
+            [naming(word, names[start:] + names[:start])] for word, start in zip("abcd", (0, 3, 50, 7_000), strict=True)
         ]
-        returned = await asyncio.gather(*(stored.run.store(batch[::-1]) for batch in batches))
+        returned = await asyncio.gather(*(writer.write(batch) for writer, batch in zip(writers, pages, strict=True)))
         counts = Counter(key for found in returned for key in keys_of(found))
         assert sorted(await stored.names()) == sorted(names) == sorted(counts)
     assert set(counts.values()) == {1}, "no two writers publish the same key"
