@@ -12,6 +12,9 @@ WorkerId = NewType("WorkerId", str)
 EntryId = NewType("EntryId", str)
 Epoch = NewType("Epoch", str)
 
+# The number of a batch of found keys is a bigint in Postgres.
+BATCH_BITS = 62
+
 
 class Outcome(StrEnum):
     """How a key ended. Every published key gets exactly one outcome."""
@@ -93,13 +96,15 @@ class FoundKey:
 class FoundBatch:
     """Keys of one depth that the pages of one commit named: `size` of them are in Postgres under the number `batch`.
 
-    `keys` are empty when they were committed before, and it is not known whether they were published.
+    `keys` are empty when they were committed before, and it is not known whether they were published; then `example` is
+    the digest of one of them.
     """
 
     batch: int
     depth: int
     size: int
     keys: tuple[FoundKey, ...] = ()
+    example: bytes = b""
 
     @property
     def pointer(self) -> str:
@@ -110,7 +115,10 @@ class FoundBatch:
     def parse(cls, pointer: str) -> FoundBatch:
         """The batch of a pointer. Raises ValueError when it is none of ours."""
         batch, depth, size = map(int, pointer.split())
-        return cls(batch, depth, size)
+        found = cls(batch, depth, size)
+        if found.pointer != pointer or min(batch, depth, size) < 0 or max(batch >> BATCH_BITS, depth >> 31, size >> 31):
+            raise ValueError(pointer)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

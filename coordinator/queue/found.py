@@ -77,8 +77,13 @@ class FoundKeys:
 
         Raises LeaseLost, EpochLost.
         """
-        found = [one for batch in batches for one in batch.keys]
-        counts, members = by_bucket([one.digest for one in found], self._layout)
+        # What is known was published with its whole batch, or left in the frontier: to do so again would count keys of
+        # bounded rules twice. Done keys say nothing, since the source can have them too.
+        known = await self._known.intersection([batch.example for batch in batches if not batch.keys])
+        batches = [batch for batch in batches if batch.keys or batch.example not in known]
+        found = [one.digest for batch in batches for one in batch.keys]
+        found += [batch.example for batch in batches if not batch.keys]
+        counts, members = by_bucket(found, self._layout)
         keys = [self._keys.state, self._keys.workers, self._keys.receipts, self._keys.ready, self._keys.frontier]
         keys += map(self._keys.known, counts)
         arguments: list[Argument] = [self._epoch, worker, sequence, self._high_water]

@@ -60,6 +60,14 @@ class Following:
     by_level: bool
     most: Mapping[int, int]
 
+    @property
+    def covers_source(self) -> bool:
+        """Whether a key of the source that a page named before need not be published for the source too.
+
+        By level it must be, as a key of depth 0; and where a rule is bounded, what the page named may be cut.
+        """
+        return not self.by_level and not self.most
+
 
 class Coordinator:
     """The coordinator of one run in this process.
@@ -168,8 +176,7 @@ class Coordinator:
                 keys_per_request=self._keys_per_request,
                 single_requests=self._single_requests,
                 fill_seconds=self._fill_seconds,
-                # By level, a key of the source that pages name too is one of the source's: it has depth 0.
-                known=None if self._following is None or self._following.by_level else self._known,
+                known=self._known if self._following is not None and self._following.covers_source else None,
                 failpoint=self._failpoint,
             ).plan()
         finally:

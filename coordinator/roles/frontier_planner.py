@@ -57,8 +57,10 @@ class FrontierPlanner:
         """Publish pointer after pointer; returns when another coordinator leads. Raises EpochLost."""
         while True:
             try:
+                # First the counts: when nothing is queued, nobody adds a pointer of a lesser depth any more.
+                counts = await self._counts()
                 batch = await self._frontier.first()
-                if batch is not None and await self._may_publish(batch):
+                if batch is not None and await self._may_publish(batch, counts):
                     if not await self._publish(batch):
                         return
                     continue
@@ -69,8 +71,7 @@ class FrontierPlanner:
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
             await asyncio.sleep(FRONTIER_POLL_SECONDS)
 
-    async def _may_publish(self, batch: FoundBatch) -> bool:
-        counts = await self._counts()
+    async def _may_publish(self, batch: FoundBatch, counts: RunCounts) -> bool:
         if self._by_level and batch.depth > await self._frontier.level():
             return counts.exhausted and counts.queued == 0
         return counts.queued == 0 or counts.queued + batch.size <= self._high_water

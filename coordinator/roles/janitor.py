@@ -87,7 +87,8 @@ class Janitor:
 
     async def _replan_if_missing(self) -> bool:
         """When keys are missing from the queue, set the cursor back to the source's beginning, and return True."""
-        keys = [self._keys.state, self._keys.leader, self._keys.deferred_due, self._keys.ready]
+        keys = [self._keys.state, self._keys.leader, self._keys.deferred_due, self._keys.frontier]
+        keys.append(self._keys.ready)
         keys += [self._keys.stream(shard) for shard in range(self._layout.shards)]
         with translate_redis_errors():
             missing = await self._replan_script(

@@ -17,7 +17,7 @@ import asyncpg
 
 from coordinator.errors import EpochLost, PostgresRefused, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import Epoch, FoundBatch
+from coordinator.model import BATCH_BITS, Epoch, FoundBatch
 from crawler.job.tables import OWN_COLUMNS, TableSettings
 from crawler.model import Page
 from crawler.store.catalogue import Catalogue
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 # About how much of a COPY stream goes to the socket at a time.
 SEND_BYTES = 512 * 1024
-# The number of a batch is a bigint.
-BATCH_BITS = 62
 
 
 class Writer:

@@ -15,7 +15,19 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
 from coordinator.limits.robots_cache import RobotsCache
 from coordinator.limits.unreachable import LoggedUpstreams, encode_waits
-from coordinator.model import Attempts, Block, Claim, Epoch, FoundBatch, Outcome, RunCounts, ShardId, WorkerId
+from coordinator.model import (
+    Attempts,
+    Block,
+    Claim,
+    Epoch,
+    FoundBatch,
+    FoundKey,
+    KeyContext,
+    Outcome,
+    RunCounts,
+    ShardId,
+    WorkerId,
+)
 from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.found import Frontier
 from coordinator.queue.notices import Notices
@@ -48,13 +60,19 @@ def blocks_of(keys: Iterable[str], layout: Layout, reasons: Mapping[str, str] | 
 
 
 def record_of(
-    name: str = "run", *, shards: int = 4, buckets: int = 4, epoch: str = "first", total: int | None = None
+    name: str = "run",
+    *,
+    shards: int = 4,
+    buckets: int = 4,
+    epoch: str = "first",
+    total: int | None = None,
+    follows: bool = False,
 ) -> RunRecord:
     return RunRecord(
         name=name,
         run_id=1,
         epoch=Epoch(epoch),
-        layout=Layout(shards=shards, buckets=buckets),
+        layout=Layout(shards=shards, buckets=buckets, follows=follows),
         document={"run": {"name": name}},
         folder="/somewhere",
         total=total,
@@ -139,6 +157,18 @@ class Run:
     async def everything(self) -> dict[bytes, bytes | None]:
         """All of Redis, to see that nothing changed."""
         return {key: await self.client.dump(key) for key in await self.client.keys()}
+
+
+def a_found_batch(number: int, keys: Iterable[str], *, depth: int = 1, rule: int = -1) -> FoundBatch:
+    """The batch of this number: the keys are found by one rule."""
+    context = KeyContext(depth=depth, origin=b"origin")
+    found = tuple(FoundKey(digest(key, context), key, context, rule) for key in keys)
+    return FoundBatch(number, depth, len(found), found)
+
+
+def stored_before(batch: FoundBatch) -> FoundBatch:
+    """The batch as a writer returns it that met its pages in Postgres."""
+    return replace(batch, keys=(), example=batch.keys[-1].digest)
 
 
 async def run_in_progress(redis: Redis, name: str) -> Run:

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Epoch, Outcome, ShardId
+from coordinator.model import NO_ATTEMPTS, Attempts, EntryId, Epoch, FoundBatch, Outcome, ShardId
 from coordinator.queue.sharding import digest
 from coordinator.url import parse
 from crawler.job.job import Job, read_job
@@ -66,19 +66,20 @@ class LoadingRun:
     epoch: Epoch
     tables: tuple[TableSettings, ...]
     eye: PostgresConnection
+    follows: bool = False
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[Writer]:
-        writer = Writer(self.url, self.run_id, self.epoch, self.tables)
+        writer = Writer(self.url, self.run_id, self.epoch, self.tables, follows=self.follows)
         try:
             yield writer
         finally:
             await writer.close()
 
-    async def store(self, pages: Sequence[Page]) -> None:
+    async def store(self, pages: Sequence[Page]) -> list[FoundBatch]:
         """Write the pages with a writer of their own."""
         async with self.writer() as writer, asyncio.timeout(60):
-            await writer.write(pages)
+            return await writer.write(pages)
 
     async def pages(self) -> dict[str, asyncpg.Record]:
         """The run's pages by key."""
@@ -94,13 +95,13 @@ class LoadingRun:
 
 
 @asynccontextmanager
-async def a_loading_run(database: str, *tables: TableSettings) -> AsyncIterator[LoadingRun]:
+async def a_loading_run(database: str, *tables: TableSettings, follows: bool = False) -> AsyncIterator[LoadingRun]:
     connection = await connect_postgres(database)
     try:
         catalogue = Catalogue(connection)
         await catalogue.prepare()
         epoch = Epoch(secrets.token_hex(4))
-        run_id = await catalogue.make("test", a_document(), epoch, tables)
-        yield LoadingRun(database, run_id, epoch, tables, connection)
+        run_id = await catalogue.make("test", a_document(), epoch, tables, follows=follows)
+        yield LoadingRun(database, run_id, epoch, tables, connection, follows)
     finally:
         await connection.close()

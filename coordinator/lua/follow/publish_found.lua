@@ -1,7 +1,8 @@
 -- Purpose: after the commit in Postgres: publish the keys that its pages named, while there is room below the high-water
 -- mark, or leave a pointer to them in the frontier. A batch of pages that were stored before leaves a pointer always.
 -- It is called before `complete`, so that the pages are not resolved before the keys that they named are counted. A
--- repeated call changes nothing: the worker's receipt has its sequence number.
+-- repeated call changes nothing: the worker's receipt has its sequence number. The first write can only free memory: then
+-- a full Redis lets the others pass (see renew), and the worker goes on to complete.
 -- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts   KEYS[4] ready   KEYS[5] frontier (zset: pointer -> depth)
 -- KEYS[6..] a known bucket for each group of members, then a stream for each block
 -- ARGV[1] epoch   ARGV[2] worker   ARGV[3] sequence number   ARGV[4] high-water mark, keys
@@ -38,6 +39,8 @@ local receipt = worker .. ' found'
 if redis.call('HGET', receipts_key, receipt) == sequence then
   return {'ok'}
 end
+
+redis.call('HDEL', receipts_key, '')
 
 local counts, members = unpack(cmsgpack.unpack(ARGV[5]))
 local last = 0

@@ -9,7 +9,7 @@ local receipts_key = KEYS[2]
 local worker = ARGV[1]
 -- include: clock
 
-redis.call('HDEL', receipts_key, worker)
+redis.call('HDEL', receipts_key, worker, worker .. ' found')
 if not redis.call('ZSCORE', workers_key, worker) then
   return 0
 end

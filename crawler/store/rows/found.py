@@ -78,7 +78,8 @@ class FoundTable:
 
     async def _stored_before(self, connection: PostgresConnection, digests: Sequence[bytes]) -> list[FoundBatch]:
         statement = query("stored-batches", found=self._found, part=self._part)
-        return [FoundBatch(*row) for row in await connection.fetch(statement, digests)]
+        rows = await connection.fetch(statement, digests)
+        return [FoundBatch(row["batch"], row["depth"], row["size"], example=row["example"]) for row in rows]
 
     async def read(self, connection: PostgresConnection, batch: FoundBatch) -> list[FoundKey]:
         """The keys of a batch."""

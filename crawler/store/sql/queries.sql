@@ -304,8 +304,8 @@ INSERT INTO {found} SELECT * FROM {staging} ORDER BY digest ON CONFLICT DO NOTHI
 UPDATE {part} SET reason = $2 WHERE digest = ANY($1::bytea[]);
 
 -- name: stored-batches
--- What the pages $1, which were stored before, have named.
-SELECT batch, depth, count(*) AS size FROM {found}
+-- What the pages $1, which were stored before, have named, with the digest of one key of each batch.
+SELECT batch, depth, count(*) AS size, (array_agg(digest))[1] AS example FROM {found}
 WHERE batch IN (SELECT batch FROM {part} WHERE digest = ANY($1::bytea[]) AND batch IS NOT NULL)
 GROUP BY batch, depth;
 

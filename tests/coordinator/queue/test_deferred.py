@@ -335,7 +335,7 @@ async def test_a_key_that_was_done_meanwhile_comes_back_and_resolves_all_the_sam
 async def replanned(run: Run) -> int:
     """How many keys the janitor finds missing from the queue."""
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
-    keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
+    keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.frontier, run.keys.ready, *streams]
     missing: int = await Script(run.client, "run/replan")(keys, [run.record.epoch, COORDINATOR, FIRST_CURSOR])
     return missing
 

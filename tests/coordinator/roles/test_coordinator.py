@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -13,12 +13,13 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, RedisDamaged, RedisUnavailable, SourceError
-from coordinator.model import Outcome, RunState
+from coordinator.model import FoundBatch, FoundKey, Outcome, RunState
+from coordinator.queue.done import KnownSet
 from coordinator.queue.sharding import digest
 from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
-from coordinator.roles.coordinator import Coordinator
+from coordinator.roles.coordinator import Coordinator, Following
 from coordinator.roles.election import Election
 from coordinator.source import Chunk, Cursor
 from coordinator.status import read_snapshot
@@ -179,6 +180,40 @@ async def test_an_exhausted_source_is_not_opened_again(redis: Redis) -> None:
 
 async def queue_is(run: Run, keys: int) -> bool:
     return (await run.counts()).queued == keys
+
+
+@pytest.mark.parametrize(
+    ("by_level", "most", "published"),
+    [
+        pytest.param(False, {}, 2, id="it is in the queue or in the frontier"),
+        pytest.param(True, {}, 3, id="by level it is one of the source"),
+        pytest.param(False, {0: 1}, 3, id="what a bounded rule found may be cut"),
+    ],
+)
+async def test_a_key_of_the_source_that_a_page_named_before(
+    redis: Redis, by_level: bool, most: Mapping[int, int], published: int
+) -> None:
+    run = await made(redis, follows=True)
+    await KnownSet(redis, run.keys, run.layout, run.record.epoch).mark([digest("key 1")])
+
+    async def nothing_found(_: FoundBatch) -> Sequence[FoundKey]:
+        return ()
+
+    following = Following(nothing_found, by_level, most)
+    coordinator = Coordinator(
+        redis, run.record, "one", Corpus(numbered(3)).open, rereadable=True, high_water=HIGH_WATER, following=following
+    )
+    task = asyncio.create_task(coordinator.run())
+    try:
+        await eventually(lambda: queue_is(run, published), f"{published} keys to be published")
+
+        async def exhausted() -> bool:
+            return (await run.counts()).exhausted
+
+        await eventually(exhausted, "the source to be published")
+    finally:
+        await cancel_and_wait([task])
+    assert ("key 1" in await run.queued_keys()) == (published == 3)
 
 
 # -- standing by
@@ -529,7 +564,7 @@ async def test_only_the_leader_plans_a_source_again(redis: Redis) -> None:
     await run.publish(numbered(100))
     replan = Script(redis, "run/replan")
     streams = [run.keys.stream(shard) for shard in range(run.layout.shards)]
-    keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.ready, *streams]
+    keys = [run.keys.state, run.keys.leader, run.keys.deferred_due, run.keys.frontier, run.keys.ready, *streams]
 
     async def missing(epoch: str = "first", coordinator_id: str = COORDINATOR) -> object:
         return await replan(keys, [epoch, coordinator_id, "0:0"])
