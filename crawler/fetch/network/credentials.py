@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
 from coordinator.errors import UsageError
-from coordinator.url import Target
-from crawler.job.request.placeholders import SECRET, places_in, without_places
+from coordinator.url import Target, parse
+from crawler.job.job import Job
+from crawler.job.request.placeholders import SECRET, places_in, split_template, without_places
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import COOKIE_TEXT, HEADER_TEXT, credential_origins, is_credential, is_proxy
 
@@ -33,6 +34,7 @@ class Credentials:
     `body_secrets` are those in the body of a request, and in that of the login, by name.
     `login_headers` are those of the login.
     `origins` are the only ones that credentials are for; None: they are for the first origin of every request.
+    `url_secrets_at` has those of `url_secrets` that an origin may get; None: every one of `origins` gets all.
     """
 
     headers: Pairs = ()
@@ -42,12 +44,16 @@ class Credentials:
     origins: frozenset[str] | None = None
     body_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     login_headers: Pairs = field(default=(), repr=False)
+    url_secrets_at: Mapping[str, Mapping[str, str]] | None = field(default=None, repr=False)
 
     def filled(self, target: Target) -> Target:
         """Return the target with the secrets of the template in it. Only an engine may have it: it is not shown."""
 
+        at = self.url_secrets_at
+        secrets = self.url_secrets if at is None else at.get(target.origin.text, {})
+
         def secret(match: re.Match[str]) -> str:
-            return self.url_secrets.get(match[1], match[0])
+            return secrets.get(match[1], match[0])
 
         return Target(target.origin, _PLACE_IN_TARGET.sub(secret, target.path))
 
@@ -107,6 +113,27 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
         body_secrets,
         login_headers,
     )
+
+
+def resolve_every(jobs: Sequence[Job], environ: Mapping[str, str]) -> Credentials:
+    """The credentials of a job, from the jobs of its kinds: that of the source's keys comes first.
+
+    With several kinds, credentials go to the origins of their `url` and to `hosts`, and each secret of a `url` to the
+    origin of that one only. Raises UsageError as resolve_credentials does.
+    """
+    first, *others = (resolve_credentials(job.request, environ) for job in jobs)
+    if not others:
+        return first
+    at: dict[str, dict[str, str]] = {}
+    for job, found in zip(jobs, (first, *others), strict=True):
+        if job.request.url is not None:
+            origin = parse(str(split_template(job.request.url)[0])).origin
+            upgraded = f"https://{origin.host}" if origin.text == f"http://{origin.host}" else origin.text
+            for text in (origin.text, upgraded):  # as may_carry_credentials
+                at.setdefault(text, {}).update(found.url_secrets)
+    hosts = frozenset().union(*(found.origins or () for found in (first, *others)))
+    secrets = {name: value for one in at.values() for name, value in one.items()}
+    return replace(first, url_secrets=secrets, url_secrets_at=at, origins=hosts | frozenset(at))
 
 
 def _authorization(auth: str, environ: Mapping[str, str]) -> str:
