@@ -45,6 +45,15 @@ class Credentials:
     body_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     login_headers: Pairs = field(default=(), repr=False)
     url_secrets_at: Mapping[str, Mapping[str, str]] | None = field(default=None, repr=False)
+    _spellings: tuple[tuple[re.Pattern[str], str], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile the spellings of the secrets in URLs."""
+        secrets = {name: unquote(value) for name, value in self.url_secrets.items()}
+        found = (
+            (_spelled(text), f"${{{name}}}") for name, text in secrets.items() if len(text) >= MIN_HIDDEN_CHARACTERS
+        )
+        object.__setattr__(self, "_spellings", tuple(found))
 
     def filled(self, target: Target) -> Target:
         """Return the target with the secrets of the template in it. Only an engine may have it: it is not shown."""
@@ -59,10 +68,8 @@ class Credentials:
 
     def hidden(self, text: str) -> str:
         """Return a text that may quote the URL of a request, with ${NAME} for each secret of the template."""
-        for name, value in self.url_secrets.items():
-            for written in (value, unquote(value)):
-                if len(written) >= MIN_HIDDEN_CHARACTERS:
-                    text = text.replace(written, f"${{{name}}}")
+        for spelled, place in self._spellings:
+            text = spelled.sub(place, text)
         return text
 
     def headers_of(self, headers: Pairs, with_credentials: bool) -> Pairs:
@@ -73,6 +80,13 @@ class Credentials:
             return self.secret_headers
         own = {name.lower() for name, _ in headers}
         return (*(pair for pair in self.secret_headers if pair[0].lower() not in own), *headers)
+
+
+def _spelled(secret: str) -> re.Pattern[str]:
+    """What matches a secret in a URL, however its characters are encoded there."""
+    encoded = ("".join(f"%{byte:02x}" for byte in character.encode()) for character in secret)
+    pairs = zip(secret, encoded, strict=True)
+    return re.compile("".join(f"(?:{re.escape(one)}|(?i:{code}){'|[+]' if one == ' ' else ''})" for one, code in pairs))
 
 
 NO_CREDENTIALS = Credentials()
