@@ -113,9 +113,13 @@ class Finder:
             return
         target, reason = None, None
         key = text.strip()
+        if not key:
+            return
         if self._are_urls[kind]:
             try:
                 target = parse(key, page)
+                if "#" in key and target.href == page.href:
+                    return  # a place in the page itself
                 key = target.href
             except InvalidUrl as error:
                 if not key.lower().startswith(("http:", "https:")):
@@ -124,8 +128,6 @@ class Finder:
         reason = reason or self._key_rules[kind].reason(key)
         if reason is not None:
             key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
-        if target is None and reason is None and not key:
-            return
         if not rule.takes(key, target, page):
             return
         context = KeyContext(kind, depth, origin=item.digest)
@@ -134,8 +136,8 @@ class Finder:
     def _compiled(self, number: int, rule: FollowSettings) -> Callable[[Node, Any], Any]:
         assert rule.source is not None
         source = rule.source
-        if self._language.is_text and "[]" not in source:
-            css, at, attribute = source.partition(" @")
+        if self._language.is_text and "[]" not in source and not re.match(r"\$[a-z]", source):
+            css, at, attribute = source.removesuffix("?").partition(" @")
             source = f"{css.rstrip()}[]{at}{attribute}"
         try:
             return compile_selector(source, self._language).select
@@ -159,7 +161,7 @@ def _hosts(number: int, hosts: str | Sequence[str]) -> frozenset[str]:
     found = set()
     for host in () if isinstance(hosts, str) else hosts:
         try:
-            origin = parse(f"http://{host}/").origin
+            origin = parse(f"http://{host}/" if not re.search("[/?#@]", host) else "http://").origin
         except InvalidUrl as error:
             raise UsageError(f"job: [[follow]] {number + 1}: hosts: {host!r} {error}") from error
         found.add(_host_and_port(origin) if re.search(r":[0-9]+$", host) else origin.upstream_host)
