@@ -27,7 +27,7 @@ from crawler.fetch.engines.open import open_engine
 from crawler.fetch.engines.protocol import Engine
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.memory import BodyMemory
-from crawler.fetch.network.credentials import resolve_credentials
+from crawler.fetch.network.credentials import Credentials, resolve_credentials, resolve_every
 from crawler.fetch.template import Template
 from crawler.job.job import Job, body_memory
 from crawler.parse import hook
@@ -49,6 +49,7 @@ class Fetching(NamedTuple):
     meter: Meter
     memory: BodyMemory
     fetcher: Fetcher
+    credentials: Credentials
 
 
 def open_fetching(
@@ -68,7 +69,7 @@ def open_fetching(
     limiter = Limiter(client, keys, matcher, most_refused=job.retry.refused_in_a_row)
     scheduler = Scheduler(limiter, enough=job.run.concurrency)
     meter = Meter()
-    credentials = resolve_credentials(job.request, environ)
+    credentials = resolve_every(job.every_kind, environ)
     memory = BodyMemory(body_memory(job), job.request.max_body)
     engine = through(open_engine(job, credentials, memory))
     stack.push_async_callback(engine.close)
@@ -76,7 +77,7 @@ def open_fetching(
     robots_cache = RobotsCache(client, keys, name) if job.obeys_robots else None
     fetcher = Fetcher(engine, limiter, matcher, job, meter, robots_cache, credentials)
     stack.push_async_callback(fetcher.close)
-    return Fetching(limiter, matcher, scheduler, meter, memory, fetcher)
+    return Fetching(limiter, matcher, scheduler, meter, memory, fetcher, credentials)
 
 
 async def build_worker(
@@ -103,7 +104,7 @@ async def build_worker(
     writer = Writer(database, record.run_id, record.epoch, job.tables, failpoint, follows=job.follows)
     stack.push_async_callback(writer.close)
     fetching = open_fetching(stack, keys, name, job, client, environ)
-    limiter, matcher, scheduler, meter, memory, fetcher = fetching
+    limiter, matcher, scheduler, meter, memory, fetcher, credentials = fetching
     parsers = _parsers(job, record.parser_files)
     for parser in parsers.values():
         stack.push_async_callback(parser.close)
@@ -127,7 +128,7 @@ async def build_worker(
         intake=intake,
         scheduler=scheduler,
         fetcher=fetcher,
-        page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item),
+        page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item, credentials),
         batch=batch,
         writer=writer,
         meter=meter,

@@ -76,6 +76,11 @@ class Item(NamedTuple):
     block: OpenBlock
     context: KeyContext = NO_CONTEXT
 
+    @property
+    def asked_key(self) -> str:
+        """The key that the user knows: of a page of a list, that of the list."""
+        return self.context.list_key or self.key
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:

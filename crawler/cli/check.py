@@ -30,7 +30,7 @@ from crawler.cli.options import (
     run_async,
 )
 from crawler.corpus import sample_corpus, survey_corpus, with_source_database
-from crawler.fetch.network.credentials import resolve_credentials
+from crawler.fetch.network.credentials import resolve_every
 from crawler.job.job import Job
 from crawler.job.reference import job_schema
 from crawler.job.request.settings import RequestSettings
@@ -129,7 +129,11 @@ async def _check(
     """
     for one in job.every_kind:
         hook.load(job, kind=one.kind)
+<<<<<<< HEAD
     resolve_credentials(job.request, environ)
+=======
+    resolve_every(job.every_kind, environ)
+>>>>>>> flists
     # A query needs a database, which may have to be started; any other source is read before that.
     no_keys = Chunk([], [], Cursor(), exhausted=False)
     rows, first = ([], no_keys) if job.source.query else await _source_rows(job, given, first_keys)

@@ -25,12 +25,14 @@ from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import check_request, seconds_of
 from crawler.job.sections.following import (
     KIND_NAME,
-    KIND_REQUEST_KEYS,
     FollowSettings,
     KindSettings,
     PaginateSettings,
     check_following,
+    check_kind,
     check_paginate,
+    in_kind,
+    kind_request,
 )
 from crawler.job.sections.limits import limits_in
 from crawler.job.sections.source import SourceSettings, check_source
@@ -173,18 +175,17 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     check_source(job.source, keys_are_urls=job.request.url is None)
     body_memory(job)
     check_tables(job.tables)
-    check_following(job.follow, job.kinds)
+    check_following(job.follow, job.kinds, has_parser=any(one.parse.python for one in job.every_kind))
     for one in job.every_kind:
-        check_request(one.request)
-        _check_function("parse", one.parse.python)
-        check_paginate("[paginate]" if not one.kind else f"[kinds.{one.kind}.paginate]", one.paginate)
-        _check_selectors(one)
-    _check_named_fields(job)
+        with in_kind(one.kind):
+            check_request(one.request)
+            _check_named_fields(one)
+            _check_function("parse", one.parse.python)
+            check_paginate("[paginate]" if not one.kind else f"[kinds.{one.kind}.paginate]", one.paginate)
+            _check_selectors(one)
     for table in job.tables:
-        if table.kind and table.kind not in job.kinds:
-            raise UsageError(
-                f"job: table {table.name}: kind is {table.kind!r}; [kinds] has {', '.join(job.kinds) or 'none'}"
-            )
+        if table.kind:
+            check_kind(f"job: table {table.name}: kind", table.kind, job.kinds)
     return job
 
 
@@ -194,16 +195,14 @@ def _of_kind(job: Job, name: str, given: Any) -> Job:
     if not re.fullmatch(KIND_NAME, name):
         raise UsageError(f"job: [{where}]: a kind's name has lower-case letters, digits, _ and -")
     settings = read_section(KindSettings, where, given)
-    for key in settings.request:
-        if key not in KIND_REQUEST_KEYS:
-            raise UsageError(f"job: [{where}.request] {key}: stands in [request], for all kinds")
-    shared = {key: value for key, value in _table(job.document, "request").items() if key not in KIND_REQUEST_KEYS}
+    request = kind_request(f"{where}.request", _table(job.document, "request"), settings.request)
+    has_list = "paginate" in given
     return replace(
         job,
         kind=name,
-        request=read_section(RequestSettings, f"{where}.request", {**shared, **settings.request}),
+        request=read_section(RequestSettings, f"{where}.request", request),
         parse=read_section(ParseSettings, f"{where}.parse", settings.parse),
-        paginate=read_section(PaginateSettings, f"{where}.paginate", settings.paginate) if settings.paginate else None,
+        paginate=read_section(PaginateSettings, f"{where}.paginate", settings.paginate) if has_list else None,
     )
 
 
@@ -281,9 +280,9 @@ def _check_selectors(job: Job) -> None:
 
 def _check_named_fields(job: Job) -> None:
     """Raise UsageError for a field in `[request]` that no key can have; what a function yields, nobody knows here."""
-    if job.source.python is not None:
+    if job.source.python is not None and not job.kind:
         return
-    carried = [getattr(job.source, name, None) or () for name in ("key", "carry")]
+    carried = [] if job.kind else [getattr(job.source, name, None) or () for name in ("key", "carry")]
     known = {name for names in carried for name in ([names] if isinstance(names, str) else names)}
     for name, where in fields_named(job.request).items():
         if name not in known:

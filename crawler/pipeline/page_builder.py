@@ -5,16 +5,19 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from xxhash import xxh3_128_digest
 
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from crawler.fetch.attempt import FetchResult
+from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
 from crawler.fetch.retry import End, after_parser
 from crawler.fetch.template import Template
 from crawler.job.job import Job
 from crawler.job.request_checks import seconds_of
 from crawler.model import Again, HttpResponse, Item, Page, Request
+from crawler.parse.follow.hiding import without_secrets
 from crawler.parse.parser import Parser
 from crawler.text.body import is_plain_json, kept
 from crawler.text.charset import UTF8
@@ -26,7 +29,7 @@ class PageBuilder:
     """Builds pages, by the template and the parser of their kind. Without a parser the body of a stored key is kept.
 
     `put_alone` requests each key of a request alone, for the error with which the parser failed on its response.
-    `defer` takes a key for which the parser wants another response.
+    `defer` takes a key for which the parser wants another response. Secrets in URLs of `credentials` are not stored.
     """
 
     def __init__(
@@ -36,7 +39,9 @@ class PageBuilder:
         parsers: Mapping[str, Parser],
         put_alone: Callable[[Request, str], None],
         defer: Callable[[Item, Attempts, float], None],
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
+        self._hidden = credentials.hidden if credentials.url_secrets else None
         self._retry_settings = job.retry
         self._wait_most = {one.kind: seconds_of(one.parse.wait_most) for one in job.every_kind}
         self._put_alone = put_alone
@@ -67,6 +72,9 @@ class PageBuilder:
             parser = self._parsers.get(request.items[0].context.kind)
             if parser is not None:
                 error = await parser.parse(pages, request.target.href, response)
+                if self._hidden is not None:
+                    error = error and self._hidden(error)
+                    _hide_secrets(pages, self._hidden)
                 if error is not None and not request.payload.is_repeatable:
                     for page in pages:
                         page.fail(error)
@@ -100,6 +108,15 @@ class PageBuilder:
             return True
         self._defer(page.item, step.attempts, step.delay)
         return False
+
+
+def _hide_secrets(pages: Sequence[Page], hidden: Callable[[str], str]) -> None:
+    """Put ${NAME} in the place of secrets in what pages say and name."""
+    for page in pages:
+        page.reason = page.reason and hidden(page.reason)
+        page.found = [without_secrets(one, hidden) for one in page.found]
+        if page.again is not None:
+            page.again = replace(page.again, reason=hidden(page.again.reason))
 
 
 def _keep_body(pages: Sequence[Page], response: HttpResponse) -> None:

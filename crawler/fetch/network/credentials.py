@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
 from coordinator.errors import UsageError
-from coordinator.url import Target
-from crawler.job.request.placeholders import SECRET, places_in, without_places
+from coordinator.url import Target, parse
+from crawler.job.job import Job
+from crawler.job.request.placeholders import SECRET, places_in, split_template, without_places
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import COOKIE_TEXT, HEADER_TEXT, credential_origins, is_credential, is_proxy
 
@@ -33,6 +34,7 @@ class Credentials:
     `body_secrets` are those in the body of a request, and in that of the login, by name.
     `login_headers` are those of the login.
     `origins` are the only ones that credentials are for; None: they are for the first origin of every request.
+    `url_secrets_at` has those of `url_secrets` that an origin may get; None: every one of `origins` gets all.
     """
 
     headers: Pairs = ()
@@ -42,21 +44,32 @@ class Credentials:
     origins: frozenset[str] | None = None
     body_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     login_headers: Pairs = field(default=(), repr=False)
+    url_secrets_at: Mapping[str, Mapping[str, str]] | None = field(default=None, repr=False)
+    _spellings: tuple[tuple[re.Pattern[str], str], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile the spellings of the secrets in URLs."""
+        secrets = {name: unquote(value) for name, value in self.url_secrets.items()}
+        found = (
+            (_spelled(text), f"${{{name}}}") for name, text in secrets.items() if len(text) >= MIN_HIDDEN_CHARACTERS
+        )
+        object.__setattr__(self, "_spellings", tuple(found))
 
     def filled(self, target: Target) -> Target:
         """Return the target with the secrets of the template in it. Only an engine may have it: it is not shown."""
 
+        at = self.url_secrets_at
+        secrets = self.url_secrets if at is None else at.get(target.origin.text, {})
+
         def secret(match: re.Match[str]) -> str:
-            return self.url_secrets.get(match[1], match[0])
+            return secrets.get(match[1], match[0])
 
         return Target(target.origin, _PLACE_IN_TARGET.sub(secret, target.path))
 
     def hidden(self, text: str) -> str:
         """Return a text that may quote the URL of a request, with ${NAME} for each secret of the template."""
-        for name, value in self.url_secrets.items():
-            for written in (value, unquote(value)):
-                if len(written) >= MIN_HIDDEN_CHARACTERS:
-                    text = text.replace(written, f"${{{name}}}")
+        for spelled, place in self._spellings:
+            text = spelled.sub(place, text)
         return text
 
     def headers_of(self, headers: Pairs, with_credentials: bool) -> Pairs:
@@ -67,6 +80,13 @@ class Credentials:
             return self.secret_headers
         own = {name.lower() for name, _ in headers}
         return (*(pair for pair in self.secret_headers if pair[0].lower() not in own), *headers)
+
+
+def _spelled(secret: str) -> re.Pattern[str]:
+    """What matches a secret in a URL, however its characters are encoded there."""
+    encoded = ("".join(f"%{byte:02x}" for byte in character.encode()) for character in secret)
+    pairs = zip(secret, encoded, strict=True)
+    return re.compile("".join(f"(?:{re.escape(one)}|(?i:{code}){'|[+]' if one == ' ' else ''})" for one, code in pairs))
 
 
 NO_CREDENTIALS = Credentials()
@@ -107,6 +127,27 @@ def resolve_credentials(request: RequestSettings, environ: Mapping[str, str]) ->
         body_secrets,
         login_headers,
     )
+
+
+def resolve_every(jobs: Sequence[Job], environ: Mapping[str, str]) -> Credentials:
+    """The credentials of a job, from the jobs of its kinds: that of the source's keys comes first.
+
+    With several kinds, credentials go to the origins of their `url` and to `hosts`, and each secret of a `url` to the
+    origin of that one only. Raises UsageError as resolve_credentials does.
+    """
+    first, *others = (resolve_credentials(job.request, environ) for job in jobs)
+    if not others:
+        return first
+    at: dict[str, dict[str, str]] = {}
+    for job, found in zip(jobs, (first, *others), strict=True):
+        if job.request.url is not None:
+            origin = parse(str(split_template(job.request.url)[0])).origin
+            upgraded = f"https://{origin.host}" if origin.text == f"http://{origin.host}" else origin.text
+            for text in (origin.text, upgraded):  # as may_carry_credentials
+                at.setdefault(text, {}).update(found.url_secrets)
+    hosts = frozenset().union(*(found.origins or () for found in (first, *others)))
+    secrets = {name: value for one in at.values() for name, value in one.items()}
+    return replace(first, url_secrets=secrets, url_secrets_at=at, origins=hosts | frozenset(at))
 
 
 def _authorization(auth: str, environ: Mapping[str, str]) -> str:

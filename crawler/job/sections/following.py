@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from msgspec import Meta, field
 
 from coordinator.errors import UsageError
 from crawler.job.fields import Section, number, text, value
+from crawler.job.request.settings import RequestSettings
+from crawler.job.request_checks import is_credential
 
 KIND_NAME = r"[a-z][a-z0-9_-]{0,39}"
 # Of [request], a kind has these keys of its own; the others hold for all kinds.
@@ -95,19 +100,72 @@ class KindSettings(Section, frozen=True, kw_only=True):
 # fmt: on
 
 
-def check_following(follow: tuple[FollowSettings, ...], kinds: Mapping[str, Any]) -> None:
-    """Raise UsageError for a rule that names a kind which the job does not have."""
+def check_following(follow: tuple[FollowSettings, ...], kinds: Mapping[str, Any], *, has_parser: bool) -> None:
+    """Raise UsageError for a rule or a kind that comes to nothing. `has_parser`: it may call response.follow."""
     for number_, rule in enumerate(follow, 1):
+        where = f"job: [[follow]] {number_}"
         for key, kind in (("kind", rule.kind), ("of", rule.of)):
-            if kind and kind not in kinds:
-                known = ", ".join(kinds) or "none"
-                raise UsageError(f"job: [[follow]] {number_}: {key} is {kind!r}; [kinds] has {known}")
+            if kind:
+                check_kind(f"{where}: {key}", kind, kinds)
+        if isinstance(rule.hosts, str) and rule.hosts not in ("same", "any"):
+            raise UsageError(f'{where}: hosts is {rule.hosts!r}; write "same", "any" or a list of hosts')
+        if rule.source is None and not has_parser:
+            raise UsageError(f"{where}: say where the keys are, by from; without it a parser calls response.follow")
+    unreached = set(kinds) - {rule.kind for rule in follow}
+    if unreached and not has_parser:
+        name = min(unreached)
+        raise UsageError(f"job: [kinds.{name}]: no key is of this kind; write kind = {name!r} in a [[follow]]")
+
+
+def check_kind(where: str, kind: str, kinds: Mapping[str, Any]) -> None:
+    """Raise UsageError for a kind that the job does not have."""
+    if kind not in kinds:
+        close = get_close_matches(kind, kinds, n=1)
+        known = f"did you mean {close[0]!r}?" if close else f"[kinds] has {', '.join(kinds) or 'none'}"
+        raise UsageError(f"{where} is {kind!r}; {known}")
 
 
 def check_paginate(where: str, settings: PaginateSettings | None) -> None:
     """Raise UsageError for a list that cannot go on."""
-    if settings is not None and not settings.next and not settings.set:
+    if settings is None:
+        return
+    if settings.next is None and not settings.set:
         raise UsageError(f"job: {where}: say where the next page is, by next or set")
+    if settings.next is not None and settings.set:
+        raise UsageError(f"job: {where}: next and set both say where the next page is; leave one out")
+
+
+def kind_request(where: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The `[request]` of a kind: its own keys, and of those for all kinds what holds for it. Raises UsageError.
+
+    Credentials go to the hosts of a `url`, or of `hosts`: so a kind whose keys are URLs has none when another has one.
+    """
+    for key in given:
+        if key in RequestSettings.__struct_encode_fields__ and key not in KIND_REQUEST_KEYS:
+            raise UsageError(f"job: [{where}] {key}: stands in [request], for all kinds")
+    found = {key: value for key, value in shared.items() if key not in KIND_REQUEST_KEYS}
+    if "url" in given:
+        found.pop("hosts", None)
+    elif "url" in shared:
+        headers = {name: text for name, text in _dict(found.pop("headers", {})) if not is_credential(name, str(text))}
+        found = {key: value for key, value in found.items() if key not in ("auth", "cookies", "login")}
+        found["headers"] = headers
+    return {**found, **given}
+
+
+@contextmanager
+def in_kind(name: str) -> Iterator[None]:
+    """Let errors say where they stand in the sections of a kind, which is empty for the keys of the source."""
+    try:
+        yield
+    except UsageError as error:
+        if not name:
+            raise
+        raise UsageError(re.sub(r"\[(request|parse)\]", rf"[kinds.{name}.\1]", str(error))) from None
+
+
+def _dict(given: Any) -> list[tuple[str, Any]]:
+    return list(given.items()) if isinstance(given, Mapping) else []
 
 
 def is_step(text: str) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fnmatch import translate
 from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.model import FoundKey, KeyContext, Outcome
 from coordinator.queue.sharding import digest
 from coordinator.source.key_rule import KeyRule, refuse
-from coordinator.url import InvalidUrl, Target, parse
+from coordinator.url import InvalidUrl, Origin, Target, parse
 from crawler.job.job import Job
 from crawler.job.sections.following import FollowSettings
 from crawler.model import Item, Page
@@ -21,21 +20,24 @@ from crawler.parse.select.formats import language_of
 from crawler.parse.select.language import scope_of
 from crawler.parse.select.path import ABSENT, Node, SelectorError
 from crawler.parse.select.selector import compile_selector
+from crawler.parse.values.shown import abbreviated
 
 # A page that names more is one that a program made; its keys would fill Postgres before anybody sees it.
 MOST_FOUND = 50_000
+# Deeper keys have no place in the queue.
+MAX_DEPTH = 1_000_000
 # Of a rule that bounds nothing, by `response.follow`.
 _ANY = FollowSettings(hosts="any")
 _UNBOUNDED = -1
 
 
 class _Rule:
-    """One `[[follow]]`, compiled. `number` is its place in the job, by which `most` counts."""
+    """One `[[follow]]`, compiled. `number` is its place in the job, by which `most` counts. Raises UsageError."""
 
     def __init__(self, number: int, settings: FollowSettings) -> None:
         self.number = number if settings.most is not None else _UNBOUNDED
-        self.depth = settings.depth
-        self._hosts = settings.hosts
+        self.depth = settings.depth or MAX_DEPTH
+        self._hosts = None if settings.hosts == "any" else _hosts(number, settings.hosts)
         self._allows, self._denies = _any_of(settings.allow), _any_of(settings.deny)
 
     def takes(self, key: str, target: Target | None, page: Target) -> bool:
@@ -44,10 +46,10 @@ class _Rule:
             return False
         if self._denies is not None and self._denies(key):
             return False
-        if target is None or self._hosts == "any":
+        if target is None or self._hosts is None:
             return True
-        hosts = (page.origin.upstream_host,) if self._hosts == "same" else self._hosts
-        return target.origin.upstream_host in hosts
+        hosts = self._hosts or {page.origin.upstream_host}
+        return target.origin.upstream_host in hosts or _host_and_port(target.origin) in hosts
 
 
 class Finder:
@@ -68,25 +70,26 @@ class Finder:
         named = [(number, rule) for number, rule in rules if rule.source is None]
         self._named = {kind if rule.kind is None else rule.kind: _Rule(number, rule) for number, rule in named}
         self._list = None if own.paginate is None else ListPages(own, self._language)
-        self._has_rows = bool(own.own_tables)
 
     def find(self, pages: Sequence[Page], response: Received) -> None:
         """Give the pages what they name. Raises ValueError when the response has not what it must have."""
         page = next((page for page in pages if page.outcome is Outcome.STORED and page.again is None), None)
         if page is None:
             return
-        found = {one.digest: one for one in self._followed(page.item, response)}
-        if len(found) > MOST_FOUND:
-            raise ValueError(f"follow: the response names {len(found):,} keys; at most {MOST_FOUND:,} are followed")
+        found: dict[bytes, FoundKey] = {}
+        for one in self._followed(page.item, response):
+            found[one.digest] = one
+            if len(found) > MOST_FOUND:
+                raise SelectorError(f"follow: the response names more than {MOST_FOUND:,} keys, and none is followed")
+        found.pop(page.item.digest, None)  # a page that names itself
         page.found = list(found.values())
         if self._list is not None:
-            rows = len(page.records) if self._has_rows else None
-            following, page.reason = self._list.next(page.item, response, rows)
+            following, page.reason = self._list.next(page.item, response, any(page.records for page in pages))
             if self._list.is_repeated(page.item, response):
                 page.records = []  # they are those of the page before
             if following is not None:
                 if len(pages) > 1:
-                    raise ValueError("the response has a next page, and it is not known of which key")
+                    raise SelectorError("the response has a next page, and it is not known of which key")
                 page.found.append(following)
 
     def _followed(self, item: Item, response: Received) -> Iterator[FoundKey]:
@@ -94,7 +97,7 @@ class Finder:
         if self._rules:
             scope = scope_of(response, self._language)
             for rule, kind, select in self._rules:
-                for text in _texts(select(Node(scope.root), scope)):
+                for text in dict.fromkeys(_texts(select(Node(scope.root), scope))):
                     yield from self._found(item, text, kind, rule, page)
         for text, given in response.followed:
             kind = self._kind if given is None else given
@@ -106,23 +109,25 @@ class Finder:
     def _found(self, item: Item, text: str, kind: str, rule: _Rule, page: Target) -> Iterator[FoundKey]:
         """The key that a text stands for; none when the rule does not take it."""
         depth = item.context.depth + 1
-        if rule.depth is not None and depth > rule.depth:
+        if depth > rule.depth:
             return
         target, reason = None, None
         key = text.strip()
+        if not key:
+            return
         if self._are_urls[kind]:
             try:
                 target = parse(key, page)
+                if "#" in key and target.href == page.href:
+                    return  # a place in the page itself
                 key = target.href
             except InvalidUrl as error:
-                if not key.startswith(("http:", "https:")):
+                if not key.lower().startswith(("http:", "https:")):
                     return  # mailto:, javascript: and the like are no links to pages
                 reason = str(error)
         reason = reason or self._key_rules[kind].reason(key)
         if reason is not None:
             key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
-        if target is None and reason is None and not key:
-            return
         if not rule.takes(key, target, page):
             return
         context = KeyContext(kind, depth, origin=item.digest)
@@ -131,8 +136,8 @@ class Finder:
     def _compiled(self, number: int, rule: FollowSettings) -> Callable[[Node, Any], Any]:
         assert rule.source is not None
         source = rule.source
-        if self._language.is_text and "[]" not in source:
-            css, at, attribute = source.partition(" @")
+        if self._language.is_text and "[]" not in source and not re.match(r"\$[a-z]", source):
+            css, at, attribute = source.removesuffix("?").partition(" @")
             source = f"{css.rstrip()}[]{at}{attribute}"
         try:
             return compile_selector(source, self._language).select
@@ -146,8 +151,25 @@ def _key_rule(job: Job) -> KeyRule:
 
 
 def _any_of(patterns: Sequence[str]) -> Callable[[str], object] | None:
-    """Whether one of the patterns matches; None without patterns."""
-    return re.compile("|".join(map(translate, patterns))).fullmatch if patterns else None
+    """Whether one of the patterns matches the whole text; None without patterns."""
+    texts = [".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns]
+    return re.compile("|".join(texts), re.DOTALL).fullmatch if texts else None
+
+
+def _hosts(number: int, hosts: str | Sequence[str]) -> frozenset[str]:
+    """The hosts of a rule, each as it stands in a URL; none stands for that of the page. Raises UsageError."""
+    found = set()
+    for host in () if isinstance(hosts, str) else hosts:
+        try:
+            origin = parse(f"http://{host}/" if not re.search("[/?#@]", host) else "http://").origin
+        except InvalidUrl as error:
+            raise UsageError(f"job: [[follow]] {number + 1}: hosts: {host!r} {error}") from error
+        found.add(_host_and_port(origin) if re.search(r":[0-9]+$", host) else origin.upstream_host)
+    return frozenset(found)
+
+
+def _host_and_port(origin: Origin) -> str:
+    return f"{origin.upstream_host}:{origin.port}"
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -162,5 +184,5 @@ def _texts(value: Any) -> Iterable[str]:
         for one in value:
             yield from _texts(one)
     else:
-        shown = "an object" if isinstance(value, Mapping) else repr(value)
+        shown = "an object" if isinstance(value, Mapping) else abbreviated(value)
         raise SelectorError(f"follow: {shown} is no key; select texts or numbers")

@@ -22,12 +22,16 @@ from crawler.parse.received import Received
 from crawler.parse.select.condition import compile_condition
 from crawler.parse.select.language import Language, Scope, scope_of
 from crawler.parse.select.path import ABSENT, Node, SelectorError
+from crawler.parse.select.selected import Nodes, compile_rows
 from crawler.parse.select.selector import Selector, compile_selector
+from crawler.parse.values.shown import abbreviated
 
 INCOMPLETE = "list incomplete"
-# One link of a Link header (RFC 8288, section 3), and its relation types.
-_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[\w!#$&+\-.^`|~*]+\s*(?:=\s*(?:"[^"]*"|[^\s,;"]*))?)*)')
-_RELATION = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s,;"]*))', re.IGNORECASE)
+# A target of a Link header, and one of the parameters behind it (RFC 8288, section 3).
+_TARGET = re.compile(r"<([^<>]*)>")
+_PARAMETER = re.compile(r'\s*;\s*([\w!#$&+\-.^`|~*]*)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?', re.DOTALL)
+# What a block in the queue can have.
+_MAX_INTEGER = 2**63 - 1
 
 
 class ListPages:
@@ -39,7 +43,9 @@ class ListPages:
         self._language = language
         self._where = f"[kinds.{job.kind}.paginate]" if job.kind else "[paginate]"
         self._most = settings.most
-        self._body = job.document.get("request", {}) if not job.kind else {}
+        self._sent = job.request.json or job.request.form
+        self._rows = None if job.parse.python else _rows_of(job, language)
+        self._parser_makes_rows = bool(job.own_tables)
         self._next = None if settings.next is None else self._compiled("next", settings.next)
         self._is_link_header = (settings.next or "").lower().rstrip("?") == "$header.link"
         self._steps: dict[str, int] = {}
@@ -58,25 +64,30 @@ class ListPages:
         except ValueError as error:
             raise UsageError(f"job: {self._where} more: {error}") from error
 
-    def next(self, item: Item, response: Received, rows: int | None) -> tuple[FoundKey | None, str | None]:
+    def next(self, item: Item, response: Received, has_records: bool) -> tuple[FoundKey | None, str | None]:
         """The next page, None at the list's end; and why the list is incomplete, None when it is not.
 
-        `rows` are those of this page, None when the job has none. Raises SelectorError.
+        `has_records`: the response has records for the job's tables. Raises SelectorError.
         """
         context = item.context
         scope = scope_of(response, self._language)
         if self.is_repeated(item, response):
             return None, f"{INCOMPLETE}: page {context.page_no} is the same as the one before"
-        if rows == 0 or (self._more is not None and self._more.holds(Node(scope.root), scope) is None):
+        if not has_records and self._is_empty(scope):
             return None, None
-        following = self._by_url(response, scope) if self._next is not None else self._by_params(item, response, scope)
+        if self._more is not None and self._more.holds(Node(scope.root), scope) is None:
+            return None, None
+        try:
+            following = self._by_params(item, response, scope) if self._next is None else self._by_url(response, scope)
+        except InvalidUrl as error:  # it is not shown: it may have a password
+            return None, f"{INCOMPLETE}: the URL of the next page {error}"
         if following is None:
             return None, None
         key, params = following
         if context.page_no >= self._most:
             return None, f"{INCOMPLETE}: it has more than {self._most} pages ({self._where} most)"
-        if (key, params) == (item.key, context.params) or (params and params == context.params):
-            return None, f"{INCOMPLETE}: page {context.page_no} names itself as the next one"
+        if key in (item.key, context.list_key, response.url) or (params and params == context.params):
+            return None, f"{INCOMPLETE}: page {context.page_no} names itself, or the first page, as the next one"
         if len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES:
             return None, f"{INCOMPLETE}: the next page's address is longer than {MAX_KEY_BYTES} bytes"
         found = KeyContext(
@@ -95,18 +106,23 @@ class ListPages:
         """Whether this page has the body of the one before it."""
         return bool(item.context.seen) and item.context.seen == xxh3_128_digest(response.body)
 
+    def _is_empty(self, scope: Scope) -> bool:
+        """Whether a page has no rows. Those that the job leaves out are rows, and without `rows` every page has one."""
+        if self._rows is None:
+            return self._parser_makes_rows
+        return bool(self._rows) and not any(True for nodes in self._rows for _ in nodes(scope))
+
     def _by_url(self, response: Received, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
-        """The next page by its URL. Raises SelectorError when it is none."""
+        """The next page by its URL. Raises InvalidUrl, and SelectorError when it is no text."""
         assert self._next is not None
         value = self._next.select(Node(scope.root), scope)
         if self._is_link_header and isinstance(value, str):
             value = next_link(value)
         if value is ABSENT or value is None or value == "" or value is False:
             return None
-        try:
-            return parse(str(value), parse(response.url)).href, {}
-        except InvalidUrl as error:
-            raise SelectorError(f"{self._where} next: {value!r:.80} {error}") from error
+        if not isinstance(value, str):
+            raise SelectorError(f"{self._where} next: {abbreviated(value)} is no URL; select one text")
+        return parse(value, parse(response.url)).href, {}
 
     def _by_params(self, item: Item, response: Received, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
         """The next page by what it changes in the request of the list's key. Raises SelectorError."""
@@ -124,13 +140,14 @@ class ListPages:
             if value is ABSENT or not value:
                 return None
             if not isinstance(value, Mapping):
-                raise SelectorError(f"{self._where} set: {value!r:.80} is no object")
+                raise SelectorError(f"{self._where} set: {abbreviated(value)} is no object")
             params.update(value)
         for name, value in params.items():
-            if not isinstance(value, (str, int, float)):
-                raise SelectorError(f"{self._where} set.{name}: {value!r:.80} is no text or number")
-        list_key = item.context.list_key or item.key
-        return f"{list_key} {orjson.dumps(params).decode()}", params
+            is_large = isinstance(value, int) and abs(value) > _MAX_INTEGER
+            if is_large or not isinstance(value, (str, int, float)) or not _is_unicode(value):
+                what = "is no text, and no number of 64 bits"
+                raise SelectorError(f"{self._where} set.{name}: {abbreviated(value)} {what}")
+        return params_key(item.context.list_key or item.key, params), params
 
     def _current(self, name: str, item: Item, response: Received) -> int:
         """The number that a parameter has in the request of this page; 0 when it has none."""
@@ -138,11 +155,11 @@ class ListPages:
         if value is None:
             value = next(iter(parse_qs(urlsplit(response.url).query).get(name, ())), None)
         if value is None:
-            value = _member(self._body.get("json") or self._body.get("form") or {}, name)
+            value = _member(self._sent, name)
         try:
             return int(value or 0)
         except (TypeError, ValueError):
-            raise SelectorError(f"{self._where} set.{name}: {value!r:.80} is no number to add to") from None
+            raise SelectorError(f"{self._where} set.{name}: {abbreviated(value)} is no number to add to") from None
 
     def _compiled(self, key: str, text: str) -> Selector:
         try:
@@ -153,14 +170,36 @@ class ListPages:
 
 def next_link(header: str) -> str | None:
     """The target with the relation type "next" in a Link header (RFC 8288); None when there is none."""
-    for target, parameters in _LINK.findall(header):
-        relation = _RELATION.search(parameters)
-        if relation and "next" in (relation[1] or relation[2] or "").lower().split():
-            return str(target)
+    at = 0
+    while (target := _TARGET.search(header, at)) is not None:
+        at, relation = target.end(), None
+        while (parameter := _PARAMETER.match(header, at)) is not None:
+            at = parameter.end()
+            if relation is None and parameter[1].lower() == "rel":  # the first one counts
+                relation = parameter[2] or parameter[3] or ""
+        if "next" in (relation or "").lower().split():
+            return target[1]
     return None
 
 
+def params_key(list_key: str, params: Mapping[str, Any]) -> str:
+    """The key of a page of a list that has parameters of its own."""
+    return f"{list_key} {orjson.dumps(params).decode()}"
+
+
+def _rows_of(job: Job, language: Language) -> list[Nodes]:
+    """The rows of each table, or those of the format when there is no table; none where a response is a row."""
+    texts = {table.rows or job.parse.rows for table in job.own_tables} or {job.parse.rows}
+    return [] if None in texts else [compile_rows(text, language) for text in texts]
+
+
+def _is_unicode(value: Any) -> bool:
+    return not isinstance(value, str) or value.isascii() or not re.search("[\ud800-\udfff]", value)
+
+
 def _member(value: Any, dotted: str) -> Any:
+    if isinstance(value, Mapping) and dotted in value:
+        return value[dotted]
     for name in dotted.split("."):
         if not isinstance(value, Mapping):
             return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import ada_url
@@ -129,6 +130,11 @@ def _base(element: Any, url: str) -> str:
     page = element
     for page in element.ancestors:  # noqa: B007 - the last one is the document
         pass
+    return _base_of_page(page, url)
+
+
+@lru_cache(maxsize=1)  # the library looks through the whole page for it, and a page may have a million links
+def _base_of_page(page: Any, url: str) -> str:
     base: str = page.base_url(url)
     return base
 

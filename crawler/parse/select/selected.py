@@ -69,7 +69,7 @@ class _SelectedTable:
         where, language = f"table {table.name}", language_of(settings.format)
         self.name = table.name
         rows = table.rows or settings.rows
-        self._nodes = _compiled(f"{where}: rows", _compile_rows, rows, language)
+        self._nodes = _compiled(f"{where}: rows", compile_rows, rows, language)
         self._key = None if settings.key is None else _compiled("[parse] key", compile_selector, settings.key, language)
         if several and self._key is None:
             raise UsageError('job: [parse] key: with several keys a request, say whose a record is, like key = "id"')
@@ -171,7 +171,7 @@ def compile_selectors(job: Job) -> Callable[[Received], Mapping[str, Iterable[An
     return select
 
 
-def _compile_rows(text: str | None, language: Language) -> Nodes:
+def compile_rows(text: str | None, language: Language) -> Nodes:
     """The function from a response to the nodes of its records. Raises ValueError."""
     may_be_absent = (text or "").endswith("?")
     path = text and text.removesuffix("?").removeprefix("$").removeprefix(language.behind if text[0] == "$" else "")
