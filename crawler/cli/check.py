@@ -129,11 +129,7 @@ async def _check(
     """
     for one in job.every_kind:
         hook.load(job, kind=one.kind)
-<<<<<<< HEAD
-    resolve_credentials(job.request, environ)
-=======
     resolve_every(job.every_kind, environ)
->>>>>>> flists
     # A query needs a database, which may have to be started; any other source is read before that.
     no_keys = Chunk([], [], Cursor(), exhausted=False)
     rows, first = ([], no_keys) if job.source.query else await _source_rows(job, given, first_keys)
