@@ -49,7 +49,7 @@ def read_number(value: Any) -> Any:
         raise ValueError(f"{abbreviated(value)} is not one number")
     sign = "-" if match["sign"] in ("-", _MINUS) else ""
     units = re.sub("[.,]", "", whole) or "0"
-    return Decimal(f"{sign}{units}.{fraction}" if fraction else f"{sign}{units}")
+    return Decimal(f"{sign}{units}.{fraction}") if fraction else int(f"{sign}{units}")  # a bigint takes no Decimal
 
 
 def read_seconds(value: Any) -> datetime:
