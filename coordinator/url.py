@@ -24,10 +24,12 @@ CANONICAL_ORIGIN = (
     rf"https?://(?:(?:{_OCTET}\.){{3}}{_OCTET}|(?![a-z0-9._-]*xn--)(?:[a-z0-9._-]{{1,253}}\.)?[a-z][a-z0-9_-]{{0,62}}+)"
     r"(?::(?!(?:80|443)(?![0-9]))(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
 )
-_CANONICAL = re.compile(
-    rf"({CANONICAL_ORIGIN})"
-    r"((?:/(?!\.|%2[Ee])[!$%&'()*+,\-.0-9:;=@A-Z\[\]_a-z|~]*+)++(?:\?[!$%&()*+,\-./0-9:;=?@A-Z\[\]\\^_`a-z{|}~]*+)?)?"
+_CANONICAL_PATH = (
+    r"(?:/(?!\.|%2[Ee])[!$%&'()*+,\-.0-9:;=@A-Z\[\]_a-z|~]*+)++(?:\?[!$%&()*+,\-./0-9:;=?@A-Z\[\]\\^_`a-z{|}~]*+)?"
 )
+_CANONICAL = re.compile(rf"({CANONICAL_ORIGIN})({_CANONICAL_PATH})?")
+# A link to a path of the same host, which the standard only appends to the origin.
+_CANONICAL_LINK = re.compile(rf"(?!//){_CANONICAL_PATH}")
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:]+\]|[^:/@\[\]]+)(?::([0-9]+))?")
 _SCHEME = re.compile(r"[\0- ]*(?:h\s*t\s*t\s*p\s*s?\s*:)", re.IGNORECASE)
 _PORT = re.compile(r"(?<=//)([^/\\?#]+):[^:/\\?#@\]]*(?=[/\\?#]|$)")
@@ -84,6 +86,13 @@ def parse(text: str, base: Target | None = None) -> Target:
     return Target(_origin(f"{scheme}://{authority}"), slash + path)
 
 
+def join(base: str, link: str) -> str:
+    """The URL to which a link leads from `base`, both as the standard writes them. Raises ValueError for no URL."""
+    if base.startswith("http") and link.isascii() and _CANONICAL_LINK.fullmatch(link):
+        return "/".join(base.split("/", 3)[:3]) + link
+    return str(_library().join_url(base, link))
+
+
 def _parse(text: str, base: Target | None) -> str:
     """The URL that the standard makes of a text. Raises InvalidUrl."""
     try:
@@ -101,7 +110,7 @@ def _parse(text: str, base: Target | None) -> str:
 
 def _standard(text: str, base: Target | None) -> str:
     library = _library()
-    return str(library.normalize_url(text) if base is None else library.join_url(base.href, text))
+    return str(library.normalize_url(text)) if base is None else join(base.href, text)
 
 
 @cache

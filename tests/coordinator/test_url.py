@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ada_url
 import pytest
 from ada_url import normalize_url
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.url import _CANONICAL, InvalidUrl, Origin, Target, parse
+from coordinator.url import _CANONICAL, InvalidUrl, Origin, Target, join, parse
 
 BASE = "http://a.example:8000/b/c?d#e"
 
@@ -245,3 +246,22 @@ def test_any_text_is_a_target_in_ascii_or_an_invalid_url(text: str, relative: bo
     assert target.path.startswith("/")
     assert not {" ", "#"} & set(target.href)
     assert parse(target.href) == Target(target.origin, target.path)
+
+
+@pytest.mark.parametrize(
+    ("base", "link", "url"),
+    [
+        ("https://h.example/a/b?c#d", "/x/y?z=1", "https://h.example/x/y?z=1"),
+        ("https://h.example:8443/", "/x", "https://h.example:8443/x"),
+        ("https://h.example", "/x", "https://h.example/x"),
+        ("https://h.example/a/b", "//other.example/x", "https://other.example/x"),
+        ("https://h.example/a/b", "/a/../x", "https://h.example/x"),
+        ("https://h.example/a/b", "/%2e%2E/x", "https://h.example/x"),
+        ("https://h.example/a/b", "x", "https://h.example/a/x"),
+        ("https://h.example/a/b", "/x\\y z#f", "https://h.example/x/y%20z#f"),
+        ("https://h.example/a/b", "/caf\u00e9", "https://h.example/caf%C3%A9"),
+        ("data:text/html,x", "https://h.example/y", "https://h.example/y"),
+    ],
+)
+def test_a_link_leads_where_the_standard_says(base: str, link: str, url: str) -> None:
+    assert join(base, link) == url == ada_url.join_url(base, link)

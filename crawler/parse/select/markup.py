@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-import ada_url
 import turbohtml
 
+from coordinator.url import join
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, Scope, not_of_format
 from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
@@ -120,7 +120,7 @@ def _absolute(link: str, base: str) -> str:
     """The link as browsers resolve it; as it stands when it is none."""
     link = link.strip()
     try:
-        return str(ada_url.join_url(base, link))
+        return join(base, link)
     except ValueError:
         return link
 
@@ -135,8 +135,7 @@ def _base(element: Any, url: str) -> str:
 
 @lru_cache(maxsize=1)  # the library looks through the whole page for it, and a page may have a million links
 def _base_of_page(page: Any, url: str) -> str:
-    base: str = page.base_url(url)
-    return base
+    return _absolute(page.base_url(url), url)
 
 
 def _compile_rows_with(check: Callable[[str], None]) -> Callable[[str | None], Rows]:
@@ -241,7 +240,7 @@ class Element:
 
 def links_of(document: Any, url: str) -> Iterator[str]:
     """The absolute http and https URLs of the links of a page, each once and without its fragment, in order."""
-    base, seen = _absolute(document.base_url(url), url), set()
+    base, seen = _base_of_page(document, url), set()
     for anchor in document.select("a[href]"):
         link = _absolute(anchor.attr("href"), base).partition("#")[0]
         if link.startswith(("http://", "https://")) and link not in seen:
