@@ -156,7 +156,7 @@ def _found_keys(client: Redis, keys: RunKeys, record: RunRecord, job: Job) -> Fo
         record.layout,
         record.epoch,
         high_water=job.run.high_water,
-        keys_per_request=job.request.keys_per_request,
+        keys_per_request={one.kind: one.request.keys_per_request for one in job.every_kind},
         by_level=job.by_level,
         bounded=job.most_found.keys(),
     )

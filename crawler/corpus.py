@@ -23,6 +23,7 @@ from coordinator.source import (
 )
 from crawler.fetch.template import Template
 from crawler.job.job import Job
+from crawler.job.sections.source import SITEMAP
 from crawler.store.rows.source_query import SourceQuery
 
 # How long the first keys may take; a source can be slow.
@@ -39,7 +40,8 @@ def open_corpus(job: Job, cursor: Cursor, warn: Callable[[str], None] = log_warn
     return open_source(
         source.path,
         source.python,
-        keys=source.keys,
+        keys=source.sitemaps or source.keys,
+        kind=SITEMAP if source.sitemap else "",
         query=None if source.query is None else SourceQuery(job.source_database, source.query),
         columns=columns,
         cursor=cursor,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import cast
 
 from redis.asyncio import Redis
@@ -27,21 +28,33 @@ logger = logging.getLogger(__name__)
 MOST_PUBLISHED_AT_ONCE = 5_000
 
 
-def found_blocks(found: Collection[FoundKey], layout: Layout, keys_per_request: int = 1) -> list[Block]:
-    """Found keys, of which no two are the same, as blocks."""
-    keys = {one.digest: one.key for one in found}
+def found_blocks(
+    found: Collection[FoundKey], layout: Layout, keys_per_request: Mapping[str, int] = MappingProxyType({})
+) -> list[Block]:
+    """Found keys, of which no two are the same, as blocks; {kind: keys of one request}, where these are several.
+
+    Pages of lists are asked for alone.
+    """
     reasons = {one.digest: one.refusal for one in found if one.refusal}
     contexts = {one.digest: one.context for one in found}
-    if keys_per_request > 1:
-        return list(cut_request_blocks(keys, layout, keys_per_request, reasons, contexts))
-    return list(cut_blocks(keys, layout, reasons, contexts))
+    groups: dict[str | None, dict[bytes, str]] = {}
+    for one in found:
+        together = keys_per_request.get(one.context.kind, 1) > 1 and not one.context.list_key
+        groups.setdefault(one.context.kind if together else None, {})[one.digest] = one.key
+    blocks: list[Block] = []
+    for kind, keys in groups.items():
+        if kind is None:
+            blocks += cut_blocks(keys, layout, reasons, contexts)
+        else:
+            blocks += cut_request_blocks(keys, layout, keys_per_request[kind], reasons, contexts)
+    return blocks
 
 
 class FoundKeys:
     """The found keys of one run, for its workers. Every method raises RedisUnavailable.
 
-    With `by_level` the keys of one depth wait until all of the depth before are resolved. The keys of `bounded` rules
-    are published by the coordinator only, which counts them.
+    `keys_per_request` is that of each kind. With `by_level` the keys of one depth wait until all of the depth before
+    are resolved. The keys of `bounded` rules are published by the coordinator only, which counts them.
     """
 
     def __init__(
@@ -52,7 +65,7 @@ class FoundKeys:
         epoch: Epoch,
         *,
         high_water: int,
-        keys_per_request: int = 1,
+        keys_per_request: Mapping[str, int] = MappingProxyType({}),
         by_level: bool = False,
         bounded: Collection[int] = (),
     ) -> None:

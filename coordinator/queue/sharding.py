@@ -95,8 +95,10 @@ class Layout:
         return int.from_bytes(digest[:8], "big") >> self.bucket_shift
 
 
-def by_digest(keys: Iterable[str]) -> dict[bytes, str]:
-    """The keys as {digest: key}. A key that comes twice is in it once."""
+def by_digest(keys: Iterable[str], kind: str = "") -> dict[bytes, str]:
+    """The keys of a kind as {digest: key}. A key that comes twice is in it once."""
+    if kind:
+        return {digest(key, KeyContext(kind)): key for key in keys}
     return {blake2b(key.encode(), digest_size=DIGEST_BYTES).digest(): key for key in keys}
 
 

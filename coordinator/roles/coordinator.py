@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
@@ -59,6 +59,7 @@ class Following:
     read_found: Callable[[FoundBatch], Awaitable[Sequence[FoundKey]]]
     by_level: bool
     most: Mapping[int, int]
+    keys_per_request: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def covers_source(self) -> bool:
@@ -192,7 +193,7 @@ class Coordinator:
             counts=self._counts,
             read_found=following.read_found,
             high_water=self._high_water,
-            keys_per_request=self._keys_per_request,
+            keys_per_request=following.keys_per_request,
             by_level=following.by_level,
             most=following.most,
             failpoint=self._failpoint,

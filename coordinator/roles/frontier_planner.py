@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from coordinator.errors import RedisUnavailable, Unavailable
 from coordinator.failpoints import Failpoint, no_failpoint
@@ -36,7 +37,7 @@ class FrontierPlanner:
         counts: Callable[[], Awaitable[RunCounts]],
         read_found: Callable[[FoundBatch], Awaitable[Sequence[FoundKey]]],
         high_water: int,
-        keys_per_request: int = 1,
+        keys_per_request: Mapping[str, int] = MappingProxyType({}),
         by_level: bool = False,
         most: Mapping[int, int],
         failpoint: Failpoint = no_failpoint,

@@ -179,7 +179,7 @@ class Planner:
         """Add the keys of a chunk that are not done."""
         self._end, self._exhausted = str(chunk.end), chunk.exhausted
         refusals = {bad.key: f"{bad.place}: {bad.reason}" for bad in chunk.refused}
-        keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals))
+        keys = await asyncio.to_thread(by_digest, chain(chunk.keys, refusals), chunk.kind)
         done = await self._done.intersection(list(keys)) if self._reads_done_set else set()
         if self._known is not None:  # pages have named them, so they are in the queue or in the frontier
             done |= await self._known.intersection(list(keys))
@@ -187,9 +187,11 @@ class Planner:
             del keys[digest]
         if refusals:
             gathered.reasons |= {digest: refusals[key] for digest, key in keys.items() if key in refusals}
-        if chunk.fields:
+        if chunk.fields or chunk.kind:
             contexts = {
-                digest: KeyContext(fields=chunk.fields[key]) for digest, key in keys.items() if key in chunk.fields
+                digest: KeyContext(chunk.kind, fields=chunk.fields.get(key, {}))
+                for digest, key in keys.items()
+                if chunk.kind or key in chunk.fields
             }
             gathered.contexts = contexts | gathered.contexts  # of a key that comes twice the first one counts
         gathered.lines += len(chunk.keys) + len(chunk.refused)

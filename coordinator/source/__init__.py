@@ -49,6 +49,7 @@ def open_source(
     python: str | None,
     *,
     keys: Sequence[str] = (),
+    kind: str = "",
     query: QueryReader | None = None,
     columns: Columns | None = None,
     cursor: Cursor,
@@ -57,7 +58,8 @@ def open_source(
     warn: Callable[[str], None] = log_warning,
 ) -> Source:
     """Open the source of a job, which is one of these: a `path` (a file, folder or glob, or "-" for standard input),
-    `python` = "module:function", a list of `keys`, or a `query`, as that which reads its rows.
+    `python` = "module:function", a list of `keys`, which are of a `kind`, or a `query`, as that which reads
+    its rows.
 
     Where the source has rows, `columns` says which of them make the key. Relative paths and modules are looked up in
     `folder`; `warn` gets what the user should know about the source. Raises SourceError when it cannot be opened.
@@ -69,7 +71,7 @@ def open_source(
         return GeneratorSource(python, columns, cursor=cursor, key_rule=key_rule, folder=folder, warn=warn)
     rows = partial(RowSource, cursor=cursor, key_rule=key_rule, warn=warn)
     if keys:
-        return rows("[source] keys", [Listed(keys)], None, estimate=lambda: len(keys))
+        return rows("[source] keys", [Listed(keys)], None, estimate=lambda: None if kind else len(keys), kind=kind)
     if query:
         return rows("[source] query", [QueryRows(query, columns)], columns, fingerprint=lambda: query.fingerprint)
     assert path is not None

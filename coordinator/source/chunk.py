@@ -62,7 +62,7 @@ class Chunk:
     """What one read returned, in the source's order; `end` is the cursor after it.
 
     A chunk can be empty and not `exhausted`, when all its lines were comments or the time has passed: then read again.
-    `fields` are those that travel with a key, {key: {name: text}}.
+    `fields` are those that travel with a key, {key: {name: text}}. `kind` is that of all of its keys.
     """
 
     keys: list[str]
@@ -70,6 +70,7 @@ class Chunk:
     end: Cursor
     exhausted: bool
     fields: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    kind: str = ""
 
 
 class Source(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 
+from coordinator.model import KeyContext
 from coordinator.queue.sharding import digest
 from coordinator.source import Chunk, Cursor, Source
 from crawler.audit.checks import Finding
@@ -37,7 +38,7 @@ async def load_digests(connection: PostgresConnection, job: Job) -> tuple[int, s
 def _read_digests(source: Source) -> tuple[list[tuple[bytes]], bool]:
     """The digests of the source's next chunk, as rows, and whether the source is exhausted."""
     chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
-    return [(digest(key),) for key in _keys_in_chunk(chunk)], chunk.exhausted
+    return [(digest(key, KeyContext(chunk.kind)),) for key in _keys_in_chunk(chunk)], chunk.exhausted
 
 
 def _keys_in_chunk(chunk: Chunk) -> Iterator[str]:
@@ -58,7 +59,9 @@ def keys_with_digests(job: Job, wanted: set[bytes]) -> list[str]:
             chunk = source.read(AUDIT_CHUNK_KEYS, AUDIT_CHUNK_SECONDS)
             exhausted = chunk.exhausted
             found.update(
-                (found_digest, key) for key in _keys_in_chunk(chunk) if (found_digest := digest(key)) in wanted
+                (found_digest, key)
+                for key in _keys_in_chunk(chunk)
+                if (found_digest := digest(key, KeyContext(chunk.kind))) in wanted
             )
     finally:
         source.close()

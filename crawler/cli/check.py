@@ -18,7 +18,7 @@ from coordinator.redis.versions import read_server_kind, redis_flaw
 from coordinator.source import FIRST_KEYS, Chunk, Cursor
 from crawler.cli.display import rehearsals, screen
 from crawler.cli.display.checked import Checked, checked_job
-from crawler.cli.fetch import print_values, request_first, trial_warnings
+from crawler.cli.fetch import first_pages, print_values, request_first, trial_warnings
 from crawler.cli.options import (
     command,
     job_from,
@@ -140,9 +140,10 @@ async def _check(
         try:
             rows += await _services(client, addresses, place, job, given)
             report(rows)
-            return await request_first(
-                job, list(dict.fromkeys(first.keys[:first_keys])), first.fields, client, environ, show
-            )
+            keys = list(dict.fromkeys(first.keys[:first_keys]))
+            if first_keys and job.source.sitemap:
+                keys = await first_pages(job, keys, first_keys, client, environ, show)
+            return await request_first(job, keys, first.fields, client, environ, show)
         finally:
             await client.aclose()
 

@@ -13,6 +13,7 @@ import click
 from redis.asyncio import Redis
 from rich.console import Console
 
+from coordinator.errors import UsageError
 from coordinator.redis.connection import check_server, connect_redis
 from crawler.cli.display import rehearsals, screen
 from crawler.cli.display.rehearsals import rows_of
@@ -26,12 +27,14 @@ from crawler.cli.options import (
     run_async,
 )
 from crawler.job.job import Job
+from crawler.job.sections.source import SITEMAP
 from crawler.local.services import Place, redis_alone
 
 if TYPE_CHECKING:
     from crawler.rehearsal import Rehearsal
 
 NAMED_KEYS = 3
+MAX_SITEMAPS = 10
 
 
 @command("fetch")
@@ -97,6 +100,29 @@ async def request_first(
         else:
             found += part
     return found
+
+
+async def first_pages(
+    job: Job,
+    sitemaps: Sequence[str],
+    most: int,
+    client: Redis,
+    environ: Mapping[str, str],
+    show: Callable[[Sequence[Rehearsal]], None],
+) -> list[str]:
+    """The first pages that the job's sitemaps name, of as few of these as have so many. Raises UsageError for none."""
+    from crawler.rehearsal import rehearse
+
+    waiting, pages, requests = list(sitemaps), list[str](), 0
+    while waiting and len(pages) < most and requests < MAX_SITEMAPS:
+        requests += 1
+        part = await rehearse(job.kinds[SITEMAP], [waiting.pop(0)], client, environ)
+        show(part)
+        for key, kind in part[0].parsed.found if part[0].parsed is not None else ():
+            (waiting if kind == SITEMAP else pages).append(key)
+    if not pages:
+        raise UsageError(f"--try: the first {requests} sitemaps name no page; see [source] sitemap and since")
+    return pages[:most]
 
 
 def trial_warnings(job: Job, found: Sequence[Rehearsal]) -> list[str]:

@@ -14,6 +14,8 @@ from crawler.cli.options import Decorated, command
 STARTS = {
     "api": "An API that gives JSON for each id (the default).",
     "html": "Web pages, and rows from them by CSS selectors.",
+    "sitemap": "The pages that a site's sitemap names.",
+    "graphql": "A GraphQL API, by POST.",
     "images": "Files, kept byte for byte.",
 }
 

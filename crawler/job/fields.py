@@ -68,7 +68,7 @@ SectionModel = TypeVar("SectionModel", bound=Section)
 
 # Keys that are planned, but are not in this version. A job that has one is refused with its own message.
 PLANNED_KEYS = {
-    "source": ("table", "sitemap"),
+    "source": ("table",),
     "parse": ("records", "columns", "links"),
     "request": (),
     "run": (),

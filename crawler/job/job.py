@@ -35,7 +35,7 @@ from crawler.job.sections.following import (
     kind_request,
 )
 from crawler.job.sections.limits import limits_in
-from crawler.job.sections.source import SourceSettings, check_source
+from crawler.job.sections.source import SITEMAP, SourceSettings, check_source
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
 UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
@@ -74,8 +74,13 @@ class Job:
 
     @property
     def has_parser(self) -> bool:
-        """Whether a response is parsed: by a function of the user's, or by selectors."""
-        return self.parse.python is not None or bool(self.own_tables)
+        """Whether a response is parsed: by a function of the user's, by selectors, or as a sitemap."""
+        return self.parse.python is not None or bool(self.own_tables) or self.is_sitemap
+
+    @property
+    def is_sitemap(self) -> bool:
+        """Whether the keys of this kind are sitemaps, for which the parser is built in."""
+        return self.kind == SITEMAP and bool(self.source.sitemap)
 
     @property
     def reads_responses(self) -> bool:
@@ -101,7 +106,7 @@ class Job:
     @property
     def follows(self) -> bool:
         """Whether keys that pages name are fetched too."""
-        return bool(self.follow) or any(job.paginate for job in self.every_kind)
+        return bool(self.follow or self.source.sitemap) or any(job.paginate for job in self.every_kind)
 
     @property
     def by_level(self) -> bool:
@@ -172,7 +177,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     )
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     _check_run(job.run)
-    check_source(job.source, keys_are_urls=job.request.url is None)
+    check_source(job.source, job.kinds, keys_are_urls=job.request.url is None)
     body_memory(job)
     check_tables(job.tables)
     check_following(job.follow, job.kinds, has_parser=any(one.parse.python for one in job.every_kind))
@@ -186,7 +191,8 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     for table in job.tables:
         if table.kind:
             check_kind(f"job: table {table.name}: kind", table.kind, job.kinds)
-    return job
+    sitemaps = {SITEMAP: _of_kind(replace(job, kinds={}), SITEMAP, {})} if job.source.sitemap else {}
+    return replace(job, kinds={**job.kinds, **sitemaps})
 
 
 def _of_kind(job: Job, name: str, given: Any) -> Job:
@@ -261,9 +267,7 @@ def _check_selectors(job: Job) -> None:
     parse, tables = job.parse, job.own_tables
     given = [f"[parse] {key}" for key in ("rows", "key", "wait", "retry", "failed", "gone") if getattr(parse, key)]
     given += ["[parse] format"] if parse.format != "json" else []
-    given += [
-        f"table {table.name}: {key}" for table in job.own_tables for key in ("rows", "skip") if getattr(table, key)
-    ]
+    given += [f"table {table.name}: {key}" for table in tables for key in ("rows", "skip") if getattr(table, key)]
     given += [
         f"table {table.name}: column {column}"
         for table in tables

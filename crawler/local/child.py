@@ -105,7 +105,8 @@ async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: On
     leave = asyncio.Event()
     on_drain(leave.set)
     found = FoundReader(spec.database, record.run_id)
-    following = Following(found.read, job.by_level, job.most_found) if job.follows else None
+    sizes = {one.kind: one.request.keys_per_request for one in job.every_kind}
+    following = Following(found.read, job.by_level, job.most_found, sizes) if job.follows else None
     coordinator = Coordinator(
         client,
         record,

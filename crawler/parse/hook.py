@@ -17,6 +17,7 @@ from crawler.job.tables import KEY_FIELD
 from crawler.model import Again, HttpResponse, Page
 from crawler.parse.columns import Table
 from crawler.parse.follow.finder import Finder
+from crawler.parse.follow.sitemap import SitemapFinder
 from crawler.parse.received import NOTHING_CARRIED
 from crawler.parse.response import Response
 from crawler.parse.select.path import SelectorError
@@ -56,7 +57,7 @@ class Hook:
         module_name: str,
         settings: ParseSettings | None = None,
         folder: str = "",
-        finder: Finder | None = None,
+        finder: Finder | SitemapFinder | None = None,
     ) -> None:
         self._finder = finder
         self.module_name = module_name
@@ -173,6 +174,8 @@ def load(whole: Job, module_name: str | None = None, kind: str = "") -> Hook | N
     """
     job = whole.of_kind(kind)
     tables = [Table(table) for table in job.tables]
+    if job.is_sitemap:
+        return Hook(lambda _: {}, tables, "", job.parse, finder=SitemapFinder(whole))
     finder = Finder(whole, kind) if whole.follows else None
     if job.parse.python is None:
         if finder is None and not job.has_parser:

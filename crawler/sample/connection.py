@@ -28,10 +28,17 @@ class HttpConnection(asyncio.Protocol):
     """One client's connection. It responds to requests in their order, also when the client sends many at once.
 
     `respond` returns the response to a method, a target as it was sent, and an If-None-Match (empty without one).
+    `post` returns that to a POST, by its target and body, if it is given and has one.
     """
 
-    def __init__(self, respond: Callable[[str, bytes, str], CannedResponse], connections: set[HttpConnection]) -> None:
+    def __init__(
+        self,
+        respond: Callable[[str, bytes, str], CannedResponse],
+        connections: set[HttpConnection],
+        post: Callable[[bytes, bytes], CannedResponse | None] = lambda _, __: None,
+    ) -> None:
         self._respond = respond
+        self._post = post
         self._connections = connections
         self._buffer = b""
         self._delay: asyncio.TimerHandle | None = None  # of a slow response; all that follow wait for it
@@ -98,8 +105,8 @@ class HttpConnection(asyncio.Protocol):
             return False
         if len(rest) < int(length):
             return False
-        self._buffer = rest[int(length) :]
-        response = self._respond(
+        self._buffer, body = rest[int(length) :], rest[: int(length)]
+        response = (self._post(parts[1], body) if parts[0] == b"POST" else None) or self._respond(
             parts[0].decode("latin-1"), parts[1], fields.get(b"if-none-match", b"").decode("latin-1")
         )
         connection_header = fields.get(b"connection", b"").lower()

@@ -14,6 +14,7 @@ The response depends on the request alone, except for /flaky, /pending and /limi
     GET /pending/K/X        202 and {"state": "pending"} for the first K attempts at this path, then the item
     GET /robots.txt         404, or with --disallow a rule for everybody; not counted
     GET /limited/X          429 with Retry-After when the last second had more than --limit-rate of these, else the item
+    GET /shop, …            what the examples need beside that: see crawler.sample.site
     GET /~stats             the counts of requests as JSON; not counted, like all of /~…
     GET /~log               the log of requests: lines of "monotonic-seconds path"
     POST /~reset            204, clears counts and log
@@ -37,6 +38,7 @@ from urllib.parse import unquote, unquote_plus
 
 import uvloop
 
+from crawler.sample import site
 from crawler.sample.connection import CannedResponse, HttpConnection
 from crawler.sample.ledger import Ledger, count_in_last_second
 
@@ -82,7 +84,7 @@ class Upstream:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: HttpConnection(self.respond, self._connections), "127.0.0.1", self._port, backlog=4096
+            lambda: HttpConnection(self.respond, self._connections, self.post), "127.0.0.1", self._port, backlog=4096
         )
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -92,6 +94,14 @@ class Upstream:
         for connection in list(self._connections):
             connection.abort()
         await self._server.wait_closed()
+
+    def post(self, target: bytes, body: bytes) -> CannedResponse | None:
+        """The response to a POST with this body, None where it is not read."""
+        if target != b"/graphql":
+            return None
+        self.ledger.add(target, time.monotonic())
+        self.ledger.by_status[200] += 1
+        return site.graphql(body)
 
     def respond(self, method: str, target: bytes, condition: str) -> CannedResponse:
         """The response to one request; `condition` is its If-None-Match, empty without one."""
@@ -139,7 +149,8 @@ class Upstream:
                 is_pending = self._attempts[rest] <= int(number)
                 return CannedResponse(202, b'{"state": "pending"}') if is_pending else self._item(after, condition)
             case _:
-                return CannedResponse(404, b'{"error": "not found"}')
+                found = site.respond(f"/{kind}/{rest}" if rest else f"/{kind}", query, self.url)
+                return found or CannedResponse(404, b'{"error": "not found"}')
 
     def _item(self, quoted: str, condition: str) -> CannedResponse:
         key = unquote(quoted)

@@ -106,3 +106,72 @@ async def test_selectors(example: Example) -> None:
     own = "select count(*) filter (where own.title = titles.title) = count(*) as own, count(*) > 1000 as many"
     joined = "title_words_current own join titles_current titles using (run_id, digest)"
     assert await example.sql(f"{own} from {joined}") == [{"own": True, "many": True}]
+
+
+BY_KIND = "select kind, outcome, count(*) as keys from pages_current group by 1, 2 order by 1"
+
+
+async def test_rest_cursor(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("rest-cursor", upstream)
+        assert len(upstream.paths) == 6 + 2, "each page once, and two keys for check --try"
+    assert await example.outcomes() == {"stored": 6}
+    assert await example.sql(
+        "select topic, count(distinct work) as works from works_current group by 1 order by 1"
+    ) == [
+        {"topic": "T1", "works": 60},
+        {"topic": "T2", "works": 60},
+    ]
+
+
+async def test_graphql(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("graphql", upstream)
+        assert upstream.paths == ["/graphql"] * (3 + 1)
+    assert await example.sql("select count(*) as n, count(distinct product_id) as ids from products_current") == [
+        {"n": 60, "ids": 60}
+    ]
+
+
+async def test_mediawiki_category(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("mediawiki-category", upstream)
+        lists = [path for path in upstream.paths if "categorymembers" in path]
+        assert len(lists) == 3 + 1
+        assert len(upstream.paths) - len(lists) <= 6, "the titles of each list page in one or two requests"
+    assert await example.sql(BY_KIND) == [
+        {"kind": "article", "outcome": "stored", "keys": 120},
+        {"kind": None, "outcome": "stored", "keys": 3},
+    ]
+    assert await example.sql("select count(distinct title) as titles from articles_current") == [{"titles": 120}]
+
+
+async def test_shop(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("shop", upstream)
+        assert len(upstream.paths) == 63 + 1
+    assert await example.sql(BY_KIND) == [
+        {"kind": "product", "outcome": "stored", "keys": 60},
+        {"kind": None, "outcome": "stored", "keys": 3},
+    ]
+    assert await example.sql(
+        "select price::text, right(image, 13) as image from products_current where page ~ '/60$'"
+    ) == [{"price": "1320.60", "image": "/image/60.png"}]
+
+
+async def test_sitemap(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("sitemap", upstream)
+    assert await example.sql(BY_KIND) == [
+        {"kind": "sitemap", "outcome": "stored", "keys": 3},
+        {"kind": None, "outcome": "stored", "keys": 35},
+    ]
+    assert await example.sql("select count(*) as products from products_current") == [{"products": 35}]
+
+
+async def test_images(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("images", upstream)
+    assert await example.outcomes() == {"stored": 30, "gone": 1}
+    png = "select count(distinct content) as n from pages where substr(content, 1, 4) = '\\x89504e47'"
+    assert await example.sql(png) == [{"n": 30}]

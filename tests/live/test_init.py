@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -19,9 +20,17 @@ PAGE = (
     '<ul><li class="product"><h2><a href="/a">A</a></h2><b class="price">$1,299.00</b><i class="tag">x</i></li>'
     '<li class="product"><h2><a href="/b">B</a></h2></li></ul>'
 )
+ARTICLE = '<h1>A</h1><time datetime="2026-01-01T00:00:00Z">today</time><p>Text.</p>'
+PRODUCT = {"data": {"product": {"id": "1001", "title": "A", "price": {"amount": "1.50"}}}}
 # Of each kind with rows: a body, the table, and columns of its rows.
 ROWS: dict[str, tuple[Any, str, list[dict[str, Any]]]] = {
     "api": (ITEM, "items", [{"item_id": "1001", "title": "A", "price": None, "tags": ["x", "y"]}]),
+    "graphql": (PRODUCT, "products", [{"product_id": "1001", "title": "A", "price": Decimal("1.50")}]),
+    "sitemap": (
+        ARTICLE,
+        "articles",
+        [{"title": "A", "published": datetime(2026, 1, 1, tzinfo=UTC), "page": "https://www.example.org/a"}],
+    ),
     "html": (
         PAGE,
         "products",
@@ -38,13 +47,14 @@ async def test_each_start_passes_check(shell: Shell, environ: dict[str, str], ki
     ended = await shell.run("init", "new/job", *([f"--{kind}"] if kind else []), environ=environ)
     folder = shell.folder / "new" / "job"
     assert "next: edit them, then shardcrawl check new/job/job.toml" in ended.out
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} == FILES - ({"keys.txt"} if kind == "sitemap" else set())
     limits_of_the_job = {**environ, "SHARDCRAWL_RATE": "", "SHARDCRAWL_ALLOW_PRIVATE": ""}
     checked = await shell.run("check", folder / "job.toml", environ=limits_of_the_job)
     assert "the job is fine; nothing was sent" in checked.out, "there is no warning"
     if kind in ROWS:
         body, table, rows = ROWS[kind]
-        key = (folder / "keys.txt").read_text().split()[0]
+        keys = folder / "keys.txt"
+        key = keys.read_text().split()[0] if keys.exists() else "https://www.example.org/a"
         headers = {"content-type": "text/html"} if isinstance(body, str) else None
         parsed = parse(folder / "job.toml", response(body, key=key, headers=headers))
         assert parsed.outcomes == {key: ("stored", None)}

@@ -30,8 +30,13 @@ class RowSource:
         warn: Callable[[str], None],
         fingerprint: Callable[[], str] = str,
         estimate: Callable[[], int | None] = lambda: None,
+        kind: str = "",
     ) -> None:
-        """Begin at a cursor. `fingerprint` and `estimate` are those of the source. Raises SourceError."""
+        """Begin at a cursor. `fingerprint` and `estimate` are those of the source, `kind` is that of its keys.
+
+        Raises SourceError.
+        """
+        self._kind = kind
         self._name = name
         self._lists = lists
         self._columns = columns
@@ -67,7 +72,7 @@ class RowSource:
                 if self._first.left:
                     self._first.look(keys, refused[known:])
             self._first.look((), (), ended=exhausted)
-            return Chunk(keys, refused, self._cursor, exhausted, fields)
+            return Chunk(keys, refused, self._cursor, exhausted, fields, self._kind)
 
     def close(self) -> None:
         """See Source.close."""

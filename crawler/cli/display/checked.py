@@ -17,6 +17,7 @@ from crawler.job.request.placeholders import SECRET
 from crawler.job.request_checks import credential_origins, credentials_in
 
 SHOWN_KEYS = 3
+PAGES_WORDS = "the pages that the sitemap names"
 # A row of what `check` prints: the setting, its value, and where the value comes from.
 Checked: TypeAlias = Sequence[Any]
 
@@ -52,7 +53,7 @@ def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list
     return [
         ("run", run.name, origin("run", "name")),
         ("source", job.source.name, "job file"),
-        ("keys", _keys_words(total, request.keys_per_request), "source"),
+        ("keys", _keys_words(total, request.keys_per_request) if not job.source.sitemap else PAGES_WORDS, "source"),
         ("request", request.url or "each key is a URL", origin("request", "url")),
         ("engine", f"{request.engine}{', HTTP/2' if request.http2 else ''}", origin("request", "engine")),
         ("user agent", request.user_agent, origin("request", "user_agent")),
@@ -134,6 +135,8 @@ def _limits(job: Job, given: Mapping[str, str], first_keys: Sequence[str]) -> li
 
 def _unmatched_limits(job: Job, first: Chunk) -> list[Checked]:
     """A warning for each limit that no request meets, as far as the first keys tell; redirects may lead there."""
+    if job.source.sitemap:
+        return []  # the pages that they name may meet the limits
     template, matcher = Template(job.request), UpstreamMatcher(job.limits)
     if template.sample is not None:
         targets, who = [template.sample], "the template does not meet"

@@ -26,6 +26,7 @@ from crawler.model import HttpResponse
 
 Fetch = Callable[[Target], Awaitable[HttpResponse]]
 
+ROBOTS_PATH = "/robots.txt"  # which is always allowed (RFC 9309, 2.2.2)
 # RFC 9309 (2.3.1.2) wants at least five redirects followed; a robots.txt behind more counts as absent.
 MAX_ROBOTS_REDIRECTS = 5
 ROBOTS_TIMEOUT_SECONDS = 30.0
@@ -95,7 +96,7 @@ class OriginRules:
             return Permission(False, str(self._fault), None, max(0.0, self.expires - now), self._fault)
         # Without a host, a path that begins with // would be read as one.
         began = time.thread_time()
-        may = self._rules is None or self._rules.can_fetch(f"http://host{path}", "*")
+        may = self._rules is None or path == ROBOTS_PATH or self._rules.can_fetch(f"http://host{path}", "*")
         permission = self._allowed if may else self._disallowed
         if (seconds := time.thread_time() - began) < QUICK_MATCH_SECONDS:
             return permission
@@ -207,7 +208,7 @@ class Robots:
         pause: float | None = None
         try:
             async with asyncio.timeout(ROBOTS_TIMEOUT_SECONDS):
-                response = await self._fetch_following_redirects(parse(f"{origin}/robots.txt"))
+                response = await self._fetch_following_redirects(parse(f"{origin}{ROBOTS_PATH}"))
         except FetchError as error:
             record = failed_record(str(error), previous, "" if error.kind in UNREADABLE_KINDS else None)
         except TimeoutError:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
+from datetime import date
 from typing import Annotated
 
 from coordinator.errors import UsageError
+from coordinator.source.key_rule import KeyRule, refuse
 from crawler.job.fields import FUNCTION, Section, text, value
 
 # The whole address is a secret, so that a job cannot send one secret to a server that another part of it names.
 DATABASE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
-KINDS = ("path", "keys", "python", "query")
+KINDS = ("path", "keys", "python", "query", "sitemap")
+# The kind of the keys that are sitemaps, beside those in [kinds].
+SITEMAP = "sitemap"
 
 _COLUMNS_RULE = 'write a column like "sku", or a list of columns'
 _QUOTED = re.compile(r"(?s)'[^']*'|\"[^\"]*\"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/")
@@ -20,7 +25,7 @@ _ORDER_BY = re.compile(r"(?i)\border\s+by\b")
 
 # fmt: off
 class SourceSettings(Section, frozen=True, kw_only=True):
-    """Where the keys come from: exactly one of `path`, `keys`, `python` and `query`.
+    """Where the keys come from: exactly one of `path`, `keys`, `python`, `query` and `sitemap`.
 
     A source of rows has columns: a csv, tsv, jsonl (or ndjson) or parquet file, dicts of a function, or a query. `key`
     names those that make the key, and `carry` those that travel with it; all of these are the key's fields.
@@ -48,6 +53,14 @@ class SourceSettings(Section, frozen=True, kw_only=True):
     database: Annotated[str, text(
         "The Postgres of `query`, as the name of an environment variable with its address.",
         "${SHOP_URL}", f"^{DATABASE}$", absent="the Postgres of the run")] | None = None
+    sitemap: Annotated[str | tuple[str, ...], value(
+        "The URL of a sitemap, or several: XML, an index of sitemaps, a text, or a robots.txt with `Sitemap:` lines; "
+        "also as gzip. The pages that they name are the keys, with depth 0. Each sitemap has a row in `pages` too, of "
+        "kind `sitemap` and without a body.",
+        "https://www.example.org/sitemap.xml", write="write a URL, or a list of URLs")] = ()
+    since: Annotated[str, text(
+        "Of a sitemap, leave out pages and sitemaps whose `lastmod` is a day before this one. What has none is kept.",
+        "2026-01-01", r"^\d{4}-\d{2}-\d{2}$", absent="no bound")] | None = None
     key: Annotated[str | tuple[str, ...], value(
         'The column that has the key. Of several the key is the JSON array of their texts: `["A-1","de"]`. Of rows '
         "with the same key the first one counts.",
@@ -68,15 +81,22 @@ class SourceSettings(Section, frozen=True, kw_only=True):
         return _listed(self.carry)
 
     @property
+    def sitemaps(self) -> tuple[str, ...]:
+        """The URLs in `sitemap`."""
+        return _listed(self.sitemap)
+
+    @property
     def name(self) -> str:
         """The source in a few words, for people."""
         if self.keys:
             return f"{len(self.keys):,} in the job file"
+        if self.sitemap:
+            return f"sitemap {', '.join(self.sitemaps)}"
         return self.path or self.python or " ".join((self.query or "").split())
 # fmt: on
 
 
-def check_source(source: SourceSettings, *, keys_are_urls: bool) -> None:
+def check_source(source: SourceSettings, kinds: Container[str] = (), *, keys_are_urls: bool) -> None:
     """Raise UsageError when the section is not what it must be."""
     given = [kind for kind in KINDS if getattr(source, kind)]
     if not given:
@@ -90,13 +110,33 @@ def check_source(source: SourceSettings, *, keys_are_urls: bool) -> None:
         raise UsageError(f"job: [source] python is {source.python!r}; write module:function")
     if "" in (*source.key_columns, *source.carried_columns):
         raise UsageError("job: [source] key and carry are names of columns, and one of them is empty")
-    if kind == "keys" and (source.key or source.carry):
-        raise UsageError("job: [source] keys have no columns; leave out key and carry")
+    if kind in ("keys", "sitemap") and (source.key or source.carry):
+        what = "keys" if kind == "keys" else "pages of a sitemap"
+        raise UsageError(f"job: [source] {what} have no columns; leave out key and carry")
     if source.carry and not source.key:
         raise UsageError("job: [source] carry needs key: the column (or columns) of the key")
     if keys_are_urls and len(source.key_columns) > 1:
         raise UsageError("job: [source] key has several columns, which are no URL; give [request] url")
     _check_query(source)
+    if source.sitemap and SITEMAP in kinds:
+        raise UsageError(f"job: [kinds.{SITEMAP}] is built in with [source] sitemap; give yours another name")
+    _check_sitemap(source, keys_are_urls=keys_are_urls)
+
+
+def _check_sitemap(source: SourceSettings, *, keys_are_urls: bool) -> None:
+    if source.since is not None:
+        if not source.sitemap:
+            raise UsageError("job: [source] since is for sitemap; leave it out")
+        try:
+            date.fromisoformat(source.since)
+        except ValueError:
+            raise UsageError(f'job: [source] since is {source.since!r}; write a day like "2026-01-01"') from None
+    if source.sitemap and not keys_are_urls:
+        raise UsageError("job: [source] sitemap: the keys are the URLs that it names; leave [request] url out")
+    rule = KeyRule(absolute_url=True)
+    for url in source.sitemaps:
+        if (reason := rule.reason(url)) is not None:
+            raise UsageError(f"job: [source] sitemap: {refuse(url, 1, reason).key!r} {reason}")
 
 
 def _check_query(source: SourceSettings) -> None:

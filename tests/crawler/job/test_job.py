@@ -132,7 +132,6 @@ def test_a_job_that_came_through_json_is_the_same_job() -> None:
     ("section", "key", "value"),
     [
         ("source", "table", "keys"),
-        ("source", "sitemap", "https://host.example/sitemap.xml"),
         ("parse", "records", "$.items[*]"),
         ("parse", "columns", {"id": "$.id"}),
         ("parse", "links", "a[href]"),
