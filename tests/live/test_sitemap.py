@@ -74,16 +74,15 @@ async def test_a_killed_run_over_an_index_goes_on_and_stores_each_page_once(
 ) -> None:
     async with Site() as site:
         command = ("run", shell.write("job.toml", job(site)), "--rate", "500", "--batch-rows", "50")
-        for requests in (2, 500):
-            running = await shell.start(*command, environ=environ)
-            await eventually(lambda most=requests: site.requests >= most, f"{requests} requests", seconds=60)
-            kill_tree(running.process.pid)
+        running = await shell.start(*command, environ=environ)
+        await eventually(lambda: site.requests >= 300, "300 requests", seconds=60)
+        kill_tree(running.process.pid)
         await shell.run(*command, environ=environ)
         assert await shell.sql(BY_KIND, environ) == [
             {"kind": "sitemap", "outcome": "stored", "pages": 5, "digests": 5, "depth": 0, "bodies": 0},
             {"kind": None, "outcome": "stored", "pages": PAGES, "digests": PAGES, "depth": 0, "bodies": PAGES},
         ]
-        assert site.requests < 5 + PAGES + 2 * 150, "what a kill loses at most"
+        assert site.requests < 5 + PAGES + 200, "what a kill loses at most"
         await shell.run("audit", "site", environ=environ)
 
 

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from coordinator.errors import UsageError
+from coordinator.model import KeyContext, Outcome
 from crawler.job.job import Job, read_job
 from crawler.job.sections.source import SITEMAP
-from crawler.parse.follow.sitemap import MOST_URLS
+from crawler.model import Item, Page
+from crawler.parse.follow.sitemap import MAX_LEVELS, MOST_URLS, SitemapFinder
+from crawler.parse.remote import NO_BLOCK
+from crawler.parse.select.path import SelectorError
 from crawler.testing import Parsed, parse, response
 
 HOST = "https://example.org"
@@ -137,6 +141,22 @@ def test_what_is_no_sitemap_fails_in_one_line(body: bytes, words: str) -> None:
 def test_a_robots_txt_without_a_sitemap_fails() -> None:
     outcome = read(b"User-agent: *\nDisallow:\n", f"{HOST}/robots.txt").outcomes[f"{HOST}/robots.txt"]
     assert outcome == ("failed", "parse: sitemap: the robots.txt has no line that begins with Sitemap:")
+
+
+def test_indexes_in_indexes_end() -> None:
+    index = f"<sitemapindex><sitemap><loc>{HOST}/next.xml</loc></sitemap></sitemapindex>"
+    finder, context = SitemapFinder(a_job()), KeyContext(SITEMAP)
+
+    def found_in(context: KeyContext) -> KeyContext:
+        page = Page(Item("k", b"d", NO_BLOCK, context), None, Outcome.STORED)
+        finder.find([page], response(index.encode(), key="k", url=f"{HOST}/sitemap.xml"))
+        return page.found[0].context
+
+    for _ in range(MAX_LEVELS - 1):
+        context = found_in(context)
+        assert (context.depth, context.kind) == (0, SITEMAP)
+    with pytest.raises(SelectorError, match="an index in an index"):
+        found_in(context)
 
 
 def test_a_url_that_no_key_can_be_is_refused_and_the_others_are_found() -> None:
