@@ -1,20 +1,21 @@
 """What a sitemap names (https://www.sitemaps.org/protocol.html): the pages that are keys, and other sitemaps.
 
-It is unpacked and read in pieces, so the tree of a large one is never in memory.
+It is read in pieces, so the tree of a large one is never in memory.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from xml.parsers import expat
 
+from coordinator.errors import FetchError
 from coordinator.model import FoundKey, KeyContext, Outcome
 from coordinator.queue.sharding import digest
 from coordinator.source.key_rule import KeyRule, refuse
 from coordinator.url import InvalidUrl, Target, parse
+from crawler.fetch.engines.response.content_encoding import BodyDecoder
 from crawler.job.job import Job
 from crawler.job.sections.source import SITEMAP
 from crawler.model import Page
@@ -25,7 +26,7 @@ MOST_URLS = 50_000  # by the protocol
 # An index may name sitemaps only, but some name other indexes. A server that makes them up would never end.
 MAX_LEVELS = 5
 _PIECE_BYTES = 65_536
-_GZIP_MAGIC, _GZIP_WINDOW_BITS = b"\x1f\x8b", 31
+_GZIP_MAGIC = b"\x1f\x8b"
 _BOM = "\ufeff"
 _LEVEL = "level"  # a field of a sitemap that an index names
 _ROOTS = {"urlset": "url", "sitemapindex": "sitemap"}
@@ -94,12 +95,12 @@ class SitemapFinder:
 
 def entries(body: bytes, url: Target, most_bytes: int) -> Iterable[Entry]:
     """What the sitemap in a body names, also one in gzip. Raises SelectorError when it is none, or a larger one."""
-    pieces = _unpacked(body, most_bytes) if body.startswith(_GZIP_MAGIC) else _pieces(body)
-    first = next(pieces, b"")
-    if _is_markup(first):
-        return _xml_entries(first, pieces)
+    if body.startswith(_GZIP_MAGIC):
+        body = _unpacked(body, most_bytes)
+    if _is_markup(body[:1000]):
+        return _xml_entries(body)
     try:
-        text = b"".join((first, *pieces)).decode().removeprefix(_BOM)
+        text = body.decode().removeprefix(_BOM)
     except UnicodeDecodeError:
         raise SelectorError("sitemap: it is neither XML nor a text in UTF-8") from None
     if url.path.partition("?")[0].endswith("/robots.txt"):
@@ -107,35 +108,23 @@ def entries(body: bytes, url: Target, most_bytes: int) -> Iterable[Entry]:
             raise SelectorError("sitemap: the robots.txt has no line that begins with Sitemap:")
         return [Entry(one, "", is_sitemap=True) for one in named]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and not lines[0].lower().startswith(("http://", "https://")):
-        raise SelectorError(f"sitemap: it is neither XML nor a list of URLs, but {lines[0][:40]!r}")
+    if not lines or not lines[0].lower().startswith(("http://", "https://")):
+        raise SelectorError(f"sitemap: it is neither XML nor a list of URLs, but {text[:40].strip()!r}")
     return [Entry(line, "") for line in lines]
 
 
-def _pieces(body: bytes) -> Iterator[bytes]:
-    view = memoryview(body)
-    return (bytes(view[start : start + _PIECE_BYTES]) for start in range(0, len(body), _PIECE_BYTES))
+def _unpacked(body: bytes, most_bytes: int) -> bytes:
+    """What is in a gzip. Raises SelectorError when it is damaged, or has more than `most_bytes` bytes."""
+    decoder = BodyDecoder("gzip", most_bytes)
+    try:
+        decoder.add(body)
+        return decoder.finish()
+    except FetchError as error:
+        raise SelectorError(f"sitemap: its gzip cannot be read: {error} (see [request] max_body)") from None
 
 
-def _unpacked(body: bytes, most_bytes: int) -> Iterator[bytes]:
-    """A gzip in pieces. Raises SelectorError when it is damaged, or has more than `most_bytes` bytes."""
-    stream, rest, size = zlib.decompressobj(_GZIP_WINDOW_BITS), body, 0
-    while not stream.eof:
-        try:
-            piece = stream.decompress(rest, _PIECE_BYTES)
-        except zlib.error as error:
-            raise SelectorError(f"sitemap: damaged gzip: {error}") from None
-        rest, size = stream.unconsumed_tail, size + len(piece)
-        if size > most_bytes:
-            raise SelectorError(f"sitemap: unpacked it has more than {most_bytes:,} bytes ([request] max_body)")
-        if not piece and not rest and not stream.eof:
-            raise SelectorError("sitemap: its gzip ends early")
-        yield piece
-
-
-def _is_markup(piece: bytes) -> bool:
+def _is_markup(start: bytes) -> bool:
     """Whether it begins as XML does: in UTF-8, or in UTF-16 with its mark."""
-    start = piece[:1000]
     return start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<") or start[:2] in (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -191,11 +180,11 @@ class _XmlReader:
                 self._entries.append(Entry(url, modified, is_sitemap=self._entry == "sitemap"))
 
 
-def _xml_entries(first: bytes, pieces: Iterable[bytes]) -> Iterator[Entry]:
+def _xml_entries(body: bytes) -> Iterator[Entry]:
     reader = _XmlReader()
-    yield from reader.read(first.lstrip())  # some begin with an empty line
-    for piece in pieces:
-        yield from reader.read(piece)
+    begin = len(body) - len(body.lstrip())  # some begin with an empty line
+    for start in range(begin, len(body), _PIECE_BYTES):
+        yield from reader.read(body[start : start + _PIECE_BYTES])
     yield from reader.read(b"", is_last=True)
 
 

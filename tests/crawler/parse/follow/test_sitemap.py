@@ -52,6 +52,8 @@ BODIES = {
     "xml with a byte order mark": b"\xef\xbb\xbf" + urlset(url("/a"), url("/b"), head=XML),
     "xml in UTF-16": urlset(url("/a"), url("/b")).decode().encode("utf-16"),
     "gzip": gzip.compress(urlset(url("/a"), url("/b"), head=XML)),
+    "gzip in several members": gzip.compress(urlset(url("/a"), url("/b"))[:50])
+    + gzip.compress(urlset(url("/a"), url("/b"))[50:]),
     "prefixes": (
         f'<s:urlset xmlns:s="x"><s:url><s:loc>\n {HOST}/a </s:loc></s:url>'
         f"<s:url><s:loc>{HOST}/b</s:loc></s:url></s:urlset>"
@@ -119,10 +121,11 @@ NO_SITEMAPS = {
     "an unknown entity": (urlset("<url><loc>/&a;</loc></url>"), "it is not well-formed XML: undefined entity"),
     "an unknown encoding": (urlset(url("/a"), head='<?xml version="1.0" encoding="x-y"?>'), "unknown encoding"),
     "a text that is none": (b"not found\n", "neither XML nor a list of URLs, but 'not found'"),
+    "nothing": (b"", "neither XML nor a list of URLs, but ''"),
     "bytes": (b"\x89PNG\xff\xfe", "neither XML nor a text in UTF-8"),
-    "a gzip bomb": (BOMB, "unpacked it has more than 1,000,000 bytes ([request] max_body)"),
-    "a damaged gzip": (gzip.compress(b"<urlset/>")[:-9], "its gzip ends early"),
-    "no gzip": (b"\x1f\x8bxxxxxxxxxxxxx", "damaged gzip"),
+    "a gzip bomb": (BOMB, "the body exceeds 1000000 bytes (see [request] max_body)"),
+    "a damaged gzip": (gzip.compress(b"<urlset/>")[:-9], "the compressed body ended early"),
+    "no gzip": (b"\x1f\x8bxxxxxxxxxxxxx", "its gzip cannot be read: "),
     "too many": (b"\n".join(b"https://a.b/%d" % n for n in range(MOST_URLS + 1)), "names more than 50,000 URLs"),
 }
 
