@@ -11,7 +11,7 @@ from coordinator.errors import EpochLost, LeaseLost, RedisUnavailable
 from coordinator.model import Epoch, FoundBatch, FoundKey, KeyContext, Outcome, ShardId
 from coordinator.queue.done import KnownSet
 from coordinator.queue.found import MOST_PUBLISHED_AT_ONCE, FoundKeys, Frontier, found_blocks
-from coordinator.queue.sharding import digest
+from coordinator.queue.sharding import Layout, digest
 from coordinator.queue.wire import decode_block
 from coordinator.redis.scripts import Script
 from tests.coordinator.parts import (
@@ -335,3 +335,22 @@ async def test_a_run_loses_its_epoch_when_keys_vanish_that_only_postgres_has(red
     found = await Script(redis, "run/replan")(keys, [run.record.epoch, COORDINATOR, "0:0", 1])
     assert found == (0 if vanished == "nothing" else b"epoch")
     assert (await redis.hget(run.keys.state, "epoch") == b"void") == (vanished != "nothing")
+
+
+def test_found_keys_fill_the_requests_of_their_kind() -> None:
+    """Also when a commit names keys of several kinds, and pages of lists, which are asked for alone."""
+    contexts = {
+        "many": [KeyContext("many", 1)] * 120,
+        "single": [KeyContext("single", 1)] * 30,
+        "list": [KeyContext("many", 1, list_key="x", page_no=2)] * 2,
+    }
+    found = [
+        FoundKey(digest(key, context), key, context)
+        for name, same in contexts.items()
+        for key, context in zip((f"{name} {number}" for number in range(len(same))), same, strict=True)
+    ]
+    blocks = found_blocks(found, Layout(shards=64, buckets=64), {"many": 50, "single": 1})
+    assert sum(len(block.keys) for block in blocks) == len(found)
+    of_many = [block for block in blocks if block.keys[0].startswith("many")]
+    assert [len(block.keys) % 50 for block in of_many] == [0] * (len(of_many) - 1) + [20]
+    assert all(block.context(index).kind == "many" for block in of_many for index in range(len(block.keys)))
