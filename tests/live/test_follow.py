@@ -331,3 +331,19 @@ async def test_a_secret_that_the_upstream_sends_back_is_not_written_down(
     assert written
     for text in (str(pages), str(found), ended.out, ended.err, *written):
         assert not re.search("s3cr3t", text, re.IGNORECASE), text
+
+
+async def test_a_wrong_selector_of_a_kind_is_one_line_before_anything_is_sent(shell: Shell) -> None:
+    async with api(lambda _: status(500)) as server:
+        shell.write("shop.txt", [server.url("/c/0")])
+        for right, wrong, words in (
+            ('"b"', '"b[["', "job: table products: column price: "),
+            ('"li a @href"', '"li[[ a @href"', "job: [[follow]] 2: from: "),
+        ):
+            path = shell.write("shop.toml", SITE.replace(right, wrong))
+            ended = await shell.run("check", path, code=2)
+            assert [line for line in ended.err.splitlines() if words in line], ended.err
+            assert "Traceback" not in ended.err
+        ended = await shell.run("run", path, code=2)
+        assert words in ended.err
+        assert server.sent == []

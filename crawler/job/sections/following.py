@@ -31,7 +31,8 @@ class FollowSettings(Section, frozen=True, kw_only=True):
     """
 
     source: Annotated[str, text(
-        "The selector of the keys or links in a response. Links are absolute, without their fragment.",
+        "The selector of the keys or links in a response. Links are absolute, without their fragment. A response may "
+        "name 50,000 keys.",
         "li.product a @href", absent="what the parser gives to `response.follow`")] | None = field(
             default=None, name="from")
     kind: Annotated[str, text(
@@ -47,7 +48,8 @@ class FollowSettings(Section, frozen=True, kw_only=True):
         "Patterns with * over the whole key or URL; none of them may match.",
         ["*?sort=*"])] = ()
     hosts: Annotated[str | tuple[str, ...], value(
-        'Where links may lead: "same" is the host of the page, "any" is everywhere, or a list of hosts.',
+        'Where links may lead: "same" is the host of the page, "any" is everywhere, or a list of hosts. A host is every '
+        "port of it, `host:port` only that one.",
         ["shop.example.org"], write='write "same", "any" or a list of hosts')] = "same"
     depth: Annotated[int, number(
         "How many links lead to a key at most. With it, a depth begins when all keys of the depth before have ended: "
@@ -62,7 +64,7 @@ class PaginateSettings(Section, frozen=True, kw_only=True):
     """A list that has several pages: the next page is a key of its own. `next` or `set` says which it is.
 
     A list ends when there is no next page or an empty one, when a page has no rows, or when `more` does not hold. It is
-    incomplete when a page of it fails, when a page comes again, or behind `most`.
+    incomplete when a page of it fails, when a page comes again, or behind `most`: see [following.md](following.md).
     """
 
     next: Annotated[str, text(
@@ -70,7 +72,8 @@ class PaginateSettings(Section, frozen=True, kw_only=True):
         "$header.link")] | None = None
     set: Annotated[str | dict[str, str], value(
         "Parameters of the next request, in its `url`, `json` or `form`: each with the selector of its value, or with "
-        'a number that is added, as "+100". A text alone is the selector of an object, all of whose members are set.',
+        'a number that is added, as "+100", to 0 where the request has none. `"a.b"` reaches into `json`. A text alone '
+        "is the selector of an object, all of whose members are set.",
         {"cursor": "meta.next_cursor"}, write='write { parameter = "selector" }, or the selector of an object',
         each='needs a selector, or a number to add like "+100"', kind="table of selectors")] = field(
             default_factory=dict)
@@ -83,7 +86,10 @@ class PaginateSettings(Section, frozen=True, kw_only=True):
 
 
 class KindSettings(Section, frozen=True, kw_only=True):
-    """The sections of keys of one kind. The kind is part of a key's identity."""
+    """The sections of keys of one kind. The kind is part of a key's identity.
+
+    Where other keys have a `url`, credentials go to its host only.
+    """
 
     request: Annotated[dict[str, Any], Meta(
         description="`url` and what else makes a request of a key; the rest of `[request]` holds for all kinds.",
