@@ -77,7 +77,7 @@ class Item(NamedTuple):
     context: KeyContext = NO_CONTEXT
 
     @property
-    def asked_key(self) -> str:
+    def user_key(self) -> str:
         """The key that the user knows: of a page of a list, that of the list."""
         return self.context.list_key or self.key
 

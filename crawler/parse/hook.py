@@ -73,7 +73,7 @@ class Hook:
 
         `url` is Response.url for the user's function. Returns None when there is nothing to remark.
         """
-        keys, (status, headers, body, *_) = [page.item.asked_key for page in pages], http_response
+        keys, (status, headers, body, *_) = [page.item.user_key for page in pages], http_response
         source = pages[0].item.context.fields if len(pages) == 1 else NOTHING_CARRIED
         response = Response(keys, url, status, headers, body, self._settings.alias, source, self._settings.format)
         try:
@@ -85,7 +85,7 @@ class Hook:
             return self.fail(pages, error)
         for page in pages:
             page.encoding = response.encoding
-            said = response.said_of(page.item.asked_key)
+            said = response.said_of(page.item.user_key)
             if said is not None and page.outcome is Outcome.STORED:
                 page.records = []
                 if isinstance(said, Again):
@@ -128,10 +128,10 @@ class Hook:
         if not empty:
             return
         others = [page for page in pages if page.outcome is not Outcome.STORED or page.records or page.again]
-        by_name = {response.name_of(page.item.asked_key): page for page in others}
+        by_name = {response.name_of(page.item.user_key): page for page in others}
         outcome = Outcome(self._settings.no_record or Outcome.FAILED)
         for page in empty:
-            other = by_name.get(response.name_of(page.item.asked_key)) if by_name else None
+            other = by_name.get(response.name_of(page.item.user_key)) if by_name else None
             if other is not None:
                 page.outcome, page.reason, page.records = other.outcome, other.reason, list(other.records)
                 page.again = other.again
@@ -143,7 +143,7 @@ class Hook:
 
         Raises ValueError when a record is of no table of the job, or does not say whose it is.
         """
-        by_key = {page.item.asked_key: page for page in pages}
+        by_key = {page.item.user_key: page for page in pages}
         only = pages[0] if len(pages) == 1 else None
         for table_name, rows in (records or {}).items():
             number = self._numbers.get(table_name)

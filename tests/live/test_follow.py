@@ -99,7 +99,7 @@ async def rows_of(shell: Shell, run: str) -> list[tuple[int, str]]:
 
 
 async def test_the_same_corpus_six_ways(shell: Shell) -> None:
-    """Equal rows, and each page is asked for once. Only the list by offsets needs an empty page to end."""
+    """Equal rows, and each page is requested for once. Only the list by offsets needs an empty page to end."""
     expected = [(number, f"Work {number}") for number in range(WORKS)]
     async with api(works_server) as server:
         shell.write("ids.txt", [str(number) for number in range(WORKS)])
@@ -114,15 +114,15 @@ async def test_the_same_corpus_six_ways(shell: Shell) -> None:
             job = JOB.format(name=name, request=request, parse=parse, paginate=paginate, **columns)
             await shell.run("run", shell.write(f"{name}.toml", job))
             assert await rows_of(shell, name) == expected, name
-            asked = 6 if name == "offset" else 5
-            assert (len(server.lines), len(set(server.lines))) == (asked, asked), server.lines
+            requested = 6 if name == "offset" else 5
+            assert (len(server.lines), len(set(server.lines))) == (requested, requested), server.lines
             pages = await shell.sql(
                 "select page_no, outcome, reason, depth, kind, origin, list, digest "
                 f"from pages join runs using (run_id) where runs.name = '{name}' order by 1"
             )
             assert [
                 (page["page_no"], page["outcome"], page["reason"], page["depth"], page["kind"]) for page in pages
-            ] == [(number, "stored", None, 0, None) for number in range(1, asked + 1)]
+            ] == [(number, "stored", None, 0, None) for number in range(1, requested + 1)]
             assert [page["origin"] for page in pages[1:]] == [page["digest"] for page in pages[:-1]]
             assert {page["list"] for page in pages[1:]} == {pages[0]["digest"]}
 
@@ -267,15 +267,15 @@ async def test_a_list_that_never_ends_costs_little_and_says_why_it_ended(shell: 
     pages = await shell.sql("select kind, reason, outcome from pages where kind is not null order by page_no")
     assert {page["outcome"] for page in pages} == {"stored"}
     for name, (_, _, requests, reason) in ENDLESS.items():
-        asked = [one.path for one in server.sent if one.path.startswith(f"/{name}?")]
-        assert len(asked) == len(set(asked)) == requests, (name, asked)
+        requested = [one.path for one in server.sent if one.path.startswith(f"/{name}?")]
+        assert len(requested) == len(set(requested)) == requests, (name, requested)
         expected = [None] * (requests - 1) + [reason and reason.format(f"[kinds.{name}.paginate]")]
         assert [page["reason"] for page in pages if page["kind"] == name] == expected, name
         (rows,) = await shell.sql(f"select count(*) = count(distinct id) as once from {name}_works")
         assert rows["once"], f"{name}: a page that came again has no rows"
 
 
-async def test_several_keys_of_a_request_are_asked_alone_when_they_have_a_next_page(shell: Shell) -> None:
+async def test_keys_of_one_request_are_requested_alone_when_they_have_a_next_page(shell: Shell) -> None:
     def respond(sent: Sent) -> bytes:
         query = parse_qs(urlsplit(sent.path).query)
         ids, at = query["ids"][0].split("|"), query.get("at", ["0"])[0]

@@ -48,8 +48,8 @@ class FollowSettings(Section, frozen=True, kw_only=True):
         "Patterns with * over the whole key or URL; none of them may match.",
         ["*?sort=*"])] = ()
     hosts: Annotated[str | tuple[str, ...], value(
-        'Where links may lead: "same" is the host of the page, "any" is everywhere, or a list of hosts. A host is every '
-        "port of it, `host:port` only that one.",
+        'Where links may lead: "same" is the host of the page, "any" is everywhere, or a list of hosts. A host is '
+        "every port of it, `host:port` only that one.",
         ["shop.example.org"], write='write "same", "any" or a list of hosts')] = "same"
     depth: Annotated[int, number(
         "How many links lead to a key at most. With it, a depth begins when all keys of the depth before have ended: "

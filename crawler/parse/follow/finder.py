@@ -9,6 +9,7 @@ from typing import Any
 from coordinator.errors import UsageError
 from coordinator.model import FoundKey, KeyContext, Outcome
 from coordinator.queue.sharding import digest
+from coordinator.queue.wire import MAX_DEPTH
 from coordinator.source.key_rule import KeyRule, refuse
 from coordinator.url import InvalidUrl, Origin, Target, parse
 from crawler.job.job import Job
@@ -24,8 +25,6 @@ from crawler.parse.values.shown import abbreviated
 
 # A page that names more is one that a program made; its keys would fill Postgres before anybody sees it.
 MOST_FOUND = 50_000
-# Deeper keys have no place in the queue.
-MAX_DEPTH = 1_000_000
 # Of a rule that bounds nothing, by `response.follow`.
 _ANY = FollowSettings(hosts="any")
 _UNBOUNDED = -1

@@ -19,7 +19,7 @@ from crawler.parse.follow import finder
 from crawler.parse.follow.finder import MOST_FOUND
 from crawler.parse.remote import ParserSetup, assign_results, parse_handler, parse_task
 from tests.crawler.examples import a_document, a_job
-from tests.crawler.parse.follow.pages import URL, a_list_page, found_keys, html_job, parsed
+from tests.crawler.parse.follow.examples import URL, a_list_page, found_keys, html_job, parsed
 from tests.crawler.parse.test_hook import Sent
 
 HOST = "https://shop.example"
@@ -114,7 +114,7 @@ def test_keys_are_found_down_to_the_depth_of_the_rule(depth: int, bound: int, fo
 KINDS = {"product": {"parse": {"format": "html"}}, "api": {"request": {"url": "https://api.example/{key}"}}}
 
 
-def test_a_kind_is_part_of_the_identity_of_a_key() -> None:
+def test_the_same_text_is_another_key_in_another_kind() -> None:
     rules = [{"from": "a @href"}, {"from": "a @href", "kind": "product"}, {"from": "b", "kind": "api"}]
     (page,) = parsed(html_job(follow=rules, kinds=KINDS), "<a href=/1></a><b>7</b><b> x y </b><b></b>")
     assert [(one.context.kind, one.key) for one in page.found] == [

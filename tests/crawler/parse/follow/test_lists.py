@@ -18,7 +18,7 @@ from crawler.parse import hook
 from crawler.parse.follow.hiding import without_secrets
 from crawler.parse.follow.lists import next_link
 from tests.crawler.examples import a_job
-from tests.crawler.parse.follow.pages import URL, a_list_page, next_of, parsed
+from tests.crawler.parse.follow.examples import URL, a_list_page, next_of, parsed
 
 API = "https://api.example/list?q={key}&offset=0"
 REST: dict[str, Any] = {
@@ -226,7 +226,7 @@ def test_a_next_page_has_the_place_of_its_list() -> None:
     assert (context.depth, context.page_no, context.origin, context.list_key) == (3, 2, first.item.digest, "all")
     assert context.fields == {"sku": "7"}
     assert second.item.digest == digest(second.item.key, context) != digest(second.item.key)
-    assert second.item.asked_key == "all"
+    assert second.item.user_key == "all"
     parsed(job, page_of(2, next="?c"), second, url=URL)
     third = next_of(second).item.context
     assert (third.depth, third.page_no, third.origin, third.list_key) == (3, 3, second.item.digest, "all")
