@@ -138,6 +138,11 @@ class Request:
     def __post_init__(self) -> None:
         self.target = self.first_target
 
+    @property
+    def kind(self) -> str:
+        """The kind of its keys."""
+        return self.items[0].context.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Again:

@@ -59,10 +59,8 @@ class Fetcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without `robots_cache` every URL is allowed. `credentials` are the engine's."""
-        self._engine = engine
-        self._limiter = limiter
-        self._matcher = matcher
-        self._retry_settings, self._reads_accepted = job.retry, job.reads_accepted
+        self._engine, self._limiter, self._matcher = engine, limiter, matcher
+        self._retry_settings, self._kinds = job.retry, {one.kind: one for one in job.every_kind}
         self._max_redirects, self._max_body = job.request.redirects, job.request.max_body
         self._meter = meter
         self._credentials = credentials
@@ -207,6 +205,8 @@ class Fetcher:
         self, request: Request, robots: Robots, lane: Lane
     ) -> FetchResult | RetryInPlace | Defer | None:
         """Return None if robots.txt allows the request now, else where the request goes without being sent."""
+        if not self._kinds[request.kind].request.obeys_robots:
+            return None
         cached = robots.cached_permission(request.target)
         permission = cached or await robots.load_permission(request.target)
         if permission.fault is not None:
@@ -254,7 +254,7 @@ class Fetcher:
             self._retry_settings,
             self._max_redirects - request.hops,
             body=response.body,
-            reads_accepted=self._reads_accepted,
+            reads_accepted=self._kinds[request.kind].reads_accepted,
             payload=request.payload,
             now=now,
             jitter=random.random(),

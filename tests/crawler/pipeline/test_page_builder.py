@@ -10,6 +10,7 @@ import pytest
 from coordinator.model import NO_ATTEMPTS, Attempts, Outcome
 from coordinator.url import parse
 from crawler.fetch.attempt import FetchResult
+from crawler.fetch.network.credentials import resolve_credentials
 from crawler.fetch.template import Template
 from crawler.job.job import Job
 from crawler.model import PAGE_BYTES, HttpResponse, Item, Page, Payload, Request
@@ -194,3 +195,29 @@ async def test_keys_of_a_response_that_a_parser_fails_on_go_alone_only_where_tha
     assert alone == ([request] if is_repeatable else [])
     failed = [(Outcome.FAILED, "parser: no")] * 2
     assert [(page.outcome, page.reason) for page in pages] == ([] if is_repeatable else failed)
+
+
+async def test_secrets_that_a_response_quotes_are_not_in_reasons_and_found_keys() -> None:
+    """Neither in what a page says, nor in the error of a response for several keys, which goes into their history."""
+    request = {"url": "https://api.example/?q={keys}&k=${KEY}", "keys_per_request": 2}
+    tables = [{"name": "t", "columns": {"q": "text"}}]
+    job = a_job(request=request, parse={"rows": "r[]", "key": "q"}, tables=tables, paginate={"next": "next"})
+    credentials = resolve_credentials(job.request, {"KEY": "s3cr3t-k"})
+    found = hook.load(job)
+    assert found is not None
+    errors: list[str] = []
+    templates, parsers = {"": Template(job.request)}, {"": Parser(found, job)}
+    build = PageBuilder(
+        job, templates, parsers, lambda _, error: errors.append(error), lambda *_: None, credentials
+    ).build
+
+    def result(body: Any) -> FetchResult:
+        return FetchResult(Outcome.STORED, None, 1, MOMENT, HttpResponse(200, headers(), orjson.dumps(body)))
+
+    (page,) = await build(a_request("a"), result({"r": [{"q": "a"}], "next": "/?k=s3cr3t-k&page=2"}))
+    assert [one.key for one in page.found] == ["https://upstream.example/?k=${KEY}&page=2"]
+    (page,) = await build(a_request("a"), result({"r": "s3cr3t-k"}))
+    several = a_request("a")
+    several.items = [*several.items, *a_request("b").items]
+    assert await build(several, result({"r": "s3cr3t-k"})) == []
+    assert page.reason == errors[0] == "parse: r[]: [] is for the elements of a list, and this is '${KEY}'"

@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from coordinator.url import parse
-from crawler.fetch.network.credentials import resolve_credentials
+from crawler.fetch.network.credentials import resolve_credentials, resolve_every
 from crawler.fetch.template import Template
 from crawler.job.request.settings import RequestSettings
 from tests.crawler.examples import a_job
@@ -45,6 +45,34 @@ def test_a_secret_in_the_template_is_filled_in_only_for_the_engine_and_hidden_in
     assert "s3cret" not in repr(credentials)
     with pytest.raises(UsageError, match=r"url: \$\{KEY\} is not set"):
         resolve_credentials(request, {"PATH_KEY": "1"})
+
+
+@pytest.mark.parametrize(
+    "spelled", ["s3cret /ä+", "s3cret%20%2F%C3%A4%2B", "s3cret+%2f%c3%a4%2b", "s3cret%20/%C3%A4+", "%733cret /ä+"]
+)
+def test_a_secret_is_hidden_however_it_is_spelled_in_a_url(spelled: str) -> None:
+    request = a_job(request={"url": "https://a.example/{key}?k=${KEY}"}).request
+    credentials = resolve_credentials(request, {"KEY": "s3cret /ä+"})
+    assert credentials.hidden(f"/next?k={spelled}&page=2") == "/next?k=${KEY}&page=2"
+    assert credentials.hidden("/next?k=S3cret /ä+") == "/next?k=S3cret /ä+", "another text"
+
+
+def test_with_several_kinds_each_secret_goes_to_the_origin_of_its_url_only() -> None:
+    kinds = {"b": {"request": {"url": "http://b.example/{key}?k=${B_KEY}"}}, "page": {"parse": {"format": "html"}}}
+    job = a_job(
+        request={"url": "https://a.example/{key}?k=${A_KEY}", "auth": "bearer:${TOKEN}"},
+        kinds=kinds,
+        follow=[{"from": "b", "kind": "b"}, {"from": "c", "kind": "page"}],
+    )
+    credentials = resolve_every(job.every_kind, {"A_KEY": "of-a", "B_KEY": "of-b", "TOKEN": "t"})
+    assert credentials.origins == {"https://a.example", "http://b.example", "https://b.example"}
+    both = "/?a=${A_KEY}&b=${B_KEY}"
+    filled = [credentials.filled(parse(f"{origin}{both}")).path for origin in sorted(credentials.origins)]
+    assert filled == ["/?a=${A_KEY}&b=of-b", "/?a=of-a&b=${B_KEY}", "/?a=${A_KEY}&b=of-b"]
+    assert credentials.filled(parse(f"https://evil.example{both}")).path == both
+    assert credentials.filled(parse(f"https://a.example:8443{both}")).path == both
+    with pytest.raises(UsageError, match=r"url: \$\{B_KEY\} is not set"):
+        resolve_every(job.every_kind, {"A_KEY": "1", "TOKEN": "t"})
 
 
 def test_a_secret_that_is_not_set_is_a_usage_error() -> None:
