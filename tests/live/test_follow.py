@@ -125,6 +125,7 @@ async def test_the_same_corpus_six_ways(shell: Shell) -> None:
             ] == [(number, "stored", None, 0, None) for number in range(1, requested + 1)]
             assert [page["origin"] for page in pages[1:]] == [page["digest"] for page in pages[:-1]]
             assert {page["list"] for page in pages[1:]} == {pages[0]["digest"]}
+            await shell.run("audit", name)
 
 
 SITE = """
@@ -174,6 +175,7 @@ async def test_a_site_is_crawled_by_its_links(shell: Shell) -> None:
     async with api(shop_server) as server:
         shell.write("shop.txt", [server.url("/c/0")])
         await shell.run("run", shell.write("shop.toml", SITE))
+        await shell.run("audit", "shop")
         expected = [*(f"GET /c/{number}" for number in range(5)), *(f"GET /p/{number}" for number in range(7))]
         assert sorted(server.lines) == expected
     pages = await shell.sql("select key, kind, depth from pages_current")
@@ -264,6 +266,7 @@ async def test_a_list_that_never_ends_costs_little_and_says_why_it_ended(shell: 
     async with api(respond) as server:
         shell.write("endless.txt", [server.url("/")])
         await shell.run("run", shell.write("endless.toml", job))
+        await shell.run("audit", "endless")
     pages = await shell.sql("select kind, reason, outcome from pages where kind is not null order by page_no")
     assert {page["outcome"] for page in pages} == {"stored"}
     for name, (_, _, requests, reason) in ENDLESS.items():

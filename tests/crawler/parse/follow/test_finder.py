@@ -17,6 +17,7 @@ from crawler.model import HttpResponse
 from crawler.parse import hook
 from crawler.parse.follow import finder
 from crawler.parse.follow.finder import MOST_FOUND
+from crawler.parse.parser import Parser
 from crawler.parse.remote import ParserSetup, assign_results, parse_handler, parse_task
 from tests.crawler.examples import a_document, a_job
 from tests.crawler.parse.follow.examples import URL, a_list_page, found_keys, html_job, parsed
@@ -324,3 +325,21 @@ def test_a_wrong_selector_is_one_line_before_anything_is_sent(parse: dict[str, A
         hook.load(a_job(parse=parse, follow=[{"from": rule}]))
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.anyio
+async def test_what_a_parser_follows_comes_back_from_its_child_process(folder: Path) -> None:
+    job = parser_job(folder, kinds=KINDS, follow=[{"kind": "product"}])
+    parser = hook.load(job)
+    assert parser is not None
+    page = a_list_page(URL, KeyContext(depth=4))
+    page.item.block.deliveries = 2  # keys that a worker died with are parsed there
+    worker = Parser(parser, job)
+    try:
+        await worker.parse([page], URL, HttpResponse(200, Sent(), b'{"follow": ["/1", ["/2", "product"]]}'))
+    finally:
+        await worker.close()
+    assert [(one.context.kind, one.key, one.context.depth) for one in page.found] == [
+        ("", f"{HOST}/1", 5),
+        ("product", f"{HOST}/2", 5),
+    ]
