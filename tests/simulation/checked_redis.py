@@ -34,7 +34,8 @@ local keys, done, entries = redis.call('ZCARD', KEYS[2]), {}, 0
 for at = 3, 2 + ARGV[1] do
   for _, entry in ipairs(redis.call('XRANGE', KEYS[at], '-', '+')) do
     entries = entries + 1
-    local _, _, in_block = cmsgpack.unpack_limit(entry[2][2], 2, 1) -- contexts behind them have bytes, which it cannot read
+    -- Only version and keys: contexts have bytes, which this cannot read.
+    local _, _, in_block = cmsgpack.unpack_limit(entry[2][2], 2, 1)
     keys = keys + #in_block
   end
 end

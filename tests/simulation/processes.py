@@ -16,7 +16,7 @@ from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable
 from coordinator.limits.unreachable import UnreachableUpstreams
 from coordinator.model import FoundBatch, FoundKey, KeyContext, Outcome, RunState, WorkerId
 from coordinator.queue.done import DoneSet, KnownSet
-from coordinator.queue.found import Frontier, FoundKeys
+from coordinator.queue.found import FoundKeys, Frontier
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
@@ -187,7 +187,9 @@ class CoordinatorProcess(Process):
 
     async def _read_found(self, batch: FoundBatch) -> Sequence[FoundKey]:
         def read() -> Sequence[FoundKey]:
-            (found,) = found_batches(self.truth, lambda name, number: (number, self.depth(name)) == (batch.batch, batch.depth))
+            (found,) = found_batches(
+                self.truth, lambda name, number: (number, self.depth(name)) == (batch.batch, batch.depth)
+            )
             return found.keys
 
         keys: Sequence[FoundKey] = await self.client.send("read found", read, error=PostgresUnavailable)

@@ -287,9 +287,7 @@ class Simulation:
 
     def _verify(self) -> None:
         truth, redis = self.truth, self.redis
-        truth.expect(
-            truth.wanted == truth.pages.keys(), "not every key has exactly one outcome"
-        )
+        truth.expect(truth.wanted == truth.pages.keys(), "not every key has exactly one outcome")
         fetched = [key for key in truth.corpus if digest(key) in truth.pages]
         wrong = [key for key in fetched if truth.pages[digest(key)][0] != outcome_of(key)]
         allowed = {Outcome.FAILED} if truth.unclean_ends >= 3 else set()  # the key of which several workers died
