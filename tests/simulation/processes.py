@@ -102,7 +102,7 @@ class WorkerProcess(Process):
             record.layout,
             record.epoch,
             high_water=self.simulation.high_water,
-            keys_per_request=self.simulation.keys_per_request,
+            keys_per_request=following.keys_per_request,
             by_level=following.by_level,
             bounded=following.most.keys(),
         )

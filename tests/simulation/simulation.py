@@ -62,6 +62,7 @@ class Simulation:
         if random.random() < 0.15:
             corpus += random.choices(corpus, k=3)
         self.corpus = corpus
+        self.keys_per_request = Random(~seed).choice((1, 1, 2, 3))  # apart, so that other draws stay as they are
         self.following, links = self._following(Random(seed ^ 0xF0110))
         self.truth = clock.truth = Truth(sorted(set(corpus)), RunKeys(RUN), self.layout, self.corpus, links=links)
         if random.random() < 0.08:
@@ -71,7 +72,6 @@ class Simulation:
         self.lanes = random.randint(1, 3)
         self.at_hand = random.choice((1, 3, 8))
         self.high_water = random.choice((8, 20, 60, 200))
-        self.keys_per_request = Random(~seed).choice((1, 1, 2, 3))  # apart, so that other draws stay as they are
         self._epochs = 0
         redis.begin(self.truth, once=self._once)
         self.opener = Opener(self, "opener")
@@ -94,7 +94,8 @@ class Simulation:
             for name in random.sample(keys, min(len(keys), random.choice((0, 1, 3, 6)))):
                 context = KeyContext(depth=depth[key] + 1, origin=digest(key))
                 links.setdefault(key, []).append(FoundKey(digest(name), name, context, 0 if bounded else -1))
-        return Following(_nothing_found, by_level, {0: 1000} if bounded else {}), links
+        sizes = {"": self.keys_per_request}
+        return Following(_nothing_found, by_level, {0: 1000} if bounded else {}, sizes), links
 
     def play(self) -> None:
         """Play the random part and the part without faults, then check what must hold."""
