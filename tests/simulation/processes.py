@@ -6,19 +6,22 @@ few lines of `runner`, `Coordinator.run` and `opening` that need an event loop a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from coordinator.errors import EpochLost, RedisUnavailable
+from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable
 from coordinator.limits.unreachable import UnreachableUpstreams
-from coordinator.model import KeyContext, Outcome, RunState, WorkerId
-from coordinator.queue.done import DoneSet
-from coordinator.queue.registry import Runs
+from coordinator.model import FoundBatch, FoundKey, KeyContext, Outcome, RunState, WorkerId
+from coordinator.queue.done import DoneSet, KnownSet
+from coordinator.queue.found import FoundKeys, Frontier
+from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
-from coordinator.roles.coordinator import Coordinator
+from coordinator.roles.coordinator import Coordinator, Following
 from crawler.fetch.attempt import Lane, Meter
 from crawler.job.models import StoreSettings
 from crawler.model import GET, Payload
@@ -33,6 +36,7 @@ from tests.simulation.stand_ins import (
     OneQueueScheduler,
     PromptBatch,
     SimplePageBuilder,
+    found_batches,
 )
 from tests.simulation.turns import IDLE, NAP
 
@@ -75,6 +79,7 @@ class WorkerProcess(Process):
             "page_builder": SimplePageBuilder(self.truth, self.intake),
             "unreachable": UnreachableUpstreams(SimpleNamespace()),  # type: ignore[arg-type]
             "writer": DictWriter(self.truth, self.client, self.who),
+            "found_keys": self.simulation.following and self._found_keys(client, keys, record),
         }
         worker = Worker(
             name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, concurrency=lanes, **parts
@@ -87,6 +92,20 @@ class WorkerProcess(Process):
             "flush": self.simulation.flush(worker),
             **{f"lane {number}": worker.lanes.serve(Lane()) for number in range(lanes)},
         }
+
+    def _found_keys(self, client: Any, keys: RunKeys, record: RunRecord) -> FoundKeys:
+        following = self.simulation.following
+        assert following is not None
+        return FoundKeys(
+            client,
+            keys,
+            record.layout,
+            record.epoch,
+            high_water=self.simulation.high_water,
+            keys_per_request=following.keys_per_request,
+            by_level=following.by_level,
+            bounded=following.most.keys(),
+        )
 
     async def _leave(self, worker: Worker) -> None:
         await retry_unavailable(lambda: self.streams.release(worker.name), "worker")
@@ -159,14 +178,33 @@ class CoordinatorProcess(Process):
             high_water=self.simulation.high_water,
             keys_per_request=self.simulation.keys_per_request,
             fill_seconds=1.0,
+            following=self.following(),
         )
 
+    def following(self) -> Following | None:
+        found = self.simulation.following
+        return None if found is None else replace(found, read_found=self._read_found)
+
+    async def _read_found(self, batch: FoundBatch) -> Sequence[FoundKey]:
+        def read() -> Sequence[FoundKey]:
+            (found,) = found_batches(
+                self.truth, lambda name, number: (number, self.depth(name)) == (batch.batch, batch.depth)
+            )
+            return found.keys
+
+        keys: Sequence[FoundKey] = await self.client.send("read found", read, error=PostgresUnavailable)
+        return keys
+
+    def depth(self, name: bytes) -> int:
+        return self.truth.found[name][0].context.depth
+
     def ended(self, task: str, value: Any) -> None:
-        if task == "begin" or task in ("keep", "plan", "watch"):
+        if task == "begin" or task in ("keep", "plan", "watch", "frontier"):
             self.run(gain=retry_unavailable(self.coordinator._election.gain, "coordinator"))
         elif task == "gain":
             leads = self.coordinator
-            self.run(keep=leads._election.keep(), plan=leads._plan_rest(), watch=leads._watch_queue())
+            frontier = {} if (found := self.following()) is None else {"frontier": leads._plan_frontier(found)}
+            self.run(keep=leads._election.keep(), plan=leads._plan_rest(), watch=leads._watch_queue(), **frontier)
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, RedisUnavailable):
@@ -197,9 +235,20 @@ class Opener(Process):
         await runs.make(record)
         if truth.pages:
             await DoneSet(client, RunKeys(RUN), record.layout, record.epoch).rebuild(self._rows())
+            await self._rebuild_found(client, record)
         truth.record, truth.epoch = record, record.epoch
         truth.plans += 1
         truth.say(self.who, f"opens the run with epoch {record.epoch}")
+
+    async def _rebuild_found(self, client: Any, record: RunRecord) -> None:
+        """As `opening` does."""
+        truth, arguments = self.truth, (client, RunKeys(RUN), record.layout, record.epoch)
+        await KnownSet(*arguments).mark([name for name in truth.found if name not in truth.pages])
+        frontier = Frontier(*arguments)
+        batches = found_batches(truth, lambda name, _: name not in truth.pages)
+        fetched = Counter(one.rule for name, (one, _) in truth.found.items() if one.rule >= 0 and name in truth.pages)
+        await frontier.count_followed(fetched)
+        await frontier.add(batches)
 
     async def _rows(self) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
         rows = list(self.truth.pages.items())

@@ -20,11 +20,16 @@ EPOCH_AT = {
     "run/check_resolved": 0,
     "run/replan": 0,
     "run/done_add": 0,
+    "follow/publish_found": 0,
+    "follow/publish_frontier": 0,
 }
 EPOCH_AT |= {"queue/claim_shard": 1, "run/renew": 2, "queue/claim_block": 2}
 WORKER_AT = {"run/renew": 0, "queue/claim_shard": 0, "queue/claim_block": 0, "queue/complete": 1, "queue/split": 1}
-COORDINATOR_AT = {"queue/publish": 1, "queue/requeue_due": 1, "run/replan": 1}
+WORKER_AT["follow/publish_found"] = 1
+COORDINATOR_AT = {"queue/publish": 1, "queue/requeue_due": 1, "run/replan": 1, "follow/publish_frontier": 1}
 CALLER_AT = WORKER_AT | COORDINATOR_AT
+# A worker numbers its calls of these.
+REPEATED = ("queue/complete", "follow/publish_found")
 ELECTION_LEASE_MS = 10_000
 # After these the counts of the run must hold.
 COUNTED = (
@@ -35,6 +40,8 @@ COUNTED = (
     "run/check_resolved",
     "run/replan",
     "run/done_add",
+    "follow/publish_found",
+    "follow/publish_frontier",
 )
 
 
@@ -50,7 +57,7 @@ class ReferenceModel:
         self.state: str | None = None
         self.vanished = 0
         self._delivered: dict[tuple[int, bytes], tuple[str | None, int]] = {}
-        self._completed: dict[str | None, int] = {}
+        self._completed: dict[tuple[str, str | None], int] = {}
 
     def found(self, epoch: str | None, state: str | None) -> None:
         """Redis now has this epoch and state, after a command that is not a script."""
@@ -74,7 +81,7 @@ class ReferenceModel:
 
     def repeats(self, name: str, arguments: Sequence[Any]) -> bool:
         """Whether this completion was carried out before: then it must change nothing (see Streams.complete)."""
-        return name == "queue/complete" and self._completed.get(arguments[1]) == arguments[2]
+        return name in REPEATED and self._completed.get((name, arguments[1])) == arguments[2]
 
     def enter(self, name: str, arguments: Sequence[Any], worker: str | None, result: Any, status: str) -> None:
         """Follow a call that was carried out."""
@@ -92,8 +99,8 @@ class ReferenceModel:
                 self.leader = None
         elif name == "queue/claim_block" and status == "block":
             self._claimed((arguments[1], result[1]), (worker, arguments[3]), result[3])
-        elif name == "queue/complete":
-            self._completed[worker] = arguments[2]
+        elif name in REPEATED:
+            self._completed[name, worker] = arguments[2]
         elif name == "run/check_resolved":
             self.state = status
         elif name == "run/replan" and result:

@@ -7,14 +7,16 @@ simulated.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
-from coordinator.model import Epoch, Outcome
+from coordinator.model import Epoch, FoundBatch, FoundKey, KeyContext, Outcome
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, digest
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
+from coordinator.roles.coordinator import Following
 from coordinator.source import Cursor
 from crawler.worker import Worker
 from tests.coordinator.parts import MemorySource
@@ -36,8 +38,16 @@ RARE = (
     "run/done_add",
     "run/release",
     "transaction",
+    "follow/publish_found",
+    "follow/publish_frontier",
+    "read found",
 )
 FAIR_ROUNDS = 200
+
+
+async def _nothing_found(_: FoundBatch) -> tuple[()]:
+    """Each coordinator has its own way to Postgres."""
+    return ()
 
 
 class Simulation:
@@ -52,7 +62,9 @@ class Simulation:
         if random.random() < 0.15:
             corpus += random.choices(corpus, k=3)
         self.corpus = corpus
-        self.truth = clock.truth = Truth(sorted(set(corpus)), RunKeys(RUN), self.layout)
+        self.keys_per_request = Random(~seed).choice((1, 1, 2, 3))  # apart, so that other draws stay as they are
+        self.following, links = self._following(Random(seed ^ 0xF0110))
+        self.truth = clock.truth = Truth(sorted(set(corpus)), RunKeys(RUN), self.layout, self.corpus, links=links)
         if random.random() < 0.08:
             self.truth.poison = random.choice(corpus)
         self._once = len(set(corpus)) == len(corpus)
@@ -60,13 +72,30 @@ class Simulation:
         self.lanes = random.randint(1, 3)
         self.at_hand = random.choice((1, 3, 8))
         self.high_water = random.choice((8, 20, 60, 200))
-        self.keys_per_request = Random(~seed).choice((1, 1, 2, 3))  # apart, so that other draws stay as they are
         self._epochs = 0
         redis.begin(self.truth, once=self._once)
         self.opener = Opener(self, "opener")
         self.workers = [WorkerProcess(self, f"worker-{number + 1}") for number in range(random.randint(1, 4))]
         self.coordinators = [CoordinatorProcess(self, f"lead-{number + 1}") for number in range(random.randint(1, 2))]
         self.processes: list[Process] = [*self.workers, *self.coordinators]
+
+    def _following(self, random: Random) -> tuple[Following | None, dict[str, list[FoundKey]]]:
+        """Let some runs follow: a part of the keys is in the source, and pages name these and the others."""
+        if random.random() < 0.5:
+            return None, {}
+        keys = sorted(set(self.corpus))
+        random.shuffle(keys)
+        self.layout = replace(self.layout, follows=True)
+        self.corpus = keys[: max(1, len(keys) // 4)]
+        by_level, bounded = random.random() < 0.3, random.random() < 0.3
+        depth, links = dict.fromkeys(self.corpus, 0), dict[str, list[FoundKey]]()
+        for key in keys:
+            depth.setdefault(key, 1 + depth[random.choice(list(depth))])
+            for name in random.sample(keys, min(len(keys), random.choice((0, 1, 3, 6)))):
+                context = KeyContext(depth=depth[key] + 1, origin=digest(key))
+                links.setdefault(key, []).append(FoundKey(digest(name), name, context, 0 if bounded else -1))
+        sizes = {"": self.keys_per_request}
+        return Following(_nothing_found, by_level, {0: 1000} if bounded else {}, sizes), links
 
     def play(self) -> None:
         """Play the random part and the part without faults, then check what must hold."""
@@ -259,14 +288,14 @@ class Simulation:
 
     def _verify(self) -> None:
         truth, redis = self.truth, self.redis
-        truth.expect(
-            {digest(key) for key in self.corpus} == truth.pages.keys(), "not every key has exactly one outcome"
-        )
-        wrong = [key for key in truth.corpus if truth.pages[digest(key)][0] != outcome_of(key)]
+        truth.expect(truth.wanted == truth.pages.keys(), "not every key has exactly one outcome")
+        fetched = [key for key in truth.corpus if digest(key) in truth.pages]
+        wrong = [key for key in fetched if truth.pages[digest(key)][0] != outcome_of(key)]
         allowed = {Outcome.FAILED} if truth.unclean_ends >= 3 else set()  # the key of which several workers died
         wrong = [key for key in wrong if truth.pages[digest(key)][0] not in allowed]
         truth.expect(not wrong, f"{wrong} have another outcome than was fetched")
         times = Counter(self.corpus)
+        times.update(one.key for one, _ in truth.found.values())
         for key, fetched in truth.fetches.items():
             most = times[key] * truth.plans + truth.deferred[key] + truth.redelivered[key]
             truth.expect(fetched <= most, f"{key} was fetched {fetched} times, at most {most} can be explained")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from coordinator.errors import PostgresUnavailable
-from coordinator.model import Outcome, Presence
+from coordinator.model import FoundBatch, FoundKey, Outcome, Presence
 from coordinator.queue.sharding import digest
 from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace
 from crawler.fetch.retry import add_attempt
@@ -82,15 +83,40 @@ class DictWriter:
         self._client = client
         self._name = name
 
-    async def write(self, pages: Sequence[Page]) -> None:
-        await self._client.send(COMMIT, lambda: self._commit(pages), error=PostgresUnavailable)
+    async def write(self, pages: Sequence[Page]) -> list[FoundBatch]:
+        found: list[FoundBatch] = await self._client.send(
+            COMMIT, lambda: self._commit(pages), error=PostgresUnavailable
+        )
+        return found
 
-    def _commit(self, pages: Sequence[Page]) -> None:
+    def _commit(self, pages: Sequence[Page]) -> list[FoundBatch]:
         rows = {page.item.digest: (page.outcome, self._name) for page in pages}
         fresh = {name: row for name, row in rows.items() if name not in self._truth.pages}
         self._truth.pages.update(fresh)
         again = f", {len(rows) - len(fresh)} again" if len(rows) > len(fresh) else ""
         self._truth.say(self._name, f"commits {len(fresh)} pages{again}")
+        before = {self._truth.batches[name] for name in rows if name in self._truth.batches}
+        batch = len(self._truth.trace)
+        new: dict[bytes, FoundKey] = {}
+        for page in pages:
+            if page.item.digest in fresh:
+                new |= {one.digest: one for one in page.found if one.digest not in self._truth.found}
+                self._truth.batches[page.item.digest] = batch
+        stored = [
+            replace(found, keys=(), example=found.keys[0].digest)
+            for found in found_batches(self._truth, lambda digest, number: number in before)
+        ]
+        self._truth.found |= {name: (one, batch) for name, one in new.items()}
+        return stored + found_batches(self._truth, lambda digest, number: number == batch)
+
+
+def found_batches(truth: Truth, chosen: Callable[[bytes, int], bool]) -> list[FoundBatch]:
+    """The found keys in Postgres that are chosen by their digests and batches, as batches."""
+    groups: dict[tuple[int, int], list[FoundKey]] = {}
+    for name, (one, batch) in truth.found.items():
+        if chosen(name, batch):
+            groups.setdefault((batch, one.context.depth), []).append(one)
+    return [FoundBatch(batch, depth, len(keys), tuple(keys)) for (batch, depth), keys in groups.items()]
 
 
 class CountingFetcher:
@@ -137,4 +163,7 @@ class SimplePageBuilder:
             self._truth.deferred.update(item.key for item in request.items)
             self._intake.put_alone(request, "parse: ValueError")
             return []
-        return [Page(item, item.key, outcome_of(item.key)) for item in request.items]
+        return [
+            Page(item, item.key, outcome_of(item.key), found=list(self._truth.links.get(item.key, ())))
+            for item in request.items
+        ]

@@ -87,6 +87,21 @@ MUTATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "a block that was split is counted twice": {
         "queue/split": ("redis.call('HINCRBY', state_key, 'published', -keys_before)", ""),
     },
+    "found keys are published again when the call is repeated": {
+        "follow/publish_found": ("if redis.call('HGET', receipts_key, receipt) == sequence then", "if false then"),
+    },
+    "found keys are published without a lease": {
+        "follow/publish_found": ("if not is_alive(worker) then", "if false then"),
+    },
+    "a pointer is published twice": {
+        "follow/publish_frontier": ("if redis.call('ZREM', frontier_key, pointer) == 0 then", "if false then"),
+    },
+    "a run is resolved while found keys are pending": dict.fromkeys(
+        ("run/check_resolved", "run/renew"), (" and (pending or '0') == '0'", "")
+    ),
+    "a deposed coordinator publishes found keys": {
+        "follow/publish_frontier": ("if not is_leader() then", "if false then"),
+    },
 }
 
 
@@ -142,6 +157,8 @@ def test_a_few_hundred_schedules_keep_every_promise(staged: Staged) -> None:
         "run/renew",
         "queue/claim_shard",
         "run/release",
+        "follow/publish_found",
+        "follow/publish_frontier",
     ):
         assert f"{call} its result gets lost:" in met
     for start in (
@@ -151,6 +168,7 @@ def test_a_few_hundred_schedules_keep_every_promise(staged: Staged) -> None:
         "a stranger deletes an entry",
         "a stranger deletes all entries",
         "run/replan -> 1",
+        "run/replan -> epoch",
         "fails on ",
     ):
         assert any(what.startswith(start) for what in met), f"no schedule has {start}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import coroutine
 
-from coordinator.model import Outcome
+from coordinator.model import FoundKey, Outcome
 from coordinator.queue.registry import RunRecord
-from coordinator.queue.sharding import Layout
+from coordinator.queue.sharding import Layout, digest
 from coordinator.redis.keys import RunKeys
 
 BEGIN_MS = 1_700_000_000_000
@@ -32,9 +32,14 @@ class Truth:
     corpus: Sequence[str]
     keys: RunKeys
     layout: Layout
+    source: Sequence[str] = ()
     now: int = BEGIN_MS
     trace: list[str] = field(default_factory=list)
     pages: dict[bytes, tuple[Outcome, str]] = field(default_factory=dict)
+    # What a page names, in runs that follow; {digest: (found key, its batch)} in Postgres, and the batch of each page.
+    links: Mapping[str, Sequence[FoundKey]] = field(default_factory=dict)
+    found: dict[bytes, tuple[FoundKey, int]] = field(default_factory=dict)
+    batches: dict[bytes, int] = field(default_factory=dict)
     epoch: str | None = None
     record: RunRecord | None = None
     complete: bool = False
@@ -46,6 +51,11 @@ class Truth:
     plans: int = 0
     deferred: Counter[str] = field(default_factory=Counter)
     redelivered: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def wanted(self) -> set[bytes]:
+        """The digests of the keys that must have a page: those of the source, and what pages named."""
+        return {*map(digest, self.source), *self.found}
 
     def say(self, who: str, what: str) -> None:
         """Add one step to the trace."""

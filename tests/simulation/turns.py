@@ -75,7 +75,8 @@ def patch_asyncio(patch: pytest.MonkeyPatch) -> TurnClock:
     replacement = SimpleNamespace(
         sleep=nap, to_thread=at_once, Event=Event, timeout=time_out, create_task=EndedTask, wait=all_ended
     )
-    for module in ("roles.coordinator", "redis.retrying", "roles.planner", "roles.janitor", "roles.election"):
+    roles = ("coordinator", "planner", "frontier_planner", "janitor", "election")
+    for module in ("redis.retrying", *(f"roles.{role}" for role in roles)):
         patch.setattr(f"coordinator.{module}.asyncio", replacement)
     for module in ("worker", "pipeline.intake"):
         patch.setattr(f"crawler.{module}.asyncio", replacement)
