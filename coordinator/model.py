@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 ShardId = NewType("ShardId", int)
 WorkerId = NewType("WorkerId", str)
@@ -78,11 +78,10 @@ class KeyContext:
 NO_CONTEXT = KeyContext()
 
 
-@dataclass(frozen=True, slots=True)
-class FoundKey:
+class FoundKey(NamedTuple):
     """A key that a page named. `rule` is the number of the `[[follow]]` that bounds how many it may find, -1 for none.
 
-    `refusal` is why it must not be fetched, empty when it may be.
+    `refusal` is why it must not be fetched, empty when it may be. A tuple: a page can name thousands.
     """
 
     digest: bytes

@@ -96,41 +96,42 @@ class Finder:
         if self._rules:
             scope = scope_of(response, self._language)
             for rule, kind, select in self._rules:
-                for text in dict.fromkeys(_texts(select(Node(scope.root), scope))):
-                    yield from self._found(item, text, kind, rule, page)
+                texts = dict.fromkeys(_texts(select(Node(scope.root), scope)))
+                yield from self._found(item, texts, kind, rule, page)
         for text, given in response.followed:
             kind = self._kind if given is None else given
             if kind not in self._are_urls:
                 known = ", ".join(filter(None, self._are_urls)) or "none"
                 raise ValueError(f"response.follow: no kind {kind!r}; [kinds] has {known}")
-            yield from self._found(item, text, kind, self._named.get(kind, _Rule(_UNBOUNDED, _ANY)), page)
+            yield from self._found(item, [text], kind, self._named.get(kind, _Rule(_UNBOUNDED, _ANY)), page)
 
-    def _found(self, item: Item, text: str, kind: str, rule: _Rule, page: Target) -> Iterator[FoundKey]:
-        """The key that a text stands for; none when the rule does not take it."""
-        depth = item.context.depth + 1
-        if depth > rule.depth:
+    def _found(self, item: Item, texts: Iterable[str], kind: str, rule: _Rule, page: Target) -> Iterator[FoundKey]:
+        """The keys that texts stand for, without those that the rule does not take."""
+        context = KeyContext(kind, item.context.depth + 1, origin=item.digest)
+        if context.depth > rule.depth:
             return
-        target, reason = None, None
-        key = text.strip()
-        if not key:
-            return
-        if self._are_urls[kind]:
-            try:
-                target = parse(key, page)
-                if "#" in key and target.href == page.href:
-                    return  # a place in the page itself
-                key = target.href
-            except InvalidUrl as error:
-                if not key.lower().startswith(("http:", "https:")):
-                    return  # mailto:, javascript: and the like are no links to pages
-                reason = str(error)
-        reason = reason or self._key_rules[kind].reason(key)
-        if reason is not None:
-            key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
-        if not rule.takes(key, target, page):
-            return
-        context = KeyContext(kind, depth, origin=item.digest)
-        yield FoundKey(digest(key, context), key, context, rule.number, "" if reason is None else f"it {reason}")
+        are_urls, key_rule = self._are_urls[kind], self._key_rules[kind]
+        for text in texts:
+            target, reason, key = None, None, text.strip()
+            if not key:
+                continue
+            if are_urls:
+                try:
+                    target = parse(key, page)
+                    if "#" in key and target.href == page.href:
+                        continue  # a place in the page itself
+                    key = target.href
+                except InvalidUrl as error:
+                    if not key.lower().startswith(("http:", "https:")):
+                        continue  # mailto:, javascript: and the like are no links to pages
+                    reason = str(error)
+            if reason is None and not key_rule.surely_key(key):
+                reason = key_rule.reason(key)
+            if reason is not None:
+                key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
+            if rule.takes(key, target, page):
+                refusal = "" if reason is None else f"it {reason}"
+                yield FoundKey(digest(key, context), key, context, rule.number, refusal)
 
     def _compiled(self, number: int, rule: FollowSettings) -> Callable[[Node, Any], Any]:
         assert rule.source is not None

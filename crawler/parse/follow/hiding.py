@@ -26,4 +26,4 @@ def without_secrets(found: FoundKey, hidden: Callable[[str], str]) -> FoundKey:
     key = params_key(context.list_key, params) if params else hidden(found.key)
     if key == found.key and context is found.context:
         return found
-    return replace(found, digest=digest(key, context), key=key, context=context)
+    return found._replace(digest=digest(key, context), key=key, context=context)
