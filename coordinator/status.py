@@ -54,6 +54,7 @@ async def read_counts(client: Redis, run: str, total: int | None = None) -> RunC
     published = as_number(state.get("published"))
     # Each deferral was counted as published once more. The field `deferred` counts deferrals; the set has those of now.
     planned = published - as_number(state.get("deferred")) + as_number(state.get("skipped"))
+    planned += as_number(state.get("pending"))  # found keys that wait in Postgres
     return RunCounts(
         total=planned if exhausted else total,
         exhausted=exhausted,
