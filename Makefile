@@ -9,7 +9,7 @@ demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, sta
 	$(BIN)/shardcrawl demo
 
 test: check  ## what CI runs: lint, types, contracts, unit and live tests
-	$(BIN)/pytest -n 4
+	$(BIN)/pytest -n 4 --dist worksteal
 
 faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of them (root fills disks too)
 	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults tests/simulation -m "" -n 3 --dist worksteal -rs

@@ -116,7 +116,7 @@ async def first_pages(
     waiting, pages, requests = list(sitemaps), list[str](), 0
     while waiting and len(pages) < most and requests < MAX_SITEMAPS:
         requests += 1
-        part = await rehearse(job.kinds[SITEMAP], [waiting.pop(0)], client, environ)
+        part = await rehearse(job, [waiting.pop(0)], client, environ, kind=SITEMAP)
         show(part)
         for key, kind in part[0].parsed.found if part[0].parsed is not None else ():
             (waiting if kind == SITEMAP else pages).append(key)
