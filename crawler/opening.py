@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import orjson
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, ShardcrawlError, UsageError
@@ -24,6 +23,7 @@ from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 from crawler.corpus import survey_corpus
+from crawler.job.fixed import changed_setting
 from crawler.job.job import Job
 from crawler.parse.code import differing_file, parser_files
 from crawler.store.catalogue import Catalogue, open_catalogue
@@ -34,15 +34,6 @@ from crawler.store.rows.stored_run import StoredRun
 
 logger = logging.getLogger(__name__)
 
-# The [section] and key of each setting that must stay the same within a run; without a key, the whole section. With
-# another source, template or table, the keys and rows of the run would mean something else.
-_FIXED_SETTINGS = (
-    ("source", None),
-    *(("request", name) for name in ("url", "method", "json", "form", "body", "keys_per_request")),
-    ("tables", None),
-    *(("follow", None), ("paginate", None), ("kinds", None)),
-)
-_SHOWN_CHARACTERS = 60
 # Redis cannot know that a run is complete which is not so in Postgres.
 _GOES_ON = (RunState.RUNNING, RunState.RESOLVED)
 
@@ -246,24 +237,6 @@ async def _parser_files(job: Job, earlier: Mapping[str, str]) -> Mapping[str, st
     return found
 
 
-def changed_setting(job: Job, stored: StoredRun) -> str | None:
-    """Pure: the error message for the first fixed setting that differs from the stored job; None when none differs."""
-    for section, key in _FIXED_SETTINGS:
-        then, now = (document.get(section) for document in (stored.document, job.document))
-        if key is not None:
-            then, now = (then or {}).get(key), (now or {}).get(key)
-        if then != now:
-            if key is None and isinstance(then, dict) and isinstance(now, dict):
-                key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
-                then, now = then.get(key), now.get(key)
-            setting = f"[{section}] {key}" if key else f"[{section}]"
-            return (
-                f"run {stored.name} was begun with another {setting} ({_shortened(then)}, now {_shortened(now)}): "
-                "give the new run another --name"
-            )
-    return None
-
-
 async def _check_source(job: Job, record: RunRecord) -> None:
     """Raise UsageError when the source has changed since the run began."""
     if record.fingerprint:
@@ -285,9 +258,3 @@ async def _name_lock(database: str, name: str) -> AsyncIterator[None]:
             yield
     finally:
         connection.terminate()
-
-
-def _shortened(value: Any) -> str:
-    """A setting as a job file has it."""
-    text = "nothing" if value is None else orjson.dumps(value, default=str).decode()
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

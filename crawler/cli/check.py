@@ -31,11 +31,11 @@ from crawler.cli.options import (
 )
 from crawler.corpus import sample_corpus, survey_corpus, with_source_database
 from crawler.fetch.network.credentials import resolve_every
+from crawler.job.fixed import changed_setting
 from crawler.job.job import Job
 from crawler.job.reference import job_schema
 from crawler.job.request.settings import RequestSettings
 from crawler.local.services import Addresses, Place, services
-from crawler.opening import changed_setting
 from crawler.parse import hook
 from crawler.parse.code import differing_file, parser_files
 from crawler.store.address import address_warnings

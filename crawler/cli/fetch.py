@@ -128,11 +128,12 @@ async def first_pages(
 def trial_warnings(job: Job, found: Sequence[Rehearsal]) -> list[str]:
     """Pure: stored keys without a row, tables without a row, and columns that are null in every row."""
     parsed = {one.key: one.parsed.tables for one in found if one.is_stored and one.parsed is not None}
-    warnings = []
-    if empty := [key for key, tables in parsed.items() if not any(tables.values())]:
+    warnings: list[str] = []
+    empty: list[str] = []
+    if job.own_tables and (empty := [key for key, tables in parsed.items() if not any(tables.values())]):
         named = ", ".join(empty[:NAMED_KEYS]) + (", …" if len(empty) > NAMED_KEYS else "")
         warnings.append(f"{len(empty):,} of {len(parsed):,} stored keys have no row: {named}")
-    for table in job.tables if len(empty) < len(parsed) else ():
+    for table in job.own_tables if len(empty) < len(parsed) else ():
         rows = rows_of(table, found)
         if not rows:
             warnings.append(f"table {table.name} has no row")

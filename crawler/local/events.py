@@ -120,9 +120,9 @@ class RunEnd:
 
     `seconds` is how long the command worked on it, `was_complete` whether there was nothing to do. `reasons` are the
     usual ones of keys that were refused or failed. `unmatched` are the entries of `[limits]` that no request of a
-    complete run met, `null_columns` those that turned null, `broken_lists` how
-    many lists are incomplete. Of a run that is not complete, `unauthorized` are the
-    upstreams that refuse whatever is requested, and `gave_up` says that the command ended because of them.
+    complete run met, `null_columns` those that turned null, `found` what there is to say of found keys. Of a run that is
+    not complete, `unauthorized` are the upstreams that refuse whatever is requested, and `gave_up` says that the command
+    ended because of them.
     """
 
     job: Job
@@ -132,7 +132,7 @@ class RunEnd:
     was_complete: bool = False
     unmatched: tuple[str, ...] = ()
     null_columns: tuple[NullColumn, ...] = ()
-    broken_lists: int = 0
+    found: Sequence[str] = ()
     reasons: tuple[ReasonCount, ...] = ()
     unauthorized: tuple[UpstreamHealth, ...] = ()
     gave_up: bool = False
@@ -148,13 +148,8 @@ class RunEnd:
         unmatched = [
             f'[limits."{name}"] met no request of the run: is it the host of your URLs?' for name in self.unmatched
         ]
-        name, lists = self.job.run.name, self.broken_lists
-        broken = f"{lists:,} lists are incomplete: `shardcrawl retry {name} --lists` lets them be requested again"
-        return [
-            *unmatched,
-            *([broken] if lists else []),
-            *(f"column {one.summary}: has the response changed?" for one in self.null_columns),
-        ]
+        columns = (f"column {one.summary}: has the response changed?" for one in self.null_columns)
+        return [*unmatched, *self.found, *columns]
 
     @property
     def denied(self) -> int:

@@ -42,6 +42,7 @@ from crawler.local.events import (
     RunProgress,
     ServerWarning,
 )
+from crawler.local.found_notices import found_notices
 from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
 from crawler.local.standstill import Standstill
@@ -283,8 +284,8 @@ async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: J
         if stored.complete:
             without_match = await notices.without_match(job.limits)
             unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
-            lists = await catalogue.broken_lists(record.run_id) if job.follows else 0
-            return replace(end, stored=stored, reasons=stored.reasons, unmatched=unmatched, broken_lists=lists)
+            found = found_notices(job, *await catalogue.found(record.run_id)) if job.follows else ()
+            return replace(end, stored=stored, reasons=stored.reasons, unmatched=unmatched, found=found)
         reasons = await catalogue.reasons_so_far(record.run_id)
     upstreams = await read_upstream_health(client, RunKeys(record.name))
     unauthorized = tuple(health for health in upstreams if health.status is not None)

@@ -109,7 +109,9 @@ class Hook:
         return Remarks(pages[0].reason, ())
 
     def traceback_of(self, error: BaseException) -> str:
-        """The error's traceback, with the lines of the user's files only."""
+        """The error's traceback, with the lines of the user's files only; none of a selector, which has no lines."""
+        if isinstance(error, SelectorError) and not self._folder:
+            return ""
         calls = traceback.extract_tb(error.__traceback__)
         own = [call for call in calls if not self._folder or _is_own(Path(call.filename), self._folder)]
         return "".join([*traceback.format_list(own), *traceback.format_exception_only(error)])

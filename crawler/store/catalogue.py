@@ -18,7 +18,7 @@ from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
-from crawler.store.rows.found import FoundTable, delete_pages
+from crawler.store.rows.found import FoundCounts, FoundTable, delete_pages
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
 from crawler.store.tables import column_list, columns_fault, part_name, quoted, table_names
@@ -162,11 +162,12 @@ class Catalogue:
                     await self._connection.execute(query("reopen-run"), run_id)
         return deleted
 
-    async def broken_lists(self, run_id: int) -> int:
-        """How many lists are incomplete so far."""
+    async def found(self, run_id: int) -> tuple[Mapping[str, FoundCounts], int]:
+        """What was found of each kind, and how many lists are incomplete."""
         with postgres_errors():
             part = quoted(part_name("pages", run_id))
-            return int(await self._connection.fetchval(query("count-broken-lists", part=part)))
+            broken = int(await self._connection.fetchval(query("count-broken-lists", part=part)))
+            return await FoundTable(run_id).counts(self._connection), broken
 
     async def reasons_so_far(self, run_id: int) -> tuple[ReasonCount, ...]:
         """The usual reasons of the keys that were refused or failed so far; none when it takes long to count them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -224,7 +225,8 @@ def reasons_json(reasons: Sequence[ReasonCount]) -> list[Mapping[str, Any]]:
 
 def _denied_options(end: RunEnd) -> str:
     """The options of `retry` that put back what was denied, and nothing that failed."""
-    statuses = [one.reason.removeprefix("status ") for one in end.reasons if one.denied and one.reason]
+    reasons = [one.reason or "" for one in end.reasons if one.denied]
+    statuses = {found[1] for reason in reasons if (found := re.search(r"\bstatus (\d{3})$", reason))}
     return "".join(f" --status {status}" for status in sorted(statuses))
 
 

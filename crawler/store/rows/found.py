@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgpack
 
@@ -26,6 +27,15 @@ FOUND = "pages_found"
 ROWS_PER_FETCH = 50_000
 LIST_REPEATS = "list incomplete: the next page is one that the list had before"
 _COLUMNS = ("digest", "key", "context", "rule", "refusal", "depth", "batch")
+
+
+class FoundCounts(NamedTuple):
+    """The pages of one kind: all, those of lists behind their first, followed keys, and those that brought nothing."""
+
+    pages: int
+    list_pages: int
+    followed: int
+    unread: int
 
 
 class FoundTable:
@@ -80,6 +90,11 @@ class FoundTable:
         statement = query("stored-batches", found=self._found, part=self._part)
         rows = await connection.fetch(statement, digests)
         return [FoundBatch(row["batch"], row["depth"], row["size"], example=row["example"]) for row in rows]
+
+    async def counts(self, connection: PostgresConnection) -> Mapping[str, FoundCounts]:
+        """What was found of each kind, "" for that of the source."""
+        rows = await connection.fetch(query("count-found", part=self._part))
+        return {kind: FoundCounts(*counts) for kind, *counts in rows}
 
     async def read(self, connection: PostgresConnection, batch: FoundBatch) -> list[FoundKey]:
         """The keys of a batch."""

@@ -334,6 +334,13 @@ WHERE (list IS NOT NULL AND outcome NOT IN ('stored', 'unchanged')) OR reason LI
 SELECT count(DISTINCT coalesce(list, digest)) FROM {part}
 WHERE (list IS NOT NULL AND outcome NOT IN ('stored', 'unchanged')) OR reason LIKE 'list incomplete:%';
 
+-- name: count-found
+-- Of each kind, NULL for that of the source: pages, pages of lists behind the first, followed keys, and what brought nothing.
+SELECT coalesce(kind, '') AS kind, count(*) AS pages, count(list) AS list_pages,
+       count(origin) FILTER (WHERE list IS NULL) AS followed,
+       count(*) FILTER (WHERE outcome NOT IN ('stored', 'unchanged')) AS unread
+FROM {part} GROUP BY 1;
+
 -- name: delete-list-records
 DELETE FROM {records} r USING {part} p WHERE r.digest = p.digest AND (p.digest = ANY($1::bytea[]) OR p.list = ANY($1));
 

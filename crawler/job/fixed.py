@@ -1,0 +1,74 @@
+"""Pure: the settings that must stay the same within a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from crawler.job.job import Job
+
+# The [section] and key of each setting that must stay the same within a run; without a key, the whole section. With
+# another source, template or table, the keys and rows of the run would mean something else.
+_FIXED_SETTINGS = (
+    ("source", None),
+    *(("request", name) for name in ("url", "method", "json", "form", "body", "keys_per_request")),
+    *(("tables", None), ("kinds", None)),
+)
+_SHOWN_CHARACTERS = 60
+
+
+class BegunRun(Protocol):
+    """A run that exists, and the document of the job with which it was opened last."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        ...
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The document."""
+        ...
+
+
+def changed_setting(job: Job, stored: BegunRun) -> str | None:
+    """Pure: the error message for the first fixed setting that differs from the stored job; None when none differs.
+
+    Of tables their names, kinds and columns are fixed, and of kinds their requests: selectors may be mended.
+    """
+    for section, key in _FIXED_SETTINGS:
+        then, now = (_fixed_part(section, document.get(section)) for document in (stored.document, job.document))
+        if key is not None:
+            then, now = (then or {}).get(key), (now or {}).get(key)
+        if then != now:
+            if key is None and isinstance(then, dict) and isinstance(now, dict):
+                key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
+                then, now = then.get(key), now.get(key)
+            setting = f"[{section}] {key}" if key else f"[{section}]"
+            return (
+                f"run {stored.name} was begun with another {setting} ({_shortened(then)}, now {_shortened(now)}): "
+                "give the new run another --name"
+            )
+    return None
+
+
+def _fixed_part(section: str, settings: Any) -> Any:
+    """What of a section must stay the same."""
+    if section == "tables" and isinstance(settings, list):
+        return {table.get("name"): {"kind": table.get("kind", ""), "columns": _types(table)} for table in settings}
+    if section == "kinds" and isinstance(settings, dict):
+        return {kind: given.get("request", {}) for kind, given in settings.items()}
+    return settings
+
+
+def _types(table: Mapping[str, Any]) -> dict[str, Any]:
+    columns = table.get("columns", {}).items()
+    return {name: given.get("type") if isinstance(given, dict) else given for name, given in columns}
+
+
+def _shortened(value: Any) -> str:
+    """A setting as a job file has it."""
+    text = "nothing" if value is None else orjson.dumps(value, default=str).decode()
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
