@@ -41,11 +41,14 @@ MAX_SITEMAPS = 10
 @click.argument("key", metavar="KEY")
 @click.option("--job", required=True, metavar="JOB", help="The job file.")
 @click.option("--save", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Write the response there.")
+@click.option("--field", "fields", multiple=True, metavar="NAME=TEXT", help="What the source carries with the key.")
 @click.option("--kind", default="", metavar="KIND", help="The key's kind, one of the job's [kinds].")
 @place_options("warning")
 @job_options
 @json_option
-def fetch_command(key: str, job: str, folder: Path | None, kind: str, as_json: bool, **options: Any) -> None:
+def fetch_command(
+    key: str, job: str, folder: Path | None, fields: Sequence[str], kind: str, as_json: bool, **options: Any
+) -> None:
     """Request one key as a run would, and show what it would store. Needs no Postgres.
 
     Exit code 0 when the key would be stored, else 1. Example: shardcrawl fetch Q42 --job job.toml --save samples
@@ -53,13 +56,14 @@ def fetch_command(key: str, job: str, folder: Path | None, kind: str, as_json: b
     from crawler import rehearsal  # it needs all that a worker does, and other commands begin sooner without that
 
     described = job_from(job, options)
+    carried = {name: text for name, _, text in (field.partition("=") for field in fields)}
 
     async def fetch(place: Place) -> rehearsal.Rehearsal:
         async with redis_alone(place) as url:
             client = connect_redis(url)
             try:
                 await check_server(client, url)
-                return (await rehearsal.rehearse(described, [key], client, os.environ, kind=kind))[0]
+                return (await rehearsal.rehearse(described, [key], client, os.environ, {key: carried}, kind))[0]
             finally:
                 await client.aclose()
 

@@ -120,9 +120,9 @@ class RunEnd:
 
     `seconds` is how long the command worked on it, `was_complete` whether there was nothing to do. `reasons` are the
     usual ones of keys that were refused or failed. `unmatched` are the entries of `[limits]` that no request of a
-    complete run met, `null_columns` those that turned null, `found` what there is to say of found keys. Of a run that is
-    not complete, `unauthorized` are the upstreams that refuse whatever is requested, and `gave_up` says that the command
-    ended because of them.
+    complete run met, `null_columns` those that turned null, `found` what there is to say of found keys. Of a run that
+    is not complete, `unauthorized` are the upstreams that refuse whatever is requested, and `gave_up` says that the
+    command ended because of them.
     """
 
     job: Job

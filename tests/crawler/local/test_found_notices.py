@@ -12,8 +12,8 @@ LIST, RULE = {"next": "next?"}, [{"from": "a[]"}, {"from": "b[]", "kind": "produ
 KINDS = {"product": {"parse": {"format": "html"}}}
 MISSING_LIST = "[paginate]: no page named a next one; is that right?"
 MISSING_RULES = [
-    f"[[follow]] {number}; is that right?"
-    for number in ("1: no page named a key", "2: no page named a key of kind product")
+    "[[follow]] 1: no page named a key; is that right?",
+    "[[follow]] 2: no page named a key of kind product; is that right?",
 ]
 
 
@@ -30,7 +30,7 @@ MISSING_RULES = [
             {"paginate": LIST},
             {"": FoundCounts(5, 3, 0, 0)},
             1_200,
-            ["1,200 lists are incomplete: `shardcrawl retry run --lists` lets them be requested again"],
+            ["1,200 lists are incomplete: `shardcrawl retry test --lists` lets them be requested again"],
         ),
         (
             {"source": {"sitemap": "https://h.example/sitemap.xml"}},
