@@ -67,6 +67,8 @@ def print_request(found: Sequence[Rehearsal], console: Console) -> None:
         kept = "".join(f", pages.{part.column} ({part.kind}, {byte_words(part.size)})" for part in one.kept)
         say(console, printable(f"  {one.key}: {one.outcome or 'no outcome yet'}{reason}{kept}"))
     if found[0].parsed is not None:
+        if named := len(found[0].parsed.found):
+            say(console, f"  names {named:,} key{'' if named == 1 else 's'} to follow")
         for text in (found[0].parsed.traceback or "").splitlines():
             say(console, printable(f"  {text}"))
 
