@@ -74,7 +74,8 @@ class PaginateSettings(Section, frozen=True, kw_only=True):
         "Parameters of the next request, in its `url`, `json` or `form`: each with the selector of its value, or with "
         'a number that is added, as "+100", to 0 where the request has none. `"a.b"` reaches into `json`. A text alone '
         "is the selector of an object, all of whose members are set.",
-        {"cursor": "meta.next_cursor"}, write='write { parameter = "selector" } or { parameter = "+100" }, or the selector of an object',
+        {"cursor": "meta.next_cursor"},
+        write='write { parameter = "selector" } or { parameter = "+100" }, or the selector of an object',
         each='needs a selector, or a number to add like "+100"', kind="table of selectors")] = field(
             default_factory=dict)
     more: Annotated[str, text(
