@@ -15,7 +15,7 @@ from coordinator.model import NO_CONTEXT, Block, KeyContext, ShardId
 DIGEST_BYTES = 16
 # The most keys of a block.
 BLOCK_KEYS = 500
-# The most when there are pages of lists, of which each may have its list's key, fields and parameters beside its own key:
+# The most with pages of lists, of which each may have its list's key, fields and parameters beside its own key:
 # 500 of them could be more bytes than a block may have.
 LIST_BLOCK_KEYS = 160
 MAX_SHARDS = 256
