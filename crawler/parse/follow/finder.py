@@ -80,7 +80,8 @@ class Finder:
         found: dict[bytes, FoundKey] = {}
         characters = 0
         for one in self._followed(page.item, response):
-            found[one.digest] = one
+            if one.rule == _UNBOUNDED or one.digest not in found:  # what another rule takes too counts for no bound
+                found[one.digest] = one
             characters += len(one.key)
             if len(found) > MOST_FOUND or characters > MOST_FOUND_CHARACTERS:
                 what = f"keys of more than {MOST_FOUND_CHARACTERS // 1_000_000} MB"

@@ -373,3 +373,11 @@ def test_a_pattern_is_matched_in_linear_time(pattern: str, path: str, takes: boo
     """With backtracking, the last one would take years."""
     (page,) = parsed(html_job(rule={"allow": [pattern]}), f"<a href='{HOST}{path}'>")
     assert [one.key for one in page.found] == [f"{HOST}{path}"] * takes
+
+
+@pytest.mark.parametrize("bounded", [0, 1])
+def test_what_a_rule_without_a_bound_takes_counts_for_no_bound(bounded: int) -> None:
+    rules: list[dict[str, Any]] = [{"from": "a @href"}, {"from": "a @href"}]
+    rules[bounded]["most"] = 5
+    (page,) = parsed(a_job(parse={"format": "html"}, follow=rules), "<a href=/x><a href=/y>")
+    assert [(one.key, one.rule) for one in page.found] == [(f"{HOST}/x", -1), (f"{HOST}/y", -1)]
