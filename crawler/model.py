@@ -203,4 +203,6 @@ class Page:
     @property
     def memory_bytes(self) -> int:
         """About how many bytes the page takes in memory."""
-        return PAGE_BYTES + len(self.content or self.body or b"") + RECORD_BYTES * (len(self.records) + len(self.found))
+        body = len(self.content or self.body or b"")
+        named = sum(map(len, (one.key for one in self.found))) if self.found else 0
+        return PAGE_BYTES + body + RECORD_BYTES * (len(self.records) + len(self.found)) + named

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost
 from coordinator.model import NO_CONTEXT, Block, Epoch
-from coordinator.queue.sharding import Layout, block_size
+from coordinator.queue.sharding import LIST_BLOCK_KEYS, Layout, block_size
 from coordinator.queue.wire import decode_deferral, encode_block
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
@@ -92,6 +92,8 @@ class DeferredKeys:
             except ValueError as error:
                 logger.error("a deferred key cannot be read and is planned again from the source: %s", error)
         size = block_size(len(deferrals), self._keys_per_request, self._single_requests)
+        if any(one.context.list_key for one in deferrals):
+            size = min(size, LIST_BLOCK_KEYS)
         for start in range(0, len(deferrals), size):
             part = deferrals[start : start + size]
             yield Block(

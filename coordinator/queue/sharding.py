@@ -15,6 +15,9 @@ from coordinator.model import NO_CONTEXT, Block, KeyContext, ShardId
 DIGEST_BYTES = 16
 # The most keys of a block.
 BLOCK_KEYS = 500
+# The most with pages of lists, of which each may have its list's key, fields and parameters beside its own key:
+# 500 of them could be more bytes than a block may have.
+LIST_BLOCK_KEYS = 160
 MAX_SHARDS = 256
 # With several keys a request, few keys make about this number of blocks, so that many workers get a part of them, but
 # no block gets fewer keys than the second number unless one request has more.

@@ -125,13 +125,17 @@ def context_from(fields: Any) -> KeyContext:
     """The context of these values. Raises ValueError when they are not of one of ours."""
     match fields:
         case (str(), int(depth), int(page_no), bytes(), dict(carried), str(), dict(params), bytes()):
-            if 0 <= depth <= MAX_DEPTH and 1 <= page_no <= MAX_PAGE_NO and _is_text(carried) and _has_names(params):
+            if 0 <= depth <= MAX_DEPTH and 1 <= page_no <= MAX_PAGE_NO and _is_text(carried) and _are_params(params):
                 return KeyContext(*fields)
     raise ValueError("a context of a key that is not one of ours")
 
 
 def _is_text(fields: Mapping[Any, Any]) -> bool:
     return _has_names(fields) and all(isinstance(value, str) for value in fields.values())
+
+
+def _are_params(params: Mapping[Any, Any]) -> bool:
+    return _has_names(params) and all(isinstance(value, str | int | float) for value in params.values())
 
 
 def _has_names(fields: Mapping[Any, Any]) -> bool:

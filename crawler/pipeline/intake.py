@@ -140,7 +140,7 @@ class Intake:
 
         The pages of refused keys go into the batch.
         """
-        refusals, attempted = claim.block.refusals, claim.block.attempts
+        refusals, attempted, contexts = claim.block.refusals, claim.block.attempts, claim.block.contexts
         items: list[Item] = []
         attempts: dict[bytes, Attempts] = {}
         for index, (key, key_digest) in enumerate(zip(claim.block.keys, digests, strict=True)):
@@ -149,6 +149,9 @@ class Intake:
             item = Item(key, key_digest, block, claim.block.context(index))
             if index in refusals:
                 self._refuse(item, refusals[index])
+                continue
+            if contexts and item.context.kind not in self._templates:
+                self._refuse(item, f"it is of kind {item.context.kind!r:.200}, which the job does not have")
                 continue
             items.append(item)
             if index in attempted:
@@ -194,9 +197,7 @@ class Intake:
             return
         by_kind: dict[str, list[Item]] = {}
         for item in items:
-            if item.context.kind not in self._templates:
-                self._refuse(item, f"it is of kind {item.context.kind!r}, which the job does not have")
-            elif item.context.list_key:
+            if item.context.list_key:
                 yield [item]
             else:
                 by_kind.setdefault(item.context.kind, []).append(item)

@@ -11,8 +11,9 @@ from coordinator.url import Target
 from crawler.model import Headers
 
 MAX_SITES = 10_000
-# A response that sets a cookie takes the place of the oldest cookies of its site when so many did before it.
-MAX_RESPONSES_OF_A_SITE = 1000
+# When a site has set more cookies, those of its last response take the place of them all. Browsers keep about as many.
+MAX_COOKIES_OF_A_SITE = 180
+MAX_COOKIE_CHARACTERS = 4096
 
 
 class WorkerCookies:
@@ -25,7 +26,6 @@ class WorkerCookies:
     def __init__(self, *, one_site: bool) -> None:
         self._one_site = one_site
         self._jars: dict[str, CookieJar] = {}
-        self._responses: dict[str, int] = {}
 
     def header(self, target: Target) -> str | None:
         """The Cookie header of a request to this target, None without cookies."""
@@ -40,22 +40,20 @@ class WorkerCookies:
         """Keep the cookies that a response from this target sets."""
         if not headers.has(("set-cookie",)):
             return
-        site = self._site(target)
-        if self._responses.get(site, 0) >= MAX_RESPONSES_OF_A_SITE:
-            self._forget(site)
+        site, received = self._site(target), _Received(headers)
         if site not in self._jars:
             if len(self._jars) >= MAX_SITES:
-                self._forget(next(iter(self._jars)))
+                del self._jars[next(iter(self._jars))]
             self._jars[site] = CookieJar(_Policy(self._one_site))
-        self._responses[site] = self._responses.get(site, 0) + 1
+        jar = self._jars[site]
         request: Any = UrllibRequest(target.href)  # noqa: S310 - nothing is opened, and a target is http or https
-        self._jars[site].extract_cookies(_Received(headers), request)  # type: ignore[arg-type]  # only info() is used
+        jar.extract_cookies(received, request)  # type: ignore[arg-type]  # only info() is used
+        if len(jar) > MAX_COOKIES_OF_A_SITE:
+            jar.clear()
+            jar.extract_cookies(received, request)  # type: ignore[arg-type]  # as above
 
     def _site(self, target: Target) -> str:
         return "" if self._one_site else target.origin.host
-
-    def _forget(self, site: str) -> None:
-        del self._jars[site], self._responses[site]
 
 
 class _Received:
@@ -72,7 +70,10 @@ class _Received:
 
 
 class _Policy(DefaultCookiePolicy):
-    """A cookie without Domain is only for its host (RFC 6265), and none is for a suffix like .co.uk."""
+    """A cookie without Domain is only for its host (RFC 6265), and none is for a suffix like .co.uk.
+
+    One that is no ASCII, or a long one, is not kept: no request could be sent with it.
+    """
 
     def __init__(self, one_site: bool) -> None:
         super().__init__(strict_domain=True, strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
@@ -82,4 +83,6 @@ class _Policy(DefaultCookiePolicy):
         if not self._one_site and cookie.domain_specified:
             cookie.domain = request.host.partition(":")[0].lower()
             cookie.domain_specified = cookie.domain_initial_dot = False
-        return bool(super().set_ok(cookie, request))
+        text = f"{cookie.name}={cookie.value}"
+        is_small = len(text) <= MAX_COOKIE_CHARACTERS and text.isascii()
+        return is_small and bool(super().set_ok(cookie, request))

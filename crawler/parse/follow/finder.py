@@ -25,6 +25,8 @@ from crawler.parse.values.shown import abbreviated
 
 # A page that names more is one that a program made; its keys would fill Postgres before anybody sees it.
 MOST_FOUND = 50_000
+# Short links can become long URLs, because each has the page's path before it.
+MOST_FOUND_CHARACTERS = 32_000_000
 # Of a rule that bounds nothing, by `response.follow`.
 _ANY = FollowSettings(hosts="any")
 _UNBOUNDED = -1
@@ -76,10 +78,15 @@ class Finder:
         if page is None:
             return
         found: dict[bytes, FoundKey] = {}
+        characters = 0
         for one in self._followed(page.item, response):
-            found[one.digest] = one
-            if len(found) > MOST_FOUND:
-                raise SelectorError(f"follow: the response names more than {MOST_FOUND:,} keys, and none is followed")
+            if one.rule == _UNBOUNDED or one.digest not in found:  # what another rule takes too counts for no bound
+                found[one.digest] = one
+            characters += len(one.key)
+            if len(found) > MOST_FOUND or characters > MOST_FOUND_CHARACTERS:
+                what = f"keys of more than {MOST_FOUND_CHARACTERS // 1_000_000} MB"
+                what = f"more than {MOST_FOUND:,} keys" if len(found) > MOST_FOUND else what
+                raise SelectorError(f"follow: the response names {what}, and none is followed")
         found.pop(page.item.digest, None)  # a page that names itself
         page.found = list(found.values())
         if self._list is not None:
@@ -151,9 +158,14 @@ def _key_rule(job: Job) -> KeyRule:
 
 
 def _any_of(patterns: Sequence[str]) -> Callable[[str], object] | None:
-    """Whether one of the patterns matches the whole text; None without patterns."""
-    texts = [".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns]
+    """Whether one of the patterns matches the whole text, in linear time; None without patterns."""
+    texts = [_linear(*map(re.escape, pattern.split("*"))) for pattern in patterns]
     return re.compile("|".join(texts), re.DOTALL).fullmatch if texts else None
+
+
+def _linear(begin: str, *rest: str) -> str:
+    """An expression for these parts with anything between them. Each is looked for once: the first place is as good."""
+    return begin + "".join(f"(?>.*?{part})" for part in rest[:-1]) + "".join(f".*{part}" for part in rest[-1:])
 
 
 def _hosts(number: int, hosts: str | Sequence[str]) -> frozenset[str]:

@@ -19,6 +19,7 @@ from crawler.fetch.engines.response.content_encoding import BodyDecoder
 from crawler.job.job import Job
 from crawler.job.sections.source import SITEMAP
 from crawler.model import Page
+from crawler.parse.follow.finder import MOST_FOUND_CHARACTERS
 from crawler.parse.received import Received
 from crawler.parse.select.path import SelectorError
 
@@ -60,9 +61,14 @@ class SitemapFinder:
             return
         base = parse(response.url)
         found: dict[bytes, FoundKey] = {}
+        characters = 0
         for entry in entries(response.body, base, self._most_bytes):
             if not self._is_older(entry.modified):
-                found.update((one.digest, one) for one in self._found(page, entry, base))
+                for one in self._found(page, entry, base):
+                    found[one.digest] = one
+                    characters += len(one.key)
+            if characters > MOST_FOUND_CHARACTERS:
+                raise SelectorError(f"sitemap: it names URLs of more than {MOST_FOUND_CHARACTERS // 1_000_000} MB")
             if len(found) > MOST_URLS:
                 raise SelectorError(
                     f"sitemap: it names more than {MOST_URLS:,} URLs, which its protocol does not allow"

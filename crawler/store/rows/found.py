@@ -139,6 +139,7 @@ async def delete_pages(
             records = quoted(part_name(table.name, run_id))
             await connection.execute(query("delete-list-records", records=records, part=part), lists)
         await connection.execute(query("delete-list-found", found=found, part=part), lists)
+        await connection.execute(query("keep-links-of-lists", part=part), lists)
         rows = await connection.fetch(query("delete-list-pages", part=part), lists)
     else:
         rows = await connection.fetch(query("delete-pages", part=part), *wanted.arguments)

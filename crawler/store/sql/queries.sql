@@ -348,6 +348,11 @@ DELETE FROM {records} r USING {part} p WHERE r.digest = p.digest AND (p.digest =
 -- The pages of these lists behind their first are found anew.
 DELETE FROM {found} f USING {part} p WHERE f.digest = p.digest AND p.list = ANY($1::bytea[]);
 
+-- name: keep-links-of-lists
+-- What the pages of these lists behind their first named is kept, as if the first one named it: the list may be shorter now.
+UPDATE {part} f SET origin = p.list FROM {part} p
+WHERE f.origin = p.digest AND p.list = ANY($1::bytea[]) AND f.list IS DISTINCT FROM p.list;
+
 -- name: delete-list-pages
 WITH deleted AS (DELETE FROM {part} WHERE digest = ANY($1::bytea[]) OR list = ANY($1) RETURNING outcome)
 SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;

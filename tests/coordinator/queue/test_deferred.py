@@ -14,11 +14,12 @@ from coordinator.model import NO_ATTEMPTS, Attempts, Claim, Epoch, Outcome, RunS
 from coordinator.queue.deferred import DeferredKeys
 from coordinator.queue.sharding import BLOCK_KEYS, digest
 from coordinator.queue.streams import Completion, FinishedBlock
-from coordinator.queue.wire import Deferral, decode_block
+from coordinator.queue.wire import Deferral, decode_block, encode_block, encode_deferral
 from coordinator.redis.keys import FIRST_CURSOR
 from coordinator.redis.scripts import Script
 from coordinator.roles.janitor import Janitor
 from tests.coordinator.parts import COORDINATOR, ONE, TWO, LostResult, Run, completion, keys_of, numbered, record_of
+from tests.coordinator.queue.test_wire import large_list_pages
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -442,3 +443,14 @@ async def test_the_janitor_brings_back_what_is_due_and_settles_the_run_after_tha
         assert await asyncio.wait_for(task, 10)
     finally:
         task.cancel()
+
+
+async def test_pages_of_lists_that_are_due_come_back_in_blocks_that_fit(redis: Redis) -> None:
+    run = await Run.create(redis)
+    due = {}
+    for key, context in large_list_pages(BLOCK_KEYS):
+        deferral = Deferral(digest(key, context), key, ATTEMPTS, context=context)
+        due[deferral.digest] = encode_deferral(deferral)
+    blocks = list(deferred_of(run)._blocks(due))
+    assert sum(len(block.keys) for block in blocks) == BLOCK_KEYS
+    assert [decode_block(block.shard, encode_block(block)) for block in blocks] == blocks

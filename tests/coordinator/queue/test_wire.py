@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model import NO_ATTEMPTS, Attempts, Block, KeyContext, ShardId
-from coordinator.queue.sharding import BLOCK_KEYS, digest
+from coordinator.model import NO_ATTEMPTS, Attempts, Block, FoundKey, KeyContext, ShardId
+from coordinator.queue.found import found_blocks
+from coordinator.queue.sharding import BLOCK_KEYS, Layout, digest
 from coordinator.queue.wire import (
     MAX_BLOCK_BYTES,
     WIRE_VERSION,
@@ -20,6 +21,7 @@ from coordinator.queue.wire import (
     encode_block,
     encode_deferral,
 )
+from coordinator.source.key_rule import MAX_KEY_BYTES
 from crawler.fetch.retry import MAX_HISTORY_LINES, MAX_RESULT_CHARACTERS, add_attempt
 
 SHARD = ShardId(3)
@@ -52,6 +54,29 @@ def test_a_block_comes_back_as_it_was_sent(
 def test_the_largest_block_that_a_planner_makes_fits() -> None:
     block = Block(SHARD, LARGEST_KEYS, dict.fromkeys(range(BLOCK_KEYS), "w" * 100))
     assert decode_block(SHARD, encode_block(block)) == block
+
+
+def large_list_pages(count: int) -> list[tuple[str, KeyContext]]:
+    """Pages of lists with the longest keys: the list's key, and what is set. The list's key carries fields."""
+    half = "x" * (MAX_KEY_BYTES // 2)
+    context = KeyContext(list_key=half, params={"c": half}, fields={"f": half * 2}, origin=b"o" * 16, seen=b"s" * 16)
+    return [(f"{number:k>{MAX_KEY_BYTES}}", context) for number in range(count)]
+
+
+def test_the_largest_blocks_of_pages_of_lists_fit() -> None:
+    pages = [FoundKey(digest(key, context), key, context) for key, context in large_list_pages(BLOCK_KEYS)]
+    blocks = found_blocks(pages, Layout(shards=1, buckets=1, follows=True))
+    assert sum(len(block.keys) for block in blocks) == BLOCK_KEYS
+    assert [decode_block(block.shard, encode_block(block)) for block in blocks] == blocks
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"bytes", [1], {"a": 1}, msgpack.Timestamp(1), msgpack.ExtType(5, b"x")], ids=type
+)
+def test_what_no_request_can_have_set_is_no_context(value: object) -> None:
+    context = KeyContext(list_key="a", params={"c": value})
+    with pytest.raises(ValueError, match="context"):
+        decode_block(SHARD, encode_block(Block(SHARD, ("a",), contexts={0: context})))
 
 
 def test_the_largest_block_of_keys_that_come_back_fits() -> None:
@@ -141,7 +166,7 @@ def test_what_is_no_block_is_refused(content: object) -> None:
 
 
 def test_contexts_travel_with_their_keys() -> None:
-    context = KeyContext("kind", 1, 2, b"d" * 16, {"name": "text"}, "list", {"offset": 100, "at": {"b": (1,)}}, b"seen")
+    context = KeyContext("kind", 1, 2, b"d" * 16, {"name": "text"}, "list", {"offset": 100, "at": "b"}, b"seen")
     block = Block(SHARD, ("a", "a", "b"), contexts={0: context, 2: KeyContext(fields={"x": "y"})})
     assert decode_block(SHARD, encode_block(block)) == block
     deferral = Deferral(digest("a", context), "a", Attempts(1, 2, ("no",)), context=context)

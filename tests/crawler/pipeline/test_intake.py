@@ -346,3 +346,14 @@ async def test_a_key_without_a_field_that_the_request_names_is_refused(run: Run,
     assert page.reason == "has no field 'country', which [request] names"
     (request,) = feeding.taken()
     assert (request.payload.body, request.payload.headers) == (f'{{"id":"{keys[0]}"}}'.encode(), (("X-Market", "de"),))
+
+
+async def test_a_kind_that_the_job_does_not_have_is_refused(run: Run, feed: Feed) -> None:
+    """Another program wrote the block, whose job follows nothing."""
+    (known, unknown) = by_digest(numbered(2))
+    await publish(run, Block(ShardId(0), (known, unknown), contexts={1: KeyContext("product")}))
+    feeding = feed(keys_per_request=1)
+    (page,) = (await feeding.load()).pages
+    assert (page.item.key, page.outcome) == (unknown, Outcome.REFUSED)
+    assert page.reason == "it is of kind 'product', which the job does not have"
+    assert [request.items[0].key for request in feeding.taken()] == [known]

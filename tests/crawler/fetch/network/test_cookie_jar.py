@@ -7,7 +7,7 @@ import pytest
 from coordinator.url import parse
 from crawler.fetch.engines.open import open_engine
 from crawler.fetch.memory import BodyMemory
-from crawler.fetch.network.cookie_jar import MAX_RESPONSES_OF_A_SITE, MAX_SITES, WorkerCookies
+from crawler.fetch.network.cookie_jar import MAX_COOKIE_CHARACTERS, MAX_COOKIES_OF_A_SITE, MAX_SITES, WorkerCookies
 from crawler.fetch.network.credentials import NO_CREDENTIALS
 from tests.crawler.examples import a_job
 from tests.servers.api import Sent, api, status
@@ -45,6 +45,10 @@ def sent_to(url: str, *set_cookies: str, one_site: bool = True, first: str = HOM
         (HOME, "a=1; Expires=Thu, 01 Jan 2099 00:00:00 GMT; HttpOnly; SameSite=Lax", True, "a=1"),
         (HOME, "", True, None),
         (HOME, ";=;;,\x01", True, None),
+        (HOME, "a=\xe9", True, None),
+        (HOME, "a=\u20ac", True, None),
+        (HOME, f"a={'x' * (MAX_COOKIE_CHARACTERS - 2)}", True, f"a={'x' * (MAX_COOKIE_CHARACTERS - 2)}"),
+        (HOME, f"a={'x' * MAX_COOKIE_CHARACTERS}", True, None),
     ],
 )
 def test_a_cookie_goes_back_only_to_where_it_belongs(
@@ -68,9 +72,10 @@ def test_the_cookies_of_many_hosts_and_of_many_responses_are_bounded() -> None:
     assert cookies.header(parse("https://h0.example/")) is None
     assert cookies.header(parse(f"https://h{MAX_SITES}.example/")) == "a=1"
     one = WorkerCookies(one_site=True)
-    for number in range(MAX_RESPONSES_OF_A_SITE + 1):
+    for number in range(MAX_COOKIES_OF_A_SITE + 1):
         one.receive(parse(HOME), headers(set_cookie=f"a{number}=1"))
-    assert one.header(parse(HOME)) == f"a{MAX_RESPONSES_OF_A_SITE}=1"
+        one.receive(parse(HOME), headers(set_cookie="session=1; Path=/b"))  # the same one counts once
+    assert one.header(parse(HOME)) == f"a{MAX_COOKIES_OF_A_SITE - 1}=1; a{MAX_COOKIES_OF_A_SITE}=1"
 
 
 @pytest.mark.anyio

@@ -343,3 +343,41 @@ async def test_what_a_parser_follows_comes_back_from_its_child_process(folder: P
         ("", f"{HOST}/1", 5),
         ("product", f"{HOST}/2", 5),
     ]
+
+
+def test_short_links_of_a_page_with_a_long_path_are_bounded() -> None:
+    base = f"{HOST}/{'a' * 8000}/"
+    body = f"<base href={base}>" + "".join(f"<a href={number}>" for number in range(MOST_FOUND))
+    (page,) = parsed(html_job(), body)
+    assert page.outcome is Outcome.FAILED
+    assert page.reason == "parse: follow: the response names keys of more than 32 MB, and none is followed"
+    few = f"<base href={base}>" + "".join(f"<a href={number}>" for number in range(100))
+    (page,) = parsed(html_job(), few)
+    assert page.memory_bytes > 100 * 8000
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "takes"),
+    [
+        ("*/c/*/p/*", "/c/c/c/x/p/y", True),
+        ("*/c/*/p/*", "/p/c/c/", False),
+        ("*/c/*/c", "/c/x/c/y/c", True),
+        ("*/c", "/c/c/d", False),
+        ("**", "/x", True),
+        (f"{HOST}/*x*x", "/xx", True),
+        (f"{HOST}/*x*x", "/x", False),
+        ("*/c/" * 9 + "*/p/*", "/c/" * 2700, False),
+    ],
+)
+def test_a_pattern_is_matched_in_linear_time(pattern: str, path: str, takes: bool) -> None:
+    """With backtracking, the last one would take years."""
+    (page,) = parsed(html_job(rule={"allow": [pattern]}), f"<a href='{HOST}{path}'>")
+    assert [one.key for one in page.found] == [f"{HOST}{path}"] * takes
+
+
+@pytest.mark.parametrize("bounded", [0, 1])
+def test_what_a_rule_without_a_bound_takes_counts_for_no_bound(bounded: int) -> None:
+    rules: list[dict[str, Any]] = [{"from": "a @href"}, {"from": "a @href"}]
+    rules[bounded]["most"] = 5
+    (page,) = parsed(a_job(parse={"format": "html"}, follow=rules), "<a href=/x><a href=/y>")
+    assert [(one.key, one.rule) for one in page.found] == [(f"{HOST}/x", -1), (f"{HOST}/y", -1)]

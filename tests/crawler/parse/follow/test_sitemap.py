@@ -184,3 +184,11 @@ def test_a_job_that_cannot_be_is_refused(document: dict[str, Any], words: str) -
     with pytest.raises(UsageError) as raised:
         read_job({"run": {"name": "s"}, "source": {"sitemap": "https://a.example/s"}, **document})
     assert words in str(raised.value)
+
+
+def test_short_urls_below_a_long_one_are_bounded() -> None:
+    url = f"{HOST}/{'a' * 8000}/sitemap.xml"
+    outcome, reason = read(
+        b"<urlset>" + b"<url><loc>%d</loc></url>" * 5000 % tuple(range(5000)) + b"</urlset>", url
+    ).outcomes[url]
+    assert (outcome, reason) == ("failed", "parse: sitemap: it names URLs of more than 32 MB")
