@@ -164,3 +164,37 @@ async def test_the_frontier_vanishes_in_a_crawl(crawl: Crawl, redis: Redis) -> N
 
 async def deleted(redis: Redis, key: str) -> bool:
     return bool(await redis.delete(key))
+
+
+POINTERS = {
+    "x": 0.0,
+    "1 2": 1.0,
+    "0 0 2147483647": 0.0,
+    "7 2147483647 1": 2.0**31,
+    "8 3 2147483646": float("-inf"),
+    "1 -1 1": 0.0,
+    "1" * 5000 + " 1 1": 0.0,
+    "9 1 1": float("inf"),
+    "5 0 0": -1e300,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [BOUNDED, BY_LEVEL])
+@pytest.mark.parametrize("what", ["pointers", "types", "numbers"])
+async def test_another_program_writes_into_the_frontier(crawl: Crawl, redis: Redis, rule: str, what: str) -> None:
+    """No process dies of it, and no key is lost: where Redis cannot be believed any more, the run is rebuilt."""
+    keys = RunKeys(NAME)
+    running = await start(crawl, rule, rate=str(RATE))
+    await crawl.requested(PAGES // 4)
+    if what == "pointers":
+        await redis.zadd(keys.frontier, POINTERS)
+    elif what == "numbers":
+        await redis.hset(keys.state, mapping={"pending": "9" * 30, "level": "x", "followed:0": "-5e400", "cut": "x"})
+    else:
+        for name in [name async for name in redis.scan_iter(match=f"{keys.prefix}known:*")]:
+            await redis.set(name, "text")
+        await redis.set(keys.frontier, "text")
+    ended = await crawl.complete(running)
+    assert "was ended by" not in ended.err
+    await every_page_once(crawl, "29 the frontier is written", f"{what} {rule}", again=2 * IN_HAND + 2 * RATE)
