@@ -62,7 +62,7 @@ async def test_a_crawl_in_which_nothing_happens_asks_for_each_page_once(crawl: C
 
 
 STEPS = [
-    pytest.param("worker-1", "committed", "", id="committed"),
+    pytest.param("worker-1", "committed", "", id="committed", marks=pytest.mark.slow),
     pytest.param("worker-1", "named", "", id="named"),
     pytest.param("worker-1", "named", BOUNDED, id="named-frontier", marks=pytest.mark.slow),
     pytest.param("worker-1", "completed", "", id="completed", marks=pytest.mark.slow),
@@ -136,7 +136,8 @@ async def test_redis_loses_the_queue_and_the_frontier_of_a_crawl(crawl: Crawl, t
         )
 
 
-@pytest.mark.parametrize("rule", ["", pytest.param(BOUNDED, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["", BOUNDED])
 async def test_a_stream_vanishes_in_a_crawl(crawl: Crawl, redis: Redis, rule: str) -> None:
     """The source does not have these keys: the run is rebuilt from Postgres."""
     running = await start(crawl, rule, rate=str(RATE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import pytest
@@ -98,14 +99,22 @@ async def rows_of(shell: Shell, run: str) -> list[tuple[int, str]]:
     return [(row["id"], row["title"]) for row in found]
 
 
+async def by_run(shell: Shell, query: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a query, by the name of their run, which is in column `run`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in await shell.sql(query):
+        found.setdefault(row.pop("run"), []).append(row)
+    return found
+
+
 async def test_the_same_corpus_six_ways(shell: Shell) -> None:
     """Equal rows, and each page is requested for once. Only the list by offsets needs an empty page to end."""
-    expected = [(number, f"Work {number}") for number in range(WORKS)]
+    expected = [{"id": number, "title": f"Work {number}"} for number in range(WORKS)]
+    requests = {name: 6 if name == "offset" else 5 for name in WAYS}
     async with api(works_server) as server:
         shell.write("ids.txt", [str(number) for number in range(WORKS)])
         job = JOB.format(name="ids", request=f'url = "{server.url()}/works/{{key}}"', parse="", paginate="", **COLUMNS)
         await shell.run("run", shell.write("ids.toml", job.replace("[paginate]", "")))
-        assert await rows_of(shell, "ids") == expected
         for name, (request, parse, paginate) in WAYS.items():
             server.sent.clear()
             shell.write(f"{name}.txt", ["all"])
@@ -113,19 +122,22 @@ async def test_the_same_corpus_six_ways(shell: Shell) -> None:
             request = request.format(url=server.url())
             job = JOB.format(name=name, request=request, parse=parse, paginate=paginate, **columns)
             await shell.run("run", shell.write(f"{name}.toml", job))
-            assert await rows_of(shell, name) == expected, name
-            requested = 6 if name == "offset" else 5
-            assert (len(server.lines), len(set(server.lines))) == (requested, requested), server.lines
-            pages = await shell.sql(
-                "select page_no, outcome, reason, depth, kind, origin, list, digest "
-                f"from pages join runs using (run_id) where runs.name = '{name}' order by 1"
-            )
-            assert [
-                (page["page_no"], page["outcome"], page["reason"], page["depth"], page["kind"]) for page in pages
-            ] == [(number, "stored", None, 0, None) for number in range(1, requested + 1)]
-            assert [page["origin"] for page in pages[1:]] == [page["digest"] for page in pages[:-1]]
-            assert {page["list"] for page in pages[1:]} == {pages[0]["digest"]}
-            await shell.run("audit", name)
+            assert (len(server.lines), len(set(server.lines))) == (requests[name], requests[name]), server.lines
+    rows = await by_run(shell, "select name as run, id, title from works join runs using (run_id) order by 1, 2, 3")
+    assert rows == dict.fromkeys(["ids", *WAYS], expected)
+    pages = await by_run(
+        shell,
+        "select name as run, page_no, outcome, reason, depth, kind, origin, list, digest "
+        "from pages join runs using (run_id) where name <> 'ids' order by 1, 2",
+    )
+    assert pages.keys() == WAYS.keys()
+    for name, found in pages.items():
+        told = [(page["page_no"], page["outcome"], page["reason"], page["depth"], page["kind"]) for page in found]
+        assert told == [(number, "stored", None, 0, None) for number in range(1, requests[name] + 1)], name
+        assert [page["origin"] for page in found[1:]] == [page["digest"] for page in found[:-1]]
+        assert {page["list"] for page in found[1:]} == {found[0]["digest"]}
+    for name in ("cursor", "html"):
+        await shell.run("audit", name)
 
 
 SITE = """

@@ -17,7 +17,7 @@ from tests.simulation.processes import Flush
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Broken
 
-FEW, MANY, PART = 300, 10_000, 500
+FEW, MANY, PART = 200, 10_000, 500
 SEEDS_PER_MUTATION = 2000
 Staged = Callable[..., Stage]
 
