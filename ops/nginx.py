@@ -217,7 +217,7 @@ http {{
         {sets}
         location ~ ^/item/(?<id>.*)$ {{ {item} }}
         location = /batch {{ return 200 '{{"query": "$args"}}'; }}
-        location /site/ {{ default_type text/html; open_file_cache max=300000; open_file_cache_valid 600s; }}
+        location /site/ {{ default_type text/html; }}
         location = /robots.txt {{ access_log off; return 404; }}
         location / {{ return 404 '{{"error": "not found"}}'; }}{limited}{slow if delay else ""}
         location @item {{ {item} }}
