@@ -115,8 +115,17 @@ class FoundKeys:
         if status == b"lost":
             raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
 
+    def _waits_for_level(self, batch: FoundBatch) -> bool:
+        """Whether the batch is deeper than its pages, so that it surely waits: only next pages of lists are not.
+
+        The pages of a sitemap have depth 0, too.
+        """
+        return self._by_level and batch.depth > 0 and any(one.context.page_no == 1 for one in batch.keys)
+
     def _blocks(self, batch: FoundBatch) -> list[Block]:
-        if len(batch.keys) > MOST_PUBLISHED_AT_ONCE or any(one.rule in self._bounded for one in batch.keys):
+        if len(batch.keys) > MOST_PUBLISHED_AT_ONCE or self._waits_for_level(batch):
+            return []
+        if any(one.rule in self._bounded for one in batch.keys):
             return []
         return found_blocks(batch.keys, self._layout, self._keys_per_request)
 
