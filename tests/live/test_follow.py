@@ -132,8 +132,8 @@ async def test_the_same_corpus_six_ways(shell: Shell) -> None:
     )
     assert pages.keys() == WAYS.keys()
     for name, found in pages.items():
-        told = [(page["page_no"], page["outcome"], page["reason"], page["depth"], page["kind"]) for page in found]
-        assert told == [(number, "stored", None, 0, None) for number in range(1, requests[name] + 1)], name
+        seen = [(page["page_no"], page["outcome"], page["reason"], page["depth"], page["kind"]) for page in found]
+        assert seen == [(number, "stored", None, 0, None) for number in range(1, requests[name] + 1)], name
         assert [page["origin"] for page in found[1:]] == [page["digest"] for page in found[:-1]]
         assert {page["list"] for page in found[1:]} == {found[0]["digest"]}
     for name in ("cursor", "html"):
