@@ -40,7 +40,7 @@ async def test_a_list_with_a_dead_host_ends_with_the_reason_for_its_keys(shell: 
     assert rows[2]["reason"].startswith("dns: no-such-host.invalid: ")
 
 
-@pytest.mark.parametrize("robots", ["true", "false"])
+@pytest.mark.parametrize("robots", ["true", pytest.param("false", marks=pytest.mark.slow)])
 async def test_the_screen_and_status_say_what_keys_wait_for(shell: Shell, upstream: Upstream, robots: str) -> None:
     shell.write("urls.txt", [f"{upstream.url}/item/1", *(f"http://{DEAD}/{number}" for number in range(3))])
     job = f"""

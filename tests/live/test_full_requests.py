@@ -83,7 +83,7 @@ async def test_a_generator(shell: Shell, upstream: Upstream, generator: str) -> 
     await full_requests(shell, upstream, await shell.run("run", "job.toml"))
 
 
-@pytest.mark.parametrize("step", ["read:2", "published:2"])
+@pytest.mark.parametrize("step", ["read:2", pytest.param("published:2", marks=pytest.mark.slow)])
 async def test_a_coordinator_that_dies_while_it_fills_requests_loses_no_key(
     shell: Shell, upstream: Upstream, step: str
 ) -> None:

@@ -59,7 +59,9 @@ async def test_a_file_that_is_added_to_a_folder_between_two_commands_is_named(sh
     assert "has changed since run keys began: bring the old" in ended.err
 
 
-@pytest.mark.parametrize("way", ["/dev/stdin", "process substitution", "named pipe"])
+@pytest.mark.parametrize(
+    "way", ["/dev/stdin", pytest.param("process substitution", marks=pytest.mark.slow), "named pipe"]
+)
 async def test_a_pipe_is_read_whatever_its_name(shell: Shell, upstream: Upstream, way: str) -> None:
     text = shell.write("urls.txt", urls(upstream, 0, 300))
     source = {"/dev/stdin": "/dev/stdin < urls.txt", "process substitution": "<(cat urls.txt)", "named pipe": "pipe"}[

@@ -1,6 +1,6 @@
 """Inputs made at random for each reader of what others write: it returns a value, or raises the error that it promises.
 
-Each target takes FUZZ_SECONDS (one in the tests, a minute in `make security`) of new examples each time.
+Each target takes FUZZ_SECONDS (half a one in the tests, a minute in `make security`) of new examples each time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from crawler.text.media_type import media_type
 from tests.crawler.examples import a_page
 from tests.servers.scripted import headers
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0.5"))
 EXAMPLES_EACH_ROUND = 200
 
 Target = Callable[[Any], None]
