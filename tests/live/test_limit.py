@@ -91,6 +91,7 @@ async def test_check_names_the_limits_that_no_key_meets(
     assert {one for one in warnings if "[limits" in one} == {f'{who} [limits."{name}"]' for name in names}
 
 
+@pytest.mark.slow
 async def test_a_limit_that_would_limit_nothing_is_an_error_in_one_line(shell: Shell, environ: dict[str, str]) -> None:
     shell.write("urls.txt", ["https://de.wikipedia.org/"])
     text = '[run]\nname = "urls"\n[source]\npath = "urls.txt"\n[limits."*.wikipedia.org"]\nrate = 1\n'

@@ -137,6 +137,7 @@ async def test_a_list_that_may_be_refused_from_end_to_end_is_done_without_a_paus
     assert guarded.refused == 200
 
 
+@pytest.mark.slow
 async def test_an_interrupted_run_says_what_to_do_about_the_refusals(shell: Shell, guarded: Guarded) -> None:
     host = guarded.url.removeprefix("http://")
     shell.write("keys.txt", [str(number) for number in range(KEYS)])

@@ -159,6 +159,7 @@ async def test_a_run_that_cannot_be_worked_on_does_not_stop_the_others(
     assert all(path.startswith("/item/") for path in upstream.paths)
 
 
+@pytest.mark.slow
 async def test_a_run_that_was_given_keys_back_is_rebuilt_by_its_coordinator(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:

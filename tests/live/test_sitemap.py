@@ -69,6 +69,7 @@ def job(site: Upstream, more: str = "") -> str:
     """
 
 
+@pytest.mark.slow
 async def test_a_killed_run_over_an_index_goes_on_and_stores_each_page_once(
     shell: Shell, environ: dict[str, str]
 ) -> None:

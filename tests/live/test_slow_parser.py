@@ -52,6 +52,7 @@ async def parser_process(worker: psutil.Process) -> psutil.Process:
     return parser_processes(worker)[0]
 
 
+@pytest.mark.slow
 async def test_each_worker_parses_in_one_process_of_its_own_whose_death_costs_nothing(
     shell: Shell, upstream: Upstream
 ) -> None:
@@ -118,6 +119,7 @@ async def test_keys_whose_parser_never_returns_fail_alone_on_two_machines(
     assert upstream.requests == KEYS, "nothing is requested again"
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_killed_takes_its_parser_along(shell: Shell, upstream: Upstream) -> None:
     running = await start_run(shell, upstream)
     worker = await running.child("worker-1")

@@ -26,6 +26,7 @@ def urls(upstream: Upstream, first: int, last: int) -> str:
     return "".join(f"{upstream.url}/item/{number}\n" for number in range(first, last))
 
 
+@pytest.mark.slow
 async def test_a_killed_run_over_a_folder_goes_on_in_the_file_where_it_was(shell: Shell, upstream: Upstream) -> None:
     """A folder of UTF-16 in xz, of text with CR alone, and of plain text; the whole command is killed twice."""
     folder = shell.folder / "keys"

@@ -8,6 +8,8 @@ from typing import Any
 
 # What a turn of the loop takes. Without it, a delay that is shorter than the clock's resolution would never be over.
 TURN_SECONDS = 1e-9
+# More turns than any test takes: one that waits for what never comes fails, and does not hang.
+MOST_TURNS = 2_000_000
 BACKEND = ("asyncio", {"use_uvloop": False, "loop_factory": lambda: VirtualLoop()})
 
 
@@ -30,6 +32,7 @@ class _Jumping(selectors.SelectSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         found = super().select(0)
@@ -37,6 +40,9 @@ class _Jumping(selectors.SelectSelector):
             return found
         if timeout is None:
             raise RuntimeError("every task waits, and no timer will wake one")
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            raise RuntimeError("a task waits for what never comes, again and again")
         self._loop.now += max(timeout, TURN_SECONDS)
         return found
 

@@ -253,7 +253,10 @@ async def test_a_connection_that_breaks_is_the_attempt_of_its_own_key() -> None:
     assert crawl.hosts.most["broken"] == 8
 
 
-async def test_a_key_that_comes_while_a_host_is_known_to_be_dead_counts_that_as_its_attempt() -> None:
+async def test_a_key_that_comes_while_a_host_is_known_to_be_dead_counts_that_as_its_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.5)  # a pause of less than 2 s would be waited for in the lane
     crawl = Crawl(("dead", 3), ("live", 1), attempts=2, backoff=30.0, max_delay=30.0)
     crawl.hosts.faults["dead"] = REFUSED
     working = asyncio.create_task(crawl.run())
