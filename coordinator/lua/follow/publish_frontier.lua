@@ -20,6 +20,7 @@ local skipped = ARGV[6]
 -- include: epoch
 -- include: leader
 -- include: stream
+-- include: append_blocks
 
 if is_other_run() then
   return 'epoch'
@@ -37,20 +38,7 @@ for _ = 1, tonumber(ARGV[7]) do
   redis.call('HINCRBY', state_key, 'cut', ARGV[at + 2])
   at = at + 3
 end
-local published = 0
-for stream = 5, #KEYS do
-  local stream_key = KEYS[stream]
-  local shard = ARGV[at]
-  local block_count = tonumber(ARGV[at + 1])
-  at = at + 2
-  create_stream(stream_key)
-  for _ = 1, block_count do
-    published = published + tonumber(ARGV[at])
-    add_block(stream_key, ARGV[at + 1])
-    at = at + 2
-  end
-  redis.call('ZINCRBY', ready_key, block_count, shard)
-end
+local published = append_blocks(KEYS, 5, ARGV, at)
 redis.call('HINCRBY', state_key, 'moves', 1)
 redis.call('HINCRBY', state_key, 'published', published)
 redis.call('HINCRBY', state_key, 'skipped', skipped)

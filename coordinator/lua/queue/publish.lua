@@ -19,6 +19,7 @@ local exhausted = ARGV[5]
 local skipped = ARGV[6]
 -- include: leader
 -- include: stream
+-- include: append_blocks
 
 local current_epoch, cursor, was_exhausted = unpack(redis.call('HMGET', state_key, 'epoch', 'cursor', 'exhausted'))
 if current_epoch ~= epoch then
@@ -34,21 +35,7 @@ if was_exhausted == '1' then
   return {'ok'}
 end
 
-local published = 0
-local at = 7
-for stream = 4, #KEYS do
-  local stream_key = KEYS[stream]
-  local shard = ARGV[at]
-  local block_count = tonumber(ARGV[at + 1])
-  at = at + 2
-  create_stream(stream_key)
-  for _ = 1, block_count do
-    published = published + tonumber(ARGV[at])
-    add_block(stream_key, ARGV[at + 1])
-    at = at + 2
-  end
-  redis.call('ZINCRBY', ready_key, block_count, shard)
-end
+local published = append_blocks(KEYS, 4, ARGV, 7)
 redis.call('HINCRBY', state_key, 'moves', 1)
 redis.call('HINCRBY', state_key, 'published', published)
 redis.call('HINCRBY', state_key, 'skipped', skipped)

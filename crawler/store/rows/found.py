@@ -6,7 +6,6 @@ its found keys already. Of two pages that name the same key, the first one to be
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,8 +19,6 @@ from crawler.store.postgres import PostgresConnection, connect_postgres, postgre
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.tables import part_name, quoted
-
-logger = logging.getLogger(__name__)
 
 FOUND = "pages_found"
 ROWS_PER_FETCH = 50_000

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from scrapy.crawler import CrawlerProcess
 from scrapy.http import Response, TextResponse
 
-from ops.bench.rivals.scrapy_spider import SETTINGS, PageBuilder
+from ops.bench.rivals.scrapy_spider import PageBuilder, crawl
 
 
 class Products(PageBuilder):
@@ -35,16 +32,5 @@ class Products(PageBuilder):
         yield {"url": response.url, "status": response.status, "body": json.dumps(product)}
 
 
-def main() -> None:
-    """Crawl the file of URLs that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("urls", type=Path)
-    parser.add_argument("database")
-    arguments = parser.parse_args()
-    process = CrawlerProcess({**SETTINGS, "DATABASE": arguments.database})
-    process.crawl(Products, urls=arguments.urls)
-    process.start()
-
-
 if __name__ == "__main__":
-    main()
+    crawl(Products, __doc__)

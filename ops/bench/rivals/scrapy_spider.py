@@ -73,16 +73,16 @@ class PageBuilder(scrapy.Spider):
         yield {"url": response.url, "status": response.status, "body": response.text}
 
 
-def main() -> None:
-    """Crawl the file of URLs that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def crawl(spider: type[PageBuilder], description: str | None) -> None:
+    """Let a spider crawl the file of URLs that the command line names."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("urls", type=Path)
     parser.add_argument("database")
     arguments = parser.parse_args()
     process = CrawlerProcess({**SETTINGS, "DATABASE": arguments.database})
-    process.crawl(PageBuilder, urls=arguments.urls)
+    process.crawl(spider, urls=arguments.urls)
     process.start()
 
 
 if __name__ == "__main__":
-    main()
+    crawl(PageBuilder, __doc__)
