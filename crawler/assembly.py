@@ -29,13 +29,14 @@ from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.memory import BodyMemory
 from crawler.fetch.network.credentials import Credentials, resolve_credentials, resolve_every
 from crawler.fetch.template import Template
-from crawler.job.job import Job, body_memory
+from crawler.job.job import Job
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import Intake
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from crawler.worker import Worker
 
@@ -70,7 +71,7 @@ def open_fetching(
     scheduler = Scheduler(limiter, enough=job.run.concurrency)
     meter = Meter()
     credentials = resolve_every(job.every_kind, environ)
-    memory = BodyMemory(body_memory(job), job.request.max_body)
+    memory = BodyMemory(job.body_memory, job.request.max_body)
     engine = through(open_engine(job, credentials, memory))
     stack.push_async_callback(engine.close)
     stack.push_async_callback(scheduler.close)
@@ -101,7 +102,7 @@ async def build_worker(
         for one in job.every_kind
     }
     batch = Batch(job.store)
-    writer = Writer(database, record.run_id, record.epoch, job.tables, failpoint, follows=job.follows)
+    writer = Writer(database, RunTables.of(record), record.epoch, job.tables, failpoint, follows=job.follows)
     stack.push_async_callback(writer.close)
     fetching = open_fetching(stack, keys, name, job, client, environ)
     limiter, matcher, scheduler, meter, memory, fetcher, credentials = fetching

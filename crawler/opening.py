@@ -26,11 +26,14 @@ from crawler.corpus import survey_corpus
 from crawler.job.fixed import changed_setting
 from crawler.job.job import Job
 from crawler.parse.code import differing_file, parser_files
+from crawler.runs.content import content_hash
+from crawler.runs.publish import finish_run
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.postgres import connect_postgres
 from crawler.store.queries import query
 from crawler.store.rows.found import FoundReader
 from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import RunTables
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +136,8 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
                     await _check_source(job, stored.record)
                 except UsageError as changed:
                     logger.warning("%s", changed)
+            if stored.shortfall is None:  # who completed it died before it was published
+                stored = await finish_run(database, stored, job, failpoint)
             if in_redis is not None and in_redis.state is not RunState.COMPLETE:
                 # The worker that took the final counts died before it wrote them to Redis.
                 await (runs.finish(stored.record, stored.counts) if stored.record else runs.forget(stored.name))
@@ -141,11 +146,13 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
             await _check_source(job, record)
             files = await _parser_files(job, record.parser_files)
             record = replace(record, document=job.document, folder=job.folder, parser_files=files)
+            record = _with_content(record, job, record)
             await catalogue.rewrite(record)
             await runs.list_again(record.name)
             return OpenedRun(record, resumed=True)
         case Rebuild(run_id):
             record = await _new_record(job, run_id, found.parser_files if found else {})
+            record = _with_content(record, job, found) if found else record
             return await _rebuild(client, database, catalogue, record, job.limits, failpoint)
         case Begin():
             return await _begin(runs, catalogue, job, failpoint)
@@ -153,12 +160,38 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
 
 async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
     record = await _new_record(job, run_id=0)
-    run_id = await catalogue.make(record.name, job.document, record.epoch, job.tables, follows=job.follows)
+    record = replace(record, content_hash=content_hash(job, record.parser_files))
+    base = await _base(catalogue, job) if job.run.refresh else None
+    if base is not None and record.content_hash is not None and base.content_hash == record.content_hash:
+        record = replace(record, carried_run=base.run_id)
+    elif base is not None:
+        logger.info("everything is fetched whole: run %s was made by another parser, or by other settings", base.name)
+    run_id = await catalogue.make(
+        *(record.name, job.document, record.epoch, job.tables),
+        corpus=job.corpus,
+        base_run=base.run_id if base else None,
+        follows=job.follows,
+    )
     record = replace(record, run_id=run_id)
     await catalogue.rewrite(record)
     failpoint("made")
     await runs.make(record)
     return OpenedRun(record, resumed=False)
+
+
+async def _base(catalogue: Catalogue, job: Job) -> StoredRun | None:
+    """The run with which a refresh begins: its corpus' current one. Raises UsageError while that is not complete."""
+    base = await catalogue.current(job.corpus)
+    if base is not None and not base.complete:
+        raise UsageError(f"run {base.name} has keys that go again: finish it first (--name {base.name})")
+    return base
+
+
+def _with_content(record: RunRecord, job: Job, before: StoredRun | RunRecord) -> RunRecord:
+    """The record of a run that goes on; with another parser its content has no hash, and nothing more is carried."""
+    same = before.content_hash is not None and before.content_hash == content_hash(job, record.parser_files)
+    carried = before.carried_run if same else None
+    return replace(record, content_hash=before.content_hash if same else None, carried_run=carried)
 
 
 async def _rebuild(
@@ -168,7 +201,7 @@ async def _rebuild(
     await Runs(client).make(record)
     logger.info("run %s is not in Redis as it is in Postgres: it is rebuilt from Postgres", record.name)
     done = DoneSet(client, RunKeys(record.name), record.layout, record.epoch)
-    await done.rebuild(catalogue.digests(record.run_id))
+    await done.rebuild(catalogue.digests(RunTables.of(record)))
     if record.layout.follows:
         await _rebuild_found(client, database, record)
     if limits:  # which of them were met is lost too, and nothing is said that may be wrong
@@ -183,7 +216,7 @@ async def _rebuild_found(client: Redis, database: str, record: RunRecord) -> Non
     """Fill the known set and the frontier from the found keys that have no page."""
     keys, layout, epoch = RunKeys(record.name), record.layout, record.epoch
     known, frontier = KnownSet(client, keys, layout, epoch), Frontier(client, keys, layout, epoch)
-    found = FoundReader(database, record.run_id)
+    found = FoundReader(database, RunTables.of(record))
     try:
         async for digests in found.unfetched_digests():
             await known.mark(digests)

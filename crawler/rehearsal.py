@@ -116,7 +116,9 @@ async def rehearse(
     except InvalidUrl as error:
         raise UsageError(f"key {keys[0]!r} {error}; give a key that the job can request") from error
     async with AsyncExitStack() as stack:
-        fetching = open_fetching(stack, RunKeys(job.run.name), new_worker_id(), job, client, environ, recorded)
+        fetching = open_fetching(
+            stack, RunKeys(job.run.name or job.corpus), new_worker_id(), job, client, environ, recorded
+        )
         block = OpenBlock(ShardId(0), EntryId(""), 1, len(keys))
         items = [Item(key, digest(key, context), block, context) for key, context in zip(keys, contexts, strict=True)]
         request = Request(target, items, fetching.matcher.upstream_of(target), payload=payload)

@@ -24,6 +24,7 @@ from crawler.job.job import Job, read_job
 from crawler.job.permissions import NOTHING_ALLOWED, Permissions
 from crawler.parse import hook
 from crawler.parse.code import LoadedParsers
+from crawler.runs.publish import finish_run
 from crawler.store.catalogue import find_record, open_catalogue
 from crawler.telemetry import logs
 from crawler.telemetry.loop_lag import LoopLag
@@ -177,8 +178,7 @@ class Runner:
 
     async def _complete_run(self, record: RunRecord, job: Job) -> None:
         """Take the final counts in Postgres and publish the run there; then tell Redis that it is complete."""
-        async with open_catalogue(self._database) as catalogue:
-            counts = await catalogue.finish(record.run_id, record.epoch, job.tables)
+        counts = (await finish_run(self._database, record, job, self._failpoint)).counts
         self._failpoint("finished")
         await self._runs.finish(record, counts)
         logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))

@@ -28,7 +28,9 @@ class RunRecord:
 
     `document` is the job file, with `${NAME}` in the place of secrets, `folder` the absolute path of its folder.
     `fingerprint` and `total` (an estimate, in keys) are those of the source when the run was made. `parser_files` are
-    the digests of the parser's files when it was last opened, by name; empty where an older version made it.
+    the digests of the parser's files when it was last opened, by name; empty where an older version made it. What made
+    the content of its pages has the `content_hash`; from `carried_run`, another run with the same one, pages that have
+    not changed are carried over.
     """
 
     name: str
@@ -40,6 +42,8 @@ class RunRecord:
     fingerprint: str = ""
     total: int | None = None
     parser_files: Mapping[str, str] = field(default_factory=dict)
+    content_hash: str | None = None
+    carried_run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
-from crawler.store.tables import part_name, quoted, staging_name, table_names
+from crawler.store.tables import PAGES, RunTables, table_names
 
 COMMANDS_PER_PIPELINE = 2000
 # How long a session may be idle in a transaction. A worker's session is idle for milliseconds, between two statements
@@ -95,11 +95,11 @@ async def _findings(
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
         logged = await _logged(connection, log, job) if log else None
-        origins = [await check_origins(connection, stored.run_id)] if job.follows else []
+        origins = [await check_origins(connection, RunTables.of(stored))] if job.follows else []
         await transaction.rollback()
         max_idle_seconds = MAX_IDLE_SECONDS if stored.complete else MAX_IDLE_SECONDS_IN_A_RUN
         rows = await connection.fetch(query("idle-sessions"), max_idle_seconds)
-        staging = await connection.fetchval(query("staging-tables"), staging_name(stored.run_id))
+        staging = await connection.fetchval(query("staging-tables"), RunTables.of(stored).staging_name)
     if stored.complete and record and in_redis and in_redis.state is not RunState.COMPLETE:
         in_redis = await _in_redis(client, record, complete=True)  # a run becomes complete in Redis after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
@@ -178,10 +178,10 @@ async def _in_source(
     try:
         lines, fingerprint = await load_digests(connection, job)
         if job.follows:
-            lines += await add_found_digests(connection, stored.run_id, job.most_found)
+            lines += await add_found_digests(connection, RunTables.of(stored), job.most_found)
     except SourceError as error:
         return Finding("the source", "cannot be read", "readable", False, str(error))
-    part = quoted(part_name("pages", stored.run_id))
+    part = RunTables.of(stored).pages
     await connection.execute("ANALYZE audit_source")
     row = await connection.fetchrow(query("audit-source", part=part))
     assert row is not None
@@ -199,9 +199,8 @@ async def _in_source(
 
 
 async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: Job) -> InPostgres:
-    tables = ["pages", *table_names(job.tables)]
-    parts = {table: quoted(part_name(table, stored.run_id)) for table in tables}
-    pages = parts["pages"]
+    of_run, tables = RunTables.of(stored), [PAGES, *table_names(job.tables)]
+    parts, pages = {table: of_run.part(table) for table in tables}, of_run.pages
     outcomes = await connection.fetch(query("count-outcomes", part=pages))
     orphans = []
     for table in tables[1:]:
@@ -227,7 +226,7 @@ async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: J
         published=[
             table
             for table, part in parts.items()
-            if await connection.fetchval(query("is-attached"), quoted(table), part)
+            if await connection.fetchval(query("is-attached"), of_run.whole(table), part)
         ],
     )
 

@@ -13,8 +13,7 @@ from crawler.corpus import open_corpus
 from crawler.job.job import Job
 from crawler.store.postgres import PostgresConnection
 from crawler.store.queries import query
-from crawler.store.rows.found import FOUND
-from crawler.store.tables import part_name, quoted
+from crawler.store.tables import RunTables
 
 AUDIT_CHUNK_KEYS = 50_000
 AUDIT_CHUNK_SECONDS = 60.0
@@ -68,9 +67,9 @@ def keys_with_digests(job: Job, wanted: set[bytes]) -> list[str]:
     return sorted(found.values())
 
 
-async def add_found_digests(connection: PostgresConnection, run_id: int, most: Mapping[int, int]) -> int:
+async def add_found_digests(connection: PostgresConnection, tables: RunTables, most: Mapping[int, int]) -> int:
     """Add the found keys to the digests of the source; returns how many. Keys beyond `most` of their rule are none."""
-    found, part = quoted(part_name(FOUND, run_id)), quoted(part_name("pages", run_id))
+    found, part = tables.found, tables.pages
     fetched = {
         row["rule"]: row["keys"] for row in await connection.fetch(query("fetched-by-rule", found=found, part=part))
     }
@@ -78,8 +77,7 @@ async def add_found_digests(connection: PostgresConnection, run_id: int, most: M
     return int(await connection.fetchval(query("add-found-digests", found=found, part=part), full))
 
 
-async def check_origins(connection: PostgresConnection, run_id: int) -> Finding:
+async def check_origins(connection: PostgresConnection, tables: RunTables) -> Finding:
     """Every page that was found must have the page that named it."""
-    part = quoted(part_name("pages", run_id))
-    without = int(await connection.fetchval(query("pages-without-origin", part=part)))
+    without = int(await connection.fetchval(query("pages-without-origin", part=tables.pages)))
     return Finding("found pages without the page that named them", without, 0, without == 0)

@@ -108,6 +108,7 @@ def job_options(function: Decorated) -> Decorated:
     return _with_options(
         function,
         option("--name", help="Name of the run; a run of the same name is resumed."),
+        option("--refresh", is_flag=True, help="Ask only for what has changed since the corpus' current run."),
         option("--workers", type=click.IntRange(1, 1024), help="Worker processes (default: cores)."),
         option("--concurrency", type=click.IntRange(1, 100_000), help="Requests in flight a worker."),
         option("--rate", help='Requests a second of the whole fleet: 50, "50/s", "5000/h", "none".'),

@@ -32,6 +32,7 @@ from crawler.opening import open_run
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import RunTables
 
 MAX_CONCURRENCY = 100_000
 RETRIED_BY_DEFAULT = f"failed, or refused with status {', '.join(map(str, DENIED_STATUSES))}"
@@ -182,7 +183,7 @@ async def _retry(place: Place, name: str, wanted: PagesToRetry) -> Mapping[Outco
         job = read_job(run.document, run.folder or ".")
         if wanted.lists and not job.follows:
             raise UsageError(f"run {name} has no lists: its job has no [paginate]")
-        return await catalogue.reopen(run.run_id, wanted, job.tables)
+        return await catalogue.reopen(RunTables.of(run), wanted, job.tables)
 
 
 async def _rebuild(place: Place, name: str, folder: str) -> int:

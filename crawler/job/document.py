@@ -36,6 +36,7 @@ class JobOverrides:
     batch_rows: int | None = None
     grace: float | None = None
     allow_private: tuple[str, ...] = ()
+    refresh: bool = False
 
     def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """The job document with these options in it. A malformed section stays as it is: `read_job` refuses it."""
@@ -45,6 +46,7 @@ class JobOverrides:
             ("run", "workers", self.workers),
             ("run", "concurrency", self.concurrency),
             ("run", "grace", self.grace),
+            ("run", "refresh", self.refresh or None),
             ("store", "batch_rows", self.batch_rows),
         ):
             if value is not None and isinstance(changed.setdefault(section, {}), dict):
@@ -73,11 +75,19 @@ def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], st
     """
     if job.endswith(JOB_SUFFIX):
         path = Path(job)
-        return overrides.apply(load_job_file(path)), str(path.resolve().parent)
+        document = load_job_file(path)
+        if isinstance(run := document.setdefault("run", {}), dict):
+            run.setdefault("corpus", _name_of(path.resolve()))
+        return overrides.apply(document), str(path.resolve().parent)
     if job == "-":
         return overrides.apply({"run": {"name": "stdin"}, "source": {"path": job}}), str(Path.cwd())
     path = Path(job).absolute()
-    # The file's or the folder's name; for a glob such as titles/*.gz that of the folder.
-    stems = (re.sub(r"[^A-Za-z0-9._-]+", "-", part.split(".")[0]).strip("-.") for part in reversed(path.parts))
-    name = next((stem for stem in stems if stem), "run")
-    return overrides.apply({"run": {"name": name}, "source": {"path": str(path)}}), str(Path.cwd())
+    name = _name_of(path)
+    run = {"corpus": name} if overrides.refresh else {"name": name}
+    return overrides.apply({"run": run, "source": {"path": str(path)}}), str(Path.cwd())
+
+
+def _name_of(path: Path) -> str:
+    """A corpus' name from that of its file, or of its folder; for a glob such as titles/*.gz that of the folder."""
+    stems = (re.sub(r"[^A-Za-z0-9._-]+", "-", part.split(".")[0]).strip("-._") for part in reversed(path.parts))
+    return next((stem for stem in stems if stem), "run")[:80]

@@ -21,12 +21,14 @@ COOKIE_RULE = "must be a cookie's name with a text that has no space, ;"
 
 # Patterns for `re.fullmatch`; the JSON Schema has them too, so they mean the same in Python and in ECMA-262.
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+CORPUS_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 UPSTREAM_HOST = r"(?:\[[0-9a-fA-F:.]+\]|[^\s:@/?#\[\]]+)(?::(?:\d{1,5}|\*))?"
 UPSTREAM_PATH = r"[^\s#]+"
 RATE = r"(\d+(?:\.\d+)?)(?:\s*/\s*(s|min|m|h|d))?"
 IDENTIFIER = r"[a-z_][a-z0-9_]{0,39}"
 DURATION = r"\d{1,9}(?:\.\d{1,9})? ?(?:ms|s|min|h)"
+AGE = r"\d{1,9}(?:\.\d{1,9})? ?(?:s|min|h|d)"
 BYTES = r"(\d{1,9}(?:\.\d{1,9})?) ?(KB|MB|GB)"
 MAX_FILL_SECONDS = 600
 MAX_WAIT_SECONDS = 86_400
@@ -73,7 +75,7 @@ PLANNED_KEYS = {
     "request": (),
     "run": (),
     "retry": ("in_place",),
-    "store": ("parquet", "schema"),
+    "store": ("parquet",),
 }
 
 

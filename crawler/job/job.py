@@ -10,7 +10,7 @@ from typing import Any
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
 from crawler.job.fields import (
-    BYTES,
+    CORPUS_NAME,
     DURATION,
     FUNCTION,
     MAX_WAIT_SECONDS,
@@ -19,7 +19,8 @@ from crawler.job.fields import (
     read_section,
     refuse_unknown,
 )
-from crawler.job.models import JobFile, ParseSettings, RetrySettings, RunSettings, StoreSettings
+from crawler.job.memory import body_memory
+from crawler.job.models import JobFile, ParseSettings, PublishSettings, RetrySettings, RunSettings, StoreSettings
 from crawler.job.request.placeholders import fields_named
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request_checks import check_request, seconds_of
@@ -37,13 +38,6 @@ from crawler.job.sections.following import (
 from crawler.job.sections.limits import limits_in
 from crawler.job.sections.source import SITEMAP, SourceSettings, check_source
 from crawler.job.tables import TableSettings, check_tables, is_column_type
-
-UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
-DEFAULT_MEMORY = 256 * UNITS["MB"]
-# What a lane may have that is not counted: a small body, and what its connection has received.
-LANE_BYTES = 512 * 1024
-# How often one body is copied, at most, for a moment: decoded through several codings, or from one charset to another.
-TEMPORARY_COPIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +57,7 @@ class Job:
     retry: RetrySettings = field(default_factory=RetrySettings)
     parse: ParseSettings = field(default_factory=ParseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    publish: PublishSettings = field(default_factory=PublishSettings)
     tables: tuple[TableSettings, ...] = ()
     paginate: PaginateSettings | None = None
     follow: tuple[FollowSettings, ...] = ()
@@ -73,6 +68,11 @@ class Job:
     source_database: str = field(default="", compare=False, repr=False)
 
     @property
+    def corpus(self) -> str:
+        """The corpus of which its run is a version."""
+        return self.run.corpus or self.run.name
+
+    @property
     def has_parser(self) -> bool:
         """Whether a response is parsed: by a function of the user's, by selectors, or as a sitemap."""
         return self.parse.python is not None or bool(self.own_tables) or self.is_sitemap
@@ -81,6 +81,11 @@ class Job:
     def is_sitemap(self) -> bool:
         """Whether the keys of this kind are sitemaps, for which the parser is built in."""
         return self.kind == SITEMAP and bool(self.source.sitemap)
+
+    @property
+    def body_memory(self) -> int:
+        """The bytes of a worker for large bodies."""
+        return body_memory(self.run, self.request, self.store, reads_responses=self.reads_responses)
 
     @property
     def reads_responses(self) -> bool:
@@ -129,29 +134,6 @@ class Job:
         return bool(self.parse.wait)
 
 
-def body_memory(job: Job) -> int:
-    """The bytes for large bodies, at least one of them: what `memory` leaves beside that which is not counted there.
-
-    Raises UsageError when it leaves too little.
-    """
-    # Not counted are: a load that is full, with the last body in it; small bodies and the buffers of connections; and
-    # what one body takes while it is decoded, or made ready for Postgres.
-    largest = job.request.max_body
-    fixed = job.store.batch_bytes + largest + job.run.concurrency * LANE_BYTES + TEMPORARY_COPIES * largest
-    copies = 2 if job.reads_responses else 1  # a body that goes to the parser's process is there twice
-    least = fixed + copies * largest
-    if job.run.memory is None:
-        return (max(DEFAULT_MEMORY, least) - fixed) // copies
-    found = re.fullmatch(BYTES, job.run.memory)
-    size = 0 if found is None else int(float(found[1]) * UNITS[found[2]])
-    if size < least:
-        raise UsageError(
-            f"job: [run] memory is {job.run.memory!r}; with this max_body, batch_bytes and concurrency it must be at "
-            f'least "{-(-least // 1_000_000)}MB"'
-        )
-    return (size - fixed) // copies
-
-
 def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     """The job in a document, its secrets still as ${NAME}.
 
@@ -169,6 +151,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
         retry=_section(document, "retry", RetrySettings),
         parse=_section(document, "parse", ParseSettings),
         store=_section(document, "store", StoreSettings),
+        publish=_section(document, "publish", PublishSettings),
         tables=_tables(document.get("tables")),
         paginate=_section(document, "paginate", PaginateSettings) if "paginate" in document else None,
         follow=follow,
@@ -178,7 +161,7 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     _check_run(job.run)
     check_source(job.source, job.kinds, keys_are_urls=job.request.url is None)
-    body_memory(job)
+    body_memory(job.run, job.request, job.store, reads_responses=job.reads_responses)  # refused when it is too little
     check_tables(job.tables)
     check_following(job.follow, job.kinds, has_parser=any(one.parse.python for one in job.every_kind))
     for one in job.every_kind:
@@ -248,9 +231,12 @@ def _refuse_slipped(table: Any) -> None:
 
 
 def _check_run(run: RunSettings) -> None:
-    if not re.fullmatch(RUN_NAME, run.name):
+    for key, pattern, most in (("corpus", CORPUS_NAME, 80), ("name", RUN_NAME, 100)):
+        if (given := getattr(run, key)) and not re.fullmatch(pattern, given):
+            raise UsageError(f"job: [run] {key} is {given!r}; it must be 1 to {most} letters, digits, '.', '_' or '-'")
+    if not run.name and not run.corpus:
         raise UsageError(
-            f"job: [run] name is {run.name!r}; it must be 1 to 100 letters, digits, '.', '_' or '-' (or give --name)"
+            "job: [run] name is missing; it must be 1 to 100 letters, digits, '.', '_' or '-' (or give --name)"
         )
     if run.shards is not None and run.shards & (run.shards - 1):
         raise UsageError(f"job: [run] shards is {run.shards}; it must be a power of two")

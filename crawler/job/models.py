@@ -13,9 +13,12 @@ from msgspec import Meta, field
 from msgspec.structs import force_setattr
 
 from crawler.job.fields import (
+    AGE,
     BYTES,
+    CORPUS_NAME,
     DURATION,
     FUNCTION,
+    IDENTIFIER,
     MEDIAWIKI_ALIASES,
     RUN_NAME,
     UPSTREAM_HOST,
@@ -35,12 +38,32 @@ from crawler.job.tables import TableSettings
 # The formatter would give each argument a line of its own, and the ten lines of a key would hide the next one.
 # fmt: off
 class RunSettings(Section, frozen=True, kw_only=True):
-    """The name of the run, and how large it is on each machine."""
+    """What the run is a version of, its name, and how large it is on each machine."""
 
+    corpus: Annotated[str, text(
+        "The name of the corpus. Its runs are versions of it, and the views `*_current` show the one that is "
+        "published. 1 to 80 letters, digits, '.', '_' or '-'.",
+        "revisions", f"^{CORPUS_NAME}$", absent="the job file's name")] = ""
     name: Annotated[str, text(
-        "The run's name: 1 to 100 letters, digits, '.', '_' or '-'. A run of the same name is resumed. "
-        "Needed here or as --name.",
-        "revisions-2026q4", f"^{RUN_NAME}$", absent="none")] = ""
+        "The run's name: 1 to 100 letters, digits, '.', '_' or '-'. A run of the same name is resumed.",
+        "revisions-2026q4", f"^{RUN_NAME}$",
+        absent="that of the corpus' run that is not complete; else the corpus, the date, and a number if need be")] = ""
+    refresh: Annotated[bool, value(
+        "Ask only for what has changed since the corpus' current run: `--refresh` sets it too. What has not changed is "
+        "carried over.",
+        True)] = False
+    max_age: Annotated[str, text(
+        "In a refresh: a page that was fetched, or found unchanged, no longer ago than this is carried over without a "
+        "request.",
+        "30d", f"^{AGE}$", absent="every page is asked for")] | None = None
+    on_failure: Annotated[Literal["keep", "drop"], value(
+        "In a refresh: what becomes of the rows of a key that fails now. They are kept and its page is marked `stale`, "
+        "or they are not in the new run.",
+        "drop", write='write "keep" or "drop"')] = "keep"
+    since: Annotated[str, text(
+        "For incremental jobs: what `{since}` stands for in `[request]` in the corpus' first run. In each later one it "
+        "is when the current run began, as in 2026-11-26T08:00:00Z.",
+        "2026-01-01T00:00:00Z")] | None = None
     workers: Annotated[int, number(
         "Worker processes on this machine. 0 means the default.",
         4, 0, 1024, absent="one for each core")] | None = None
@@ -68,9 +91,10 @@ class RunSettings(Section, frozen=True, kw_only=True):
         "Seconds in which a worker that is told to stop may finish and commit what it has in flight. "
         "Kubernetes kills after 30.",
         20, 0.0, 3600.0)] = 25.0
+
     publish: Annotated[Literal["auto"], value(
-        "When the run's rows become visible in the `*_current` views: by itself, when the run is complete.",
-        "auto", not_yet="a complete run is published by itself in this version; leave it out")] = "auto"
+        "As an earlier version wrote it; `[publish]` says when readers see the run.",
+        "auto", write='leave it out, and write mode = "manual" below [publish]')] = "auto"
 
     def __post_init__(self) -> None:
         """Take 0 as the default."""
@@ -79,6 +103,28 @@ class RunSettings(Section, frozen=True, kw_only=True):
                 force_setattr(self, name, None)
 
 
+class PublishSettings(Section, frozen=True, kw_only=True):
+    """When a complete run becomes the one that readers of the corpus see.
+
+    A bound that a run does not keep holds it back: its command ends with exit code 4, and `shardcrawl publish RUN
+    --force` publishes it all the same.
+    """
+
+    mode: Annotated[Literal["auto", "manual"], value(
+        "By itself, or by `shardcrawl publish RUN`.",
+        "manual", write='write "auto" or "manual"')] = "auto"
+    max_failed: Annotated[float, number(
+        "The share of keys that may have failed, stale ones too, or to which access was denied.",
+        0.02, 0.0, 1.0, absent="no bound")] | None = None
+    max_gone: Annotated[float, number(
+        "The share of the keys with rows in the run before that may be gone, or no longer in the source.",
+        0.05, 0.0, 1.0, absent="no bound")] | None = None
+    min_keys: Annotated[float, number(
+        "How many keys must have rows, as a share of those in the run before.",
+        0.95, 0.0, 1_000.0, absent="no bound")] | None = None
+    max_incomplete: Annotated[int, number(
+        "How many lists of `[paginate]` may have broken off.",
+        0, 0, 2**31, absent="no bound")] | None = None
 
 
 class RetrySettings(Section, frozen=True, kw_only=True):
@@ -148,11 +194,18 @@ class ParseSettings(Section, frozen=True, kw_only=True):
         "How a key ends for which the parser returned no record, in a job with `[[tables]]`.",
         "gone", write='write "failed", "gone" or "stored"',
         absent="failed; stored when the key was asked for alone")] | None = None
+    ignore: Annotated[tuple[str, ...], value(
+        "What of a body without a parser may differ, like the id of a request, and the page is unchanged all the same: "
+        "paths, in html and xml selectors.",
+        ["footer .request-id"])] = ()
 
 
 class StoreSettings(Section, frozen=True, kw_only=True):
     """How much a worker holds before it commits. A worker that is killed leaves at most that to be fetched again."""
 
+    schema: Annotated[str, text(
+        "The Postgres schema for the corpus' rows and views. It is made where it is missing.",
+        "afd", f"^{IDENTIFIER}$", absent="the one that the address names")] = ""
     batch_rows: Annotated[int, number(
         "Pages that wait for one commit at most.",
         500, 1, 100_000)] = 1000
@@ -168,6 +221,7 @@ class JobFile(Section, frozen=True, kw_only=True):
     """A job of shardcrawl: https://pypi.org/project/shardcrawl/."""
 
     run: RunSettings = field(default_factory=RunSettings)
+    publish: PublishSettings = field(default_factory=PublishSettings)
     source: SourceSettings = field(default_factory=SourceSettings)
     request: RequestSettings = field(default_factory=RequestSettings)
     limits: Annotated[dict[str, LimitEntry], Meta(extra_json_schema={

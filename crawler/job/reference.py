@@ -16,6 +16,7 @@ from crawler.job.fields import Section, type_and_extra
 from crawler.job.models import (
     JobFile,
     ParseSettings,
+    PublishSettings,
     RetrySettings,
     RunSettings,
     StoreSettings,
@@ -75,6 +76,7 @@ Types: {KNOWN_TYPES}. What selectors are, and what `as` reads, is in [parsers.md
 
 SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[run]", RunSettings, ""),
+    ("[publish]", PublishSettings, ""),
     ("[source]", SourceSettings, _SOURCE_NOTE),
     ("[request]", RequestSettings, ""),
     ("[request.login]", LoginSettings, ""),

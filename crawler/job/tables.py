@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
 from coordinator.errors import UsageError
 from crawler.job.fields import IDENTIFIER, Section, text, value
 
-RESERVED_TABLES = frozenset({"runs", "pages", "pages_found", "schema_version"})
+RESERVED_TABLES = frozenset({"runs", "corpora", "changes", "pages", "pages_found", "schema_version"})
 OWN_COLUMNS = ("run_id", "digest")
 # In a record this is no column: it says whose record it is.
 KEY_FIELD = "_key"
@@ -78,7 +78,7 @@ class TableSettings(Section, frozen=True, kw_only=True):
     """
 
     name: Annotated[str, text(
-        "Lower-case letters, digits and _, at most 40; not `pages`, `runs` or `schema_version`, "
+        "Lower-case letters, digits and _, at most 40; not `pages`, `runs`, `corpora`, `changes` or `schema_version`, "
         "and not ending in `_current` or `_r1`.",
         "revisions", f"^{IDENTIFIER}$", absent="none, it is needed")] = ""
     kind: Annotated[str, text(
@@ -90,6 +90,14 @@ class TableSettings(Section, frozen=True, kw_only=True):
     skip: Annotated[str | tuple[str, ...], value(
         "Which records are left out, written like `failed` of `[parse]`.",
         "pull_request", write="write a condition, or a list of conditions")] = ()
+    unique: Annotated[tuple[str, ...], value(
+        "Columns by which a record is one: of several pages' records with the same values there, the page that was "
+        "fetched last keeps its own.",
+        ["id"])] = ()
+    mode: Annotated[Literal["replace", "merge"], value(
+        "Whether a run has all records of its corpus, or only what is new: then records of the run before stay, but "
+        "those whose `unique` columns, or without these whose key, the new run has.",
+        "merge", write='write "replace" or "merge"')] = "replace"
     column_settings: Annotated[dict[str, str | ColumnSettings], Meta(
         description="The columns in their order, each with its Postgres type, or with its `type`, its selector `from` "
         "and perhaps `as`. Names are written like the table's; without `from`, a column is the member of its name.",

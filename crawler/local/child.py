@@ -41,6 +41,7 @@ from crawler.local.child_spec import (
 )
 from crawler.store.catalogue import find_record
 from crawler.store.rows.found import FoundReader
+from crawler.store.tables import RunTables
 from crawler.telemetry import logs
 from crawler.telemetry.pulse import Pulse, exit_when_closed
 
@@ -104,7 +105,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: On
     job = with_source_database(read_job(spec.document, spec.folder), spec.database, os.environ)
     leave = asyncio.Event()
     on_drain(leave.set)
-    found = FoundReader(spec.database, record.run_id)
+    found = FoundReader(spec.database, RunTables.of(record))
     sizes = {one.kind: one.request.keys_per_request for one in job.every_kind}
     following = Following(found.read, job.by_level, job.most_found, sizes) if job.follows else None
     coordinator = Coordinator(

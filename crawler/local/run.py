@@ -48,9 +48,11 @@ from crawler.local.signals import drain_on_signals
 from crawler.local.standstill import Standstill
 from crawler.local.supervisor import Supervisor
 from crawler.opening import OpenedRun, open_run
+from crawler.runs.naming import with_name
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import connect_postgres
+from crawler.store.tables import RunTables
 from crawler.telemetry import logs
 
 # How often a command without workers of its own checks that Postgres still has the epoch that its run began with.
@@ -81,6 +83,10 @@ async def run_at(
     a child or a server raised.
     """
     began = monotonic()
+    if not job.run.name:
+        async with open_catalogue(addresses.database) as catalogue:
+            await catalogue.prepare(upgrade=True)
+            job = await with_name(job, catalogue)
     job = with_source_database(job, addresses.database, environ)
     logs.name_run(job.run.name)
     workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
@@ -284,9 +290,9 @@ async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: J
         if stored.complete:
             without_match = await notices.without_match(job.limits)
             unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
-            found = found_notices(job, *await catalogue.found(record.run_id)) if job.follows else ()
+            found = found_notices(job, *await catalogue.found(RunTables.of(record))) if job.follows else ()
             return replace(end, stored=stored, reasons=stored.reasons, unmatched=unmatched, found=found)
-        reasons = await catalogue.reasons_so_far(record.run_id)
+        reasons = await catalogue.reasons_so_far(RunTables.of(record))
     upstreams = await read_upstream_health(client, RunKeys(record.name))
     unauthorized = tuple(health for health in upstreams if health.status is not None)
     return replace(end, reasons=reasons, unauthorized=unauthorized)

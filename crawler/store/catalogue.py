@@ -1,32 +1,30 @@
-"""The runs in Postgres: schema, partitions, final counts, publishing."""
+"""The runs in Postgres: their rows in `runs`, the tables that each loads into, and their final counts."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 import orjson
 
-from coordinator.errors import EpochLost, PostgresRefused, UsageError, first_line
+from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, UsageError, first_line
 from coordinator.model import Epoch, Outcome
 from coordinator.queue.registry import RunRecord
 from crawler.job.tables import TableSettings
+from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
 from crawler.store.rows.found import FoundCounts, FoundTable, delete_pages
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
-from crawler.store.tables import column_list, columns_fault, part_name, quoted, table_names
+from crawler.store.tables import PAGES, RunTables
+from crawler.store.user_tables import UserTables
 
 DIGESTS_PER_FETCH = 50_000
-# Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
-# statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
-PUBLISH_DELAY_SECONDS = 0.2
 
 
 class Catalogue:
@@ -44,7 +42,7 @@ class Catalogue:
             await refuse_older(self._connection)
         await migrate(self._connection)
 
-    async def rehearse(self, name: str, tables: Sequence[TableSettings]) -> StoredRun | None:
+    async def rehearse(self, name: str, tables: Sequence[TableSettings], schema: str = "") -> StoredRun | None:
         """Make what a run would make, and take it back; returns the run of that name if there is one.
 
         Raises PostgresRefused when a right is missing, or a table exists with other columns.
@@ -55,8 +53,7 @@ class Catalogue:
             try:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
-                for table in tables:
-                    await self._make_table(table, run_id=0)
+                await UserTables(self._connection, RunTables(0, schema)).make(tables)
                 return await self.find(name)
             finally:
                 await transaction.rollback()
@@ -68,8 +65,9 @@ class Catalogue:
         if row is None:
             return None
         run = StoredRun.from_row(row)
-        tables = ["pages", *(table["name"] for table in run.document.get("tables", ()))]
-        await refuse_planted(self._connection, [part_name(table, run.run_id) for table in tables])
+        of_run = RunTables.of(run)
+        names = [PAGES, *(table["name"] for table in run.document.get("tables", ()))]
+        await refuse_planted(self._connection, [of_run.part(name) for name in names])
         return run
 
     async def record(self, name: str) -> RunRecord:
@@ -96,12 +94,20 @@ class Catalogue:
         """Give the run this job and this layout. Nobody takes part in it until it has the record's epoch, too."""
         document = orjson.dumps(record.document).decode()
         with postgres_errors():
-            await self._connection.execute(query("rewrite-run"), record.run_id, document, encode_layout(record))
+            await self._connection.execute(
+                query("rewrite-run"), record.run_id, document, encode_layout(record), record.content_hash
+            )
 
     async def all(self) -> list[StoredRun]:
         """Every run, oldest first."""
         with postgres_errors():
             return [StoredRun.from_row(row) for row in await self._connection.fetch(query("list-runs"))]
+
+    async def current(self, corpus: str) -> StoredRun | None:
+        """The run that readers of this corpus see; None before the first one is published."""
+        with postgres_errors():
+            row = await self._connection.fetchrow(query("current-of-corpus"), corpus)
+        return None if row is None else StoredRun.from_row(row)
 
     async def make(
         self,
@@ -110,30 +116,34 @@ class Catalogue:
         epoch: Epoch,
         tables: Sequence[TableSettings],
         *,
+        corpus: str = "",
+        base_run: int | None = None,
         follows: bool = False,
     ) -> int:
         """Add a run, the tables into which it loads, and if it `follows` one of found keys; returns its run_id.
 
+        `corpus` is the name's own by default. Of a `base_run` pages may be carried over, so it is kept.
         Raises PostgresRefused when a table of records exists with other columns.
         """
         with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-schema"))
                 await self._connection.execute(query("hide-notices"))
+                spec = orjson.dumps(document).decode()
                 run_id: int = await self._connection.fetchval(
-                    query("make-run"), name, orjson.dumps(document).decode(), epoch
+                    query("make-run"), name, spec, epoch, corpus or name, base_run
                 )
-                part = quoted(part_name("pages", run_id))
+                of_run = RunTables(run_id, document.get("store", {}).get("schema", ""))
                 try:
-                    await self._connection.execute(query("make-pages-part", part=part, run_id=run_id))
-                    for table in tables:
-                        await self._make_table(table, run_id)
+                    await UserTables(self._connection, of_run).make(tables)
                     if follows:
-                        await FoundTable(run_id).make(self._connection)
+                        await FoundTable(of_run).make(self._connection)
                 except asyncpg.DuplicateTableError as error:
                     raise PostgresRefused(
                         f"{first_line(error)}: a deleted run has left it; drop it, or use another database"
                     ) from error
+                with suppress(PostgresUnavailable):  # views that cannot be made now are made when the run is published
+                    await Corpora(self._connection).add(corpus or name, of_run.schema, [table.name for table in tables])
         return run_id
 
     async def change_epoch(self, run_id: int, epoch: Epoch) -> None:
@@ -147,7 +157,7 @@ class Catalogue:
             await self._connection.execute(query("void-epoch"), run_id, epoch)
 
     async def reopen(
-        self, run_id: int, wanted: PagesToRetry, tables: Sequence[TableSettings] = ()
+        self, of_run: RunTables, wanted: PagesToRetry, tables: Sequence[TableSettings] = ()
     ) -> Mapping[Outcome, int]:
         """Delete the pages that are wanted again, those of lists with their records; returns how many, by outcome.
 
@@ -156,26 +166,25 @@ class Catalogue:
         """
         with postgres_errors():
             async with self._connection.transaction():
-                await self._connection.execute(query("lock-run"), run_id)
-                deleted = await delete_pages(self._connection, run_id, wanted, tables)
+                await self._connection.execute(query("lock-run"), of_run.run_id)
+                deleted = await delete_pages(self._connection, of_run, wanted, tables)
                 if deleted:
-                    await self._connection.execute(query("reopen-run"), run_id)
+                    await self._connection.execute(query("reopen-run"), of_run.run_id)
         return deleted
 
-    async def found(self, run_id: int) -> tuple[Mapping[str, FoundCounts], int]:
+    async def found(self, of_run: RunTables) -> tuple[Mapping[str, FoundCounts], int]:
         """What was found of each kind, and how many lists are incomplete."""
         with postgres_errors():
-            part = quoted(part_name("pages", run_id))
-            broken = int(await self._connection.fetchval(query("count-broken-lists", part=part)))
-            return await FoundTable(run_id).counts(self._connection), broken
+            broken = int(await self._connection.fetchval(query("count-broken-lists", part=of_run.pages)))
+            return await FoundTable(of_run).counts(self._connection), broken
 
-    async def reasons_so_far(self, run_id: int) -> tuple[ReasonCount, ...]:
+    async def reasons_so_far(self, of_run: RunTables) -> tuple[ReasonCount, ...]:
         """The usual reasons of the keys that were refused or failed so far; none when it takes long to count them."""
         with postgres_errors():
             try:
                 async with self._connection.transaction(readonly=True):
                     await self._connection.execute(query("reasons-timeout"))
-                    return (await count_outcomes(self._connection, run_id))[1]
+                    return (await count_outcomes(self._connection, of_run))[1]
             except asyncpg.QueryCanceledError:
                 return ()
 
@@ -185,15 +194,14 @@ class Catalogue:
             epoch = await self._connection.fetchval(query("epoch"), run_id)
         return None if epoch is None else Epoch(epoch)
 
-    async def finish(self, run_id: int, epoch: Epoch, tables: Sequence[TableSettings]) -> Mapping[Outcome, int]:
-        """Attach the run's parts, count its outcomes, and mark it complete and published; returns keys by outcome.
+    async def complete(self, of_run: RunTables, epoch: Epoch) -> Mapping[Outcome, int]:
+        """Count the run's outcomes, and mark it complete; returns keys by outcome. Readers see it when it is published.
 
-        Readers of the `*_current` views see the run whole or not at all. A run that is complete already keeps its
-        counts. Raises EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
+        A run that is complete already keeps its counts. Raises EpochLost when the run has another epoch: `retry` has
+        put keys back meanwhile.
         """
+        run_id = of_run.run_id
         with postgres_errors():
-            if await self._attach(run_id, ["pages", *table_names(tables)]):
-                await asyncio.sleep(PUBLISH_DELAY_SECONDS)
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
                 if await self._connection.fetchval(query("epoch"), run_id) != epoch:
@@ -201,81 +209,25 @@ class Catalogue:
                 final_counts = await self._connection.fetchval(query("final-counts"), run_id)
                 if final_counts is not None:
                     return decode_counts(final_counts)
-                counts, reasons = await count_outcomes(self._connection, run_id)
+                counts, reasons = await count_outcomes(self._connection, of_run)
                 await self._connection.execute(
-                    query("finish-run"),
+                    query("complete-run"),
                     run_id,
                     orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode(),
                     encode_reasons(reasons),
                 )
         return counts
 
-    async def _attach(self, run_id: int, tables: Sequence[str]) -> bool:
-        """Make the run's parts partitions, all in one transaction; False when all of them were partitions before."""
-        async with self._connection.transaction():
-            await self._connection.execute(query("lock-run"), run_id)
-            attached = 0
-            for name in tables:
-                table, part = quoted(name), quoted(part_name(name, run_id))
-                if not await self._connection.fetchval(query("is-attached"), table, part):
-                    await self._connection.execute(query("attach", table=table, part=part, run_id=run_id))
-                    attached += 1
-        return attached > 0
-
-    async def digests(self, run_id: int) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
+    async def digests(self, of_run: RunTables) -> AsyncIterator[Mapping[Outcome, Sequence[bytes]]]:
         """The digests of all keys that have an outcome, batch by batch, as {outcome: digests}."""
-        part = quoted(part_name("pages", run_id))
         with postgres_errors():
             async with self._connection.transaction(readonly=True):
-                cursor = await self._connection.cursor(query("digests", part=part))
+                cursor = await self._connection.cursor(query("digests", part=of_run.pages))
                 while rows := await cursor.fetch(DIGESTS_PER_FETCH):
                     batch: defaultdict[str, list[bytes]] = defaultdict(list)
                     for outcome, digest in rows:
                         batch[outcome].append(digest)
                     yield {Outcome(outcome): digests for outcome, digests in batch.items()}
-
-    async def _make_table(self, table: TableSettings, run_id: int) -> None:
-        """Make the table and its view where they are missing, check the table's columns, and make the run's part.
-
-        Raises PostgresRefused.
-        """
-        whole = quoted(table.name)
-        wanted = await self._columns_as_postgres_writes_them(table)
-        await self._connection.execute(query("make-table", table=whole, columns=column_list(table.columns)))
-        await refuse_planted(self._connection, [table.name, f"{table.name}_current"])
-        found = await self._columns(whole)
-        fault = columns_fault(found, wanted)
-        if fault is None and not await self._connection.fetchval(query("is-partitioned"), whole):
-            fault = "it is unpartitioned, so it is not shardcrawl's"
-        if fault:
-            shown = ", ".join(f"{name} {kind}" for name, kind in found)
-            raise PostgresRefused(
-                f"table {table.name} exists with other columns than the job's: {fault}; "
-                f"make the job's columns equal, or give the table another name (there are {shown})"
-            )
-        part = quoted(part_name(table.name, run_id))
-        await self._connection.execute(query("make-table-part", part=part, table=whole, run_id=run_id))
-        view = quoted(f"{table.name}_current")
-        if not await self._connection.fetchval(query("is-there"), view):
-            await self._connection.execute(query("make-view", view=view, table=whole))
-
-    async def _columns(self, table: str) -> list[tuple[str, str]]:
-        """The columns of a table as (name, type)."""
-        return [(row["name"], row["type"]) for row in await self._connection.fetch(query("columns-of"), table)]
-
-    async def _columns_as_postgres_writes_them(self, table: TableSettings) -> list[tuple[str, str]]:
-        """The names and types of the table's columns, read from a temporary table that is made of them.
-
-        Postgres writes a type in its own way: `varchar(5)` becomes `character varying(5)`. Raises PostgresRefused.
-        """
-        columns = column_list(table.columns)
-        try:
-            await self._connection.execute(query("make-example", columns=columns))
-        except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
-            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
-        written = await self._columns("pg_temp.example")
-        await self._connection.execute(query("drop-example"))
-        return written
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ OLDEST_POSTGRES = 14
 # By major version, the first minor one without holes through which a query runs code (CVE-2026-6473, of May 2026).
 _REPAIRED = {14: 23, 15: 18, 16: 14, 17: 10, 18: 4}
 # The tables and views that every database of ours has.
-OWN_NAMES = ("runs", "pages", "pages_current", "schema_version")
+OWN_NAMES = ("runs", "corpora", "pages", "pages_current", "schema_version")
 READER = "shardcrawl_reader"
 READER_ATTEMPTS = 3
 # Errors after which a later attempt may succeed: the server starts, stops, restarts, is full, has too many clients, or

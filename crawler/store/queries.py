@@ -1,4 +1,4 @@
-"""Reads the SQL files: the migrations by number, the queries by name."""
+"""Reads the SQL files: the migrations by number, the queries by name, of all files in `sql/`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ _NAME = re.compile(r"^-- name: (\S+)$", re.MULTILINE)
 @cache
 def migrations() -> Mapping[int, str]:
     """The statements of each migration by its number, in order. Together they make the schema."""
-    folder = files("crawler.store").joinpath("sql", "migrations")
-    return {
-        int(file.name.partition("_")[0]): file.read_text(encoding="utf-8")
-        for file in sorted(folder.iterdir(), key=lambda file: file.name)
-        if file.name.endswith(".sql")
-    }
+    return {int(name.partition("_")[0]): text for name, text in _texts("sql", "migrations").items()}
 
 
 def query(name: str, **identifiers: str | int) -> str:
@@ -37,9 +32,14 @@ def used_functions() -> list[str]:
 
 @cache
 def _queries() -> dict[str, str]:
-    parts = _NAME.split(_read("queries.sql"))
-    return {name: text.strip().rstrip(";") for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    found: dict[str, str] = {}
+    for text in _texts("sql").values():
+        parts = _NAME.split(text)
+        found |= {name: one.strip().rstrip(";") for name, one in zip(parts[1::2], parts[2::2], strict=True)}
+    return found
 
 
-def _read(name: str) -> str:
-    return files("crawler.store").joinpath("sql", name).read_text(encoding="utf-8")
+def _texts(*folder: str) -> dict[str, str]:
+    """The SQL files of a folder by name, in the order of their names."""
+    found = [file for file in files("crawler.store").joinpath(*folder).iterdir() if file.name.endswith(".sql")]
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(found, key=lambda file: file.name)}

@@ -12,7 +12,7 @@ from coordinator.model import Outcome
 from crawler.model import DENIED_STATUSES
 from crawler.store.postgres import PostgresConnection
 from crawler.store.queries import query
-from crawler.store.tables import part_name, quoted
+from crawler.store.tables import RunTables
 
 # Reasons that are kept for each outcome. The rest is counted together.
 KEPT_REASONS = 10
@@ -55,11 +55,10 @@ class PagesToRetry:
 
 
 async def count_outcomes(
-    connection: PostgresConnection, run_id: int
+    connection: PostgresConnection, tables: RunTables
 ) -> tuple[Mapping[Outcome, int], tuple[ReasonCount, ...]]:
     """Keys by outcome and by reason, the most frequent first. Reads all pages of the run; raises what asyncpg does."""
-    part = quoted(part_name("pages", run_id))
-    rows = await connection.fetch(query("count-reasons", part=part), DENIED_STATUSES, KEPT_REASONS)
+    rows = await connection.fetch(query("count-reasons", part=tables.pages), DENIED_STATUSES, KEPT_REASONS)
     counts: Counter[Outcome] = Counter()
     reasons = []
     for outcome, denied, reason, keys in rows:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from crawler.job.tables import TableSettings, column_type, identifier_fault
+
+PAGES, FOUND = "pages", "pages_found"
 
 
 def quoted(name: str) -> str:
@@ -14,14 +18,66 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def part_name(table: str, run_id: int) -> str:
-    """The name of the table into which one run loads; it becomes a partition of `table`."""
-    return f"{table}_r{run_id}"
+def in_schema(schema: str, name: str) -> str:
+    """A quoted name, with its schema unless that is "", where our own tables are."""
+    return f"{quoted(schema)}.{quoted(name)}" if schema else quoted(name)
 
 
-def staging_name(run_id: int) -> str:
-    """The name of the temporary table through which a batch of a run is merged."""
-    return f"staging_r{run_id}"
+class HasDocument(Protocol):
+    """A run with the document of its job."""
+
+    @property
+    def run_id(self) -> int:
+        """The run's number."""
+        ...
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The document."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunTables:
+    """Where one run's rows are: in parts, each of which becomes a partition of a table when the run is published.
+
+    `schema` has the parts and the corpus' own tables; "" is the schema of `runs` and `pages`.
+    """
+
+    run_id: int
+    schema: str = ""
+
+    @classmethod
+    def of(cls, run: HasDocument) -> RunTables:
+        """Those of a run that exists."""
+        return cls(run.run_id, run.document.get("store", {}).get("schema", ""))
+
+    @property
+    def pages(self) -> str:
+        """The part of `pages`, quoted."""
+        return self.part(PAGES)
+
+    @property
+    def found(self) -> str:
+        """The table of found keys, quoted."""
+        return self.part(FOUND)
+
+    def part_name(self, table: str) -> str:
+        """The name of the part of this table, without its schema."""
+        return f"{table}_r{self.run_id}"
+
+    def part(self, table: str) -> str:
+        """The part of this table, quoted."""
+        return in_schema(self.schema, self.part_name(table))
+
+    def whole(self, table: str) -> str:
+        """The table itself, quoted."""
+        return quoted(table) if table == PAGES else in_schema(self.schema, table)
+
+    @property
+    def staging_name(self) -> str:
+        """The name of the temporary table through which a batch is merged."""
+        return f"staging_r{self.run_id}"
 
 
 def column_list(columns: Sequence[tuple[str, str]]) -> str:

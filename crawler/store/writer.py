@@ -27,7 +27,7 @@ from crawler.store.rows import copyformat
 from crawler.store.rows.found import FoundTable
 from crawler.store.rows.row_errors import ROW_ERRORS, copy_position, decode_anew, is_bare, reason_of
 from crawler.store.schema import refuse_older
-from crawler.store.tables import part_name, quoted, staging_name, table_names
+from crawler.store.tables import PAGES, RunTables, quoted, table_names
 
 logger = logging.getLogger(__name__)
 
@@ -41,22 +41,21 @@ class Writer:
     def __init__(
         self,
         url: str,
-        run_id: int,
+        run: RunTables,
         epoch: Epoch,
         tables: Sequence[TableSettings],
         failpoint: Failpoint = no_failpoint,
         *,
         follows: bool = False,
     ) -> None:
-        self._found = FoundTable(run_id) if follows else None
+        self._found = FoundTable(run) if follows else None
         self._url = url
-        self._run_id = run_id
+        self._run = run
         self._epoch = epoch
         self._tables = tables
         self._failpoint = failpoint
-        self._pages_part = part_name("pages", run_id)
-        self._parts = [self._pages_part, *(part_name(name, run_id) for name in table_names(tables))]
-        self._staging = staging_name(run_id)
+        self._wholes = [run.whole(name) for name in (PAGES, *table_names(tables))]
+        self._parts = [run.part(name) for name in (PAGES, *table_names(tables))]
         self._connection: PostgresConnection | None = None
         # The pages of the last COPY, in its order. When it fails, the error names the position of a row.
         self._copied: Sequence[Page] = ()
@@ -130,7 +129,7 @@ class Writer:
                     if merging:
                         stored = await self._merge(connection, pages, batch)
                     else:
-                        await self._copy_pages(connection, self._pages_part, pages, batch)
+                        await self._copy_pages(connection, self._run.part_name(PAGES), pages, batch, self._run.schema)
                     self._copied = stored
                     for index, table in enumerate(self._tables):
                         await self._copy_records(connection, table, self._records(stored, index))
@@ -149,21 +148,23 @@ class Writer:
 
     async def _merge(self, connection: PostgresConnection, pages: Sequence[Page], batch: int | None) -> Sequence[Page]:
         """Insert the pages that are not stored yet, through a staging table; returns those."""
-        staging, part = quoted(self._staging), quoted(self._pages_part)
+        staging, part = quoted(self._run.staging_name), self._run.pages
         await connection.execute(query("hide-notices"))
         await connection.execute(query("make-staging", staging=staging, part=part))
-        await self._copy_pages(connection, self._staging, pages, batch)
+        await self._copy_pages(connection, self._run.staging_name, pages, batch)
         inserted = {row["digest"] for row in await connection.fetch(query("merge-staging", staging=staging, part=part))}
         logger.info("%s of %s pages of a batch were stored before; merged", len(pages) - len(inserted), len(pages))
         return [page for page in pages if page.item.digest in inserted]
 
     async def _copy_pages(
-        self, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None
+        self, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None, schema: str = ""
     ) -> None:
         self._copied = pages
-        stream = _joined(copyformat.encode_pages(pages, self._run_id, batch))
+        stream = _joined(copyformat.encode_pages(pages, self._run.run_id, batch))
         columns = copyformat.COLUMNS if batch is None else copyformat.COLUMNS + copyformat.WHERE_FOUND
-        await connection.copy_to_table(table, source=stream, columns=columns, format="binary")
+        await connection.copy_to_table(
+            table, source=stream, columns=columns, format="binary", schema_name=schema or None
+        )
 
     async def _copy_records(
         self, connection: PostgresConnection, table: TableSettings, records: Sequence[tuple[Any, ...]]
@@ -171,12 +172,15 @@ class Writer:
         if records:
             columns = [*OWN_COLUMNS, *(name for name, _ in table.columns)]
             await connection.copy_records_to_table(
-                part_name(table.name, self._run_id), records=records, columns=columns
+                self._run.part_name(table.name),
+                records=records,
+                columns=columns,
+                schema_name=self._run.schema or None,
             )
 
     def _records(self, pages: Sequence[Page], table: int) -> list[tuple[Any, ...]]:
         return [
-            (self._run_id, page.item.digest, *values)
+            (self._run.run_id, page.item.digest, *values)
             for page in pages
             for index, values in page.records
             if index == table
@@ -188,8 +192,7 @@ class Writer:
         A binary COPY does not compare types: if somebody changed a column's type, wrong bytes can fit. The COPY's locks
         keep the columns as they are until the commit.
         """
-        tables = ["pages", *table_names(self._tables)]
-        changed = await connection.fetch(query("changed-parts"), tables, self._parts)
+        changed = await connection.fetch(query("changed-parts"), self._wholes, self._parts)
         if changed:
             shown = ", ".join(row["part"] for row in changed)
             raise PostgresRefused(f"Postgres: columns of {shown} were changed during the run; change them back")
@@ -202,10 +205,10 @@ class Writer:
         if position is None:
             return None
         name, index = position
-        if name in (self._pages_part, self._staging):
+        if name in (self._run.part_name(PAGES), self._run.staging_name):
             return self._copied[index], None
         for number, table in enumerate(self._tables):
-            if name == part_name(table.name, self._run_id):
+            if name == self._run.part_name(table.name):
                 page_of_record = [page for page in self._copied for which, _ in page.records if which == number]
                 return page_of_record[index], table
         return None
@@ -243,10 +246,10 @@ class Writer:
             try:
                 await refuse_older(connection)
                 await refuse_planted(connection, self._parts)
-                found = await Catalogue(connection).epoch(self._run_id)
+                found = await Catalogue(connection).epoch(self._run.run_id)
                 if found != self._epoch:
                     raise EpochLost(
-                        f"run {self._run_id} in Postgres belongs to another beginning of the run than Redis does; "
+                        f"run {self._run.run_id} in Postgres belongs to another beginning of the run than Redis does; "
                         "run `shardcrawl run` again to rebuild"
                     )
             except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,9 @@ from crawler.job.job import Job, read_job
 from crawler.job.tables import TableSettings
 from crawler.model import Item, OpenBlock, Page, Request
 from crawler.store.catalogue import Catalogue
+from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.tables import RunTables, table_names
 from crawler.store.writer import Writer
 
 # A moment that binary fractions of a second cannot hold exactly.
@@ -57,6 +59,18 @@ def a_request(key: str, upstream: str = "upstream.example", attempts: Attempts =
     return Request(parse(f"https://{upstream}/{key}"), [item], upstream, attempts)
 
 
+async def finished(
+    connection: PostgresConnection, run: RunTables, epoch: Epoch, tables: Sequence[TableSettings] = ()
+) -> Mapping[Outcome, int]:
+    """Complete a run and publish it; returns its keys by outcome."""
+    catalogue = Catalogue(connection)
+    counts = await catalogue.complete(run, epoch)
+    found = next(one for one in await catalogue.all() if one.run_id == run.run_id)
+    if found.shortfall is None:
+        await Corpora(connection).publish(found.corpus, run, table_names(tables))
+    return counts
+
+
 @dataclass(frozen=True)
 class LoadingRun:
     """A run in an empty database, and a connection that looks at it."""
@@ -70,7 +84,7 @@ class LoadingRun:
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[Writer]:
-        writer = Writer(self.url, self.run_id, self.epoch, self.tables, follows=self.follows)
+        writer = Writer(self.url, RunTables(self.run_id), self.epoch, self.tables, follows=self.follows)
         try:
             yield writer
         finally:

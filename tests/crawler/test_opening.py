@@ -35,8 +35,9 @@ from crawler.opening import (
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
-from tests.crawler.examples import MOMENT, a_document, a_job, a_page
+from tests.crawler.examples import MOMENT, a_document, a_job, a_page, finished
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +75,7 @@ class Place:
 
     async def store(self, pages: Sequence[Page]) -> None:
         record = await self.record()
-        writer = Writer(self.database, record.run_id, record.epoch, ())
+        writer = Writer(self.database, RunTables(record.run_id), record.epoch, ())
         try:
             await writer.write(pages)
         finally:
@@ -246,7 +247,7 @@ async def test_a_complete_run_is_opened_as_what_it_is(place: Place) -> None:
     await place.open()
     record = await place.record()
     await place.store([a_page(key) for key in KEYS[:10]])
-    await Catalogue(place.eye).finish(record.run_id, record.epoch, ())
+    await finished(place.eye, RunTables(record.run_id), record.epoch)
     opened = await place.open()
     assert opened.complete_run is not None
     assert opened.complete_run.counts == {Outcome.STORED: 10}
@@ -276,7 +277,7 @@ async def test_a_job_whose_keys_would_mean_something_else_is_refused(
     await place.open()
     record = await place.record()
     if complete:
-        await Catalogue(place.eye).finish(record.run_id, record.epoch, ())
+        await finished(place.eye, RunTables(record.run_id), record.epoch)
     assert words in await refusal(place, **change)
     assert await place.record() == record
 
@@ -356,7 +357,7 @@ async def test_a_worker_of_the_old_beginning_can_neither_store_nor_claim(place: 
     before = await half_stored(place)
     await place.redis.flushall()
     await place.open()
-    writer = Writer(place.database, before.run_id, before.epoch, ())
+    writer = Writer(place.database, RunTables(before.run_id), before.epoch, ())
     with pytest.raises(EpochLost):
         await writer.write([a_page("late")])
     with pytest.raises(EpochLost):
@@ -384,7 +385,7 @@ async def test_a_rebuild_that_was_cut_off_is_done_again(
     if half is not None:
         assert half.epoch != before.epoch
         with pytest.raises(EpochLost):
-            await Writer(place.database, before.run_id, Epoch(half.epoch), ()).open()
+            await Writer(place.database, RunTables(before.run_id), Epoch(half.epoch), ()).open()
     await rebuilt(place, before)
 
 

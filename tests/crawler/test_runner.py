@@ -18,6 +18,7 @@ from crawler.runner import Runner
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection
 from crawler.store.reasons import PagesToRetry
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page
 
@@ -34,7 +35,7 @@ async def record(redis: Redis, database: str, tmp_path: Path) -> RunRecord:
     assert record is not None
     pages = [a_page(key) for key in KEYS]
     pages[0].fail("out of attempts")
-    writer = Writer(database, record.run_id, record.epoch, ())
+    writer = Writer(database, RunTables(record.run_id), record.epoch, ())
     await writer.write(pages)
     await writer.close()
     await redis.hset(RunKeys(record.name).state, "state", RunState.RESOLVED.value)
@@ -58,7 +59,7 @@ async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_compl
     class PutBack(Runner):
         async def _work_for_one_lease(self, record: RunRecord, job: Job) -> RunState:
             state = await super()._work_for_one_lease(record, job)
-            assert await Catalogue(connection).reopen(record.run_id, PagesToRetry()) == {Outcome.FAILED: 1}
+            assert await Catalogue(connection).reopen(RunTables(record.run_id), PagesToRetry()) == {Outcome.FAILED: 1}
             return state
 
     async with asyncio.timeout(60):

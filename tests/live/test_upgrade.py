@@ -31,7 +31,11 @@ async def test_a_run_of_the_version_before_goes_on(
     try:
         await connection.execute(OLD_SCHEMA.read_text())
         document = orjson.dumps(load_job_file(path)).decode()
-        run_id = await connection.fetchval(query("make-run"), "test", document, OLD_EPOCH)
+        run_id = await connection.fetchval(
+            "INSERT INTO runs (name, spec, epoch) VALUES ('test', $1::text::jsonb, $2) RETURNING run_id",
+            document,
+            OLD_EPOCH,
+        )
         await connection.execute(query("make-pages-part", part=f"pages_r{run_id}", run_id=run_id))
         done = [(digest(str(number)), str(number), f'{{"id": "{number}"}}') for number in range(100)]
         await connection.executemany(

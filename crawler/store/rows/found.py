@@ -18,9 +18,8 @@ from crawler.model import Page
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
-from crawler.store.tables import part_name, quoted
+from crawler.store.tables import FOUND, RunTables, quoted
 
-FOUND = "pages_found"
 ROWS_PER_FETCH = 50_000
 LIST_REPEATS = "list incomplete: the next page is one that the list had before"
 _COLUMNS = ("digest", "key", "context", "rule", "refusal", "depth", "batch")
@@ -38,10 +37,9 @@ class FoundCounts(NamedTuple):
 class FoundTable:
     """The found keys of one run. Its methods work in the caller's transaction, and raise asyncpg's errors."""
 
-    def __init__(self, run_id: int) -> None:
-        self._found = quoted(part_name(FOUND, run_id))
-        self._part = quoted(part_name("pages", run_id))
-        self._staging = part_name(FOUND, run_id) + "_staging"
+    def __init__(self, tables: RunTables) -> None:
+        self._found, self._part = tables.found, tables.pages
+        self._staging = tables.part_name(FOUND) + "_staging"
 
     async def make(self, connection: PostgresConnection) -> None:
         """Make the table of a new run."""
@@ -126,14 +124,14 @@ def decode_context(encoded: bytes) -> KeyContext:
 
 
 async def delete_pages(
-    connection: PostgresConnection, run_id: int, wanted: PagesToRetry, tables: Sequence[TableSettings]
+    connection: PostgresConnection, of_run: RunTables, wanted: PagesToRetry, tables: Sequence[TableSettings]
 ) -> Mapping[Outcome, int]:
     """Delete pages that are wanted again, of lists all pages with their records; returns how many, by outcome."""
-    part, found = quoted(part_name("pages", run_id)), quoted(part_name(FOUND, run_id))
+    part, found = of_run.pages, of_run.found
     if wanted.lists:
         lists = [row["list"] for row in await connection.fetch(query("broken-lists", part=part))]
         for table in tables:
-            records = quoted(part_name(table.name, run_id))
+            records = of_run.part(table.name)
             await connection.execute(query("delete-list-records", records=records, part=part), lists)
         await connection.execute(query("delete-list-found", found=found, part=part), lists)
         await connection.execute(query("keep-links-of-lists", part=part), lists)
@@ -149,9 +147,9 @@ class FoundReader:
     Its methods raise PostgresUnavailable, PostgresRefused.
     """
 
-    def __init__(self, database: str, run_id: int) -> None:
+    def __init__(self, database: str, tables: RunTables) -> None:
         self._database = database
-        self._table = FoundTable(run_id)
+        self._table = FoundTable(tables)
         self._connection: PostgresConnection | None = None
 
     async def read(self, batch: FoundBatch) -> list[FoundKey]:

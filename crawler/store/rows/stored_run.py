@@ -22,7 +22,9 @@ class StoredRun:
 
     An older version did not write the last two. `counts` are the final keys by outcome, `reasons` the usual reasons of
     those that were refused or failed; both are empty until it is complete. `record` is None when Redis cannot have the
-    run with this epoch: an older version made it, or it is void.
+    run with this epoch: an older version made it, or it is void. It is a version of its `corpus`; `base_run` is the run
+    with which a refresh began, `shortfall` why it was not published when it was complete: "" when it was, None when
+    nobody has decided that.
     """
 
     run_id: int
@@ -37,6 +39,12 @@ class StoredRun:
     folder: str | None = None
     record: RunRecord | None = None
     parser_files: Mapping[str, str] = field(default_factory=dict)
+    corpus: str = ""
+    base_run: int | None = None
+    content_hash: str | None = None
+    carried_run: int | None = None
+    shortfall: str | None = None
+    published_at: datetime | None = None
 
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> StoredRun:
@@ -56,6 +64,8 @@ class StoredRun:
                 fingerprint=layout["fingerprint"],
                 total=layout["total"],
                 parser_files=parser_files,
+                content_hash=row["content_hash"],
+                carried_run=layout.get("carried_run"),
             )
         return cls(
             run_id=row["run_id"],
@@ -70,6 +80,12 @@ class StoredRun:
             folder=layout.get("folder"),
             record=record,
             parser_files=parser_files,
+            corpus=row["corpus"],
+            base_run=row["base_run"],
+            content_hash=row["content_hash"],
+            carried_run=layout.get("carried_run"),
+            shortfall=row["shortfall"],
+            published_at=row["published_at"],
         )
 
 
@@ -85,6 +101,7 @@ def encode_layout(record: RunRecord) -> str:
             "fingerprint": record.fingerprint,
             "total": record.total,
             "parser_files": dict(record.parser_files),
+            "carried_run": record.carried_run,
         }
     ).decode()
 

@@ -36,7 +36,7 @@ SELECT pg_advisory_xact_lock(7310579615327182);
 SELECT pg_catalog.current_schemas(true);
 
 -- name: planted
--- What another role has put where our statements would find it: tables and views of the names $1, functions of the names
+-- What another role has put where our statements would find it: tables and views of the quoted names $1, functions of the names
 -- $2, or with $3 of all names that Postgres has, and operators. Trusted are this role, superusers, and roles that this
 -- one is a member of. It calls only what is in pg_catalog, with types that match exactly.
 WITH me AS (
@@ -50,7 +50,7 @@ WITH me AS (
 ), found AS (
     SELECT 'table or view'::text AS kind, c.relname AS name, c.relowner AS owner
     FROM pg_catalog.unnest($1::text[]) AS wanted(name)
-    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(pg_catalog.quote_ident(wanted.name))::oid
+    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(wanted.name)::oid
     UNION ALL
     SELECT 'function'::text, p.proname, p.proowner FROM pg_catalog.pg_proc p
     WHERE p.pronamespace IN (SELECT oid FROM place) AND (p.proname = ANY($2::name[]) OR ($3::boolean AND p.proname IN (
@@ -97,19 +97,24 @@ $$;
 
 -- name: find-run
 SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
-       reasons::text AS reasons, layout::text AS layout
+       reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at
 FROM runs WHERE name = $1;
+
+-- name: current-of-corpus
+SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
+       reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at
+FROM runs WHERE run_id = (SELECT current_run FROM corpora WHERE corpus = $1);
 
 -- name: list-runs
 SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
-       reasons::text AS reasons, layout::text AS layout
+       reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at
 FROM runs ORDER BY run_id;
 
 -- name: make-run
-INSERT INTO runs (name, spec, epoch) VALUES ($1, $2::text::jsonb, $3) RETURNING run_id;
+INSERT INTO runs (name, spec, epoch, corpus, base_run) VALUES ($1, $2::text::jsonb, $3, $4, $5) RETURNING run_id;
 
 -- name: rewrite-run
-UPDATE runs SET spec = $2::text::jsonb, layout = $3::text::jsonb WHERE run_id = $1;
+UPDATE runs SET spec = $2::text::jsonb, layout = $3::text::jsonb, content_hash = $4 WHERE run_id = $1;
 
 -- name: known-runs
 SELECT name FROM runs WHERE name = ANY($1::text[]);
@@ -141,11 +146,43 @@ CREATE TABLE {part} (LIKE {table} INCLUDING ALL, CHECK (run_id = {run_id}));
 -- a session learns of that when it locks a table, as it does for pg_class.
 SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1));
 
+-- name: view-timeout
+-- To the end of the transaction: readers that come wait behind a view that waits for a reader.
+SET LOCAL lock_timeout = '1s';
+
+-- name: make-schema
+CREATE SCHEMA IF NOT EXISTS {schema};
+
 -- name: make-view
--- The run that was published last, or nothing.
-CREATE VIEW {view} AS
-    SELECT * FROM {table}
-    WHERE run_id = (SELECT run_id FROM runs WHERE published_at IS NOT NULL ORDER BY published_at DESC LIMIT 1);
+CREATE OR REPLACE VIEW {view} AS {branches};
+
+-- name: view-branch
+-- The pointer is read while the query runs, and then no other partition is.
+SELECT * FROM {table} WHERE run_id = (SELECT current_run FROM corpora WHERE corpus = {corpus})
+
+-- name: corpora-with-table
+-- Corpora of schema $1, of all schemas for '', with $2 only those that have this table. As SQL has their names.
+SELECT quote_literal(corpus) AS literal FROM corpora
+WHERE ($2::text IS NULL AND $1 = '' OR schema = $1) AND ($2 IS NULL OR $2 = ANY(tables)) ORDER BY corpus;
+
+-- name: find-corpus
+SELECT schema, tables, current_run FROM corpora WHERE corpus = $1;
+
+-- name: add-corpus
+INSERT INTO corpora (corpus, schema, tables) VALUES ($1, $2, $3)
+ON CONFLICT (corpus) DO UPDATE SET tables = corpora.tables || excluded.tables;
+
+-- name: current-run
+SELECT current_run FROM corpora WHERE corpus = $1;
+
+-- name: point-corpus
+UPDATE corpora SET current_run = $2 WHERE corpus = $1;
+
+-- name: mark-published
+UPDATE runs SET published_at = now(), shortfall = '' WHERE run_id = $1;
+
+-- name: mark-shortfall
+UPDATE runs SET shortfall = $2 WHERE run_id = $1 AND shortfall IS NULL;
 
 -- name: columns-of
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
@@ -206,9 +243,8 @@ FROM ranked GROUP BY 1, 2, 3 ORDER BY keys DESC, reason;
 -- To the end of the transaction: only a summary waits for these counts.
 SELECT set_config('statement_timeout', '3s', true);
 
--- name: finish-run
-UPDATE runs SET state = 'complete', counts = $2::text::jsonb, reasons = $3::text::jsonb, finished_at = now(),
-                published_at = now()
+-- name: complete-run
+UPDATE runs SET state = 'complete', counts = $2::text::jsonb, reasons = $3::text::jsonb, finished_at = now()
 WHERE run_id = $1;
 
 -- name: final-counts
@@ -229,7 +265,7 @@ SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;
 
 -- name: reopen-run
 -- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
-UPDATE runs SET state = 'running', counts = NULL, reasons = NULL, finished_at = NULL,
+UPDATE runs SET state = 'running', counts = NULL, reasons = NULL, finished_at = NULL, shortfall = NULL,
                 epoch = 'void-' || md5(random()::text)
 WHERE run_id = $1;
 

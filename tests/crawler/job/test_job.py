@@ -135,10 +135,8 @@ def test_a_job_that_came_through_json_is_the_same_job() -> None:
         ("parse", "records", "$.items[*]"),
         ("parse", "columns", {"id": "$.id"}),
         ("parse", "links", "a[href]"),
-        ("run", "publish", "manual"),
         ("retry", "in_place", 2),
         ("store", "parquet", "out"),
-        ("store", "schema", "mine"),
     ],
 )
 def test_a_documented_feature_that_is_missing_is_refused_by_name(section: str, key: str, value: Any) -> None:
@@ -146,10 +144,6 @@ def test_a_documented_feature_that_is_missing_is_refused_by_name(section: str, k
     document[section] = {**document.get(section, {}), key: value}
     message = not_yet(document)
     assert f"[{section}] {key}" in message
-
-
-def test_publishing_by_itself_may_be_spelled_out() -> None:
-    assert a_job(run={"name": "test", "publish": "auto"}) == a_job()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +169,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(change: dict[str, Any
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"run": None}, "[run] name is ''"),
+        ({"run": None}, "[run] name is missing"),
         ({"run": {"name": "a/b"}}, "[run] name is 'a/b'"),
         ({"run": {"name": ""}}, "[run] name is empty"),
         ({"run": {"name": ".a"}}, "[run] name"),

@@ -131,4 +131,7 @@ def test_a_bare_source_is_a_job_named_after_its_file(tmp_path: Path, monkeypatch
         assert load_document(glob, JobOverrides())[0]["run"] == {"name": "titles"}
     assert load_document("-", JobOverrides())[0] == {"run": {"name": "stdin"}, "source": {"path": "-"}}
     (tmp_path / "job.toml").write_text('[run]\nname = "a"\n')
-    assert load_document("job.toml", JobOverrides(workers=2)) == ({"run": {"name": "a", "workers": 2}}, str(tmp_path))
+    assert load_document("job.toml", JobOverrides(workers=2)) == (
+        {"run": {"name": "a", "corpus": "job", "workers": 2}},
+        str(tmp_path),
+    )

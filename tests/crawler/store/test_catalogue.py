@@ -13,11 +13,13 @@ from coordinator.tasks import cancel_and_wait
 from crawler.job.tables import TableSettings
 from crawler.model import Page
 from crawler.store import catalogue as catalogue_module
+from crawler.store import corpora
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.reasons import PagesToRetry
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
-from tests.crawler.examples import a_document, a_page, a_table
+from tests.crawler.examples import a_document, a_page, a_table, finished
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -49,11 +51,11 @@ async def catalogue(connection: PostgresConnection) -> Catalogue:
 
 
 async def made(catalogue: Catalogue, name: str = "test", *tables: TableSettings) -> int:
-    return await catalogue.make(name, a_document(), EPOCH, tables)
+    return await catalogue.make(name, a_document(), EPOCH, tables, corpus="test")
 
 
 async def written(database: str, run_id: int, pages: list[Page], *tables: TableSettings) -> None:
-    writer = Writer(database, run_id, EPOCH, tables)
+    writer = Writer(database, RunTables(run_id), EPOCH, tables)
     try:
         await writer.write(pages)
     finally:
@@ -128,7 +130,11 @@ async def test_machines_that_prepare_at_once_do_not_meet(database: str) -> None:
 
 
 async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of_it(
-    catalogue: Catalogue, reader: PostgresConnection, second_reader: PostgresConnection, database: str
+    catalogue: Catalogue,
+    connection: PostgresConnection,
+    reader: PostgresConnection,
+    second_reader: PostgresConnection,
+    database: str,
 ) -> None:
     facts = a_table(n="integer")
     run_id = await made(catalogue, "test", facts)
@@ -152,7 +158,7 @@ async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of
     try:
         await eventually(lambda: bool(seen and raw), "readers read")
         assert (seen, raw) == ({(0, 0, 0)}, {(0, 0)})
-        counts = await catalogue.finish(run_id, EPOCH, [facts])
+        counts = await finished(connection, RunTables(run_id), EPOCH, [facts])
         await eventually(lambda: (101, 200, 1) in seen and (101, 200) in raw, "the run is seen whole")
     finally:
         await cancel_and_wait(watchers)
@@ -168,14 +174,14 @@ async def test_readers_see_nothing_of_a_run_until_it_is_finished_and_then_all_of
 
 
 async def test_the_current_views_move_to_the_newest_run_and_the_older_one_stays(
-    catalogue: Catalogue, reader: PostgresConnection, database: str
+    catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection, database: str
 ) -> None:
     facts = a_table(n="integer")
     older, newer = await made(catalogue, "older", facts), await made(catalogue, "newer", facts)
     for number, run_id in enumerate((older, newer)):
         await written(database, run_id, [a_page(f"key-{number}", records=[(number,)])], facts)
     for run_id in (older, newer):
-        await catalogue.finish(run_id, EPOCH, [facts])
+        await finished(connection, RunTables(run_id), EPOCH, [facts])
         assert [row["run_id"] for row in await reader.fetch("SELECT run_id FROM pages_current")] == [run_id]
         assert [row["run_id"] for row in await reader.fetch("SELECT run_id FROM facts_current")] == [run_id]
     everything = await reader.fetch("SELECT run_id, key FROM pages ORDER BY run_id")
@@ -183,30 +189,34 @@ async def test_the_current_views_move_to_the_newest_run_and_the_older_one_stays(
 
 
 async def test_a_run_that_is_finished_again_keeps_its_counts_and_its_place(
-    catalogue: Catalogue, reader: PostgresConnection, database: str
+    catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection, database: str
 ) -> None:
     older = await made(catalogue, "older")
     await written(database, older, [a_page("a"), a_page("b")])
-    counts = await catalogue.finish(older, EPOCH, [])
+    counts = await finished(connection, RunTables(older), EPOCH)
     newer = await made(catalogue, "newer")
     await written(database, newer, [a_page("c")])
-    await catalogue.finish(newer, EPOCH, [])
+    await finished(connection, RunTables(newer), EPOCH)
     await reader.execute(f"DELETE FROM pages_r{older} WHERE key = 'a'")
     before = await catalogue.find("older")
-    assert await catalogue.finish(older, EPOCH, []) == counts == {Outcome.STORED: 2}
+    assert await finished(connection, RunTables(older), EPOCH) == counts == {Outcome.STORED: 2}
     assert await catalogue.find("older") == before
     assert [row["key"] for row in await reader.fetch("SELECT key FROM pages_current")] == ["c"]
 
 
 async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
-    catalogue: Catalogue, reader: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
+    catalogue: Catalogue,
+    connection: PostgresConnection,
+    reader: PostgresConnection,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     facts = a_table(n="integer")
     run_id = await made(catalogue, "test", facts)
     await written(database, run_id, [a_page("a", records=[(1,)])], facts)
     with monkeypatch.context() as patch:
-        patch.setattr(catalogue_module, "PUBLISH_DELAY_SECONDS", 3600)
-        finishing = asyncio.create_task(catalogue.finish(run_id, EPOCH, [facts]))
+        patch.setattr(corpora, "PUBLISH_DELAY_SECONDS", 3600)
+        finishing = asyncio.create_task(finished(connection, RunTables(run_id), EPOCH, [facts]))
 
         async def attached() -> bool:
             return bool(await reader.fetchval("SELECT count(*) FROM pages"))
@@ -215,28 +225,30 @@ async def test_a_finish_that_was_cut_off_between_its_steps_is_carried_through(
         await cancel_and_wait([finishing])
     run = await catalogue.find("test")
     assert run is not None
-    assert not run.complete
+    assert (run.complete, run.shortfall) == (True, None)
     assert await reader.fetch("SELECT * FROM pages_current") == []
-    assert await catalogue.finish(run_id, EPOCH, [facts]) == {Outcome.STORED: 1}
+    assert await finished(connection, RunTables(run_id), EPOCH, [facts]) == {Outcome.STORED: 1}
     assert await reader.fetchval("SELECT n FROM facts_current") == 1
 
 
 async def test_an_open_transaction_of_a_reader_does_not_hold_a_run_back(
-    catalogue: Catalogue, reader: PostgresConnection
+    catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection
 ) -> None:
     run_id = await made(catalogue)
     async with reader.transaction():
         await reader.fetch("SELECT * FROM pages_current")
         async with asyncio.timeout(30):
-            await catalogue.finish(run_id, EPOCH, [])
+            await finished(connection, RunTables(run_id), EPOCH)
 
 
-async def test_workers_that_finish_a_run_at_once_finish_it_once(catalogue: Catalogue, database: str) -> None:
+async def test_workers_that_finish_a_run_at_once_finish_it_once(
+    catalogue: Catalogue, connection: PostgresConnection, database: str
+) -> None:
     run_id = await made(catalogue)
     await written(database, run_id, [a_page("a")])
     connections = [await connect_postgres(database) for _ in range(4)]
     try:
-        ends = await asyncio.gather(*(Catalogue(connection).finish(run_id, EPOCH, []) for connection in connections))
+        ends = await asyncio.gather(*(finished(connection, RunTables(run_id), EPOCH) for connection in connections))
     finally:
         for connection in connections:
             await connection.close()
@@ -244,7 +256,7 @@ async def test_workers_that_finish_a_run_at_once_finish_it_once(catalogue: Catal
 
 
 async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_finished(
-    catalogue: Catalogue, reader: PostgresConnection, database: str
+    catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection, database: str
 ) -> None:
     run_id = await made(catalogue)
     failed = a_page("a")
@@ -252,8 +264,8 @@ async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_finis
     await written(database, run_id, [failed, a_page("b")])
     async with reader.transaction():
         await reader.execute("SELECT pg_advisory_xact_lock(7310579, $1)", run_id)
-        finishing = asyncio.create_task(catalogue.finish(run_id, EPOCH, []))
-        assert await Catalogue(reader).reopen(run_id, PagesToRetry()) == {Outcome.FAILED: 1}
+        finishing = asyncio.create_task(finished(connection, RunTables(run_id), EPOCH))
+        assert await Catalogue(reader).reopen(RunTables(run_id), PagesToRetry()) == {Outcome.FAILED: 1}
     with pytest.raises(EpochLost):
         await finishing
     run = await catalogue.find("test")
@@ -261,25 +273,25 @@ async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_finis
     assert (run.complete, run.counts) == (False, {})
     assert await reader.fetch("SELECT * FROM pages_current") == []
     await catalogue.change_epoch(run_id, Epoch("second"))
-    await catalogue.finish(run_id, Epoch("second"), [])
+    await finished(connection, RunTables(run_id), Epoch("second"))
     with pytest.raises(EpochLost):
-        await catalogue.finish(run_id, EPOCH, [])
+        await finished(connection, RunTables(run_id), EPOCH)
 
 
-async def test_an_empty_run_is_finished_too(catalogue: Catalogue) -> None:
+async def test_an_empty_run_is_finished_too(catalogue: Catalogue, connection: PostgresConnection) -> None:
     run_id = await made(catalogue)
-    assert await catalogue.finish(run_id, EPOCH, []) == {}
+    assert await finished(connection, RunTables(run_id), EPOCH) == {}
     run = await catalogue.find("test")
     assert run is not None
     assert run.complete
 
 
 async def test_a_late_page_of_a_finished_run_is_still_stored_once(
-    catalogue: Catalogue, reader: PostgresConnection, database: str
+    catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection, database: str
 ) -> None:
     run_id = await made(catalogue)
     await written(database, run_id, [a_page("a", body=b'"first"')])
-    await catalogue.finish(run_id, EPOCH, [])
+    await finished(connection, RunTables(run_id), EPOCH)
     await written(database, run_id, [a_page("a", body=b'"late"')])
     assert [row["body"] for row in await reader.fetch("SELECT body FROM pages")] == ['"first"']
 
@@ -297,7 +309,7 @@ async def test_digests_come_in_batches_by_outcome(
     await written(database, other, [a_page("not this one")])
     found: list[tuple[Outcome, bytes]] = []
     batches = 0
-    async for batch in catalogue.digests(run_id):
+    async for batch in catalogue.digests(RunTables(run_id)):
         batches += 1
         assert sum(map(len, batch.values())) <= 7
         found += [(outcome, digest) for outcome, digests in batch.items() for digest in digests]
@@ -306,12 +318,12 @@ async def test_digests_come_in_batches_by_outcome(
 
 
 async def test_a_table_of_every_type_serves_one_run_after_another(
-    catalogue: Catalogue, reader: PostgresConnection
+    catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection
 ) -> None:
     first = await made(catalogue, "first", FACTS)
-    await catalogue.finish(first, EPOCH, [FACTS])
+    await finished(connection, RunTables(first), EPOCH, [FACTS])
     second = await made(catalogue, "second", FACTS)
-    await catalogue.finish(second, EPOCH, [FACTS])
+    await finished(connection, RunTables(second), EPOCH, [FACTS])
     assert await reader.fetch("SELECT * FROM facts_current") == []
 
 
@@ -392,7 +404,7 @@ async def test_what_a_deleted_run_left_behind_is_not_taken_for_the_new_runs(
 ) -> None:
     run_id = await made(catalogue)
     await written(database, run_id, [a_page("old")])
-    await reader.execute("TRUNCATE runs RESTART IDENTITY")
+    await reader.execute("TRUNCATE runs, corpora RESTART IDENTITY")
     assert f'"pages_r{run_id}" already exists' in await refusal(catalogue)
 
 

@@ -13,6 +13,7 @@ from coordinator.model import Epoch
 from crawler.cli.inspect import query_rows
 from crawler.job.tables import TableSettings
 from crawler.store.catalogue import open_catalogue
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page
 
@@ -157,7 +158,7 @@ async def test_a_table_that_takes_the_place_of_a_runs_own_is_refused(
     await outsider.execute(f"CREATE SCHEMA postgres AUTHORIZATION {OUTSIDER}")
     await outsider.execute(f"SET SESSION AUTHORIZATION {OUTSIDER}")
     await outsider.execute(f"CREATE TABLE postgres.{table}_r1 (a int)")
-    writer = Writer(database, 1, Epoch("first"), [FACTS])
+    writer = Writer(database, RunTables(1), Epoch("first"), [FACTS])
     planted = pytest.raises(PostgresRefused, match=f"table or view {table}_r1 belongs to role {OUTSIDER}")
     with planted:
         await writer.write([a_page("a")])

@@ -11,8 +11,9 @@ from crawler.model import Page
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection
 from crawler.store.reasons import KEPT_REASONS, PagesToRetry, ReasonCount, count_outcomes, decode_reasons
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
-from tests.crawler.examples import a_document, a_page
+from tests.crawler.examples import a_document, a_page, finished
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ async def a_run(connection: PostgresConnection, database: str, *ends: tuple[Outc
         page.outcome, page.status, page.reason = outcome, status, reason
         page.body = page.body if outcome is STORED else None
         pages.append(page)
-    writer = Writer(database, run_id, EPOCH, ())
+    writer = Writer(database, RunTables(run_id), EPOCH, ())
     try:
         await writer.write(pages)
     finally:
@@ -75,7 +76,7 @@ async def test_reasons_that_differ_only_from_key_to_key_are_one(
     connection: PostgresConnection, database: str, outcome: Outcome, reasons: Sequence[str], kind: str
 ) -> None:
     run_id = await a_run(connection, database, *((outcome, None, reason) for reason in reasons))
-    assert await count_outcomes(connection, run_id) == (
+    assert await count_outcomes(connection, RunTables(run_id)) == (
         {outcome: len(reasons)},
         (ReasonCount(outcome, kind, len(reasons)),),
     )
@@ -94,7 +95,7 @@ async def test_only_the_usual_reasons_are_kept_and_all_keys_are_counted(
         *((STORED, 200, None) for _ in range(3)),
         (GONE, 404, "status 404"),
     )
-    counts, reasons = await count_outcomes(connection, run_id)
+    counts, reasons = await count_outcomes(connection, RunTables(run_id))
     assert counts == {FAILED: 35, REFUSED: 5, STORED: 3, GONE: 1}
     failed = [one for one in reasons if one.outcome is FAILED]
     assert len(failed) == KEPT_REASONS + 1
@@ -106,12 +107,12 @@ async def test_the_reasons_of_a_complete_run_are_kept_with_it(connection: Postgr
     run_id = await a_run(connection, database, (REFUSED, 401, "status 401"), (FAILED, 200, "parse: x"))
     catalogue = Catalogue(connection)
     expected = (ReasonCount(FAILED, "parse: x", 1), ReasonCount(REFUSED, "status 401", 1, denied=True))
-    assert await catalogue.reasons_so_far(run_id) == expected
-    await catalogue.finish(run_id, EPOCH, [])
+    assert await catalogue.reasons_so_far(RunTables(run_id)) == expected
+    await finished(connection, RunTables(run_id), EPOCH)
     run = await catalogue.find("test")
     assert run is not None
     assert run.reasons == expected
-    assert await catalogue.reopen(run_id, PagesToRetry()) == {FAILED: 1, REFUSED: 1}
+    assert await catalogue.reopen(RunTables(run_id), PagesToRetry()) == {FAILED: 1, REFUSED: 1}
     run = await catalogue.find("test")
     assert run is not None
     assert run.reasons == ()
@@ -126,7 +127,7 @@ async def test_reasons_that_take_long_to_count_are_left_out(
         await reader.execute("SELECT pg_sleep(60)")
 
     monkeypatch.setattr("crawler.store.catalogue.count_outcomes", slowly)
-    assert await Catalogue(connection).reasons_so_far(run_id) == ()
+    assert await Catalogue(connection).reasons_so_far(RunTables(run_id)) == ()
 
 
 def test_a_run_that_an_earlier_version_completed_has_no_reasons() -> None:
@@ -168,6 +169,6 @@ async def test_only_the_pages_that_are_wanted_again_are_deleted(
     connection: PostgresConnection, database: str, wanted: PagesToRetry, deleted: dict[Outcome, int]
 ) -> None:
     run_id = await a_run(connection, database, *ENDS)
-    assert await Catalogue(connection).reopen(run_id, wanted) == deleted
-    counts, _ = await count_outcomes(connection, run_id)
+    assert await Catalogue(connection).reopen(RunTables(run_id), wanted) == deleted
+    counts, _ = await count_outcomes(connection, RunTables(run_id))
     assert sum(counts.values()) == len(ENDS) - sum(deleted.values())

@@ -19,8 +19,9 @@ from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.queries import migrations, query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.schema import schema_version
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
-from tests.crawler.examples import a_page
+from tests.crawler.examples import a_page, finished
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +75,7 @@ def a_picture(key: str) -> Page:
 
 
 async def written(database: str, run_id: int, *pages: Page) -> None:
-    writer = Writer(database, run_id, EPOCH, ())
+    writer = Writer(database, RunTables(run_id), EPOCH, ())
     try:
         await writer.write(pages)
     finally:
@@ -101,9 +102,10 @@ async def test_an_old_database_becomes_like_a_new_one_and_keeps_its_rows(old: Po
     await Catalogue(old).prepare(upgrade=True)
     assert await schema_version(old) == NEWEST
     whole = await columns(old, "pages")
-    assert whole[-9:] == [
+    assert whole[-12:] == [
         *(("content", "bytea"), ("content_type", "text"), ("encoding", "text"), ("kind", "text")),
         *(("depth", "integer"), ("page_no", "integer"), ("origin", "bytea"), ("list", "bytea"), ("batch", "bigint")),
+        *(("content_digest", "bytea"), ("stale", "boolean"), ("final_url", "text")),
     ]
     for table in (f"pages_r{FINISHED}", f"pages_r{UNFINISHED}", "pages_current"):
         assert await columns(old, table) == whole
@@ -118,18 +120,18 @@ async def test_both_runs_of_an_old_database_go_on(old: PostgresConnection, datab
     for run_id in (FINISHED, UNFINISHED):
         # Some keys are there already, so the batch is merged.
         await written(database, run_id, a_page("before"), a_picture("picture"), a_page("json"))
-    await catalogue.finish(UNFINISHED, EPOCH, ())
+    await finished(old, RunTables(UNFINISHED), EPOCH)
     rows = await old.fetch("SELECT run_id, key, content, content_type FROM pages ORDER BY run_id, key")
     assert [tuple(row) for row in rows] == [
         (run_id, key, *picture)
         for run_id in (FINISHED, UNFINISHED)
         for key, *picture in (("before", None, None), ("json", None, None), ("picture", b"\x89PNG\0", "image/png"))
     ]
-    assert {row["run_id"] for row in await old.fetch("SELECT run_id FROM pages_current")} == {UNFINISHED}
+    assert {row["run_id"] for row in await old.fetch("SELECT run_id FROM pages_current")} == {FINISHED, UNFINISHED}
     failed = a_page("failed")
     failed.fail("why")
     await written(database, FINISHED, failed)
-    assert await catalogue.reopen(FINISHED, PagesToRetry()) == {Outcome.FAILED: 1}
+    assert await catalogue.reopen(RunTables(FINISHED), PagesToRetry()) == {Outcome.FAILED: 1}
 
 
 async def test_a_worker_of_the_version_before_goes_on_after_the_migration(old: PostgresConnection) -> None:
@@ -154,7 +156,7 @@ async def test_other_commands_say_that_the_schema_is_older_and_change_nothing(
     old: PostgresConnection, database: str
 ) -> None:
     before = await columns(old, "pages")
-    for call in (Catalogue(old).prepare(), Writer(database, UNFINISHED, EPOCH, ()).open()):
+    for call in (Catalogue(old).prepare(), Writer(database, RunTables(UNFINISHED), EPOCH, ()).open()):
         with pytest.raises(
             PostgresRefused, match=f"has version 1, and this shardcrawl needs {NEWEST}: `shardcrawl run`"
         ) as e:
@@ -239,4 +241,4 @@ async def test_an_old_run_that_failed_pages_still_counts_them(old: PostgresConne
     page = a_picture("x")
     page.fail("why")
     await written(database, UNFINISHED, page)
-    assert dict(await Catalogue(old).finish(UNFINISHED, EPOCH, ())) == {Outcome.STORED: 1, Outcome.FAILED: 1}
+    assert dict(await finished(old, RunTables(UNFINISHED), EPOCH)) == {Outcome.STORED: 1, Outcome.FAILED: 1}

@@ -18,6 +18,7 @@ from crawler.model import Page
 from crawler.parse.columns import Table
 from crawler.store import writer as writer_module
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import LoadingRun, a_loading_run, a_page, a_table
 from tests.waiting import eventually
@@ -148,10 +149,15 @@ async def test_rows_go_in_the_order_of_their_digests_so_that_two_writers_lock_th
     copy_pages = Writer._copy_pages
 
     async def recorded(
-        self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None
+        self: Writer,
+        connection: PostgresConnection,
+        table: str,
+        pages: Sequence[Page],
+        batch: int | None,
+        schema: str = "",
     ) -> None:
         sent.append([page.item.digest for page in pages])
-        await copy_pages(self, connection, table, pages, batch)
+        await copy_pages(self, connection, table, pages, batch, schema)
 
     monkeypatch.setattr(Writer, "_copy_pages", recorded)
     pages = [a_page(str(number)) for number in range(100)]
@@ -259,13 +265,13 @@ async def test_a_statement_that_was_cancelled_is_unavailable_and_can_be_repeated
 
 async def test_a_postgres_with_another_epoch_is_refused_before_anything_is_stored(database: str) -> None:
     async with a_loading_run(database) as run:
-        writer = Writer(database, run.run_id, Epoch("another"), ())
+        writer = Writer(database, RunTables(run.run_id), Epoch("another"), ())
         for call in (writer.open(), writer.write([a_page("a")])):
             with pytest.raises(EpochLost, match="rebuild"):
                 await call
         assert await run.pages() == {}
         with pytest.raises(EpochLost):
-            await Writer(database, run.run_id + 1, run.epoch, ()).open()
+            await Writer(database, RunTables(run.run_id + 1), run.epoch, ()).open()
 
 
 async def test_an_epoch_that_changed_meanwhile_is_noticed_at_the_next_connection(database: str) -> None:
@@ -282,7 +288,7 @@ async def test_a_postgres_without_the_schema_is_refused_and_leaves_no_connection
     try:
         for _ in range(3):
             with pytest.raises(PostgresRefused) as caught:
-                await Writer(database, 1, Epoch("a"), ()).open()
+                await Writer(database, RunTables(1), Epoch("a"), ()).open()
             assert len(str(caught.value).splitlines()) == 1
 
         async def alone() -> bool:

@@ -16,6 +16,7 @@ from coordinator.model import FoundBatch, FoundKey, KeyContext
 from coordinator.queue.sharding import digest
 from crawler.model import Page
 from crawler.store.rows.found import LIST_REPEATS, FoundReader, decode_context
+from crawler.store.tables import RunTables
 from tests.crawler.examples import LoadingRun, a_loading_run, a_page, a_table
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +71,7 @@ class Stored:
 @asynccontextmanager
 async def a_following_run(database: str) -> AsyncIterator[Stored]:
     async with a_loading_run(database, a_table(n="smallint"), follows=True) as run:
-        reader = FoundReader(database, run.run_id)
+        reader = FoundReader(database, RunTables(run.run_id))
         try:
             yield Stored(run, reader)
         finally:

@@ -167,10 +167,15 @@ async def test_bad_rows_cost_few_transactions_and_send_no_row_often(
     copy_pages = Writer._copy_pages
 
     async def counted(
-        self: Writer, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None
+        self: Writer,
+        connection: PostgresConnection,
+        table: str,
+        pages: Sequence[Page],
+        batch: int | None,
+        schema: str = "",
     ) -> None:
         sent.append(len(pages))
-        await copy_pages(self, connection, table, pages, batch)
+        await copy_pages(self, connection, table, pages, batch, schema)
 
     monkeypatch.setattr(Writer, "_copy_pages", counted)
     pages = [a_page(str(number), records=[(1,)]) for number in range(1000)]

@@ -1,0 +1,1 @@
+"""Runs as versions of a corpus: named, and published when they are complete."""

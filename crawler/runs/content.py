@@ -1,0 +1,31 @@
+"""Pure: what made the content of a run's pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from xxhash import xxh3_128_hexdigest
+
+from crawler.job.job import Job
+
+# The keys of `[request]` and `[parse]` on which the content of a page depends.
+_REQUEST = ("url", "method", "headers", "json", "form", "body", "keys_per_request")
+_NOT_OF_CONTENT = ("timeout", "wait_most")
+
+
+def content_hash(job: Job, parser_files: Mapping[str, str]) -> str | None:
+    """A hash of all settings and files that make records of responses; None when the parser's files are not known.
+
+    Pages of two runs with the same hash can be compared, and carried from one into the other.
+    """
+    if any(one.parse.python for one in job.every_kind) and not parser_files:
+        return None
+    given = job.document
+    made_by = {
+        "request": {key: given.get("request", {}).get(key) for key in _REQUEST},
+        "parse": {key: value for key, value in given.get("parse", {}).items() if key not in _NOT_OF_CONTENT},
+        **{section: given.get(section) for section in ("tables", "kinds", "paginate", "follow")},
+        "files": dict(parser_files),
+    }
+    return xxh3_128_hexdigest(orjson.dumps(made_by, option=orjson.OPT_SORT_KEYS, default=str))

@@ -1,0 +1,104 @@
+"""The corpora in Postgres: which of its runs a corpus shows, and the views through which readers see that one.
+
+A view has a branch for each corpus, so that Postgres reads no other run's partition. It is made anew only when a corpus
+gets a table: then it waits for its readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import asyncpg
+
+from coordinator.errors import PostgresRefused, PostgresUnavailable
+from crawler.store.postgres import PostgresConnection, postgres_errors
+from crawler.store.queries import query
+from crawler.store.tables import PAGES, RunTables, in_schema
+
+# Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
+# statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
+PUBLISH_DELAY_SECONDS = 0.2
+
+
+class Corpora:
+    """The corpora of one Postgres. Every method raises PostgresUnavailable or PostgresRefused."""
+
+    def __init__(self, connection: PostgresConnection) -> None:
+        self._connection = connection
+
+    async def current(self, corpus: str) -> int | None:
+        """The run_id of the run that readers of this corpus see; None before the first one is published."""
+        with postgres_errors():
+            run_id: int | None = await self._connection.fetchval(query("current-run"), corpus)
+        return run_id
+
+    async def add(self, corpus: str, schema: str, tables: Sequence[str]) -> None:
+        """Add a corpus, or tables to it, in a transaction, and make the views anew that show it.
+
+        Raises PostgresRefused when the corpus has its tables in another schema, and PostgresUnavailable while a
+        query on such a view goes on: then nothing is added.
+        """
+        row = await self._connection.fetchrow(query("find-corpus"), corpus)
+        if row is not None and row["schema"] != schema:
+            raise PostgresRefused(
+                f"corpus {corpus} has its tables in schema {row['schema'] or 'of the database'}; "
+                "leave [store] schema as it was, or give [run] corpus another name"
+            )
+        new = [name for name in tables if row is None or name not in row["tables"]]
+        if row is not None and not new:
+            return
+        try:
+            async with self._connection.transaction():
+                await self._connection.execute(query("hide-notices"))
+                await self._connection.execute(query("add-corpus"), corpus, schema, new)
+                await self._connection.execute(query("view-timeout"))
+                for name in [*([PAGES] if row is None else []), *new]:
+                    await self._make_view(schema, name)
+                if schema and row is None:
+                    await self._make_view("", PAGES)
+        except asyncpg.LockNotAvailableError as error:
+            raise PostgresUnavailable(
+                f"Postgres: the views of corpus {corpus} are to be made, and a query that somebody runs on one of them "
+                "holds it up"
+            ) from error
+
+    async def publish(self, corpus: str, of_run: RunTables, tables: Sequence[str]) -> None:
+        """Let readers of the corpus see this run and no other, from one moment on.
+
+        Raises PostgresUnavailable while somebody's query holds up a view that must be made: to be called again then.
+        """
+        with postgres_errors():
+            await self.add(corpus, of_run.schema, tables)
+            if await self._attach(of_run, [PAGES, *tables]):
+                await asyncio.sleep(PUBLISH_DELAY_SECONDS)
+            async with self._connection.transaction():
+                await self._connection.execute(query("lock-run"), of_run.run_id)
+                await self._connection.execute(query("mark-published"), of_run.run_id)
+                await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
+
+    async def refuse(self, run_id: int, shortfall: str) -> None:
+        """Keep why a complete run is not published."""
+        with postgres_errors():
+            await self._connection.execute(query("mark-shortfall"), run_id, shortfall)
+
+    async def _attach(self, of_run: RunTables, tables: Sequence[str]) -> bool:
+        """Make the run's parts partitions, all in one transaction; False when all of them were partitions before."""
+        async with self._connection.transaction():
+            await self._connection.execute(query("lock-run"), of_run.run_id)
+            attached = 0
+            for name in tables:
+                whole, part = of_run.whole(name), of_run.part(name)
+                if not await self._connection.fetchval(query("is-attached"), whole, part):
+                    statement = query("attach", table=whole, part=part, run_id=of_run.run_id)
+                    await self._connection.execute(statement)
+                    attached += 1
+        return attached > 0
+
+    async def _make_view(self, schema: str, table: str) -> None:
+        """Make `TABLE_current` anew: of the corpora in this schema that have the table. `pages` is everybody's."""
+        whole = in_schema("" if table == PAGES else schema, table)
+        corpora = await self._connection.fetch(query("corpora-with-table"), schema, None if table == PAGES else table)
+        branches = " UNION ALL ".join(query("view-branch", table=whole, corpus=row["literal"]) for row in corpora)
+        view = in_schema(schema, f"{table}_current")
+        await self._connection.execute(query("make-view", view=view, branches=branches))
