@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from coordinator.errors import PostgresRefused, PostgresUnavailable
+from coordinator.errors import PostgresRefused, PostgresUnavailable, UsageError
+from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
 from crawler.store.tables import PAGES, RunTables, in_schema
@@ -63,18 +64,23 @@ class Corpora:
                 "holds it up"
             ) from error
 
-    async def publish(self, corpus: str, of_run: RunTables, tables: Sequence[str]) -> None:
+    async def publish(
+        self, corpus: str, of_run: RunTables, tables: Sequence[str], failpoint: Failpoint = no_failpoint
+    ) -> None:
         """Let readers of the corpus see this run and no other, from one moment on.
 
-        Raises PostgresUnavailable while somebody's query holds up a view that must be made: to be called again then.
+        Raises UsageError when somebody deleted the run meanwhile, and PostgresUnavailable while somebody's query holds
+        up a view that must be made: to be called again then.
         """
         with postgres_errors():
             await self.add(corpus, of_run.schema, tables)
             if await self._attach(of_run, [PAGES, *tables]):
                 await asyncio.sleep(PUBLISH_DELAY_SECONDS)
+            failpoint("attached")
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
-                await self._connection.execute(query("mark-published"), of_run.run_id)
+                if await self._connection.execute(query("mark-published"), of_run.run_id) == "UPDATE 0":
+                    raise UsageError(f"run {of_run.run_id} is not in Postgres: somebody deleted it")
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
 
     async def refuse(self, run_id: int, shortfall: str) -> None:

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.anyio
 
 PLANNER = ("read", "published")
 OPENING = ("made", "rebuilt")
-WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING)
+COMMANDS = ("cancelled", "drained", "erased", "unlisted", "detached", "dropped")  # see tests/live/test_versions.py
+WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING + COMMANDS)
 DEATHS = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
 QUICK = ("published", "committed")
 

@@ -235,6 +235,8 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
     return {
         "run": end.job.run.name,
         "state": "complete" if end.stored else "paused" if end.gave_up else "interrupted",
+        "published": end.stored is not None and end.stored.published_at is not None,
+        "shortfall": end.stored.shortfall if end.stored else None,
         "outcomes": outcomes_json(end.outcomes),
         "denied": end.denied,
         "reasons": reasons_json(end.reasons),
