@@ -35,7 +35,7 @@ DRAIN_SECONDS = 30.0
 # A coordinator that stands by looks at the run's state this often, and has no lease; a worker that leaves may still
 # write a notice.
 QUIET_SECONDS = 1.0
-POLL_SECONDS = 0.1
+LEASES_POLL_SECONDS = 0.1
 
 
 async def cancel_run(
@@ -92,7 +92,7 @@ async def _wait_until_left(client: Redis, name: str) -> None:
                 )
                 return
             quiet_until = monotonic() + QUIET_SECONDS
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(LEASES_POLL_SECONDS)
 
 
 async def _close(connection: PostgresConnection, run: StoredRun) -> Mapping[Outcome, int]:

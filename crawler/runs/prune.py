@@ -27,7 +27,7 @@ from crawler.store.tables import RunTables
 
 # How long a table waits for its readers, before the next call goes on with it.
 READERS_SECONDS = 10.0
-POLL_SECONDS = 0.1
+READERS_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +162,15 @@ async def _wait_for_snapshots(connection: PostgresConnection) -> None:
     while await connection.fetchval(query("has-older-snapshots"), newest):
         if monotonic() > deadline:
             raise _held_up("pages")
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(READERS_POLL_SECONDS)
 
 
 async def _detach(connection: PostgresConnection, part: Part) -> None:
     """Let the table be no partition any more. Readers that come meanwhile do not wait, and do not see it."""
-    statement = "finish-detach" if part.pending else "detach"
     whole, name = part.of_run.whole(part.table), part.of_run.part(part.table)
+    detach, finish = query("detach", table=whole, part=name), query("finish-detach", table=whole, part=name)
     try:
-        await connection.execute(query(statement, table=whole, part=name), timeout=READERS_SECONDS)
+        await connection.execute(finish if part.pending else detach, timeout=READERS_SECONDS)
     except TimeoutError:
         raise _held_up(part.table) from None
 

@@ -61,14 +61,14 @@ SELECT corpus FROM corpora ORDER BY corpus;
 -- name: run-sizes
 -- The bytes of each run's tables, with indexes, and whether readers see it. A table that is being dropped has none.
 SELECT r.run_id, coalesce(bool_or(c.current_run = r.run_id), false) AS current, coalesce(sum(pg_total_relation_size(to_regclass(
-           CASE WHEN c.schema = '' THEN '' ELSE quote_ident(c.schema) || '.' END || quote_ident(name || '_r' || r.run_id)
+           CASE WHEN c.schema = '' THEN '' ELSE quote_ident(c.schema) || '.' END || quote_ident(named || '_r' || r.run_id)
        ))), 0)::bigint AS bytes
-FROM runs r JOIN corpora c USING (corpus), unnest(c.tables || ARRAY['pages', 'pages_found']) AS name
+FROM runs r JOIN corpora c USING (corpus), unnest(c.tables || ARRAY['pages', 'pages_found']) AS named
 GROUP BY r.run_id;
 
 -- name: orphan-parts
 -- Tables into which a run loaded whose row was deleted: by their names, columns, constraint and owner they are ours. And
--- the table of which each is a partition; `pending` says that it is one no longer, and that a detaching broke off.
+-- whether each is a partition still, or (`pending`) is half detached: somebody broke that off.
 WITH place AS (
     SELECT ''::text AS schema, relnamespace AS namespace FROM pg_class WHERE oid = to_regclass('runs')
     UNION

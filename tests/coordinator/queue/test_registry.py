@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 import coordinator.redis.keys
 from coordinator.model import Outcome, Presence, RunState
 from coordinator.queue.registry import RunInRedis, Runs
-from coordinator.redis.keys import RUNS, SEEN_AFTER_END_SECONDS, RunKeys
+from coordinator.redis.keys import SEEN_AFTER_END_SECONDS, RunKeys
 from coordinator.roles.election import Election
 from tests.coordinator.parts import COORDINATOR, HOST, ONE, TWO, Run, numbered, record_of, run_in_progress
 
