@@ -29,7 +29,6 @@ from crawler.runs.prune import run_sizes
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, connect_reader
 from crawler.store.queries import query
-from crawler.store.reasons import ReasonCount
 from crawler.store.rows.stored_run import StoredRun
 
 # How a type becomes JSON. Postgres' own form of a numeric is a number, which most readers of JSON would round.
@@ -44,15 +43,20 @@ def status_command(name: str | None, as_json: bool, **options: Any) -> None:
     """Show where a run stands, or every run that is not complete. Example: shardcrawl status my-run --json"""
     found = run_async(_snapshots(place_from(options), name))
     if as_json:
-        listed = [{**screen.snapshot_json(one), "reasons": screen.reasons_json(reasons)} for one, reasons in found]
+        listed = [
+            {**screen.snapshot_json(one), "reasons": screen.reasons_json(run.reasons), "shortfall": run.shortfall}
+            for one, run in found
+        ]
         print_json(listed[0] if name else listed)
         return
     console = Console()
     if not found:
         say(console, "no run is under way; `shardcrawl runs` lists the complete ones")
-    for one, reasons in found:
+    for one, run in found:
         screen.print_snapshot(one, console)
-        screen.print_reasons(reasons, console)
+        screen.print_reasons(run.reasons, console)
+        if run.shortfall:
+            say(console, f"it is not published: {run.shortfall}")
 
 
 @command("runs")
@@ -220,17 +224,14 @@ async def _query_place(place: Place, statement: str, form: str | None) -> None:
     screen.print_rows(columns, records)
 
 
-async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, tuple[ReasonCount, ...]]]:
-    """Snapshots of one run, or of every run that is not complete, with the reasons of a complete one.
-
-    Raises UsageError for an unknown run.
-    """
+async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, StoredRun]]:
+    """One run, or every one that is not complete, as Redis and Postgres have it. Raises UsageError for an unknown run."""
     async with _known_runs(place) as (client, _, stored):
         wanted = [run for run in stored if (run.name == name if name else run.unfinished)]
         if name and not wanted:
             known = ", ".join(run.name for run in stored) or "none"
             raise UsageError(f"no run {name}; known runs: {known}")
-        return [(await _snapshot_of(client, run), run.reasons) for run in wanted]
+        return [(await _snapshot_of(client, run), run) for run in wanted]
 
 
 async def _all_runs(place: Place) -> list[dict[str, Any]]:

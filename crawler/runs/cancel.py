@@ -17,7 +17,6 @@ from coordinator.errors import UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Outcome
 from coordinator.queue.registry import Runs
-from coordinator.redis.retrying import retry_unavailable
 from coordinator.status import is_in_use
 from crawler.runs.naming import name_lock
 from crawler.runs.prune import delete_row, drop_orphans
@@ -84,7 +83,7 @@ async def _wait_until_left(client: Redis, name: str) -> None:
     deadline = monotonic() + DRAIN_SECONDS
     quiet_until = monotonic() + QUIET_SECONDS
     while monotonic() < quiet_until:
-        if await retry_unavailable(lambda: is_in_use(client, name), "cancel"):
+        if await is_in_use(client, name):
             if monotonic() > deadline:
                 logger.warning(
                     "not all who work on run %s left within %.0f s: what they have in flight is lost",

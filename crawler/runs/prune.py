@@ -161,7 +161,7 @@ async def _wait_for_snapshots(connection: PostgresConnection) -> None:
     newest, deadline = await connection.fetchval(query("newest-snapshot")), monotonic() + READERS_SECONDS
     while await connection.fetchval(query("has-older-snapshots"), newest):
         if monotonic() > deadline:
-            raise _held_up("pages")
+            raise _held_up("that began before")
         await asyncio.sleep(READERS_POLL_SECONDS)
 
 
@@ -172,7 +172,7 @@ async def _detach(connection: PostgresConnection, part: Part) -> None:
     try:
         await connection.execute(finish if part.pending else detach, timeout=READERS_SECONDS)
     except TimeoutError:
-        raise _held_up(part.table) from None
+        raise _held_up(f"on {part.table}") from None
 
 
 async def _drop(connection: PostgresConnection, part: Part) -> None:
@@ -181,15 +181,15 @@ async def _drop(connection: PostgresConnection, part: Part) -> None:
             await connection.execute(query("view-timeout"))
             await connection.execute(query("drop-part", part=part.of_run.part(part.table)))
     except asyncpg.LockNotAvailableError:
-        raise _held_up(part.name) from None
+        raise _held_up(f"on {part.name}") from None
     except asyncpg.DependentObjectsStillExistError as error:
         raise PostgresRefused(f"Postgres: {first_line(error)}; drop what you made of {part.name} first") from error
 
 
-def _held_up(table: str) -> PostgresUnavailable:
+def _held_up(which: str) -> PostgresUnavailable:
     return PostgresUnavailable(
-        f"Postgres: a query or transaction that somebody runs on {table} holds it up; what is left is deleted when "
-        "`shardcrawl prune` is called again after it"
+        f"Postgres: a query or transaction {which} holds it up; call `shardcrawl prune` again when that has ended: "
+        "it deletes what is left"
     )
 
 
