@@ -225,7 +225,7 @@ async def _query_place(place: Place, statement: str, form: str | None) -> None:
 
 
 async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, StoredRun]]:
-    """One run, or every one that is not complete, as Redis and Postgres have it. Raises UsageError for an unknown run."""
+    """One run, or every unfinished one, as Redis and as Postgres has it. Raises UsageError for an unknown run."""
     async with _known_runs(place) as (client, _, stored):
         wanted = [run for run in stored if (run.name == name if name else run.unfinished)]
         if name and not wanted:

@@ -137,11 +137,11 @@ async def _cancel(place: Place, name: str, drop: bool) -> Mapping[Outcome, int]:
 
 
 async def _prune(place: Place, corpus: str, keep: int | None, before: datetime | None) -> Pruned:
-    async with _opened(place) as (connection, client, _):
+    async with _opened(place) as (connection, client, database):
         await check_corpus(connection, corpus)
         sizes = await run_sizes(connection)
         failpoint = _failpoint("prune")
-        runs, parts = await prune(connection, client, corpus, keep=keep, before=before, failpoint=failpoint)
+        runs, parts = await prune(connection, client, database, corpus, keep=keep, before=before, failpoint=failpoint)
         return runs, parts, sizes
 
 

@@ -47,7 +47,7 @@ async def cancel_run(
     connection = await connect_postgres(database)
     try:
         run = await Catalogue(connection).find(name)
-        if run is None and drop and await drop_orphans(connection, failpoint):
+        if run is None and drop and await drop_orphans(connection, database, failpoint):
             return {}  # a call before this one deleted the row, and died
         if run is None:
             raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
@@ -64,7 +64,7 @@ async def cancel_run(
         failpoint("erased")
         if drop and await delete_row(connection, run.run_id):
             failpoint("unlisted")
-            await drop_orphans(connection, failpoint)
+            await drop_orphans(connection, database, failpoint)
         return counts
     finally:
         connection.terminate()

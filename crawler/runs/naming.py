@@ -51,6 +51,7 @@ async def name_lock(database: str, name: str) -> AsyncIterator[None]:
     try:
         async with connection.transaction():
             await connection.execute(query("lock-name"), name)
+            await connection.execute(query("drop-snapshot"))
             yield
     finally:
         connection.terminate()

@@ -18,6 +18,7 @@ from coordinator.errors import PostgresRefused, PostgresUnavailable, UsageError,
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.queue.registry import Runs
 from coordinator.status import is_in_use
+from crawler.runs.naming import name_lock
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, postgres_errors
@@ -28,6 +29,8 @@ from crawler.store.tables import RunTables
 # How long a table waits for its readers, before the next call goes on with it.
 READERS_SECONDS = 10.0
 READERS_POLL_SECONDS = 0.1
+# A name that no run has, for the lock under which tables are dropped.
+_NO_RUN = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ async def run_sizes(connection: PostgresConnection) -> dict[int, tuple[int, bool
 async def prune(
     connection: PostgresConnection,
     client: Redis,
+    database: str,
     corpus: str,
     *,
     keep: int | None = None,
@@ -110,7 +114,7 @@ async def prune(
         if await delete_row(connection, run.run_id)
     ]
     failpoint("unlisted")
-    dropped = await drop_orphans(connection, failpoint)
+    dropped = await drop_orphans(connection, database, failpoint)
     for run in deleted:
         await Runs(client).erase(run.name)
     await _erase_unneeded(connection, client)
@@ -137,21 +141,24 @@ async def delete_row(connection: PostgresConnection, run_id: int) -> bool:
             return False
 
 
-async def drop_orphans(connection: PostgresConnection, failpoint: Failpoint = no_failpoint) -> list[Part]:
-    """Drop the tables of runs that have no row any more; returns them.
+async def drop_orphans(
+    connection: PostgresConnection, database: str, failpoint: Failpoint = no_failpoint
+) -> list[Part]:
+    """Drop the tables of runs that have no row any more, while no other process does; returns them.
 
     Raises PostgresUnavailable while a query that somebody runs holds one up, and PostgresRefused when something else
     depends on one.
     """
-    parts = await orphans(connection)
-    with postgres_errors():
-        if any(part.attached for part in parts):
-            await _wait_for_snapshots(connection)
-        for part in parts:
-            if part.attached:
-                await _detach(connection, part)
-                failpoint("detached")
-            await _drop(connection, part)
+    async with name_lock(database, _NO_RUN):
+        parts = await orphans(connection)
+        with postgres_errors():
+            if any(part.attached for part in parts):
+                await _wait_for_snapshots(connection)
+            for part in parts:
+                if part.attached:
+                    await _detach(connection, part)
+                    failpoint("detached")
+                await _drop(connection, part)
     failpoint("dropped")
     return parts
 

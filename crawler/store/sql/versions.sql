@@ -105,13 +105,17 @@ ORDER BY part.run_id, schema, name;
 SELECT pg_snapshot_xmax(pg_current_snapshot())::xid::text;
 
 -- name: has-older-snapshots
--- Whether a query or a transaction still reads by a snapshot older than $1, but for the cursor of a source. It would miss
--- a partition that is detached now.
+-- Whether a query or a transaction still reads by a snapshot older than $1: it would miss a partition that is detached
+-- now. Not the cursor of a source, nor who waits for a lock of ours.
 SELECT EXISTS (
     SELECT FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-      AND application_name <> 'shardcrawl source' AND age(backend_xmin) > age($1::text::xid)
+      AND wait_event IS DISTINCT FROM 'advisory' AND application_name <> 'shardcrawl source' AND age(backend_xmin) > age($1::text::xid)
 );
+
+-- name: drop-snapshot
+-- In a transaction a query with values keeps its snapshot until the next query; one without values does not.
+SELECT;
 
 -- name: detach
 -- It waits for readers without holding up others, and cannot run in a transaction.

@@ -115,7 +115,7 @@ async def tables(connection: PostgresConnection) -> set[str]:
 
 @pytest.mark.parametrize("schema", ["", "own"])
 async def test_old_runs_go_with_their_tables_and_with_what_redis_has(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, schema: str
+    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, schema: str, database: str
 ) -> None:
     await published(catalogue, connection, "first", "second", "third", schema=schema)
     for name in ("first", "third"):
@@ -126,30 +126,30 @@ async def test_old_runs_go_with_their_tables_and_with_what_redis_has(
     sizes = await run_sizes(connection)
     assert {run_id: current for run_id, (_, current) in sizes.items()} == {1: False, 2: False, 3: True}
     assert all(size > 8192 for size, _ in sizes.values())
-    runs, parts = await prune(connection, redis, "c", keep=2)
+    runs, parts = await prune(connection, redis, database, "c", keep=2)
     assert [run.name for run in runs] == ["first"]
     assert sorted(part.name for part in parts) == ["facts_r1", "pages_found_r1", "pages_r1"]
     assert sum(part.size for part in parts) == sizes[1][0]
     assert await tables(connection) == {f"{name}_r{n}" for name in ("pages", "facts", "pages_found") for n in (2, 3)}
     assert {key.decode() async for key in redis.scan_iter()} == {RunKeys("third").state, RunKeys("third").limits}
     assert await connection.fetchval("SELECT count(*) FROM pages") == 4
-    assert await prune(connection, redis, "c", keep=2) == ([], [])
+    assert await prune(connection, redis, database, "c", keep=2) == ([], [])
 
 
 async def test_the_base_of_a_run_that_goes_on_stays_and_of_a_complete_one_it_may_go(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis
+    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, database: str
 ) -> None:
     await published(catalogue, connection, "first")
     run_id = await catalogue.make("next", a_document(), Epoch("e"), [], corpus="c", base_run=1)
     await published(catalogue, connection, "newest")
-    assert (await prune(connection, redis, "c", keep=1))[0] == []
+    assert (await prune(connection, redis, database, "c", keep=1))[0] == []
     await finished(connection, RunTables(run_id), Epoch("e"))
     await connection.execute("UPDATE corpora SET current_run = 3")
-    assert [run.name for run in (await prune(connection, redis, "c", keep=1))[0]] == ["first", "next"]
+    assert [run.name for run in (await prune(connection, redis, database, "c", keep=1))[0]] == ["first", "next"]
 
 
 async def test_a_table_of_somebody_else_stays_whatever_its_name_is(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis
+    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, database: str
 ) -> None:
     await published(catalogue, connection, "first")
     others = {
@@ -172,12 +172,12 @@ async def test_a_table_of_somebody_else_stays_whatever_its_name_is(
         assert await orphans(connection) == []
     finally:
         await connection.execute("RESET ROLE; DROP OWNED BY somebody; DROP ROLE somebody")
-    await prune(connection, redis, "c", keep=1)
+    await prune(connection, redis, database, "c", keep=1)
     assert await tables(connection) == {"pages_r1", "facts_r1", "pages_found_r1", *others}
 
 
 async def test_a_run_whose_row_was_deleted_by_hand_is_cleaned_up_with_any_corpus(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis
+    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, database: str
 ) -> None:
     await published(catalogue, connection, "first", "second")
     await catalogue.make("lost", a_document(), Epoch("e"), [], corpus="another")
@@ -186,7 +186,7 @@ async def test_a_run_whose_row_was_deleted_by_hand_is_cleaned_up_with_any_corpus
         await redis.sadd(RUNS, name)
         await redis.hset(RunKeys(name).state, mapping={"state": "running", "epoch": "e"})
     await redis.set(RunKeys("used").leader, "of another database", ex=10)
-    runs, parts = await prune(connection, redis, "c", keep=5)
+    runs, parts = await prune(connection, redis, database, "c", keep=5)
     assert runs == []
     assert sorted(part.name for part in parts) == ["facts_r1", "pages_found_r1", "pages_r1", "pages_r3"]
     assert await redis.smembers(RUNS) == {b"used"}
@@ -195,7 +195,12 @@ async def test_a_run_whose_row_was_deleted_by_hand_is_cleaned_up_with_any_corpus
 
 @pytest.mark.parametrize("touched", ["SELECT count(*) FROM facts_current", "SELECT 1"])
 async def test_a_reader_in_a_transaction_is_waited_for_and_sees_all_that_it_saw(
-    catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection, redis: Redis, touched: str
+    catalogue: Catalogue,
+    connection: PostgresConnection,
+    reader: PostgresConnection,
+    redis: Redis,
+    touched: str,
+    database: str,
 ) -> None:
     """Also one whose snapshot is older than the publishing, and that has not read the corpus yet."""
     await published(catalogue, connection, "first")
@@ -203,27 +208,27 @@ async def test_a_reader_in_a_transaction_is_waited_for_and_sees_all_that_it_saw(
     await transaction.start()
     await reader.fetchval(touched)
     await published(catalogue, connection, "second")
-    with pytest.raises(PostgresUnavailable, match="called again"):
-        await prune(connection, redis, "c", keep=1)
+    with pytest.raises(PostgresUnavailable, match="prune` again"):
+        await prune(connection, redis, database, "c", keep=1)
     joined = "SELECT count(*), min(p.run_id), max(f.n) FROM pages_current p CROSS JOIN facts_current f"
     assert tuple(await reader.fetchrow(joined)) == (2, 1, 7)
     # Who comes meanwhile does not wait, although a partition may be half detached.
     async with asyncio.timeout(5):
         assert tuple(await connection.fetchrow(joined)) == (2, 2, 7)
     await transaction.rollback()
-    assert len((await prune(connection, redis, "c", keep=1))[1]) == 3
+    assert len((await prune(connection, redis, database, "c", keep=1))[1]) == 3
     assert await tables(connection) == {"pages_r2", "facts_r2", "pages_found_r2"}
     assert tuple(await reader.fetchrow(joined)) == (2, 2, 7)
 
 
 async def test_a_table_on_which_something_else_depends_is_named(
-    catalogue: Catalogue, connection: PostgresConnection
+    catalogue: Catalogue, connection: PostgresConnection, database: str
 ) -> None:
     await published(catalogue, connection, "first", "second")
     await connection.execute("CREATE VIEW mine AS SELECT * FROM facts_r1; DELETE FROM runs WHERE name = 'first'")
     with pytest.raises(PostgresRefused, match="facts_r1"):
-        await drop_orphans(connection)
+        await drop_orphans(connection, database)
     await connection.execute("DROP VIEW mine")
-    await drop_orphans(connection)
+    await drop_orphans(connection, database)
     assert await Corpora(connection).current("c") == 2
     assert await tables(connection) == {"pages_r2", "facts_r2", "pages_found_r2"}
