@@ -236,13 +236,13 @@ async def test_a_run_is_cancelled_on_all_machines(corpus: Corpus, redis: Redis) 
     job = corpus.write(3000)
     shell, environ = corpus.shell, corpus.environ
     machine = await shell.start("work", "--workers", "1", "--allow-private", "127.0.0.0/8", environ=environ)
-    standing_by = await shell.start("coordinate", job, "--name", "doomed", "--rate", "100", environ=environ)
+    second = await shell.start("coordinate", job, "--name", "doomed", "--rate", "100", environ=environ)
     running = await shell.start("run", job, "--name", "doomed", "--rate", "100", environ=environ)
     await eventually(lambda: corpus.upstream.requests > 100, "100 requests")
     ended = await corpus.command("cancel", "doomed")
     sent = corpus.upstream.requests
     assert "run doomed is cancelled" in ended.out
-    for command in (running, standing_by):
+    for command in (running, second):
         result = await command.end()
         assert result.code == CANCELLED, result.err
         assert "error: run doomed was cancelled" in result.err
