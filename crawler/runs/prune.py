@@ -6,6 +6,7 @@ Whatever a crash leaves is found by the next call: tables and Redis keys of runs
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from coordinator.errors import PostgresRefused, PostgresUnavailable, UsageError,
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.queue.registry import Runs
 from coordinator.status import is_in_use
+from crawler.job.fields import RUN_NAME
 from crawler.runs.naming import name_lock
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
@@ -204,6 +206,8 @@ async def _erase_unneeded(connection: PostgresConnection, client: Redis) -> None
     """Erase runs in Redis that are over, or that Postgres does not have and on which nobody works."""
     runs, stored = Runs(client), {run.name: run for run in await Catalogue(connection).all()}
     for name in await runs.names():
+        if not re.fullmatch(RUN_NAME, name):
+            continue  # it is not ours, and its keys could be everybody's
         run = stored.get(name)
         if run.state.is_over if run else not await is_in_use(client, name):
             await runs.erase(name)

@@ -186,10 +186,12 @@ async def test_a_run_whose_row_was_deleted_by_hand_is_cleaned_up_with_any_corpus
         await redis.sadd(RUNS, name)
         await redis.hset(RunKeys(name).state, mapping={"state": "running", "epoch": "e"})
     await redis.set(RunKeys("used").leader, "of another database", ex=10)
+    await redis.sadd(RUNS, "*")  # no name of a run, and a pattern for the keys of all
     runs, parts = await prune(connection, redis, database, "c", keep=5)
     assert runs == []
     assert sorted(part.name for part in parts) == ["facts_r1", "pages_found_r1", "pages_r1", "pages_r3"]
-    assert await redis.smembers(RUNS) == {b"used"}
+    assert await redis.smembers(RUNS) == {b"used", b"*"}
+    assert await redis.exists(RunKeys("used").leader)
     assert not await redis.exists(RunKeys("lost").state)
 
 
