@@ -114,7 +114,7 @@ SELECT EXISTS (
 );
 
 -- name: drop-snapshot
--- In a transaction a query with values keeps its snapshot until the next query; one without values does not.
+-- In a transaction a query with values keeps its snapshot until the next query, and one without values does not.
 SELECT;
 
 -- name: detach
