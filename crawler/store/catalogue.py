@@ -132,9 +132,14 @@ class Catalogue:
                 await self._connection.execute(query("lock-schema"))
                 await self._connection.execute(query("hide-notices"))
                 spec = orjson.dumps(document).decode()
-                run_id: int = await self._connection.fetchval(
-                    query("make-run"), name, spec, epoch, corpus or name, base_run
-                )
+                try:
+                    run_id: int = await self._connection.fetchval(
+                        query("make-run"), name, spec, epoch, corpus or name, base_run
+                    )
+                except asyncpg.ForeignKeyViolationError as error:
+                    raise UsageError(
+                        "the run with which the refresh begins was pruned just now; start again"
+                    ) from error
                 of_run = RunTables(run_id, document.get("store", {}).get("schema", ""))
                 try:
                     await UserTables(self._connection, of_run).make(tables)
