@@ -1,0 +1,29 @@
+-- What differs between two runs: by `changes`, which migration 0007 made, and by the records of one table.
+
+-- name: count-changes
+SELECT change, count(*) AS keys FROM changes($1::integer, $2::integer) GROUP BY change;
+
+-- name: changed-keys
+SELECT change, key FROM changes({old}, {new}) WHERE change NOT IN ('unchanged', 'absent');
+
+-- name: count-records
+SELECT count(*) FROM {part};
+
+-- name: table-changes
+-- What has become of the records of each key, whatever their order. The hash is of their text, of the columns of both.
+SELECT coalesce(n.digest, o.digest) AS digest,
+       CASE WHEN o.digest IS NULL THEN 'added' WHEN n.digest IS NULL THEN 'removed'
+            WHEN n.records = o.records AND n.hash = o.hash THEN 'unchanged' ELSE 'changed' END AS change
+FROM (SELECT digest, count(*) AS records, sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
+      FROM {old} GROUP BY digest) o
+FULL JOIN (SELECT digest, count(*) AS records, sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
+           FROM {new} GROUP BY digest) n ON n.digest = o.digest;
+
+-- name: count-table-changes
+SELECT change, count(*) AS keys FROM ({changes}) AS of_table GROUP BY change;
+
+-- name: changed-keys-of-table
+-- A key that has no page in the new run has its name from the old one.
+SELECT t.change, coalesce(n.key, o.key) AS key
+FROM ({changes}) AS t LEFT JOIN {new_pages} n ON n.digest = t.digest LEFT JOIN {old_pages} o ON o.digest = t.digest
+WHERE t.change <> 'unchanged';
