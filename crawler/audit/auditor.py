@@ -38,7 +38,6 @@ from crawler.audit.versions import check_carried, check_current
 from crawler.corpus import is_rereadable, with_source_database
 from crawler.job.job import Job, read_job
 from crawler.local.services import Place, services
-from crawler.runs.diff import previous_run, table_names_of
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
@@ -97,7 +96,7 @@ async def _findings(
         runs = await Catalogue(connection).all()
         job = complete(read_job(stored.document, stored.folder or folder))
         in_source = await _in_source(connection, stored, job, record)
-        in_postgres = await _in_postgres(connection, stored, job, previous_run(runs, stored))
+        in_postgres = await _in_postgres(connection, stored, job, runs)
         versions = [check_current(runs, stored, await Corpora(connection).current(stored.corpus))]
         versions += await check_carried(connection, stored, runs, job)
         logged = await _logged(connection, log, job) if log else None
@@ -205,21 +204,21 @@ async def _in_source(
 
 
 async def _in_postgres(
-    connection: PostgresConnection, stored: StoredRun, job: Job, before: StoredRun | None
+    connection: PostgresConnection, stored: StoredRun, job: Job, runs: Sequence[StoredRun]
 ) -> InPostgres:
     of_run, tables = RunTables.of(stored), [PAGES, *table_names(job.tables)]
     parts, pages = {table: of_run.part(table) for table in tables}, of_run.pages
     outcomes = await connection.fetch(query("count-outcomes", part=pages))
+    others = [run for run in runs if run.corpus == stored.corpus and run.published_at and run.run_id != stored.run_id]
     orphans = []
     for table in job.tables:
-        kept = ""
-        if table.mode == "merge":
-            if before is None or table.name not in table_names_of(before):
-                continue  # nobody knows whether the records of a run before were kept
-            kept = query("not-kept", before=RunTables.of(before).part(table.name))
-        row = await connection.fetchrow(
-            query("orphan-records", part=parts[table.name], pages=pages, kept=kept), MAX_EXAMPLES
-        )
+        kept = query("nothing-kept")
+        if table.mode == "merge" and others:
+            kept = query("kept-of-another-run", table=of_run.whole(table.name), run_id=of_run.run_id)
+        elif table.mode == "merge":
+            kept = query("kept-of-a-run-that-is-gone")
+        statement = query("orphan-records", part=parts[table.name], pages=pages, kept=kept)
+        row = await connection.fetchrow(statement, MAX_EXAMPLES)
         assert row is not None
         orphans.append(Orphans(table.name, row["records"], row["examples"]))
     empty = None

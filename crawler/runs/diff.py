@@ -120,8 +120,11 @@ async def changed_keys_query(connection: PostgresConnection, runs: ComparedRuns,
     return query("changed-keys-of-table", changes=changes, **pages)
 
 
-async def table_changes(connection: PostgresConnection, runs: ComparedRuns, table: str) -> str:
-    """The query that compares the records of one table by key. Raises UsageError when a run does not have the table."""
+async def table_changes(connection: PostgresConnection, runs: ComparedRuns, table: str, *, kept: bool = True) -> str:
+    """The query that compares the records of one table by key, also those that were `kept` from earlier runs.
+
+    Raises UsageError when a run does not have the table.
+    """
     for run in (runs.old, runs.new):
         if table not in table_names_of(run):
             names = ", ".join(table_names_of(run)) or "none"
@@ -130,7 +133,7 @@ async def table_changes(connection: PostgresConnection, runs: ComparedRuns, tabl
     there = {row["name"] for row in await connection.fetch(query("columns-of"), old)}
     in_both = [row["name"] for row in await connection.fetch(query("columns-of"), new) if row["name"] in there]
     columns = ", ".join(quoted(name) for name in in_both if name not in OWN_COLUMNS)
-    return query("table-changes", old=old, new=new, columns=columns)
+    return query("table-changes", old=old, new=new, columns=columns, kept=str(kept).lower())
 
 
 async def _rows_of(connection: PostgresConnection, runs: ComparedRuns, table: str) -> RowsOfTable:

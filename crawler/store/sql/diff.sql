@@ -11,13 +11,16 @@ SELECT count(*) FROM {part};
 
 -- name: table-changes
 -- What has become of the records of each key, whatever their order. The hash is of their text, of the columns of both.
+-- A record that was kept from an earlier run has one byte more in its digest than its key.
 SELECT coalesce(n.digest, o.digest) AS digest,
        CASE WHEN o.digest IS NULL THEN 'added' WHEN n.digest IS NULL THEN 'removed'
             WHEN n.records = o.records AND n.hash = o.hash THEN 'unchanged' ELSE 'changed' END AS change
-FROM (SELECT digest, count(*) AS records, sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
-      FROM {old} GROUP BY digest) o
-FULL JOIN (SELECT digest, count(*) AS records, sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
-           FROM {new} GROUP BY digest) n ON n.digest = o.digest;
+FROM (SELECT substring(digest FOR 16) AS digest, count(*) AS records,
+             sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
+      FROM {old} WHERE {kept} OR length(digest) = 16 GROUP BY 1) o
+FULL JOIN (SELECT substring(digest FOR 16) AS digest, count(*) AS records,
+                  sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
+           FROM {new} WHERE {kept} OR length(digest) = 16 GROUP BY 1) n ON n.digest = o.digest;
 
 -- name: count-table-changes
 SELECT change, count(*) AS keys FROM ({changes}) AS of_table GROUP BY change;

@@ -126,6 +126,9 @@ async def test_keys_and_rows_are_counted_and_named(connection: PostgresConnectio
         await compare_runs(connection, runs, "more")
     with pytest.raises(UsageError, match="no run nobody; known runs: old, new"):
         await runs_to_compare(Catalogue(connection), "old", "nobody")
+    # A record that was kept from a run before is its key's.
+    await connection.execute("UPDATE facts_r2 SET digest = digest || '\\x00' WHERE n = 1")
+    assert (await compare_runs(connection, runs, "facts")).keys == facts.keys
     # A record of a run before, whose key has no page in this one, has its name from there.
     await connection.execute("DELETE FROM pages_r2 WHERE key = 'changed'")
     assert ("changed", "changed") in await keys("facts")
