@@ -39,6 +39,7 @@ async def check_carried(
     base = next((one for one in runs if one.run_id == run.carried_run), None)
     if base is None:
         return [*findings, Finding(CARRIED, "the base is no longer there", "not compared", True)]
+    await connection.execute(query("comparison-memory"))
     of_base = RunTables.of(base).pages
     unlike = query("pages-unlike-base", pages=pages, base=of_base)
     findings.append(await _none_of(connection, f"{CARRIED} and are not as in {base.name}", unlike))

@@ -100,6 +100,7 @@ async def compare_runs(connection: PostgresConnection, runs: ComparedRuns, table
     """Count what differs, of all pages or of one table. Raises UsageError when neither run has that table."""
     with postgres_errors():
         async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(query("comparison-memory"))
             if table is None:
                 found = await connection.fetch(query("count-changes"), runs.old.run_id, runs.new.run_id)
             else:

@@ -1,5 +1,9 @@
 -- What differs between two runs: by `changes`, which migration 0007 made, and by the records of one table.
 
+-- name: comparison-memory
+-- To the end of the transaction: a million keys are sorted in memory.
+SELECT set_config('work_mem', '64MB', true);
+
 -- name: count-changes
 SELECT change, count(*) AS keys FROM changes($1::integer, $2::integer) GROUP BY change;
 
