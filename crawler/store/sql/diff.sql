@@ -14,17 +14,17 @@ SELECT change, key FROM changes({old}, {new}) WHERE change NOT IN ('unchanged', 
 SELECT count(*) FROM {part};
 
 -- name: table-changes
--- What has become of the records of each key, whatever their order. The hash is of their text, of the columns of both.
--- A record that was kept from an earlier run has one byte more in its digest than its key.
-SELECT coalesce(n.digest, o.digest) AS digest,
-       CASE WHEN o.digest IS NULL THEN 'added' WHEN n.digest IS NULL THEN 'removed'
-            WHEN n.records = o.records AND n.hash = o.hash THEN 'unchanged' ELSE 'changed' END AS change
-FROM (SELECT substring(digest FOR 16) AS digest, count(*) AS records,
-             sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
-      FROM {old} WHERE {kept} OR length(digest) = 16 GROUP BY 1) o
-FULL JOIN (SELECT substring(digest FOR 16) AS digest, count(*) AS records,
-                  sum(hashtextextended(ROW({columns})::text, 0::bigint)) AS hash
-           FROM {new} WHERE {kept} OR length(digest) = 16 GROUP BY 1) n ON n.digest = o.digest;
+-- What has become of the records of each key, whatever their order: hashes of their text, of the columns of both runs, add
+-- up to 0 when each has another one on the other side. They have 63 bits, so that there is a negative of each. A record
+-- that was kept from an earlier run has one byte more in its digest than its key.
+SELECT substring(digest FOR 16) AS digest,
+       CASE WHEN min(side) > 0 THEN 'added' WHEN max(side) < 0 THEN 'removed'
+            WHEN sum(side) = 0 AND sum(side * hash) = 0 THEN 'unchanged' ELSE 'changed' END AS change
+FROM (SELECT digest, -1 AS side, hashtextextended(ROW({columns})::text, 0::bigint) >> 1 AS hash FROM {old}
+      UNION ALL
+      SELECT digest, 1, hashtextextended(ROW({columns})::text, 0::bigint) >> 1 FROM {new}) AS records
+WHERE {kept} OR length(digest) = 16
+GROUP BY 1;
 
 -- name: count-table-changes
 SELECT change, count(*) AS keys FROM ({changes}) AS of_table GROUP BY change;
