@@ -11,7 +11,15 @@ from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, Unavailable, UsageError
+from coordinator.errors import (
+    DataInUse,
+    EpochLost,
+    PostgresUnavailable,
+    RedisUnavailable,
+    StillRunning,
+    Unavailable,
+    UsageError,
+)
 from coordinator.failpoints import failpoint_at
 from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.model import RunCounts
@@ -43,6 +51,7 @@ from crawler.local.events import (
     ServerWarning,
 )
 from crawler.local.found_notices import found_notices
+from crawler.local.other_run import refuse_beside_another
 from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
 from crawler.local.standstill import Standstill
@@ -70,8 +79,15 @@ async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, 
     """
     if job.source.query is None:
         await asyncio.to_thread(survey_corpus, job, count=False)
-    async with services(place) as addresses:
-        return await run_at(addresses, job, listener, environ)
+    try:
+        async with services(place) as addresses:
+            if job.run.refresh:
+                await refuse_beside_another(addresses, job)
+            return await run_at(addresses, job, listener, environ)
+    except DataInUse as error:
+        if job.run.refresh:
+            raise StillRunning(f"{job.corpus}: {error}") from error
+        raise
 
 
 async def run_at(
