@@ -23,8 +23,8 @@ length(r.digest) > 16 AND EXISTS (
 length(r.digest) > 16;
 
 -- name: stored-without-record
--- Stored keys of which no table has a record, with $2 also unchanged and stale ones: `has_no_record` is the next query for
--- each table, joined by AND. A page whose records gave way to newer ones of other pages is none.
+-- Stored keys of which no table has a record, with $2 also unchanged and stale ones: `has_no_record` is the next query
+-- for each table, joined by AND. A page whose records gave way to newer ones of other pages is none.
 WITH empty AS MATERIALIZED (
     SELECT key FROM {pages} p
     WHERE (outcome = 'stored' OR ($2 AND (outcome = 'unchanged' OR stale IS TRUE)))
@@ -40,8 +40,8 @@ WITH others AS MATERIALIZED (SELECT key FROM {pages} WHERE stale IS TRUE AND out
 SELECT (SELECT count(*) FROM others) AS keys, ARRAY(SELECT key FROM others ORDER BY 1 LIMIT $1) AS examples;
 
 -- name: pages-unlike-base
--- Unchanged and stale pages that the base does not have, or has with another content. Of a page whose records gave way to
--- newer ones, the content is not compared, and no body that the base does not keep.
+-- Unchanged and stale pages that the base does not have, or has with another content. Of a page whose records gave way
+-- to newer ones, the content is not compared, and no body that the base does not keep.
 WITH unlike AS MATERIALIZED (
     SELECT p.key FROM {pages} p LEFT JOIN {base} b ON b.digest = p.digest
     WHERE (p.outcome = 'unchanged' OR p.stale IS TRUE)
@@ -54,8 +54,8 @@ WITH unlike AS MATERIALIZED (
 SELECT (SELECT count(*) FROM unlike) AS keys, ARRAY(SELECT key FROM unlike ORDER BY 1 LIMIT $1) AS examples;
 
 -- name: records-unlike-base
--- Unchanged and stale pages with the content of the base, but with other records in one table. With $2 the job leaves parts
--- of a response out of its content: then only pages of one response are compared.
+-- Unchanged and stale pages with the content of the base, but with other records in one table. With $2 the job leaves
+-- parts of a response out of its content: then only pages of one response are compared.
 WITH carried AS (
     SELECT p.digest, p.key FROM {pages} p JOIN {base} b ON b.digest = p.digest
     WHERE (p.outcome = 'unchanged' OR p.stale IS TRUE)

@@ -14,9 +14,9 @@ SELECT change, key FROM changes({old}, {new}) WHERE change NOT IN ('unchanged', 
 SELECT count(*) FROM {part};
 
 -- name: table-changes
--- What has become of the records of each key, whatever their order: hashes of their text, of the columns of both runs, add
--- up to 0 when each has another one on the other side. They have 63 bits, so that there is a negative of each. A record
--- that was kept from an earlier run has one byte more in its digest than its key.
+-- What has become of the records of each key, whatever their order: hashes of their text, of the columns of both runs,
+-- add up to 0 when each has its like on the other side. They have 63 bits, so that there is a negative of each. A
+-- record that was kept from an earlier run has one byte more in its digest than its key.
 SELECT substring(digest FOR 16) AS digest,
        CASE WHEN min(side) > 0 THEN 'added' WHEN max(side) < 0 THEN 'removed'
             WHEN sum(side) = 0 AND sum(side * hash) = 0 THEN 'unchanged' ELSE 'changed' END AS change

@@ -1,6 +1,6 @@
 -- What has become of each key from one complete run to another: a row for each key that has a page in either of them.
--- docs/refresh.md has the table of all pairs. A run that is not published can be compared too: it is read in its parts,
--- whose place is in `runs` and `corpora`. All names are qualified, so that the search_path of who calls it does not matter.
+-- docs/refresh.md has the table of all pairs. A run that is not published can be compared too: it is read in its part,
+-- whose place is in `runs` and `corpora`. All names are qualified, so that the caller's search_path does not matter.
 DO $make$
 DECLARE
     home text := (SELECT quote_ident(nspname) FROM pg_namespace
@@ -16,7 +16,8 @@ DECLARE
     wanted text;
 BEGIN
     FOREACH wanted IN ARRAY ARRAY[old_run, new_run] LOOP
-        SELECT pg_catalog.format('%s.%I', coalesce(pg_catalog.quote_ident(nullif(c.schema, ''::text)), $home$HOME$home$),
+        SELECT pg_catalog.format('%s.%I',
+                                 coalesce(pg_catalog.quote_ident(nullif(c.schema, ''::text)), $home$HOME$home$),
                                  pg_catalog.concat('pages_r', r.run_id)),
                r.state = 'complete'::text
         INTO part, is_complete
