@@ -175,6 +175,18 @@ def check_tables(tables: Sequence[TableSettings]) -> None:
                 column_type(kind)
             except ValueError as error:
                 raise UsageError(f"job: table {table.name}: column {column} is of type {kind!r}; {error}") from error
+        _check_unique(table)
+
+
+def _check_unique(table: TableSettings) -> None:
+    types = dict(table.columns)
+    for name in table.unique:
+        if name not in types:
+            raise UsageError(f"job: table {table.name}: unique names {name!r}; its columns are {', '.join(types)}")
+        if column_type(types[name]).name == "json":
+            raise UsageError(
+                f"job: table {table.name}: unique: Postgres compares no {types[name]}; make {name} a jsonb"
+            )
 
 
 def _check_identifier(what: str, name: str, taken: Mapping[str, str]) -> None:

@@ -11,8 +11,9 @@ from crawler.job.job import Job
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import connect_postgres
+from crawler.store.rows.merge import drop_replaced
 from crawler.store.rows.stored_run import StoredRun
-from crawler.store.tables import RunTables, table_names
+from crawler.store.tables import RunTables
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +27,20 @@ async def finish_run(
     """
     connection = await connect_postgres(database)
     try:
-        catalogue, corpora = Catalogue(connection), Corpora(connection)
+        catalogue, corpora = Catalogue(connection), Corpora(connection, failpoint)
         await catalogue.complete(RunTables.of(run), run.epoch)
         failpoint("counted")
+        for table, records in (await drop_replaced(connection, RunTables.of(run), job.tables)).items():
+            if records:
+                logger.info("table %s of run %s: %s records gave way to newer ones", table, run.name, f"{records:,}")
+        failpoint("replaced")
         complete = await _found(catalogue, run.name)
         if complete.shortfall is None:
             if shortfall := await _shortfall(corpora, complete, job):
                 logger.warning("run %s is not published: %s", complete.name, shortfall)
                 await corpora.refuse(complete.run_id, shortfall)
             else:
-                await corpora.publish(complete.corpus, RunTables.of(complete), table_names(job.tables))
+                await corpora.publish(complete.corpus, RunTables.of(complete), job.tables)
         return await _found(catalogue, run.name)
     finally:
         connection.terminate()

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import asyncpg
 
 from coordinator.errors import PostgresRefused, PostgresUnavailable
+from coordinator.failpoints import Failpoint, no_failpoint
+from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
-from crawler.store.tables import PAGES, RunTables, in_schema
+from crawler.store.rows.merge import keep_records
+from crawler.store.tables import PAGES, RunTables, in_schema, table_names
 
 # Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
 # statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
@@ -24,8 +28,9 @@ PUBLISH_DELAY_SECONDS = 0.2
 class Corpora:
     """The corpora of one Postgres. Every method raises PostgresUnavailable or PostgresRefused."""
 
-    def __init__(self, connection: PostgresConnection) -> None:
+    def __init__(self, connection: PostgresConnection, failpoint: Failpoint = no_failpoint) -> None:
         self._connection = connection
+        self._failpoint = failpoint
 
     async def current(self, corpus: str) -> int | None:
         """The run_id of the run that readers of this corpus see; None before the first one is published."""
@@ -63,17 +68,23 @@ class Corpora:
                 "holds it up"
             ) from error
 
-    async def publish(self, corpus: str, of_run: RunTables, tables: Sequence[str]) -> None:
+    async def publish(self, corpus: str, of_run: RunTables, tables: Sequence[TableSettings]) -> None:
         """Let readers of the corpus see this run and no other, from one moment on.
 
-        Raises PostgresUnavailable while somebody's query holds up a view that must be made: to be called again then.
+        Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises
+        PostgresUnavailable while somebody's query holds up a view that must be made: to be called again then.
         """
         with postgres_errors():
-            await self.add(corpus, of_run.schema, tables)
-            if await self._attach(of_run, [PAGES, *tables]):
+            names = table_names(tables)
+            await self.add(corpus, of_run.schema, names)
+            if await self._attach(of_run, [PAGES, *names]):
                 await asyncio.sleep(PUBLISH_DELAY_SECONDS)
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
+                before = await self._connection.fetchval(query("lock-corpus"), corpus)
+                if before and not await self._connection.fetchval(query("was-published"), of_run.run_id):
+                    await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
+                    self._failpoint("merged")
                 await self._connection.execute(query("mark-published"), of_run.run_id)
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
 

@@ -20,7 +20,7 @@ from crawler.model import Item, OpenBlock, Page, Request
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres
-from crawler.store.tables import RunTables, table_names
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 
 # A moment that binary fractions of a second cannot hold exactly.
@@ -67,7 +67,7 @@ async def finished(
     counts = await catalogue.complete(run, epoch)
     found = next(one for one in await catalogue.all() if one.run_id == run.run_id)
     if found.shortfall is None:
-        await Corpora(connection).publish(found.corpus, run, table_names(tables))
+        await Corpora(connection).publish(found.corpus, run, tables)
     return counts
 
 

@@ -1,0 +1,81 @@
+"""Records of a run that give way to newer ones, and those of the run before that stay in a run that merges.
+
+A record that is kept from an earlier run has in its `digest` one byte more than a key has: it belongs to no page of the
+run. So it is never taken for a record of a page that was fetched again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from crawler.job.tables import TableSettings
+from crawler.store.postgres import PostgresConnection, postgres_errors
+from crawler.store.queries import query
+from crawler.store.tables import RunTables, quoted
+
+
+async def drop_replaced(
+    connection: PostgresConnection, of_run: RunTables, tables: Sequence[TableSettings]
+) -> Mapping[str, int]:
+    """Delete the records of a complete run that give way, one transaction a table; returns how many, by table.
+
+    May be repeated. Does nothing when the run is not complete. Raises PostgresUnavailable, PostgresRefused.
+    """
+    dropped: dict[str, int] = {}
+    for table in tables:
+        if statement := _drop(of_run, table):
+            with postgres_errors():
+                async with connection.transaction():
+                    await connection.execute(query("lock-run"), of_run.run_id)
+                    if await connection.fetchval(query("final-counts"), of_run.run_id) is None:
+                        return dropped  # `retry` has put keys back
+                    await connection.execute(query("sort-memory"))
+                    dropped[table.name] = await connection.fetchval(statement)
+    return dropped
+
+
+async def keep_records(
+    connection: PostgresConnection, of_run: RunTables, before: RunTables, tables: Sequence[TableSettings]
+) -> None:
+    """Copy what stays of the run before into this run, in the caller's transaction. Raises asyncpg's errors.
+
+    To be called once in the life of a run: its records and those that it keeps must be there once.
+    """
+    await connection.execute(query("sort-memory"))
+    for table in tables:
+        if table.mode == "merge" and await connection.fetchval(query("is-there"), before.part(table.name)):
+            await connection.execute(_keep(of_run, before, table))
+
+
+def _drop(of_run: RunTables, table: TableSettings) -> str | None:
+    """The statement that drops what gives way in this table; None where nothing can."""
+    part, pages = of_run.part(table.name), of_run.pages
+    if table.unique:
+        columns = ", ".join(f"r.{quoted(name)}" for name in table.unique)
+        return query("drop-replaced", part=part, pages=pages, columns=columns, no_null=_no_null("r", table))
+    if table.mode == "merge":
+        return query("drop-kept", part=part, pages=pages, decided=query("decided"))
+    return None
+
+
+def _keep(of_run: RunTables, before: RunTables, table: TableSettings) -> str:
+    part, pages = of_run.part(table.name), of_run.pages
+    if table.unique:
+        equal = " AND ".join(f"n.{quoted(name)} = o.{quoted(name)}" for name in table.unique)
+        stays = query("stays-by-columns", part=part, pages=pages, equal=equal, no_null=_no_null("o", table))
+    else:
+        stays = query("stays-by-key", pages=pages, decided=query("decided"))
+    columns = ", ".join(quoted(name) for name, _ in table.columns)
+    return query(
+        "keep-records",
+        part=part,
+        columns=columns,
+        run_id=of_run.run_id,
+        before=before.part(table.name),
+        stays=stays,
+    )
+
+
+def _no_null(row: str, table: TableSettings) -> str:
+    """The condition that none of the unique columns is NULL."""
+    return " AND ".join(f"{row}.{quoted(name)} IS NOT NULL" for name in table.unique)
