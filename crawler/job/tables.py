@@ -184,9 +184,7 @@ def _check_unique(table: TableSettings) -> None:
         if name not in types:
             raise UsageError(f"job: table {table.name}: unique names {name!r}; its columns are {', '.join(types)}")
         if column_type(types[name]).name == "json":
-            raise UsageError(
-                f"job: table {table.name}: unique: Postgres compares no {types[name]}; make {name} a jsonb"
-            )
+            raise UsageError(f"job: table {table.name}: unique: Postgres compares no json; make {name} a jsonb")
 
 
 def _check_identifier(what: str, name: str, taken: Mapping[str, str]) -> None:

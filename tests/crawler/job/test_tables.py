@@ -105,7 +105,7 @@ def test_a_column_that_is_there_anyway_is_refused_with_the_reason(column: str, o
     ("unique", "says"),
     [
         (("id", "sku"), "table facts: unique names 'sku'; its columns are id, raw"),
-        (("raw",), "table facts: unique: Postgres cannot compare raw, a json; make it a jsonb"),
+        (("raw",), "table facts: unique: Postgres compares no json; make raw a jsonb"),
     ],
 )
 def test_unique_names_columns_that_postgres_can_compare(unique: tuple[str, ...], says: str) -> None:
