@@ -21,7 +21,7 @@ from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, enc
 from crawler.store.rows.found import FoundCounts, FoundTable, delete_pages
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
-from crawler.store.tables import PAGES, RunTables
+from crawler.store.tables import PAGES, AddedColumn, RunTables
 from crawler.store.user_tables import UserTables
 
 DIGESTS_PER_FETCH = 50_000
@@ -42,8 +42,12 @@ class Catalogue:
             await refuse_older(self._connection)
         await migrate(self._connection)
 
-    async def rehearse(self, name: str, tables: Sequence[TableSettings], schema: str = "") -> StoredRun | None:
-        """Make what a run would make, and take it back; returns the run of that name if there is one.
+    async def rehearse(
+        self, name: str, tables: Sequence[TableSettings], schema: str = ""
+    ) -> tuple[StoredRun | None, Sequence[AddedColumn]]:
+        """Make what a run would make, and take it back.
+
+        Returns the run of that name if there is one, and the columns that a new run would add to tables which exist.
 
         Raises PostgresRefused when a right is missing, or a table exists with other columns.
         """
@@ -53,8 +57,8 @@ class Catalogue:
             try:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
-                await UserTables(self._connection, RunTables(0, schema)).make(tables)
-                return await self.find(name)
+                added = await UserTables(self._connection, RunTables(0, schema)).make(tables, widens=False)
+                return await self.find(name), added
             finally:
                 await transaction.rollback()
 

@@ -59,9 +59,9 @@ class Corpora:
                 await self._connection.execute(query("add-corpus"), corpus, schema, new)
                 await self._connection.execute(query("view-timeout"))
                 for name in [*([PAGES] if row is None else []), *new]:
-                    await self._make_view(schema, name)
+                    await self.make_view(schema, name)
                 if schema and row is None:
-                    await self._make_view("", PAGES)
+                    await self.make_view("", PAGES)
         except asyncpg.LockNotAvailableError as error:
             raise PostgresUnavailable(
                 f"Postgres: the views of corpus {corpus} are to be made, and a query that somebody runs on one of them "
@@ -106,10 +106,14 @@ class Corpora:
                     attached += 1
         return attached > 0
 
-    async def _make_view(self, schema: str, table: str) -> None:
-        """Make `TABLE_current` anew: of the corpora in this schema that have the table. `pages` is everybody's."""
+    async def make_view(self, schema: str, table: str) -> None:
+        """Make `TABLE_current` anew: of the corpora in this schema that have the table. `pages` is everybody's.
+
+        In a transaction. Nothing is made while no corpus has the table. Raises asyncpg's errors.
+        """
         whole = in_schema("" if table == PAGES else schema, table)
         corpora = await self._connection.fetch(query("corpora-with-table"), schema, None if table == PAGES else table)
         branches = " UNION ALL ".join(query("view-branch", table=whole, corpus=row["literal"]) for row in corpora)
-        view = in_schema(schema, f"{table}_current")
-        await self._connection.execute(query("make-view", view=view, branches=branches))
+        if branches:
+            view = in_schema(schema, f"{table}_current")
+            await self._connection.execute(query("make-view", view=view, branches=branches))

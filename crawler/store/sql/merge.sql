@@ -59,3 +59,18 @@ SELECT current_run FROM corpora WHERE corpus = $1 FOR UPDATE;
 
 -- name: was-published
 SELECT published_at IS NOT NULL FROM runs WHERE run_id = $1;
+
+-- name: lock-view
+-- Readers lock the view before its tables, so who changes both must, too. LOCK TABLE would lock `corpora` with it, and
+-- with that every view. There is no such option on a view of ours.
+ALTER VIEW IF EXISTS {view} RESET (security_barrier);
+
+-- name: loose-parts
+-- The runs whose part is no partition. $1 is the quoted name of the part of run 0.
+SELECT run_id FROM runs, replace($1, '_r0"', '_r' || run_id || '"') AS part
+WHERE to_regclass(part) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(part))
+ORDER BY run_id;
+
+-- name: widen-table
+-- Partitions get the columns too. Without a default no row is rewritten.
+ALTER TABLE {table} {columns};

@@ -9,7 +9,8 @@ import pytest
 import crawler
 from crawler.store.queries import query
 
-SQL = files("crawler.store").joinpath("sql", "queries.sql").read_text()
+FOLDER = files("crawler.store").joinpath("sql")
+SQL = "\n".join(file.read_text() for file in FOLDER.iterdir() if file.name.endswith(".sql"))
 NAMES = re.findall(r"^-- name: (\S+)$", SQL, re.MULTILINE)
 CALLS = re.findall(
     r"""\bquery\(\s*"([^"]+)"((?:\s*,\s*\w+=)?)""",
