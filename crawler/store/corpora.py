@@ -84,7 +84,7 @@ class Corpora:
                 before = await self._connection.fetchval(query("lock-corpus"), corpus)
                 if before and not await self._connection.fetchval(query("was-published"), of_run.run_id):
                     await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
-                    self._failpoint("merged")
+                self._failpoint("merged")
                 await self._connection.execute(query("mark-published"), of_run.run_id)
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
 

@@ -66,14 +66,8 @@ def _keep(of_run: RunTables, before: RunTables, table: TableSettings) -> str:
     else:
         stays = query("stays-by-key", pages=pages, decided=query("decided"))
     columns = ", ".join(quoted(name) for name, _ in table.columns)
-    return query(
-        "keep-records",
-        part=part,
-        columns=columns,
-        run_id=of_run.run_id,
-        before=before.part(table.name),
-        stays=stays,
-    )
+    places = {"part": part, "before": before.part(table.name), "columns": columns, "stays": stays}
+    return query("keep-records", run_id=of_run.run_id, **places)
 
 
 def _no_null(row: str, table: TableSettings) -> str:

@@ -6,7 +6,7 @@
 SELECT set_config('work_mem', '64MB', true);
 
 -- name: drop-replaced
--- Of records with the same unique columns the one stays whose page was fetched last; a NULL is never the same. What was
+-- Of records with the same unique columns the one stays whose page was fetched last. A NULL is never the same. What was
 -- kept from an earlier run, or has failed now, is older than any page. Pages of which another page's record has taken the
 -- place lose their content's digest. Returns how many gave way.
 WITH ranked AS (
