@@ -74,7 +74,8 @@ class TableSettings(Section, frozen=True, kw_only=True):
     """A table of your own, once for each table. It gets `run_id`, `digest` and your columns, which the parser fills, or
     selectors do.
 
-    The columns stay as they are within one database: a run whose job names others is refused.
+    A new run adds columns that are new in the job to the table; rows that are there have NULL in them. A job with
+    other types, or without a column that is there, is refused.
     """
 
     name: Annotated[str, text(

@@ -69,9 +69,11 @@ class UserTables:
         try:
             await self._connection.execute(query("migration-timeout"))
             await self._connection.execute(query("lock-view", view=in_schema(run.schema, f"{table}_current")))
-            loose = await self._connection.fetch(query("loose-parts"), replace(run, run_id=0).part(table))
-            for name in [run.whole(table), *(replace(run, run_id=row["run_id"]).part(table) for row in loose)]:
-                await self._connection.execute(query("widen-table", table=name, columns=columns))
+            await self._connection.execute(query("widen-table", table=run.whole(table), columns=columns))
+            # From here on no part can become a partition.
+            for row in await self._connection.fetch(query("loose-parts"), replace(run, run_id=0).part(table)):
+                part = replace(run, run_id=row["run_id"]).part(table)
+                await self._connection.execute(query("widen-table", table=part, columns=columns))
             await Corpora(self._connection).make_view(run.schema, table)
         except asyncpg.LockNotAvailableError as error:
             raise PostgresUnavailable(
