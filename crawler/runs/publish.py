@@ -27,7 +27,7 @@ async def finish_run(
     """
     connection = await connect_postgres(database)
     try:
-        catalogue, corpora = Catalogue(connection), Corpora(connection, failpoint)
+        catalogue, corpora = Catalogue(connection), Corpora(connection)
         await catalogue.complete(RunTables.of(run), run.epoch)
         failpoint("counted")
         for table, records in (await drop_replaced(connection, RunTables.of(run), job.tables)).items():
@@ -40,7 +40,7 @@ async def finish_run(
                 logger.warning("run %s is not published: %s", complete.name, shortfall)
                 await corpora.refuse(complete.run_id, shortfall)
             else:
-                await corpora.publish(complete.corpus, RunTables.of(complete), job.tables)
+                await corpora.publish(complete.corpus, RunTables.of(complete), job.tables, failpoint)
         return await _found(catalogue, run.name)
     finally:
         connection.terminate()

@@ -28,9 +28,8 @@ PUBLISH_DELAY_SECONDS = 0.2
 class Corpora:
     """The corpora of one Postgres. Every method raises PostgresUnavailable or PostgresRefused."""
 
-    def __init__(self, connection: PostgresConnection, failpoint: Failpoint = no_failpoint) -> None:
+    def __init__(self, connection: PostgresConnection) -> None:
         self._connection = connection
-        self._failpoint = failpoint
 
     async def current(self, corpus: str) -> int | None:
         """The run_id of the run that readers of this corpus see; None before the first one is published."""
@@ -68,7 +67,9 @@ class Corpora:
                 "holds it up"
             ) from error
 
-    async def publish(self, corpus: str, of_run: RunTables, tables: Sequence[TableSettings]) -> None:
+    async def publish(
+        self, corpus: str, of_run: RunTables, tables: Sequence[TableSettings], failpoint: Failpoint = no_failpoint
+    ) -> None:
         """Let readers of the corpus see this run and no other, from one moment on.
 
         Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises
@@ -84,7 +85,7 @@ class Corpora:
                 before = await self._connection.fetchval(query("lock-corpus"), corpus)
                 if before and not await self._connection.fetchval(query("was-published"), of_run.run_id):
                     await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
-                self._failpoint("merged")
+                failpoint("merged")
                 await self._connection.execute(query("mark-published"), of_run.run_id)
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
 
