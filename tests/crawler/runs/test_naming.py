@@ -1,5 +1,3 @@
-"""The name of a run whose job gives none."""
-
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -7,31 +5,65 @@ from datetime import UTC, datetime
 import pytest
 
 from coordinator.model import Epoch
+from crawler.job.job import read_job
 from crawler.runs.naming import new_name, with_name
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection
 from crawler.store.tables import RunTables
-from tests.crawler.examples import a_document, a_job
+from tests.crawler.examples import a_document, finished
 
-NOW = datetime(2026, 11, 27, tzinfo=UTC)
+NOW = datetime(2026, 11, 27, 23, 59, tzinfo=UTC)
+EPOCH = Epoch("first")
+FOLLOWS = {"follow": [{"from": "links", "kind": "other"}], "kinds": {"other": {}}}
 
 
-def test_a_new_name_has_the_day_and_from_the_second_on_a_number() -> None:
-    names: list[str] = []
-    for _ in range(3):
-        names.append(new_name("wiki", NOW, names))
-    assert names == ["wiki-2026-11-27", "wiki-2026-11-27-2", "wiki-2026-11-27-3"]
+@pytest.mark.parametrize(
+    ("taken", "name"),
+    [
+        ([], "afd-2026-11-27"),
+        (["afd-2026-11-26", "afd-2026-11-27-2"], "afd-2026-11-27"),
+        (["afd-2026-11-27"], "afd-2026-11-27-2"),
+        (["afd-2026-11-27", "afd-2026-11-27-2"], "afd-2026-11-27-3"),
+    ],
+)
+def test_a_new_run_is_named_after_its_corpus_and_the_day(taken: list[str], name: str) -> None:
+    assert new_name("afd", NOW, taken) == name
 
 
 @pytest.mark.anyio
-async def test_a_run_goes_on_until_it_is_decided_whether_readers_see_it(connection: PostgresConnection) -> None:
-    catalogue, corpora, epoch = Catalogue(connection), Corpora(connection), Epoch("first")
+async def test_a_job_without_a_name_goes_on_with_the_unfinished_run_of_its_corpus(
+    connection: PostgresConnection,
+) -> None:
+    catalogue = Catalogue(connection)
+    await catalogue.prepare(upgrade=True)
+    job = read_job(a_document(run={"corpus": "afd"}, **FOLLOWS))
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    assert (await with_name(job, catalogue)).run.name == f"afd-{today}"
+    first = await catalogue.make("afd-1", {}, EPOCH, (), corpus="afd")
+    await catalogue.make("other", {}, EPOCH, (), corpus="other")
+    named = await with_name(job, catalogue)
+    assert (named.run.name, named.document["run"]["name"], named.kinds["other"].run.name) == ("afd-1",) * 3
+    await finished(connection, RunTables(first), EPOCH)
+    assert (await with_name(job, catalogue)).run.name == f"afd-{today}"
+
+
+@pytest.mark.anyio
+async def test_a_name_of_the_users_is_kept(connection: PostgresConnection) -> None:
+    job = read_job(a_document())
+    assert await with_name(job, Catalogue(connection)) is job
+
+
+@pytest.mark.anyio
+async def test_a_complete_run_goes_on_until_it_is_decided_whether_readers_see_it(
+    connection: PostgresConnection,
+) -> None:
+    """Who completed it may have died before it was published."""
+    catalogue, corpora = Catalogue(connection), Corpora(connection)
     await catalogue.prepare()
-    job = a_job(run={"corpus": "wiki"})
-    run = RunTables(await catalogue.make("begun", a_document(), epoch, (), corpus="wiki"))
+    job = read_job(a_document(run={"corpus": "afd"}))
+    run = RunTables(await catalogue.make("begun", a_document(), EPOCH, (), corpus="afd"))
+    await catalogue.complete(run, EPOCH)
     assert (await with_name(job, catalogue)).run.name == "begun"
-    await catalogue.complete(run, epoch)
-    assert (await with_name(job, catalogue)).run.name == "begun", "who completed it died before it was published"
-    await corpora.publish("wiki", run, ())
-    assert (await with_name(job, catalogue)).run.name == new_name("wiki", datetime.now(UTC), ())
+    await corpora.refuse(run.run_id, "why")
+    assert (await with_name(job, catalogue)).run.name == new_name("afd", datetime.now(UTC), ())
