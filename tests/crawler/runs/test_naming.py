@@ -55,7 +55,7 @@ async def test_a_name_of_the_users_is_kept(connection: PostgresConnection) -> No
 
 
 @pytest.mark.anyio
-async def test_a_complete_run_goes_on_until_it_is_decided_whether_readers_see_it(
+async def test_a_complete_run_goes_on_until_it_is_decided_who_sees_it(
     connection: PostgresConnection,
 ) -> None:
     """Who completed it may have died before it was published."""
