@@ -29,7 +29,7 @@ async def drop_replaced(
                     await connection.execute(query("lock-run"), of_run.run_id)
                     if await connection.fetchval(query("final-counts"), of_run.run_id) is None:
                         return dropped  # `retry` has put keys back
-                    await connection.execute(query("sort-memory"))
+                    await connection.execute(query("merge-settings"))
                     dropped[table.name] = await connection.fetchval(statement)
     return dropped
 
@@ -41,7 +41,7 @@ async def keep_records(
 
     To be called once in the life of a run: its records and those that it keeps must be there once.
     """
-    await connection.execute(query("sort-memory"))
+    await connection.execute(query("merge-settings"))
     for table in tables:
         if table.mode == "merge" and await connection.fetchval(query("is-there"), before.part(table.name)):
             await connection.execute(_keep(of_run, before, table))

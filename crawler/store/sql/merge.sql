@@ -1,9 +1,9 @@
 -- Records of a run that give way to others, and those of the run before that stay in a run of a table that merges.
 -- A record that was kept from an earlier run has one byte more in its digest than a key: no page of this run has it.
 
--- name: sort-memory
--- To the end of the transaction.
-SELECT set_config('work_mem', '64MB', true);
+-- name: merge-settings
+-- To the end of the transaction. What is set for a user's queries would end the run here again and again.
+SELECT set_config('work_mem', '64MB', true), set_config('statement_timeout', '0', true);
 
 -- name: drop-replaced
 -- Of records with the same unique columns the one stays whose page was fetched last. A NULL is never the same. What was
