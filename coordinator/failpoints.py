@@ -18,7 +18,6 @@ SIGCONT. A child that is started again has no failpoint. The command itself, whi
     named      worker: the keys that the pages have named are published, or left in the frontier
     completed  worker: Redis knows
     counted    worker: the run's final counts are in Postgres, and it is not published
-    replaced   worker: records that gave way to newer ones are deleted
     merged     worker: records of the run before that stay are in an open transaction, which publishes the run
     finished   worker: the run is complete in Postgres, Redis does not know
 """
@@ -46,7 +45,6 @@ FAILPOINTS = (
     "named",
     "completed",
     "counted",
-    "replaced",
     "merged",
     "finished",
 )

@@ -11,7 +11,6 @@ from crawler.job.job import Job
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import connect_postgres
-from crawler.store.rows.merge import drop_replaced
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 
@@ -28,12 +27,8 @@ async def finish_run(
     connection = await connect_postgres(database)
     try:
         catalogue, corpora = Catalogue(connection), Corpora(connection)
-        await catalogue.complete(RunTables.of(run), run.epoch)
+        await catalogue.complete(RunTables.of(run), run.epoch, job.tables)
         failpoint("counted")
-        for table, records in (await drop_replaced(connection, RunTables.of(run), job.tables)).items():
-            if records:
-                logger.info("table %s of run %s: %s records gave way to newer ones", table, run.name, f"{records:,}")
-        failpoint("replaced")
         complete = await _found(catalogue, run.name)
         if complete.shortfall is None:
             if shortfall := await _shortfall(corpora, complete, job):

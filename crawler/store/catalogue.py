@@ -19,6 +19,7 @@ from crawler.store.postgres import PostgresConnection, connect_postgres, postgre
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
 from crawler.store.rows.found import FoundCounts, FoundTable, delete_pages
+from crawler.store.rows.merge import drop_replaced
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
 from crawler.store.tables import PAGES, AddedColumn, RunTables
@@ -198,11 +199,13 @@ class Catalogue:
             epoch = await self._connection.fetchval(query("epoch"), run_id)
         return None if epoch is None else Epoch(epoch)
 
-    async def complete(self, of_run: RunTables, epoch: Epoch) -> Mapping[Outcome, int]:
+    async def complete(
+        self, of_run: RunTables, epoch: Epoch, tables: Sequence[TableSettings] = ()
+    ) -> Mapping[Outcome, int]:
         """Count the run's outcomes, and mark it complete; returns keys by outcome. Readers see it when it is published.
 
-        A run that is complete already keeps its counts. Raises EpochLost when the run has another epoch: `retry` has
-        put keys back meanwhile.
+        Records of the tables that give way to newer ones are deleted with it. A run that is complete already keeps its
+        counts. Raises EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
         """
         run_id = of_run.run_id
         with postgres_errors():
@@ -214,6 +217,7 @@ class Catalogue:
                 if final_counts is not None:
                     return decode_counts(final_counts)
                 counts, reasons = await count_outcomes(self._connection, of_run)
+                await drop_replaced(self._connection, of_run, tables)
                 await self._connection.execute(
                     query("complete-run"),
                     run_id,

@@ -64,7 +64,7 @@ async def finished(
 ) -> Mapping[Outcome, int]:
     """Complete a run and publish it; returns its keys by outcome."""
     catalogue = Catalogue(connection)
-    counts = await catalogue.complete(run, epoch)
+    counts = await catalogue.complete(run, epoch, tables)
     found = next(one for one in await catalogue.all() if one.run_id == run.run_id)
     if found.shortfall is None:
         await Corpora(connection).publish(found.corpus, run, tables)

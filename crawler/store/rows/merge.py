@@ -6,32 +6,27 @@ run. So it is never taken for a record of a page that was fetched again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 
 from crawler.job.tables import TableSettings
-from crawler.store.postgres import PostgresConnection, postgres_errors
+from crawler.store.postgres import PostgresConnection
 from crawler.store.queries import query
 from crawler.store.tables import RunTables, quoted
 
+logger = logging.getLogger(__name__)
 
-async def drop_replaced(
-    connection: PostgresConnection, of_run: RunTables, tables: Sequence[TableSettings]
-) -> Mapping[str, int]:
-    """Delete the records of a complete run that give way, one transaction a table; returns how many, by table.
 
-    May be repeated. Does nothing when the run is not complete. Raises PostgresUnavailable, PostgresRefused.
+async def drop_replaced(connection: PostgresConnection, of_run: RunTables, tables: Sequence[TableSettings]) -> None:
+    """Delete the records of a run that give way, in the transaction in which it becomes complete.
+
+    Raises asyncpg's errors.
     """
-    dropped: dict[str, int] = {}
     for table in tables:
         if statement := _drop(of_run, table):
-            with postgres_errors():
-                async with connection.transaction():
-                    await connection.execute(query("lock-run"), of_run.run_id)
-                    if await connection.fetchval(query("final-counts"), of_run.run_id) is None:
-                        return dropped  # `retry` has put keys back
-                    await connection.execute(query("merge-settings"))
-                    dropped[table.name] = await connection.fetchval(statement)
-    return dropped
+            await connection.execute(query("merge-settings"))
+            if dropped := await connection.fetchval(statement):
+                logger.info("%s records of table %s gave way to newer ones", f"{dropped:,}", table.name)
 
 
 async def keep_records(
