@@ -113,6 +113,7 @@ async def test_each_run_asks_for_what_is_new_and_the_view_has_everything(corpus:
     corpus.write('state = "text"\n')
     ended = await corpus.shell.run("check", "issues.toml", environ=corpus.environ)
     assert "a new run adds column state text to table issues" in ended.out
+    assert f"at first {FIRST}" in ended.out
     assert await corpus.run() == [(await corpus.began())[2]]
     assert await corpus.current() == everything
     states = await corpus.shell.sql("select distinct state from issues_current", environ=corpus.environ)
