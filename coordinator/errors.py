@@ -10,6 +10,7 @@
     ├── RedisRefused              Redis responds, but cannot be used (version, policy, password)
     ├── PostgresRefused           Postgres responds, but cannot be used (version, rights, password)
     ├── DataInUse                 another run holds this --data folder
+    ├── StillRunning              a refresh was started while the former one goes on; exit code 5
     ├── RunCancelled              somebody cancelled the run; exit code 6
     ├── EpochLost                 Redis and Postgres disagree about which run this is
     │   └── RedisDamaged          Redis has something in a run's place that is not ours
@@ -72,6 +73,12 @@ class RunCancelled(ShardcrawlError):
     """Somebody cancelled the run: nobody works on it any more."""
 
     exit_code = 6
+
+
+class StillRunning(ShardcrawlError):
+    """A refresh was started while the former one of its corpus goes on."""
+
+    exit_code = 5
 
 
 class EpochLost(ShardcrawlError):

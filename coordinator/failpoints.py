@@ -17,8 +17,9 @@ SIGCONT. A child that is started again has no failpoint. The command itself, whi
     committed  worker: they are committed, Redis does not know
     named      worker: the keys that the pages have named are published, or left in the frontier
     completed  worker: Redis knows
-    counted    worker: the run is complete in Postgres, and nobody has decided whether it is published
+    counted    worker: the run's final counts are in Postgres, and nobody has decided whether it is published
     attached   worker, publish: the run's tables are partitions, and readers do not see it yet
+    merged     worker: records of the run before that stay are in an open transaction, which publishes the run
     finished   worker: the run is complete in Postgres, Redis does not know
 
 The commands that change a run have their own names, and these steps:
@@ -55,6 +56,7 @@ FAILPOINTS = (
     "completed",
     "counted",
     "attached",
+    "merged",
     "finished",
     "cancelled",
     "drained",

@@ -155,7 +155,7 @@ class Runs:
         if found is None or found.epoch != record.epoch:
             return
         keys, layout = RunKeys(record.name), record.layout
-        await self._unlink(chain(keys.all_done(layout.buckets), _known(record)))
+        await self._unlink(chain(keys.done_buckets(range(layout.buckets)), _known(record)))
         with translate_redis_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 for outcome in Outcome:

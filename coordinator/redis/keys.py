@@ -146,6 +146,14 @@ class RunKeys:
     def known(self, bucket: int) -> str:
         return self._name(f"known:{bucket}")
 
+    def done_buckets(self, buckets: Iterable[int]) -> list[str]:
+        """The names of several buckets of the done set."""
+        return _numbered(self._name("done:"), buckets)
+
+    def known_buckets(self, buckets: Iterable[int]) -> list[str]:
+        """The names of several buckets of the known set."""
+        return _numbered(self._name("known:"), buckets)
+
     def slots(self, upstream: str) -> str:
         return self._name(f"slots:{upstream}")
 
@@ -176,17 +184,17 @@ class RunKeys:
         yield self._name("spec")  # of version 0.1.0
         yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns)
         yield from self.queue(shards)
-        yield from self.all_done(buckets)
+        yield from self.done_buckets(range(buckets))
 
     @property
     def last_seen(self) -> tuple[str, ...]:
         """Keys that are still there when the run is complete, for SEEN_AFTER_END_SECONDS."""
         return self.state, self.quarantine, self.matched_limits, self.null_columns
 
-    def all_done(self, buckets: int) -> Iterable[str]:
-        """The done set."""
-        return map(self.done, range(buckets))
-
     def all_known(self, buckets: int) -> Iterable[str]:
         """The sets of the keys that pages have named."""
-        return map(self.known, range(buckets))
+        return self.known_buckets(range(buckets))
+
+
+def _numbered(begin: str, numbers: Iterable[int]) -> list[str]:
+    return [f"{begin}{number}" for number in numbers]

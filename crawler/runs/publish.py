@@ -18,7 +18,7 @@ from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
-from crawler.store.tables import RunTables, table_names
+from crawler.store.tables import RunTables
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ async def finish_run(
     connection = await connect_postgres(database)
     try:
         catalogue, corpora = Catalogue(connection), Corpora(connection)
-        await catalogue.complete(RunTables.of(run), run.epoch)
+        await catalogue.complete(RunTables.of(run), run.epoch, job.tables)
         failpoint("counted")
         complete = await _found(catalogue, run.name)
         if complete.shortfall is None:
@@ -41,7 +41,7 @@ async def finish_run(
                 logger.warning("run %s is not published: %s", complete.name, held_back)
                 await corpora.refuse(complete.run_id, held_back)
             else:
-                await corpora.publish(complete.corpus, RunTables.of(complete), table_names(job.tables), failpoint)
+                await corpora.publish(complete.corpus, RunTables.of(complete), job.tables, failpoint)
         return await _found(catalogue, run.name)
     finally:
         connection.terminate()
@@ -62,7 +62,7 @@ async def publish_run(
     job = read_job(run.document, run.folder or ".")
     if not force and (falls_short := await _falls_short(connection, run, job)):
         return run, falls_short
-    await Corpora(connection).publish(run.corpus, RunTables.of(run), table_names(job.tables), failpoint)
+    await Corpora(connection).publish(run.corpus, RunTables.of(run), job.tables, failpoint)
     return run, ""
 
 

@@ -232,7 +232,7 @@ class CheckedRedis:
     def left_behind(self) -> list[str]:
         """The Redis keys of the queue and of the done set that exist."""
         layout = self.truth.layout
-        queue = [*self.truth.keys.queue(layout.shards), *self.truth.keys.all_done(layout.buckets)]
+        queue = [*self.truth.keys.queue(layout.shards), *self.truth.keys.done_buckets(range(layout.buckets))]
         return [name.rpartition("}:")[2] for name in queue if self._send(b"EXISTS", name)]
 
     def _fingerprinted(self) -> Any:
