@@ -83,22 +83,23 @@ class Item(NamedTuple):
 
 
 class BasePage(NamedTuple):
-    """What the base of a refresh has of a key: `url` is the one that responded, `fetched_at` seconds since 1970.
+    """What the base of a refresh has of a key: `url` is the one that responded.
 
-    `content` is the digest of its content, empty when that is not whole. `is_kept`: the key keeps it when it fails now.
-    A tuple: one is made for every key.
+    `fetched_at` is when the content was fetched, or found unchanged, last: seconds since 1970, None when the key failed
+    after that. `content` is the digest of the content, empty when that is not whole. `is_kept`: the key keeps it when
+    it fails now. A tuple: one is made for every key.
     """
 
     url: str | None
     etag: str | None
     last_modified: str | None
-    fetched_at: float
+    fetched_at: float | None
     content: bytes
     is_kept: bool = False
 
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
-        """The headers of a request for what has changed since then (RFC 9110, section 13.1); none without validators."""
+        """The headers that ask for what has changed since then (RFC 9110, section 13.1); none without validators."""
         pairs = (("If-None-Match", self.etag), ("If-Modified-Since", self.last_modified))
         return tuple((name, value) for name, value in pairs if value)
 
@@ -197,9 +198,9 @@ class Page:
     changed, but does not protect against forged ones. `records` are (index of the table in the job, values in column
     order), `found` the keys that the page named. `again` is set until it is decided what follows.
 
-    `final_url` is the URL that responded, where that is another one than `url`. `content_digest` is that of the records,
-    None when the page's content is its body, and empty when it has none of its own. `base` is what the base of a
-    refresh has of the key; `unmodified` says that this is its content still.
+    `final_url` is the URL that responded, where that is another one than `url`. `content_digest` is that of the
+    records, None when the page's content is its body, and empty when it has none of its own. `base` is what the base
+    of a refresh has of the key; `unmodified` says that this is its content still.
     """
 
     item: Item

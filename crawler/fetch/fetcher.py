@@ -103,7 +103,7 @@ class Fetcher:
         started = time.monotonic()
         response: HttpResponse | None = None
         try:
-            if request.payload is GET and session is None:
+            if request.payload is GET and session is None and request.base is None:
                 received = await self._engine.fetch("GET", request.target, (), self._with_credentials(request))
             else:
                 received = await self._send(request, session)
@@ -135,7 +135,7 @@ class Fetcher:
 
     async def _send(self, request: Request, session: Session | None) -> HttpResponse:
         payload, allowed = request.payload, self._with_credentials(request)
-        headers = payload.own_headers
+        headers = (*payload.own_headers, *request.conditions)
         if session is not None and allowed:
             headers = (*headers, *session.headers)
         return await self._engine.fetch(payload.method, request.target, headers, allowed, payload.body)

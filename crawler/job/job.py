@@ -78,6 +78,12 @@ class Job:
         return self.parse.python is not None or bool(self.own_tables) or self.is_sitemap
 
     @property
+    def names_keys(self) -> bool:
+        """Whether pages of this kind may name keys: what has not changed is not looked through for them again."""
+        by_rules = self.paginate is not None or any(rule.of == self.kind for rule in self.follow)
+        return self.follows and (by_rules or self.is_sitemap or self.parse.python is not None)
+
+    @property
     def is_sitemap(self) -> bool:
         """Whether the keys of this kind are sitemaps, for which the parser is built in."""
         return self.kind == SITEMAP and bool(self.source.sitemap)
@@ -262,6 +268,8 @@ def _check_selectors(job: Job) -> None:
     ]
     if not re.fullmatch(DURATION, parse.wait_most) or seconds_of(parse.wait_most) > MAX_WAIT_SECONDS:
         raise UsageError(f'job: [parse] wait_most is {parse.wait_most!r}; write a time like "10min", at most "24h"')
+    if parse.ignore and job.has_parser:
+        raise UsageError("job: [parse] ignore: pages with a parser are compared by their records; leave it out")
     if given and parse.python is not None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
     if given and not job.own_tables and not job.follow and not job.paginate:

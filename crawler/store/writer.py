@@ -156,7 +156,7 @@ class Writer:
     async def _carry(
         self, connection: PostgresConnection, pages: Sequence[Page], batch: int | None
     ) -> tuple[Sequence[Page], Sequence[Page]]:
-        """Carry over the pages whose content the base has; returns those that were, and those that are to be written."""
+        """Carry over pages whose content the base has; returns those that were, and those that are to be written."""
         carried = [] if self._carried is None else [page for page in pages if page.is_carried]
         if self._carried is None or not carried:
             return (), pages

@@ -126,7 +126,10 @@ def decode_context(encoded: bytes) -> KeyContext:
 async def delete_pages(
     connection: PostgresConnection, of_run: RunTables, wanted: PagesToRetry, tables: Sequence[TableSettings]
 ) -> Mapping[Outcome, int]:
-    """Delete pages that are wanted again, of lists all pages with their records; returns how many, by outcome."""
+    """Delete pages that are wanted again; returns how many, by outcome.
+
+    Of lists all pages are deleted, with their records, and so are the records that stale pages have kept.
+    """
     part, found = of_run.pages, of_run.found
     if wanted.lists:
         lists = [row["list"] for row in await connection.fetch(query("broken-lists", part=part))]
@@ -138,6 +141,9 @@ async def delete_pages(
         rows = await connection.fetch(query("delete-list-pages", part=part), lists)
     else:
         rows = await connection.fetch(query("delete-pages", part=part), *wanted.arguments)
+        if stale := [digest for row in rows for digest in row["stale"] or ()]:
+            for table in tables:
+                await connection.execute(query("delete-records", records=of_run.part(table.name)), stale)
     return {Outcome(row["outcome"]): row["keys"] for row in rows}
 
 

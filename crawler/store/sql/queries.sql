@@ -253,15 +253,16 @@ SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
 
 -- name: delete-pages
 -- The pages of outcomes $1, only those of statuses $2 unless that is NULL, and those that were refused with a status of
--- $3. With $4 only those whose reason contains this text, in upper or lower case. Returns how many, by outcome.
+-- $3. With $4 only those whose reason contains this text, in upper or lower case. Returns how many, by outcome, and the
+-- digests of those that were stale.
 WITH deleted AS (
     DELETE FROM {part}
     WHERE ((outcome = ANY($1::text[]) AND ($2::integer[] IS NULL OR status = ANY($2)))
            OR (outcome = 'refused' AND status = ANY($3::integer[])))
       AND ($4::text IS NULL OR position(lower($4) IN lower(reason)) > 0)
-    RETURNING outcome
+    RETURNING outcome, digest, stale
 )
-SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;
+SELECT outcome, count(*) AS keys, array_agg(digest) FILTER (WHERE stale) AS stale FROM deleted GROUP BY 1;
 
 -- name: reopen-run
 -- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
