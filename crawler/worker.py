@@ -41,7 +41,6 @@ from crawler.store.rows.base import BaseReader
 from crawler.store.writer import Writer
 
 logger = logging.getLogger(__name__)
-
 HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
 
 

@@ -177,7 +177,7 @@ class Intake:
                 continue
             await self._batch.until_room()
             self._batch.add(page)
-        return left, {item.digest: refresh.asked(item, base[item.digest]) for item in left if item.digest in base}
+        return left, {item.digest: refresh.requested(item, base[item.digest]) for item in left if item.digest in base}
 
     def put_alone(self, request: Request, error: str) -> None:
         """Put a request for each key of this one into the scheduler, because it failed with an error as a whole."""

@@ -44,7 +44,7 @@ class Refresh:
             return None
         return Page(item, base.url, Outcome.UNCHANGED, base=base, unmodified=True)
 
-    def asked(self, item: Item, base: BasePage) -> BasePage:
+    def requested(self, item: Item, base: BasePage) -> BasePage:
         """What the base has of a key that is requested, without validators where it must come whole."""
         if item.context.kind in self._conditional_kinds and base.content and self._depends_on_key(item):
             return base

@@ -11,7 +11,7 @@ WHERE run_id = {run_id} AND digest = ANY($1::bytea[]) AND (outcome IN ('stored',
 
 -- name: carry-pages
 -- Sorted, so that two writers lock the same rows in the same order. The content must be the one that was compared. A key
--- that failed keeps the content alone; what nobody asked for keeps also when it was fetched. Returns the digests that
+-- that failed keeps the content alone. What was not requested keeps also when it was fetched. Returns the digests that
 -- were inserted.
 INSERT INTO {part} (run_id, digest, key, url, outcome, reason, status, attempts, fetched_at, etag, last_modified,
                     final_url, body_digest, content_digest, encoding, content_type, content, body, stale,
