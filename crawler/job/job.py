@@ -258,7 +258,7 @@ def _check_selectors(job: Job) -> None:
     """Raise UsageError for selectors that nothing reads."""
     parse, tables = job.parse, job.own_tables
     given = [f"[parse] {key}" for key in ("rows", "key", "wait", "retry", "failed", "gone") if getattr(parse, key)]
-    given += ["[parse] format"] if parse.format != "json" else []
+    given += ["[parse] format"] if parse.format != "json" and not parse.ignore else []
     given += [f"table {table.name}: {key}" for table in tables for key in ("rows", "skip") if getattr(table, key)]
     given += [
         f"table {table.name}: column {column}"
