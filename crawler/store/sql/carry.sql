@@ -10,9 +10,9 @@ WHERE run_id = {run_id} AND digest = ANY($1::bytea[]) AND (outcome IN ('stored',
   AND (content_digest IS NOT NULL OR body_digest IS NOT NULL);
 
 -- name: carry-pages
--- Sorted, so that two writers lock the same rows in the same order. The content must be the one that was compared. A key
--- that failed keeps the content alone. What was not requested keeps also when it was fetched. Returns the digests that
--- were inserted.
+-- The content must be the one that was compared. A key that failed keeps the content alone. What was not requested keeps
+-- also when it was fetched. LIMIT makes it a lookup for each key in the order of $1, so that two writers lock the same
+-- rows in the same order: without it a base that was never analyzed is read whole. Returns the digests that were inserted.
 INSERT INTO {part} (run_id, digest, key, url, outcome, reason, status, attempts, fetched_at, etag, last_modified,
                     final_url, body_digest, content_digest, encoding, content_type, content, body, stale,
                     kind, depth, page_no, origin, list, batch)
@@ -26,9 +26,8 @@ SELECT {run_id}, b.digest, b.key, b.url, CASE WHEN now.failed THEN 'failed' ELSE
 FROM unnest($1::bytea[], $2::bytea[], $3::boolean[], $4::text[], $5::smallint[], $6::smallint[], $7::float8[],
             $8::integer[], $9::integer[], $11::bytea[])
      AS now(digest, content, failed, reason, status, attempts, fetched_at, depth, page_no, origin)
-JOIN {base} b ON b.run_id = {base_run} AND b.digest = now.digest
+CROSS JOIN LATERAL (SELECT * FROM {base} WHERE run_id = {base_run} AND digest = now.digest LIMIT 1) b
 WHERE (b.outcome IN ('stored', 'unchanged') OR b.stale) AND coalesce(b.content_digest, b.body_digest) = now.content
-ORDER BY b.digest
 ON CONFLICT DO NOTHING RETURNING digest;
 
 -- name: carry-records
