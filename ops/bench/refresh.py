@@ -30,7 +30,7 @@ from crawler.store.catalogue import Catalogue
 from crawler.store.rows.base import BaseReader, CarriedPages
 from crawler.store.tables import RunTables
 from ops.bench import watch
-from ops.bench.arena import Arena, machine, open_arena
+from ops.bench.arena import Arena, Upstream, machine, open_arena
 from ops.bench.whole_run import Row, report
 from ops.nginx import Nginx
 
@@ -68,7 +68,10 @@ WHERE n.outcome = 'unchanged'
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run: seconds from the first page to the last, and of the whole command; bytes of bodies and of WAL."""
+    """One run: seconds from the first page to the last, and of the whole command; bytes of bodies and of WAL.
+
+    `cpu` are the seconds of all its processes, `servers_cpu` those of Redis, Postgres and nginx.
+    """
 
     what: str
     keys: int
@@ -78,6 +81,8 @@ class Measured:
     received: int
     wal: int
     memory: float
+    cpu: float
+    servers_cpu: float
 
     @property
     def rate(self) -> float:
@@ -104,9 +109,10 @@ async def measure(keys: int) -> tuple[list[Measured], Carry, int]:
                 source, job = folder / "urls.txt", folder / "job.toml"
                 source.write_text("".join(f"{nginx.url}/item/{number}\n" for number in range(keys)))
                 job.write_text(JOB.format(source=source, concurrency=CONCURRENCY))
-                runs = [await _run(arena, job, "first run", 1)]
+                upstream = Upstream(nginx.url, BODY_BYTES, nginx.pid)
+                runs = [await _run(arena, upstream, job, "first run", 1)]
                 nginx.edit()
-                runs.append(await _run(arena, job, "refresh", 2, "--refresh"))
+                runs.append(await _run(arena, upstream, job, "refresh", 2, "--refresh"))
                 connection = await asyncpg.connect(arena.database)
                 try:
                     differing = await connection.fetchval(CARRIED_OTHERWISE)
@@ -118,16 +124,16 @@ async def measure(keys: int) -> tuple[list[Measured], Carry, int]:
     return runs, carry, differing
 
 
-async def _run(arena: Arena, job: Path, what: str, run_id: int, *options: str) -> Measured:
+async def _run(arena: Arena, upstream: Upstream, job: Path, what: str, run_id: int, *options: str) -> Measured:
     connection = await asyncpg.connect(arena.database)
     try:
         await connection.execute("CHECKPOINT")
-        wal = await _wal(connection)
+        wal, servers_cpu = await _wal(connection), arena.servers_cpu(upstream)
         command = ["crawler", "run", str(job), "--workers", "2", "--rate", "none", *options]
         spent = await asyncio.to_thread(
             watch.run, command, arena.environ, arena.folder, deadline_seconds=DEADLINE_SECONDS, poll_seconds=2.0
         )
-        wal = await _wal(connection) - wal
+        wal, servers_cpu = await _wal(connection) - wal, arena.servers_cpu(upstream) - servers_cpu
         row = await connection.fetchrow(PAGES, run_id)
         name = await connection.fetchval("SELECT name FROM runs WHERE run_id = $1", run_id)
     finally:
@@ -140,7 +146,10 @@ async def _run(arena: Arena, job: Path, what: str, run_id: int, *options: str) -
     )
     received = json.loads(status.out)["received_bytes"]
     print(f"{what}: {row['keys'] / row['seconds']:,.0f} keys/s", file=sys.stderr)
-    return Measured(what, row["keys"], row["unchanged"], row["seconds"], spent.seconds, received, wal, spent.memory)
+    return Measured(
+        *(what, row["keys"], row["unchanged"], row["seconds"], spent.seconds),
+        *(received, wal, spent.memory, spent.cpu, servers_cpu),
+    )
 
 
 async def _carry(database: str, connection: Any, pages: int) -> Carry:
@@ -202,8 +211,13 @@ def rows_of(runs: Sequence[Measured], carry: Carry, differing: int, keys: int) -
             "",
             held=True,
         ),
+        Row("CPU a key: its own, the servers'", "; then ".join(map(_cpu_words, runs)), "", held=True),
         Row("memory at most", f"{first.memory:.0f} MB, then {second.memory:.0f} MB", "", held=True),
     ]
+
+
+def _cpu_words(run: Measured) -> str:
+    return f"{1e6 * run.cpu / run.keys:.0f} us, {1e6 * run.servers_cpu / run.keys:.0f} us"
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def asking(base: BasePage | None = BASE, **fields: Any) -> Request:
 # -- what is sent
 
 
-def test_one_key_is_asked_for_if_it_has_changed_where_its_page_came_from() -> None:
+def test_a_request_for_one_key_has_the_validators_of_the_url_that_it_goes_to() -> None:
     assert asking().conditions == CONDITIONS
     assert asking(BASE._replace(etag=None)).conditions == CONDITIONS[1:]
     assert asking(BASE._replace(last_modified=None)).conditions == CONDITIONS[:1]
@@ -187,7 +187,7 @@ async def test_records_are_compared_where_there_are_any() -> None:
     assert (page.outcome, page.content_digest) == (Outcome.STORED, digest_of_records([(0, (2,))]))
 
 
-async def test_a_304_to_what_was_not_asked_has_no_content() -> None:
+async def test_a_304_to_a_request_without_validators_has_no_content() -> None:
     for base in (None, BASE._replace(etag=None, last_modified=None)):
         page = await built(base, response(304))
         assert (page.outcome, page.is_carried) == (Outcome.UNCHANGED, False)
