@@ -100,8 +100,11 @@ class BasePage(NamedTuple):
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """The headers that ask for what has changed since then (RFC 9110, section 13.1); none without validators."""
-        pairs = (("If-None-Match", self.etag), ("If-Modified-Since", self.last_modified))
-        return tuple((name, value) for name, value in pairs if value)
+        etag, modified = self.etag, self.last_modified
+        if etag is None:
+            return () if modified is None else (("If-Modified-Since", modified),)
+        first = ("If-None-Match", etag)
+        return (first,) if modified is None else (first, ("If-Modified-Since", modified))
 
 
 @dataclass(frozen=True, slots=True)

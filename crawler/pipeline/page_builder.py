@@ -63,17 +63,18 @@ class PageBuilder:
                 pages = await self._parse(pages, request, response, parser)
             if response.body and (parser is None or parser.keeps_body):
                 _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
-        if request.base is not None and (outcome is Outcome.STORED or request.conditions):
+        if request.base is not None and outcome is Outcome.STORED:
             _compare(pages)
         return pages
 
     def _new_pages(self, request: Request, result: FetchResult) -> list[Page]:
         response = result.response
         single = len(request.items) == 1
+        unmodified = result.outcome is Outcome.UNCHANGED and bool(request.conditions)
         status = etag = modified = digest = None
         if response is not None:
             status = response.status
-            if single:  # those of a response for several keys are of none
+            if single and not unmodified:  # those of a response for several keys are of none
                 etag, modified = _usable(response.headers.get("etag")), _usable(response.headers.get("last-modified"))
             digest = xxh3_128_digest(response.body) if response.body else None
         outcome, reason, attempts, at, _ = result
@@ -87,6 +88,7 @@ class PageBuilder:
         if request.base is not None:
             for page in pages:
                 page.base = request.base.get(page.item.digest)
+                page.unmodified = unmodified
         return pages
 
     async def _parse(self, pages: list[Page], request: Request, response: HttpResponse, parser: Parser) -> list[Page]:
@@ -152,7 +154,7 @@ def _keep_body(pages: Sequence[Page], response: HttpResponse) -> None:
 
 
 def _compare(pages: Sequence[Page]) -> None:
-    """Say which pages have the content that the base has, by their digest, by their status, or by their parser."""
+    """Say which pages have the content that the base has, by its digest or by their parser."""
     for page in pages:
         if page.base is not None and page.base.content:
             if page.outcome is Outcome.UNCHANGED:

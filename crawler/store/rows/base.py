@@ -121,8 +121,8 @@ class CarriedPages:
 
 
 def _arguments(pages: Sequence[Page], batch: int | None) -> Sequence[object]:
-    """What `carry-pages` takes: a list for each column, and the number of the batch."""
-    contexts = [page.item.context if batch is not None else None for page in pages]
+    """What `carry-pages` takes: a list for each column, and the number of the batch. What a list lacks is null."""
+    contexts = [page.item.context for page in pages] if batch is not None else []
     return (
         [page.item.digest for page in pages],
         [page.base and page.base.content for page in pages],
@@ -131,8 +131,8 @@ def _arguments(pages: Sequence[Page], batch: int | None) -> Sequence[object]:
         [page.status for page in pages],
         [page.attempts for page in pages],
         [page.fetched_at or None for page in pages],
-        [context and context.depth for context in contexts],
-        [context and context.page_no for context in contexts],
+        [context.depth for context in contexts],
+        [context.page_no for context in contexts],
         batch,
-        [(context and context.origin) or None for context in contexts],
+        [context.origin or None for context in contexts],
     )

@@ -128,7 +128,7 @@ async def delete_pages(
 ) -> Mapping[Outcome, int]:
     """Delete pages that are wanted again; returns how many, by outcome.
 
-    Of lists all pages are deleted, with their records, and so are the records that stale pages have kept.
+    Of lists all pages are deleted. Records go with their pages.
     """
     part, found = of_run.pages, of_run.found
     if wanted.lists:
@@ -140,10 +140,11 @@ async def delete_pages(
         await connection.execute(query("keep-links-of-lists", part=part), lists)
         rows = await connection.fetch(query("delete-list-pages", part=part), lists)
     else:
-        rows = await connection.fetch(query("delete-pages", part=part), *wanted.arguments)
-        if stale := [digest for row in rows for digest in row["stale"] or ()]:
-            for table in tables:
-                await connection.execute(query("delete-records", records=of_run.part(table.name)), stale)
+        condition = query("wanted-again")
+        for table in tables:
+            statement = query("delete-records", records=of_run.part(table.name), part=part, wanted=condition)
+            await connection.execute(statement, *wanted.arguments)
+        rows = await connection.fetch(query("delete-pages", part=part, wanted=condition), *wanted.arguments)
     return {Outcome(row["outcome"]): row["keys"] for row in rows}
 
 

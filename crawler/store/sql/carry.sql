@@ -33,9 +33,6 @@ ON CONFLICT DO NOTHING RETURNING digest;
 -- name: carry-records
 INSERT INTO {part} (run_id, digest{columns}) SELECT {run_id}, digest{columns} FROM {base} WHERE digest = ANY($1::bytea[]);
 
--- name: delete-records
-DELETE FROM {records} WHERE digest = ANY($1::bytea[]);
-
 -- name: stored-digests
 SELECT digest FROM {part} WHERE run_id = {run_id} AND digest = ANY($1::bytea[]);
 

@@ -178,6 +178,9 @@ async def test_a_failed_key_keeps_rows_that_a_retry_deletes(database: str) -> No
         assert deleted == {Outcome.FAILED: 1}
         assert sorted(await corpus.pages()) == ["b", "c"]
         assert [number for _, number, _ in await corpus.records()] == [2]
+        wanted = PagesToRetry(outcomes=(Outcome.UNCHANGED,))
+        assert await Catalogue(corpus.eye).reopen(corpus.run, wanted, [TABLE]) == {Outcome.UNCHANGED: 1}
+        assert await corpus.records() == []
 
 
 async def test_what_is_stored_already_is_not_carried_again(database: str) -> None:
