@@ -163,3 +163,46 @@ async def test_several_keys_a_request_are_compared_one_by_one(shell: Shell, upst
     assert await outcomes(shell) == {"stored": 2, "unchanged": 98}
     rows = "select count(*) as rows, count(distinct digest) as keys from items_r2"
     assert await shell.sql(rows) == [{"rows": 100, "keys": 100}]
+
+
+SHOP = """
+    [run]
+    corpus = "shop"
+    max_failed = 1.0
+    max_age = "1h"
+    [source]
+    keys = ["{url}/shop?page=1"]
+    [retry]
+    attempts = 2
+    backoff = 0.01
+    [parse]
+    format = "html"
+    [paginate]
+    next = "a.next @href"
+    [[follow]]
+    from = "li.product a @href"
+    kind = "product"
+    [kinds.product.parse]
+    format = "html"
+    [[tables]]
+    name = "products"
+    kind = "product"
+    [tables.columns]
+    name = {{ type = "text", from = "h1" }}
+"""
+
+
+async def test_a_list_of_which_a_page_fails_loses_neither_pages_nor_products(shell: Shell, upstream: Failing) -> None:
+    job = shell.write("job.toml", SHOP.format(url=upstream.url))
+    await shell.run("run", job)
+    sent = upstream.paths
+    lists = [path for path in sent if "page=" in path]
+    upstream.broken = frozenset(lists[1:2])
+    await shell.run("run", job, "--refresh")
+    again = upstream.paths[len(sent) :]
+    assert sorted(set(again)) == sorted(lists), "lists are looked through again, products are young enough"
+    unchanged = len(sent) - 1
+    assert await outcomes(shell) == {"failed": 1, "unchanged": unchanged}
+    rows = "select count(*) as rows, count(distinct digest) as keys from products_r"
+    assert await shell.sql(f"{rows}1") == await shell.sql(f"{rows}2")
+    assert await shell.sql("select key from pages_r1 except select key from pages_r2") == []
