@@ -10,6 +10,7 @@ from coordinator.redis.retrying import retry_unavailable
 from crawler.job.job import Job
 from crawler.job.request_checks import seconds_of
 from crawler.model import BasePage, Item, Page
+from crawler.parse.follow.sitemap import LASTMOD, modified_by
 from crawler.store.rows.base import BaseReader
 
 _CONDITIONS = {"if-none-match", "if-modified-since"}
@@ -18,6 +19,7 @@ _CONDITIONS = {"if-none-match", "if-modified-since"}
 class Refresh:
     """Decides which keys are carried over without a request, and which are asked for only if they have changed.
 
+    Of the first are those that are young enough, and those that a sitemap says were changed before they were fetched.
     Neither is, where pages may name keys, or where a key carries columns beside itself: what is made of these may have
     changed. `clock` counts seconds since 1970.
     """
@@ -26,7 +28,7 @@ class Refresh:
         self._base = base
         self._clock = clock
         self._max_age = None if job.run.max_age is None else seconds_of(job.run.max_age)
-        self._key_columns = frozenset(job.source.key_columns)
+        self._key_columns = frozenset(job.source.key_columns) | ({LASTMOD} if job.source.sitemap else set())
         self._carried_kinds = frozenset(one.kind for one in job.every_kind if not one.names_keys)
         self._conditional_kinds = frozenset(
             one.kind for one in job.every_kind if not _CONDITIONS & {name.lower() for name in one.request.headers}
@@ -38,11 +40,12 @@ class Refresh:
 
     def fresh(self, item: Item, base: BasePage | None) -> Page | None:
         """The page of a key that is carried over without a request; None when it is to be requested."""
-        if base is None or self._max_age is None or not (base.content and self._depends_on_key(item)):
+        if base is None or base.fetched_at is None or not (base.content and self._depends_on_key(item)):
             return None
-        if base.fetched_at is None or self._clock() - base.fetched_at > self._max_age:
-            return None
-        return Page(item, base.url, Outcome.UNCHANGED, base=base, unmodified=True)
+        is_young = self._max_age is not None and self._clock() - base.fetched_at <= self._max_age
+        if is_young or modified_by(item.context.fields.get(LASTMOD, "")) < base.fetched_at:
+            return Page(item, base.url, Outcome.UNCHANGED, base=base, unmodified=True)
+        return None
 
     def requested(self, item: Item, base: BasePage) -> BasePage:
         """What the base has of a key that is requested, without validators where it must come whole."""

@@ -147,6 +147,30 @@ def test_what_carries_columns_comes_whole_because_they_may_have_changed() -> Non
     assert refresh.fresh(carrying, BASE) is None
 
 
+@pytest.mark.parametrize(
+    ("lastmod", "carried"),
+    [
+        ("2026-01-01T00:00:00Z", True),
+        ("2026-01-01T01:00:00.1+01:00", True),
+        ("2026-01-01T00:00:01Z", False),
+        ("2025-12-30", True),
+        ("2025-12-31", False),
+        ("2026-01-01T00:00:00", False),
+        ("2025-12", False),
+        ("yesterday", False),
+        ("", False),
+    ],
+)
+def test_what_a_sitemap_says_was_changed_before_it_was_fetched_is_carried_over(lastmod: str, carried: bool) -> None:
+    """It was fetched on 2026-01-01T00:00:00.123457Z. A day without a time may last until the noon after it."""
+    refresh = a_refresh(a_job(source={"sitemap": "https://upstream.example/sitemap.xml"}))
+    item = an_item(fields={"lastmod": lastmod} if lastmod else {})
+    assert (refresh.fresh(item, BASE) is not None) == carried
+    assert refresh.fresh(item, BASE._replace(fetched_at=None)) is None
+    assert refresh.requested(item, BASE) == BASE
+    assert a_refresh(a_job()).fresh(item, BASE) is None, "no other source has a column of that meaning"
+
+
 @pytest.mark.parametrize("name", ["if-none-match", "If-Modified-Since"])
 def test_own_conditions_win(name: str) -> None:
     assert a_refresh(a_job(request={"headers": {name: "x"}})).requested(an_item(), BASE).conditions == ()
