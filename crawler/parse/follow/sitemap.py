@@ -128,7 +128,7 @@ def entries(body: bytes, url: Target, most_bytes: int) -> Iterable[Entry]:
 
 
 def modified_by(lastmod: str) -> float:
-    """When a page with this `lastmod` was changed last, at the latest: seconds since 1970, infinite where it is none."""
+    """When a page with this `lastmod` was changed last, at the latest: seconds since 1970, infinite for no date."""
     try:
         moment = datetime.fromisoformat(lastmod)
     except ValueError:
