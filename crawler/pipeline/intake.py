@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 0.02
 # The longest wait while no shard has a block.
 MAX_IDLE_WAIT_SECONDS = 0.5
+# The same in a run that follows: at the end of a depth all workers wait for the next one.
+MAX_LEVEL_WAIT_SECONDS = 0.2
 # The longest wait while claims bring only keys of upstreams that have enough queued; later blocks may have other keys.
 MAX_BUSY_WAIT_SECONDS = 2.0
 # A block that was delivered more often than this is suspected of killing workers.
@@ -52,6 +54,7 @@ class Intake:
         scheduler: Scheduler,
         keys_per_request: Mapping[str, int],
         refresh: Refresh | None = None,
+        most_idle_wait: float = MAX_IDLE_WAIT_SECONDS,
         would_only_wait: Callable[[], bool] = lambda: False,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
@@ -64,6 +67,7 @@ class Intake:
         self._scheduler = scheduler
         self._keys_per_request = keys_per_request
         self._refresh = refresh
+        self._most_idle_wait = most_idle_wait
         self._would_only_wait = would_only_wait
         self._failpoint = failpoint
         self._shard: ShardId | None = None
@@ -79,7 +83,7 @@ class Intake:
             claim = None if self._would_only_wait() else await retry_unavailable(self._claim, "worker")
             if claim is None:
                 await asyncio.sleep(idle_wait)
-                idle_wait = min(idle_wait * 2, MAX_IDLE_WAIT_SECONDS)
+                idle_wait = min(idle_wait * 2, self._most_idle_wait)
                 continue
             idle_wait = FIRST_WAIT_SECONDS
             self._failpoint("claimed")

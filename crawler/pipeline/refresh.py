@@ -20,8 +20,8 @@ class Refresh:
     """Decides which keys are carried over without a request, and which are asked for only if they have changed.
 
     Of the first are those that are young enough, and those that a sitemap says were changed before they were fetched.
-    Neither is, where pages may name keys, or where a key carries columns beside itself: what is made of these may have
-    changed. `clock` counts seconds since 1970.
+    Neither is, where pages may name keys, where requests name the moment of the run before, or where a key carries
+    columns beside itself: what is made of these may have changed. `clock` counts seconds since 1970.
     """
 
     def __init__(self, job: Job, base: BaseReader, *, clock: Callable[[], float] = time.time) -> None:
@@ -29,7 +29,9 @@ class Refresh:
         self._clock = clock
         self._max_age = None if job.run.max_age is None else seconds_of(job.run.max_age)
         self._key_columns = frozenset(job.source.key_columns) | ({LASTMOD} if job.source.sitemap else set())
-        self._carried_kinds = frozenset(one.kind for one in job.every_kind if not one.names_keys)
+        self._carried_kinds = frozenset(
+            one.kind for one in job.every_kind if job.run.since is None and not _names_keys(one)
+        )
         self._conditional_kinds = frozenset(
             one.kind for one in job.every_kind if not _CONDITIONS & {name.lower() for name in one.request.headers}
         )
@@ -57,3 +59,9 @@ class Refresh:
         """Whether the key alone decides what is requested and stored of it."""
         context = item.context
         return context.kind in self._carried_kinds and context.fields.keys() <= self._key_columns
+
+
+def _names_keys(job: Job) -> bool:
+    """Whether pages of this job's kind may name keys: a page that has not changed is not looked through for them."""
+    by_rules = job.paginate or any(rule.of == job.kind for rule in job.follow)
+    return job.follows and bool(by_rules or job.is_sitemap or job.parse.python)

@@ -93,6 +93,7 @@ async def test_only_what_has_changed_comes_again(shell: Shell, upstream: Upstrea
     second = await counts(shell)
     assert second["received_bytes"] <= first["received_bytes"] * 0.02
     assert {row["key"] for row in await shell.sql(DIFFERENT.format(1, 2))} == set(EDITED)
+    await shell.run("audit", second["run"])
     if with_parser:
         rows = "select count(*) as rows, count(distinct digest) as keys, min(run_id) as run from items_current"
         assert await shell.sql(rows) == [{"rows": KEYS, "keys": KEYS, "run": 2}]
@@ -206,3 +207,5 @@ async def test_a_list_of_which_a_page_fails_loses_neither_pages_nor_products(she
     rows = "select count(*) as rows, count(distinct digest) as keys from products_r"
     assert await shell.sql(f"{rows}1") == await shell.sql(f"{rows}2")
     assert await shell.sql("select key from pages_r1 except select key from pages_r2") == []
+    name = json.loads((await shell.run("runs", "--json")).out)[-1]["name"]
+    await shell.run("audit", name)

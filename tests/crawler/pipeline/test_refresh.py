@@ -171,6 +171,13 @@ def test_what_a_sitemap_says_was_changed_before_it_was_fetched_is_carried_over(l
     assert a_refresh(a_job()).fresh(item, BASE) is None, "no other source has a column of that meaning"
 
 
+def test_an_incremental_job_requests_everything() -> None:
+    run = {"name": "x", "max_age": "1h", "since": "2026-01-01T00:00:00Z"}
+    refresh = a_refresh(a_job(run=run, request={"url": "https://x.example/{key}?since={since}"}))
+    assert refresh.fresh(an_item(), BASE) is None
+    assert refresh.requested(an_item(), BASE).conditions == ()
+
+
 @pytest.mark.parametrize("name", ["if-none-match", "If-Modified-Since"])
 def test_own_conditions_win(name: str) -> None:
     assert a_refresh(a_job(request={"headers": {name: "x"}})).requested(an_item(), BASE).conditions == ()

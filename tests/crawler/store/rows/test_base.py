@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coordinator.errors import PostgresUnavailable
-from coordinator.model import Epoch, FoundBatch, KeyContext, Outcome
+from coordinator.model import Epoch, FoundBatch, FoundKey, KeyContext, Outcome
 from coordinator.queue.sharding import digest
 from crawler.model import BasePage, Page
 from crawler.parse.content import digest_of_records
@@ -275,8 +275,8 @@ async def test_records_are_found_by_an_index_that_is_made_once(database: str) ->
 class Nothing:
     """Found keys of a run in which nothing was seen before."""
 
-    async def seen(self, _: Sequence[bytes]) -> set[bytes]:
-        return set()
+    async def new(self, found: Iterable[FoundKey]) -> set[bytes]:
+        return {one.digest for one in found}
 
 
 async def test_a_list_that_is_kept_names_what_it_had_named(database: str) -> None:
