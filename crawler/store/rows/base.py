@@ -89,16 +89,11 @@ class CarriedPages:
     def __init__(self, run: RunTables, base: RunTables, tables: Sequence[TableSettings]) -> None:
         self._carry = query("carry-pages", part=run.pages, run_id=run.run_id, base=base.pages, base_run=base.run_id)
         self._stored = query("stored-digests", part=run.pages, run_id=run.run_id)
-        self._records = [
-            query(
-                "carry-records",
-                part=run.part(table.name),
-                run_id=run.run_id,
-                base=base.part(table.name),
-                columns="".join(f", {quoted(name)}" for name, _ in table.columns),
-            )
-            for table in tables
-        ]
+        self._records = []
+        for table in tables:
+            part, old = run.part(table.name), base.part(table.name)
+            columns = "".join(f", {quoted(name)}" for name, _ in table.columns)
+            self._records.append(query("carry-records", part=part, run_id=run.run_id, base=old, columns=columns))
 
     async def carry(self, connection: PostgresConnection, pages: Sequence[Page], batch: int | None) -> set[bytes]:
         """Carry these pages over, in the order of their digests; returns the digests of those that are stored now.
