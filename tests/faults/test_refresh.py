@@ -37,6 +37,7 @@ async def carried(crawl: Crawl, scenario: str, injected: str) -> None:
     unchanged = KEYS - len(EDITED)
     assert counts == {"keys": KEYS, "digests": KEYS, "stored": len(EDITED), "unchanged": unchanged}
     assert sorted(row["id"] for row in await crawl.shell.sql(DIFFERENT, environ=crawl.environ)) == sorted(EDITED)
+    await crawl.shell.run("audit", "second", environ=crawl.environ)
 
 
 @pytest.mark.parametrize(
