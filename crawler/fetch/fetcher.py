@@ -100,11 +100,11 @@ class Fetcher:
         lane.must_finish = True
         self._meter.requests += 1
         self._retry_budget.add_request()
-        started = time.monotonic()
-        response: HttpResponse | None = None
+        response, started = None, time.monotonic()
         try:
-            if request.payload is GET and session is None and request.base is None:
-                received = await self._engine.fetch("GET", request.target, (), self._with_credentials(request))
+            if request.payload is GET and session is None:
+                allowed = self._with_credentials(request)
+                received = await self._engine.fetch("GET", request.target, request.conditions, allowed)
             else:
                 received = await self._send(request, session)
             lane.release = received.release
