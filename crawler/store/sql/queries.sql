@@ -124,7 +124,7 @@ UPDATE runs SET epoch = $2 WHERE run_id = $1;
 
 -- name: void-epoch
 -- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
-UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2;
+UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2 AND state <> 'complete';
 
 -- name: epoch
 SELECT epoch FROM runs WHERE run_id = $1;
