@@ -167,6 +167,7 @@ async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoin
     base = await _base(catalogue, job) if job.run.refresh else None
     if base is not None and record.content_hash is not None and base.content_hash == record.content_hash:
         record = replace(record, carried_run=base.run_id)
+        await catalogue.index_records(RunTables.of(base), job.tables)
     elif base is not None:
         logger.info("everything is fetched whole: run %s was made by another parser, or by other settings", base.name)
     run_id = await catalogue.make(

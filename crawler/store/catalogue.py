@@ -158,6 +158,14 @@ class Catalogue:
                     await Corpora(self._connection).add(corpus or name, of_run.schema, [table.name for table in tables])
         return run_id
 
+    async def index_records(self, of_run: RunTables, tables: Sequence[TableSettings]) -> None:
+        """Let the records of pages be found in a run, which is complete, so that they can be carried over from it."""
+        with postgres_errors():
+            for table in tables:
+                part = of_run.part(table.name)
+                if not await self._connection.fetchval(query("has-digest-index"), part):
+                    await self._connection.execute(query("index-digests", part=part))
+
     async def change_epoch(self, run_id: int, epoch: Epoch) -> None:
         """Give the run a new epoch."""
         with postgres_errors():
