@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import sys
+import time
 from random import Random
 
 import pytest
 
-from crawler.parse.slow_parser import FIRST_LOOK_SECONDS, MAX_SECONDS_IN_LOOP, WINDOW_CALLS, SlowParserDetector
+from crawler.parse.slow_parser import (
+    FIRST_LOOK_SECONDS,
+    IGNORED_CALLS,
+    MAX_SECONDS_IN_LOOP,
+    WINDOW_CALLS,
+    Moment,
+    SlowParserDetector,
+    moment,
+    own_seconds,
+)
 from crawler.telemetry.loop_lag import LONG_LAG_SECONDS, LoopLag
 
 
@@ -33,7 +44,30 @@ def test_a_process_that_loses_its_core_now_and_then_does_not_make_a_parser_slow(
 def test_one_long_call_in_ten_is_found_and_so_is_a_parser_that_becomes_slow() -> None:
     assert calls_until_slow(([0.0001] * 9 + [0.05]) * WINDOW_CALLS) is not None
     found = calls_until_slow([0.0001] * (WINDOW_CALLS + 1) + [0.005] * 2 * WINDOW_CALLS)
-    assert found == 2 * WINDOW_CALLS
+    assert found == 2 * WINDOW_CALLS + IGNORED_CALLS + 1
+
+
+def test_a_window_that_only_seems_slow_is_followed_by_one_that_is_looked_at_closely() -> None:
+    detector = SlowParserDetector()
+    closely = []
+    for _ in range(5 * WINDOW_CALLS):
+        closely.append(detector.is_close)
+        assert not detector.add_call(0.0001 if detector.is_close else 0.005)
+    assert closely == ([True] * WINDOW_CALLS + [False] * WINDOW_CALLS) * 2 + [True] * WINDOW_CALLS
+
+
+def test_the_time_of_other_processes_is_left_out_but_not_what_a_call_waits_for() -> None:
+    began = Moment(wall=5.0, cpu=2.0, waits=3)
+    assert own_seconds(began, Moment(5.02, 2.0003, 3)) == pytest.approx(0.0003)
+    assert own_seconds(began, Moment(5.02, 2.0003, 4)) == pytest.approx(0.02)
+    assert own_seconds(began._replace(waits=None), Moment(5.02, 2.0003, None)) == pytest.approx(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread's waits are counted")
+def test_a_sleep_counts_as_long_as_it_takes() -> None:
+    began = moment()
+    time.sleep(0.001)
+    assert own_seconds(began, moment()) >= 0.001
 
 
 def test_what_is_usual_leaves_the_longest_two_out() -> None:
