@@ -12,7 +12,7 @@ from struct import Struct
 import msgpack
 
 from coordinator.model import FoundKey, KeyContext, Outcome
-from coordinator.queue.sharding import digest
+from coordinator.queue.sharding import DIGEST_BYTES, digest
 from coordinator.queue.wire import context_fields
 from crawler.model import Page
 
@@ -50,6 +50,7 @@ _LENGTH = Struct(">i").pack
 _SMALLINT = Struct(">ih").pack
 _ATTEMPTS_FETCHED_AT = Struct(">ihiq").pack
 _DEPTH_PAGE_NO = Struct(">iiii").pack
+_PLAIN_FOUND = Struct(">iiiiii16siiq").pack
 _DEPTH_BATCH = Struct(">iiiq").pack
 _BIGINT = Struct(">iq").pack
 _JSONB_VERSION = Struct(">ib").pack
@@ -129,6 +130,8 @@ async def joined(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
 
 
 def _where_found(context: KeyContext, batch: int) -> bytes:
+    if not context.kind and not context.list_key and len(context.origin) == DIGEST_BYTES:  # nearly every found key
+        return _PLAIN_FOUND(-1, 4, context.depth, 4, context.page_no, 16, context.origin, -1, 8, batch)
     return b"".join(
         (
             _text(context.kind or None),
