@@ -14,7 +14,7 @@ from crawler.model import HttpResponse, Page
 from crawler.parse.hook import Hook, Remarks
 from crawler.parse.null_columns import NullColumnWatch
 from crawler.parse.remote import ParsedResponse, ParserSetup, ParseTask, assign_results, parse_handler, parse_task
-from crawler.parse.slow_parser import MAX_CALL_SECONDS_IN_LOOP, SlowParserDetector, moment, own_seconds
+from crawler.parse.slow_parser import MAX_CALL_SECONDS_IN_LOOP, SlowParserDetector, call_seconds, moment
 from crawler.pool.pool import Pool, TaskFailed
 from crawler.pool.process import ChildUnusable
 
@@ -136,8 +136,8 @@ class Parser:
                 raise
             return self._hook.fail(pages, error)
         if detector is not None:
-            seconds = perf_counter() - began if close is None else own_seconds(close, moment())
-            if detector.add_call(seconds):
+            wall = perf_counter() - began
+            if detector.add_call(*((wall, wall) if close is None else call_seconds(close, moment()))):
                 self._move_to_child(f"takes {1000 * detector.usual_seconds:.1f} ms a response")
         return remarks
 
