@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from statistics import fmean, median
+from statistics import fmean
 from time import perf_counter, thread_time
 from typing import NamedTuple
 
@@ -15,8 +15,10 @@ WINDOW_CALLS = 64
 # The longest calls of a window are ignored: a first call imports and compiles, and in a later one another process may
 # have had the core.
 IGNORED_CALLS = 2
-# When each of the first calls is too long, a window is not waited for: they hold up the loop.
+# When each of the first calls is too long, a window is not waited for: they hold up the loop. Their waits count when
+# they are very long, since those of a worker that begins on a busy machine are long, too.
 FIRST_CALLS = 5
+VERY_LONG_SECONDS = 0.005
 _THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)  # Linux has it
 
 
@@ -46,8 +48,8 @@ def call_seconds(began: Moment, ended: Moment) -> tuple[float, float]:
 class SlowParserDetector:
     """Judges the calls of a parser in windows of 64.
 
-    A window is slow by the median of its calls, or by the average of their CPU time without the longest two: on a busy
-    machine many calls wait for another thread that waits for the core, but not half of them, unless they do so always.
+    A window is slow when three quarters of its calls are, or by the average of their CPU time without the longest two:
+    on a busy machine many calls wait for another thread that waits for the core, but not so many of them.
     Only a window that `is_close` finds a slow parser: its calls are measured by `call_seconds`. The first window is
     one, and each one that follows a window that seems slow by the clock, which is quicker to read.
     """
@@ -61,7 +63,7 @@ class SlowParserDetector:
     def usual_seconds(self) -> float:
         """What a call of this window usually takes; 0 before the third call."""
         shortest = sorted(self._cpu)[:-IGNORED_CALLS]
-        return max(median(self._seconds), fmean(shortest)) if shortest else 0.0
+        return max(sorted(self._seconds)[len(self._seconds) // 4], fmean(shortest)) if shortest else 0.0
 
     def add_call(self, seconds: float, cpu: float) -> bool:
         """Add a call, of a plain window by the clock alone; returns whether the calls are too long for the loop."""
@@ -69,7 +71,9 @@ class SlowParserDetector:
         self._cpu.append(cpu)
         count = len(self._seconds)
         if count < WINDOW_CALLS:
-            return self.is_close and count >= FIRST_CALLS and min(self._seconds) > MAX_SECONDS_IN_LOOP
+            if not self.is_close or count < FIRST_CALLS:
+                return False
+            return min(self._cpu) > MAX_SECONDS_IN_LOOP or min(self._seconds) > VERY_LONG_SECONDS
         is_slow = self.usual_seconds > MAX_SECONDS_IN_LOOP
         if is_slow and self.is_close:
             return True
