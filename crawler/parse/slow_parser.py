@@ -30,7 +30,7 @@ class Moment(NamedTuple):
     waits: int | None
 
 
-def moment() -> Moment:
+def thread_moment() -> Moment:
     """This moment. It takes about 2 µs."""
     waits = None if _THREAD is None else resource.getrusage(_THREAD).ru_nvcsw
     return Moment(perf_counter(), thread_time(), waits)
