@@ -64,23 +64,26 @@ class Attempts:
 NO_ATTEMPTS = Attempts()
 
 
-@dataclass(frozen=True, slots=True)
-class KeyContext:
+_NOTHING: dict[str, Any] = {}  # a mapping that can be pickled; nobody writes into it
+
+
+class KeyContext(NamedTuple):
     """What travels with a key: the `fields` that its source carries; and if a page named it, where it was found.
 
     `kind` says which sections of the job hold for it, and `depth` how many links led to it from a key of the source.
     `origin` is the digest of the page that named it, empty for a key of the source. A page of a list behind the first
     has a `page_no` above 1 and the list's own key in `list_key`; `params` are what it changes in the request of that
     key, and without them the key is the URL to request. `seen` is the digest of the body of the page before it.
+    A tuple, because one is made for each key that a page named.
     """
 
     kind: str = ""
     depth: int = 0
     page_no: int = 1
     origin: bytes = b""
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = _NOTHING
     list_key: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = _NOTHING
     seen: bytes = b""
 
 

@@ -18,7 +18,14 @@ from coordinator.errors import EpochLost, LeaseLost
 from coordinator.model import Block, Epoch, FoundBatch, FoundKey, WorkerId
 from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.recent import MOST_RECENT, RecentKeys
-from coordinator.queue.sharding import Layout, by_bucket, cut_mixed_blocks, cut_request_blocks
+from coordinator.queue.sharding import (
+    BLOCK_KEYS,
+    LIST_BLOCK_KEYS,
+    Layout,
+    by_bucket,
+    cut_mixed_blocks,
+    cut_request_blocks,
+)
 from coordinator.queue.wire import encode_block, encode_members
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
@@ -46,7 +53,8 @@ def found_blocks(
     blocks: list[Block] = []
     for kind, keys in groups.items():
         if kind is None:
-            blocks += cut_mixed_blocks(keys, layout, reasons, contexts)
+            most = LIST_BLOCK_KEYS if any(one.context.list_key for one in found) else BLOCK_KEYS
+            blocks += cut_mixed_blocks(keys, layout, reasons, contexts, most)
         else:
             blocks += cut_request_blocks(keys, layout, keys_per_request[kind], reasons, contexts)
     return blocks
@@ -97,7 +105,7 @@ class FoundKeys:
     async def new(self, found: Iterable[FoundKey]) -> set[bytes]:
         """The digests of those keys that are not done, and were not named before, as far as Redis knows."""
         by_digest: dict[bytes, FoundKey] = {}
-        for kind, same in _by_kind(found).items():
+        for kind, same in _by_kind({one.digest: one for one in found}.values()).items():
             new_keys = set(self.recent[kind].new([one.key for one in same]))
             by_digest.update((one.digest, one) for one in same if one.key in new_keys)
         new = by_digest.keys() - await self._known.intersection([*by_digest])

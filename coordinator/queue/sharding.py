@@ -23,6 +23,8 @@ MAX_SHARDS = 256
 # no block gets fewer keys than the second number unless one request has more.
 SPREAD_BLOCKS = 64
 SMALL_BLOCK_KEYS = 100
+# About so many blocks are made of the keys that one commit found: a claim costs as much as 30 keys do.
+MIXED_BLOCKS = 8
 # The most blocks that one split makes: a block of 500 keys becomes single keys in three splits.
 MAX_PARTS = 8
 # The estimate for a source that does not know its size.
@@ -154,13 +156,16 @@ def cut_mixed_blocks(
     layout: Layout,
     reasons: Mapping[bytes, str] = MappingProxyType({}),
     contexts: Mapping[bytes, KeyContext] = MappingProxyType({}),
+    block_keys: int = BLOCK_KEYS,
 ) -> Iterator[Block]:
-    """Cut {digest: key} into blocks of up to 100 keys, whatever their shards: few keys in many shards are few blocks.
+    """Cut {digest: key} into blocks of keys of any shard: few keys in many shards are few blocks.
 
-    The blocks are about equal in size. A block is in the shard of its first key. See `cut_blocks`.
+    They make about 8 blocks, but no block gets fewer than 100 keys, or more than `block_keys`. The blocks are about
+    equal in size. A block is in the shard of its first key. See `cut_blocks`.
     """
     ordered = sorted(keys)
-    size = _divided_up(len(ordered), _divided_up(len(ordered), SMALL_BLOCK_KEYS))
+    most = min(block_keys, max(SMALL_BLOCK_KEYS, len(ordered) // MIXED_BLOCKS))
+    size = _divided_up(len(ordered), _divided_up(len(ordered), most))
     for start in range(0, len(ordered), size):
         part = ordered[start : start + size]
         yield _block(layout.shard(part[0]), part, keys, reasons, contexts)

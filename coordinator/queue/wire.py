@@ -116,10 +116,8 @@ def encode_members(counts: Iterable[int], members: Iterable[int], outcomes: Iter
 
 def context_fields(context: KeyContext) -> tuple[Any, ...]:
     """A context as the values of its fields, in order."""
-    return (
-        *(context.kind, context.depth, context.page_no, context.origin),
-        *(dict(context.fields), context.list_key, dict(context.params), context.seen),
-    )
+    kind, depth, page_no, origin, fields, list_key, params, seen = context
+    return kind, depth, page_no, origin, dict(fields), list_key, dict(params), seen
 
 
 def context_from(fields: Any) -> KeyContext:

@@ -80,8 +80,10 @@ class FrontierPlanner:
     async def _publish(self, batch: FoundBatch) -> bool:
         found = await self._read_found(batch)
         self._failpoint("found")
-        done = await self._done.intersection([one.digest for one in found])
-        wanted = [one for one in found if one.digest not in done]
+        wanted = found
+        if self._most or len(found) != batch.size:  # else none had a page yet, and who claims them looks for these
+            done = await self._done.intersection([one.digest for one in found])
+            wanted = [one for one in found if one.digest not in done]
         kept, by_rule = await self._within_bounds(wanted)
         blocks = found_blocks(kept, self._layout, self._keys_per_request)
         skipped = len(found) - len(wanted)

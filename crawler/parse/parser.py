@@ -14,7 +14,7 @@ from crawler.model import HttpResponse, Page
 from crawler.parse.hook import Hook, Remarks
 from crawler.parse.null_columns import NullColumnWatch
 from crawler.parse.remote import ParsedResponse, ParserSetup, ParseTask, assign_results, parse_handler, parse_task
-from crawler.parse.slow_parser import MAX_CALL_SECONDS_IN_LOOP, SlowParserDetector
+from crawler.parse.slow_parser import MAX_CALL_SECONDS_IN_LOOP, SlowParserDetector, call_seconds, thread_moment
 from crawler.pool.pool import Pool, TaskFailed
 from crawler.pool.process import ChildUnusable
 
@@ -125,16 +125,20 @@ class Parser:
 
     def _parse_here(self, pages: list[Page], url: str, response: HttpResponse) -> Remarks | None:
         """Parse in the loop. Raises OutOfTime when the call may be begun anew in a child."""
+        detector = self._detector
+        close = thread_moment() if detector is not None and detector.is_close else None
         began = perf_counter()
         try:
             with self._limit:
                 remarks = self._hook.apply(pages, url, response)
         except OutOfTime as error:
-            if self._detector is not None:
+            if detector is not None:
                 raise
             return self._hook.fail(pages, error)
-        if self._detector is not None and self._detector.add_call(perf_counter() - began):
-            self._move_to_child(f"takes {1000 * self._detector.usual_seconds:.1f} ms a response")
+        if detector is not None:
+            wall = perf_counter() - began
+            if detector.add_call(*((wall, wall) if close is None else call_seconds(close, thread_moment()))):
+                self._move_to_child(f"takes {1000 * detector.usual_seconds:.1f} ms a response")
         return remarks
 
     def _move_to_child(self, reason: str) -> ParserPool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -31,9 +31,6 @@ from crawler.store.schema import refuse_older
 from crawler.store.tables import PAGES, RunTables, quoted, table_names
 
 logger = logging.getLogger(__name__)
-
-# About how much of a COPY stream goes to the socket at a time.
-SEND_BYTES = 512 * 1024
 
 
 class Writer:
@@ -177,7 +174,7 @@ class Writer:
         self, connection: PostgresConnection, table: str, pages: Sequence[Page], batch: int | None, schema: str = ""
     ) -> None:
         self._copied = pages
-        stream = _joined(copyformat.encode_pages(pages, self._run.run_id, batch))
+        stream = copyformat.joined(copyformat.encode_pages(pages, self._run.run_id, batch))
         columns = copyformat.COLUMNS if batch is None else copyformat.COLUMNS + copyformat.WHERE_FOUND
         await connection.copy_to_table(
             table, source=stream, columns=columns, format="binary", schema_name=schema or None
@@ -275,23 +272,3 @@ class Writer:
                 raise
             self._connection = connection
         return self._connection
-
-
-async def _joined(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    """The pieces joined into parts of about SEND_BYTES."""
-    pending: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        if len(piece) > SEND_BYTES:  # a large body is not copied whole
-            if pending:
-                yield b"".join(pending)
-            pending, size = [], 0
-            for start in range(0, len(piece), SEND_BYTES):
-                yield piece[start : start + SEND_BYTES]
-            continue
-        pending.append(piece)
-        size += len(piece)
-        if size >= SEND_BYTES:
-            yield b"".join(pending)
-            pending, size = [], 0
-    yield b"".join(pending)

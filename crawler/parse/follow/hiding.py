@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from coordinator.model import FoundKey
 from coordinator.queue.sharding import digest
@@ -22,7 +21,7 @@ def without_secrets(found: FoundKey, hidden: Callable[[str], str]) -> FoundKey:
         if not (isinstance(value, str) and hidden(value) != value and hidden(value).startswith("${"))
     }
     if params != context.params:
-        context = replace(context, params=params)
+        context = context._replace(params=params)
     key = params_key(context.list_key, params) if params else hidden(found.key)
     if key == found.key and context is found.context:
         return found

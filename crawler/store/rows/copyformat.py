@@ -1,4 +1,4 @@
-"""Pure: pages in Postgres' binary COPY format, JSON bodies and content byte for byte as they came.
+"""Pure: pages and found keys in Postgres' binary COPY format, JSON bodies and content byte for byte as they came.
 
 The format is described in Postgres' manual under COPY, "Binary Format": a signature, then for each row the number
 of fields and for each field its length (-1: null) and bytes; jsonb is a version byte, 1, and the JSON text.
@@ -6,11 +6,14 @@ of fields and for each field its length (-1: null) and bytes; jsonb is a version
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from struct import Struct
 
-from coordinator.model import KeyContext, Outcome
-from coordinator.queue.sharding import digest
+import msgpack
+
+from coordinator.model import FoundKey, KeyContext, Outcome
+from coordinator.queue.sharding import DIGEST_BYTES, digest
+from coordinator.queue.wire import context_fields
 from crawler.model import Page
 
 COLUMNS = (
@@ -35,16 +38,22 @@ COLUMNS = (
 )
 # Only pages of a run that follows what pages name have these.
 WHERE_FOUND = ("kind", "depth", "page_no", "origin", "list", "batch")
+FOUND_COLUMNS = ("digest", "key", "context", "rule", "refusal", "depth", "batch")
+# About how much of a stream goes to the socket at a time.
+SEND_BYTES = 512 * 1024
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 # Postgres counts microseconds from 2000-01-01; this is that moment in seconds since 1970.
 POSTGRES_EPOCH_SECONDS = 946_684_800
 # Each packs one field, or two: the field's length in bytes, then its value. A row begins with its number of fields.
 _FIELD_COUNT_RUN_ID_DIGEST = Struct(">hiii16s").pack
+_FIELD_COUNT_DIGEST = Struct(">hi16s").pack
 _LENGTH = Struct(">i").pack
 _SMALLINT = Struct(">ih").pack
 _ATTEMPTS_FETCHED_AT = Struct(">ihiq").pack
 _DEPTH_PAGE_NO = Struct(">iiii").pack
+_PLAIN_FOUND = Struct(">iiiiii16siiq").pack
+_DEPTH_BATCH = Struct(">iiiq").pack
 _BIGINT = Struct(">iq").pack
 _JSONB_VERSION = Struct(">ib").pack
 _NULL = _LENGTH(-1)
@@ -90,7 +99,45 @@ def encode_pages(pages: Sequence[Page], run_id: int, batch: int | None = None) -
     return pieces
 
 
+def encode_found(found: Iterable[FoundKey], batch: int) -> list[bytes]:
+    """The COPY stream of found keys, in their order, with the number of their batch, as pieces to be joined."""
+    pieces: list[bytes] = [SIGNATURE]
+    context, encoded, end = None, b"", b""
+    for one in found:
+        if one.context is not context:  # the keys of one page follow one another, and share theirs
+            context = one.context
+            encoded = _bytes(msgpack.packb(context_fields(context)))
+            end = _DEPTH_BATCH(4, context.depth, 8, batch)
+        key = one.key.encode()  # one that Postgres' text cannot hold is refused, and its page fails
+        pieces += (_FIELD_COUNT_DIGEST(len(FOUND_COLUMNS), 16, one.digest), _LENGTH(len(key)), key, encoded)
+        pieces += (_SMALLINT(2, one.rule), _text(one.refusal), end)
+    pieces.append(TRAILER)
+    return pieces
+
+
+async def joined(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """The pieces joined into parts of about SEND_BYTES."""
+    pending: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if len(piece) > SEND_BYTES:  # a large body is not copied whole
+            if pending:
+                yield b"".join(pending)
+            pending, size = [], 0
+            for start in range(0, len(piece), SEND_BYTES):
+                yield piece[start : start + SEND_BYTES]
+            continue
+        pending.append(piece)
+        size += len(piece)
+        if size >= SEND_BYTES:
+            yield b"".join(pending)
+            pending, size = [], 0
+    yield b"".join(pending)
+
+
 def _where_found(context: KeyContext, batch: int) -> bytes:
+    if not context.kind and not context.list_key and len(context.origin) == DIGEST_BYTES:  # nearly every found key
+        return _PLAIN_FOUND(-1, 4, context.depth, 4, context.page_no, 16, context.origin, -1, 8, batch)
     return b"".join(
         (
             _text(context.kind or None),

@@ -12,17 +12,17 @@ from typing import NamedTuple
 import msgpack
 
 from coordinator.model import FoundBatch, FoundKey, KeyContext, Outcome
-from coordinator.queue.wire import context_fields, context_from
+from coordinator.queue.wire import context_from
 from crawler.job.tables import TableSettings
 from crawler.model import Page
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
+from crawler.store.rows import copyformat
 from crawler.store.tables import FOUND, RunTables, quoted
 
 ROWS_PER_FETCH = 50_000
 LIST_REPEATS = "list incomplete: the next page is one that the list had before"
-_COLUMNS = ("digest", "key", "context", "rule", "refusal", "depth", "batch")
 
 
 class FoundCounts(NamedTuple):
@@ -61,14 +61,8 @@ class FoundTable:
         staging = quoted(self._staging)
         await connection.execute(query("hide-notices"))
         await connection.execute(query("make-found-staging", staging=staging, found=self._found))
-        await connection.copy_records_to_table(
-            self._staging,
-            records=[
-                (one.digest, one.key, encode_context(one), one.rule, one.refusal, one.context.depth, batch)
-                for one in found.values()
-            ],
-            columns=_COLUMNS,
-        )
+        stream = copyformat.joined(copyformat.encode_found(found.values(), batch))
+        await connection.copy_to_table(self._staging, source=stream, columns=copyformat.FOUND_COLUMNS, format="binary")
         rows = await connection.fetch(query("merge-found", found=self._found, staging=staging))
         new = {row["digest"] for row in rows}
         repeated = [
@@ -110,12 +104,6 @@ class FoundTable:
         cursor = await connection.cursor(query("unfetched-digests", found=self._found, part=self._part))
         while rows := await cursor.fetch(ROWS_PER_FETCH):
             yield [row["digest"] for row in rows]
-
-
-def encode_context(one: FoundKey) -> bytes:
-    """A found key's context as msgpack."""
-    encoded: bytes = msgpack.packb(context_fields(one.context))
-    return encoded
 
 
 def decode_context(encoded: bytes) -> KeyContext:

@@ -257,11 +257,20 @@ async def test_pages_of_lists_are_not_remembered(redis: Redis) -> None:
     assert found.recent[""].new(["page 2"]) == ["page 2"]
 
 
-def test_found_keys_travel_in_few_blocks_whatever_the_number_of_shards() -> None:
-    found = a_found_batch(7, numbered(2_000)).keys
+@pytest.mark.parametrize(("count", "size"), [(90, 90), (800, 100), (2_000, 250), (5_000, 500)])
+def test_found_keys_travel_in_few_blocks_whatever_the_number_of_shards(count: int, size: int) -> None:
+    found = a_found_batch(7, numbered(count)).keys
     blocks = found_blocks(found, Layout(shards=256, buckets=256))
-    assert {len(block.keys) for block in blocks} == {100}
-    assert sorted(key for block in blocks for key in block.keys) == sorted(numbered(2_000))
+    assert {len(block.keys) for block in blocks} == {size}
+    assert sorted(key for block in blocks for key in block.keys) == sorted(numbered(count))
+
+
+def test_blocks_with_pages_of_lists_are_smaller_because_each_may_be_large() -> None:
+    found = list(a_found_batch(7, numbered(3_999)).keys)
+    context = KeyContext(depth=1, origin=b"origin", list_key="seed", page_no=2)
+    found.append(FoundKey(digest("page 2", context), "page 2", context))
+    blocks = found_blocks(found, Layout(shards=256, buckets=256))
+    assert {len(block.keys) for block in blocks} == {160}
 
 
 async def test_known_keys_that_a_rebuild_marks_are_intsets(redis: Redis) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -226,6 +227,21 @@ async def test_done_keys_are_skipped_and_counted_and_no_bound_is_used_up_by_them
         await queued(run, 15)
     counts = await run.counts()
     assert (counts.published, counts.done, counts.total) == (15, 12, 27)
+    assert await redis.hget(run.keys.state, "skipped") == b"12"
+
+
+async def test_done_keys_are_looked_for_only_where_there_can_be_some(redis: Redis) -> None:
+    """A rebuilt run has pointers to fewer keys than the batch has: the others have a page."""
+    run, found = await a_run(redis)
+    await run.done.add(Outcome.STORED, [digest(key) for key in numbered(12)])
+    whole, rebuilt = a_found_batch(1, numbered(20)), a_found_batch(2, numbered(30))
+    await found.add(whole)
+    async with planning(planner_of(run, found)):
+        await queued(run, 20)
+        assert await redis.hget(run.keys.state, "skipped") == b"0"
+        found.batches[2, 1] = rebuilt
+        await found.frontier.add([replace(rebuilt, size=18)])
+        await queued(run, 20 + 18)
     assert await redis.hget(run.keys.state, "skipped") == b"12"
 
 

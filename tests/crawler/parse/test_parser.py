@@ -27,6 +27,7 @@ from crawler.parse import parser as parser_module
 from crawler.parse.code import parser_files
 from crawler.parse.parser import MAX_FAILED_ALONE, Parser
 from crawler.parse.remote import ParserSetup, ParseTask, parse_handler, parse_task
+from crawler.parse.slow_parser import FIRST_CALLS
 from crawler.pool import child
 from crawler.pool.pool import Pool
 from crawler.pool.process import ChildProcess, ChildUnusable
@@ -368,9 +369,9 @@ async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog:
             pids.append(pages[0].records[0][1][-1])
     finally:
         await parser.close()
-    assert pids[:3] == [psutil.Process().pid] * 3
-    assert len(set(pids[3:])) == 1
-    assert pids[3] != pids[0]
+    assert pids[:FIRST_CALLS] == [psutil.Process().pid] * FIRST_CALLS
+    assert len(set(pids[FIRST_CALLS:])) == 1
+    assert pids[FIRST_CALLS] != pids[0]
     (line,) = [record.getMessage() for record in caplog.records if "process of its own" in record.getMessage()]
     assert line.startswith("the parser takes ")
 

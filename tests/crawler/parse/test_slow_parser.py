@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 
-from crawler.parse.slow_parser import FIRST_LOOK_SECONDS, MAX_SECONDS_IN_LOOP, WINDOW_CALLS, SlowParserDetector
+from crawler.parse.slow_parser import FIRST_CALLS, WINDOW_CALLS, Moment, SlowParserDetector, call_seconds, thread_moment
 from crawler.telemetry.loop_lag import LONG_LAG_SECONDS, LoopLag
 
 
-def calls_until_slow(times: list[float]) -> int | None:
+def calls_until_slow(times: Sequence[float], cpu: Sequence[float] | None = None) -> int | None:
+    """After how many calls the parser is slow. Without `cpu` a call waits for nothing, and nobody else has the core."""
     detector = SlowParserDetector()
-    return next((number for number, seconds in enumerate(times, 1) if detector.add_call(seconds)), None)
+    calls = enumerate(zip(times, cpu or times, strict=True), 1)
+    return next((number for number, call in calls if detector.add_call(*call)), None)
 
 
 def test_a_slow_parser_is_found_before_its_first_calls_add_up_to_50_ms() -> None:
@@ -20,8 +25,17 @@ def test_a_slow_parser_is_found_before_its_first_calls_add_up_to_50_ms() -> None
         assert found * seconds < 0.05
 
 
-def test_a_quick_parser_is_never_slow_nor_does_its_first_call_count() -> None:
+def test_a_parser_that_only_waits_is_slow() -> None:
+    assert calls_until_slow([0.006] * WINDOW_CALLS, [0.0001] * WINDOW_CALLS) == FIRST_CALLS
+    often = [0.0002, *[0.003] * 4] * WINDOW_CALLS
+    assert calls_until_slow(often, [0.0001] * len(often)) == WINDOW_CALLS
+
+
+def test_a_quick_parser_is_never_slow_nor_do_its_first_calls_count() -> None:
     assert calls_until_slow([3.0] + [0.0009] * 10 * WINDOW_CALLS) is None
+    assert calls_until_slow([0.03, 0.01, 0.005, 0.002] + [0.0003] * 10 * WINDOW_CALLS) is None
+    begins = [0.004] * 10 + [0.0003] * 10 * WINDOW_CALLS
+    assert calls_until_slow(begins, [0.0005] * len(begins)) is None
 
 
 def test_a_process_that_loses_its_core_now_and_then_does_not_make_a_parser_slow() -> None:
@@ -30,18 +44,47 @@ def test_a_process_that_loses_its_core_now_and_then_does_not_make_a_parser_slow(
     assert calls_until_slow(times) is None
 
 
+def test_a_quick_parser_that_waits_for_a_thread_without_a_core_in_many_calls_is_not_slow() -> None:
+    random = Random(7)
+    times = [0.02 if random.random() < 0.4 else 0.0003 for _ in range(1000 * WINDOW_CALLS)]
+    assert calls_until_slow(times, [0.0003] * len(times)) is None
+
+
 def test_one_long_call_in_ten_is_found_and_so_is_a_parser_that_becomes_slow() -> None:
     assert calls_until_slow(([0.0001] * 9 + [0.05]) * WINDOW_CALLS) is not None
     found = calls_until_slow([0.0001] * (WINDOW_CALLS + 1) + [0.005] * 2 * WINDOW_CALLS)
-    assert found == 2 * WINDOW_CALLS
+    assert found == 2 * WINDOW_CALLS + FIRST_CALLS
+
+
+def test_a_window_that_only_seems_slow_is_followed_by_one_that_is_looked_at_closely() -> None:
+    detector = SlowParserDetector()
+    closely = []
+    for _ in range(5 * WINDOW_CALLS):
+        closely.append(detector.is_close)
+        assert not detector.add_call(*((0.0001, 0.0001) if detector.is_close else (0.005, 0.005)))
+    assert closely == ([True] * WINDOW_CALLS + [False] * WINDOW_CALLS) * 2 + [True] * WINDOW_CALLS
 
 
 def test_what_is_usual_leaves_the_longest_two_out() -> None:
     detector = SlowParserDetector()
-    assert [detector.add_call(seconds) for seconds in (0.5, 0.0005, 0.0015, 0.7, 0.001)] == [False] * 5
+    assert detector.usual_seconds == 0.0
+    times = (0.0005, 0.5, 0.0015, 0.7, 0.001)
+    assert [detector.add_call(seconds, seconds) for seconds in times] == [False] * 5
     assert detector.usual_seconds == pytest.approx(0.001)
-    assert detector.add_call(FIRST_LOOK_SECONDS)
-    assert detector.usual_seconds > MAX_SECONDS_IN_LOOP
+
+
+def test_the_time_of_other_processes_is_left_out_but_not_what_a_call_waits_for() -> None:
+    began = Moment(wall=5.0, cpu=2.0, waits=3)
+    assert call_seconds(began, Moment(5.02, 2.0003, 3)) == pytest.approx((0.0003, 0.0003))
+    assert call_seconds(began, Moment(5.02, 2.0003, 4)) == pytest.approx((0.02, 0.0003))
+    assert call_seconds(began._replace(waits=None), Moment(5.02, 2.0003, None)) == pytest.approx((0.02, 0.0003))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread's waits are counted")
+def test_a_sleep_counts_as_long_as_it_takes() -> None:
+    began = thread_moment()
+    time.sleep(0.001)
+    assert call_seconds(began, thread_moment())[0] >= 0.001
 
 
 def test_lags_are_counted_and_the_first_long_one_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,6 @@ from coordinator.model import Epoch, Outcome
 from crawler.job.tables import TableSettings
 from crawler.model import Page
 from crawler.parse.columns import Table
-from crawler.store import writer as writer_module
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
@@ -306,10 +305,3 @@ async def test_a_part_that_was_dropped_is_refused_in_one_line(database: str) -> 
         with pytest.raises(PostgresRefused, match="was the schema changed") as caught:
             await writer.write([a_page("a")])
     assert len(str(caught.value).splitlines()) == 1
-
-
-async def test_what_is_sent_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "SEND_BYTES", 10)
-    pieces = [b"12345", b"67890", b"1" * 30, b"2", b""]
-    sent = [part async for part in writer_module._joined(pieces)]
-    assert sent == [b"1234567890", b"1" * 10, b"1" * 10, b"1" * 10, b"2"]

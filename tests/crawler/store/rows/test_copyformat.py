@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.model import Outcome
 from crawler.model import MAX_REASON_CHARACTERS, Page
+from crawler.store.rows import copyformat
 from tests.crawler.examples import MOMENT, a_loading_run, a_page
 
 pytestmark = pytest.mark.anyio
@@ -123,3 +124,10 @@ async def test_every_reason_can_be_stored(database: str, reason: str, stored_as:
 
 def test_the_moment_of_the_examples_has_microseconds() -> None:
     assert round(MOMENT * 1_000_000) % 1_000_000 == 123457
+
+
+async def test_what_is_sent_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copyformat, "SEND_BYTES", 10)
+    pieces = [b"12345", b"67890", b"1" * 30, b"2", b""]
+    sent = [part async for part in copyformat.joined(pieces)]
+    assert sent == [b"1234567890", b"1" * 10, b"1" * 10, b"1" * 10, b"2"]

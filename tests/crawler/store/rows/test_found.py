@@ -211,7 +211,7 @@ async def test_writers_that_store_the_same_pages_at_the_same_time_name_each_key_
 
 async def test_a_list_that_names_a_page_again_says_so(database: str) -> None:
     second, third = next_page("list", "2"), next_page("list", "3", page_no=3)
-    again = second._replace(context=replace(second.context, page_no=4))
+    again = second._replace(context=second.context._replace(page_no=4))
     async with a_following_run(database) as stored, stored.run.writer() as writer:
         await writer.write([naming("list", [second])])
         await writer.write([page_of(second, [third, "x"])])
