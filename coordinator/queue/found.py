@@ -105,7 +105,7 @@ class FoundKeys:
     async def new(self, found: Iterable[FoundKey]) -> set[bytes]:
         """The digests of those keys that are not done, and were not named before, as far as Redis knows."""
         by_digest: dict[bytes, FoundKey] = {}
-        for kind, same in _by_kind({one.digest: one for one in found}.values()).items():
+        for kind, same in _by_kind(found).items():
             new_keys = set(self.recent[kind].new([one.key for one in same]))
             by_digest.update((one.digest, one) for one in same if one.key in new_keys)
         new = by_digest.keys() - await self._known.intersection([*by_digest])

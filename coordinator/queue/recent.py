@@ -28,5 +28,5 @@ class RecentKeys:
 
     def new(self, keys: Sequence[str]) -> Sequence[str]:
         """Those of the keys that are not remembered."""
-        new = set(map(hash, keys)) - self._young - self._old
+        new = set(map(hash, keys)) - self._old - self._young
         return [key for key in keys if hash(key) in new] if new else ()

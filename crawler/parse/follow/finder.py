@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.model import FoundKey, KeyContext, Outcome
@@ -34,9 +33,6 @@ MOST_FOUND_CHARACTERS = 32_000_000
 MOST_LEFT_OUT = 1000
 # A URL of so many characters is never longer than a key may be.
 MOST_SURE_CHARACTERS = 2000
-# Of so many links it is remembered which keys they are, about 10 MB. So short ones are never longer than a key may be.
-MOST_CACHED = 20_000
-MOST_CACHED_CHARACTERS = 200
 # Of a rule that bounds nothing, by `response.follow`.
 _ANY = FollowSettings(hosts="any")
 _UNBOUNDED = -1
@@ -63,28 +59,6 @@ class _Rule:
             return True
         hosts = self._hosts or {page.origin.upstream_host}
         return target.origin.upstream_host in hosts or _host_and_port(target.origin) in hosts
-
-
-class _UrlKey(NamedTuple):
-    target: Target
-    key: str
-    digest: bytes
-
-
-@lru_cache(MOST_CACHED)
-def _url_key(kind: str, text: str) -> _UrlKey | None:
-    """The key of this kind that an absolute URL without a fragment stands for; None for another text.
-
-    Until their keys are committed, one page after the other names the same ones.
-    """
-    text = text.strip()
-    if "#" in text or not text.startswith(("http://", "https://")):
-        return None
-    try:
-        target = parse(text)
-    except InvalidUrl:
-        return None
-    return _UrlKey(target, target.href, digest(target.href, KeyContext(kind)))
 
 
 class Finder:
@@ -159,40 +133,29 @@ class Finder:
         context = KeyContext(kind, item.context.depth + 1, origin=item.digest)
         if context.depth > rule.depth:
             return
-        are_plain_urls = self._are_urls[kind] and not self._key_rules[kind].separator
+        are_urls, key_rule = self._are_urls[kind], self._key_rules[kind]
         for text in texts:
-            url_key = _url_key(kind, text) if are_plain_urls and len(text) <= MOST_CACHED_CHARACTERS else None
-            if url_key is None:
-                one = self._other_key(text.strip(), context, rule, page)
-                if one is not None:
-                    yield one
-            elif rule.takes(url_key.key, url_key.target, page):
-                yield FoundKey(url_key.digest, url_key.key, context, rule.number)
-
-    def _other_key(self, key: str, context: KeyContext, rule: _Rule, page: Target) -> FoundKey | None:
-        """What a text that is no plain URL stands for; None when it is nothing, or the rule does not take it."""
-        target, reason = None, None
-        key_rule = self._key_rules[context.kind]
-        if not key:
-            return None
-        if self._are_urls[context.kind]:
-            try:
-                target = parse(key, page)
-                if "#" in key and target.href == page.href:
-                    return None  # a place in the page itself
-                key = target.href
-            except InvalidUrl as error:
-                if not key.lower().startswith(("http:", "https:")):
-                    return None  # mailto:, javascript: and the like are no links to pages
-                reason = str(error)
-        # A URL that is parsed can only be too long, or have the separator in it.
-        if reason is None and (target is None or key_rule.separator or len(key) > MOST_SURE_CHARACTERS):
-            reason = None if key_rule.surely_key(key) else key_rule.reason(key)
-        if reason is not None:
-            key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
-        if not rule.takes(key, target, page):
-            return None
-        return FoundKey(digest(key, context), key, context, rule.number, "" if reason is None else f"it {reason}")
+            target, reason, key = None, None, text.strip()
+            if not key:
+                continue
+            if are_urls:
+                try:
+                    target = parse(key, page)
+                    if "#" in key and target.href == page.href:
+                        continue  # a place in the page itself
+                    key = target.href
+                except InvalidUrl as error:
+                    if not key.lower().startswith(("http:", "https:")):
+                        continue  # mailto:, javascript: and the like are no links to pages
+                    reason = str(error)
+            # A URL that is parsed can only be too long, or have the separator in it.
+            if reason is None and (target is None or key_rule.separator or len(key) > MOST_SURE_CHARACTERS):
+                reason = None if key_rule.surely_key(key) else key_rule.reason(key)
+            if reason is not None:
+                key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
+            if rule.takes(key, target, page):
+                refusal = "" if reason is None else f"it {reason}"
+                yield FoundKey(digest(key, context), key, context, rule.number, refusal)
 
     def _compiled(self, number: int, rule: FollowSettings) -> Callable[[Node, Any], Any]:
         assert rule.source is not None

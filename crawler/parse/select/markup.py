@@ -125,8 +125,7 @@ def _html_base(element: Any, url: str) -> str:
 
 @lru_cache(maxsize=1)  # the library looks through the whole page for it, and a page may have a million links
 def _base_of_page(page: Any, url: str) -> str:
-    base = page.base_url(url)
-    return url if base == url else join_all(url, [base])[0]
+    return join_all(url, [page.base_url(url)])[0]
 
 
 def _compile_rows_with(check: Callable[[str], None]) -> Callable[[str | None], Rows]:
