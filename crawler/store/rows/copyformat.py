@@ -106,7 +106,7 @@ def encode_found(found: Iterable[FoundKey], batch: int) -> list[bytes]:
     for one in found:
         if one.context is not context:  # the keys of one page follow one another, and share theirs
             context = one.context
-            encoded = _bytes(msgpack.packb(context_fields(context)))
+            encoded = _bytea(msgpack.packb(context_fields(context)))
             end = _DEPTH_BATCH(4, context.depth, 8, batch)
         key = one.key.encode()  # one that Postgres' text cannot hold is refused, and its page fails
         pieces += (_FIELD_COUNT_DIGEST(len(FOUND_COLUMNS), 16, one.digest), _LENGTH(len(key)), key, encoded)
