@@ -406,19 +406,7 @@ def test_a_page_that_names_too_much_fails_also_when_all_of_it_is_known() -> None
     assert page.outcome is Outcome.FAILED
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["https://shop.example/é", " https://shop.example:443/p/../q\xa0", "https://shop.example/q#a", "q", "http:q"],
-)
-def test_a_link_that_is_remembered_is_the_same_key(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = a_job(follow=[{"from": "links[]", "kind": "product"}], kinds={"product": {}})
-    first, second = (parsed(job, {"links": [text]})[0].found for _ in range(2))
-    monkeypatch.setattr(finder, "MOST_CACHED_CHARACTERS", 0)
-    assert first == second == parsed(job, {"links": [text]})[0].found
-    assert [one.digest for one in first] == [digest(one.key, one.context) for one in first]
-
-
-def test_a_remembered_link_is_still_taken_by_its_rule_only() -> None:
+def test_a_link_is_taken_by_its_own_rule_only() -> None:
     link = '<a href="https://shop.example/p/1">'
     assert [found_keys(parsed(html_job(rule=rule), link)[0]) for rule in ({}, {"deny": ["*/p/*"]}, {"depth": 1})] == [
         [f"{HOST}/p/1"],
