@@ -23,7 +23,7 @@ from coordinator.redis.connection import connect_redis
 from crawler.cli.display.progress import byte_words, outcome_words, say
 from crawler.cli.options import command, place_from, place_options, run_async
 from crawler.cli.run import FALLS_SHORT_EXIT_CODE
-from crawler.job.fields import AGE
+from crawler.job.fields import AGE, AGE_FORMS
 from crawler.job.request_checks import seconds_of
 from crawler.local.child_spec import FAILPOINT_VARIABLE
 from crawler.local.services import Place, services
@@ -97,7 +97,7 @@ def prune_command(corpus: str, keep: int | None, older_than: str | None, dry_run
     if (keep is None) == (older_than is None):
         raise UsageError("prune: give --keep N or --older-than AGE")
     if older_than is not None and not re.fullmatch(AGE, older_than):
-        raise UsageError(f'prune: --older-than is {older_than!r}; write a time like "90d", "12h" or "30min"')
+        raise UsageError(f"prune: --older-than is {older_than!r}; {AGE_FORMS}")
     before = datetime.now(UTC) - timedelta(seconds=seconds_of(older_than)) if older_than else None
     look = _prunable if dry_run else _prune
     runs, parts, sizes = run_async(look(place_from(options), corpus, keep, before))

@@ -28,6 +28,7 @@ UPSTREAM_PATH = r"[^\s#]+"
 RATE = r"(\d+(?:\.\d+)?)(?:\s*/\s*(s|min|m|h|d))?"
 IDENTIFIER = r"[a-z_][a-z0-9_]{0,39}"
 DURATION = r"\d{1,9}(?:\.\d{1,9})? ?(?:ms|s|min|h)"
+AGE_FORMS = 'write a time like "90d", "12h" or "30min"'
 AGE = r"\d{1,9}(?:\.\d{1,9})? ?(?:s|min|h|d)"
 BYTES = r"(\d{1,9}(?:\.\d{1,9})?) ?(KB|MB|GB)"
 MAX_FILL_SECONDS = 600

@@ -10,17 +10,15 @@ from typing import Any
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
 from crawler.job.fields import (
-    CORPUS_NAME,
     DURATION,
     FUNCTION,
     MAX_WAIT_SECONDS,
-    RUN_NAME,
     SectionModel,
     read_section,
     refuse_unknown,
 )
 from crawler.job.memory import body_memory
-from crawler.job.models import JobFile, ParseSettings, PublishSettings, RetrySettings, RunSettings, StoreSettings
+from crawler.job.models import JobFile, ParseSettings, PublishSettings, RetrySettings, StoreSettings
 from crawler.job.request.placeholders import fields_named
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request.since import PLACE, with_since
@@ -37,6 +35,7 @@ from crawler.job.sections.following import (
     kind_request,
 )
 from crawler.job.sections.limits import limits_in
+from crawler.job.sections.run import RunSettings, check_run, check_schema
 from crawler.job.sections.source import SITEMAP, SourceSettings, check_source
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
@@ -166,7 +165,8 @@ def _read(document: Mapping[str, Any], folder: str) -> Job:
         document=document,
     )
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
-    _check_run(job.run)
+    check_run(job.run)
+    check_schema(job.store.schema)
     check_source(job.source, job.kinds, keys_are_urls=job.request.url is None)
     body_memory(job.run, job.request, job.store, reads_responses=job.reads_responses)  # refused when it is too little
     check_tables(job.tables)
@@ -235,20 +235,6 @@ def _refuse_slipped(table: Any) -> None:
             raise UsageError(
                 f"job: table {table.get('name')}: {name} stands below [tables.columns]; write it above that"
             )
-
-
-def _check_run(run: RunSettings) -> None:
-    for key, pattern, most in (("corpus", CORPUS_NAME, 80), ("name", RUN_NAME, 100)):
-        if (given := getattr(run, key)) and not re.fullmatch(pattern, given):
-            raise UsageError(f"job: [run] {key} is {given!r}; it must be 1 to {most} letters, digits, '.', '_' or '-'")
-    if run.since is not None and re.search(r"[{}$\s]", run.since):
-        raise UsageError(f"job: [run] since is {run.since!r}; write a moment like 2026-01-01T00:00:00Z")
-    if not run.name and not run.corpus:
-        raise UsageError(
-            "job: [run] name is missing; it must be 1 to 100 letters, digits, '.', '_' or '-' (or give --name)"
-        )
-    if run.shards is not None and run.shards & (run.shards - 1):
-        raise UsageError(f"job: [run] shards is {run.shards}; it must be a power of two")
 
 
 def _check_function(section: str, name: str | None) -> None:

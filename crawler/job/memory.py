@@ -6,8 +6,9 @@ import re
 
 from coordinator.errors import UsageError
 from crawler.job.fields import BYTES
-from crawler.job.models import RunSettings, StoreSettings
+from crawler.job.models import StoreSettings
 from crawler.job.request.settings import RequestSettings
+from crawler.job.sections.run import RunSettings
 
 UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 DEFAULT_MEMORY = 256 * UNITS["MB"]

@@ -10,17 +10,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
-from msgspec.structs import force_setattr
 
 from crawler.job.fields import (
-    AGE,
-    BYTES,
-    CORPUS_NAME,
     DURATION,
     FUNCTION,
     IDENTIFIER,
     MEDIAWIKI_ALIASES,
-    RUN_NAME,
     UPSTREAM_HOST,
     UPSTREAM_PATH,
     Section,
@@ -31,79 +26,13 @@ from crawler.job.fields import (
 from crawler.job.request.settings import RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
+from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import SourceSettings
 from crawler.job.tables import TableSettings
 
 
 # The formatter would give each argument a line of its own, and the ten lines of a key would hide the next one.
 # fmt: off
-class RunSettings(Section, frozen=True, kw_only=True):
-    """What the run is a version of, its name, and how large it is on each machine."""
-
-    corpus: Annotated[str, text(
-        "The name of the corpus. Its runs are versions of it, and the views `*_current` show the one that is "
-        "published. 1 to 80 letters, digits, '.', '_' or '-'.",
-        "revisions", f"^{CORPUS_NAME}$", absent="the job file's name")] = ""
-    name: Annotated[str, text(
-        "The run's name: 1 to 100 letters, digits, '.', '_' or '-'. A run of the same name is resumed.",
-        "revisions-2026q4", f"^{RUN_NAME}$",
-        absent="that of the corpus' run that is not complete; else the corpus, the date, and a number if need be")] = ""
-    refresh: Annotated[bool, value(
-        "Ask only for what has changed since the corpus' current run: `--refresh` sets it too. What has not changed is "
-        "carried over.",
-        True)] = False
-    max_age: Annotated[str, text(
-        "In a refresh: a page that was fetched, or found unchanged, no longer ago than this is carried over without a "
-        "request.",
-        "30d", f"^{AGE}$", absent="every page is asked for")] | None = None
-    on_failure: Annotated[Literal["keep", "drop"], value(
-        "In a refresh: what becomes of the rows of a key that fails now. They are kept and its page is marked `stale`, "
-        "or they are not in the new run.",
-        "drop", write='write "keep" or "drop"')] = "keep"
-    since: Annotated[str, text(
-        "For incremental jobs: what `{since}` stands for in `[request]` in the corpus' first run. In each later one it "
-        "is when the current run began, as in 2026-11-26T08:00:00Z. It does not change within a run. "
-        "`[source] since` takes it too.",
-        "2026-01-01T00:00:00Z", r"^[^{}$\s]+$")] | None = None
-    workers: Annotated[int, number(
-        "Worker processes on this machine. 0 means the default.",
-        4, 0, 1024, absent="one for each core")] | None = None
-    concurrency: Annotated[int, number(
-        "Requests in flight in each worker, over all upstreams. Slow ones count no longer while others want to leave.",
-        128, 1, 100_000)] = 64
-    shards: Annotated[int, number(
-        "Parts of the key space that workers claim one by one; a power of two. 0 means the default. "
-        "It is fixed when the run begins: a resumed run keeps what it has.",
-        256, 0, 65_536, absent="by the size of the corpus, at most 256")] | None = None
-    high_water: Annotated[int, number(
-        "Keys that are queued in Redis at most. Reading the source stops there and goes on when workers have taken "
-        "keys, which bounds Redis' memory.",
-        100_000, 1000, 2**31)] = 300_000
-    max_failed: Annotated[float, number(
-        "The share of keys that may end as failed, or refused with status 401, 403, 407 or 451: 0.01 is 1 %. A run "
-        "with more of them is still complete and published, but its command ends with exit code 3.",
-        0.001, 0.0, 1.0)] = 0.01
-    memory: Annotated[str, text(
-        "The memory of a worker for responses: bodies while they arrive, are parsed and are committed. When it is used "
-        "up, requests wait. The process itself takes about 80 MB more; a parser's own objects are not counted.",
-        "512MB", f"^{BYTES}$", absent="256MB, or what `max_body`, `batch_bytes` and `concurrency` need if that is more",
-        )] | None = None
-    grace: Annotated[float, number(
-        "Seconds in which a worker that is told to stop may finish and commit what it has in flight. "
-        "Kubernetes kills after 30.",
-        20, 0.0, 3600.0)] = 25.0
-
-    publish: Annotated[Literal["auto"], value(
-        "As an earlier version wrote it; `[publish]` says when readers see the run.",
-        "auto", write='leave it out, and write mode = "manual" below [publish]')] = "auto"
-
-    def __post_init__(self) -> None:
-        """Take 0 as the default."""
-        for name in ("workers", "shards"):
-            if getattr(self, name) == 0:
-                force_setattr(self, name, None)
-
-
 class PublishSettings(Section, frozen=True, kw_only=True):
     """When a complete run becomes the one that readers of the corpus see.
 
@@ -205,7 +134,8 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     """How much a worker holds before it commits. A worker that is killed leaves at most that to be fetched again."""
 
     schema: Annotated[str, text(
-        "The Postgres schema for the corpus' rows and views. It is made where it is missing.",
+        "The Postgres schema for the corpus' rows and views. It is made where it is missing. "
+        "Lower-case letters, digits and _, at most 40; not `pg_…` or `information_schema`.",
         "afd", f"^{IDENTIFIER}$", absent="the one that the address names")] = ""
     batch_rows: Annotated[int, number(
         "Pages that wait for one commit at most.",

@@ -18,12 +18,12 @@ from crawler.job.models import (
     ParseSettings,
     PublishSettings,
     RetrySettings,
-    RunSettings,
     StoreSettings,
 )
 from crawler.job.request.settings import LoginSettings, RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
+from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import KINDS, SourceSettings
 from crawler.job.tables import KNOWN_TYPES, TableSettings
 

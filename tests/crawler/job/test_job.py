@@ -179,6 +179,16 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(change: dict[str, Any
         ({"run": "a"}, "[job] run is 'a'; it must be a table"),
         ({"run": {"name": "a", "shards": 3}}, "shards is 3; it must be a power of two"),
         ({"run": {"name": "a", "shards": 131_072}}, "shards is 131072; it must be from 0 to 65536"),
+        *(
+            ({"run": {"name": "a", "max_age": age}}, f'[run] max_age is {age!r}; write a time like "90d", "12h" or')
+            for age in ("30", "x", "-1d", "1w", "1y", "1d\n")
+        ),
+        *(
+            ({"store": {"schema": name}}, f"[store] schema is {name!r}; use lower-case letters, digits and _")
+            for name in ("Foo-Bar", "A", "afd.x", "x" * 41)
+        ),
+        ({"store": {"schema": "pg_x"}}, "[store] schema is 'pg_x', which is Postgres' own; use another name"),
+        ({"store": {"schema": "information_schema"}}, "'information_schema', which is Postgres' own"),
         ({"run": {"name": "a", "workers": -1}}, "workers is -1"),
         ({"run": {"name": "a", "workers": True}}, "workers is True; it must be a whole number"),
         ({"run": {"name": "a", "workers": 2.0}}, "workers is 2.0; it must be a whole number"),
