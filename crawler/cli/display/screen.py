@@ -22,6 +22,8 @@ from coordinator.status import RunSnapshot
 from crawler.cli.display.progress import byte_words, duration_words, of_total, outcome_words, say
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount
+from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import PAGES, RunTables
 
 CELL_CHARACTERS = 60
 MAX_TABLE_CHARACTERS = 10_000
@@ -53,8 +55,10 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
         refusals = f"its last {health.refused:,} responses were {health.status}"
         say(console, f"{health.upstream} refuses every request ({refusals}): renew the token, or what else it refuses")
     if end.too_many_failed and end.stored is not None:
-        most = f"{100 * end.job.run.max_failed:g} %"
-        say(console, f"more than max_failed ({most}) of the keys failed or were denied: exit code 3")
+        most, code = f"{100 * end.job.run.max_failed:g} %", "" if end.stored.falls_short else ": exit code 3"
+        say(console, f"more than [run] max_failed ({most}) of the keys failed or were denied{code}")
+    if end.stored is not None and end.stored.falls_short:
+        say(console, "it falls short of [publish]: exit code 4")
     if end.stored is None:
         say(console, f"go on with: {again}")
     if end.denied:
@@ -63,16 +67,27 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
         say(console, "if these refusals are right, [retry] refused_in_a_row = 0 makes them outcomes of their keys")
     if end.stored is None:
         return
-    where = f"run_id = {end.stored.run_id}"
-    if outcomes.get(Outcome.FAILED):
-        query = f"select reason, count(*) from pages where {where} and outcome = 'failed' group by 1 order by 2 desc"
-        say(console, f'see why keys failed: shardcrawl sql{at} "{query}"')
-    else:
-        tables = end.job.tables
-        query = (
-            f"select {'* from ' + tables[0].name if tables else 'key, status, body from pages'} where {where} limit 5"
-        )
-        say(console, f'look at the rows: shardcrawl sql{at} "{query}"')
+    say(console, _query_words(end, end.stored, at))
+
+
+def _query_words(end: RunEnd, stored: StoredRun, at: str) -> str:
+    """A query that shows why keys of the run failed, or else its rows."""
+    of_run = RunTables.of(stored)
+
+    def name_of(table: str) -> str:
+        if stored.published_at is None:  # its tables are no partitions yet
+            name, in_own_schema = of_run.part_name(table), True
+        else:
+            name, in_own_schema = table, table != PAGES
+        return f"{of_run.schema}.{name}" if of_run.schema and in_own_schema else name
+
+    where = f"run_id = {stored.run_id}"
+    if end.outcomes.get(Outcome.FAILED):
+        query = f"select reason, count(*) from {name_of(PAGES)} where {where} and outcome = 'failed'"
+        return f'see why keys failed: shardcrawl sql{at} "{query} group by 1 order by 2 desc"'
+    tables = end.job.tables
+    what = f"* from {name_of(tables[0].name)}" if tables else f"key, status, body from {name_of(PAGES)}"
+    return f'look at the rows: shardcrawl sql{at} "select {what} where {where} limit 5"'
 
 
 def _end_words(end: RunEnd, done: int) -> str:

@@ -74,6 +74,30 @@ def test_a_run_with_failed_keys_tells_how_to_see_why() -> None:
     assert "where run_id = 7 and outcome = 'failed'" in text
 
 
+def unpublished(**outcomes: int) -> RunEnd:
+    """The end of a run that falls short, of a job with a table and a schema of its own."""
+    end = an_end(stored=True, **outcomes)
+    assert end.stored is not None
+    stored = replace(end.stored, document={"store": {"schema": "shop"}}, shortfall="[publish] max_failed is 1 %")
+    return replace(end, stored=stored, job=a_job(tables=[{"name": "goods", "columns": {"id": "text"}}]))
+
+
+def test_a_query_for_a_run_names_its_own_tables_while_readers_do_not_see_it() -> None:
+    assert "select * from shop.goods_r7 where run_id = 7 limit 5" in summed(unpublished(stored_keys=1))
+    assert "from shop.pages_r7 where run_id = 7 and outcome = 'failed'" in summed(unpublished(failed=1))
+    seen = unpublished(stored_keys=1)
+    assert seen.stored is not None
+    assert "from shop.goods where" in summed(replace(seen, stored=replace(seen.stored, published_at=NOON)))
+
+
+def test_a_run_that_falls_short_names_the_exit_code_that_comes() -> None:
+    end = unpublished(failed=1)
+    assert exit_code_of(end) == 4
+    text = summed(end)
+    assert "it falls short of [publish]: exit code 4\n" in text
+    assert "exit code 3" not in text
+
+
 def test_an_interrupted_run_tells_how_to_go_on_with_the_command_as_it_is() -> None:
     text = summed(an_end(stored=False))
     assert "run test is interrupted: 5 of 20 keys are done, and stay done" in text
