@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from coordinator.errors import StillRunning
+from contextlib import suppress
+
+from coordinator.errors import DataInUse, StillRunning, Unavailable
 from coordinator.redis.connection import connect_redis
 from coordinator.status import read_snapshot
 from crawler.job.job import Job
-from crawler.local.services import Addresses
+from crawler.local.services import Addresses, Place, services
 from crawler.store.catalogue import open_catalogue
 
 
@@ -26,3 +28,10 @@ async def refuse_beside_another(addresses: Addresses, job: Job) -> None:
                 )
     finally:
         await client.aclose()
+
+
+async def refuse_beside_its_like(place: Place, job: Job) -> None:
+    """Raise StillRunning while the command that uses the data folder works on the job's corpus, not on another one."""
+    with suppress(DataInUse, Unavailable):  # it begins or ends just now
+        async with services(place, share=True) as addresses:
+            await refuse_beside_another(addresses, job)

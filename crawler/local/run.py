@@ -16,7 +16,6 @@ from coordinator.errors import (
     EpochLost,
     PostgresUnavailable,
     RedisUnavailable,
-    StillRunning,
     Unavailable,
 )
 from coordinator.failpoints import failpoint_at
@@ -46,7 +45,7 @@ from crawler.local.events import (
     RunProgress,
     ServerWarning,
 )
-from crawler.local.other_run import refuse_beside_another
+from crawler.local.other_run import refuse_beside_another, refuse_beside_its_like
 from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
 from crawler.local.standstill import Standstill
@@ -79,9 +78,9 @@ async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, 
             if job.run.refresh:
                 await refuse_beside_another(addresses, job)
             return await run_at(addresses, job, listener, environ)
-    except DataInUse as error:
+    except DataInUse:
         if job.run.refresh:
-            raise StillRunning(f"{job.corpus}: {error}") from error
+            await refuse_beside_its_like(place, job)
         raise
 
 

@@ -36,6 +36,9 @@ async def test_a_refresh_that_still_runs_is_not_started_twice_and_goes_on_after_
     second = await shell.run("run", path, environ=places, code=5)
     assert second.err.startswith("error: items: ")
     assert len(second.err.splitlines()) == 1
+    if embedded:
+        other = shell.write("others.toml", a_job(upstream))
+        assert "another command (pid" in (await shell.run("run", other, environ=places, code=1)).err
     first.interrupt()
     assert (await first.end()).code == 130
     await shell.run("run", path, environ=places)
