@@ -97,7 +97,7 @@ def place_options(level: str) -> Callable[[Decorated], Decorated]:
             type=click.Choice(LOG_LEVELS, case_sensitive=False),
             default=level,
             show_default=True,
-            help="Least level of log lines.",
+            help="Least level of log lines; above info no progress is told, but on a terminal.",
         ),
         option("--debug", is_flag=True, help="Tell everything; show tracebacks."),
     )
@@ -164,10 +164,11 @@ def _or_standard_input(path: str) -> str:
 
 
 def listener_from(options: Mapping[str, Any], screen: RunScreen) -> Listener:
-    """A listener that shows every event on this screen; the options say how much children log."""
+    """A listener that shows events on this screen; the options say which, and how much children log."""
     debug = options["debug"]
     level = "DEBUG" if debug else options["log_level"].upper()
-    return Listener(screen, screen.progress_seconds, log_level=level, debug=debug)
+    on_event = screen if level in ("DEBUG", "INFO") else screen.only_what_is_wrong
+    return Listener(on_event, screen.progress_seconds, log_level=level, debug=debug)
 
 
 def run_async(coroutine: Coroutine[Any, Any, CommandResult]) -> CommandResult:

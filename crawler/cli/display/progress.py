@@ -35,6 +35,8 @@ BAR_CHARACTERS = 10
 # The time over which the shown rate is averaged: so long that it does not jump with every commit.
 RATE_WINDOW_SECONDS = 10.0
 SHOWN_UPSTREAMS = 5
+# What a log level above info leaves out where no terminal shows it.
+ALL_IS_WELL = (PoliteDefaultUsed, RunBegins, RunGoesOn, RunProgress, DrainBegins)
 SHOWN_UNREACHABLE = 2
 
 
@@ -148,6 +150,11 @@ class RunScreen:
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
         say(self._console, text)
+
+    def only_what_is_wrong(self, event: Event) -> None:
+        """Show an event, unless it says that all is well and nobody looks at a terminal."""
+        if self._console.is_terminal or not isinstance(event, ALL_IS_WELL):
+            self(event)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""

@@ -22,6 +22,7 @@ from crawler.cli.display.progress import (
     outcome_words,
     upstream_words,
 )
+from crawler.cli.options import listener_from
 from crawler.local.events import (
     ChildLine,
     DrainBegins,
@@ -165,6 +166,24 @@ def said(*events: Event) -> str:
 )
 def test_an_event_is_one_line(event: Event, line: str) -> None:
     assert said(event) == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "terminal", "told"),
+    [("info", False, True), ("warning", False, False), ("error", False, False), ("warning", True, True)],
+)
+def test_from_warning_on_only_what_is_wrong_is_told_where_no_terminal_is(
+    level: str, terminal: bool, told: bool
+) -> None:
+    out = io.StringIO()
+    with RunScreen(Console(file=out, width=200, force_terminal=terminal, color_system=None)) as screen:
+        listener = listener_from({"debug": False, "log_level": level}, screen)
+        listener.on_event(RunBegins("test", 9))
+        listener.on_event(ServerWarning("Redis keeps nothing"))
+        listener.on_event(RunProgress(a_snapshot()))
+    assert ("run test begins" in out.getvalue()) == told
+    assert ("5,000" in out.getvalue()) == told
+    assert "warning: Redis keeps nothing" in out.getvalue()
 
 
 def test_a_run_that_goes_on_after_it_was_lost_has_a_bar_and_a_pace_of_its_own() -> None:
