@@ -154,7 +154,8 @@ def _fault(kind: inspect.Type, extra: Mapping[str, str], value: Any) -> str:
             whole = isinstance(kind, inspect.IntType)
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 return f" is {value!r}; it must be {'a whole number' if whole else 'a number'}"
-            return f" is {value}; it must be from {kind.ge} to {kind.le}"
+            share = f"; {value:g} % is written {value / 100:g}" if kind.le == 1.0 and 1 < value <= 100 else ""
+            return f" is {value}; it must be from {kind.ge} to {kind.le}{share}"
         case inspect.StrType():
             if value == "":
                 return " is empty; write a text, or leave it out"

@@ -44,14 +44,15 @@ class PublishSettings(Section, frozen=True, kw_only=True):
         "By itself, or by `shardcrawl publish RUN`.",
         "manual", write='write "auto" or "manual"')] = "auto"
     max_failed: Annotated[float, number(
-        "The share of keys that may have failed, stale ones too, or to which access was denied.",
+        "The share of keys that may have failed, stale ones too, or to which access was denied. `max_failed` of "
+        "`[run]` only decides on the exit code 3 of a run that is published.",
         0.02, 0.0, 1.0, absent="no bound")] | None = None
     max_gone: Annotated[float, number(
         "The share of the keys with rows in the run before that may be gone, or no longer in the source.",
         0.05, 0.0, 1.0, absent="no bound")] | None = None
     min_keys: Annotated[float, number(
         "How many keys must have rows, as a share of those in the run before.",
-        0.95, 0.0, 1_000.0, absent="no bound")] | None = None
+        0.95, 0.0, 1.0, absent="no bound")] | None = None
     max_incomplete: Annotated[int, number(
         "How many lists of `[paginate]` may have broken off.",
         0, 0, 2**31, absent="no bound")] | None = None

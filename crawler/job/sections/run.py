@@ -58,7 +58,8 @@ class RunSettings(Section, frozen=True, kw_only=True):
         100_000, 1000, 2**31)] = 300_000
     max_failed: Annotated[float, number(
         "The share of keys that may end as failed, or refused with status 401, 403, 407 or 451: 0.01 is 1 %. A run "
-        "with more of them is still complete and published, but its command ends with exit code 3.",
+        "with more of them is still complete and published, but its command ends with exit code 3. `max_failed` of "
+        "`[publish]` holds it back.",
         0.001, 0.0, 1.0)] = 0.01
     memory: Annotated[str, text(
         "The memory of a worker for responses: bodies while they arrive, are parsed and are committed. When it is used "

@@ -195,6 +195,8 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(change: dict[str, Any
         ({"run": {"name": "a", "concurrency": 0}}, "concurrency is 0"),
         ({"run": {"name": "a", "high_water": 10}}, "high_water is 10"),
         ({"run": {"name": "a", "max_failed": 1.01}}, "max_failed is 1.01; it must be from 0.0 to 1.0"),
+        ({"publish": {"min_keys": 95}}, "min_keys is 95; it must be from 0.0 to 1.0; 95 % is written 0.95"),
+        ({"publish": {"max_failed": 2}}, "max_failed is 2; it must be from 0.0 to 1.0; 2 % is written 0.02"),
         ({"run": {"name": "a", "max_failed": float("nan")}}, "max_failed is nan"),
         ({"run": {"name": "a", "max_failed": "1 %"}}, "max_failed is '1 %'; it must be a number"),
         ({"source": {}}, "[source] needs one of path"),
