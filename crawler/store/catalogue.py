@@ -44,13 +44,14 @@ class Catalogue:
         await migrate(self._connection)
 
     async def rehearse(
-        self, name: str, tables: Sequence[TableSettings], schema: str = ""
+        self, name: str, tables: Sequence[TableSettings], schema: str = "", corpus: str = ""
     ) -> tuple[StoredRun | None, Sequence[AddedColumn]]:
         """Make what a run would make, and take it back.
 
         Returns the run of that name if there is one, and the columns that a new run would add to tables which exist.
 
-        Raises PostgresRefused when a right is missing, or a table exists with other columns.
+        Raises PostgresRefused when a right is missing, a table exists with other columns, or the corpus has its tables
+        in another schema.
         """
         with postgres_errors():
             transaction = self._connection.transaction()
@@ -58,6 +59,7 @@ class Catalogue:
             try:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
+                await Corpora(self._connection).find(corpus or name, schema)
                 added = await UserTables(self._connection, RunTables(0, schema)).make(tables, widens=False)
                 return await self.find(name), added
             finally:

@@ -37,18 +37,24 @@ class Corpora:
             run_id: int | None = await self._connection.fetchval(query("current-run"), corpus)
         return run_id
 
+    async def find(self, corpus: str, schema: str) -> asyncpg.Record | None:
+        """The row of a corpus, None when it is new. Raises PostgresRefused when it has its tables in another schema."""
+        row = await self._connection.fetchrow(query("find-corpus"), corpus)
+        if row is not None and row["schema"] != schema:
+            there = f"schema {row['schema']}" if row["schema"] else "the schema that the address names"
+            raise PostgresRefused(
+                f"corpus {corpus} has its tables in {there}; "
+                "leave [store] schema as it was, or give [run] corpus another name"
+            )
+        return row
+
     async def add(self, corpus: str, schema: str, tables: Sequence[str]) -> None:
         """Add a corpus, or tables to it, in a transaction, and make the views anew that show it.
 
         Raises PostgresRefused when the corpus has its tables in another schema, and PostgresUnavailable while a
         query on such a view goes on: then nothing is added.
         """
-        row = await self._connection.fetchrow(query("find-corpus"), corpus)
-        if row is not None and row["schema"] != schema:
-            raise PostgresRefused(
-                f"corpus {corpus} has its tables in schema {row['schema'] or 'of the database'}; "
-                "leave [store] schema as it was, or give [run] corpus another name"
-            )
+        row = await self.find(corpus, schema)
         new = [name for name in tables if row is None or name not in row["tables"]]
         if row is not None and not new:
             return

@@ -377,6 +377,12 @@ async def test_a_rehearsal_leaves_nothing_behind_and_finds_the_run(connection: P
     assert await connection.fetchval(count) == there
 
 
+async def test_a_rehearsal_refuses_what_a_run_of_the_corpus_would(catalogue: Catalogue) -> None:
+    await made(catalogue, "first", a_table(n="integer"))
+    with pytest.raises(PostgresRefused, match="corpus test has its tables in the schema that the address names; leave"):
+        await catalogue.rehearse("second", [a_table(n="integer")], "shop", "test")
+
+
 async def test_a_table_that_exists_with_another_size_is_refused(catalogue: Catalogue) -> None:
     await made(catalogue, "first", a_table(n="numeric(5,2)"))
     assert "n numeric(5,2)" in await refusal(catalogue, a_table(n="numeric(6,2)"))
