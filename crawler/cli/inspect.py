@@ -30,6 +30,7 @@ from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, connect_reader
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import RunTables
 
 # How a type becomes JSON. Postgres' own form of a numeric is a number, which most readers of JSON would round.
 _JSON_FORMS = {"numeric": "{}::text", "numeric[]": "{}::text[]", "bytea": "encode({}, 'hex')"}
@@ -226,12 +227,12 @@ async def _query_place(place: Place, statement: str, form: str | None) -> None:
 
 async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, StoredRun]]:
     """One run, or every unfinished one, as Redis and as Postgres has it. Raises UsageError for an unknown run."""
-    async with _known_runs(place) as (client, _, stored):
+    async with _known_runs(place) as (client, connection, stored):
         wanted = [run for run in stored if (run.name == name if name else run.unfinished)]
         if name and not wanted:
             known = ", ".join(run.name for run in stored) or "none"
             raise UsageError(f"no run {name}; known runs: {known}")
-        return [(await _snapshot_of(client, run), run) for run in wanted]
+        return [(await _snapshot_of(client, connection, run), run) for run in wanted]
 
 
 async def _all_runs(place: Place) -> list[dict[str, Any]]:
@@ -240,7 +241,7 @@ async def _all_runs(place: Place) -> list[dict[str, Any]]:
         sizes = await run_sizes(connection)
         runs = []
         for run in stored:
-            outcomes = (await _snapshot_of(client, run)).counts.outcomes if run.unfinished else run.counts
+            outcomes = (await _snapshot_of(client, connection, run)).counts.outcomes if run.unfinished else run.counts
             size, current = sizes.get(run.run_id, (0, False))
             runs.append(
                 {"run_id": run.run_id, "name": run.name, "corpus": run.corpus, "state": run.state.value}
@@ -251,12 +252,17 @@ async def _all_runs(place: Place) -> list[dict[str, Any]]:
         return runs
 
 
-async def _snapshot_of(client: Redis, run: StoredRun) -> RunSnapshot:
-    """A run as Redis knows it; with Postgres' final counts once it is complete, without workers when Redis lost it."""
-    is_known, total = await Runs(client).find(run.name) is not None, run.record.total if run.record else None
-    if is_known and run.unfinished:
-        return await read_snapshot(client, run.name, total)
-    live = await read_counts(client, run.name, total) if is_known else RunCounts()
+async def _snapshot_of(client: Redis, connection: PostgresConnection, run: StoredRun) -> RunSnapshot:
+    """A run as Redis knows it; as Postgres does, without workers, once it is complete, when Redis lost it, and when
+    `retry` has put keys back that Redis does not know of.
+    """
+    in_redis, total = await Runs(client).find(run.name), run.record.total if run.record else None
+    if run.unfinished:
+        if in_redis is not None and in_redis.epoch == run.epoch:
+            return await read_snapshot(client, run.name, total)
+        outcomes, _ = await Catalogue(connection).outcomes_so_far(RunTables.of(run))
+        return RunSnapshot(run.name, run.state, RunCounts(total, outcomes=dict(outcomes)), workers=0, leader=None)
+    live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
     return RunSnapshot(run.name, run.state, final, workers=0, leader=None)
 

@@ -205,15 +205,17 @@ class Catalogue:
             broken = int(await self._connection.fetchval(query("count-broken-lists", part=of_run.pages)))
             return await FoundTable(of_run).counts(self._connection), broken
 
-    async def reasons_so_far(self, of_run: RunTables) -> tuple[ReasonCount, ...]:
-        """The usual reasons of the keys that were refused or failed so far; none when it takes long to count them."""
+    async def outcomes_so_far(self, of_run: RunTables) -> tuple[Mapping[Outcome, int], tuple[ReasonCount, ...]]:
+        """Keys by outcome, and the usual reasons of those that were refused or failed, so far; none of both when it
+        takes long to count them.
+        """
         with postgres_errors():
             try:
                 async with self._connection.transaction(readonly=True):
                     await self._connection.execute(query("reasons-timeout"))
-                    return (await count_outcomes(self._connection, of_run))[1]
+                    return await count_outcomes(self._connection, of_run)
             except asyncpg.QueryCanceledError:
-                return ()
+                return {}, ()
 
     async def epoch(self, run_id: int) -> Epoch | None:
         """The run's epoch, None when there is no such run."""

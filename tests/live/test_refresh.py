@@ -142,6 +142,9 @@ async def test_a_key_that_fails_keeps_what_it_had(shell: Shell, upstream: Failin
     upstream.broken = frozenset({"/item/4"})
     name = json.loads((await shell.run("runs", "--json")).out)[-1]["name"]
     await shell.run("retry", name)
+    now = json.loads((await shell.run("status", name, "--json")).out)
+    assert (now["state"], now["done"], now["outcomes"]["failed"]) == ("running", 98, 0), "what Redis has is of before"
+    assert json.loads((await shell.run("runs", "--json")).out)[-1]["failed"] == 0
     await shell.run("run", job, "--name", name, "--refresh")
     assert await outcomes(shell) == {"failed": 1, "unchanged": 99}
     assert await shell.sql(f"{rows}2") == [dict.fromkeys(("rows", "keys"), 100 if keeps else 99)]

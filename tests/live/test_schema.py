@@ -54,8 +54,9 @@ async def test_a_corpus_stays_in_its_schema(shell: Shell, upstream: Upstream, en
     await shell.run("run", path, environ=environ)
     path.write_text(path.read_text() + '\n[store]\nschema = "mine"\n')
     ended = await shell.run("run", path, environ=environ, code=1)
-    assert "corpus job has its tables in schema" in ended.err
+    assert "corpus job has its tables in the schema that the address names" in ended.err
     assert len(ended.err.strip().splitlines()) == 1
+    assert (await shell.run("check", path, environ=environ, code=1)).err == ended.err
 
 
 async def test_a_query_on_a_view_holds_up_no_new_corpus(

@@ -107,7 +107,7 @@ async def test_the_reasons_of_a_complete_run_are_kept_with_it(connection: Postgr
     run_id = await a_run(connection, database, (REFUSED, 401, "status 401"), (FAILED, 200, "parse: x"))
     catalogue = Catalogue(connection)
     expected = (ReasonCount(FAILED, "parse: x", 1), ReasonCount(REFUSED, "status 401", 1, denied=True))
-    assert await catalogue.reasons_so_far(RunTables(run_id)) == expected
+    assert (await catalogue.outcomes_so_far(RunTables(run_id)))[1] == expected
     await finished(connection, RunTables(run_id), EPOCH)
     run = await catalogue.find("test")
     assert run is not None
@@ -127,7 +127,7 @@ async def test_reasons_that_take_long_to_count_are_left_out(
         await reader.execute("SELECT pg_sleep(60)")
 
     monkeypatch.setattr("crawler.store.catalogue.count_outcomes", slowly)
-    assert await Catalogue(connection).reasons_so_far(RunTables(run_id)) == ()
+    assert await Catalogue(connection).outcomes_so_far(RunTables(run_id)) == ({}, ())
 
 
 def test_a_run_that_an_earlier_version_completed_has_no_reasons() -> None:
