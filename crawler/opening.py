@@ -43,12 +43,14 @@ _GOES_ON = (RunState.RUNNING, RunState.RESOLVED)
 class OpenedRun:
     """A run that was opened. `resumed`: it existed before.
 
-    `complete_run` is its row in Postgres when nothing is left to do; only then `record` may be None.
+    `complete_run` is its row in Postgres when nothing is left to do; only then `record` may be None. `base` is the name
+    of the run with which a refresh that begins now does so.
     """
 
     record: RunRecord | None
     resumed: bool
     complete_run: StoredRun | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoin
     await catalogue.rewrite(record)
     failpoint("made")
     await runs.make(record)
-    return OpenedRun(record, resumed=False)
+    return OpenedRun(record, resumed=False, base=base.name if base else None)
 
 
 async def _base(catalogue: Catalogue, job: Job) -> StoredRun | None:

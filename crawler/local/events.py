@@ -17,10 +17,13 @@ from crawler.store.rows.stored_run import StoredRun
 
 @dataclass(frozen=True, slots=True)
 class RunBegins:
-    """A new run was made; `total` is about how many keys it has, None when that is unknown."""
+    """A new run was made, as a refresh of `base` if there is one; `total` is about how many keys it has, None when that
+    is unknown.
+    """
 
     run: str
     total: int | None
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +147,17 @@ class RunEnd:
 
     @property
     def notices(self) -> Sequence[str]:
-        """What the workers have noticed, and why a complete run is not published, in words for people."""
+        """What the workers have noticed, and whether readers see a complete run, in words for people."""
         unmatched = [
             f'[limits."{name}"] met no request of the run: is it the host of your URLs?' for name in self.unmatched
         ]
         columns = (f"column {one.summary}: has the response changed?" for one in self.null_columns)
         shortfall = self.stored.shortfall if self.stored else None
         held_back = [f"it is not published, so readers do not see it: {shortfall}"] if shortfall else []
-        return [*unmatched, *self.found, *columns, *held_back]
+        # Who published a run that was complete before, and who sees it now, is not known here.
+        is_published = shortfall == "" and not self.was_complete
+        published = [f"it is published: readers of corpus {self.job.corpus} see it now"] if is_published else []
+        return [*unmatched, *self.found, *columns, *held_back, *published]
 
     @property
     def denied(self) -> int:

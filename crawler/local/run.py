@@ -192,7 +192,8 @@ async def _report_opening(job: Job, opened: OpenedRun, now: RunCounts, on_event:
         polite_upstream, job, lambda: () if job.source.python else sample_corpus(job).keys
     ):
         on_event(PoliteDefaultUsed(unlimited))
-    on_event(RunGoesOn(job.run.name, now.done) if opened.resumed else RunBegins(job.run.name, now.total))
+    begins = RunBegins(job.run.name, now.total, opened.base)
+    on_event(RunGoesOn(job.run.name, now.done) if opened.resumed else begins)
 
 
 async def _supervise(

@@ -165,9 +165,10 @@ class RunScreen:
                 self.say(
                     f"no limit is named for {whose}: {most}, to be polite; set [limits] or --rate (none: no bound)"
                 )
-            case RunBegins(run, total):
+            case RunBegins(run, total, base):
                 self._restart_progress()
-                self.say(f"run {run} begins" + (f", about {total:,} keys" if total is not None else ""))
+                refresh = f", a refresh of {base}" if base else ""
+                self.say(f"run {run} begins{refresh}" + (f", about {total:,} keys" if total is not None else ""))
             case RunGoesOn(run, done):
                 self._restart_progress()
                 self.say(f"run {run} goes on: {done:,} keys are done")

@@ -152,6 +152,7 @@ def said(*events: Event) -> str:
     ("event", "line"),
     [
         (RunBegins("test", 1200), "run test begins, about 1,200 keys"),
+        (RunBegins("test", 1200, "one"), "run test begins, a refresh of one, about 1,200 keys"),
         (RunBegins("test", None), "run test begins"),
         (RunGoesOn("test", 1200), "run test goes on: 1,200 keys are done"),
         (PoliteDefaultUsed("*"), f"no limit is named for each host: {POLITELY}"),

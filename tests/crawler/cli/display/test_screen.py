@@ -90,6 +90,15 @@ def test_a_query_for_a_run_names_its_own_tables_while_readers_do_not_see_it() ->
     assert "from shop.goods where" in summed(replace(seen, stored=replace(seen.stored, published_at=NOON)))
 
 
+def test_a_run_that_is_published_says_so() -> None:
+    end = an_end(stored=True, stored_keys=1)
+    assert end.stored is not None
+    end = replace(end, stored=replace(end.stored, shortfall="", published_at=NOON))
+    assert "it is published: readers of corpus test see it now\n" in summed(end)
+    assert "is published" not in summed(replace(end, was_complete=True))
+    assert "is published" not in summed(unpublished(stored_keys=1))
+
+
 def test_a_run_that_falls_short_names_the_exit_code_that_comes() -> None:
     end = unpublished(failed=1)
     assert exit_code_of(end) == 4
