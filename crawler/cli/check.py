@@ -168,7 +168,10 @@ async def _services(
     postgres = await read_version(addresses.database)
     async with open_catalogue(addresses.database) as catalogue:
         stored, added = await catalogue.rehearse(job.run.name, job.tables, job.store.schema, job.corpus)
+        base = await catalogue.current(job.corpus) if job.run.refresh and stored is None else None
     rows: list[Checked] = [("columns", f"a new run {column}", "postgres") for column in added]
+    if job.run.refresh and stored is None:
+        rows.append(("base", base.name if base else "none: the first run of its corpus", "postgres"))
     if stored is not None:
         if changed := changed_setting(job, stored):
             raise UsageError(changed)

@@ -97,7 +97,7 @@ def place_options(level: str) -> Callable[[Decorated], Decorated]:
             type=click.Choice(LOG_LEVELS, case_sensitive=False),
             default=level,
             show_default=True,
-            help="Least level of log lines; above info no progress is told, but on a terminal.",
+            help="Least level of log lines; above info no progress is shown, but on a terminal.",
         ),
         option("--debug", is_flag=True, help="Tell everything; show tracebacks."),
     )

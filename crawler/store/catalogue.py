@@ -113,7 +113,9 @@ class Catalogue:
             return [StoredRun.from_row(row) for row in await self._connection.fetch(query("list-runs"))]
 
     async def current(self, corpus: str) -> StoredRun | None:
-        """The run that readers of this corpus see; None before the first one is published."""
+        """The run that readers of this corpus see; None before the first is published, or while there is no schema."""
+        if not await schema_version(self._connection):
+            return None
         with postgres_errors():
             row = await self._connection.fetchrow(query("current-of-corpus"), corpus)
         return None if row is None else StoredRun.from_row(row)

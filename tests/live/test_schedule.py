@@ -54,10 +54,13 @@ async def test_each_run_of_a_day_has_a_name_of_its_own(
 ) -> None:
     shell.write("keys.txt", ["a", "b"])
     path = shell.write("items.toml", a_job(upstream))
-    for _ in range(3):
-        await shell.run("run", path, environ=environ)
+    assert "none: the first run" in (await shell.run("check", path, environ=environ)).out
+    begins = [(await shell.run("run", path, environ=environ)).err for _ in range(3)]
     names = [run["name"] for run in await shell.sql(RUNS, environ=environ)]
     assert names == [names[0], f"{names[0]}-2", f"{names[0]}-3"]
+    assert "a refresh of" not in begins[0]
+    assert f"run {names[1]} begins, a refresh of {names[0]}, about 2 keys" in begins[1]
+    assert names[2] in (await shell.run("check", path, environ=environ)).out
     shown = await shell.sql("select count(*) as keys, min(run_id) as run from pages_current", environ=environ)
     assert shown == [{"keys": 2, "run": 3}]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from coordinator.limits.matcher import UpstreamMatcher
@@ -15,6 +16,7 @@ from crawler.fetch.template import Template
 from crawler.job.job import Job
 from crawler.job.request.placeholders import SECRET
 from crawler.job.request_checks import credential_origins, credentials_in
+from crawler.job.sections.run import RunSettings
 
 SHOWN_KEYS = 3
 PAGES_WORDS = "the pages that the sitemap names"
@@ -34,6 +36,7 @@ def checked_job(job: Job, first: Chunk, total: int | None, given: Mapping[str, s
         *_limits(job, given, first.keys),
         *_credentials(job, first.keys),
         *_unmatched_limits(job, first),
+        *_run_warnings(job.run),
     ]
 
 
@@ -51,11 +54,13 @@ def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list
         return _origin(job, given, section, key, option=key)
 
     return [
-        ("run", run.name, origin("run", "name")),
+        ("run", run.name or "called after the corpus and the day", origin("run", "name")),
+        ("corpus", job.corpus, "job file" if run.corpus else "run"),
         ("source", job.source.name, "job file"),
         ("keys", _keys_words(total, request.keys_per_request) if not job.source.sitemap else PAGES_WORDS, "source"),
         ("request", request.url or "each key is a URL", origin("request", "url")),
         *([("since", f"at first {run.since}", origin("run", "since"))] if run.since else []),
+        *_versions(job, origin),
         ("engine", f"{request.engine}{', HTTP/2' if request.http2 else ''}", origin("request", "engine")),
         ("user agent", request.user_agent, origin("request", "user_agent")),
         _robots(job),
@@ -71,6 +76,40 @@ def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list
             "job file" if job.tables else "default",
         ),
     ]
+
+
+def _versions(job: Job, origin: Callable[[str, str], str]) -> list[Checked]:
+    """What there is to say of the run as a version of its corpus."""
+    run, publish = job.run, job.publish
+    rows: list[Checked] = []
+    if run.refresh:
+        rows += [
+            ("refresh", "only what has changed is asked for", origin("run", "refresh")),
+            ("max age", run.max_age or "every page is asked for", origin("run", "max_age")),
+            ("on failure", f"{run.on_failure} the rows", origin("run", "on_failure")),
+        ]
+    bounds = {name: getattr(publish, name) for name in ("max_failed", "max_gone", "min_keys")}
+    words = [f"{name} {100 * share:g} %" for name, share in bounds.items() if share is not None]
+    words += [f"max_incomplete {publish.max_incomplete}"] if publish.max_incomplete is not None else []
+    when = "when it is complete" if publish.mode == "auto" else "by `shardcrawl publish`"
+    rows.append(("published", ", ".join([when, *words]), "job file" if "publish" in job.document else "default"))
+    return rows
+
+
+def _run_warnings(run: RunSettings) -> list[Checked]:
+    """Settings of `[run]` that have no effect, or another one than they seem to have."""
+    warnings = []
+    if run.refresh and run.name:
+        warnings.append(f"there is one run {run.name}: once it is complete nothing is refreshed; leave [run] name out")
+    if run.max_age is not None and not run.refresh:
+        warnings.append("[run] max_age is for a refresh: add refresh = true, or give --refresh")
+    if run.since is not None:
+        try:
+            datetime.fromisoformat(run.since)
+        except ValueError:
+            moment = "the runs after the first have a moment like 2026-01-01T00:00:00Z there"
+            warnings.append(f"[run] since is {run.since!r}, and {moment}: does the upstream take both?")
+    return [("warning", words, "job file") for words in warnings]
 
 
 def _parser_words(job: Job) -> str:

@@ -170,11 +170,11 @@ def test_an_event_is_one_line(event: Event, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "terminal", "told"),
+    ("level", "terminal", "shows"),
     [("info", False, True), ("warning", False, False), ("error", False, False), ("warning", True, True)],
 )
-def test_from_warning_on_only_what_is_wrong_is_told_where_no_terminal_is(
-    level: str, terminal: bool, told: bool
+def test_from_warning_on_only_what_is_wrong_is_shown_where_no_terminal_is(
+    level: str, terminal: bool, shows: bool
 ) -> None:
     out = io.StringIO()
     with RunScreen(Console(file=out, width=200, force_terminal=terminal, color_system=None)) as screen:
@@ -182,8 +182,8 @@ def test_from_warning_on_only_what_is_wrong_is_told_where_no_terminal_is(
         listener.on_event(RunBegins("test", 9))
         listener.on_event(ServerWarning("Redis keeps nothing"))
         listener.on_event(RunProgress(a_snapshot()))
-    assert ("run test begins" in out.getvalue()) == told
-    assert ("5,000" in out.getvalue()) == told
+    assert ("run test begins" in out.getvalue()) == shows
+    assert ("5,000" in out.getvalue()) == shows
     assert "warning: Redis keeps nothing" in out.getvalue()
 
 
