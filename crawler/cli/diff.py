@@ -80,7 +80,7 @@ async def _write_keys(place: Place, first: str, second: str | None, table: str |
 
 
 async def _found(catalogue: Catalogue, first: str, second: str | None) -> ComparedRuns:
-    """The runs, with a note on the terminal when their contents are not of one making."""
+    """The runs, with a note on standard error when their contents are not of one making, or a newer run waits."""
     await catalogue.prepare()
     runs = await runs_to_compare(catalogue, first, second)
     if not runs.are_comparable:
@@ -89,4 +89,7 @@ async def _found(catalogue: Catalogue, first: str, second: str | None) -> Compar
             "keys may be changed by that alone",
             err=True,
         )
+    if runs.waiting is not None:
+        words = f"note: run {runs.waiting.name} is newer, and not published; what it changes: "
+        click.echo(f"{words}shardcrawl diff {runs.new.name} {runs.waiting.name}", err=True)
     return runs

@@ -37,10 +37,11 @@ class RunDiff:
 
 @dataclass(frozen=True, slots=True)
 class ComparedRuns:
-    """Two complete runs, the older one first."""
+    """Two complete runs, the older one first. `waiting` is a newer one of the corpus that is not published."""
 
     old: StoredRun
     new: StoredRun
+    waiting: StoredRun | None = None
 
     @property
     def are_comparable(self) -> bool:
@@ -61,7 +62,8 @@ def table_names_of(run: StoredRun) -> list[str]:
 async def runs_to_compare(catalogue: Catalogue, first: str, second: str | None) -> ComparedRuns:
     """The runs of these names; without a `second` name the current run of the corpus `first`, and the one before it.
 
-    Raises UsageError when one of them is not there, or is not complete; PostgresUnavailable, PostgresRefused.
+    Raises UsageError when one of them is not there, or is not complete; RunCancelled, PostgresUnavailable,
+    PostgresRefused.
     """
     runs = await catalogue.all()
     if second is None:
@@ -69,9 +71,16 @@ async def runs_to_compare(catalogue: Catalogue, first: str, second: str | None) 
     else:
         old, new = _named(runs, first), _named(runs, second)
     for run in (old, new):
+        run.refuse_cancelled()
         if not run.complete:
             raise UsageError(f"run {run.name} is not complete, so its other keys would seem removed: finish it first")
-    return ComparedRuns(old, new)
+    return ComparedRuns(old, new, None if second else waiting_run(runs, new))
+
+
+def waiting_run(runs: Sequence[StoredRun], current: StoredRun) -> StoredRun | None:
+    """Pure: the newest complete run of the corpus behind its current one that was never published; None without one."""
+    newer = [one for one in runs if one.corpus == current.corpus and one.run_id > current.run_id and one.complete]
+    return next((one for one in reversed(newer) if one.published_at is None), None)
 
 
 def previous_and_current(

@@ -257,6 +257,7 @@ async def test_a_run_is_cancelled_on_all_machines(corpus: Corpus, redis: Redis) 
     assert run["stored"] == sent, "what was in flight is stored"
     for again in (("run", job, "--name", "doomed"), ("retry", "doomed"), ("limit", "doomed", "*", "--rate", "1")):
         assert "was cancelled" in one_line(await corpus.command(*again, code=CANCELLED))
+    assert "was cancelled" in one_line(await corpus.command("diff", "doomed", "doomed", code=CANCELLED))
     await corpus.command("audit", "doomed")
 
     # The corpus' next run is another one, on which the same machine works.

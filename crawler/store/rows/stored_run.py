@@ -70,7 +70,8 @@ class StoredRun:
         """Raise RunCancelled if it was."""
         if self.cancelled:
             raise RunCancelled(
-                f"run {self.name} was cancelled: give a new one another --name, or free it with `shardcrawl prune`"
+                f"run {self.name} was cancelled: `shardcrawl run JOB` without a name begins a new one, and "
+                "`shardcrawl prune` frees this name"
             )
 
     @classmethod

@@ -18,6 +18,7 @@ from crawler.runs.diff import (
     compare_runs,
     previous_and_current,
     runs_to_compare,
+    waiting_run,
 )
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
@@ -78,6 +79,13 @@ def test_a_corpus_without_two_runs_is_an_error_that_names_what_is_there() -> Non
         previous_and_current([only], "afd", only)
     with pytest.raises(UsageError, match=r"corpus other has no run that is published; .* \(known corpora: afd\)"):
         previous_and_current([only], "other", None)
+
+
+def test_a_newer_run_that_waits_for_publication_is_named() -> None:
+    old, waits = a_run(2), a_run(4, published=False)
+    assert waiting_run([a_run(1, published=False), old, a_run(3, published=False), waits], old) == waits
+    assert waiting_run([a_run(1), old, a_run(3)], old) is None, "who rolled back has seen it"
+    assert waiting_run([old, a_run(3, published=False, corpus="other")], old) is None
 
 
 def test_runs_are_comparable_when_one_and_the_same_made_them() -> None:

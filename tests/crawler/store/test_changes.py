@@ -113,8 +113,8 @@ async def test_a_run_that_is_not_there_or_not_complete_is_an_error(schema: Postg
     for old, new, message in (
         ("old", "new", "run new is not complete"),
         ("nobody", "old", "no run nobody"),
-        (1, 77, "no run of that run_id"),
-        ("old", None, "no run of that run_id"),
+        (1, 77, "no run with run_id 77"),
+        ("old", None, "no run of that name"),
     ):
         with pytest.raises(asyncpg.InvalidParameterValueError, match=message):
             await changes(schema, old, new)  # type: ignore[arg-type]

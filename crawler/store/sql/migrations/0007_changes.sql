@@ -23,7 +23,7 @@ BEGIN
         INTO part, is_complete
         FROM HOME.runs r LEFT JOIN HOME.corpora c ON c.corpus = r.corpus WHERE r.name = wanted;
         IF part IS NULL THEN
-            RAISE EXCEPTION 'no run %', coalesce(wanted, 'of that run_id') USING ERRCODE = 'invalid_parameter_value';
+            RAISE EXCEPTION 'no run %', coalesce(wanted, 'of that name') USING ERRCODE = 'invalid_parameter_value';
         ELSIF NOT is_complete THEN
             RAISE EXCEPTION 'run % is not complete', wanted USING ERRCODE = 'invalid_parameter_value',
                 HINT = 'Its keys without a page would seem to be removed. Finish it first.';
@@ -55,8 +55,8 @@ $body$;
 CREATE OR REPLACE FUNCTION HOME.changes(old_run integer, new_run integer)
 RETURNS TABLE (digest bytea, key text, change text) LANGUAGE sql STABLE SECURITY INVOKER AS $body$
     SELECT c.digest, c.key, c.change
-    FROM HOME.changes((SELECT r.name FROM HOME.runs r WHERE r.run_id = $1),
-                      (SELECT r.name FROM HOME.runs r WHERE r.run_id = $2)) c
+    FROM HOME.changes(coalesce((SELECT r.name FROM HOME.runs r WHERE r.run_id = $1), pg_catalog.concat('with run_id ', $1)),
+                      coalesce((SELECT r.name FROM HOME.runs r WHERE r.run_id = $2), pg_catalog.concat('with run_id ', $2))) c
 $body$;
     $functions$, 'HOME', home);
 END
