@@ -97,7 +97,9 @@ def columns_fault(found: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, 
         if there.get(name, kind) != kind:
             return f"column {name} is {there[name]} there, and {kind} in the job"
     if more := [name for name in there if name not in dict(wanted)]:
-        return f"the job has no column {more[0]} {there[more[0]]}"
+        entries = ", ".join(f'{name} = "{there[name]}"' for name in more)
+        why = "it had it, or another one has"
+        return f"the job has no column {more[0]} {there[more[0]]} ({why}; add {entries} to columns)"
     return None
 
 

@@ -349,7 +349,10 @@ async def test_a_table_that_exists_with_other_columns_is_refused(catalogue: Cata
         ({"n": "bigint", "t": "text"}, "column n is integer there, and bigint in the job"),
         ({"n": "int", "t": "varchar(5)"}, "column t is text there, and character varying(5) in the job"),
         ({"n": "bigint", "t": "text", "more": "text"}, "column n is integer there, and bigint in the job"),
-        ({"n": "integer", "more": "text"}, "the job has no column t text"),
+        (
+            {"n": "integer", "more": "text"},
+            'no column t text (it had it, or another one has; add t = "text" to columns)',
+        ),
         ({"n": "integer"}, "the job has no column t text"),
     ],
 )
