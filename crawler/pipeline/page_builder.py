@@ -61,6 +61,9 @@ class PageBuilder:
             parser = self._parsers.get(request.items[0].context.kind)
             if parser is not None:
                 pages = await self._parse(pages, request, response, parser)
+                for page in pages:
+                    if page.outcome is Outcome.UNCHANGED:  # the body only says so: it is no content
+                        page.body_digest = None
             if response.body and (parser is None or parser.keeps_body):
                 _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
         if request.base is not None and outcome is Outcome.STORED:

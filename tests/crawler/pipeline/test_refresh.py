@@ -158,6 +158,7 @@ def test_what_carries_columns_comes_whole_because_they_may_have_changed() -> Non
         ("2026-01-01T00:00:00", False),
         ("2025-12", False),
         ("yesterday", False),
+        ("9999-12-31", False),
         ("", False),
     ],
 )
@@ -232,7 +233,12 @@ async def test_a_parser_may_say_that_a_key_is_unchanged() -> None:
     page = await built(BASE, response(200, b"{}"), parse_response=unchanged)
     assert (page.outcome, page.is_carried) == (Outcome.UNCHANGED, True)
     page = await built(None, response(200, b"{}"), parse_response=unchanged)
-    assert (page.outcome, page.is_carried, page.content_digest) == (Outcome.UNCHANGED, False, b"")
+    assert (page.outcome, page.is_carried, page.content_digest, page.body_digest) == (
+        Outcome.UNCHANGED,
+        False,
+        b"",
+        None,
+    )
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

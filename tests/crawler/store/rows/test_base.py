@@ -279,7 +279,27 @@ class Nothing:
         return {one.digest for one in found}
 
 
-async def test_a_list_that_is_kept_names_what_it_had_named(database: str) -> None:
+def said_unchanged(page: Page) -> Page:
+    """The page of a response of which the parser said that nothing is new."""
+    page.outcome, page.unmodified, page.content_digest, page.body = Outcome.UNCHANGED, True, b"", None
+    return page
+
+
+async def test_a_list_that_postgres_refuses_still_names_its_next_page(database: str) -> None:
+    """It keeps the rows that it had, and the keys behind it are no failures of their own."""
+    async with a_corpus(database, follows=True) as corpus:
+        await corpus.store([fetched("list", 1)], of_base=True)
+        listed = naming("list", ["x"], records=[(2**15, "too large")])
+        listed.base = (await corpus.known("list"))[digest("list")]
+        (batch,) = await corpus.store([listed])
+        row = (await corpus.pages())["list"]
+    assert (row["outcome"], row["stale"], row["batch"]) == ("failed", True, batch.batch)
+    assert [one.key for one in batch.keys] == ["x"]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_a_list_that_is_kept_names_what_it_had_named(database: str, is_kept: bool) -> None:
+    """Also one of which the parser says that it is unchanged, without looking for what it names."""
     async with a_corpus(database, follows=True) as corpus:
         origin = digest("list")
         listed = naming("list", [])
@@ -289,10 +309,13 @@ async def test_a_list_that_is_kept_names_what_it_had_named(database: str) -> Non
         listed.body_digest = digest("body")
         other = naming("other", ["z"])
         await corpus.store([listed, other], of_base=True)
-        pages = [await corpus.failed("list")]
+        page = await corpus.failed("list")
+        if not is_kept:
+            page = said_unchanged(await corpus.unmodified("list"))
+        pages = [page]
         nothing: Any = Nothing()
         await drop_seen(pages, nothing, corpus.reader)
         (batch,) = await corpus.store(pages)
         row = (await corpus.pages())["list"]
     assert sorted(one.key for one in batch.keys) == ["x", "y"]
-    assert (row["stale"], row["depth"], row["batch"]) == (True, 0, batch.batch)
+    assert (row["stale"], row["depth"], row["batch"]) == (True if is_kept else None, 0, batch.batch)
