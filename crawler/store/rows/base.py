@@ -1,11 +1,12 @@
 """The base of a refresh in Postgres: what it has of keys, and what is carried over from it into the run.
 
-Nobody writes to the base while a run is made from it.
+Workers do not write to the base while a run is made from it; `retry` does, and waits for who carries pages over.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import asyncpg
@@ -87,6 +88,7 @@ class CarriedPages:
     """Carries pages and their records from the base over into a run, in the caller's transaction."""
 
     def __init__(self, run: RunTables, base: RunTables, tables: Sequence[TableSettings]) -> None:
+        self._hold = query("hold-base", base_run=base.run_id)
         self._carry = query("carry-pages", part=run.pages, run_id=run.run_id, base=base.pages, base_run=base.run_id)
         self._stored = query("stored-digests", part=run.pages, run_id=run.run_id)
         self._records = []
@@ -101,6 +103,7 @@ class CarriedPages:
         One that was stored before stays as it is. A page of which the base has not that content any more fails, and is
         to be stored as it is. Raises asyncpg's errors.
         """
+        await connection.execute(self._hold)
         rows = await connection.fetch(self._carry, *_arguments(pages, batch))
         new = {row["digest"] for row in rows}
         if new:
@@ -110,7 +113,7 @@ class CarriedPages:
             before = {row["digest"] for row in await connection.fetch(self._stored, missing)}
             for page in pages:
                 if page.item.digest not in new and page.item.digest not in before:
-                    page.base = None
+                    page.base, page.fetched_at = None, page.fetched_at or time.time()
                     page.fail(page.reason or LOST)
         return new
 

@@ -51,7 +51,7 @@ AND ({no_null} OR NOT EXISTS (
 NOT EXISTS (SELECT FROM {pages} p WHERE p.digest = substring(o.digest FOR 16) AND {decided});
 
 -- name: decided
--- Whether a page says what records its key has: one that failed does not, unless it has those of the run before; nor does
+-- Whether a page says what records its key has: one that failed does not, unless it has those of the run before. Nor does
 -- one of which the upstream or the parser said that nothing is new, where nothing was carried over.
 (p.outcome IN ('stored', 'gone') OR p.stale
  OR (p.outcome = 'unchanged' AND coalesce(p.body_digest, nullif(p.content_digest, '')) IS NOT NULL));

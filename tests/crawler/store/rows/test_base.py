@@ -20,11 +20,12 @@ from crawler.pipeline.batch import drop_seen
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.reasons import PagesToRetry
-from crawler.store.rows.base import LOST, BaseReader
+from crawler.store.rows.base import LOST, BaseReader, CarriedPages
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import MOMENT, a_document, a_page, a_table
 from tests.crawler.store.rows.test_found import naming
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -234,6 +235,53 @@ async def test_a_page_that_the_base_has_no_longer_fails_and_says_so(database: st
             ("stored", None, None),
         ]
         assert await corpus.records() == [(digest("c"), 3, "c 3")]
+
+
+async def test_a_page_that_was_not_requested_and_is_lost_failed_now(database: str) -> None:
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        base = (await corpus.known("a"))[digest("a")]
+        page = Page(a_page("a").item, base.url, Outcome.UNCHANGED, base=base, unmodified=True)
+        await corpus.eye.execute("DELETE FROM pages_r1")
+        begun = await corpus.eye.fetchval("SELECT now() - interval '1 minute'")
+        await corpus.store([page])
+        assert (await corpus.pages())["a"]["fetched_at"] > begun
+
+
+async def test_a_retry_of_the_base_waits_for_who_carries_over(database: str) -> None:
+    """Else a page would be carried over, and its records deleted before they are."""
+    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        pages, other = [await corpus.unmodified("a")], await connect_postgres(database)
+        wanted = PagesToRetry(outcomes=(Outcome.STORED,))
+        async with corpus.eye.transaction():
+            await CarriedPages(corpus.run, corpus.base, [TABLE]).carry(corpus.eye, pages, None)
+            retrying = asyncio.create_task(Catalogue(other).reopen(corpus.base, wanted, [TABLE]))
+            await eventually(lambda: corpus.eye.fetchval(waiting), "retry to wait")
+        assert await retrying == {Outcome.STORED: 1}
+        await other.close()
+        assert [number for _, number, _ in await corpus.records()] == [1]
+
+
+async def test_records_that_a_constraint_of_the_users_refuses_fail_their_keys_alone(database: str) -> None:
+    async with a_corpus(database) as corpus:
+        keys = [f"{number}" for number in range(12)]
+        await corpus.store([fetched(key, int(key)) for key in [*keys, "12", "13"]], of_base=True)
+        await corpus.eye.execute("ALTER TABLE facts_r2 ADD CHECK (n NOT IN (3, 13))")
+        await corpus.eye.execute("CREATE UNIQUE INDEX ON facts_r2 (n)")
+        await corpus.store([fetched("1", 1), fetched("x", 40)])  # so that the next batch is merged
+        taken = fetched("y", 5)
+        batch = [fetched("x", 41), taken, fetched("13", 13), *[await corpus.unmodified(key) for key in keys]]
+        batch[2].base = (await corpus.known("13"))[digest("13")]
+        await corpus.store(batch)
+        after = await corpus.pages()
+        assert sorted(after) == sorted([*keys, "13", "x", "y"])
+        bad = {key for key, row in after.items() if row["outcome"] == "failed"}
+        assert bad in ({"3", "13", "y"}, {"3", "13", "5"})
+        numbers = [number for _, number, _ in await corpus.records()]
+        assert numbers.count(5) == 1
+        assert sorted(numbers) == [0, 1, 2, *range(4, 12), 40]
 
 
 async def test_without_its_base_everything_is_fetched(database: str) -> None:
