@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
 
 from tests.faults.crawl import KEYS, NAME, Crawl
 from tests.faults.table import Row
+from tests.servers.network import Proxy
+from tests.servers.own_servers import NoPgbouncer, pgbouncer
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +55,31 @@ async def test_a_worker_dies_while_it_carries_pages_over(embedded_crawl: Crawl, 
     ended = await crawl.complete(running)
     assert "worker-1 was ended by SIGKILL" in ended.err
     await carried(crawl, "1 killed in a refresh", f"worker-1: {step}")
+
+
+@pytest.mark.slow
+async def test_versions_behind_pgbouncer_in_transaction_mode(crawl: Crawl) -> None:
+    """A refresh, and all that is done with versions, where each transaction may have another of two sessions."""
+    try:
+        async with Proxy(crawl.environ["DATABASE_URL"]) as proxy, pgbouncer(proxy) as url:
+            crawl.environ["DATABASE_URL"] = url
+            await begun(crawl)
+            await crawl.complete(await crawl.start("--refresh", "--name", "second", rate=None, workers=2))
+            await carried(crawl, "19 a refresh behind pgbouncer, transaction mode", "2 sessions for 2 workers")
+            corpus = "select corpus from runs limit 1"
+            (row,) = await crawl.shell.sql(corpus, environ=crawl.environ)
+            ended = await crawl.shell.run("diff", row["corpus"], "--json", environ=crawl.environ)
+            assert json.loads(ended.out)["keys"]["changed"] == len(EDITED)
+            for arguments in (
+                ("rollback", row["corpus"]),
+                ("publish", "second"),
+                ("prune", row["corpus"], "--keep", "1"),
+            ):
+                await crawl.shell.run(*arguments, environ=crawl.environ)
+            names = await crawl.shell.sql("select name from runs", environ=crawl.environ)
+            assert names == [{"name": "second"}]
+    except NoPgbouncer as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.slow
