@@ -62,22 +62,18 @@ async def test_versions_behind_pgbouncer_in_transaction_mode(crawl: Crawl) -> No
     """A refresh, and all that is done with versions, where each transaction may have another of two sessions."""
     try:
         async with Proxy(crawl.environ["DATABASE_URL"]) as proxy, pgbouncer(proxy) as url:
-            crawl.environ["DATABASE_URL"] = url
-            await begun(crawl)
-            await crawl.complete(await crawl.start("--refresh", "--name", "second", rate=None, workers=2))
+            pooled = crawl.environ | {"DATABASE_URL": url}
+            await crawl.complete(await crawl.start("--name", NAME, rate=None, environ=pooled))
+            crawl.upstream.edit(EDITED)
+            await crawl.complete(await crawl.start("--refresh", "--name", "second", rate=None, environ=pooled))
             await carried(crawl, "19 a refresh behind pgbouncer, transaction mode", "2 sessions for 2 workers")
-            corpus = "select corpus from runs limit 1"
-            (row,) = await crawl.shell.sql(corpus, environ=crawl.environ)
-            ended = await crawl.shell.run("diff", row["corpus"], "--json", environ=crawl.environ)
-            assert json.loads(ended.out)["keys"]["changed"] == len(EDITED)
-            for arguments in (
-                ("rollback", row["corpus"]),
-                ("publish", "second"),
-                ("prune", row["corpus"], "--keep", "1"),
-            ):
-                await crawl.shell.run(*arguments, environ=crawl.environ)
-            names = await crawl.shell.sql("select name from runs", environ=crawl.environ)
-            assert names == [{"name": "second"}]
+            (row,) = await crawl.shell.sql("select corpus from corpora", environ=crawl.environ)
+            ended = await crawl.shell.run("diff", row["corpus"], "--json", environ=pooled)
+            assert json.loads(ended.out)["changes"]["changed"] == len(EDITED)
+            await crawl.shell.run("rollback", row["corpus"], environ=pooled)
+            await crawl.shell.run("publish", "second", environ=pooled)
+            await crawl.shell.run("prune", row["corpus"], "--keep", "1", environ=pooled)
+            assert await crawl.shell.sql("select name from runs", environ=crawl.environ) == [{"name": "second"}]
     except NoPgbouncer as error:
         pytest.skip(str(error))
 

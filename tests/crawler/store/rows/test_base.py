@@ -19,6 +19,7 @@ from crawler.parse.content import digest_of_records
 from crawler.pipeline.batch import drop_seen
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.base import LOST, BaseReader, CarriedPages
 from crawler.store.tables import RunTables
@@ -246,6 +247,17 @@ async def test_a_page_that_was_not_requested_and_is_lost_failed_now(database: st
         begun = await corpus.eye.fetchval("SELECT now() - interval '1 minute'")
         await corpus.store([page])
         assert (await corpus.pages())["a"]["fetched_at"] > begun
+
+
+async def test_a_new_key_of_which_nothing_is_new_is_not_called_carried(database: str) -> None:
+    """Its parser says so, and the base does not have it."""
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        await corpus.store([said_unchanged(a_page("new")), await corpus.unmodified("a")])
+        unlike = query("pages-unlike-base", pages=corpus.run.pages, base=corpus.base.pages)
+        row = await corpus.eye.fetchrow(unlike, 9)
+        assert row is not None
+        assert row["examples"] == []
 
 
 async def test_a_retry_of_the_base_waits_for_who_carries_over(database: str) -> None:
