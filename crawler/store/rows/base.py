@@ -5,6 +5,7 @@ Workers do not write to the base while a run is made from it; `retry` does, and 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -36,14 +37,14 @@ class BaseReader:
         self._base = base
         self._keeps = keeps
         self._connection: PostgresConnection | None = None
+        self._one_query = asyncio.Lock()
 
     async def pages(self, digests: Sequence[bytes]) -> Mapping[bytes, BasePage]:
         """What the base has of these keys, by digest; nothing when the base itself is gone."""
         base = self._base
-        connection = await self._connected()
         with postgres_errors():
             try:
-                rows = await connection.fetch(query("base-pages", part=base.pages, run_id=base.run_id), digests)
+                rows = await self._fetch(query("base-pages", part=base.pages, run_id=base.run_id), digests)
             except asyncpg.UndefinedTableError:
                 logger.warning("run %s, from which unchanged pages are carried over, is gone", base.run_id)
                 return {}
@@ -56,10 +57,9 @@ class BaseReader:
     async def found(self, digests: Sequence[bytes]) -> Mapping[bytes, list[FoundKey]]:
         """What these pages had found in the base, by the page's digest."""
         base = self._base
-        connection = await self._connected()
         statement = query("found-by-pages", found=base.found, part=base.pages, run_id=base.run_id)
         with postgres_errors():
-            rows = await connection.fetch(statement, digests)
+            rows = await self._fetch(statement, digests)
         by_page: dict[bytes, list[FoundKey]] = {digest: [] for digest in digests}
         for digest, key, encoded, rule, refusal in rows:
             context = decode_context(encoded)
@@ -71,6 +71,11 @@ class BaseReader:
         """Close the connection, if there is one."""
         if self._connection is not None:
             self._connection.terminate()
+
+    async def _fetch(self, statement: str, digests: Sequence[bytes]) -> list[asyncpg.Record]:
+        async with self._one_query:  # the intake and the flush read at the same time
+            rows: list[asyncpg.Record] = await (await self._connected()).fetch(statement, digests)
+        return rows
 
     async def _connected(self) -> PostgresConnection:
         if self._connection is None or self._connection.is_closed():

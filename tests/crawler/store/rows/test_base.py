@@ -249,6 +249,15 @@ async def test_a_page_that_was_not_requested_and_is_lost_failed_now(database: st
         assert (await corpus.pages())["a"]["fetched_at"] > begun
 
 
+async def test_a_base_is_read_by_the_intake_and_the_flush_at_once(database: str) -> None:
+    async with a_corpus(database, follows=True) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        wanted = [digest("a")]
+        for _ in range(3):
+            pages, found = await asyncio.gather(corpus.reader.pages(wanted), corpus.reader.found(wanted))
+            assert list(pages) == list(found) == wanted
+
+
 async def test_a_new_key_of_which_nothing_is_new_is_not_called_carried(database: str) -> None:
     """Its parser says so, and the base does not have it."""
     async with a_corpus(database) as corpus:
