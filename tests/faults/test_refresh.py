@@ -6,6 +6,7 @@ import json
 import signal
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.faults.crawl import KEYS, NAME, Crawl
 from tests.faults.table import Row
@@ -76,6 +77,29 @@ async def test_versions_behind_pgbouncer_in_transaction_mode(crawl: Crawl) -> No
             assert await crawl.shell.sql("select name from runs", environ=crawl.environ) == [{"name": "second"}]
     except NoPgbouncer as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.slow
+async def test_redis_is_emptied_in_a_refresh_that_goes_on_from_its_base(crawl: Crawl, redis: Redis) -> None:
+    """Also when its command is called again, and readers were given another run meanwhile."""
+    await begun(crawl)
+    (row,) = await crawl.shell.sql("select corpus from corpora", environ=crawl.environ)
+    await crawl.complete(await crawl.start("--name", "whole", rate=None))
+    running = await crawl.start("--refresh", "--name", "second")
+    await crawl.requested(2 * KEYS + KEYS // 4)
+    await redis.flushall()
+    await crawl.recovered()
+    running.interrupt()
+    await running.end()
+    await redis.flushall()
+    await crawl.shell.run("rollback", row["corpus"], environ=crawl.environ)
+    ended = await crawl.complete(await crawl.start("--refresh", "--name", "second", rate=None))
+    assert "rebuilt from Postgres" in ended.err
+    bases = "select n.base_run, (n.layout ->> 'carried_run')::int as carried from runs n where name = 'second'"
+    assert await crawl.shell.sql(bases, environ=crawl.environ) == [{"base_run": 2, "carried": 2}]
+    outcomes = "select outcome, count(*) as keys from pages_r3 group by 1"
+    assert await crawl.shell.sql(outcomes, environ=crawl.environ) == [{"outcome": "unchanged", "keys": KEYS}]
+    await crawl.shell.run("audit", "second", environ=crawl.environ)
 
 
 @pytest.mark.slow
