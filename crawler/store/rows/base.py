@@ -38,15 +38,19 @@ class BaseReader:
         self._keeps = keeps
         self._connection: PostgresConnection | None = None
         self._one_query = asyncio.Lock()
+        self._is_gone = False
 
     async def pages(self, digests: Sequence[bytes]) -> Mapping[bytes, BasePage]:
         """What the base has of these keys, by digest; nothing when the base itself is gone."""
         base = self._base
+        if self._is_gone:
+            return {}
         with postgres_errors():
             try:
                 rows = await self._fetch(query("base-pages", part=base.pages, run_id=base.run_id), digests)
             except asyncpg.UndefinedTableError:
                 logger.warning("run %s, from which unchanged pages are carried over, is gone", base.run_id)
+                self._is_gone = True
                 return {}
         keeps = self._keeps
         return {

@@ -106,7 +106,7 @@ async def test_validators_are_sent_only_to_the_url_that_responded_in_the_base() 
 # -- what is decided
 
 
-@pytest.mark.parametrize(("age", "fresh"), [(0, True), (86_400, True), (86_401, False)])
+@pytest.mark.parametrize(("age", "fresh"), [(0, True), (86_400, True), (86_401, False), (-60, True), (-4000, False)])
 def test_what_is_younger_than_max_age_is_carried_over(age: float, fresh: bool) -> None:
     refresh = a_refresh(a_job(run={"name": "x", "max_age": "1d"}), age=age)
     page = refresh.fresh(an_item(), BASE)
