@@ -349,6 +349,9 @@ CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {found}) ON COMMIT DELETE ROWS;
 -- Sorted, so that two writers lock the same rows in the same order. Returns the digests that were inserted.
 INSERT INTO {found} SELECT * FROM {staging} ORDER BY digest ON CONFLICT DO NOTHING RETURNING digest;
 
+-- name: found-contexts
+SELECT digest, context FROM {found} WHERE digest = ANY($1::bytea[]);
+
 -- name: end-lists
 UPDATE {part} SET reason = $2 WHERE digest = ANY($1::bytea[]);
 

@@ -390,3 +390,33 @@ async def test_a_list_that_is_kept_names_what_it_had_named(database: str, is_kep
         row = (await corpus.pages())["list"]
     assert sorted(one.key for one in batch.keys) == ["x", "y"]
     assert (row["stale"], row["depth"], row["batch"]) == (True if is_kept else None, 0, batch.batch)
+
+
+async def test_a_list_that_fails_twice_keeps_its_rows_and_what_it_had_named(database: str) -> None:
+    async with a_corpus(database, follows=True) as corpus:
+        origin = digest("list")
+        nothing: Any = Nothing()
+        listed = fetched("list", 1)
+        found = naming("list", ["x"]).found[0]
+        listed.found = [found._replace(context=KeyContext(depth=1, origin=origin))]
+        await corpus.store([listed], of_base=True)
+        third_id = await Catalogue(corpus.eye).make(
+            "third", a_document(), corpus.epoch, [TABLE], corpus="facts", base_run=corpus.run.run_id, follows=True
+        )
+        for base, run in ((corpus.base, corpus.run), (corpus.run, RunTables(third_id))):
+            reader = BaseReader(corpus.url, base, keeps=True)
+            page = a_page("list", body=None)
+            page.base = (await reader.pages([origin]))[origin]
+            page.fail("status 503")
+            await drop_seen([page], nothing, reader)
+            reader.close()
+            writer = Writer(corpus.url, run, corpus.epoch, [TABLE], follows=True, base=base)
+            (batch,) = await writer.write([page])
+            await writer.close()
+            assert [one.key for one in batch.keys] == ["x"]
+            row = (await corpus.pages(run))["list"]
+            assert (row["outcome"], row["stale"], row["content_digest"]) == ("failed", True, listed.content_digest)
+            assert await corpus.records(run) == [(origin, 1, "list 1")]
+        deleted = await Catalogue(corpus.eye).reopen(RunTables(third_id), PagesToRetry(), [TABLE])
+        assert deleted == {Outcome.FAILED: 1}
+        assert await corpus.records(RunTables(third_id)) == []
