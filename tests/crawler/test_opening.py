@@ -19,6 +19,8 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.status import read_counts
 from crawler.job.job import read_job
+from crawler.local.ending import end_of
+from crawler.local.services import Addresses
 from crawler.model import Page
 from crawler.opening import (
     AlreadyComplete,
@@ -99,6 +101,21 @@ async def place(redis: Redis, database: str, tmp_path: Path) -> AsyncIterator[Pl
     eye = await connect_postgres(database)
     yield Place(redis, database, tmp_path, eye)
     await eye.close()
+
+
+async def test_a_run_that_a_worker_of_an_earlier_version_completes_is_published(place: Place, redis_url: str) -> None:
+    opened = await place.open()
+    assert opened.record is not None
+    await place.store([a_page(key) for key in KEYS[:3]])
+    # As version 4 of the schema did it: it has no corpora.
+    await place.eye.execute("ALTER TABLE pages ATTACH PARTITION pages_r1 FOR VALUES IN (1)")
+    await place.eye.execute("UPDATE runs SET state = 'complete', counts = '{\"stored\": 3}', published_at = now()")
+    assert await place.eye.fetchval("SELECT count(*) FROM pages_current") == 0
+    job = read_job(place.document(), str(place.folder))
+    end = await end_of(Addresses(redis_url, place.database), place.redis, opened.record, job, 1.0)
+    assert end.stored is not None
+    assert end.stored.shortfall == ""
+    assert await place.eye.fetchval("SELECT count(*) FROM pages_current") == 3
 
 
 def stored_run(*, epoch: str = "new", complete: bool = False, **sections: Any) -> StoredRun:

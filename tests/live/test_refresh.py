@@ -209,3 +209,10 @@ async def test_a_list_of_which_a_page_fails_loses_neither_pages_nor_products(she
     assert await shell.sql("select key from pages_r1 except select key from pages_r2") == []
     name = json.loads((await shell.run("runs", "--json")).out)[-1]["name"]
     await shell.run("audit", name)
+    upstream.broken = frozenset()
+    await shell.run("retry", name)
+    await shell.run("run", job, "--name", name, "--refresh")
+    assert await shell.sql("select key, reason from pages_r2 where reason is not null") == []
+    assert await outcomes(shell) == {"unchanged": unchanged + 1}
+    assert await shell.sql(f"{rows}1") == await shell.sql(f"{rows}2")
+    await shell.run("audit", name)

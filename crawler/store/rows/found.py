@@ -66,14 +66,25 @@ class FoundTable:
         rows = await connection.fetch(query("merge-found", found=self._found, staging=staging))
         new = {row["digest"] for row in rows}
         repeated = [
-            page.item.digest for page in pages for one in page.found if one.context.list_key and one.digest not in new
+            (page, one) for page in pages for one in page.found if one.context.list_key and one.digest not in new
         ]
         if repeated:
-            await connection.execute(query("end-lists", part=self._part), repeated, LIST_REPEATS)
+            await self._end_lists(connection, repeated)
         by_depth: dict[int, list[FoundKey]] = {}
         for digest in new:
             by_depth.setdefault(found[digest].context.depth, []).append(found[digest])
         return batches + [FoundBatch(batch, depth, len(keys), tuple(keys)) for depth, keys in by_depth.items()]
+
+    async def _end_lists(self, connection: PostgresConnection, repeated: Sequence[tuple[Page, FoundKey]]) -> None:
+        """Say of pages that their list goes on with one that it had before, unless that had the same place in the list.
+
+        Then the page itself named it before it failed, was kept by a refresh, and went back by `retry`.
+        """
+        rows = await connection.fetch(query("found-contexts", found=self._found), [one.digest for _, one in repeated])
+        places = {row["digest"]: decode_context(row["context"]).page_no for row in rows}
+        ended = [page.item.digest for page, one in repeated if places.get(one.digest) != one.context.page_no]
+        if ended:
+            await connection.execute(query("end-lists", part=self._part), ended, LIST_REPEATS)
 
     async def _stored_before(self, connection: PostgresConnection, digests: Sequence[bytes]) -> list[FoundBatch]:
         statement = query("stored-batches", found=self._found, part=self._part)

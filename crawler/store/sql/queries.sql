@@ -161,12 +161,19 @@ CREATE OR REPLACE VIEW {view} AS {branches};
 SELECT * FROM {table} WHERE run_id = (SELECT current_run FROM corpora WHERE corpus = {corpus})
 
 -- name: corpora-with-table
--- Corpora of schema $1, of all schemas for '', with $2 only those that have this table. As SQL has their names.
+-- Corpora of schema $1, of all schemas for '', with $2 only those that have this table. As SQL has their names. Those of
+-- earlier versions that readers do not see are left out, but for $3: each branch makes planning longer.
 SELECT quote_literal(corpus) AS literal FROM corpora
-WHERE ($2::text IS NULL AND $1 = '' OR schema = $1) AND ($2 IS NULL OR $2 = ANY(tables)) ORDER BY corpus;
+WHERE ($2::text IS NULL AND $1 = '' OR schema = $1) AND ($2 IS NULL OR $2 = ANY(tables))
+  AND (current_run IS NOT NULL OR corpus = $3
+       OR NOT EXISTS (SELECT FROM runs WHERE runs.corpus = corpora.corpus AND published_at IS NOT NULL))
+ORDER BY corpus;
 
 -- name: find-corpus
-SELECT schema, tables, current_run FROM corpora WHERE corpus = $1;
+-- `is_left_out`: no view has a branch of it.
+SELECT schema, tables, current_run, current_run IS NULL AND EXISTS (
+    SELECT FROM runs WHERE runs.corpus = corpora.corpus AND published_at IS NOT NULL) AS is_left_out
+FROM corpora WHERE corpus = $1;
 
 -- name: add-corpus
 INSERT INTO corpora (corpus, schema, tables) VALUES ($1, $2, $3)
@@ -341,6 +348,9 @@ CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {found}) ON COMMIT DELETE ROWS;
 -- name: merge-found
 -- Sorted, so that two writers lock the same rows in the same order. Returns the digests that were inserted.
 INSERT INTO {found} SELECT * FROM {staging} ORDER BY digest ON CONFLICT DO NOTHING RETURNING digest;
+
+-- name: found-contexts
+SELECT digest, context FROM {found} WHERE digest = ANY($1::bytea[]);
 
 -- name: end-lists
 UPDATE {part} SET reason = $2 WHERE digest = ANY($1::bytea[]);
