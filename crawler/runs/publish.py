@@ -95,6 +95,11 @@ async def _held_back(connection: PostgresConnection, run: StoredRun, job: Job) -
         return f"corpus {run.corpus} has a newer run that is published; `shardcrawl publish {run.name}` goes back to it"
     if current == run.run_id:
         return ""  # readers see it, and `retry` was called
+    if current is not None and run.base_run is not None and current < run.base_run:
+        return (
+            f"readers of corpus {run.corpus} went back behind the run with which this refresh began; "
+            f"`shardcrawl publish {run.name}` lets them see it"
+        )
     if falls_short := await _falls_short(connection, run, job):
         return falls_short
     if job.publish.mode == "manual":
