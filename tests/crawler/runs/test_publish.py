@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from coordinator.model import Epoch
+from coordinator.model import Epoch, Outcome
+from crawler.model import Page
 from crawler.runs.publish import finish_run, publish_run, roll_back
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection
 from crawler.store.rows.stored_run import StoredRun
-from tests.crawler.examples import a_document, a_job
+from crawler.store.tables import RunTables
+from crawler.store.writer import Writer
+from tests.crawler.examples import a_document, a_job, a_page
 
 pytestmark = pytest.mark.anyio
 
@@ -23,6 +28,12 @@ async def made(connection: PostgresConnection, name: str, base_run: int | None =
     run = await catalogue.find(name)
     assert run is not None
     return run
+
+
+async def store(database: str, run: RunTables, page: Page) -> None:
+    writer = Writer(database, run, EPOCH, ())
+    await writer.write([page])
+    await writer.close()
 
 
 async def test_a_refresh_does_not_undo_a_rollback(connection: PostgresConnection, database: str) -> None:
@@ -41,3 +52,28 @@ async def test_a_refresh_does_not_undo_a_rollback(connection: PostgresConnection
     current = await Catalogue(connection).current("afd")
     assert current is not None
     assert current.name == "third"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sections", "is_published"),
+    [
+        (None, {}, False),
+        (Outcome.FAILED, {}, False),
+        (Outcome.STORED, {}, True),
+        (None, {"publish": {"min_keys": 0.0}}, True),
+        (None, {"run": {"name": "test", "since": "2026-01-01T00:00:00Z"}}, True),
+    ],
+)
+async def test_a_run_without_any_rows_does_not_take_the_place_of_one_that_has_some(
+    connection: PostgresConnection, database: str, outcome: Outcome | None, sections: dict[str, Any], is_published: bool
+) -> None:
+    for name in ("first", "second"):
+        run = await made(connection, name)
+        if name == "first" or outcome is not None:
+            page = a_page("a")
+            page.outcome = outcome if name == "second" and outcome else Outcome.STORED
+            await store(database, RunTables.of(run), page)
+        run = await finish_run(database, run, a_job(**sections))
+    assert run.complete
+    assert run.falls_short is not is_published
+    assert (run.published_at is not None) is is_published
