@@ -10,6 +10,7 @@ from coordinator.model import Epoch, Outcome
 from crawler.model import Page
 from crawler.runs.publish import finish_run, publish_run, roll_back
 from crawler.store.catalogue import Catalogue
+from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
@@ -52,6 +53,20 @@ async def test_a_refresh_does_not_undo_a_rollback(connection: PostgresConnection
     current = await Catalogue(connection).current("afd")
     assert current is not None
     assert current.name == "third"
+
+
+async def test_the_run_to_which_readers_go_back_is_not_held_back_any_more(
+    connection: PostgresConnection, database: str
+) -> None:
+    runs = [await finish_run(database, await made(connection, name), a_job()) for name in ("first", "second")]
+    catalogue, of_first = Catalogue(connection), RunTables.of(runs[0])
+    await connection.execute("UPDATE runs SET state = 'running', shortfall = NULL, counts = NULL WHERE name = 'first'")
+    first = await finish_run(database, runs[0], a_job())
+    assert "newer run that is published" in (first.shortfall or "")
+    assert await roll_back(connection, "afd") == ("first", "second")
+    first, second = await catalogue.all()
+    assert (first.shortfall, second.shortfall) == ("", "")
+    assert await Corpora(connection).current("afd") == of_first.run_id
 
 
 @pytest.mark.parametrize(
