@@ -460,3 +460,16 @@ async def test_the_lock_of_a_run_is_free_after_an_error(place: Place) -> None:
         with pytest.raises(SourceError):
             await place.open(source={"path": "missing.txt"})
     assert not (await place.open()).resumed
+
+
+async def test_a_job_file_of_another_folder_does_not_begin_a_run_of_the_corpus(place: Place, tmp_path: Path) -> None:
+    await place.open(run={"name": "first", "corpus": "job"})
+    (other := tmp_path / "other").mkdir()
+    (other / "others.txt").write_text("a\n")
+    document = place.document(run={"name": "second", "corpus": "job"}, source={"path": "others.txt"})
+    job = read_job(document, str(other))
+    with pytest.raises(UsageError, match=r"corpus job is that of the job in .*: write \[run\] corpus"):
+        await open_run(place.redis, place.database, replace(job, names_corpus=False))
+    assert [name for name, _ in await place.runs()] == ["first"]
+    await open_run(place.redis, place.database, job)
+    assert [name for name, _ in await place.runs()] == ["first", "second"]

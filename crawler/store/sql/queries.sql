@@ -265,6 +265,17 @@ SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
  OR (outcome = 'refused' AND status = ANY($3::integer[])))
 AND ($4::text IS NULL OR position(lower($4) IN lower(reason)) > 0);
 
+-- name: has-base
+-- Whether run $1 has a base, which then stays until this transaction ends.
+SELECT base_run IS NOT NULL FROM runs WHERE run_id = $1 FOR NO KEY UPDATE;
+
+-- name: not-stale
+-- The pages that are `wanted`, but for those whose rows nobody could bring back.
+({wanted}) AND stale IS NOT TRUE;
+
+-- name: count-stale
+SELECT count(*) FROM {part} WHERE stale AND {wanted};
+
 -- name: delete-records
 -- Those of pages that are `wanted`, which is the query before this one. Other pages than these have none.
 DELETE FROM {records} WHERE digest IN (
@@ -378,8 +389,11 @@ WHERE rule >= 0 AND EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest)
 GROUP BY rule;
 
 -- name: broken-lists
--- The digests of the first pages of lists that are incomplete: a page of them brought nothing, or says so.
-SELECT DISTINCT coalesce(list, digest) AS list FROM {part}
+-- The digests of the first pages of lists that are incomplete: a page of them brought nothing, or says so. And whether one
+-- of their pages is stale.
+SELECT DISTINCT coalesce(list, digest) AS list,
+       EXISTS (SELECT FROM {part} s WHERE s.stale AND coalesce(s.list, s.digest) = coalesce(p.list, p.digest)) AS stale
+FROM {part} p
 WHERE (list IS NOT NULL AND outcome NOT IN ('stored', 'unchanged')) OR reason LIKE 'list incomplete:%';
 
 -- name: count-broken-lists

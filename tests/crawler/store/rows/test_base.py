@@ -17,6 +17,7 @@ from coordinator.queue.sharding import digest
 from crawler.model import BasePage, Page
 from crawler.parse.content import digest_of_records
 from crawler.pipeline.batch import drop_seen
+from crawler.runs.prune import delete_row
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.queries import query
@@ -183,6 +184,27 @@ async def test_a_failed_key_keeps_rows_that_a_retry_deletes(database: str) -> No
         wanted = PagesToRetry(outcomes=(Outcome.UNCHANGED,))
         assert await Catalogue(corpus.eye).reopen(corpus.run, wanted, [TABLE]) == {Outcome.UNCHANGED: 1}
         assert await corpus.records() == []
+
+
+@pytest.mark.parametrize("lists", [False, True])
+async def test_rows_that_were_kept_stay_when_a_retry_could_not_bring_them_back(
+    database: str, lists: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_corpus(database, follows=True) as corpus:
+        await corpus.store([fetched("a", 1), fetched("b", 2)], of_base=True)
+        (other := a_page("c", body=None)).fail("status 503")
+        await corpus.store([await corpus.failed("a"), await corpus.unmodified("b"), other])
+        await corpus.eye.execute("UPDATE pages_r2 SET reason = 'list incomplete: why' WHERE outcome = 'failed'")
+        await corpus.eye.execute("UPDATE runs SET state = 'complete' WHERE run_id = 1")
+        assert not await delete_row(corpus.eye, corpus.base.run_id), "a run that goes on keeps its base"
+        await corpus.eye.execute("UPDATE runs SET state = 'complete'")
+        assert await delete_row(corpus.eye, corpus.base.run_id)
+        wanted = PagesToRetry(lists=lists)
+        assert await Catalogue(corpus.eye).reopen(corpus.run, wanted, [TABLE]) == {Outcome.FAILED: 1}
+        assert sorted(await corpus.pages()) == ["a", "b"]
+        assert sorted(number for _, number, _ in await corpus.records()) == [1, 2]
+        assert f"1 {'lists with stale pages' if lists else 'stale keys'} are left" in caplog.text
+        assert await Catalogue(corpus.eye).reopen(corpus.run, wanted, [TABLE]) == {}
 
 
 async def test_what_is_stored_already_is_not_carried_again(database: str) -> None:
