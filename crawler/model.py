@@ -238,16 +238,18 @@ class Page:
     def fail(self, reason: str) -> None:
         """Make this the page of a failed key, without body, content, validators, records and found keys.
 
-        A long reason is cut. In a refresh the key may keep what the base has of it.
+        A long reason is cut. In a refresh the key may keep what the base has of it, and then what it has named.
         """
         self.outcome = Outcome.FAILED
         self.reason = reason[:MAX_REASON_CHARACTERS]
         self.body = self.content = None
         self.content_type = self.encoding = None
         self.etag = self.last_modified = self.final_url = self.content_digest = None
-        self.records, self.found = [], []
+        self.records = []
         self.again = None
         self.unmodified = False
+        if not self.is_carried:
+            self.found = []
 
     @property
     def memory_bytes(self) -> int:

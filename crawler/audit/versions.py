@@ -45,7 +45,7 @@ async def check_carried(
     findings.append(await _none_of(connection, f"{CARRIED} and are not as in {base.name}", unlike))
     for table in table_names(job.tables):
         if table in table_names_of(base):
-            changes = await table_changes(connection, ComparedRuns(base, run), table, kept=False)
+            changes = table_changes(ComparedRuns(base, run), table, kept=False)
             unlike = query("records-unlike-base", pages=pages, base=of_base, changes=changes)
             what = f"{CARRIED} with other records in {table}"
             findings.append(await _none_of(connection, what, unlike, bool(job.parse.ignore)))

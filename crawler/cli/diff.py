@@ -73,7 +73,7 @@ async def _write_keys(place: Place, first: str, second: str | None, table: str |
     async with services(place, share=True) as addresses:
         connection = await connect_postgres(addresses.database)
         try:
-            statement = await changed_keys_query(connection, await _found(Catalogue(connection), first, second), table)
+            statement = changed_keys_query(await _found(Catalogue(connection), first, second), table)
         finally:
             await connection.close()
         await write_rows(addresses.database, statement, form, sys.stdout.buffer)

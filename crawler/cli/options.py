@@ -9,7 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,11 +141,11 @@ def find_again(place: Place) -> str:
 def job_from(argument: str, options: Mapping[str, Any]) -> Job:
     """The job of a job file or of a bare source, with the command's options in it. Raises UsageError."""
     overrides = JobOverrides(**{field.name: options[field.name] for field in fields(JobOverrides)})
-    document, folder = load_document(_or_standard_input(argument), overrides)
+    document, folder, names_corpus = load_document(_or_standard_input(argument), overrides)
     source = document.get("source")
     if isinstance(source, dict) and isinstance(source.get("path"), str):
         source["path"] = _or_standard_input(source["path"])
-    return read_job(document, folder)
+    return replace(read_job(document, folder), names_corpus=names_corpus)
 
 
 def _or_standard_input(path: str) -> str:

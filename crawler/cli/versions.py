@@ -79,8 +79,7 @@ def cancel_command(name: str, drop: bool, **options: Any) -> None:
     Workers and coordinators on all machines finish what is in flight, and leave it.
     """
     counts = run_async(_cancel(place_from(options), name, drop))
-    kept = f"{outcome_words(RunCounts(outcomes=dict(counts)))} keys stay in Postgres"
-    say(Console(), f"run {name} is cancelled; {'its rows are deleted' if drop else kept}")
+    say(Console(), f"run {name} is cancelled; {'its rows are deleted' if drop else kept_words(counts)}")
 
 
 @command("prune")
@@ -111,6 +110,13 @@ def prune_command(corpus: str, keep: int | None, older_than: str | None, dry_run
         say(console, f"left by deleted runs: {names}: {byte_words(sum(part.size for part in left))}")
     verb = "would be deleted" if dry_run else "deleted"
     say(console, f"{len(runs):,} run{'' if len(runs) == 1 else 's'} of corpus {corpus} {verb}")
+
+
+def kept_words(counts: Mapping[Outcome, int]) -> str:
+    """What a cancelled run leaves: "20 stored keys stay in Postgres"."""
+    if not counts:
+        return "no keys of it are in Postgres"
+    return f"{outcome_words(RunCounts(outcomes=dict(counts)))} keys stay in Postgres"
 
 
 async def _publish(place: Place, name: str, force: bool) -> tuple[StoredRun, str]:

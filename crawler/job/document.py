@@ -68,23 +68,26 @@ class JobOverrides:
         return {**kept, "rate": self.rate}
 
 
-def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], str]:
+def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], str, bool]:
     """The document of a job file or of a bare source, with the overrides in it, and the folder of its relative paths.
 
-    Raises UsageError.
+    And whether it names its corpus itself. Raises UsageError.
     """
     if job.endswith(JOB_SUFFIX):
         path = Path(job)
         document = load_job_file(path)
-        if isinstance(run := document.setdefault("run", {}), dict):
+        run = document.setdefault("run", {})
+        names_corpus = isinstance(run, dict) and "corpus" in run
+        if isinstance(run, dict):
             run.setdefault("corpus", _name_of(path.resolve()))
-        return overrides.apply(document), str(path.resolve().parent)
+        return overrides.apply(document), str(path.resolve().parent), names_corpus
+    folder = str(Path.cwd())
     if job == "-":
-        return overrides.apply({"run": {"corpus": "stdin", "name": "stdin"}, "source": {"path": job}}), str(Path.cwd())
+        return overrides.apply({"run": {"corpus": "stdin", "name": "stdin"}, "source": {"path": job}}), folder, False
     path = Path(job).absolute()
     name = _name_of(path)
     run = {"corpus": name} if overrides.refresh else {"corpus": name, "name": name}
-    return overrides.apply({"run": run, "source": {"path": str(path)}}), str(Path.cwd())
+    return overrides.apply({"run": run, "source": {"path": str(path)}}), folder, False
 
 
 def _name_of(path: Path) -> str:

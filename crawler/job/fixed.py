@@ -1,4 +1,4 @@
-"""Pure: the settings that must stay the same within a run."""
+"""Pure: the settings that must stay the same within a run, or from one run of a corpus to the next."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ class BegunRun(Protocol):
     @property
     def name(self) -> str:
         """The run's name."""
+        ...
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the job file; None when an older version began the run."""
         ...
 
     @property
@@ -57,6 +62,21 @@ def changed_setting(job: Job, stored: BegunRun) -> str | None:
                 "give the new run another --name"
             )
     return None
+
+
+def other_corpus(job: Job, newest: BegunRun) -> str | None:
+    """Pure: the error message when the corpus, of which this is the `newest` run, is another job's; else None.
+
+    Two job files with the same name in two folders are two corpora when they fetch other things. With the name in the
+    job file it is meant.
+    """
+    then, now = ((one.get("source"), (one.get("request") or {}).get("url")) for one in (newest.document, job.document))
+    if job.names_corpus or newest.folder in (None, job.folder) or then == now:
+        return None
+    return (
+        f"corpus {job.corpus} is that of the job in {newest.folder}, which has another [source] or [request] url: "
+        f'write [run] corpus = "…" with another name into this job file, or corpus = "{job.corpus}" to go on with it'
+    )
 
 
 def _fixed_part(section: str, settings: Any) -> Any:

@@ -47,7 +47,8 @@ class Job:
     `folder` is where its relative paths and its Python modules are looked up. `document` is what it was read from,
     with its secrets still as ${NAME}. `kinds` are the jobs of the keys of other kinds than the source's, each with its
     own `kind`, `request`, `parse` and `paginate`, and otherwise the same. `source_database` is the address for
-    `[source] query`: a secret, which a process that reads the source fills in.
+    `[source] query`: a secret, which a process that reads the source fills in. `names_corpus`: its corpus is not just
+    called as the job file is.
     """
 
     run: RunSettings
@@ -66,6 +67,7 @@ class Job:
     folder: str = "."
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     source_database: str = field(default="", compare=False, repr=False)
+    names_corpus: bool = field(default=True, compare=False, repr=False)
 
     @property
     def corpus(self) -> str:

@@ -18,6 +18,7 @@ from crawler.job.job import Job
 from crawler.job.sections.source import SITEMAP
 from crawler.local.events import RunEnd
 from crawler.local.services import Addresses
+from crawler.runs.publish import finish_run
 from crawler.store.catalogue import open_catalogue
 from crawler.store.rows.found import FoundCounts
 from crawler.store.tables import RunTables
@@ -56,6 +57,8 @@ async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Jo
         notices = Notices(client, RunKeys(record.name))
         end = RunEnd(job, counts, None, seconds, null_columns=await notices.turned_null())
         if stored.complete:
+            if stored.shortfall is None:  # a worker of an earlier version, which has no corpora, completed it
+                stored = await finish_run(addresses.database, stored, job)
             without_match = await notices.without_match(job.limits)
             unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
             found = found_notices(job, *await catalogue.found(RunTables.of(record))) if job.follows else ()

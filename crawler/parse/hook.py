@@ -152,7 +152,7 @@ class Hook:
             other = by_name.get(response.name_of(page.item.user_key)) if by_name else None
             if other is not None:
                 page.outcome, page.reason, page.records = other.outcome, other.reason, list(other.records)
-                page.again = other.again
+                page.again, page.content_digest = other.again, other.content_digest
             elif self._tables and outcome is not Outcome.STORED:
                 page.outcome, page.reason = outcome, NO_RECORD
 

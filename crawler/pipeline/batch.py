@@ -151,10 +151,10 @@ class Batch:
 async def drop_seen(pages: Sequence[Page], found_keys: FoundKeys, base: BaseReader | None = None) -> None:
     """Drop what pages have named that was named before or is done, but next pages of lists.
 
-    Pages that failed, and keep what the base has of them, name what they had named there: lists lose no page.
-    Raises RedisUnavailable, PostgresUnavailable, PostgresRefused.
+    Pages that failed, and keep what the base has of them, name what they had named there: lists lose no page. So do
+    those that the parser calls unchanged. Raises RedisUnavailable, PostgresUnavailable, PostgresRefused.
     """
-    kept = {page.item.digest: page for page in pages if page.outcome is Outcome.FAILED and page.is_carried}
+    kept = {page.item.digest: page for page in pages if page.is_carried and _was_read_before(page)}
     if base is not None and kept:
         for digest, found in (await base.found(list(kept))).items():
             kept[digest].found = found
@@ -162,6 +162,11 @@ async def drop_seen(pages: Sequence[Page], found_keys: FoundKeys, base: BaseRead
         new = await found_keys.new(one for page in pages for one in page.found)
         for page in pages:
             page.found = [one for one in page.found if one.digest in new or one.context.list_key]
+
+
+def _was_read_before(page: Page) -> bool:
+    """Whether only the base knows what a page that is carried over has named: its kind may name keys."""
+    return page.outcome is Outcome.FAILED or page.content_digest == b""
 
 
 def completion_of(load: Load, requests: int, received: int) -> Completion:

@@ -23,6 +23,7 @@ from crawler.text.body import is_plain_json, kept
 from crawler.text.charset import UTF8
 
 MAX_VALIDATOR_CHARACTERS = 1000
+NOTHING_TO_CARRY = "said to be unchanged, but not since the base of this refresh, which may have other rows"
 
 
 class PageBuilder:
@@ -43,6 +44,7 @@ class PageBuilder:
     ) -> None:
         self._hidden = credentials.hidden if credentials.url_secrets else None
         self._retry_settings = job.retry
+        self._incremental = job.run.since is not None
         self._wait_most = {one.kind: seconds_of(one.parse.wait_most) for one in job.every_kind}
         self._put_alone = put_alone
         self._defer = defer
@@ -61,10 +63,13 @@ class PageBuilder:
             parser = self._parsers.get(request.items[0].context.kind)
             if parser is not None:
                 pages = await self._parse(pages, request, response, parser)
+                for page in pages:
+                    if page.outcome is Outcome.UNCHANGED:  # the body only says so: it is no content
+                        page.body_digest = None
             if response.body and (parser is None or parser.keeps_body):
                 _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
-        if request.base is not None and outcome is Outcome.STORED:
-            _compare(pages)
+        if request.base is not None:
+            _compare(pages, incremental=self._incremental)
         return pages
 
     def _new_pages(self, request: Request, result: FetchResult) -> list[Page]:
@@ -153,18 +158,27 @@ def _keep_body(pages: Sequence[Page], response: HttpResponse) -> None:
         page.body, page.content, page.content_type, page.encoding = fields
 
 
-def _compare(pages: Sequence[Page]) -> None:
-    """Say which pages have the content that the base has, by its digest or by their parser."""
+def _compare(pages: Sequence[Page], *, incremental: bool) -> None:
+    """Say which pages have the content that the base has, by its digest or by their parser.
+
+    What is unchanged, and cannot be carried over, fails, or its rows would be gone. Not in an `incremental` run, which
+    keeps them by itself.
+    """
     for page in pages:
-        if page.base is not None and page.base.content:
-            if page.outcome is Outcome.UNCHANGED:
-                page.unmodified = True
-            elif page.outcome is Outcome.STORED and (page.content_digest or page.body_digest) == page.base.content:
-                page.outcome = Outcome.UNCHANGED
+        if page.base is None or page.unmodified:
+            continue
+        if page.outcome is Outcome.UNCHANGED:
+            page.unmodified = bool(page.base.content) and page.status != 304
+            if not (page.unmodified or incremental):
+                page.fail(NOTHING_TO_CARRY)
+        elif page.outcome is Outcome.STORED and (page.content_digest or page.body_digest) == page.base.content:
+            page.outcome = Outcome.UNCHANGED
 
 
 def _usable(validator: str | None) -> str | None:
     """The validator, None when a part of it would be cut, or when it cannot be sent back."""
     if not validator or len(validator) > MAX_VALIDATOR_CHARACTERS:
+        return None
+    if validator == "*":  # sent back it would mean whatever there is, and that never changes
         return None
     return validator if validator.isascii() and validator.isprintable() else None

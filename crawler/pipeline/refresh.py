@@ -13,6 +13,8 @@ from crawler.model import BasePage, Item, Page
 from crawler.parse.follow.sitemap import LASTMOD, modified_by
 from crawler.store.rows.base import BaseReader
 
+# What was fetched longer after now was fetched by a clock that was wrong, and would be young for years.
+MOST_SKEW_SECONDS = 3600.0
 _CONDITIONS = {"if-none-match", "if-modified-since"}
 
 
@@ -44,7 +46,10 @@ class Refresh:
         """The page of a key that is carried over without a request; None when it is to be requested."""
         if base is None or base.fetched_at is None or not (base.content and self._depends_on_key(item)):
             return None
-        is_young = self._max_age is not None and self._clock() - base.fetched_at <= self._max_age
+        age = self._clock() - base.fetched_at
+        if age < -MOST_SKEW_SECONDS:
+            return None
+        is_young = self._max_age is not None and age <= self._max_age
         if is_young or modified_by(item.context.fields.get(LASTMOD, "")) < base.fetched_at:
             return Page(item, base.url, Outcome.UNCHANGED, base=base, unmodified=True)
         return None

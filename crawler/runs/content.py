@@ -10,7 +10,10 @@ from xxhash import xxh3_128_hexdigest
 from crawler.job.job import Job
 
 # The keys of `[request]` and `[parse]` on which the content of a page depends.
-_REQUEST = ("url", "method", "headers", "json", "form", "body", "keys_per_request")
+_REQUEST = (
+    *("url", "method", "headers", "json", "form", "body", "keys_per_request", "separator"),
+    *("cookies", "auth", "login"),  # who asks may see another page
+)
 _NOT_OF_CONTENT = ("timeout", "wait_most")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.errors import UsageError
-from crawler.job.tables import OWN_COLUMNS
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
@@ -56,7 +55,12 @@ class ComparedRuns:
 
 def table_names_of(run: StoredRun) -> list[str]:
     """The names of the tables in the run's job."""
-    return [table["name"] for table in run.document.get("tables", ())]
+    return list(_columns_of(run))
+
+
+def _columns_of(run: StoredRun) -> dict[str, list[str]]:
+    """{table: its columns} of the run's job. In Postgres it may have got others since, with NULL in them."""
+    return {table["name"]: list(table.get("columns", ())) for table in run.document.get("tables", ())}
 
 
 async def runs_to_compare(catalogue: Catalogue, first: str, second: str | None) -> ComparedRuns:
@@ -113,25 +117,23 @@ async def compare_runs(connection: PostgresConnection, runs: ComparedRuns, table
             if table is None:
                 found = await connection.fetch(query("count-changes"), runs.old.run_id, runs.new.run_id)
             else:
-                changes = await table_changes(connection, runs, table)
+                changes = table_changes(runs, table)
                 found = await connection.fetch(query("count-table-changes", changes=changes))
             keys = {row["change"]: row["keys"] for row in found}
             rows = [await _rows_of(connection, runs, name) for name in ([table] if table else runs.tables)]
     return RunDiff({change: keys.get(change, 0) for change in (TABLE_CHANGES if table else CHANGES)}, rows)
 
 
-async def changed_keys_query(connection: PostgresConnection, runs: ComparedRuns, table: str | None = None) -> str:
+def changed_keys_query(runs: ComparedRuns, table: str | None = None) -> str:
     """The query whose rows are each key, of all pages or of one table, that is not as it was: `change` and `key`."""
     if table is None:
         return query("changed-keys", old=runs.old.run_id, new=runs.new.run_id)
-    with postgres_errors():
-        changes = await table_changes(connection, runs, table)
     pages = {"old_pages": RunTables.of(runs.old).pages, "new_pages": RunTables.of(runs.new).pages}
-    return query("changed-keys-of-table", changes=changes, **pages)
+    return query("changed-keys-of-table", changes=table_changes(runs, table), **pages)
 
 
-async def table_changes(connection: PostgresConnection, runs: ComparedRuns, table: str, *, kept: bool = True) -> str:
-    """The query that compares the records of one table by key, also those that were `kept` from earlier runs.
+def table_changes(runs: ComparedRuns, table: str, *, kept: bool = True) -> str:
+    """Pure: the query that compares the records of one table by key, also those that were `kept` from earlier runs.
 
     Raises UsageError when a run does not have the table.
     """
@@ -140,9 +142,8 @@ async def table_changes(connection: PostgresConnection, runs: ComparedRuns, tabl
             names = ", ".join(table_names_of(run)) or "none"
             raise UsageError(f"run {run.name} has no table {table}; its tables are: {names}")
     old, new = RunTables.of(runs.old).part(table), RunTables.of(runs.new).part(table)
-    there = {row["name"] for row in await connection.fetch(query("columns-of"), old)}
-    in_both = [row["name"] for row in await connection.fetch(query("columns-of"), new) if row["name"] in there]
-    columns = ", ".join(quoted(name) for name in in_both if name not in OWN_COLUMNS)
+    before = _columns_of(runs.old)[table]
+    columns = ", ".join(quoted(name) for name in _columns_of(runs.new)[table] if name in before)
     return query("table-changes", old=old, new=new, columns=columns, kept=str(kept).lower())
 
 

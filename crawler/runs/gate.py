@@ -13,7 +13,7 @@ class Facts:
     """A run in numbers: its `keys`, those that `failed` (stale ones too) or were `denied`, lists that are `incomplete`.
 
     The corpus' current run had rows for `keys_before`, None without such a run. Of these `gone_since` are gone or not
-    in this run, which has rows for `keys_with_rows`.
+    in this run, which has rows for `keys_with_rows`. A run that asks only for what is new `may_be_empty`.
     """
 
     keys: int
@@ -23,6 +23,7 @@ class Facts:
     keys_before: int | None = None
     gone_since: int = 0
     keys_with_rows: int = 0
+    may_be_empty: bool = False
 
 
 def shortfall(bounds: PublishSettings, facts: Facts) -> str:
@@ -46,6 +47,8 @@ def shortfall(bounds: PublishSettings, facts: Facts) -> str:
                 f"min_keys is {_percent(bounds.min_keys)}, and {facts.keys_with_rows:,} keys have rows, after "
                 f"{before:,} in the current run ({_percent(facts.keys_with_rows / before)})"
             )
+        if bounds.min_keys is None and not facts.keys_with_rows and not facts.may_be_empty:
+            found.append(f"min_keys is not given, and no key has rows, after {before:,} in the current run")
     if bounds.max_incomplete is not None and facts.incomplete > bounds.max_incomplete:
         found.append(f"max_incomplete is {bounds.max_incomplete:,}, and {facts.incomplete:,} lists broke off")
     return f"{FALLS_SHORT}{'; '.join(found)}" if found else ""

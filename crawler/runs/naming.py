@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Mapping
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from typing import Any
 
 from msgspec.structs import replace as changed
@@ -33,10 +33,12 @@ async def with_name(job: Job, catalogue: Catalogue) -> Job:
     )
 
 
-def new_name(corpus: str, now: datetime, taken: Container[str]) -> str:
-    """Pure: the corpus, the date, and from the second run of a day on a number."""
+def new_name(corpus: str, now: datetime, taken: Iterable[str]) -> str:
+    """Pure: the corpus, the date, and from the second run of a day on a number: after the highest that is taken."""
     first = f"{corpus}-{now:%Y-%m-%d}"
-    return next(name for number in count(1) if (name := first if number == 1 else f"{first}-{number}") not in taken)
+    rests = [name.removeprefix(first) for name in taken if name.startswith(first)]
+    numbers = [int(rest[1:] or 1) for rest in rests if re.fullmatch(r"|-[1-9]\d*", rest)]
+    return f"{first}-{max(numbers) + 1}" if numbers else first
 
 
 def _named(job: Job, name: str) -> Job:

@@ -95,6 +95,11 @@ async def _held_back(connection: PostgresConnection, run: StoredRun, job: Job) -
         return f"corpus {run.corpus} has a newer run that is published; `shardcrawl publish {run.name}` goes back to it"
     if current == run.run_id:
         return ""  # readers see it, and `retry` was called
+    if current is not None and run.base_run is not None and current < run.base_run:
+        return (
+            f"readers of corpus {run.corpus} went back behind the run with which this refresh began; "
+            f"`shardcrawl publish {run.name}` lets them see it"
+        )
     if falls_short := await _falls_short(connection, run, job):
         return falls_short
     if job.publish.mode == "manual":
@@ -112,11 +117,13 @@ async def _facts(connection: PostgresConnection, run: StoredRun, job: Job) -> Fa
     """What the bounds of `[publish]` are about; what no bound of this job needs is not counted."""
     bounds, part = job.publish, RunTables.of(run).pages
     incomplete, compared = 0, {}
+    may_be_empty = job.run.since is not None or any(table.mode == "merge" for table in job.tables)
+    is_empty = not (may_be_empty or run.counts.get(Outcome.STORED) or run.counts.get(Outcome.UNCHANGED))
     with postgres_errors():
         if bounds.max_incomplete is not None:
             incomplete = await connection.fetchval(query("count-broken-lists", part=part))
         current = await Catalogue(connection).current(run.corpus)
-        if current is not None and (bounds.max_gone, bounds.min_keys) != (None, None):
+        if current is not None and (is_empty or (bounds.max_gone, bounds.min_keys) != (None, None)):
             async with connection.transaction(readonly=True):
                 await connection.execute(query("work-memory"))
                 compare = query("compare-with-current", part=part, before=RunTables.of(current).pages)
@@ -126,5 +133,6 @@ async def _facts(connection: PostgresConnection, run: StoredRun, job: Job) -> Fa
         failed=run.counts.get(Outcome.FAILED, 0),
         denied=sum(reason.keys for reason in run.reasons if reason.denied),
         incomplete=incomplete,
+        may_be_empty=may_be_empty,
         **compared,
     )

@@ -19,7 +19,7 @@ async def with_fixed_since(job: Job, catalogue: Catalogue) -> Job:
         return job
     since = fixed_since(job.run.since, await catalogue.find(job.run.name), await catalogue.current(job.corpus))
     document = {**job.document, "run": {**job.document.get("run", {}), "since": since}}
-    return replace(read_job(document, job.folder), source_database=job.source_database)
+    return replace(read_job(document, job.folder), source_database=job.source_database, names_corpus=job.names_corpus)
 
 
 def fixed_since(given: str, run: StoredRun | None, current: StoredRun | None) -> str:

@@ -191,11 +191,13 @@ class Catalogue:
         """Delete the pages that are wanted again, those of lists with their records; returns how many, by outcome.
 
         If any was deleted, the run is running again and has an epoch that no Redis has: the next opening rebuilds
-        Redis, and these keys are planned again. A published run stays published.
+        Redis, and these keys are planned again. A published run stays published. Raises RunCancelled.
         """
         with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
+                if await self._connection.fetchval(query("is-cancelled"), of_run.run_id):
+                    raise RunCancelled(f"run {of_run.run_id} was cancelled meanwhile")
                 deleted = await delete_pages(self._connection, of_run, wanted, tables)
                 if deleted:
                     await self._connection.execute(query("reopen-run"), of_run.run_id)

@@ -56,17 +56,18 @@ class Corpora:
         """
         row = await self.find(corpus, schema)
         new = [name for name in tables if row is None or name not in row["tables"]]
-        if row is not None and not new:
+        is_seen = row is not None and not row["is_left_out"]
+        if is_seen and not new:
             return
         try:
             async with self._connection.transaction():
                 await self._connection.execute(query("hide-notices"))
                 await self._connection.execute(query("add-corpus"), corpus, schema, new)
                 await self._connection.execute(query("view-timeout"))
-                for name in [*([PAGES] if row is None else []), *new]:
-                    await self.make_view(schema, name)
-                if schema and row is None:
-                    await self.make_view("", PAGES)
+                for name in new if is_seen else [PAGES, *tables]:
+                    await self.make_view(schema, name, corpus)
+                if schema and not is_seen:
+                    await self.make_view("", PAGES, corpus)
         except asyncpg.LockNotAvailableError as error:
             raise PostgresUnavailable(
                 f"Postgres: the views of corpus {corpus} are to be made, and a query that somebody runs on one of them "
@@ -116,13 +117,16 @@ class Corpora:
                     attached += 1
         return attached > 0
 
-    async def make_view(self, schema: str, table: str) -> None:
+    async def make_view(self, schema: str, table: str, corpus: str = "") -> None:
         """Make `TABLE_current` anew: of the corpora in this schema that have the table. `pages` is everybody's.
 
+        `corpus` is in it, also if it is one of an earlier version that readers did not see.
         In a transaction. Nothing is made while no corpus has the table. Raises asyncpg's errors.
         """
         whole = in_schema("" if table == PAGES else schema, table)
-        corpora = await self._connection.fetch(query("corpora-with-table"), schema, None if table == PAGES else table)
+        corpora = await self._connection.fetch(
+            query("corpora-with-table"), schema, None if table == PAGES else table, corpus
+        )
         branches = " UNION ALL ".join(query("view-branch", table=whole, corpus=row["literal"]) for row in corpora)
         if branches:
             view = in_schema(schema, f"{table}_current")

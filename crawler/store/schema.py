@@ -85,5 +85,6 @@ def _is_older(version: int) -> bool:
 
 def _other_tables(why: str) -> PostgresRefused:
     return PostgresRefused(
-        f"Postgres: this database has other tables named runs or pages, or schema_version ({why}); use another one"
+        "Postgres: this database has other tables named runs or pages, corpora or schema_version "
+        f"({why}); use another one"
     )

@@ -19,6 +19,8 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.status import read_counts
 from crawler.job.job import read_job
+from crawler.local.ending import end_of
+from crawler.local.services import Addresses
 from crawler.model import Page
 from crawler.opening import (
     AlreadyComplete,
@@ -99,6 +101,21 @@ async def place(redis: Redis, database: str, tmp_path: Path) -> AsyncIterator[Pl
     eye = await connect_postgres(database)
     yield Place(redis, database, tmp_path, eye)
     await eye.close()
+
+
+async def test_a_run_that_a_worker_of_an_earlier_version_completes_is_published(place: Place, redis_url: str) -> None:
+    opened = await place.open()
+    assert opened.record is not None
+    await place.store([a_page(key) for key in KEYS[:3]])
+    # As version 4 of the schema did it: it has no corpora.
+    await place.eye.execute("ALTER TABLE pages ATTACH PARTITION pages_r1 FOR VALUES IN (1)")
+    await place.eye.execute("UPDATE runs SET state = 'complete', counts = '{\"stored\": 3}', published_at = now()")
+    assert await place.eye.fetchval("SELECT count(*) FROM pages_current") == 0
+    job = read_job(place.document(), str(place.folder))
+    end = await end_of(Addresses(redis_url, place.database), place.redis, opened.record, job, 1.0)
+    assert end.stored is not None
+    assert end.stored.shortfall == ""
+    assert await place.eye.fetchval("SELECT count(*) FROM pages_current") == 3
 
 
 def stored_run(*, epoch: str = "new", complete: bool = False, **sections: Any) -> StoredRun:
@@ -443,3 +460,16 @@ async def test_the_lock_of_a_run_is_free_after_an_error(place: Place) -> None:
         with pytest.raises(SourceError):
             await place.open(source={"path": "missing.txt"})
     assert not (await place.open()).resumed
+
+
+async def test_a_job_file_of_another_folder_does_not_begin_a_run_of_the_corpus(place: Place, tmp_path: Path) -> None:
+    await place.open(run={"name": "first", "corpus": "job"})
+    (other := tmp_path / "other").mkdir()
+    (other / "others.txt").write_text("a\n")
+    document = place.document(run={"name": "second", "corpus": "job"}, source={"path": "others.txt"})
+    job = read_job(document, str(other))
+    with pytest.raises(UsageError, match=r"corpus job is that of the job in .*: write \[run\] corpus"):
+        await open_run(place.redis, place.database, replace(job, names_corpus=False))
+    assert [name for name, _ in await place.runs()] == ["first"]
+    await open_run(place.redis, place.database, job)
+    assert [name for name, _ in await place.runs()] == ["first", "second"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.faults.crawl import KEYS, NAME, Crawl
 from tests.faults.table import Row
+from tests.servers.network import Proxy
+from tests.servers.own_servers import NoPgbouncer, pgbouncer
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +56,50 @@ async def test_a_worker_dies_while_it_carries_pages_over(embedded_crawl: Crawl, 
     ended = await crawl.complete(running)
     assert "worker-1 was ended by SIGKILL" in ended.err
     await carried(crawl, "1 killed in a refresh", f"worker-1: {step}")
+
+
+@pytest.mark.slow
+async def test_versions_behind_pgbouncer_in_transaction_mode(crawl: Crawl) -> None:
+    """A refresh, and all that is done with versions, where each transaction may have another of two sessions."""
+    try:
+        async with Proxy(crawl.environ["DATABASE_URL"]) as proxy, pgbouncer(proxy) as url:
+            pooled = crawl.environ | {"DATABASE_URL": url}
+            await crawl.complete(await crawl.start("--name", NAME, rate=None, environ=pooled))
+            crawl.upstream.edit(EDITED)
+            await crawl.complete(await crawl.start("--refresh", "--name", "second", rate=None, environ=pooled))
+            await carried(crawl, "19 a refresh behind pgbouncer, transaction mode", "2 sessions for 2 workers")
+            (row,) = await crawl.shell.sql("select corpus from corpora", environ=crawl.environ)
+            ended = await crawl.shell.run("diff", row["corpus"], "--json", environ=pooled)
+            assert json.loads(ended.out)["changes"]["changed"] == len(EDITED)
+            await crawl.shell.run("rollback", row["corpus"], environ=pooled)
+            await crawl.shell.run("publish", "second", environ=pooled)
+            await crawl.shell.run("prune", row["corpus"], "--keep", "1", environ=pooled)
+            assert await crawl.shell.sql("select name from runs", environ=crawl.environ) == [{"name": "second"}]
+    except NoPgbouncer as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+async def test_redis_is_emptied_in_a_refresh_that_goes_on_from_its_base(crawl: Crawl, redis: Redis) -> None:
+    """Also when its command is called again, and readers were given another run meanwhile."""
+    await begun(crawl)
+    (row,) = await crawl.shell.sql("select corpus from corpora", environ=crawl.environ)
+    await crawl.complete(await crawl.start("--name", "whole", rate=None))
+    running = await crawl.start("--refresh", "--name", "second")
+    await crawl.requested(2 * KEYS + KEYS // 4)
+    await redis.flushall()
+    await crawl.recovered()
+    running.interrupt()
+    await running.end()
+    await redis.flushall()
+    await crawl.shell.run("rollback", row["corpus"], environ=crawl.environ)
+    ended = await crawl.complete(await crawl.start("--refresh", "--name", "second", rate=None))
+    assert "rebuilt from Postgres" in ended.err
+    bases = "select n.base_run, (n.layout ->> 'carried_run')::int as carried from runs n where name = 'second'"
+    assert await crawl.shell.sql(bases, environ=crawl.environ) == [{"base_run": 2, "carried": 2}]
+    outcomes = "select outcome, count(*) as keys from pages_r3 group by 1"
+    assert await crawl.shell.sql(outcomes, environ=crawl.environ) == [{"outcome": "unchanged", "keys": KEYS}]
+    await crawl.shell.run("audit", "second", environ=crawl.environ)
 
 
 @pytest.mark.slow

@@ -135,7 +135,10 @@ async def test_a_key_that_failed_is_retried_with_the_same_since_and_nothing_is_d
     assert await corpus.current() == {1: "one, edited", 2: "two, closed", 3: "three, edited"}
 
 
-@pytest.mark.parametrize("step", ["counted", "merged", "finished"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param("counted", marks=pytest.mark.slow), "merged", pytest.param("finished", marks=pytest.mark.slow)],
+)
 async def test_a_worker_that_dies_while_a_run_is_merged(corpus: Corpus, step: str) -> None:
     """Nothing is lost, nothing is doubled, and who reads sees the run before until all of the new one is there."""
     await corpus.run(open={1: "one", 2: "two"}, closed={3: "three"})

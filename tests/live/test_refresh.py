@@ -77,7 +77,7 @@ async def counts(shell: Shell) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("with_parser", [False, True])
+@pytest.mark.parametrize("with_parser", [pytest.param(False, marks=pytest.mark.slow), True])
 async def test_only_what_has_changed_comes_again(shell: Shell, upstream: Upstream, with_parser: bool) -> None:
     shell.write("keys.txt", [str(number) for number in range(KEYS)])
     job = shell.write("job.toml", a_job(upstream, rest=TABLE if with_parser else ""))
@@ -124,7 +124,7 @@ async def test_other_selectors_fetch_everything_whole(shell: Shell, upstream: Up
     assert await outcomes(shell) == {"stored": 100}
 
 
-@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("keeps", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_a_key_that_fails_keeps_what_it_had(shell: Shell, upstream: Failing, keeps: bool) -> None:
     shell.write("keys.txt", [*map(str, range(100))])
     run = "max_failed = 1.0\n" + ("" if keeps else 'on_failure = "drop"')
@@ -196,6 +196,7 @@ SHOP = """
 """
 
 
+@pytest.mark.slow
 async def test_a_list_of_which_a_page_fails_loses_neither_pages_nor_products(shell: Shell, upstream: Failing) -> None:
     job = shell.write("job.toml", SHOP.format(url=upstream.url))
     await shell.run("run", job)
@@ -211,4 +212,11 @@ async def test_a_list_of_which_a_page_fails_loses_neither_pages_nor_products(she
     assert await shell.sql(f"{rows}1") == await shell.sql(f"{rows}2")
     assert await shell.sql("select key from pages_r1 except select key from pages_r2") == []
     name = json.loads((await shell.run("runs", "--json")).out)[-1]["name"]
+    await shell.run("audit", name)
+    upstream.broken = frozenset()
+    await shell.run("retry", name)
+    await shell.run("run", job, "--name", name, "--refresh")
+    assert await shell.sql("select key, reason from pages_r2 where reason is not null") == []
+    assert await outcomes(shell) == {"unchanged": unchanged + 1}
+    assert await shell.sql(f"{rows}1") == await shell.sql(f"{rows}2")
     await shell.run("audit", name)

@@ -24,7 +24,7 @@ def a_job(upstream: Upstream, path: str = "item") -> str:
     """
 
 
-@pytest.mark.parametrize("embedded", [False, True])
+@pytest.mark.parametrize("embedded", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_a_refresh_that_still_runs_is_not_started_twice_and_goes_on_after_an_interruption(
     shell: Shell, upstream: Upstream, environ: dict[str, str], *, embedded: bool
 ) -> None:

@@ -59,6 +59,7 @@ async def test_a_corpus_stays_in_its_schema(shell: Shell, upstream: Upstream, en
     assert (await shell.run("check", path, environ=environ, code=1)).err == ended.err
 
 
+@pytest.mark.slow
 async def test_a_query_on_a_view_holds_up_no_new_corpus(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:

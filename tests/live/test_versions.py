@@ -157,6 +157,7 @@ async def test_a_job_that_publishes_by_hand(corpus: Corpus) -> None:
     assert "not in Postgres" in one_line(await corpus.command("publish", "nothing", code=2))
 
 
+@pytest.mark.slow
 async def test_readers_never_see_a_part_of_a_version(corpus: Corpus) -> None:
     """While runs are published, gone back to and pruned, also by commands that die at a step."""
     await corpus.run(300, "--name", "first")
@@ -187,6 +188,7 @@ async def test_readers_never_see_a_part_of_a_version(corpus: Corpus) -> None:
     assert await corpus.states() == {"third": "complete"}
 
 
+@pytest.mark.slow
 async def test_a_reader_in_a_transaction_holds_prune_up_and_nobody_else(corpus: Corpus) -> None:
     for keys, name in ((30, "first"), (20, "second")):
         await corpus.run(keys, "--name", name)
@@ -208,6 +210,7 @@ async def test_a_reader_in_a_transaction_holds_prune_up_and_nobody_else(corpus: 
     assert await corpus.tables() == {"pages_r2", "items_c_r2"}
 
 
+@pytest.mark.slow
 async def test_two_corpora_are_published_at_once_in_one_database(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:
@@ -272,6 +275,7 @@ async def test_a_run_is_cancelled_on_all_machines(corpus: Corpus, redis: Redis) 
     assert "doomed" not in await corpus.states()
 
 
+@pytest.mark.slow
 async def test_an_embedded_run_is_cancelled_from_another_terminal(shell: Shell, upstream: Upstream) -> None:
     """Its servers stop with it, before everything is deleted there."""
     corpus = Corpus(shell, upstream, {})
@@ -284,6 +288,7 @@ async def test_an_embedded_run_is_cancelled_from_another_terminal(shell: Shell, 
     assert await corpus.tables() == set()
 
 
+@pytest.mark.slow
 async def test_a_cancelling_that_dies_at_a_step_is_finished_by_the_next_one(corpus: Corpus, redis: Redis) -> None:
     running = await corpus.shell.start("run", corpus.write(3000), "--name", "doomed", environ=corpus.environ)
     await eventually(lambda: corpus.upstream.requests > 100, "100 requests")
@@ -309,6 +314,7 @@ async def test_a_complete_run_is_not_cancelled(corpus: Corpus) -> None:
     assert "90d" in one_line(await corpus.command("prune", "c", "--older-than", "soon", code=2))
 
 
+@pytest.mark.slow
 async def test_a_run_that_somebody_deleted_is_said_once_by_those_who_work(corpus: Corpus, redis: Redis) -> None:
     running = await corpus.shell.start("run", corpus.write(3000), "--name", "lost", environ=corpus.environ)
     await eventually(lambda: corpus.upstream.requests > 100, "100 requests")

@@ -131,9 +131,9 @@ def modified_by(lastmod: str) -> float:
     """When a page with this `lastmod` was changed last, at the latest: seconds since 1970, infinite for no date."""
     try:
         moment = datetime.fromisoformat(lastmod)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC) + timedelta(hours=_DAY_HOURS)).timestamp()
+    except (ValueError, OverflowError):  # it is no date, or the last day of all
         return math.inf
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC) + timedelta(hours=_DAY_HOURS)).timestamp()
 
 
 def _unpacked(body: bytes, most_bytes: int) -> bytes:

@@ -1,11 +1,13 @@
 """The base of a refresh in Postgres: what it has of keys, and what is carried over from it into the run.
 
-Nobody writes to the base while a run is made from it.
+Workers do not write to the base while a run is made from it; `retry` does, and waits for who carries pages over.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import asyncpg
@@ -35,16 +37,20 @@ class BaseReader:
         self._base = base
         self._keeps = keeps
         self._connection: PostgresConnection | None = None
+        self._one_query = asyncio.Lock()
+        self._is_gone = False
 
     async def pages(self, digests: Sequence[bytes]) -> Mapping[bytes, BasePage]:
         """What the base has of these keys, by digest; nothing when the base itself is gone."""
         base = self._base
-        connection = await self._connected()
+        if self._is_gone:
+            return {}
         with postgres_errors():
             try:
-                rows = await connection.fetch(query("base-pages", part=base.pages, run_id=base.run_id), digests)
+                rows = await self._fetch(query("base-pages", part=base.pages, run_id=base.run_id), digests)
             except asyncpg.UndefinedTableError:
                 logger.warning("run %s, from which unchanged pages are carried over, is gone", base.run_id)
+                self._is_gone = True
                 return {}
         keeps = self._keeps
         return {
@@ -55,10 +61,9 @@ class BaseReader:
     async def found(self, digests: Sequence[bytes]) -> Mapping[bytes, list[FoundKey]]:
         """What these pages had found in the base, by the page's digest."""
         base = self._base
-        connection = await self._connected()
         statement = query("found-by-pages", found=base.found, part=base.pages, run_id=base.run_id)
         with postgres_errors():
-            rows = await connection.fetch(statement, digests)
+            rows = await self._fetch(statement, digests)
         by_page: dict[bytes, list[FoundKey]] = {digest: [] for digest in digests}
         for digest, key, encoded, rule, refusal in rows:
             context = decode_context(encoded)
@@ -70,6 +75,11 @@ class BaseReader:
         """Close the connection, if there is one."""
         if self._connection is not None:
             self._connection.terminate()
+
+    async def _fetch(self, statement: str, digests: Sequence[bytes]) -> list[asyncpg.Record]:
+        async with self._one_query:  # the intake and the flush read at the same time
+            rows: list[asyncpg.Record] = await (await self._connected()).fetch(statement, digests)
+        return rows
 
     async def _connected(self) -> PostgresConnection:
         if self._connection is None or self._connection.is_closed():
@@ -87,6 +97,7 @@ class CarriedPages:
     """Carries pages and their records from the base over into a run, in the caller's transaction."""
 
     def __init__(self, run: RunTables, base: RunTables, tables: Sequence[TableSettings]) -> None:
+        self._hold = query("hold-base", base_run=base.run_id)
         self._carry = query("carry-pages", part=run.pages, run_id=run.run_id, base=base.pages, base_run=base.run_id)
         self._stored = query("stored-digests", part=run.pages, run_id=run.run_id)
         self._records = []
@@ -101,6 +112,7 @@ class CarriedPages:
         One that was stored before stays as it is. A page of which the base has not that content any more fails, and is
         to be stored as it is. Raises asyncpg's errors.
         """
+        await connection.execute(self._hold)
         rows = await connection.fetch(self._carry, *_arguments(pages, batch))
         new = {row["digest"] for row in rows}
         if new:
@@ -110,7 +122,7 @@ class CarriedPages:
             before = {row["digest"] for row in await connection.fetch(self._stored, missing)}
             for page in pages:
                 if page.item.digest not in new and page.item.digest not in before:
-                    page.base = None
+                    page.base, page.fetched_at = None, page.fetched_at or time.time()
                     page.fail(page.reason or LOST)
         return new
 

@@ -6,6 +6,7 @@ its found keys already. Of two pages that name the same key, the first one to be
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows import copyformat
 from crawler.store.tables import FOUND, RunTables, quoted
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_FETCH = 50_000
 LIST_REPEATS = "list incomplete: the next page is one that the list had before"
@@ -66,14 +69,25 @@ class FoundTable:
         rows = await connection.fetch(query("merge-found", found=self._found, staging=staging))
         new = {row["digest"] for row in rows}
         repeated = [
-            page.item.digest for page in pages for one in page.found if one.context.list_key and one.digest not in new
+            (page, one) for page in pages for one in page.found if one.context.list_key and one.digest not in new
         ]
         if repeated:
-            await connection.execute(query("end-lists", part=self._part), repeated, LIST_REPEATS)
+            await self._end_lists(connection, repeated)
         by_depth: dict[int, list[FoundKey]] = {}
         for digest in new:
             by_depth.setdefault(found[digest].context.depth, []).append(found[digest])
         return batches + [FoundBatch(batch, depth, len(keys), tuple(keys)) for depth, keys in by_depth.items()]
+
+    async def _end_lists(self, connection: PostgresConnection, repeated: Sequence[tuple[Page, FoundKey]]) -> None:
+        """Say of pages that their list goes on with one that it had before, unless that had the same place in the list.
+
+        Then the page itself named it before it failed, was kept by a refresh, and went back by `retry`.
+        """
+        rows = await connection.fetch(query("found-contexts", found=self._found), [one.digest for _, one in repeated])
+        places = {row["digest"]: decode_context(row["context"]).page_no for row in rows}
+        ended = [page.item.digest for page, one in repeated if places.get(one.digest) != one.context.page_no]
+        if ended:
+            await connection.execute(query("end-lists", part=self._part), ended, LIST_REPEATS)
 
     async def _stored_before(self, connection: PostgresConnection, digests: Sequence[bytes]) -> list[FoundBatch]:
         statement = query("stored-batches", found=self._found, part=self._part)
@@ -116,11 +130,14 @@ async def delete_pages(
 ) -> Mapping[Outcome, int]:
     """Delete pages that are wanted again; returns how many, by outcome.
 
-    Of lists all pages are deleted. Records go with their pages.
+    Of lists all pages are deleted. Records go with their pages. What is stale stays when its base was pruned.
     """
     part, found = of_run.pages, of_run.found
+    has_base = await connection.fetchval(query("has-base"), of_run.run_id)
     if wanted.lists:
-        lists = [row["list"] for row in await connection.fetch(query("broken-lists", part=part))]
+        broken = await connection.fetch(query("broken-lists", part=part))
+        lists = [row["list"] for row in broken if has_base or not row["stale"]]
+        _say_left(len(broken) - len(lists), "lists with stale pages")
         for table in tables:
             records = of_run.part(table.name)
             await connection.execute(query("delete-list-records", records=records, part=part), lists)
@@ -129,11 +146,24 @@ async def delete_pages(
         rows = await connection.fetch(query("delete-list-pages", part=part), lists)
     else:
         condition = query("wanted-again")
+        if not has_base:
+            stale = query("count-stale", part=part, wanted=condition)
+            _say_left(await connection.fetchval(stale, *wanted.arguments), "stale keys")
+            condition = query("not-stale", wanted=condition)
         for table in tables:
             statement = query("delete-records", records=of_run.part(table.name), part=part, wanted=condition)
             await connection.execute(statement, *wanted.arguments)
         rows = await connection.fetch(query("delete-pages", part=part, wanted=condition), *wanted.arguments)
     return {Outcome(row["outcome"]): row["keys"] for row in rows}
+
+
+def _say_left(left: int, what: str) -> None:
+    if left:
+        logger.warning(
+            "%s %s are left as they are: the run from which their rows were kept was pruned, so they would be lost "
+            "if the keys failed again; the next refresh requests them",
+            *(f"{left:,}", what),
+        )
 
 
 class FoundReader:

@@ -57,12 +57,13 @@ def _keep(of_run: RunTables, before: RunTables, table: TableSettings) -> str:
     part, pages = of_run.part(table.name), of_run.pages
     if table.unique:
         equal = " AND ".join(f"n.{quoted(name)} = o.{quoted(name)}" for name in table.unique)
-        stays = query("stays-by-columns", part=part, pages=pages, equal=equal, no_null=_no_null("o", table))
+        places = {"equal": equal, "no_null": _no_null("o", table)}
+        stays = query("stays-by-columns", part=part, pages=pages, decided=query("decided"), **places)
     else:
         stays = query("stays-by-key", pages=pages, decided=query("decided"))
     columns = ", ".join(quoted(name) for name, _ in table.columns)
-    places = {"part": part, "before": before.part(table.name), "columns": columns, "stays": stays}
-    return query("keep-records", run_id=of_run.run_id, **places)
+    kept = {"part": part, "before": before.part(table.name), "columns": columns, "stays": stays}
+    return query("keep-records", run_id=of_run.run_id, **kept)
 
 
 def _no_null(row: str, table: TableSettings) -> str:

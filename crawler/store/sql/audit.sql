@@ -41,10 +41,12 @@ SELECT (SELECT count(*) FROM others) AS keys, ARRAY(SELECT key FROM others ORDER
 
 -- name: pages-unlike-base
 -- Unchanged and stale pages that the base does not have, or has with another content. Of a page whose records gave way
--- to newer ones, the content is not compared, and no body that the base does not keep.
+-- to newer ones, the content is not compared, and no body that the base does not keep. Nothing was carried to a page of
+-- which nothing is new, and that has no content.
 WITH unlike AS MATERIALIZED (
     SELECT p.key FROM {pages} p LEFT JOIN {base} b ON b.digest = p.digest
     WHERE (p.outcome = 'unchanged' OR p.stale IS TRUE)
+      AND coalesce(p.body_digest, nullif(p.content_digest, ''::bytea)) IS NOT NULL
       AND (b.digest IS NULL OR NOT (b.outcome IN ('stored', 'unchanged') OR b.stale IS TRUE)
            OR (p.content_digest IS DISTINCT FROM ''::bytea AND b.content_digest IS DISTINCT FROM ''::bytea
                AND coalesce(p.content_digest, p.body_digest) IS DISTINCT FROM coalesce(b.content_digest, b.body_digest))

@@ -9,6 +9,10 @@ FROM {part}
 WHERE run_id = {run_id} AND digest = ANY($1::bytea[]) AND (outcome IN ('stored', 'unchanged') OR stale)
   AND (content_digest IS NOT NULL OR body_digest IS NOT NULL);
 
+-- name: hold-base
+-- To the end of the transaction: `retry` and the end of the base wait, so that pages and records are of one state of it.
+SELECT pg_advisory_xact_lock_shared(7310579, {base_run});
+
 -- name: carry-pages
 -- The content must be the one that was compared. A key that failed keeps the content alone. What was not requested keeps
 -- also when it was fetched. LIMIT makes it a lookup for each key in the order of $1, so that two writers lock the same

@@ -44,14 +44,17 @@ SELECT {run_id}, substring(o.digest FOR 16) || '\x00'::bytea, {columns} FROM {be
 -- `o` is a record of the run before. One with a NULL stays, unless its page is in this run with the same content.
 NOT EXISTS (SELECT FROM {part} n WHERE {equal})
 AND ({no_null} OR NOT EXISTS (
-    SELECT FROM {pages} p WHERE p.digest = substring(o.digest FOR 16) AND (p.outcome = 'unchanged' OR p.stale)));
+    SELECT FROM {pages} p
+    WHERE p.digest = substring(o.digest FOR 16) AND p.outcome NOT IN ('stored', 'gone') AND {decided}));
 
 -- name: stays-by-key
 NOT EXISTS (SELECT FROM {pages} p WHERE p.digest = substring(o.digest FOR 16) AND {decided});
 
 -- name: decided
--- Whether a page says what records its key has: one that failed does not, unless it has those of the run before.
-(p.outcome IN ('stored', 'unchanged', 'gone') OR p.stale);
+-- Whether a page says what records its key has: one that failed does not, unless it has those of the run before. Nor does
+-- one of which the upstream or the parser said that nothing is new, where nothing was carried over.
+(p.outcome IN ('stored', 'gone') OR p.stale
+ OR (p.outcome = 'unchanged' AND coalesce(p.body_digest, nullif(p.content_digest, '')) IS NOT NULL));
 
 -- name: lock-corpus
 -- The run that readers see, and nobody changes that before the transaction ends.

@@ -161,12 +161,19 @@ CREATE OR REPLACE VIEW {view} AS {branches};
 SELECT * FROM {table} WHERE run_id = (SELECT current_run FROM corpora WHERE corpus = {corpus})
 
 -- name: corpora-with-table
--- Corpora of schema $1, of all schemas for '', with $2 only those that have this table. As SQL has their names.
+-- Corpora of schema $1, of all schemas for '', with $2 only those that have this table. As SQL has their names. Those of
+-- earlier versions that readers do not see are left out, but for $3: each branch makes planning longer.
 SELECT quote_literal(corpus) AS literal FROM corpora
-WHERE ($2::text IS NULL AND $1 = '' OR schema = $1) AND ($2 IS NULL OR $2 = ANY(tables)) ORDER BY corpus;
+WHERE ($2::text IS NULL AND $1 = '' OR schema = $1) AND ($2 IS NULL OR $2 = ANY(tables))
+  AND (current_run IS NOT NULL OR corpus = $3
+       OR NOT EXISTS (SELECT FROM runs WHERE runs.corpus = corpora.corpus AND published_at IS NOT NULL))
+ORDER BY corpus;
 
 -- name: find-corpus
-SELECT schema, tables, current_run FROM corpora WHERE corpus = $1;
+-- `is_left_out`: no view has a branch of it.
+SELECT schema, tables, current_run, current_run IS NULL AND EXISTS (
+    SELECT FROM runs WHERE runs.corpus = corpora.corpus AND published_at IS NOT NULL) AS is_left_out
+FROM corpora WHERE corpus = $1;
 
 -- name: add-corpus
 INSERT INTO corpora (corpus, schema, tables) VALUES ($1, $2, $3)
@@ -258,6 +265,17 @@ SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
  OR (outcome = 'refused' AND status = ANY($3::integer[])))
 AND ($4::text IS NULL OR position(lower($4) IN lower(reason)) > 0);
 
+-- name: has-base
+-- Whether run $1 has a base, which then stays until this transaction ends.
+SELECT base_run IS NOT NULL FROM runs WHERE run_id = $1 FOR NO KEY UPDATE;
+
+-- name: not-stale
+-- The pages that are `wanted`, but for those whose rows nobody could bring back.
+({wanted}) AND stale IS NOT TRUE;
+
+-- name: count-stale
+SELECT count(*) FROM {part} WHERE stale AND {wanted};
+
 -- name: delete-records
 -- Those of pages that are `wanted`, which is the query before this one. Other pages than these have none.
 DELETE FROM {records} WHERE digest IN (
@@ -342,6 +360,9 @@ CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {found}) ON COMMIT DELETE ROWS;
 -- Sorted, so that two writers lock the same rows in the same order. Returns the digests that were inserted.
 INSERT INTO {found} SELECT * FROM {staging} ORDER BY digest ON CONFLICT DO NOTHING RETURNING digest;
 
+-- name: found-contexts
+SELECT digest, context FROM {found} WHERE digest = ANY($1::bytea[]);
+
 -- name: end-lists
 UPDATE {part} SET reason = $2 WHERE digest = ANY($1::bytea[]);
 
@@ -368,8 +389,11 @@ WHERE rule >= 0 AND EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest)
 GROUP BY rule;
 
 -- name: broken-lists
--- The digests of the first pages of lists that are incomplete: a page of them brought nothing, or says so.
-SELECT DISTINCT coalesce(list, digest) AS list FROM {part}
+-- The digests of the first pages of lists that are incomplete: a page of them brought nothing, or says so. And whether one
+-- of their pages is stale.
+SELECT DISTINCT coalesce(list, digest) AS list,
+       EXISTS (SELECT FROM {part} s WHERE s.stale AND coalesce(s.list, s.digest) = coalesce(p.list, p.digest)) AS stale
+FROM {part} p
 WHERE (list IS NOT NULL AND outcome NOT IN ('stored', 'unchanged')) OR reason LIKE 'list incomplete:%';
 
 -- name: count-broken-lists

@@ -22,15 +22,18 @@ FROM before FULL JOIN now USING (digest);
 SET LOCAL work_mem = '128MB';
 
 -- name: roll-back
--- Point corpus $1, whose current run is $2, to the newest complete run before it that was published. No row without one.
+-- Point corpus $1, whose current run is $2, to the newest complete run before it that was published, and forget why that
+-- was held back since then. No row without one.
 WITH before AS (
     SELECT run_id, name FROM runs
     WHERE corpus = $1 AND run_id < $2 AND state = 'complete' AND published_at IS NOT NULL
     ORDER BY run_id DESC LIMIT 1
-    FOR KEY SHARE
+    FOR NO KEY UPDATE
+), pointed AS (
+    UPDATE corpora SET current_run = before.run_id FROM before
+    WHERE corpora.corpus = $1 AND corpora.current_run = $2 RETURNING current_run
 )
-UPDATE corpora SET current_run = before.run_id FROM before
-WHERE corpora.corpus = $1 AND corpora.current_run = $2 RETURNING before.name;
+UPDATE runs SET shortfall = '' FROM pointed WHERE run_id = pointed.current_run RETURNING name;
 
 -- name: cancel-run
 -- No row when the run is complete, or when readers see it, and `retry` put keys back.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -218,14 +217,14 @@ LISTED = KeyContext(list_key="L", page_no=2, fields=FIELDS.fields)
 def test_a_page_of_a_list_is_the_request_of_its_list_with_other_parameters(
     request_: dict[str, Any], params: dict[str, Any], href: str, body: bytes | None
 ) -> None:
-    context = dataclasses.replace(LISTED, params=params)
+    context = LISTED._replace(params=params)
     found, payload = built(context, ("L page 2",), **request_)
     assert (found, payload.body) == (f"https://x.example/q{href}", body)
 
 
 def test_parameters_that_have_no_place_in_the_body_refuse_the_page() -> None:
     with pytest.raises(InvalidUrl, match=r"'a\.b' is no place"):
-        built(dataclasses.replace(LISTED, params={"a.b": 1}), json={"a": [1]})
+        built(LISTED._replace(params={"a.b": 1}), json={"a": [1]})
 
 
 @pytest.mark.parametrize(("next_", "ours"), [("https://x.example/q?p=2", True), ("https://other.example/", False)])

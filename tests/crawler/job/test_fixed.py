@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from crawler.job.fixed import changed_setting
+from crawler.job.fixed import changed_setting, other_corpus
 from tests.crawler.job.examples import a_document, a_job
 
 
@@ -15,7 +16,8 @@ class Begun:
 
     name = "test"
 
-    def __init__(self, **sections: Any) -> None:
+    def __init__(self, folder: str | None = None, **sections: Any) -> None:
+        self.folder = folder
         self.document = a_document(**sections)
 
 
@@ -43,3 +45,25 @@ def test_unique_and_since_are_not_fixed() -> None:
     unique = {"tables": [{"name": "facts", "columns": {"n": "bigint"}, "unique": ["n"], "mode": "merge"}]}
     job = a_job(run={"name": "test", "since": "2026-01-01"}, **unique)
     assert changed_setting(job, Begun(**with_table(n="bigint"))) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "names_corpus", "changed", "is_refused"),
+    [
+        ("/other", False, {"request": {"url": "https://other/{key}"}}, True),
+        ("/other", False, {"source": {"path": "others.txt"}}, True),
+        ("/other", False, {}, False),
+        ("/other", True, {"request": {"url": "https://other/{key}"}}, False),
+        ("/first", False, {"request": {"url": "https://other/{key}"}}, False),
+        (None, False, {"request": {"url": "https://other/{key}"}}, False),
+    ],
+)
+def test_a_job_file_in_another_folder_does_not_take_a_corpus_over(
+    folder: str | None, names_corpus: bool, changed: dict[str, Any], is_refused: bool
+) -> None:
+    job = replace(a_job(**changed), folder="/first", names_corpus=names_corpus)
+    message = other_corpus(job, Begun(folder=folder))
+    assert (message is not None) is is_refused
+    if message:
+        assert "the job in /other" in message
+        assert "write [run] corpus" in message

@@ -125,7 +125,7 @@ def test_a_bare_source_is_a_job_named_after_its_file(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert load_document("some keys.txt.gz", JobOverrides()) == (
         {"run": {"corpus": "some-keys", "name": "some-keys"}, "source": {"path": str(tmp_path / "some keys.txt.gz")}},
-        str(tmp_path),
+        *(str(tmp_path), False),
     )
     for glob in ("titles/*.txt.gz", "titles/**/*", "titles", "titles/"):
         assert load_document(glob, JobOverrides())[0]["run"] == {"corpus": "titles", "name": "titles"}
@@ -136,5 +136,7 @@ def test_a_bare_source_is_a_job_named_after_its_file(tmp_path: Path, monkeypatch
     (tmp_path / "job.toml").write_text('[run]\nname = "a"\n')
     assert load_document("job.toml", JobOverrides(workers=2)) == (
         {"run": {"name": "a", "corpus": "job", "workers": 2}},
-        str(tmp_path),
+        *(str(tmp_path), False),
     )
+    (tmp_path / "job.toml").write_text('[run]\ncorpus = "job"\n')
+    assert load_document("job.toml", JobOverrides())[1:] == (str(tmp_path), True)

@@ -27,7 +27,7 @@ from crawler.parse.hook import Hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import Intake
-from crawler.pipeline.page_builder import MAX_VALIDATOR_CHARACTERS, PageBuilder
+from crawler.pipeline.page_builder import MAX_VALIDATOR_CHARACTERS, NOTHING_TO_CARRY, PageBuilder
 from crawler.pipeline.refresh import Refresh
 from crawler.pipeline.scheduler import Scheduler
 from tests.coordinator.parts import ONE, Run, numbered, record_of
@@ -106,7 +106,7 @@ async def test_validators_are_sent_only_to_the_url_that_responded_in_the_base() 
 # -- what is decided
 
 
-@pytest.mark.parametrize(("age", "fresh"), [(0, True), (86_400, True), (86_401, False)])
+@pytest.mark.parametrize(("age", "fresh"), [(0, True), (86_400, True), (86_401, False), (-60, True), (-4000, False)])
 def test_what_is_younger_than_max_age_is_carried_over(age: float, fresh: bool) -> None:
     refresh = a_refresh(a_job(run={"name": "x", "max_age": "1d"}), age=age)
     page = refresh.fresh(an_item(), BASE)
@@ -158,6 +158,7 @@ def test_what_carries_columns_comes_whole_because_they_may_have_changed() -> Non
         ("2026-01-01T00:00:00", False),
         ("2025-12", False),
         ("yesterday", False),
+        ("9999-12-31", False),
         ("", False),
     ],
 )
@@ -218,10 +219,16 @@ async def test_records_are_compared_where_there_are_any() -> None:
     assert (page.outcome, page.content_digest) == (Outcome.STORED, digest_of_records([(0, (2,))]))
 
 
-async def test_a_304_to_a_request_without_validators_has_no_content() -> None:
-    for base in (None, BASE._replace(etag=None, last_modified=None)):
-        page = await built(base, response(304))
-        assert (page.outcome, page.is_carried) == (Outcome.UNCHANGED, False)
+async def test_a_304_to_a_request_without_validators_takes_no_rows_away() -> None:
+    """It may be one to a header of the job's own, which is not about the base."""
+    page = await built(None, response(304))
+    assert (page.outcome, page.is_carried) == (Outcome.UNCHANGED, False)
+    for is_kept in (True, False):
+        page = await built(BASE._replace(etag=None, last_modified=None, is_kept=is_kept), response(304))
+        assert (page.outcome, page.reason, page.is_carried) == (Outcome.FAILED, NOTHING_TO_CARRY, is_kept)
+    incremental = a_job(run={"name": "x", "since": "2026-01-01"}, request={"url": f"{URL}?key={{key}}&since={{since}}"})
+    page = await built(BASE._replace(etag=None, last_modified=None), response(304), incremental)
+    assert (page.outcome, page.is_carried) == (Outcome.UNCHANGED, False)
 
 
 async def test_a_parser_may_say_that_a_key_is_unchanged() -> None:
@@ -231,8 +238,15 @@ async def test_a_parser_may_say_that_a_key_is_unchanged() -> None:
 
     page = await built(BASE, response(200, b"{}"), parse_response=unchanged)
     assert (page.outcome, page.is_carried) == (Outcome.UNCHANGED, True)
+    page = await built(BASE._replace(content=b""), response(200, b"{}"), parse_response=unchanged)
+    assert (page.outcome, page.reason, page.is_carried) == (Outcome.FAILED, NOTHING_TO_CARRY, True)
     page = await built(None, response(200, b"{}"), parse_response=unchanged)
-    assert (page.outcome, page.is_carried, page.content_digest) == (Outcome.UNCHANGED, False, b"")
+    assert (page.outcome, page.is_carried, page.content_digest, page.body_digest) == (
+        Outcome.UNCHANGED,
+        False,
+        b"",
+        None,
+    )
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
@@ -250,7 +264,7 @@ async def test_a_failed_key_keeps_its_content_if_the_job_wants_that(is_kept: boo
     assert not page.is_carried
 
 
-@pytest.mark.parametrize("etag", ["x" * (MAX_VALIDATOR_CHARACTERS + 1), '"é"', '"a\nb"', ""])
+@pytest.mark.parametrize("etag", ["x" * (MAX_VALIDATOR_CHARACTERS + 1), '"é"', '"a\nb"', "*", ""])
 async def test_a_validator_that_cannot_be_sent_back_whole_is_none(etag: str) -> None:
     assert (await built(None, response(200, b"{}", etag=etag))).etag is None
     longest = "x" * MAX_VALIDATOR_CHARACTERS

@@ -32,6 +32,14 @@ def test_what_makes_no_other_content_does_not_change_the_hash(change: dict[str, 
     [
         {"request": {"url": "https://b.example/{key}"}},
         {"request": {"url": "https://a.example/{key}", "headers": {"Accept-Language": "de"}}},
+        {"request": {"url": "https://a.example/{key}", "cookies": {"country": "de"}}},
+        {"request": {"url": "https://a.example/{key}", "auth": "bearer:${TOKEN}"}},
+        {
+            "request": {
+                "url": "https://a.example/{key}",
+                "login": {"url": "https://a.example/login", "form": {"a": "b"}},
+            }
+        },
         {"tables": [{"name": "facts", "columns": {"n": {"type": "bigint", "from": "m"}}}]},
         {"parse": {"format": "html", "rows": "li"}},
         {"follow": [{"from": "a"}]},

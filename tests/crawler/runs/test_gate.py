@@ -43,6 +43,14 @@ FULL = Facts(keys=1000, failed=20, denied=10, incomplete=3, keys_before=2000, go
         ),
         pytest.param({"max_gone": 0.0, "min_keys": 2.0}, Facts(keys=5), "", id="no run before"),
         pytest.param({"max_gone": 0.0, "min_keys": 2.0}, Facts(keys=5, keys_before=0), "", id="an empty one before"),
+        pytest.param(
+            {},
+            Facts(keys=0, keys_before=2000),
+            "min_keys is not given, and no key has rows, after 2,000 in the current run",
+            id="no bound, and no rows any more",
+        ),
+        pytest.param({}, Facts(keys=0, keys_before=2000, may_be_empty=True), "", id="nothing is new"),
+        pytest.param({"min_keys": 0.0}, Facts(keys=0, keys_before=2000), "", id="no rows, and none need be"),
         pytest.param({"max_incomplete": 3}, FULL, "", id="as many lists as may"),
         pytest.param(
             {"max_incomplete": 2}, FULL, "max_incomplete is 2, and 3 lists broke off", id="too many broken lists"

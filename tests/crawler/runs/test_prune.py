@@ -67,6 +67,8 @@ def test_what_may_go_of_a_corpus_when_some_are_kept(
 def test_what_may_go_of_a_corpus_by_its_age() -> None:
     runs = [a_run(1, age=100), a_run(2, age=80), a_run(3, "cancelled", age=95), a_run(4, age=99)]
     assert [run.run_id for run in to_prune(runs, 4, before=TODAY - timedelta(days=90))] == [1, 3]
+    after_a_rollback = [a_run(1, age=100), a_run(2, age=95), a_run(3, "held back", age=94)]
+    assert [run.run_id for run in to_prune(after_a_rollback, 1, before=TODAY - timedelta(days=90))] == [2, 3]
 
 
 @pytest.fixture

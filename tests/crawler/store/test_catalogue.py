@@ -424,6 +424,7 @@ async def test_what_a_deleted_run_left_behind_is_not_taken_for_the_new_runs(
         "CREATE TABLE pages (runid integer, url text)",  # Postgres adds a HINT, in a line of its own
         "CREATE TABLE pages (run_id integer, url text)",
         "CREATE TABLE runs (id integer)",
+        "CREATE TABLE corpora (corpus text PRIMARY KEY, language text)",
         "CREATE TABLE runs (run_id integer, publishedat text)",
     ],
 )

@@ -15,6 +15,7 @@ from coordinator.queue.sharding import digest
 from crawler.model import Page
 from crawler.store import schema
 from crawler.store.catalogue import Catalogue
+from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.queries import migrations, query
 from crawler.store.reasons import PagesToRetry
@@ -112,6 +113,28 @@ async def test_an_old_database_becomes_like_a_new_one_and_keeps_its_rows(old: Po
     row = await old.fetchrow("SELECT key, body::text, content, content_type, encoding FROM pages_current")
     assert row is not None
     assert tuple(row) == ("before", '{"a": 1}', None, None, None)
+
+
+async def test_an_old_run_that_nobody_sees_is_in_no_view_until_it_is_published(old: PostgresConnection) -> None:
+    """Each corpus makes planning a query on a view longer, and an old database may have many runs."""
+    await old.execute("INSERT INTO runs (name, spec, epoch) VALUES ('newer', '{}', $1)", EPOCH)
+    await old.execute(query("make-pages-part", part="pages_r3", run_id=3))
+    await old.execute(query("attach", table="pages", part="pages_r3", run_id=3))
+    await copy_as_0_1_0_does(old, 3, "newer")
+    await old.execute("UPDATE runs SET state = 'complete', counts = '{}', published_at = now() WHERE run_id = 3")
+    await Catalogue(old).prepare(upgrade=True)
+
+    async def shown() -> tuple[list[str], list[str]]:
+        text = await old.fetchval("SELECT pg_get_viewdef('pages_current')")
+        names = [name for name in ("finished", "newer", "unfinished") if f"'{name}'" in text]
+        return names, [row["key"] for row in await old.fetch("SELECT key FROM pages_current ORDER BY key")]
+
+    assert await shown() == (["newer", "unfinished"], ["newer"])
+    await Corpora(old).publish("finished", RunTables(FINISHED), ())
+    assert await shown() == (["finished", "newer", "unfinished"], ["before", "newer"])
+    async with old.transaction():
+        await Corpora(old).add("another", "", [])
+    assert await shown() == (["finished", "newer", "unfinished"], ["before", "newer"])
 
 
 async def test_both_runs_of_an_old_database_go_on(old: PostgresConnection, database: str) -> None:

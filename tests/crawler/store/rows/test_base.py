@@ -17,14 +17,17 @@ from coordinator.queue.sharding import digest
 from crawler.model import BasePage, Page
 from crawler.parse.content import digest_of_records
 from crawler.pipeline.batch import drop_seen
+from crawler.runs.prune import delete_row
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
-from crawler.store.rows.base import LOST, BaseReader
+from crawler.store.rows.base import LOST, BaseReader, CarriedPages
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import MOMENT, a_document, a_page, a_table
 from tests.crawler.store.rows.test_found import naming
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -183,6 +186,27 @@ async def test_a_failed_key_keeps_rows_that_a_retry_deletes(database: str) -> No
         assert await corpus.records() == []
 
 
+@pytest.mark.parametrize("lists", [False, True])
+async def test_rows_that_were_kept_stay_when_a_retry_could_not_bring_them_back(
+    database: str, lists: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_corpus(database, follows=True) as corpus:
+        await corpus.store([fetched("a", 1), fetched("b", 2)], of_base=True)
+        (other := a_page("c", body=None)).fail("status 503")
+        await corpus.store([await corpus.failed("a"), await corpus.unmodified("b"), other])
+        await corpus.eye.execute("UPDATE pages_r2 SET reason = 'list incomplete: why' WHERE outcome = 'failed'")
+        await corpus.eye.execute("UPDATE runs SET state = 'complete' WHERE run_id = 1")
+        assert not await delete_row(corpus.eye, corpus.base.run_id), "a run that goes on keeps its base"
+        await corpus.eye.execute("UPDATE runs SET state = 'complete'")
+        assert await delete_row(corpus.eye, corpus.base.run_id)
+        wanted = PagesToRetry(lists=lists)
+        assert await Catalogue(corpus.eye).reopen(corpus.run, wanted, [TABLE]) == {Outcome.FAILED: 1}
+        assert sorted(await corpus.pages()) == ["a", "b"]
+        assert sorted(number for _, number, _ in await corpus.records()) == [1, 2]
+        assert f"1 {'lists with stale pages' if lists else 'stale keys'} are left" in caplog.text
+        assert await Catalogue(corpus.eye).reopen(corpus.run, wanted, [TABLE]) == {}
+
+
 async def test_what_is_stored_already_is_not_carried_again(database: str) -> None:
     """As after a crash between the commit and the completion; another worker may have had other responses."""
     async with a_corpus(database) as corpus:
@@ -236,11 +260,80 @@ async def test_a_page_that_the_base_has_no_longer_fails_and_says_so(database: st
         assert await corpus.records() == [(digest("c"), 3, "c 3")]
 
 
-async def test_without_its_base_everything_is_fetched(database: str) -> None:
+async def test_a_page_that_was_not_requested_and_is_lost_failed_now(database: str) -> None:
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        base = (await corpus.known("a"))[digest("a")]
+        page = Page(a_page("a").item, base.url, Outcome.UNCHANGED, base=base, unmodified=True)
+        await corpus.eye.execute("DELETE FROM pages_r1")
+        begun = await corpus.eye.fetchval("SELECT now() - interval '1 minute'")
+        await corpus.store([page])
+        assert (await corpus.pages())["a"]["fetched_at"] > begun
+
+
+async def test_a_base_is_read_by_the_intake_and_the_flush_at_once(database: str) -> None:
+    async with a_corpus(database, follows=True) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        wanted = [digest("a")]
+        for _ in range(3):
+            pages, found = await asyncio.gather(corpus.reader.pages(wanted), corpus.reader.found(wanted))
+            assert list(pages) == list(found) == wanted
+
+
+async def test_a_new_key_of_which_nothing_is_new_is_not_called_carried(database: str) -> None:
+    """Its parser says so, and the base does not have it."""
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        await corpus.store([said_unchanged(a_page("new")), await corpus.unmodified("a")])
+        unlike = query("pages-unlike-base", pages=corpus.run.pages, base=corpus.base.pages)
+        row = await corpus.eye.fetchrow(unlike, 9)
+        assert row is not None
+        assert row["examples"] == []
+
+
+async def test_a_retry_of_the_base_waits_for_who_carries_over(database: str) -> None:
+    """Else a page would be carried over, and its records deleted before they are."""
+    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)], of_base=True)
+        pages, other = [await corpus.unmodified("a")], await connect_postgres(database)
+        wanted = PagesToRetry(outcomes=(Outcome.STORED,))
+        async with corpus.eye.transaction():
+            await CarriedPages(corpus.run, corpus.base, [TABLE]).carry(corpus.eye, pages, None)
+            retrying = asyncio.create_task(Catalogue(other).reopen(corpus.base, wanted, [TABLE]))
+            await eventually(lambda: corpus.eye.fetchval(waiting), "retry to wait")
+        assert await retrying == {Outcome.STORED: 1}
+        await other.close()
+        assert [number for _, number, _ in await corpus.records()] == [1]
+
+
+async def test_records_that_a_constraint_of_the_users_refuses_fail_their_keys_alone(database: str) -> None:
+    async with a_corpus(database) as corpus:
+        keys = [f"{number}" for number in range(12)]
+        await corpus.store([fetched(key, int(key)) for key in [*keys, "12", "13"]], of_base=True)
+        await corpus.eye.execute("ALTER TABLE facts_r2 ADD CHECK (n NOT IN (3, 13))")
+        await corpus.eye.execute("CREATE UNIQUE INDEX ON facts_r2 (n)")
+        await corpus.store([fetched("1", 1), fetched("x", 40)])  # so that the next batch is merged
+        taken = fetched("y", 5)
+        batch = [fetched("x", 41), taken, fetched("13", 13), *[await corpus.unmodified(key) for key in keys]]
+        batch[2].base = (await corpus.known("13"))[digest("13")]
+        await corpus.store(batch)
+        after = await corpus.pages()
+        assert sorted(after) == sorted([*keys, "13", "x", "y"])
+        bad = {key for key, row in after.items() if row["outcome"] == "failed"}
+        assert bad in ({"3", "13", "y"}, {"3", "13", "5"})
+        numbers = [number for _, number, _ in await corpus.records()]
+        assert numbers.count(5) == 1
+        assert sorted(numbers) == [0, 1, 2, *range(4, 12), 40]
+
+
+async def test_without_its_base_everything_is_fetched(database: str, caplog: pytest.LogCaptureFixture) -> None:
     async with a_corpus(database) as corpus:
         await corpus.store([fetched("a", 1)], of_base=True)
         await corpus.eye.execute("DROP TABLE pages_r1")
-        assert await corpus.known("a") == {}
+        for _ in range(3):
+            assert await corpus.known("a") == {}
+        assert caplog.text.count("is gone") == 1
 
 
 async def test_rows_that_postgres_refuses_leave_the_key_with_what_it_had(database: str) -> None:
@@ -279,7 +372,27 @@ class Nothing:
         return {one.digest for one in found}
 
 
-async def test_a_list_that_is_kept_names_what_it_had_named(database: str) -> None:
+def said_unchanged(page: Page) -> Page:
+    """The page of a response of which the parser said that nothing is new."""
+    page.outcome, page.unmodified, page.content_digest, page.body = Outcome.UNCHANGED, True, b"", None
+    return page
+
+
+async def test_a_list_that_postgres_refuses_still_names_its_next_page(database: str) -> None:
+    """It keeps the rows that it had, and the keys behind it are no failures of their own."""
+    async with a_corpus(database, follows=True) as corpus:
+        await corpus.store([fetched("list", 1)], of_base=True)
+        listed = naming("list", ["x"], records=[(2**15, "too large")])
+        listed.base = (await corpus.known("list"))[digest("list")]
+        (batch,) = await corpus.store([listed])
+        row = (await corpus.pages())["list"]
+    assert (row["outcome"], row["stale"], row["batch"]) == ("failed", True, batch.batch)
+    assert [one.key for one in batch.keys] == ["x"]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_a_list_that_is_kept_names_what_it_had_named(database: str, is_kept: bool) -> None:
+    """Also one of which the parser says that it is unchanged, without looking for what it names."""
     async with a_corpus(database, follows=True) as corpus:
         origin = digest("list")
         listed = naming("list", [])
@@ -289,10 +402,43 @@ async def test_a_list_that_is_kept_names_what_it_had_named(database: str) -> Non
         listed.body_digest = digest("body")
         other = naming("other", ["z"])
         await corpus.store([listed, other], of_base=True)
-        pages = [await corpus.failed("list")]
+        page = await corpus.failed("list")
+        if not is_kept:
+            page = said_unchanged(await corpus.unmodified("list"))
+        pages = [page]
         nothing: Any = Nothing()
         await drop_seen(pages, nothing, corpus.reader)
         (batch,) = await corpus.store(pages)
         row = (await corpus.pages())["list"]
     assert sorted(one.key for one in batch.keys) == ["x", "y"]
-    assert (row["stale"], row["depth"], row["batch"]) == (True, 0, batch.batch)
+    assert (row["stale"], row["depth"], row["batch"]) == (True if is_kept else None, 0, batch.batch)
+
+
+async def test_a_list_that_fails_twice_keeps_its_rows_and_what_it_had_named(database: str) -> None:
+    async with a_corpus(database, follows=True) as corpus:
+        origin = digest("list")
+        nothing: Any = Nothing()
+        listed = fetched("list", 1)
+        found = naming("list", ["x"]).found[0]
+        listed.found = [found._replace(context=KeyContext(depth=1, origin=origin))]
+        await corpus.store([listed], of_base=True)
+        third_id = await Catalogue(corpus.eye).make(
+            "third", a_document(), corpus.epoch, [TABLE], corpus="facts", base_run=corpus.run.run_id, follows=True
+        )
+        for base, run in ((corpus.base, corpus.run), (corpus.run, RunTables(third_id))):
+            reader = BaseReader(corpus.url, base, keeps=True)
+            page = a_page("list", body=None)
+            page.base = (await reader.pages([origin]))[origin]
+            page.fail("status 503")
+            await drop_seen([page], nothing, reader)
+            reader.close()
+            writer = Writer(corpus.url, run, corpus.epoch, [TABLE], follows=True, base=base)
+            (batch,) = await writer.write([page])
+            await writer.close()
+            assert [one.key for one in batch.keys] == ["x"]
+            row = (await corpus.pages(run))["list"]
+            assert (row["outcome"], row["stale"], row["content_digest"]) == ("failed", True, listed.content_digest)
+            assert await corpus.records(run) == [(origin, 1, "list 1")]
+        deleted = await Catalogue(corpus.eye).reopen(RunTables(third_id), PagesToRetry(), [TABLE])
+        assert deleted == {Outcome.FAILED: 1}
+        assert await corpus.records(RunTables(third_id)) == []

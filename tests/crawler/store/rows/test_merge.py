@@ -204,6 +204,20 @@ async def test_what_a_refresh_has_carried_is_not_kept_beside_it(corpus: Corpus) 
 
 
 @pytest.mark.parametrize("table", [MERGED, MERGED_BY_KEY])
+@pytest.mark.parametrize("content", [None, b""], ids=["304", "parser"])
+async def test_a_key_of_which_nothing_is_new_keeps_its_records(
+    corpus: Corpus, table: TableSettings, content: bytes | None
+) -> None:
+    """As an incremental job has it: nothing is carried over, so what the run before has is all that there is."""
+    versions = corpus(table)
+    await versions.add(a_page("a", records=[(1, "a"), (None, "a")]), a_page("b", records=[(2, "b")]))
+    unchanged = ended("a", Outcome.UNCHANGED)
+    unchanged.content_digest = content
+    await versions.add(unchanged, a_page("b", records=[(2, "new")]))
+    assert await versions.current() == [(1, "a"), (2, "new"), (None, "a")]
+
+
+@pytest.mark.parametrize("table", [MERGED, MERGED_BY_KEY])
 async def test_what_retry_brings_replaces_what_was_kept(corpus: Corpus, table: TableSettings) -> None:
     versions = corpus(table)
     await versions.add(a_page("a", records=[(1, "old")]), a_page("b", records=[(2, "old")]))

@@ -1,0 +1,94 @@
+"""Whether a complete run is published by itself, in a real Postgres."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.model import Epoch, Outcome
+from crawler.model import Page
+from crawler.runs.publish import finish_run, publish_run, roll_back
+from crawler.store.catalogue import Catalogue
+from crawler.store.corpora import Corpora
+from crawler.store.postgres import PostgresConnection
+from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import RunTables
+from crawler.store.writer import Writer
+from tests.crawler.examples import a_document, a_job, a_page
+
+pytestmark = pytest.mark.anyio
+
+EPOCH = Epoch("x")
+
+
+async def made(connection: PostgresConnection, name: str, base_run: int | None = None) -> StoredRun:
+    catalogue = Catalogue(connection)
+    await catalogue.prepare()
+    await catalogue.make(name, a_document(), EPOCH, (), corpus="afd", base_run=base_run)
+    run = await catalogue.find(name)
+    assert run is not None
+    return run
+
+
+async def store(database: str, run: RunTables, page: Page) -> None:
+    writer = Writer(database, run, EPOCH, ())
+    await writer.write([page])
+    await writer.close()
+
+
+async def test_a_refresh_does_not_undo_a_rollback(connection: PostgresConnection, database: str) -> None:
+    """Who went back behind its base did not want what the base has."""
+    for name in ("first", "second"):
+        base = await finish_run(database, await made(connection, name), a_job())
+        assert base.published_at
+    refresh = await made(connection, "third", base.run_id)
+    await roll_back(connection, "afd")
+    third = await finish_run(database, refresh, a_job())
+    assert third.complete
+    assert third.published_at is None
+    assert "went back" in (third.shortfall or "")
+    assert "`shardcrawl publish third`" in (third.shortfall or "")
+    assert (await publish_run(connection, "third"))[1] == ""
+    current = await Catalogue(connection).current("afd")
+    assert current is not None
+    assert current.name == "third"
+
+
+async def test_the_run_to_which_readers_go_back_is_not_held_back_any_more(
+    connection: PostgresConnection, database: str
+) -> None:
+    runs = [await finish_run(database, await made(connection, name), a_job()) for name in ("first", "second")]
+    catalogue, of_first = Catalogue(connection), RunTables.of(runs[0])
+    await connection.execute("UPDATE runs SET state = 'running', shortfall = NULL, counts = NULL WHERE name = 'first'")
+    first = await finish_run(database, runs[0], a_job())
+    assert "newer run that is published" in (first.shortfall or "")
+    assert await roll_back(connection, "afd") == ("first", "second")
+    first, second = await catalogue.all()
+    assert (first.shortfall, second.shortfall) == ("", "")
+    assert await Corpora(connection).current("afd") == of_first.run_id
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sections", "is_published"),
+    [
+        (None, {}, False),
+        (Outcome.FAILED, {}, False),
+        (Outcome.STORED, {}, True),
+        (None, {"publish": {"min_keys": 0.0}}, True),
+        (None, {"run": {"name": "test", "since": "2026-01-01T00:00:00Z"}}, True),
+    ],
+)
+async def test_a_run_without_any_rows_does_not_take_the_place_of_one_that_has_some(
+    connection: PostgresConnection, database: str, outcome: Outcome | None, sections: dict[str, Any], is_published: bool
+) -> None:
+    for name in ("first", "second"):
+        run = await made(connection, name)
+        if name == "first" or outcome is not None:
+            page = a_page("a")
+            page.outcome = outcome if name == "second" and outcome else Outcome.STORED
+            await store(database, RunTables.of(run), page)
+        run = await finish_run(database, run, a_job(**sections))
+    assert run.complete
+    assert run.falls_short is not is_published
+    assert (run.published_at is not None) is is_published
