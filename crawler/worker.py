@@ -77,8 +77,7 @@ class Worker:
         )
         self._completions = self._moves = 0
         self._waits = WaitCauses()
-        self._drain = asyncio.Event()
-        self._heartbeat_due = asyncio.Event()
+        self._drain, self._heartbeat_due = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
