@@ -10,6 +10,7 @@
     ├── RedisRefused              Redis responds, but cannot be used (version, policy, password)
     ├── PostgresRefused           Postgres responds, but cannot be used (version, rights, password)
     ├── DataInUse                 another run holds this --data folder
+    ├── StillRunning              a refresh was started while the former one goes on; exit code 5
     ├── EpochLost                 Redis and Postgres disagree about which run this is
     │   └── RedisDamaged          Redis has something in a run's place that is not ours
     ├── LeaseLost                 this worker's lease has ended; it must not change the queue
@@ -65,6 +66,12 @@ class PostgresRefused(ShardcrawlError):
 
 class DataInUse(ShardcrawlError):
     """Another run holds this data folder."""
+
+
+class StillRunning(ShardcrawlError):
+    """A refresh was started while the former one of its corpus goes on."""
+
+    exit_code = 5
 
 
 class EpochLost(ShardcrawlError):

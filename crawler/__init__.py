@@ -1,20 +1,23 @@
 """HTTP in, Postgres out: the workers, and the doors through which users come.
 
-`Response` is what a parser gets: `from crawler import Response` gives it a type.
+`Response` is what a parser gets: `from crawler import Response` gives it a type. `read` gives the rows of a
+corpus as Arrow.
 """
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Response"]
+__all__ = ["Response", "read"]
 
 if TYPE_CHECKING:
+    from crawler.export.reader import read
     from crawler.parse.response import Response
 else:
+    from importlib import import_module
+
+    _MODULES = {"Response": "crawler.parse.response", "read": "crawler.export.reader"}
 
     def __getattr__(name: str) -> object:
-        """Import `Response` when it is asked for: a process that runs no parser need not load one."""
-        if name != "Response":
+        """Import what is asked for: a process that runs no parser need not load one."""
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from crawler.parse.response import Response
-
-        return Response
+        return getattr(import_module(_MODULES[name]), name)

@@ -13,7 +13,7 @@ from coordinator.errors import UsageError
 from crawler.cli.display.progress import say
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.export import exporter
-from crawler.export.exporter import DEFAULT_ROWS_PER_FILE, ExportedFile, ExportPlan
+from crawler.export.exporter import DEFAULT_ROWS_PER_FILE, ExportedFile, ExportPlan, run_named
 from crawler.export.formats import Format
 from crawler.export.place import open_place
 from crawler.local.services import Place, services
@@ -85,7 +85,7 @@ async def _export(
     async with services(place, share=True) as addresses:
         connection = await connect_postgres(addresses.database)
         try:
-            run = await _run_named(Catalogue(connection), name)
+            run = await run_named(Catalogue(connection), name)
             if not run.complete and not partial:
                 raise UsageError(f"export: run {run.name} is not complete; --partial exports what it has now")
             plan = ExportPlan(run, _chosen(run, tables), form, rows_per_file)
@@ -94,15 +94,6 @@ async def _export(
             return await exporter.export(connection, plan, open_place(output), on_rows)
         finally:
             await connection.close()
-
-
-async def _run_named(catalogue: Catalogue, name: str) -> StoredRun:
-    """The run of this name, or the current run of the corpus of this name. Raises UsageError."""
-    await catalogue.prepare()
-    if (run := await catalogue.find(name) or await catalogue.current(name)) is None:
-        known = ", ".join(sorted({one.name for one in await catalogue.all()})) or "none"
-        raise UsageError(f"no run {name}, and no corpus {name} with a published run; known runs: {known}")
-    return run
 
 
 def _chosen(run: StoredRun, tables: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from coordinator.errors import UsageError
 from crawler.export.columns import ExportColumn, export_column
 from crawler.export.formats import SUFFIXES, Format, need_columns_extra, write_file
 from crawler.export.place import FilePlace
+from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
@@ -126,6 +127,15 @@ def _expression(column: ExportColumn, form: Format) -> str:
     if form == "csv":
         return column.source
     return column.in_json if form == "jsonl.zst" else column.expression
+
+
+async def run_named(catalogue: Catalogue, name: str) -> StoredRun:
+    """The run of this name, or the current run of the corpus of this name. Raises UsageError when there is none."""
+    await catalogue.prepare()
+    if (run := await catalogue.find(name) or await catalogue.current(name)) is None:
+        known = ", ".join(sorted({one.name for one in await catalogue.all()})) or "none"
+        raise UsageError(f"no run {name}, and no corpus {name} with a published run; known runs: {known}")
+    return run
 
 
 async def count_rows(connection: PostgresConnection, plan: ExportPlan) -> int:

@@ -11,16 +11,19 @@ from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, Unavailable, UsageError
+from coordinator.errors import (
+    DataInUse,
+    EpochLost,
+    PostgresUnavailable,
+    RedisUnavailable,
+    StillRunning,
+    Unavailable,
+)
 from coordinator.failpoints import failpoint_at
-from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.model import RunCounts
-from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import check_server, connect_redis
-from coordinator.redis.keys import RunKeys
 from coordinator.roles.membership import release_dead
-from coordinator.settings import ANY_UPSTREAM
 from coordinator.source import STANDARD_INPUT
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from coordinator.tasks import run_until_first_ends
@@ -28,6 +31,7 @@ from crawler.corpus import is_rereadable, polite_upstream, sample_corpus, survey
 from crawler.job.job import Job
 from crawler.job.permissions import Permissions
 from crawler.local.child_spec import FAILPOINT_VARIABLE, ChildSpec
+from crawler.local.ending import end_of
 from crawler.local.events import (
     ChildLine,
     Listener,
@@ -42,7 +46,7 @@ from crawler.local.events import (
     RunProgress,
     ServerWarning,
 )
-from crawler.local.found_notices import found_notices
+from crawler.local.other_run import refuse_beside_another
 from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
 from crawler.local.standstill import Standstill
@@ -52,7 +56,6 @@ from crawler.runs.naming import with_name
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import connect_postgres
-from crawler.store.tables import RunTables
 from crawler.telemetry import logs
 
 # How often a command without workers of its own checks that Postgres still has the epoch that its run began with.
@@ -70,8 +73,15 @@ async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, 
     """
     if job.source.query is None:
         await asyncio.to_thread(survey_corpus, job, count=False)
-    async with services(place) as addresses:
-        return await run_at(addresses, job, listener, environ)
+    try:
+        async with services(place) as addresses:
+            if job.run.refresh:
+                await refuse_beside_another(addresses, job)
+            return await run_at(addresses, job, listener, environ)
+    except DataInUse as error:
+        if job.run.refresh:
+            raise StillRunning(f"{job.corpus}: {error}") from error
+        raise
 
 
 async def run_at(
@@ -118,7 +128,7 @@ async def run_at(
                     await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
                 listener.on_event(RunLost(str(error)))
             else:
-                end = await _end_of(addresses, client, opened.record, job, monotonic() - began)
+                end = await end_of(addresses, client, opened.record, job, monotonic() - began)
                 return replace(end, gave_up=gave_up and end.stored is None)
     finally:
         await client.aclose()
@@ -276,23 +286,3 @@ def _supervisor(
     supervisor = Supervisor(specs, lambda line: on_event(ChildLine(line)), environ, release)
     drain_on_signals(supervisor, on_event, addresses.embedded)
     return supervisor
-
-
-async def _end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
-    """How the run stands now, with its row in Postgres when it is complete."""
-    async with open_catalogue(addresses.database) as catalogue:
-        stored = await catalogue.find(job.run.name)
-        if stored is None:
-            raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
-        counts = await read_counts(client, record.name, record.total)
-        notices = Notices(client, RunKeys(record.name))
-        end = RunEnd(job, counts, None, seconds, null_columns=await notices.turned_null())
-        if stored.complete:
-            without_match = await notices.without_match(job.limits)
-            unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
-            found = found_notices(job, *await catalogue.found(RunTables.of(record))) if job.follows else ()
-            return replace(end, stored=stored, reasons=stored.reasons, unmatched=unmatched, found=found)
-        reasons = await catalogue.reasons_so_far(RunTables.of(record))
-    upstreams = await read_upstream_health(client, RunKeys(record.name))
-    unauthorized = tuple(health for health in upstreams if health.status is not None)
-    return replace(end, reasons=reasons, unauthorized=unauthorized)

@@ -60,7 +60,7 @@ class Corpora:
         except asyncpg.LockNotAvailableError as error:
             raise PostgresUnavailable(
                 f"Postgres: the views of corpus {corpus} are to be made, and a query that somebody runs on one of them "
-                "holds it up"
+                "holds it up; this goes on when that query has ended"
             ) from error
 
     async def publish(self, corpus: str, of_run: RunTables, tables: Sequence[str]) -> None:

@@ -175,3 +175,12 @@ async def test_images(example: Example) -> None:
     assert await example.outcomes() == {"stored": 30, "gone": 1}
     png = "select count(distinct content) as n from pages where substr(content, 1, 4) = '\\x89504e47'"
     assert await example.sql(png) == [{"n": 30}]
+
+
+async def test_refresh(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("refresh", upstream)
+        assert upstream.requests == 200, "the second run finds everything young enough"
+    assert await example.outcomes() == {"unchanged": 200}
+    rows = "select count(*) as items, count(distinct id) as ids from items_current"
+    assert await example.sql(rows) == [{"items": 200, "ids": 200}]

@@ -17,6 +17,10 @@ FROM (SELECT ctid AS place FROM {part} WHERE ctid > $1::text::tid LIMIT $2) AS n
 -- The key of a record is its page's.
 SELECT {columns} FROM {part} AS r WHERE r.ctid > '{after}' AND r.ctid <= '{last}';
 
+-- name: rows-where
+-- The condition is the user's, of the database that is the user's too, in a transaction that only reads.
+SELECT {columns} FROM {part} AS r WHERE {condition};
+
 -- name: row-as-json
 -- Only a json column can have a line break, and only between two words.
 SELECT translate(row_to_json(one)::text, E'\n\r', '  ') FROM ({rows}) AS one;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crawler.local.found_notices import found_notices
+from crawler.local.ending import found_notices
 from crawler.store.rows.found import FoundCounts
 from tests.crawler.examples import a_job
 

@@ -1,0 +1,65 @@
+"""How a run stands when its command ends, and what is said of its found keys, above all where nothing was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from redis.asyncio import Redis
+
+from coordinator.errors import UsageError
+from coordinator.limits.upstream_health import read_upstream_health
+from coordinator.queue.notices import Notices
+from coordinator.queue.registry import RunRecord
+from coordinator.redis.keys import RunKeys
+from coordinator.settings import ANY_UPSTREAM
+from coordinator.status import read_counts
+from crawler.job.job import Job
+from crawler.job.sections.source import SITEMAP
+from crawler.local.events import RunEnd
+from crawler.local.services import Addresses
+from crawler.store.catalogue import open_catalogue
+from crawler.store.rows.found import FoundCounts
+from crawler.store.tables import RunTables
+
+
+def found_notices(job: Job, found: Mapping[str, FoundCounts], broken_lists: int) -> Sequence[str]:
+    """The notices of a complete run: `found` has what was found of each kind, "" for that of the source."""
+    notices = []
+    if broken_lists:
+        again = f"`shardcrawl retry {job.run.name} --lists`"
+        notices.append(f"{broken_lists:,} lists are incomplete: {again} lets them be requested again")
+    none = FoundCounts(0, 0, 0, 0)
+    for one in job.every_kind:
+        counts = found.get(one.kind, none)
+        if one.paginate is not None and counts.pages and not counts.list_pages:
+            where = f"[kinds.{one.kind}.paginate]" if one.kind else "[paginate]"
+            notices.append(f"{where}: no page named a next one; is that right?")
+    for number, rule in enumerate(job.follow, 1):
+        kind = rule.of if rule.kind is None else rule.kind
+        if found.get(rule.of, none).pages and not found.get(kind, none).followed:
+            what = f"a key of kind {kind}" if kind else "a key"
+            notices.append(f"[[follow]] {number}: no page named {what}; is that right?")
+    if unread := found.get(SITEMAP, none).unread:
+        notices.append(f"{unread:,} sitemaps could not be read: their `pages.reason` says why (kind {SITEMAP})")
+    return notices
+
+
+async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Job, seconds: float) -> RunEnd:
+    """How the run stands now, with its row in Postgres when it is complete."""
+    async with open_catalogue(addresses.database) as catalogue:
+        stored = await catalogue.find(job.run.name)
+        if stored is None:
+            raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
+        counts = await read_counts(client, record.name, record.total)
+        notices = Notices(client, RunKeys(record.name))
+        end = RunEnd(job, counts, None, seconds, null_columns=await notices.turned_null())
+        if stored.complete:
+            without_match = await notices.without_match(job.limits)
+            unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
+            found = found_notices(job, *await catalogue.found(RunTables.of(record))) if job.follows else ()
+            return replace(end, stored=stored, reasons=stored.reasons, unmatched=unmatched, found=found)
+        reasons = await catalogue.reasons_so_far(RunTables.of(record))
+    upstreams = await read_upstream_health(client, RunKeys(record.name))
+    unauthorized = tuple(health for health in upstreams if health.status is not None)
+    return replace(end, reasons=reasons, unauthorized=unauthorized)
