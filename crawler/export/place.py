@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from coordinator.errors import ShardcrawlError, UsageError
+from coordinator.errors import ShardcrawlError, UsageError, first_line
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
