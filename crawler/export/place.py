@@ -133,11 +133,9 @@ def _store_errors(address: str = "the bucket") -> Iterator[None]:
 
     try:
         yield
-    except (BaseError, ValueError) as error:
-        words = " ".join(str(error).split())[:500]
-        raise ShardcrawlError(
-            f"export: {address}: {words}; is it there, and may these credentials write to it?"
-        ) from error
+    except (BaseError, ValueError, OSError) as error:
+        words = first_line(error)[:300]
+        raise ShardcrawlError(f"export: {address}: {words}; is it there, and may you write to it?") from error
 
 
 def _refused(path: Path, error: OSError) -> ShardcrawlError:
