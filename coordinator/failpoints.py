@@ -17,6 +17,8 @@ SIGCONT. A child that is started again has no failpoint. The command itself, whi
     committed  worker: they are committed, Redis does not know
     named      worker: the keys that the pages have named are published, or left in the frontier
     completed  worker: Redis knows
+    counted    worker: the run's final counts are in Postgres, and it is not published
+    merged     worker: records of the run before that stay are in an open transaction, which publishes the run
     finished   worker: the run is complete in Postgres, Redis does not know
 """
 
@@ -42,6 +44,8 @@ FAILPOINTS = (
     "committed",
     "named",
     "completed",
+    "counted",
+    "merged",
     "finished",
 )
 

@@ -124,9 +124,9 @@ class FoundBatch:
 class Block:
     """Up to 500 keys, sorted by digest. It does not change once it has an entry id.
 
-    All keys of a planner's block are of one shard; a block of deferred keys may have keys of several. `refusals`,
-    `attempts` and `contexts` map an index into `keys` to the reason why that key must not be fetched, to its attempts
-    so far, and to its context.
+    All keys of a planner's block are of one shard; a block of deferred or found keys may have keys of several.
+    `refusals`, `attempts` and `contexts` map an index into `keys` to the reason why that key must not be fetched, to
+    its attempts so far, and to its context.
     """
 
     shard: ShardId

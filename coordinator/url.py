@@ -6,6 +6,7 @@ It stands here, below both packages, because the rule for keys, the limits, the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from ipaddress import IPv6Address
@@ -22,7 +23,7 @@ MAX_CACHED_ORIGINS = 65_536
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 CANONICAL_ORIGIN = (
     rf"https?://(?:(?:{_OCTET}\.){{3}}{_OCTET}|(?![a-z0-9._-]*xn--)(?:[a-z0-9._-]{{1,253}}\.)?[a-z][a-z0-9_-]{{0,62}}+)"
-    r"(?::(?!(?:80|443)(?![0-9]))(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
+    r"(?::(?!(?:80|443)(?![0-9]))(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?"
 )
 _CANONICAL_PATH = (
     r"(?:/(?!\.|%2[Ee])[!$%&'()*+,\-.0-9:;=@A-Z\[\]_a-z|~]*+)++(?:\?[!$%&()*+,\-./0-9:;=?@A-Z\[\]\\^_`a-z{|}~]*+)?"
@@ -30,6 +31,8 @@ _CANONICAL_PATH = (
 _CANONICAL = re.compile(rf"({CANONICAL_ORIGIN})({_CANONICAL_PATH})?")
 # A link to a path of the same host, which the standard only appends to the origin.
 _CANONICAL_LINK = re.compile(rf"(?!//){_CANONICAL_PATH}")
+# Lines of such links, and of URLs: one search for a whole page.
+_CANONICAL_LINKS = re.compile(rf"(?:(?:(?!//)|{CANONICAL_ORIGIN}){_CANONICAL_PATH}(?:\n(?!\Z)|\Z))+")
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:]+\]|[^:/@\[\]]+)(?::([0-9]+))?")
 _SCHEME = re.compile(r"[\0- ]*(?:h\s*t\s*t\s*p\s*s?\s*:)", re.IGNORECASE)
 _PORT = re.compile(r"(?<=//)([^/\\?#]+):[^:/\\?#@\]]*(?=[/\\?#]|$)")
@@ -88,9 +91,32 @@ def parse(text: str, base: Target | None = None) -> Target:
 
 def join(base: str, link: str) -> str:
     """The URL to which a link leads from `base`, both as the standard writes them. Raises ValueError for no URL."""
-    if base.startswith("http") and link.isascii() and _CANONICAL_LINK.fullmatch(link):
-        return "/".join(base.split("/", 3)[:3]) + link
+    if link.isascii():
+        if base.startswith("http") and _CANONICAL_LINK.fullmatch(link):
+            return _origin_text(base) + link
+        if (canonical := _CANONICAL.fullmatch(link)) is not None:
+            return link if canonical[2] else f"{link}/"
     return str(_library().join_url(base, link))
+
+
+def join_all(base: str, links: Sequence[str]) -> list[str]:
+    """The URLs to which links lead from `base`, as browsers resolve them; one that is no URL as it stands."""
+    lines = "\n".join(links)
+    if _CANONICAL_LINKS.fullmatch(lines) and lines.count("\n") == len(links) - 1 and base.startswith("http"):
+        origin = _origin_text(base)
+        return [origin + link if link[0] == "/" else link for link in links]
+    return [_join_or_not(base, link.strip()) for link in links]
+
+
+def _join_or_not(base: str, link: str) -> str:
+    try:
+        return join(base, link)
+    except ValueError:
+        return link
+
+
+def _origin_text(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3])
 
 
 def _parse(text: str, base: Target | None) -> str:

@@ -17,6 +17,7 @@ from coordinator.limits.unreachable import LoggedUpstreams, UnreachableUpstreams
 from coordinator.queue.done import DoneSet
 from coordinator.queue.found import FoundKeys
 from coordinator.queue.notices import Notices
+from coordinator.queue.recent import RecentKeys
 from coordinator.queue.registry import RunRecord
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
@@ -33,7 +34,7 @@ from crawler.job.job import Job
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
-from crawler.pipeline.intake import Intake
+from crawler.pipeline.intake import MAX_IDLE_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS, Intake
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
 from crawler.store.tables import RunTables
@@ -106,7 +107,8 @@ async def build_worker(
     stack.push_async_callback(writer.close)
     fetching = open_fetching(stack, keys, name, job, client, environ)
     limiter, matcher, scheduler, meter, memory, fetcher, credentials = fetching
-    parsers = _parsers(job, record.parser_files)
+    found_keys = _found_keys(client, keys, record, job) if job.follows else None
+    parsers = _parsers(job, record.parser_files, found_keys.recent if found_keys else None)
     for parser in parsers.values():
         stack.push_async_callback(parser.close)
     sample = templates[""].sample if len(templates) == 1 else None
@@ -120,6 +122,7 @@ async def build_worker(
         matcher=matcher,
         scheduler=scheduler,
         keys_per_request={one.kind: one.request.keys_per_request for one in job.every_kind},
+        most_idle_wait=MAX_LEVEL_WAIT_SECONDS if job.follows else MAX_IDLE_WAIT_SECONDS,
         would_only_wait=lambda: only_upstream is not None and scheduler.would_only_wait(only_upstream),
         failpoint=failpoint,
     )
@@ -136,7 +139,7 @@ async def build_worker(
         unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
         concurrency=job.run.concurrency,
         memory=memory,
-        found_keys=_found_keys(client, keys, record, job) if job.follows else None,
+        found_keys=found_keys,
         failpoint=failpoint,
     )
     await retry_unavailable(writer.open, "worker")
@@ -144,9 +147,9 @@ async def build_worker(
     return worker, limiter, Notices(client, keys, matcher.matched, turned_null)
 
 
-def _parsers(job: Job, files: Mapping[str, str]) -> Mapping[str, Parser]:
+def _parsers(job: Job, files: Mapping[str, str], recent: Mapping[str, RecentKeys] | None) -> Mapping[str, Parser]:
     """The parser of each kind that has one; `files` are the digests of their modules. Raises UsageError."""
-    hooks = {one.kind: hook.load(job, kind=one.kind) for one in job.every_kind}
+    hooks = {one.kind: hook.load(job, kind=one.kind, recent=recent) for one in job.every_kind}
     return {kind: Parser(found, job, files, kind) for kind, found in hooks.items() if found is not None}
 
 

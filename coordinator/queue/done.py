@@ -73,10 +73,10 @@ class DoneSet:
     def _encoded(self, digests: Sequence[bytes]) -> tuple[list[str], bytes]:
         """The Redis keys of the digests' buckets, and the members of these buckets, encoded."""
         counts, members = by_bucket(digests, self._layout)
-        return list(map(self._bucket_key, counts)), encode_members(counts.values(), members)
+        return self._bucket_keys(counts), encode_members(counts.values(), members)
 
-    def _bucket_key(self, bucket: int) -> str:
-        return self._keys.done(bucket)
+    def _bucket_keys(self, buckets: Iterable[int]) -> list[str]:
+        return self._keys.done_buckets(buckets)
 
 
 class KnownSet(DoneSet):
@@ -89,12 +89,12 @@ class KnownSet(DoneSet):
             rest = iter(members)
             with translate_redis_errors():
                 async with self._client.pipeline(transaction=False) as pipe:
-                    for bucket, count in counts.items():
-                        pipe.sadd(self._bucket_key(bucket), *islice(rest, count))
+                    for key, count in zip(self._bucket_keys(counts), counts.values(), strict=True):
+                        pipe.sadd(key, *islice(rest, count))
                     await pipe.execute()
 
-    def _bucket_key(self, bucket: int) -> str:
-        return self._keys.known(bucket)
+    def _bucket_keys(self, buckets: Iterable[int]) -> list[str]:
+        return self._keys.known_buckets(buckets)
 
 
 def _parts(digests: Iterable[bytes]) -> Iterator[Sequence[bytes]]:

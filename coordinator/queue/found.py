@@ -7,7 +7,8 @@ it publishes it; else it leaves a pointer, and the coordinator publishes what is
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
 
@@ -16,7 +17,8 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, LeaseLost
 from coordinator.model import Block, Epoch, FoundBatch, FoundKey, WorkerId
 from coordinator.queue.done import DoneSet, KnownSet
-from coordinator.queue.sharding import BLOCK_KEYS, LIST_BLOCK_KEYS, Layout, by_bucket, cut_blocks, cut_request_blocks
+from coordinator.queue.recent import MOST_RECENT, RecentKeys
+from coordinator.queue.sharding import Layout, by_bucket, cut_mixed_blocks, cut_request_blocks
 from coordinator.queue.wire import encode_block, encode_members
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
@@ -44,18 +46,27 @@ def found_blocks(
     blocks: list[Block] = []
     for kind, keys in groups.items():
         if kind is None:
-            most = LIST_BLOCK_KEYS if any(contexts[digest].list_key for digest in keys) else BLOCK_KEYS
-            blocks += cut_blocks(keys, layout, reasons, contexts, most)
+            blocks += cut_mixed_blocks(keys, layout, reasons, contexts)
         else:
             blocks += cut_request_blocks(keys, layout, keys_per_request[kind], reasons, contexts)
     return blocks
+
+
+def _by_kind(found: Iterable[FoundKey]) -> Mapping[str, list[FoundKey]]:
+    """The keys of each kind, without pages of lists, which are looked for each time."""
+    by_kind: dict[str, list[FoundKey]] = {}
+    for one in found:
+        if not one.context.list_key:
+            by_kind.setdefault(one.context.kind, []).append(one)
+    return by_kind
 
 
 class FoundKeys:
     """The found keys of one run, for its workers. Every method raises RedisUnavailable.
 
     `keys_per_request` is that of each kind. With `by_level` the keys of one depth wait until all of the depth before
-    are resolved. The keys of `bounded` rules are published by the coordinator only, which counts them.
+    are resolved. The keys of `bounded` rules are published by the coordinator only, which counts them. `recent` has of
+    each kind keys that are surely stored.
     """
 
     def __init__(
@@ -77,14 +88,26 @@ class FoundKeys:
         self._keys_per_request = keys_per_request
         self._by_level = by_level
         self._bounded = frozenset(bounded)
+        most = MOST_RECENT // max(1, len(keys_per_request))
+        self.recent = defaultdict[str, RecentKeys](lambda: RecentKeys(most))
         self._done = DoneSet(client, keys, layout, epoch)
         self._known = KnownSet(client, keys, layout, epoch)
         self._publish_found = Script(client, "follow/publish_found")
 
-    async def seen(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Those of the digests that are of keys which are done, or were named before."""
-        known = await self._known.intersection(digests)
-        return known | await self._done.intersection([one for one in digests if one not in known])
+    async def new(self, found: Iterable[FoundKey]) -> set[bytes]:
+        """The digests of those keys that are not done, and were not named before, as far as Redis knows."""
+        by_digest: dict[bytes, FoundKey] = {}
+        for kind, same in _by_kind(found).items():
+            new_keys = set(self.recent[kind].new([one.key for one in same]))
+            by_digest.update((one.digest, one) for one in same if one.key in new_keys)
+        new = by_digest.keys() - await self._known.intersection([*by_digest])
+        new -= await self._done.intersection([*new])
+        self._add_recent(one for key_digest, one in by_digest.items() if key_digest not in new)
+        return new
+
+    def _add_recent(self, stored: Iterable[FoundKey]) -> None:
+        for kind, same in _by_kind(stored).items():
+            self.recent[kind].add(one.key for one in same)
 
     async def publish(self, worker: WorkerId, sequence: int, batches: Sequence[FoundBatch]) -> None:
         """Publish committed batches, or leave pointers to them. A repeated call with the same number changes nothing.
@@ -99,7 +122,7 @@ class FoundKeys:
         found += [batch.example for batch in batches if not batch.keys]
         counts, members = by_bucket(found, self._layout)
         keys = [self._keys.state, self._keys.workers, self._keys.receipts, self._keys.ready, self._keys.frontier]
-        keys += map(self._keys.known, counts)
+        keys += self._keys.known_buckets(counts)
         arguments: list[Argument] = [self._epoch, worker, sequence, self._high_water]
         arguments += [encode_members(counts.values(), members), int(self._by_level), len(batches)]
         for batch in batches:
@@ -114,6 +137,7 @@ class FoundKeys:
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this process joined; start it again")
         if status == b"lost":
             raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
+        self._add_recent(one for batch in batches for one in batch.keys)
 
     def _waits_for_level(self, batch: FoundBatch) -> bool:
         """Whether the batch is deeper than its pages, so that it surely waits: only next pages of lists are not.

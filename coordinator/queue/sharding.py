@@ -149,6 +149,23 @@ def cut_blocks(
             yield _block(ShardId(shard), part, keys, reasons, contexts)
 
 
+def cut_mixed_blocks(
+    keys: Mapping[bytes, str],
+    layout: Layout,
+    reasons: Mapping[bytes, str] = MappingProxyType({}),
+    contexts: Mapping[bytes, KeyContext] = MappingProxyType({}),
+) -> Iterator[Block]:
+    """Cut {digest: key} into blocks of up to 100 keys, whatever their shards: few keys in many shards are few blocks.
+
+    The blocks are about equal in size. A block is in the shard of its first key. See `cut_blocks`.
+    """
+    ordered = sorted(keys)
+    size = _divided_up(len(ordered), _divided_up(len(ordered), SMALL_BLOCK_KEYS))
+    for start in range(0, len(ordered), size):
+        part = ordered[start : start + size]
+        yield _block(layout.shard(part[0]), part, keys, reasons, contexts)
+
+
 def block_size(keys: int, keys_per_request: int, single: bool = False) -> int:
     """How many of these keys a block has, so that it has whole requests: up to 500, and fewer when there are few.
 

@@ -201,7 +201,7 @@ class Streams:
         outcome_of_group: list[Outcome] = []
         for outcome, digests in _by_outcome(outcomes).items():
             count_by_bucket, bucket_members = by_bucket(digests, self._layout)
-            buckets += map(self._keys.done, count_by_bucket)
+            buckets += self._keys.done_buckets(count_by_bucket)
             counts += count_by_bucket.values()
             members += bucket_members
             outcome_of_group += [outcome] * len(count_by_bucket)

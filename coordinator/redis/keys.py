@@ -143,6 +143,14 @@ class RunKeys:
     def known(self, bucket: int) -> str:
         return self._name(f"known:{bucket}")
 
+    def done_buckets(self, buckets: Iterable[int]) -> list[str]:
+        """The names of several buckets of the done set."""
+        return _numbered(self._name("done:"), buckets)
+
+    def known_buckets(self, buckets: Iterable[int]) -> list[str]:
+        """The names of several buckets of the known set."""
+        return _numbered(self._name("known:"), buckets)
+
     def slots(self, upstream: str) -> str:
         return self._name(f"slots:{upstream}")
 
@@ -173,9 +181,12 @@ class RunKeys:
         yield self._name("spec")  # of version 0.1.0
         yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns)
         yield from self.queue(shards)
-        for bucket in range(buckets):
-            yield self.done(bucket)
+        yield from self.done_buckets(range(buckets))
 
     def all_known(self, buckets: int) -> Iterable[str]:
         """The sets of the keys that pages have named."""
-        return map(self.known, range(buckets))
+        return self.known_buckets(range(buckets))
+
+
+def _numbered(begin: str, numbers: Iterable[int]) -> list[str]:
+    return [f"{begin}{number}" for number in numbers]

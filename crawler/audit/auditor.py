@@ -34,10 +34,12 @@ from crawler.audit.checks import (
 )
 from crawler.audit.digests import AUDIT_CHUNK_KEYS, add_found_digests, check_origins, keys_with_digests, load_digests
 from crawler.audit.upstream_log import UpstreamLog
+from crawler.audit.versions import check_carried, check_current
 from crawler.corpus import is_rereadable, with_source_database
 from crawler.job.job import Job, read_job
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue
+from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
@@ -91,9 +93,12 @@ async def _findings(
         await transaction.start()
         await connection.execute(query("audit-settings"))
         stored = await _find_run(Catalogue(connection), name, in_redis=known is not None)
+        runs = await Catalogue(connection).all()
         job = complete(read_job(stored.document, stored.folder or folder))
         in_source = await _in_source(connection, stored, job, record)
-        in_postgres = await _in_postgres(connection, stored, job)
+        in_postgres = await _in_postgres(connection, stored, job, runs)
+        versions = [check_current(runs, stored, await Corpora(connection).current(stored.corpus))]
+        versions += await check_carried(connection, stored, runs, job)
         logged = await _logged(connection, log, job) if log else None
         origins = [await check_origins(connection, RunTables.of(stored))] if job.follows else []
         await transaction.rollback()
@@ -104,7 +109,7 @@ async def _findings(
         in_redis = await _in_redis(client, record, complete=True)  # a run becomes complete in Redis after Postgres
     sessions = Sessions(staging=staging, idle=[f"pid {row['pid']} for {row['seconds']} s" for row in rows])
     redis = _comparable_redis(in_redis, known, stored)
-    return [*checks.compare(in_source, in_postgres, redis, sessions, logged, allowed), *origins]
+    return [*checks.compare(in_source, in_postgres, redis, sessions, logged, allowed), *origins, *versions]
 
 
 async def _find_run(catalogue: Catalogue, name: str, *, in_redis: bool) -> StoredRun:
@@ -198,21 +203,29 @@ async def _in_source(
     )
 
 
-async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: Job) -> InPostgres:
+async def _in_postgres(
+    connection: PostgresConnection, stored: StoredRun, job: Job, runs: Sequence[StoredRun]
+) -> InPostgres:
     of_run, tables = RunTables.of(stored), [PAGES, *table_names(job.tables)]
     parts, pages = {table: of_run.part(table) for table in tables}, of_run.pages
     outcomes = await connection.fetch(query("count-outcomes", part=pages))
+    others = [run for run in runs if run.corpus == stored.corpus and run.published_at and run.run_id != stored.run_id]
     orphans = []
-    for table in tables[1:]:
-        row = await connection.fetchrow(query("orphan-records", part=parts[table], pages=pages), MAX_EXAMPLES)
+    for table in job.tables:
+        kept = query("nothing-kept")
+        if table.mode == "merge" and others:
+            kept = query("kept-of-another-run", table=of_run.whole(table.name), run_id=of_run.run_id)
+        elif table.mode == "merge":
+            kept = query("kept-of-a-run-that-is-gone")
+        statement = query("orphan-records", part=parts[table.name], pages=pages, kept=kept)
+        row = await connection.fetchrow(statement, MAX_EXAMPLES)
         assert row is not None
-        orphans.append(Orphans(table, row["records"], row["examples"]))
+        orphans.append(Orphans(table.name, row["records"], row["examples"]))
     empty = None
-    if tables[1:]:
+    if job.tables:
         has_no_record = " AND ".join(query("has-no-record", part=parts[table]) for table in tables[1:])
-        row = await connection.fetchrow(
-            query("stored-without-record", pages=pages, has_no_record=has_no_record), MAX_EXAMPLES
-        )
+        statement = query("stored-without-record", pages=pages, has_no_record=has_no_record)
+        row = await connection.fetchrow(statement, MAX_EXAMPLES, stored.carried_run is not None)
         assert row is not None
         empty = StoredWithoutRecord(row["keys"], row["examples"], allowed=job.parse.no_record in (None, "stored"))
     return InPostgres(
@@ -223,11 +236,13 @@ async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: J
         orphans=orphans,
         empty=empty,
         tables=tables,
-        published=[
+        attached=[
             table
             for table, part in parts.items()
             if await connection.fetchval(query("is-attached"), of_run.whole(table), part)
         ],
+        published=stored.published_at is not None,
+        undecided=stored.complete and stored.published_at is None and stored.shortfall is None,
     )
 
 

@@ -42,7 +42,7 @@ class InSource:
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """Records of one table whose key has no stored page."""
+    """Records of one table whose key has no page with content in this run, and was not kept of the run before."""
 
     table: str
     records: int
@@ -62,8 +62,9 @@ class StoredWithoutRecord:
 class InPostgres:
     """A run's rows: `pages` by outcome, also by values that are no outcome of ours.
 
-    `empty` is None when the job has no tables. `counts` are the final ones in `runs`; `published` are those of its
-    `tables` in which readers see the run.
+    `empty` is None when the job has no tables. `counts` are the final ones in `runs`; `attached` are those of its
+    `tables` of which the run is a partition. It is `undecided` when it is complete, and nobody has decided yet whether
+    it is published.
     """
 
     complete: bool
@@ -73,7 +74,9 @@ class InPostgres:
     orphans: Sequence[Orphans]
     empty: StoredWithoutRecord | None
     tables: Sequence[str]
-    published: Sequence[str]
+    attached: Sequence[str]
+    published: bool
+    undecided: bool
 
     @property
     def total(self) -> int:
@@ -161,8 +164,6 @@ def _of_source(source: InSource, postgres: InPostgres, redis: InRedis | Finding)
 
 def _of_postgres(postgres: InPostgres) -> list[Finding]:
     unknown = {outcome: keys for outcome, keys in postgres.pages.items() if outcome not in set(Outcome)}
-    found = ", ".join(postgres.published) or "none"
-    expected = ", ".join(postgres.tables) if postgres.complete else "none"
     findings = [
         _none("pages without one of the five outcomes", sum(unknown.values()), such_as(list(unknown))),
         _none("pages beyond one a key", postgres.total - postgres.digests),
@@ -178,7 +179,19 @@ def _of_postgres(postgres: InPostgres) -> list[Finding]:
     if postgres.complete:
         final = {outcome.value: keys for outcome, keys in postgres.counts.items()}
         findings.append(_same("final counts of the run", _words(final), _words(postgres.pages)))
-    return [*findings, _same("tables where readers see the run", found, expected)]
+    return [*findings, _of_readers(postgres)]
+
+
+def _of_readers(postgres: InPostgres) -> Finding:
+    """A published run is a partition of all of its tables, another one of none: it goes on, or fell short."""
+    what, found, all_tables = (
+        "tables where readers see the run",
+        ", ".join(postgres.attached),
+        ", ".join(postgres.tables),
+    )
+    if postgres.undecided:
+        return Finding(what, found or "none", "decided by the next `shardcrawl run`", found in ("", all_tables))
+    return _same(what, found or "none", all_tables if postgres.published else "none")
 
 
 def _of_redis(redis: InRedis, postgres: InPostgres) -> list[Finding]:

@@ -167,8 +167,8 @@ async def _services(
     redis = await read_server_kind(client)
     postgres = await read_version(addresses.database)
     async with open_catalogue(addresses.database) as catalogue:
-        stored = await catalogue.rehearse(job.run.name, job.tables, job.store.schema)
-    rows: list[Checked] = []
+        stored, added = await catalogue.rehearse(job.run.name, job.tables, job.store.schema)
+    rows: list[Checked] = [("columns", f"a new run {column}", "postgres") for column in added]
     if stored is not None:
         if changed := changed_setting(job, stored):
             raise UsageError(changed)

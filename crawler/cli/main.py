@@ -8,6 +8,7 @@ from io import TextIOWrapper
 import click
 
 from crawler.cli.check import check_command, schema_command
+from crawler.cli.diff import diff_command
 from crawler.cli.export import export_command
 from crawler.cli.fetch import fetch_command
 from crawler.cli.init import init_command
@@ -27,7 +28,7 @@ def main() -> None:
 
 for command in (
     *(run_command, demo_command, coordinate_command, work_command),
-    *(status_command, runs_command, sql_command, audit_command, export_command),
+    *(status_command, runs_command, sql_command, diff_command, audit_command, export_command),
     *(limit_command, retry_command, rebuild_command),
     *(init_command, check_command, fetch_command, schema_command),
 ):

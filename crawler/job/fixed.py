@@ -43,6 +43,11 @@ def changed_setting(job: Job, stored: BegunRun) -> str | None:
         if key is not None:
             then, now = (then or {}).get(key), (now or {}).get(key)
         if then != now:
+            if section == "tables" and (column := _new_column(then, now)):
+                return (
+                    f"run {stored.name} was begun without {column}, and has these columns to its end: finish it with "
+                    "the job as it was, or give the new run another --name"
+                )
             if key is None and isinstance(then, dict) and isinstance(now, dict):
                 key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
                 then, now = then.get(key), now.get(key)
@@ -61,6 +66,18 @@ def _fixed_part(section: str, settings: Any) -> Any:
     if section == "kinds" and isinstance(settings, dict):
         return {kind: given.get("request", {}) for kind, given in settings.items()}
     return settings
+
+
+def _new_column(then: Any, now: Any) -> str | None:
+    """The first column that only a table of the new job has."""
+    pairs = [(name, then[name], now[name]) for name in now or () if name in (then or ())]
+    new = (
+        f"column {column} of table {name}"
+        for name, a, b in pairs
+        for column in b["columns"]
+        if column not in a["columns"]
+    )
+    return next(new, None)
 
 
 def _types(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from crawler.job.memory import body_memory
 from crawler.job.models import JobFile, ParseSettings, PublishSettings, RetrySettings, RunSettings, StoreSettings
 from crawler.job.request.placeholders import fields_named
 from crawler.job.request.settings import RequestSettings
+from crawler.job.request.since import PLACE, with_since
 from crawler.job.request_checks import check_request, seconds_of
 from crawler.job.sections.following import (
     KIND_NAME,
@@ -141,6 +142,12 @@ def read_job(document: Mapping[str, Any], folder: str = ".") -> Job:
     """
     if not isinstance(document, Mapping):
         raise UsageError("job: the document is no table; write [run], [source] and their keys")
+    job = _read(with_since(document), folder)
+    kinds = {name: replace(one, document=document) for name, one in job.kinds.items()}
+    return replace(job, document=document, kinds=kinds)
+
+
+def _read(document: Mapping[str, Any], folder: str) -> Job:
     refuse_unknown(JobFile, "job", document)
     follow = _entries(document.get("follow"), "follow", FollowSettings)
     job = Job(
@@ -234,6 +241,8 @@ def _check_run(run: RunSettings) -> None:
     for key, pattern, most in (("corpus", CORPUS_NAME, 80), ("name", RUN_NAME, 100)):
         if (given := getattr(run, key)) and not re.fullmatch(pattern, given):
             raise UsageError(f"job: [run] {key} is {given!r}; it must be 1 to {most} letters, digits, '.', '_' or '-'")
+    if run.since is not None and re.search(r"[{}$\s]", run.since):
+        raise UsageError(f"job: [run] since is {run.since!r}; write a moment like 2026-01-01T00:00:00Z")
     if not run.name and not run.corpus:
         raise UsageError(
             "job: [run] name is missing; it must be 1 to 100 letters, digits, '.', '_' or '-' (or give --name)"
@@ -276,6 +285,8 @@ def _check_named_fields(job: Job) -> None:
     known = {name for names in carried for name in ([names] if isinstance(names, str) else names)}
     for name, where in fields_named(job.request).items():
         if name not in known:
+            if f"{{{name}}}" == PLACE:
+                raise UsageError(f"job: [request] {where} names {PLACE}; say in [run] since what that is at first")
             raise UsageError(
                 f"job: [request] {where} names {{{name}}}, which no key has; write {{key}}, or {{{{{name}}}}} for the "
                 "text itself"

@@ -62,8 +62,9 @@ class RunSettings(Section, frozen=True, kw_only=True):
         "drop", write='write "keep" or "drop"')] = "keep"
     since: Annotated[str, text(
         "For incremental jobs: what `{since}` stands for in `[request]` in the corpus' first run. In each later one it "
-        "is when the current run began, as in 2026-11-26T08:00:00Z.",
-        "2026-01-01T00:00:00Z")] | None = None
+        "is when the current run began, as in 2026-11-26T08:00:00Z. It does not change within a run. "
+        "`[source] since` takes it too.",
+        "2026-01-01T00:00:00Z", r"^[^{}$\s]+$")] | None = None
     workers: Annotated[int, number(
         "Worker processes on this machine. 0 means the default.",
         4, 0, 1024, absent="one for each core")] | None = None

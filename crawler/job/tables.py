@@ -74,7 +74,8 @@ class TableSettings(Section, frozen=True, kw_only=True):
     """A table of your own, once for each table. It gets `run_id`, `digest` and your columns, which the parser fills, or
     selectors do.
 
-    The columns stay as they are within one database: a run whose job names others is refused.
+    A new run adds columns that are new in the job to the table; rows that are there have NULL in them. A job with
+    other types, or without a column that is there, is refused.
     """
 
     name: Annotated[str, text(
@@ -175,6 +176,16 @@ def check_tables(tables: Sequence[TableSettings]) -> None:
                 column_type(kind)
             except ValueError as error:
                 raise UsageError(f"job: table {table.name}: column {column} is of type {kind!r}; {error}") from error
+        _check_unique(table)
+
+
+def _check_unique(table: TableSettings) -> None:
+    types = dict(table.columns)
+    for name in table.unique:
+        if name not in types:
+            raise UsageError(f"job: table {table.name}: unique names {name!r}; its columns are {', '.join(types)}")
+        if column_type(types[name]).name == "json":
+            raise UsageError(f"job: table {table.name}: unique: Postgres compares no json; make {name} a jsonb")
 
 
 def _check_identifier(what: str, name: str, taken: Mapping[str, str]) -> None:

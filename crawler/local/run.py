@@ -53,6 +53,7 @@ from crawler.local.standstill import Standstill
 from crawler.local.supervisor import Supervisor
 from crawler.opening import OpenedRun, open_run
 from crawler.runs.naming import with_name
+from crawler.runs.since import with_fixed_since
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import connect_postgres
@@ -93,10 +94,10 @@ async def run_at(
     a child or a server raised.
     """
     began = monotonic()
-    if not job.run.name:
+    if not job.run.name or job.run.since is not None:
         async with open_catalogue(addresses.database) as catalogue:
             await catalogue.prepare(upgrade=True)
-            job = await with_name(job, catalogue)
+            job = await with_fixed_since(await with_name(job, catalogue), catalogue)
     job = with_source_database(job, addresses.database, environ)
     logs.name_run(job.run.name)
     workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0

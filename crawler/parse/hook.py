@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from coordinator.errors import UsageError, first_line
 from coordinator.model import Outcome
+from coordinator.queue.recent import RecentKeys
 from coordinator.user_code import OutOfTime, TimeLimit, file_of, load_module
 from crawler.job.job import Job
 from crawler.job.models import ParseSettings
@@ -169,8 +170,12 @@ class Hook:
                     page.fail(f"parse: {error}")
 
 
-def load(whole: Job, module_name: str | None = None, kind: str = "") -> Hook | None:
+def load(
+    whole: Job, module_name: str | None = None, kind: str = "", recent: Mapping[str, RecentKeys] | None = None
+) -> Hook | None:
     """Import the parser of a kind's keys, or compile their selectors; None when there is neither. Raises UsageError.
+
+    Keys that are in `recent`, that of their kind, are not looked for in responses.
 
     `module_name` is Hook.module_name of the process that reads what this one pickles: classes need the same name here.
     """
@@ -178,7 +183,7 @@ def load(whole: Job, module_name: str | None = None, kind: str = "") -> Hook | N
     tables = [Table(table) for table in job.tables]
     if job.is_sitemap:
         return Hook(lambda _: {}, tables, "", job.parse, finder=SitemapFinder(whole))
-    finder = Finder(whole, kind) if whole.follows else None
+    finder = Finder(whole, kind, recent) if whole.follows else None
     if job.parse.python is None:
         if finder is None and not job.has_parser:
             return None

@@ -149,10 +149,10 @@ class Batch:
 
 async def drop_seen(pages: Sequence[Page], found_keys: FoundKeys) -> None:
     """Drop what pages have named that was named before or is done, but next pages of lists. Raises RedisUnavailable."""
-    digests = [one.digest for page in pages for one in page.found if not one.context.list_key]
-    if seen := await found_keys.seen(digests) if digests else None:
+    if any(page.found for page in pages):
+        new = await found_keys.new(one for page in pages for one in page.found)
         for page in pages:
-            page.found = [one for one in page.found if one.digest not in seen or one.context.list_key]
+            page.found = [one for one in page.found if one.digest in new or one.context.list_key]
 
 
 def completion_of(load: Load, requests: int, received: int) -> Completion:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 0.02
 # The longest wait while no shard has a block.
 MAX_IDLE_WAIT_SECONDS = 0.5
+# The same in a run that follows: at the end of a depth all workers wait for the next one.
+MAX_LEVEL_WAIT_SECONDS = 0.2
 # The longest wait while claims bring only keys of upstreams that have enough queued; later blocks may have other keys.
 MAX_BUSY_WAIT_SECONDS = 2.0
 # A block that was delivered more often than this is suspected of killing workers.
@@ -50,6 +52,7 @@ class Intake:
         matcher: UpstreamMatcher,
         scheduler: Scheduler,
         keys_per_request: Mapping[str, int],
+        most_idle_wait: float = MAX_IDLE_WAIT_SECONDS,
         would_only_wait: Callable[[], bool] = lambda: False,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
@@ -61,6 +64,7 @@ class Intake:
         self._matcher = matcher
         self._scheduler = scheduler
         self._keys_per_request = keys_per_request
+        self._most_idle_wait = most_idle_wait
         self._would_only_wait = would_only_wait
         self._failpoint = failpoint
         self._shard: ShardId | None = None
@@ -76,7 +80,7 @@ class Intake:
             claim = None if self._would_only_wait() else await retry_unavailable(self._claim, "worker")
             if claim is None:
                 await asyncio.sleep(idle_wait)
-                idle_wait = min(idle_wait * 2, MAX_IDLE_WAIT_SECONDS)
+                idle_wait = min(idle_wait * 2, self._most_idle_wait)
                 continue
             idle_wait = FIRST_WAIT_SECONDS
             self._failpoint("claimed")

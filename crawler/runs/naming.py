@@ -15,14 +15,16 @@ from crawler.store.catalogue import Catalogue
 
 
 async def with_name(job: Job, catalogue: Catalogue) -> Job:
-    """The job with a name: its own, that of its corpus' newest run that is not complete, or a new one of today (UTC).
+    """The job with a name: its own, that of its corpus' newest run that is not at its end, or a new one of today (UTC).
 
     Raises PostgresUnavailable, PostgresRefused.
     """
     if job.run.name:
         return job
     runs = await catalogue.all()
-    unfinished = [run.name for run in runs if run.corpus == job.corpus and not run.complete]
+    own = [run for run in runs if run.corpus == job.corpus]
+    # Nobody has decided on publishing a complete run: who completed it died.
+    unfinished = [run.name for run in own if not run.complete or run.shortfall is None]
     return _named(
         job, unfinished[-1] if unfinished else new_name(job.corpus, datetime.now(UTC), {run.name for run in runs})
     )

@@ -12,7 +12,7 @@ from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import connect_postgres
 from crawler.store.rows.stored_run import StoredRun
-from crawler.store.tables import RunTables, table_names
+from crawler.store.tables import RunTables
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ async def finish_run(
     connection = await connect_postgres(database)
     try:
         catalogue, corpora = Catalogue(connection), Corpora(connection)
-        await catalogue.complete(RunTables.of(run), run.epoch)
+        await catalogue.complete(RunTables.of(run), run.epoch, job.tables)
         failpoint("counted")
         complete = await _found(catalogue, run.name)
         if complete.shortfall is None:
@@ -35,7 +35,7 @@ async def finish_run(
                 logger.warning("run %s is not published: %s", complete.name, shortfall)
                 await corpora.refuse(complete.run_id, shortfall)
             else:
-                await corpora.publish(complete.corpus, RunTables.of(complete), table_names(job.tables))
+                await corpora.publish(complete.corpus, RunTables.of(complete), job.tables, failpoint)
         return await _found(catalogue, run.name)
     finally:
         connection.terminate()

@@ -19,9 +19,10 @@ from crawler.store.postgres import PostgresConnection, connect_postgres, postgre
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
 from crawler.store.rows.found import FoundCounts, FoundTable, delete_pages
+from crawler.store.rows.merge import drop_replaced
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
-from crawler.store.tables import PAGES, RunTables
+from crawler.store.tables import PAGES, AddedColumn, RunTables
 from crawler.store.user_tables import UserTables
 
 DIGESTS_PER_FETCH = 50_000
@@ -42,8 +43,12 @@ class Catalogue:
             await refuse_older(self._connection)
         await migrate(self._connection)
 
-    async def rehearse(self, name: str, tables: Sequence[TableSettings], schema: str = "") -> StoredRun | None:
-        """Make what a run would make, and take it back; returns the run of that name if there is one.
+    async def rehearse(
+        self, name: str, tables: Sequence[TableSettings], schema: str = ""
+    ) -> tuple[StoredRun | None, Sequence[AddedColumn]]:
+        """Make what a run would make, and take it back.
+
+        Returns the run of that name if there is one, and the columns that a new run would add to tables which exist.
 
         Raises PostgresRefused when a right is missing, or a table exists with other columns.
         """
@@ -53,8 +58,8 @@ class Catalogue:
             try:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
-                await UserTables(self._connection, RunTables(0, schema)).make(tables)
-                return await self.find(name)
+                added = await UserTables(self._connection, RunTables(0, schema)).make(tables, widens=False)
+                return await self.find(name), added
             finally:
                 await transaction.rollback()
 
@@ -194,11 +199,13 @@ class Catalogue:
             epoch = await self._connection.fetchval(query("epoch"), run_id)
         return None if epoch is None else Epoch(epoch)
 
-    async def complete(self, of_run: RunTables, epoch: Epoch) -> Mapping[Outcome, int]:
+    async def complete(
+        self, of_run: RunTables, epoch: Epoch, tables: Sequence[TableSettings] = ()
+    ) -> Mapping[Outcome, int]:
         """Count the run's outcomes, and mark it complete; returns keys by outcome. Readers see it when it is published.
 
-        A run that is complete already keeps its counts. Raises EpochLost when the run has another epoch: `retry` has
-        put keys back meanwhile.
+        Records of the tables that give way to newer ones are deleted with it. A run that is complete already keeps its
+        counts. Raises EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
         """
         run_id = of_run.run_id
         with postgres_errors():
@@ -210,6 +217,7 @@ class Catalogue:
                 if final_counts is not None:
                     return decode_counts(final_counts)
                 counts, reasons = await count_outcomes(self._connection, of_run)
+                await drop_replaced(self._connection, of_run, tables)
                 await self._connection.execute(
                     query("complete-run"),
                     run_id,

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import asyncpg
 
 from coordinator.errors import PostgresRefused, PostgresUnavailable
+from coordinator.failpoints import Failpoint, no_failpoint
+from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
-from crawler.store.tables import PAGES, RunTables, in_schema
+from crawler.store.rows.merge import keep_records
+from crawler.store.tables import PAGES, RunTables, in_schema, table_names
 
 # Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
 # statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
@@ -54,26 +58,34 @@ class Corpora:
                 await self._connection.execute(query("add-corpus"), corpus, schema, new)
                 await self._connection.execute(query("view-timeout"))
                 for name in [*([PAGES] if row is None else []), *new]:
-                    await self._make_view(schema, name)
+                    await self.make_view(schema, name)
                 if schema and row is None:
-                    await self._make_view("", PAGES)
+                    await self.make_view("", PAGES)
         except asyncpg.LockNotAvailableError as error:
             raise PostgresUnavailable(
                 f"Postgres: the views of corpus {corpus} are to be made, and a query that somebody runs on one of them "
                 "holds it up; this goes on when that query has ended"
             ) from error
 
-    async def publish(self, corpus: str, of_run: RunTables, tables: Sequence[str]) -> None:
+    async def publish(
+        self, corpus: str, of_run: RunTables, tables: Sequence[TableSettings], failpoint: Failpoint = no_failpoint
+    ) -> None:
         """Let readers of the corpus see this run and no other, from one moment on.
 
-        Raises PostgresUnavailable while somebody's query holds up a view that must be made: to be called again then.
+        Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises
+        PostgresUnavailable while somebody's query holds up a view that must be made: to be called again then.
         """
         with postgres_errors():
-            await self.add(corpus, of_run.schema, tables)
-            if await self._attach(of_run, [PAGES, *tables]):
+            names = table_names(tables)
+            await self.add(corpus, of_run.schema, names)
+            if await self._attach(of_run, [PAGES, *names]):
                 await asyncio.sleep(PUBLISH_DELAY_SECONDS)
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
+                before = await self._connection.fetchval(query("lock-corpus"), corpus)
+                if before and not await self._connection.fetchval(query("was-published"), of_run.run_id):
+                    await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
+                failpoint("merged")
                 await self._connection.execute(query("mark-published"), of_run.run_id)
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
 
@@ -95,10 +107,14 @@ class Corpora:
                     attached += 1
         return attached > 0
 
-    async def _make_view(self, schema: str, table: str) -> None:
-        """Make `TABLE_current` anew: of the corpora in this schema that have the table. `pages` is everybody's."""
+    async def make_view(self, schema: str, table: str) -> None:
+        """Make `TABLE_current` anew: of the corpora in this schema that have the table. `pages` is everybody's.
+
+        In a transaction. Nothing is made while no corpus has the table. Raises asyncpg's errors.
+        """
         whole = in_schema("" if table == PAGES else schema, table)
         corpora = await self._connection.fetch(query("corpora-with-table"), schema, None if table == PAGES else table)
         branches = " UNION ALL ".join(query("view-branch", table=whole, corpus=row["literal"]) for row in corpora)
-        view = in_schema(schema, f"{table}_current")
-        await self._connection.execute(query("make-view", view=view, branches=branches))
+        if branches:
+            view = in_schema(schema, f"{table}_current")
+            await self._connection.execute(query("make-view", view=view, branches=branches))

@@ -106,13 +106,15 @@ async def refuse_planted(
     """Raise PostgresRefused where another role has put tables of these names, or functions that hide Postgres' own.
 
     What is in them, like a trigger, would run with the rights of this connection's role. The functions are those that
-    our statements call, or all. Returns the schemas that were looked at, in the order of the search_path.
+    our statements call, or all that Postgres has: then `changes` may be another role's, as the tables may be. Returns
+    the schemas that were looked at, in the order of the search_path.
     """
     with postgres_errors():
         path = [name for name in await connection.fetchval(query("search-path")) if not name.startswith("pg_temp")]
         if path[:1] != ["pg_catalog"]:
             raise PostgresRefused(f"Postgres: search_path is {', '.join(path)}; leave pg_catalog out of it")
-        found = await connection.fetchrow(query("planted"), tables, used_functions(), all_functions)
+        functions = () if all_functions else used_functions()
+        found = await connection.fetchrow(query("planted"), tables, functions, all_functions)
     if found is not None:
         raise PostgresRefused(
             f"Postgres: {found['kind']} {found['name']} belongs to role {found['owner']}, and what it runs would have "

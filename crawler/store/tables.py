@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from crawler.job.tables import TableSettings, column_type, identifier_fault
+from crawler.job.tables import OWN_COLUMNS, TableSettings, column_type, identifier_fault
 
 PAGES, FOUND = "pages", "pages_found"
 
@@ -86,21 +86,38 @@ def column_list(columns: Sequence[tuple[str, str]]) -> str:
 
 
 def columns_fault(found: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, str]]) -> str | None:
-    """The first column in which a table that exists differs from the job's, None when none does.
+    """The first column that a run cannot add to a table that exists; None when there is none.
 
-    Columns are (name, type as Postgres writes it).
+    Columns are (name, type as Postgres writes it), in any order: one that was added stands at the end.
     """
     there = dict(found)
     for name, kind in wanted:
-        if name not in there:
+        if name not in there and name in OWN_COLUMNS:
             return f"it has no column {name} {kind}"
-        if there[name] != kind:
+        if there.get(name, kind) != kind:
             return f"column {name} is {there[name]} there, and {kind} in the job"
     if more := [name for name in there if name not in dict(wanted)]:
         return f"the job has no column {more[0]} {there[more[0]]}"
-    if list(found) != list(wanted):
-        return "its columns come in another order"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class AddedColumn:
+    """A column of the job's that a table which exists does not have yet; rows that are there have NULL in it."""
+
+    table: str
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"adds column {self.name} {self.kind} to table {self.table}"
+
+
+def added_columns(
+    table: str, found: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, str]]
+) -> Sequence[AddedColumn]:
+    """The columns that a table lacks, in the job's order."""
+    return [AddedColumn(table, name, kind) for name, kind in wanted if name not in dict(found)]
 
 
 def table_names(tables: Sequence[TableSettings]) -> list[str]:

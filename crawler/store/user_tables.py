@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import asyncpg
 
-from coordinator.errors import PostgresRefused, first_line
-from crawler.job.tables import TableSettings
+from coordinator.errors import PostgresRefused, PostgresUnavailable, first_line
+from crawler.job.tables import TableSettings, column_type
+from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, refuse_planted
 from crawler.store.queries import query
-from crawler.store.tables import RunTables, column_list, columns_fault, in_schema, quoted
+from crawler.store.tables import AddedColumn, RunTables, added_columns, column_list, columns_fault, in_schema, quoted
+
+logger = logging.getLogger(__name__)
 
 
 class UserTables:
@@ -20,16 +25,18 @@ class UserTables:
         self._connection = connection
         self._of_run = of_run
 
-    async def make(self, tables: Sequence[TableSettings]) -> None:
-        """Make the run's parts; the schema and the tables too where they are missing. Checks the tables' columns."""
+    async def make(self, tables: Sequence[TableSettings], *, widens: bool = True) -> Sequence[AddedColumn]:
+        """Make the run's parts; the schema and the tables too where they are missing. Checks the tables' columns.
+
+        A table that exists gets the job's new columns, if this `widens` it; returns them in any case.
+        """
         run = self._of_run
         if run.schema:
             await self._connection.execute(query("make-schema", schema=quoted(run.schema)))
         await self._connection.execute(query("make-pages-part", part=run.pages, run_id=run.run_id))
-        for table in tables:
-            await self._make(table)
+        return [column for table in tables for column in await self._make(table, widens=widens)]
 
-    async def _make(self, table: TableSettings) -> None:
+    async def _make(self, table: TableSettings, *, widens: bool) -> Sequence[AddedColumn]:
         whole = self._of_run.whole(table.name)
         wanted = await self._columns_as_postgres_writes_them(table)
         await self._connection.execute(query("make-table", table=whole, columns=column_list(table.columns)))
@@ -42,11 +49,39 @@ class UserTables:
         if fault:
             shown = ", ".join(f"{name} {kind}" for name, kind in found)
             raise PostgresRefused(
-                f"table {table.name} exists with other columns than the job's: {fault}; "
-                f"make the job's columns equal, or give the table another name (there are {shown})"
+                f"table {table.name} exists with other columns than the job's: {fault}; make the job's columns equal "
+                f"but for new ones, or give the table another name (there are {shown})"
             )
+        added = added_columns(table.name, found, wanted)
+        if added and widens:
+            await self._widen(table.name, added)
         part = self._of_run.part(table.name)
         await self._connection.execute(query("make-table-part", part=part, table=whole, run_id=self._of_run.run_id))
+        return added
+
+    async def _widen(self, table: str, added: Sequence[AddedColumn]) -> None:
+        """Add the columns to the table, to parts of it that are no partitions yet, and to the view.
+
+        Raises PostgresUnavailable while a query on the table goes on.
+        """
+        run = self._of_run
+        columns = ", ".join(f"ADD COLUMN {quoted(column.name)} {column_type(column.kind)}" for column in added)
+        try:
+            await self._connection.execute(query("migration-timeout"))
+            await self._connection.execute(query("lock-view", view=in_schema(run.schema, f"{table}_current")))
+            await self._connection.execute(query("widen-table", table=run.whole(table), columns=columns))
+            # From here on no part can become a partition.
+            for row in await self._connection.fetch(query("loose-parts"), replace(run, run_id=0).part(table)):
+                part = replace(run, run_id=row["run_id"]).part(table)
+                await self._connection.execute(query("widen-table", table=part, columns=columns))
+            await Corpora(self._connection).make_view(run.schema, table)
+        except asyncpg.LockNotAvailableError as error:
+            raise PostgresUnavailable(
+                f"Postgres: table {table} is to get column {added[0].name}, and a query that somebody runs on it holds "
+                "it up; run this command again when the query has ended"
+            ) from error
+        for column in added:
+            logger.info("Postgres: %s", column)
 
     async def _columns(self, table: str) -> list[tuple[str, str]]:
         """The columns of a table as (name, type)."""

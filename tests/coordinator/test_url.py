@@ -8,7 +8,7 @@ from ada_url import normalize_url
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.url import _CANONICAL, InvalidUrl, Origin, Target, join, parse
+from coordinator.url import _CANONICAL, InvalidUrl, Origin, Target, join, join_all, parse
 
 BASE = "http://a.example:8000/b/c?d#e"
 
@@ -260,8 +260,38 @@ def test_any_text_is_a_target_in_ascii_or_an_invalid_url(text: str, relative: bo
         ("https://h.example/a/b", "x", "https://h.example/a/x"),
         ("https://h.example/a/b", "/x\\y z#f", "https://h.example/x/y%20z#f"),
         ("https://h.example/a/b", "/caf\u00e9", "https://h.example/caf%C3%A9"),
+        ("https://h.example/a/b", "http://other.example:62000/x?y", "http://other.example:62000/x?y"),
+        ("https://h.example/a/b", "http://other.example", "http://other.example/"),
+        ("https://h.example/a/b", "http://other.example:66000/x", None),
         ("data:text/html,x", "https://h.example/y", "https://h.example/y"),
     ],
 )
-def test_a_link_leads_where_the_standard_says(base: str, link: str, url: str) -> None:
-    assert join(base, link) == url == ada_url.join_url(base, link)
+def test_a_link_leads_where_the_standard_says(base: str, link: str, url: str | None) -> None:
+    assert join_all(base, [link]) == [by_the_standard(base, link)] == [link if url is None else url]
+    if url is not None:
+        assert join(base, link) == url
+
+
+def by_the_standard(base: str, link: str) -> str:
+    try:
+        return str(ada_url.join_url(base, link.strip()))
+    except ValueError:
+        return link.strip()
+
+
+LINKS = st.one_of(
+    st.from_regex(r"/[a-z0-9/.]{0,6}(\?[a-z=&/]{0,4})?", fullmatch=True),
+    st.from_regex(r"https?://[a-z0-9.]{1,4}(:[0-9]{1,5})?(/[a-z.%]{0,3})*", fullmatch=True),
+    st.text("/.?#:\\%@ \n\tAahtps2e\u00e9", max_size=8),
+)
+
+
+@given(st.lists(LINKS, max_size=4), st.sampled_from(["https://h.example/a/b?c", "http://h.example:81/", "data:,x"]))
+def test_links_that_are_joined_at_once_lead_where_the_standard_says(links: list[str], base: str) -> None:
+    assert join_all(base, links) == [by_the_standard(base, link) for link in links]
+
+
+@pytest.mark.parametrize("link", ["/a\n/b", "/a\n", "\n/a", "", "/a\nhttp://h.example/"])
+def test_a_link_with_a_line_end_is_one_link(link: str) -> None:
+    links = ["/x", link, "/y"]
+    assert join_all(BASE, links) == [by_the_standard(BASE, one) for one in links]

@@ -20,7 +20,7 @@ from crawler.model import Item, OpenBlock, Page, Request
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres
-from crawler.store.tables import RunTables, table_names
+from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 
 # A moment that binary fractions of a second cannot hold exactly.
@@ -64,10 +64,10 @@ async def finished(
 ) -> Mapping[Outcome, int]:
     """Complete a run and publish it; returns its keys by outcome."""
     catalogue = Catalogue(connection)
-    counts = await catalogue.complete(run, epoch)
+    counts = await catalogue.complete(run, epoch, tables)
     found = next(one for one in await catalogue.all() if one.run_id == run.run_id)
     if found.shortfall is None:
-        await Corpora(connection).publish(found.corpus, run, table_names(tables))
+        await Corpora(connection).publish(found.corpus, run, tables)
     return counts
 
 

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.anyio
 
 PLANNER = ("read", "published")
 OPENING = ("made", "rebuilt")
-WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING)
+FOLLOWING = ("found", "followed", "named")  # see test_following
+WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING + FOLLOWING)
 DEATHS = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
 QUICK = ("published", "committed")
 

@@ -190,7 +190,7 @@ def test_every_redis_key_stands_in_the_table() -> None:
 
 def test_every_query_is_used() -> None:
     code = "".join(path.read_text() for path in (ROOT / "crawler").rglob("*.py"))
-    sql = (ROOT / "crawler" / "store" / "sql" / "queries.sql").read_text()
+    sql = "".join(path.read_text() for path in (ROOT / "crawler" / "store" / "sql").glob("*.sql"))
     for name in re.findall(r"^-- name: (\S+)$", sql, re.MULTILINE):
         assert f'query("{name}"' in code, name
         assert queries.query(name)

@@ -52,6 +52,10 @@ BLOCKS = "blocks left in the streams"
 STRAY = "stray Redis keys"
 STAGING = "staging tables of sessions"
 IDLE = "sessions idle in a transaction"
+SEEN = "run that readers of corpus job see"
+UNLIKE = f"pages that were carried over and are not as in {NAME}"
+OTHER_RECORDS = "pages that were carried over with other records in things"
+NOT_FAILED = "stale pages that have not failed"
 AGAIN = "requests for a key that was asked before"
 ANOTHER = (
     "INSERT INTO pages_r1 (run_id, digest, key, outcome, attempts, fetched_at) "
@@ -102,14 +106,14 @@ class Crawl:
         running.interrupt()
         assert (await running.end()).code == 130
 
-    async def findings(self, log: Path | None = None, allowed: int = 0) -> dict[str, Finding]:
+    async def findings(self, log: Path | None = None, allowed: int = 0, name: str = NAME) -> dict[str, Finding]:
         place = Place(self.environ["REDIS_URL"], self.environ["DATABASE_URL"], self.shell.data)
-        found = await auditor.audit(place, NAME, "/", log, allowed, {})
+        found = await auditor.audit(place, name, "/", log, allowed, {})
         assert len({one.what for one in found}) == len(found)
         return {one.what: one for one in found}
 
-    async def broken(self, log: Path | None = None, allowed: int = 0) -> set[str]:
-        return {what for what, one in (await self.findings(log, allowed)).items() if not one.ok}
+    async def broken(self, log: Path | None = None, allowed: int = 0, name: str = NAME) -> set[str]:
+        return {what for what, one in (await self.findings(log, allowed, name)).items() if not one.ok}
 
     def log(self, *more: str) -> Path:
         """What the upstream was asked, as it logs it, and some lines more."""
@@ -166,7 +170,7 @@ async def test_what_does_not_hold_is_a_row_one_error_line_and_exit_code_1(crawl:
     assert broken == [NO_PAGE, "the source"]
     assert "such as late" in ended.out
     assert len(ended.err.strip().splitlines()) == 1, ended.err
-    assert f"error: run {NAME}: 2 of 17 findings do not hold" in ended.err
+    assert f"error: run {NAME}: 2 of 18 findings do not hold" in ended.err
     unknown = await crawl.shell.run("audit", "nobody", environ=crawl.environ, code=2)
     assert f"no run nobody; known runs: {NAME}" in unknown.err
 
@@ -212,6 +216,85 @@ async def test_stored_keys_without_a_record_are_counted_and_found_where_the_job_
     assert (found.found, found.note, found.ok) == (2, "such as k1, k2", True)
     await crawl.postgres.execute("""UPDATE runs SET spec = jsonb_set(spec, '{parse,no_record}', '"gone"')""")
     assert await crawl.broken() == {EMPTY}
+
+
+# A refresh of run 1 that found everything unchanged, and fell short.
+REFRESH = """
+    INSERT INTO runs (name, spec, epoch, state, counts, corpus, base_run, content_hash, layout, shortfall)
+        SELECT 'refreshed', spec, epoch, state, jsonb_build_object('unchanged', counts -> 'stored', 'gone',
+               counts -> 'gone', 'refused', counts -> 'refused'), corpus, run_id, content_hash,
+               layout || '{"carried_run": 1}', 'too few keys' FROM runs;
+    CREATE TABLE pages_r2 (LIKE pages INCLUDING ALL, CHECK (run_id = 2));
+    CREATE TABLE things_r2 (LIKE things INCLUDING ALL, CHECK (run_id = 2));
+    CREATE TABLE copied AS TABLE pages;
+    UPDATE copied SET run_id = 2, outcome = CASE outcome WHEN 'stored' THEN 'unchanged' ELSE outcome END;
+    INSERT INTO pages_r2 TABLE copied;
+    INSERT INTO things_r2 SELECT 2, digest, name FROM things;
+"""
+WITH_BODIES = "UPDATE pages_r1 SET body_digest = 'a', body = '1'; UPDATE pages_r2 SET body_digest = 'a'"
+WANTED = """UPDATE runs SET spec = jsonb_set(spec, '{parse,no_record}', '"gone"')"""
+# Each is undone before the next.
+REFRESHED = (
+    ("SELECT 1", set()),
+    ("UPDATE things_r2 SET name = 'x' WHERE name = 'k1'", {OTHER_RECORDS}),
+    ("DELETE FROM things_r2 WHERE name = 'k1'", {OTHER_RECORDS}),
+    ("INSERT INTO things_r2 SELECT * FROM things_r2 WHERE name = 'k1'", {OTHER_RECORDS}),
+    ("UPDATE pages_r2 SET content_digest = 'other' WHERE key = 'k1'", {UNLIKE}),
+    ("UPDATE pages_r2 SET content_digest = '' WHERE key = 'k1'; DELETE FROM things_r2 WHERE name = 'k1'", set()),
+    ("DELETE FROM pages_r1 WHERE key = 'k1'", {UNLIKE}),
+    ("UPDATE pages_r1 SET outcome = 'gone' WHERE key = 'k1'", {UNLIKE}),
+    (f"{WITH_BODIES}; UPDATE pages_r2 SET body = '1'", set()),
+    (f"{WITH_BODIES}; UPDATE pages_r2 SET body = CASE key WHEN 'k1' THEN '2'::jsonb ELSE '1' END", {UNLIKE}),
+    (f"{WITH_BODIES}; UPDATE pages_r2 SET body = CASE key WHEN 'k1' THEN NULL ELSE '1'::jsonb END", {UNLIKE}),
+    ("INSERT INTO things_r2 SELECT 2, digest, 'x' FROM pages_r2 WHERE key = 'missing1'", {ORPHANS}),
+    ("UPDATE pages_r2 SET outcome = 'failed', stale = true WHERE key = 'k1'", {FINAL}),
+    ("UPDATE pages_r2 SET outcome = 'failed' WHERE key = 'k1'", {FINAL, ORPHANS}),
+    ("UPDATE pages_r2 SET stale = true WHERE key = 'k1'", {NOT_FAILED}),
+    ("ALTER TABLE things ATTACH PARTITION things_r2 FOR VALUES IN (2)", {PUBLISHED}),
+    ("UPDATE runs SET published_at = now() WHERE run_id = 2", {PUBLISHED}),
+    ("UPDATE runs SET shortfall = NULL WHERE run_id = 2", set()),
+    ("UPDATE corpora SET current_run = 2", {SEEN}),
+    ("UPDATE corpora SET current_run = NULL", {SEEN}),
+    ("""UPDATE runs SET layout = layout || '{"carried_run": 99}'; DELETE FROM things_r2 WHERE name = 'k1'""", set()),
+    (WANTED, set()),
+    (f"{WANTED}; DELETE FROM things_r2 WHERE name = 'k1'", {EMPTY, OTHER_RECORDS}),
+)
+ROWS = ("pages_r1", "pages_r2", "things_r1", "things_r2")
+UNDO = f"""
+    DO $$ BEGIN
+        IF (SELECT relispartition FROM pg_class WHERE relname = 'things_r2') THEN
+            ALTER TABLE things DETACH PARTITION things_r2;
+        END IF;
+    END $$;
+    {"; ".join(f"TRUNCATE {name}; INSERT INTO {name} TABLE kept_{name}" for name in ROWS)};
+    UPDATE runs r SET (spec, layout, shortfall, published_at) = (k.spec, k.layout, k.shortfall, k.published_at)
+        FROM kept_runs k WHERE k.run_id = r.run_id;
+    UPDATE corpora c SET current_run = k.current_run FROM kept_corpora k WHERE k.corpus = c.corpus;
+"""
+MERGED = """UPDATE runs SET spec = jsonb_set(spec, '{tables,0,mode}', '"merge"'); """
+KEPT = "INSERT INTO things_r2 SELECT 2, digest || '\\x00', name FROM things WHERE name = 'k1'"
+KEPT_RECORDS = (
+    (KEPT, set()),
+    ("INSERT INTO things_r2 VALUES (2, '\\x0123456789abcdef0123456789abcdef00', 'of no run')", {ORPHANS}),
+    ("INSERT INTO things_r2 VALUES (2, '\\x00', 'of no key')", {ORPHANS}),
+    (f"{KEPT}; UPDATE runs SET published_at = NULL WHERE run_id = 1; UPDATE corpora SET current_run = NULL", set()),
+)
+
+
+async def test_a_refresh_is_compared_with_its_base(crawl: Crawl) -> None:
+    await crawl.finish()
+    await crawl.postgres.execute(REFRESH)
+    expected = {SEEN, UNLIKE, OTHER_RECORDS, NOT_FAILED}
+    assert expected <= set(await crawl.findings(name="refreshed"))
+    assert SEEN in await crawl.findings()
+    dump = "; ".join(f"CREATE TABLE kept_{name} AS TABLE {name}" for name in ("runs", "corpora", *ROWS))
+    await crawl.postgres.execute(dump)
+    for change, broken in (*REFRESHED, *((MERGED + change, broken) for change, broken in KEPT_RECORDS)):
+        await crawl.postgres.execute(change)
+        assert await crawl.broken(name="refreshed") == broken, change
+        await crawl.postgres.execute(UNDO)
+    await crawl.postgres.execute(KEPT)
+    assert await crawl.broken(name="refreshed") == {ORPHANS}
 
 
 async def test_redis_keys_changed_by_hand_are_found(crawl: Crawl) -> None:

@@ -8,8 +8,11 @@ local counts, members = unpack(cmsgpack.unpack(ARGV[1]))
 local found = {}
 local first = 1
 for bucket, count in ipairs(counts) do
-  local flags = redis.call('SMISMEMBER', KEYS[bucket], unpack(members, first, first + count - 1))
-  found[bucket] = table.concat(flags)
+  if count == 1 then -- in a large layout that is most of them
+    found[bucket] = redis.call('SISMEMBER', KEYS[bucket], members[first])
+  else
+    found[bucket] = table.concat(redis.call('SMISMEMBER', KEYS[bucket], unpack(members, first, first + count - 1)))
+  end
   first = first + count
 end
 return table.concat(found)

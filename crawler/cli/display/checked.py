@@ -55,6 +55,7 @@ def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list
         ("source", job.source.name, "job file"),
         ("keys", _keys_words(total, request.keys_per_request) if not job.source.sitemap else PAGES_WORDS, "source"),
         ("request", request.url or "each key is a URL", origin("request", "url")),
+        *([("since", f"at first {run.since}", origin("run", "since"))] if run.since else []),
         ("engine", f"{request.engine}{', HTTP/2' if request.http2 else ''}", origin("request", "engine")),
         ("user agent", request.user_agent, origin("request", "user_agent")),
         _robots(job),

@@ -51,7 +51,9 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     cookies and `auth` stay behind when a redirect leads to another origin.
 
     `{key}`, `{keys}` and the named fields of a source, `{name}`, stand for what a key has, in `url`, `headers`, `json`,
-    `form` and `body`. A key without such a field is refused. `{{name}}` is the text {name}.
+    `form` and `body`. A key without such a field is refused. `{{name}}` is the text {name}. `{since}` is what
+    `[run] since` says, if that is given.
+
     """
 
     url: Annotated[str, text(

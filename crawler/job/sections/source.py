@@ -59,8 +59,9 @@ class SourceSettings(Section, frozen=True, kw_only=True):
         "kind `sitemap` and without a body.",
         "https://www.example.org/sitemap.xml", write="write a URL, or a list of URLs")] = ()
     since: Annotated[str, text(
-        "Of a sitemap, leave out pages and sitemaps whose `lastmod` is a day before this one. What has none is kept.",
-        "2026-01-01", r"^\d{4}-\d{2}-\d{2}$", absent="no bound")] | None = None
+        "Of a sitemap, leave out pages and sitemaps whose `lastmod` is a day before this one. What has none is kept. "
+        "`{since}` is the day of `[run] since`.",
+        "2026-01-01", r"^(?:\d{4}-\d{2}-\d{2}|\{since\})$", absent="no bound")] | None = None
     key: Annotated[str | tuple[str, ...], value(
         'The column that has the key. Of several the key is the JSON array of their texts: `["A-1","de"]`. Of rows '
         "with the same key the first one counts.",
@@ -130,7 +131,9 @@ def _check_sitemap(source: SourceSettings, *, keys_are_urls: bool) -> None:
         try:
             date.fromisoformat(source.since)
         except ValueError:
-            raise UsageError(f'job: [source] since is {source.since!r}; write a day like "2026-01-01"') from None
+            raise UsageError(
+                f"job: [source] since is {source.since!r}; write a day like 2026-01-01, or {{since}} with [run] since"
+            ) from None
     if source.sitemap and not keys_are_urls:
         raise UsageError("job: [source] sitemap: the keys are the URLs that it names; leave [request] url out")
     rule = KeyRule(absolute_url=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.model import FoundKey, KeyContext, Outcome
+from coordinator.queue.recent import RecentKeys
 from coordinator.queue.sharding import digest
 from coordinator.queue.wire import MAX_DEPTH
 from coordinator.source.key_rule import KeyRule, refuse
@@ -27,6 +29,10 @@ from crawler.parse.values.shown import abbreviated
 MOST_FOUND = 50_000
 # Short links can become long URLs, because each has the page's path before it.
 MOST_FOUND_CHARACTERS = 32_000_000
+# Of so many texts those that were found before are left out at once. Of more each one counts against the bounds above.
+MOST_LEFT_OUT = 1000
+# A URL of so many characters is never longer than a key may be.
+MOST_SURE_CHARACTERS = 2000
 # Of a rule that bounds nothing, by `response.follow`.
 _ANY = FollowSettings(hosts="any")
 _UNBOUNDED = -1
@@ -49,14 +55,20 @@ class _Rule:
             return False
         if target is None or self._hosts is None:
             return True
+        if not self._hosts and target.origin is page.origin:
+            return True
         hosts = self._hosts or {page.origin.upstream_host}
         return target.origin.upstream_host in hosts or _host_and_port(target.origin) in hosts
 
 
 class Finder:
-    """What the pages of one kind name. Raises UsageError when a selector cannot be compiled."""
+    """What the pages of one kind name. Raises UsageError when a selector cannot be compiled.
 
-    def __init__(self, job: Job, kind: str) -> None:
+    Keys that are in `recent`, that of their kind, are left out.
+    """
+
+    def __init__(self, job: Job, kind: str, recent: Mapping[str, RecentKeys] | None = None) -> None:
+        self._recent = recent
         own = job.kinds[kind] if kind else job
         self._kind = kind
         self._language = language_of(own.parse.format)
@@ -99,18 +111,22 @@ class Finder:
                 page.found.append(following)
 
     def _followed(self, item: Item, response: Received) -> Iterator[FoundKey]:
-        page = parse(response.url)
         if self._rules:
             scope = scope_of(response, self._language)
             for rule, kind, select in self._rules:
-                texts = dict.fromkeys(_texts(select(Node(scope.root), scope)))
-                yield from self._found(item, texts, kind, rule, page)
+                texts: Sequence[str] = list(_texts(select(Node(scope.root), scope)))
+                if self._recent is not None and len(texts) <= MOST_LEFT_OUT:
+                    texts = self._recent[kind].new(texts)
+                if texts:
+                    yield from self._found(item, dict.fromkeys(texts), kind, rule, parse(response.url))
         for text, given in response.followed:
             kind = self._kind if given is None else given
             if kind not in self._are_urls:
                 known = ", ".join(filter(None, self._are_urls)) or "none"
                 raise ValueError(f"response.follow: no kind {kind!r}; [kinds] has {known}")
-            yield from self._found(item, [text], kind, self._named.get(kind, _Rule(_UNBOUNDED, _ANY)), page)
+            yield from self._found(
+                item, [text], kind, self._named.get(kind, _Rule(_UNBOUNDED, _ANY)), parse(response.url)
+            )
 
     def _found(self, item: Item, texts: Iterable[str], kind: str, rule: _Rule, page: Target) -> Iterator[FoundKey]:
         """The keys that texts stand for, without those that the rule does not take."""
@@ -132,8 +148,9 @@ class Finder:
                     if not key.lower().startswith(("http:", "https:")):
                         continue  # mailto:, javascript: and the like are no links to pages
                     reason = str(error)
-            if reason is None and not key_rule.surely_key(key):
-                reason = key_rule.reason(key)
+            # A URL that is parsed can only be too long, or have the separator in it.
+            if reason is None and (target is None or key_rule.separator or len(key) > MOST_SURE_CHARACTERS):
+                reason = None if key_rule.surely_key(key) else key_rule.reason(key)
             if reason is not None:
                 key = refuse(key, 0, reason).key.removesuffix(" (line 0)")
             if rule.takes(key, target, page):
@@ -187,14 +204,12 @@ def _host_and_port(origin: Origin) -> str:
 def _texts(value: Any) -> Iterable[str]:
     """The texts in what a selector leads to. Raises SelectorError for anything else."""
     if value is ABSENT or value is None:
-        return
+        return ()
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield str(value)
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _texts(one)
-    else:
-        shown = "an object" if isinstance(value, Mapping) else abbreviated(value)
-        raise SelectorError(f"follow: {shown} is no key; select texts or numbers")
+        return (value,)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (str(value),)
+    if isinstance(value, (list, tuple)):
+        return value if set(map(type, value)) == {str} else chain.from_iterable(map(_texts, value))
+    shown = "an object" if isinstance(value, Mapping) else abbreviated(value)
+    raise SelectorError(f"follow: {shown} is no key; select texts or numbers")

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import turbohtml
 
-from coordinator.url import join
+from coordinator.url import join_all
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, Scope, not_of_format
 from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
@@ -29,7 +29,7 @@ _NOT_MARKUP = ("application/json", "application/pdf", "image/", "audio/", "video
 # What may stand before the first element. The groups are possessive: nothing of them is tried twice.
 _DOCTYPE = re.compile(r"(?:\s|<\?(?:[^?]|\?(?!>))*+\?>|<!--(?:[^-]|-(?!->))*+-->)*+<!DOCTYPE", re.IGNORECASE)
 _WITH_PREFIX = re.compile(r"[\w*-]\|[\w*]")
-ValueOf: TypeAlias = Callable[[Any, str], Any]
+ValueOf: TypeAlias = Callable[[Any], Any]
 
 
 def _read_html(response: Received) -> turbohtml.Document:
@@ -67,65 +67,55 @@ def _refuse_others(response: Received, name: str, but: str = "") -> None:
 
 
 def _compile_with(
-    value_of_attribute: Callable[[str], ValueOf], check: Callable[[str], None]
-) -> Callable[[str], ValueOf]:
-    def compile_get(path: str) -> ValueOf:
+    value_of_attribute: Callable[[str], ValueOf], base_of: Callable[[Any, str], str], check: Callable[[str], None]
+) -> Callable[[str], Callable[[Any, str], Any]]:
+    def compile_get(path: str) -> Callable[[Any, str], Any]:
         match = _PATH.fullmatch(path.strip())
         assert match is not None  # each of its parts may be empty
         css, attribute = match["css"].strip(), match["attribute"]
         check(css)
-        value_of = value_of_attribute(attribute) if attribute else _text
+        value_of, is_link = (value_of_attribute(attribute), attribute.lower() in LINKS) if attribute else (_text, False)
 
         def get(element: Any, url: str) -> Any:
             found = element.select_one(css) if css else element
-            return ABSENT if found is None else value_of(found, url)
+            value = ABSENT if found is None else value_of(found)
+            return join_all(base_of(element, url), [value])[0] if is_link and value is not ABSENT else value
 
         def get_all(element: Any, url: str) -> Any:
-            values = (value_of(found, url) for found in element.select(css))
-            return [value for value in values if value is not ABSENT]
+            values = [value for found in element.select(css) if (value := value_of(found)) is not ABSENT]
+            return join_all(base_of(element, url), values) if is_link and values else values
 
         return get_all if match["each"] else get
 
     return compile_get
 
 
-def _text(element: Any, _: str) -> str:
+def _text(element: Any) -> str:
     return " ".join(element.text.split())
 
 
 def _html_attribute(name: str) -> ValueOf:
     lower = name.lower()
 
-    def value_of(element: Any, url: str) -> Any:
+    def value_of(element: Any) -> Any:
         value = element.attr(lower)
-        if value is None:
-            return ABSENT
-        return _absolute(value, _base(element, url)) if lower in LINKS else value
+        return ABSENT if value is None else value
 
     return value_of
 
 
 def _xml_attribute(name: str) -> ValueOf:
-    def value_of(element: Any, url: str) -> Any:
+    def value_of(element: Any) -> Any:
         value = element.attr(name)
         if value is None:
             alike = (text for other, text in element.attrs.items() if other.endswith(f":{name}"))
             value = next(alike, ABSENT)
-        return _absolute(value, url) if name in LINKS and value is not ABSENT else value
+        return value
 
     return value_of
 
 
-def _absolute(link: str, base: str) -> str:
-    """The link as browsers resolve it; as it stands when it is none."""
-    link = link.strip()
-    try:
-        return join(base, link)
-    except ValueError:
-        return link
-
-
-def _base(element: Any, url: str) -> str:
+def _html_base(element: Any, url: str) -> str:
     """What links are relative to: the page's <base>, or its URL."""
     page = element
     for page in element.ancestors:  # noqa: B007 - the last one is the document
@@ -135,7 +125,7 @@ def _base(element: Any, url: str) -> str:
 
 @lru_cache(maxsize=1)  # the library looks through the whole page for it, and a page may have a million links
 def _base_of_page(page: Any, url: str) -> str:
-    return _absolute(page.base_url(url), url)
+    return join_all(url, [page.base_url(url)])[0]
 
 
 def _compile_rows_with(check: Callable[[str], None]) -> Callable[[str | None], Rows]:
@@ -189,7 +179,7 @@ def _markdown(scope: Scope) -> Any:
 
 HTML = Language(
     _read_html,
-    _compile_with(_html_attribute, _check_html),
+    _compile_with(_html_attribute, _html_base, _check_html),
     _never_quick,
     _compile_rows_with(_check_html),
     behind=" ",
@@ -202,7 +192,7 @@ HTML = Language(
 )
 XML = Language(
     _read_xml,
-    _compile_with(_xml_attribute, _check_xml),
+    _compile_with(_xml_attribute, lambda _, url: url, _check_xml),
     _never_quick,
     _compile_rows_with(_check_xml),
     behind=" ",
@@ -221,7 +211,7 @@ class Element:
     @property
     def text(self) -> str:
         """Its text, with one blank for each run of blanks."""
-        return _text(self.node, "")
+        return _text(self.node)
 
     def attr(self, name: str) -> str | None:
         """An attribute, absolute where it is a link; None when it has not got it."""
@@ -240,9 +230,7 @@ class Element:
 
 def links_of(document: Any, url: str) -> Iterator[str]:
     """The absolute http and https URLs of the links of a page, each once and without its fragment, in order."""
-    base, seen = _base_of_page(document, url), set()
-    for anchor in document.select("a[href]"):
-        link = _absolute(anchor.attr("href"), base).partition("#")[0]
-        if link.startswith(("http://", "https://")) and link not in seen:
-            seen.add(link)
+    links = join_all(_base_of_page(document, url), [anchor.attr("href") for anchor in document.select("a[href]")])
+    for link in dict.fromkeys(link.partition("#")[0] for link in links):
+        if link.startswith(("http://", "https://")):
             yield link

@@ -430,23 +430,6 @@ WHERE NOT EXISTS (SELECT FROM audit_source s WHERE s.digest = p.digest) ORDER BY
 -- name: count-digests
 SELECT count(DISTINCT digest) FROM {part};
 
--- name: orphan-records
--- Records whose key has no stored page.
-WITH orphans AS MATERIALIZED (
-    SELECT r.digest FROM {part} r
-    WHERE NOT EXISTS (SELECT FROM {pages} p WHERE p.digest = r.digest AND p.outcome = 'stored')
-)
-SELECT (SELECT count(*) FROM orphans) AS records,
-       ARRAY(SELECT DISTINCT encode(digest, 'hex') FROM orphans ORDER BY 1 LIMIT $1) AS examples;
-
--- name: stored-without-record
--- Stored keys of which no table has a record: `has_no_record` is the next query for each table, joined by AND.
-WITH empty AS MATERIALIZED (SELECT key FROM {pages} p WHERE outcome = 'stored' AND {has_no_record})
-SELECT (SELECT count(*) FROM empty) AS keys, ARRAY(SELECT key FROM empty ORDER BY 1 LIMIT $1) AS examples;
-
--- name: has-no-record
-NOT EXISTS (SELECT FROM {part} r WHERE r.digest = p.digest);
-
 -- name: is-attached
 SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1) AND inhrelid = to_regclass($2));
 

@@ -215,14 +215,53 @@ async def test_a_worker_that_leaves_leaves_no_receipt(redis: Redis) -> None:
 # -- what is known
 
 
-async def test_seen_are_the_keys_that_were_named_before_and_those_that_are_done(redis: Redis) -> None:
+async def test_new_are_the_keys_that_were_not_named_before_and_are_not_done(redis: Redis) -> None:
     run = await a_run(redis)
     published, left, done, new = (a_found_batch(number, numbered(5, f"of {number}")) for number in range(4))
     await found_keys(run, high_water=6).publish(ONE, 1, [published, left])
     assert await pointers(run) == [("1 1 5", 1)]
     await run.done.add(Outcome.GONE, [one.digest for one in done.keys])
-    seen = [one.digest for batch in (published, left, done) for one in batch.keys]
-    assert await found_keys(run).seen([*seen, *(one.digest for one in new.keys)]) == set(seen)
+    found = found_keys(run)
+    every = [one for batch in (published, left, done, new, new) for one in batch.keys]
+    assert await found.new(every) == {one.digest for one in new.keys}
+    recent = found.recent[""]
+    assert recent.new([one.key for one in every]) == [one.key for one in every[-10:]], "the others are remembered"
+
+
+async def test_keys_are_remembered_when_their_batch_is_committed_and_published_and_not_before(redis: Redis) -> None:
+    """A load can be looked up and never be committed: what its pages named must be new in the next one."""
+    run = await a_run(redis)
+    batch = a_found_batch(7, numbered(5))
+    keys = [one.key for one in batch.keys]
+    found, of_another_run = found_keys(run), found_keys(run, epoch="second")
+    assert await found.new(batch.keys) == {one.digest for one in batch.keys}
+    assert found.recent[""].new(keys) == keys
+    with pytest.raises(EpochLost):
+        await of_another_run.publish(ONE, 1, [batch])
+    with pytest.raises(LeaseLost):
+        await found.publish(TWO, 1, [batch])
+    assert found.recent[""].new(keys) == of_another_run.recent[""].new(keys) == keys
+    await found.publish(ONE, 1, [batch])
+    assert not found.recent[""].new(keys)
+    assert found.recent["another"].new(keys) == keys
+
+
+async def test_pages_of_lists_are_not_remembered(redis: Redis) -> None:
+    """Their URLs can be links, too, which are other keys."""
+    run = await a_run(redis)
+    context = KeyContext(depth=1, origin=b"origin", list_key="seed", page_no=2)
+    page = FoundKey(digest("page 2", context), "page 2", context)
+    found = found_keys(run)
+    await found.publish(ONE, 1, [FoundBatch(7, 1, 1, (page,))])
+    assert await found.new([page]) == set()
+    assert found.recent[""].new(["page 2"]) == ["page 2"]
+
+
+def test_found_keys_travel_in_few_blocks_whatever_the_number_of_shards() -> None:
+    found = a_found_batch(7, numbered(2_000)).keys
+    blocks = found_blocks(found, Layout(shards=256, buckets=256))
+    assert {len(block.keys) for block in blocks} == {100}
+    assert sorted(key for block in blocks for key in block.keys) == sorted(numbered(2_000))
 
 
 async def test_known_keys_that_a_rebuild_marks_are_intsets(redis: Redis) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.errors import UsageError
-from crawler.job.tables import SYSTEM_COLUMNS, check_tables, column_type
+from crawler.job.tables import SYSTEM_COLUMNS, TableSettings, check_tables, column_type
 from crawler.store.postgres import PostgresConnection
 from tests.crawler.examples import a_table
 
@@ -99,3 +99,16 @@ def test_any_other_name_is_refused_with_those_that_are_known(name: str) -> None:
 def test_a_column_that_is_there_anyway_is_refused_with_the_reason(column: str, owner: str) -> None:
     with pytest.raises(UsageError, match=f"column '{column}' is taken: it is {owner}; use another name"):
         check_tables([a_table(**{column: "text"})])
+
+
+@pytest.mark.parametrize(
+    ("unique", "says"),
+    [
+        (("id", "sku"), "table facts: unique names 'sku'; its columns are id, raw"),
+        (("raw",), "table facts: unique: Postgres compares no json; make raw a jsonb"),
+    ],
+)
+def test_unique_names_columns_that_postgres_can_compare(unique: tuple[str, ...], says: str) -> None:
+    table = TableSettings(name="facts", column_settings={"id": "bigint", "raw": "json[]"}, unique=unique)
+    with pytest.raises(UsageError, match=says):
+        check_tables([table])

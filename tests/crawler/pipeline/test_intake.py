@@ -18,7 +18,13 @@ from crawler.fetch.template import Template
 from crawler.job.models import StoreSettings
 from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
-from crawler.pipeline.intake import MAX_DELIVERIES, Intake
+from crawler.pipeline.intake import (
+    FIRST_WAIT_SECONDS,
+    MAX_DELIVERIES,
+    MAX_IDLE_WAIT_SECONDS,
+    MAX_LEVEL_WAIT_SECONDS,
+    Intake,
+)
 from crawler.pipeline.scheduler import Scheduler
 from tests.coordinator.parts import COORDINATOR, ONE, TWO, Run, numbered, record_of
 from tests.crawler.examples import a_job
@@ -357,3 +363,22 @@ async def test_a_kind_that_the_job_does_not_have_is_refused(run: Run, feed: Feed
     assert (page.item.key, page.outcome) == (unknown, Outcome.REFUSED)
     assert page.reason == "it is of kind 'product', which the job does not have"
     assert [request.items[0].key for request in feeding.taken()] == [known]
+
+
+@pytest.mark.parametrize("most", [MAX_IDLE_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS])
+async def test_an_idle_intake_claims_less_and_less_often(
+    run: Run, monkeypatch: pytest.MonkeyPatch, most: float
+) -> None:
+    waits: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 8:
+            raise asyncio.CancelledError
+
+    feeding = Feeding(run, enough=1, keys_per_request=1)
+    feeding._intake._most_idle_wait = most
+    monkeypatch.setattr(asyncio, "sleep", nap)
+    with pytest.raises(asyncio.CancelledError):
+        await feeding._intake.feed()
+    assert waits == [min(FIRST_WAIT_SECONDS * 2**number, most) for number in range(8)]

@@ -8,6 +8,7 @@ from coordinator.model import Epoch
 from crawler.job.job import read_job
 from crawler.runs.naming import new_name, with_name
 from crawler.store.catalogue import Catalogue
+from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection
 from crawler.store.tables import RunTables
 from tests.crawler.examples import a_document, finished
@@ -51,3 +52,18 @@ async def test_a_job_without_a_name_goes_on_with_the_unfinished_run_of_its_corpu
 async def test_a_name_of_the_users_is_kept(connection: PostgresConnection) -> None:
     job = read_job(a_document())
     assert await with_name(job, Catalogue(connection)) is job
+
+
+@pytest.mark.anyio
+async def test_a_complete_run_goes_on_until_it_is_decided_who_sees_it(
+    connection: PostgresConnection,
+) -> None:
+    """Who completed it may have died before it was published."""
+    catalogue, corpora = Catalogue(connection), Corpora(connection)
+    await catalogue.prepare()
+    job = read_job(a_document(run={"corpus": "afd"}))
+    run = RunTables(await catalogue.make("begun", a_document(), EPOCH, (), corpus="afd"))
+    await catalogue.complete(run, EPOCH)
+    assert (await with_name(job, catalogue)).run.name == "begun"
+    await corpora.refuse(run.run_id, "why")
+    assert (await with_name(job, catalogue)).run.name == new_name("afd", datetime.now(UTC), ())

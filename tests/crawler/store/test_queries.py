@@ -9,7 +9,9 @@ import pytest
 import crawler
 from crawler.store.queries import query
 
-SQL = files("crawler.store").joinpath("sql", "queries.sql").read_text()
+SQL = "".join(
+    file.read_text() for file in files("crawler.store").joinpath("sql").iterdir() if file.name.endswith(".sql")
+)
 NAMES = re.findall(r"^-- name: (\S+)$", SQL, re.MULTILINE)
 CALLS = re.findall(
     r"""\bquery\(\s*"([^"]+)"((?:\s*,\s*\w+=)?)""",

@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from coordinator.model import KeyContext, Outcome
+from coordinator.queue.recent import RecentKeys
 from coordinator.queue.sharding import digest
 from crawler.job.job import Job, read_job
 from crawler.model import HttpResponse
@@ -381,3 +382,25 @@ def test_what_a_rule_without_a_bound_takes_counts_for_no_bound(bounded: int) -> 
     rules[bounded]["most"] = 5
     (page,) = parsed(a_job(parse={"format": "html"}, follow=rules), "<a href=/x><a href=/y>")
     assert [(one.key, one.rule) for one in page.found] == [(f"{HOST}/x", -1), (f"{HOST}/y", -1)]
+
+
+def test_keys_that_are_known_to_be_stored_are_left_out() -> None:
+    """But not keys of another kind that are called the same."""
+    recent = {kind: RecentKeys() for kind in ("", "product")}
+    recent["product"].add([f"{HOST}/p/1"])
+    recent[""].add([f"{HOST}/p/2"])
+    job = html_job(rule={"kind": "product"}, kinds={"product": {"parse": {"format": "html"}}})
+    page, parser = a_list_page(), hook.load(job, recent=recent)
+    assert parser is not None
+    parser.apply([page], URL, HttpResponse(200, Sent(), b"<a href='/p/1'><a href='/p/2'>"))
+    assert found_keys(page) == [f"{HOST}/p/2"]
+
+
+def test_a_page_that_names_too_much_fails_also_when_all_of_it_is_known() -> None:
+    recent = {"": RecentKeys()}
+    links = [f"/{number}" for number in range(MOST_FOUND + 1)]
+    recent[""].add([HOST + link for link in links])
+    page, parser = a_list_page(), hook.load(html_job(), recent=recent)
+    assert parser is not None
+    parser.apply([page], URL, HttpResponse(200, Sent(), "".join(f"<a href={link}>" for link in links).encode()))
+    assert page.outcome is Outcome.FAILED

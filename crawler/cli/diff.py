@@ -1,0 +1,92 @@
+"""The command that compares two runs: diff."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+
+from crawler.cli.display.progress import say
+from crawler.cli.display.screen import print_table
+from crawler.cli.inspect import write_rows
+from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
+from crawler.local.services import Place, services
+from crawler.runs.diff import ComparedRuns, RunDiff, changed_keys_query, compare_runs, runs_to_compare
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import connect_postgres
+
+
+@command("diff")
+@click.argument("first", metavar="RUN|CORPUS")
+@click.argument("second", metavar="[RUN]", required=False)
+@click.option("--table", metavar="TABLE", help="Compare the rows of this table, key by key.")
+@click.option("--keys", is_flag=True, help="Print each key that is not as it was, as CSV, or with --json as JSON.")
+@place_options("warning")
+@json_option
+def diff_command(first: str, second: str | None, table: str | None, keys: bool, as_json: bool, **options: Any) -> None:
+    """Compare two complete runs: what was added, changed, removed. Example: shardcrawl diff afd-2026-08 afd-2026-11
+
+    With the name of a corpus alone: its current run, and the one before.
+    """
+    place = place_from(options)
+    if keys:
+        run_async(_write_keys(place, first, second, table, "json" if as_json else "csv"))
+        return
+    runs, found = run_async(_compared(place, first, second, table))
+    if as_json:
+        print_json(
+            {
+                "old": runs.old.name,
+                "new": runs.new.name,
+                "comparable": runs.are_comparable,
+                "table": table,
+                "changes": found.keys,
+                "rows": {one.table: {"then": one.then, "now": one.now} for one in found.rows},
+            }
+        )
+        return
+    _print_diff(runs, found, table, Console())
+
+
+def _print_diff(runs: ComparedRuns, found: RunDiff, table: str | None, console: Console) -> None:
+    of_table = f", by their rows in {table}" if table else ""
+    say(console, f"keys from run {runs.old.name} to run {runs.new.name}{of_table}:")
+    print_table(["change", "keys"], [(change, f"{keys:,}") for change, keys in found.keys.items()], console, cut=True)
+    if found.rows:
+        rows = [(one.table, f"{one.then:,}", f"{one.now:,}") for one in found.rows]
+        print_table(["table", "rows then", "rows now"], rows, console, cut=True)
+
+
+async def _compared(place: Place, first: str, second: str | None, table: str | None) -> tuple[ComparedRuns, RunDiff]:
+    async with services(place, share=True) as addresses:
+        connection = await connect_postgres(addresses.database)
+        try:
+            runs = await _found(Catalogue(connection), first, second)
+            return runs, await compare_runs(connection, runs, table)
+        finally:
+            await connection.close()
+
+
+async def _write_keys(place: Place, first: str, second: str | None, table: str | None, form: str) -> None:
+    async with services(place, share=True) as addresses:
+        connection = await connect_postgres(addresses.database)
+        try:
+            statement = await changed_keys_query(connection, await _found(Catalogue(connection), first, second), table)
+        finally:
+            await connection.close()
+        await write_rows(addresses.database, statement, form, sys.stdout.buffer)
+
+
+async def _found(catalogue: Catalogue, first: str, second: str | None) -> ComparedRuns:
+    """The runs, with a note on the terminal when their contents are not of one making."""
+    await catalogue.prepare()
+    runs = await runs_to_compare(catalogue, first, second)
+    if not runs.are_comparable:
+        click.echo(
+            f"note: runs {runs.old.name} and {runs.new.name} were not made by the same settings and parser: "
+            "keys may be changed by that alone",
+            err=True,
+        )
+    return runs

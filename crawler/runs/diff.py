@@ -1,0 +1,154 @@
+"""What differs between two runs of a corpus: keys by what has become of them, and rows of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.errors import UsageError
+from crawler.job.tables import OWN_COLUMNS
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import PostgresConnection, postgres_errors
+from crawler.store.queries import query
+from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import RunTables, quoted
+
+# What may have become of a key from one run to another, and of its records in one table.
+CHANGES = ("added", "changed", "unchanged", "stale", "gone", "removed", "failed", "absent")
+TABLE_CHANGES = ("added", "changed", "unchanged", "removed")
+
+
+@dataclass(frozen=True, slots=True)
+class RowsOfTable:
+    """How many records a table had in the old run, and has in the new one."""
+
+    table: str
+    then: int
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDiff:
+    """What differs between two complete runs: keys by change, of the pages or of one table, and rows of tables."""
+
+    keys: Mapping[str, int]
+    rows: Sequence[RowsOfTable]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRuns:
+    """Two complete runs, the older one first."""
+
+    old: StoredRun
+    new: StoredRun
+
+    @property
+    def are_comparable(self) -> bool:
+        """Whether the same settings and parser made both, so that another content is another page."""
+        return self.old.content_hash is not None and self.old.content_hash == self.new.content_hash
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables of either job, in the new one's order."""
+        return list(dict.fromkeys([*table_names_of(self.new), *table_names_of(self.old)]))
+
+
+def table_names_of(run: StoredRun) -> list[str]:
+    """The names of the tables in the run's job."""
+    return [table["name"] for table in run.document.get("tables", ())]
+
+
+async def runs_to_compare(catalogue: Catalogue, first: str, second: str | None) -> ComparedRuns:
+    """The runs of these names; without a `second` name the current run of the corpus `first`, and the one before it.
+
+    Raises UsageError when one of them is not there, or is not complete; PostgresUnavailable, PostgresRefused.
+    """
+    runs = await catalogue.all()
+    if second is None:
+        old, new = previous_and_current(runs, first, await catalogue.current(first))
+    else:
+        old, new = _named(runs, first), _named(runs, second)
+    for run in (old, new):
+        if not run.complete:
+            raise UsageError(f"run {run.name} is not complete, so its other keys would seem removed: finish it first")
+    return ComparedRuns(old, new)
+
+
+def previous_and_current(
+    runs: Sequence[StoredRun], corpus: str, current: StoredRun | None
+) -> tuple[StoredRun, StoredRun]:
+    """Pure: a corpus' current run, and the run before it. Raises UsageError when one of them is not there."""
+    if current is None:
+        known = ", ".join(sorted({run.corpus for run in runs})) or "none"
+        raise UsageError(f"corpus {corpus} has no run that is published; name two runs (known corpora: {known})")
+    before = previous_run(runs, current)
+    if before is None:
+        raise UsageError(f"corpus {corpus} has no run before {current.name}; name two runs (`shardcrawl runs`)")
+    return before, current
+
+
+def previous_run(runs: Sequence[StoredRun], run: StoredRun) -> StoredRun | None:
+    """Pure: the run's base, or without one the newest of its corpus that was published before it; None without both."""
+    for one in runs:
+        if one.run_id == run.base_run:
+            return one
+    earlier = [one for one in runs if one.corpus == run.corpus and one.published_at and one.run_id < run.run_id]
+    return earlier[-1] if earlier else None
+
+
+async def compare_runs(connection: PostgresConnection, runs: ComparedRuns, table: str | None = None) -> RunDiff:
+    """Count what differs, of all pages or of one table. Raises UsageError when neither run has that table."""
+    with postgres_errors():
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(query("comparison-memory"))
+            if table is None:
+                found = await connection.fetch(query("count-changes"), runs.old.run_id, runs.new.run_id)
+            else:
+                changes = await table_changes(connection, runs, table)
+                found = await connection.fetch(query("count-table-changes", changes=changes))
+            keys = {row["change"]: row["keys"] for row in found}
+            rows = [await _rows_of(connection, runs, name) for name in ([table] if table else runs.tables)]
+    return RunDiff({change: keys.get(change, 0) for change in (TABLE_CHANGES if table else CHANGES)}, rows)
+
+
+async def changed_keys_query(connection: PostgresConnection, runs: ComparedRuns, table: str | None = None) -> str:
+    """The query whose rows are each key, of all pages or of one table, that is not as it was: `change` and `key`."""
+    if table is None:
+        return query("changed-keys", old=runs.old.run_id, new=runs.new.run_id)
+    with postgres_errors():
+        changes = await table_changes(connection, runs, table)
+    pages = {"old_pages": RunTables.of(runs.old).pages, "new_pages": RunTables.of(runs.new).pages}
+    return query("changed-keys-of-table", changes=changes, **pages)
+
+
+async def table_changes(connection: PostgresConnection, runs: ComparedRuns, table: str, *, kept: bool = True) -> str:
+    """The query that compares the records of one table by key, also those that were `kept` from earlier runs.
+
+    Raises UsageError when a run does not have the table.
+    """
+    for run in (runs.old, runs.new):
+        if table not in table_names_of(run):
+            names = ", ".join(table_names_of(run)) or "none"
+            raise UsageError(f"run {run.name} has no table {table}; its tables are: {names}")
+    old, new = RunTables.of(runs.old).part(table), RunTables.of(runs.new).part(table)
+    there = {row["name"] for row in await connection.fetch(query("columns-of"), old)}
+    in_both = [row["name"] for row in await connection.fetch(query("columns-of"), new) if row["name"] in there]
+    columns = ", ".join(quoted(name) for name in in_both if name not in OWN_COLUMNS)
+    return query("table-changes", old=old, new=new, columns=columns, kept=str(kept).lower())
+
+
+async def _rows_of(connection: PostgresConnection, runs: ComparedRuns, table: str) -> RowsOfTable:
+    then, now = [
+        await connection.fetchval(query("count-records", part=RunTables.of(run).part(table)))
+        if table in table_names_of(run)
+        else 0
+        for run in (runs.old, runs.new)
+    ]
+    return RowsOfTable(table, then, now)
+
+
+def _named(runs: Sequence[StoredRun], name: str) -> StoredRun:
+    for run in runs:
+        if run.name == name:
+            return run
+    raise UsageError(f"no run {name}; known runs: {', '.join(run.name for run in runs) or 'none'}")
