@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from crawler.export.reader import read
     from crawler.parse.response import Response
 else:
-    from importlib import import_module
-
-    _MODULES = {"Response": "crawler.parse.response", "read": "crawler.export.reader"}
 
     def __getattr__(name: str) -> object:
         """Import what is asked for: a process that runs no parser need not load one."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_MODULES[name]), name)
+        if name == "Response":
+            from crawler.parse.response import Response
+
+            return Response
+        if name == "read":
+            from crawler.export.reader import read
+
+            return read
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
