@@ -27,7 +27,10 @@ MADE_BY_TOOLS = {"build", "dist"}
 WRITERS = ["crawler/job/reference.py", "crawler/local/child.py", "crawler/sample/upstream.py"]
 PRINTING = ("print", "sys.stdout.write", "sys.stderr.write")
 # Modules where a process begins. They read the environment, and pass it to constructors.
-DOORS = {"crawler/local/child.py", "crawler/pool/child.py", "crawler/sample/upstream.py"}
+DOORS = {
+    "crawler/export/reader.py",  # it is `crawler.read`
+    *("crawler/local/child.py", "crawler/pool/child.py", "crawler/sample/upstream.py"),
+}
 
 
 def name_of(path: Path) -> str:
