@@ -11,6 +11,7 @@
     ├── PostgresRefused           Postgres responds, but cannot be used (version, rights, password)
     ├── DataInUse                 another run holds this --data folder
     ├── StillRunning              a refresh was started while the former one goes on; exit code 5
+    ├── RunCancelled              somebody cancelled the run; exit code 6
     ├── EpochLost                 Redis and Postgres disagree about which run this is
     │   └── RedisDamaged          Redis has something in a run's place that is not ours
     ├── LeaseLost                 this worker's lease has ended; it must not change the queue
@@ -66,6 +67,12 @@ class PostgresRefused(ShardcrawlError):
 
 class DataInUse(ShardcrawlError):
     """Another run holds this data folder."""
+
+
+class RunCancelled(ShardcrawlError):
+    """Somebody cancelled the run: nobody works on it any more."""
+
+    exit_code = 6
 
 
 class StillRunning(ShardcrawlError):

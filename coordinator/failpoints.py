@@ -17,9 +17,19 @@ SIGCONT. A child that is started again has no failpoint. The command itself, whi
     committed  worker: they are committed, Redis does not know
     named      worker: the keys that the pages have named are published, or left in the frontier
     completed  worker: Redis knows
-    counted    worker: the run's final counts are in Postgres, and it is not published
+    counted    worker: the run's final counts are in Postgres, and nobody has decided whether it is published
+    attached   worker, publish: the run's tables are partitions, and readers do not see it yet
     merged     worker: records of the run before that stay are in an open transaction, which publishes the run
     finished   worker: the run is complete in Postgres, Redis does not know
+
+The commands that change a run have their own names, and these steps:
+
+    cancelled  cancel: Postgres says so, nobody who works on the run knows
+    drained    cancel: nobody works on the run, nothing of it is deleted
+    erased     cancel: Redis has nothing of the run any more
+    unlisted   prune, cancel --drop: the run's row is deleted, its tables are there
+    detached   prune, cancel --drop: one of its tables is no partition any more, and is there
+    dropped    prune, cancel --drop: its tables are dropped, Redis may have something of it
 """
 
 from __future__ import annotations
@@ -45,8 +55,15 @@ FAILPOINTS = (
     "named",
     "completed",
     "counted",
+    "attached",
     "merged",
     "finished",
+    "cancelled",
+    "drained",
+    "erased",
+    "unlisted",
+    "detached",
+    "dropped",
 )
 
 

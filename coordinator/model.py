@@ -27,11 +27,20 @@ class Outcome(StrEnum):
 
 
 class RunState(StrEnum):
-    """The state of a run. `resolved`: every key has its outcome, and the final counts are being taken."""
+    """The state of a run. `resolved`: every key has its outcome, and the final counts are being taken.
+
+    `cancelled`: whoever works on it drains, then Redis forgets it.
+    """
 
     RUNNING = "running"
     RESOLVED = "resolved"
     COMPLETE = "complete"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is to work on the run any more."""
+        return self in (RunState.COMPLETE, RunState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)

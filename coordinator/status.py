@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from coordinator.errors import RedisDamaged
 from coordinator.limits.unreachable import UnreachableUpstream, decode_waits, merged
 from coordinator.limits.upstream_health import UpstreamHealth, read_upstream_health
 from coordinator.model import Outcome, RunCounts, RunState
@@ -95,3 +97,11 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         unreachable=merged(one for _, unreachable in waits for one in unreachable),
         null_columns=await Notices(client, keys).turned_null(),
     )
+
+
+async def is_in_use(client: Redis, run: str) -> bool:
+    """Whether a worker or a coordinator has a lease on this run. Raises RedisUnavailable."""
+    with suppress(RedisDamaged):
+        snapshot = await read_snapshot(client, run)
+        return snapshot.workers > 0 or snapshot.leader is not None
+    return False

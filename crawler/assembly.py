@@ -36,7 +36,9 @@ from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import MAX_IDLE_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS, Intake
 from crawler.pipeline.page_builder import PageBuilder
+from crawler.pipeline.refresh import Refresh
 from crawler.pipeline.scheduler import Scheduler
+from crawler.store.rows.base import BaseReader
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from crawler.worker import Worker
@@ -103,7 +105,12 @@ async def build_worker(
         for one in job.every_kind
     }
     batch = Batch(job.store)
-    writer = Writer(database, RunTables.of(record), record.epoch, job.tables, failpoint, follows=job.follows)
+    of_run = RunTables.of(record)
+    base = None if record.carried_run is None else RunTables(record.carried_run, of_run.schema)
+    base_reader = None if base is None else BaseReader(database, base, keeps=job.run.on_failure == "keep")
+    if base_reader is not None:
+        stack.callback(base_reader.close)
+    writer = Writer(database, of_run, record.epoch, job.tables, failpoint, follows=job.follows, base=base)
     stack.push_async_callback(writer.close)
     fetching = open_fetching(stack, keys, name, job, client, environ)
     limiter, matcher, scheduler, meter, memory, fetcher, credentials = fetching
@@ -123,6 +130,7 @@ async def build_worker(
         scheduler=scheduler,
         keys_per_request={one.kind: one.request.keys_per_request for one in job.every_kind},
         most_idle_wait=MAX_LEVEL_WAIT_SECONDS if job.follows else MAX_IDLE_WAIT_SECONDS,
+        refresh=None if base_reader is None else Refresh(job, base_reader),
         would_only_wait=lambda: only_upstream is not None and scheduler.would_only_wait(only_upstream),
         failpoint=failpoint,
     )
@@ -140,6 +148,7 @@ async def build_worker(
         concurrency=job.run.concurrency,
         memory=memory,
         found_keys=found_keys,
+        base=base_reader,
         failpoint=failpoint,
     )
     await retry_unavailable(writer.open, "worker")

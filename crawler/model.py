@@ -82,6 +82,31 @@ class Item(NamedTuple):
         return self.context.list_key or self.key
 
 
+class BasePage(NamedTuple):
+    """What the base of a refresh has of a key: `url` is the one that responded.
+
+    `fetched_at` is when the content was fetched, or found unchanged, last: seconds since 1970, None when the key failed
+    after that. `content` is the digest of the content, empty when that is not whole. `is_kept`: the key keeps it when
+    it fails now. A tuple: one is made for every key.
+    """
+
+    url: str | None
+    etag: str | None
+    last_modified: str | None
+    fetched_at: float | None
+    content: bytes
+    is_kept: bool = False
+
+    @property
+    def conditions(self) -> tuple[tuple[str, str], ...]:
+        """The headers that ask for what has changed since then (RFC 9110, section 13.1); none without validators."""
+        etag, modified = self.etag, self.last_modified
+        if etag is None:
+            return () if modified is None else (("If-Modified-Since", modified),)
+        first = ("If-None-Match", etag)
+        return (first,) if modified is None else (first, ("If-Modified-Since", modified))
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """What a request has beside its target.
@@ -121,7 +146,7 @@ class Request:
 
     `first_target` is that before any redirect, `target` the one to send next, `hops` how many redirects were followed.
     `attempts` are those of the key with the most of them; `attempts_of` has those of each key, by digest, before this
-    request.
+    request. `base` has, in a refresh, what the base has of keys, by digest.
     """
 
     first_target: Target
@@ -130,6 +155,7 @@ class Request:
     attempts: Attempts = NO_ATTEMPTS
     payload: Payload = GET
     attempts_of: Mapping[bytes, Attempts] | None = None
+    base: Mapping[bytes, BasePage] | None = None
     target: Target = field(init=False)
     hops: int = 0
     renewed: bool = False
@@ -142,6 +168,14 @@ class Request:
     def kind(self) -> str:
         """The kind of its keys."""
         return self.items[0].context.kind
+
+    @property
+    def conditions(self) -> tuple[tuple[str, str], ...]:
+        """The headers by which it asks for what has changed: of one key, at the URL whose response the base has."""
+        if self.base is None or len(self.items) != 1 or self.payload.method not in ("GET", "HEAD"):
+            return ()
+        page = self.base.get(self.items[0].digest)
+        return page.conditions if page is not None and page.url == self.target.href else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +200,10 @@ class Page:
     Content-Type, which is not stored. `body_digest` is the XXH3-128 of the decoded body: it shows whether a body has
     changed, but does not protect against forged ones. `records` are (index of the table in the job, values in column
     order), `found` the keys that the page named. `again` is set until it is decided what follows.
+
+    `final_url` is the URL that responded, where that is another one than `url`. `content_digest` is that of the
+    records, None when the page's content is its body, and empty when it has none of its own. `base` is what the base
+    of a refresh has of the key; `unmodified` says that this is its content still.
     """
 
     item: Item
@@ -185,20 +223,31 @@ class Page:
     records: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
     found: list[FoundKey] = field(default_factory=list)
     again: Again | None = None
+    final_url: str | None = None
+    content_digest: bytes | None = None
+    base: BasePage | None = None
+    unmodified: bool = False
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether its content is to be carried over: it has not changed, or the key failed and keeps it."""
+        if self.base is None:
+            return False
+        return self.unmodified or (self.base.is_kept and self.outcome is Outcome.FAILED)
 
     def fail(self, reason: str) -> None:
         """Make this the page of a failed key, without body, content, validators, records and found keys.
 
-        A long reason is cut.
+        A long reason is cut. In a refresh the key may keep what the base has of it.
         """
         self.outcome = Outcome.FAILED
         self.reason = reason[:MAX_REASON_CHARACTERS]
         self.body = self.content = None
         self.content_type = self.encoding = None
-        self.etag = None
-        self.last_modified = None
+        self.etag = self.last_modified = self.final_url = self.content_digest = None
         self.records, self.found = [], []
         self.again = None
+        self.unmodified = False
 
     @property
     def memory_bytes(self) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
@@ -27,10 +26,9 @@ from crawler.job.fixed import changed_setting
 from crawler.job.job import Job
 from crawler.parse.code import differing_file, parser_files
 from crawler.runs.content import content_hash
+from crawler.runs.naming import name_lock
 from crawler.runs.publish import finish_run
 from crawler.store.catalogue import Catalogue, open_catalogue
-from crawler.store.postgres import connect_postgres
-from crawler.store.queries import query
 from crawler.store.rows.found import FoundReader
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
@@ -116,17 +114,19 @@ def decide_opening(job: Job, stored: StoredRun | None, in_redis: RunInRedis | No
 async def open_run(client: Redis, database: str, job: Job, failpoint: Failpoint = no_failpoint) -> OpenedRun:
     """Begin the job's run, go on with it, or rebuild it. One process at a time opens a run.
 
-    Raises UsageError, SourceError, EpochLost, PostgresRefused, PostgresUnavailable, RedisUnavailable.
+    Raises UsageError, SourceError, RunCancelled, EpochLost, PostgresRefused, PostgresUnavailable, RedisUnavailable.
     """
     async with open_catalogue(database) as catalogue:
         await catalogue.prepare(upgrade=True)
-        async with _name_lock(database, job.run.name):
+        async with name_lock(database, job.run.name):
             return await _open(client, database, catalogue, job, failpoint)
 
 
 async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
     runs = Runs(client)
     found = await catalogue.find(job.run.name)
+    if found is not None:
+        found.refuse_cancelled()
     match decide_opening(job, found, await runs.find(job.run.name)):
         case Refuse(error, message):
             raise error(message)
@@ -140,7 +140,10 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
                 stored = await finish_run(database, stored, job, failpoint)
             if in_redis is not None and in_redis.state is not RunState.COMPLETE:
                 # The worker that took the final counts died before it wrote them to Redis.
-                await (runs.finish(stored.record, stored.counts) if stored.record else runs.forget(stored.name))
+                if stored.record is not None and in_redis.epoch == stored.epoch:
+                    await runs.finish(stored.record, stored.counts)
+                else:
+                    await runs.erase(stored.name)
             return OpenedRun(stored.record, resumed=True, complete_run=stored)
         case GoOn(record):
             await _check_source(job, record)
@@ -164,6 +167,7 @@ async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoin
     base = await _base(catalogue, job) if job.run.refresh else None
     if base is not None and record.content_hash is not None and base.content_hash == record.content_hash:
         record = replace(record, carried_run=base.run_id)
+        await catalogue.index_records(RunTables.of(base), job.tables)
     elif base is not None:
         logger.info("everything is fetched whole: run %s was made by another parser, or by other settings", base.name)
     run_id = await catalogue.make(
@@ -279,15 +283,3 @@ async def _check_source(job: Job, record: RunRecord) -> None:
                 f"source {job.source.name} has changed since run {record.name} began: "
                 "bring the old one back, or give the new run another --name"
             )
-
-
-@asynccontextmanager
-async def _name_lock(database: str, name: str) -> AsyncIterator[None]:
-    """Hold a lock on the run's name while it is being opened, in a transaction on a connection of its own."""
-    connection = await connect_postgres(database)
-    try:
-        async with connection.transaction():
-            await connection.execute(query("lock-name"), name)
-            yield
-    finally:
-        connection.terminate()

@@ -12,7 +12,7 @@ from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, LeaseLost, ShardcrawlError
+from coordinator.errors import EpochLost, LeaseLost, RunCancelled, ShardcrawlError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import RunState
 from coordinator.queue.registry import RunRecord, Runs
@@ -66,7 +66,7 @@ class Runner:
         self._failpoint = failpoint
         self._pulse = pulse or Pulse()
         self._workers: set[Worker] = set()
-        self._unknown = 0
+        self._unknown: set[str] = set()
         self._draining = False
         self._parsers = LoadedParsers()
 
@@ -89,6 +89,9 @@ class Runner:
         async def serve(name: str) -> None:
             try:
                 await self.serve(name)
+            except RunCancelled as error:
+                logger.info("%s", error)
+                retry_at[name] = monotonic() + RUN_RETRY_SECONDS
             except ShardcrawlError as error:
                 if errors.is_due(text := f"run {name}: {error}"):
                     logger.error("%s", text)
@@ -106,7 +109,7 @@ class Runner:
     async def serve(self, name: str) -> None:
         """Work on one run until it is complete or this process drains, with a new worker after each lost lease.
 
-        Raises UsageError, EpochLost, PostgresRefused.
+        Raises UsageError, RunCancelled, EpochLost, PostgresRefused.
         """
         logs.name_run(name)
         while not self._draining:
@@ -128,20 +131,22 @@ class Runner:
     async def _runs_to_join(self, others: Collection[str]) -> list[str]:
         """The runs to work on that are not among the `others`: Redis names them, and Postgres has them."""
         named = [name for name in await retry_unavailable(self._runs.names, "worker") if name not in others]
-        active = [
-            name
-            for name in named
-            if re.fullmatch(RUN_NAME, name)
-            and await retry_unavailable(partial(self._runs.state, name), "worker") is not RunState.COMPLETE
-        ]
+        active = [name for name in named if re.fullmatch(RUN_NAME, name) and not await self._is_over(name)]
         if not active:
             return []
         known = await retry_unavailable(partial(self._known, active), "worker")
-        if (unknown := len(active) - len(known)) > self._unknown:
-            first = next(name for name in active if name not in known)
-            logger.error("Postgres does not have %d runs of Redis, like %s: is DATABASE_URL right?", unknown, first)
-        self._unknown = unknown
+        if unknown := set(active) - known - self._unknown:  # said once of each
+            logger.error(
+                "Postgres does not have %d runs of Redis, like %s: is DATABASE_URL right? If they were deleted there, "
+                "`shardcrawl prune` deletes what they left",
+                *(len(unknown), min(unknown)),
+            )
+            self._unknown |= unknown
         return [name for name in active if name in known]
+
+    async def _is_over(self, name: str) -> bool:
+        state = await retry_unavailable(partial(self._runs.state, name), "worker")
+        return state is not None and state.is_over
 
     async def _known(self, names: Sequence[str]) -> set[str]:
         async with open_catalogue(self._database) as catalogue:

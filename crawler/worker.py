@@ -7,8 +7,8 @@
     complete   the flush then tells Redis in one script that keys are done and blocks are finished
 
 A kill loses no key, because store comes before complete. A block is pending in Redis until it is completed; when its
-worker dies, another one takes it over. Keys that were stored but not completed are then fetched again, and the primary
-key in Postgres keeps the first page. In the other order Redis could call a key done that has no page.
+worker dies, another takes it over. Keys that were stored but not completed are then fetched again, and the primary key
+in Postgres keeps the first page. In the other order Redis could call a key done without a page.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from crawler.pipeline.intake import Intake
 from crawler.pipeline.lanes import Lanes
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
+from crawler.store.rows.base import BaseReader
 from crawler.store.writer import Writer
 
 logger = logging.getLogger(__name__)
-
 HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
 
 
@@ -61,6 +61,7 @@ class Worker:
     concurrency: int
     memory: BodyMemory | None = None
     found_keys: FoundKeys | None = None
+    base: BaseReader | None = None
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ class Worker:
     async def _store(self, pages: list[Page]) -> Sequence[FoundBatch]:
         """Commit the pages; returns what is to be published of the keys that they have named."""
         if self.found_keys is not None:
-            await retry_unavailable(partial(drop_seen, pages, self.found_keys), "worker")
+            await retry_unavailable(partial(drop_seen, pages, self.found_keys, self.base), "worker")
         return await retry_unavailable(lambda: self.writer.write(pages), "worker", self._waits) if pages else ()
 
     async def _complete(self, load: Load, found: Sequence[FoundBatch] = ()) -> None:

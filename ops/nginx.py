@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from coordinator.errors import ShardcrawlError
 from ops.sample import sample
 
@@ -40,6 +42,8 @@ class Nginx:
     backslash makes broken JSON: nginx escapes nothing); GET /batch?ids=… returns {"query": the query string as sent}.
     GET /site/NAME returns the file of this name in `site`, as HTML.
     With `limit`, (requests a second, burst), GET /limited/ID returns the item, beyond the limit 429 and Retry-After.
+    With `etags` items have an ETag and an "edition", If-None-Match gives 304, and `edit` changes those whose ID ends in
+    00.
     With `delay`, seconds, GET /slow/ID returns the item after that time.
     With `tls`, a certificate and its key, it serves https, with HTTP/1.1 or HTTP/2 as the client wants.
     With `log`, `folder`/access.log gets a line "seconds-since-epoch status path" for each request but those for
@@ -57,8 +61,10 @@ class Nginx:
         limit: tuple[int, int] | None = None,
         tls: tuple[Path, Path] | None = None,
         delay: float = 0.0,
+        etags: bool = False,
     ) -> None:
         self.url = ""
+        self._edition = int(etags)
         self._folder = folder.resolve()
         self._size = size
         self._workers = workers
@@ -76,6 +82,15 @@ class Nginx:
     def pid(self) -> int:
         """The process id of nginx's master."""
         return self._process.pid
+
+    def edit(self) -> None:
+        """Change the items whose ID ends in 00, and return when no process of nginx serves them as they were."""
+        self._edition += 1
+        self._configure()
+        before = psutil.Process(self.pid).children()
+        os.kill(self.pid, signal.SIGHUP)
+        if psutil.wait_procs(before, _DEADLINE_SECONDS)[1]:
+            raise NginxFailed(f"nginx took no new configuration; see {self._folder / 'error.log'}")
 
     def requests(self) -> list[tuple[float, str]]:
         """Time since the epoch and path of every request so far; empty without `log`."""
@@ -102,7 +117,8 @@ class Nginx:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = int(probe.getsockname()[1])
-            if self._start(program, port):
+            self._port = port
+            if self._start(program):
                 self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
                 return self
         raise NginxFailed(f"nginx found no free port; see {self._folder / 'error.log'}")
@@ -115,12 +131,15 @@ class Nginx:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def _start(self, program: str, port: int) -> bool:
+    def _configure(self) -> Path:
+        config = self._folder / "nginx.conf"
+        settings = (self._size, self._workers, self._log, self._limit, self._tls, self._delay, self._edition)
+        config.write_text(configuration(self._folder, self._port, *settings))
+        return config
+
+    def _start(self, program: str) -> bool:
         """Start nginx and wait until it listens; False when the port is taken."""
-        config, errors = self._folder / "nginx.conf", self._folder / "error.log"
-        config.write_text(
-            configuration(self._folder, port, self._size, self._workers, self._log, self._limit, self._tls, self._delay)
-        )
+        config, errors = self._configure(), self._folder / "error.log"
         errors.write_text("")
         pid = self._folder / "nginx.pid"
         pid.unlink(missing_ok=True)
@@ -154,12 +173,18 @@ def configuration(
     limit: tuple[int, int] | None = None,
     tls: tuple[Path, Path] | None = None,
     delay: float = 0.0,
+    edition: int = 0,
 ) -> str:
-    """The text of nginx.conf for these settings and the current user."""
+    """The text of nginx.conf for these settings and the current user. With `edition` 0 items have no ETag."""
     head, tail = '{"id": "$id", ', sample(size - len('{"id": "00000000", '))[1:]
+    editions, etag = "", ""
+    if edition:
+        head += '"edition": $edition, '
+        editions = f'map $id $edition {{ default 1; "~00$" {edition}; }}'
+        etag = """if ($http_if_none_match = '"$edition-$id"') { return 304; } add_header ETag '"$edition-$id"'; """
     parts = {f"part{at // _PART_BYTES}": tail[at : at + _PART_BYTES] for at in range(0, len(tail), _PART_BYTES)}
     sets = "\n        ".join(f"set ${name} '{part}';" for name, part in parts.items())
-    item = f"return 200 '{head}{''.join(f'${{{name}}}' for name in parts)}';"
+    item = f"{etag}return 200 '{head}{''.join(f'${{{name}}}' for name in parts)}';"
     limited, zone = "", ""
     if limit:
         rate, burst = limit
@@ -209,6 +234,7 @@ http {{
     keepalive_requests 1000000000;
     keepalive_timeout 3600s;
     {zone}
+    {editions}
     server {{
         listen 127.0.0.1:{port}{" ssl http2" if tls else ""} backlog=4096;
         server_name upstream;

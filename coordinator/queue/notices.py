@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from redis.asyncio import Redis
 
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
-from coordinator.redis.keys import RunKeys
+from coordinator.redis.keys import SEEN_AFTER_END_SECONDS, RunKeys
 from coordinator.redis.retrying import retry_unavailable
 
 RECORD_INTERVAL_SECONDS = 1.0
@@ -76,6 +76,10 @@ class Notices:
                 await self._client.sadd(self._keys.matched_limits, *names)
             for name, since in null_columns.items():
                 await self._client.hsetnx(self._keys.null_columns, name, str(int(since)))
+            state = await self._client.hget(self._keys.state, "state")
+            if state not in (b"running", b"resolved"):  # this worker is the last one to leave
+                await self._client.expire(self._keys.matched_limits, SEEN_AFTER_END_SECONDS)
+                await self._client.expire(self._keys.null_columns, SEEN_AFTER_END_SECONDS)
 
     async def without_match(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the names that no worker has met. Raises RedisUnavailable."""

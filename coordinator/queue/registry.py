@@ -1,8 +1,8 @@
-"""The runs in Redis: one is made, found, listed, forgotten, and finished. What a run is, only Postgres says."""
+"""The runs in Redis: one is made, found, listed, finished, cancelled, and erased. What a run is, only Postgres says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -14,12 +14,14 @@ from coordinator.errors import RedisDamaged
 from coordinator.model import Epoch, Outcome, RunState
 from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
-from coordinator.redis.keys import FIRST_CURSOR, RUNS, RunKeys
+from coordinator.redis.keys import FIRST_CURSOR, RUNS, SEEN_AFTER_END_SECONDS, RunKeys
 
-# Redis closes a connection that sends a command with more than 1,048,576 arguments. A run of 400 million keys has that
-# number of buckets.
-KEYS_PER_UNLINK = 100_000
+# Redis closes a connection that sends a command with more than 1,048,576 arguments, and does nothing else meanwhile. A
+# run of 400 million keys has that number of buckets.
+KEYS_PER_UNLINK = 10_000
 KEYS_PER_SCAN = 1000
+# A straggler may write while its run is erased.
+MAX_SCANS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,10 @@ class Runs:
 
     async def make(self, record: RunRecord) -> None:
         """Write a new run. Everything that an earlier run of that name has in the queue is deleted first."""
-        keys = RunKeys(record.name)
+        keys, layout = RunKeys(record.name), record.layout
         await self.forget(record.name)
+        await self._unlink(chain(keys.all(layout.shards, layout.buckets), _known(record)))
         with translate_redis_errors():
-            known = keys.all_known(record.layout.buckets) if record.layout.follows else ()
-            earlier_keys = chain(keys.all(record.layout.shards, record.layout.buckets), known)
-            while part := list(islice(earlier_keys, KEYS_PER_UNLINK)):
-                await self._client.unlink(*part)
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.hset(
                     keys.state,
@@ -126,28 +125,66 @@ class Runs:
 
     async def forget(self, name: str) -> None:
         """Delete whatever this Redis has of a run, whoever wrote it, but the limits of its upstreams."""
-        keys, cursor = RunKeys(name), 0
+        keys = RunKeys(name)
         with translate_redis_errors():
             if not await self._client.exists(keys.state):
                 return
-            while True:
-                # A name has none of the characters that a pattern gives a meaning to.
-                cursor, found = await self._client.scan(cursor, match=f"{keys.prefix}*", count=KEYS_PER_SCAN)
-                if rest := [key for key in found if not as_text(key).startswith(keys.limiting_prefixes)]:
-                    await self._client.unlink(*rest)
-                if not cursor:
-                    break
+        await self._delete(keys, but=keys.limiting_prefixes)
+
+    async def erase(self, name: str) -> None:
+        """Delete whatever this Redis has of a run on which nobody works, and last its name in the list of runs."""
+        for _ in range(MAX_SCANS):
+            if not await self._delete(RunKeys(name)):
+                break
+        with translate_redis_errors():
+            await self._client.srem(RUNS, name)
+
+    async def cancel(self, name: str) -> None:
+        """Let everybody who works on the run see that it is cancelled."""
+        if await self.find(name) is not None:
+            with suppress(RedisDamaged), translate_redis_errors():
+                await self._client.hset(RunKeys(name).state, "state", RunState.CANCELLED.value)
 
     async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
-        """Mark a run complete with the final counts from Postgres, and delete what only an unfinished run needs."""
-        keys = RunKeys(record.name)
+        """Mark a run complete with the final counts from Postgres, and delete all that only an unfinished run needs.
+
+        Its state stays for an hour, so that others who work on it can see it. A run that was made anew meanwhile stays
+        as it is.
+        """
+        found = await self.find(record.name)
+        if found is None or found.epoch != record.epoch:
+            return
+        keys, layout = RunKeys(record.name), record.layout
+        await self._unlink(chain(keys.done_buckets(range(layout.buckets)), _known(record)))
         with translate_redis_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 for outcome in Outcome:
                     pipe.hset(keys.state, outcome.value, counts.get(outcome, 0))
                 pipe.hset(keys.state, "state", RunState.COMPLETE.value)
-                pipe.unlink(*keys.queue(record.layout.shards))
+                pipe.unlink(*keys.queue(layout.shards))
+                for key in keys.last_seen:
+                    pipe.expire(key, SEEN_AFTER_END_SECONDS)
+                pipe.srem(RUNS, record.name)
                 await pipe.execute()
-            known = iter(keys.all_known(record.layout.buckets) if record.layout.follows else ())
-            while part := list(islice(known, KEYS_PER_UNLINK)):
+
+    async def _delete(self, keys: RunKeys, but: tuple[str, ...] = ()) -> int:
+        """Delete the run's keys, except those that begin so; returns how many there were."""
+        cursor = deleted = 0
+        with translate_redis_errors():
+            while True:
+                # A name has none of the characters that a pattern gives a meaning to.
+                cursor, found = await self._client.scan(cursor, match=f"{keys.prefix}*", count=KEYS_PER_SCAN)
+                if rest := [key for key in found if not as_text(key).startswith(but)]:
+                    deleted += await self._client.unlink(*rest)
+                if not cursor:
+                    return deleted
+
+    async def _unlink(self, keys: Iterable[str]) -> None:
+        rest = iter(keys)
+        with translate_redis_errors():
+            while part := list(islice(rest, KEYS_PER_UNLINK)):
                 await self._client.unlink(*part)
+
+
+def _known(record: RunRecord) -> Iterable[str]:
+    return RunKeys(record.name).all_known(record.layout.buckets) if record.layout.follows else ()

@@ -3,9 +3,9 @@
 All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a run is in one slot of a cluster.
 
     name               type     lifetime                  written by
-    shardcrawl:runs    set      as long as Redis          opening (run made)
-    …:state            hash     as long as the run        opening, coordinator, workers: state, epoch, cursor, counts
-    …:done:N           intset   as long as the run        workers (complete), opening (rebuild)
+    shardcrawl:runs    set      as long as Redis          opening (run made): runs that are not complete
+    …:state            hash     the run and an hour       opening, coordinator, workers: state, epoch, cursor, counts
+    …:done:N           intset   until the run is complete workers (complete), opening (rebuild)
     …:known:N          intset   until the run is complete workers: keys that pages named, where the run follows
     …:frontier         zset     until the run is complete workers, coordinator: pointer to keys that pages named,
                                                           and that wait in Postgres -> their depth
@@ -18,19 +18,20 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     …:deferred:due     zset     until the run is complete workers, janitor: digest -> when it is due, ms of Redis TIME
     …:deferred:keys    hash     until the run is complete workers, janitor: digest -> key and its attempts
     …:receipts         hash     until the run is complete workers: id -> sequence number of its last `complete`
-    …:quarantine       list     as long as the run        workers: the last entries that were not blocks of ours
+    …:quarantine       list     the run and an hour       workers: the last entries that were not blocks of ours
     …:leader           string   its lease                 coordinator: id of the one that leads
     …:slots:UPSTREAM   hash     its longest window        limiter: the last slot, µs of Redis TIME; windows' counts
     …:health:UPSTREAM  string   at most a day             limiter: requests sent and failed in each of ten seconds, and
                                                           responses in a row that were refused; eleven seconds without
     …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
     …:limits           hash     a week                    the command `limit`: overrides
-    …:matched          set      as long as the run        workers: entries of [limits] that a request met
-    …:null_columns     hash     as long as the run        workers: table.column -> when it turned null, s since 1970
+    …:matched          set      the run and an hour       workers: entries of [limits] that a request met
+    …:null_columns     hash     the run and an hour       workers: table.column -> when it turned null, s since 1970
     …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
     …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or which worker fetches it
 
-Version 0.1.0 also wrote …:spec, the job. Nothing reads it.
+A run that is cancelled, or that `prune` deletes, leaves none of them. Version 0.1.0 also wrote …:spec, the job. Nothing
+reads it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from dataclasses import dataclass
 
 RUNS = "shardcrawl:runs"
 FIRST_CURSOR = "0:0"
+# Who works on a run, on any machine, learns within seconds that it is complete; its command then shows how it ended.
+SEEN_AFTER_END_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,11 @@ class RunKeys:
         yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns)
         yield from self.queue(shards)
         yield from self.done_buckets(range(buckets))
+
+    @property
+    def last_seen(self) -> tuple[str, ...]:
+        """Keys that are still there when the run is complete, for SEEN_AFTER_END_SECONDS."""
+        return self.state, self.quarantine, self.matched_limits, self.null_columns
 
     def all_known(self, buckets: int) -> Iterable[str]:
         """The sets of the keys that pages have named."""

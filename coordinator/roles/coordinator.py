@@ -1,6 +1,6 @@
 """The coordinator of a run: it leads, or stands by. While it leads, its planner and its janitor work at the same time.
 
-    standing by --no other one leads--> leading --the run is complete--> ended
+    standing by --no other one leads--> leading --the run is over------> ended
          ^                                 |
          |                                 +-- another one leads now, Redis was away, or the cursor was set back
          +---------------------------------+
@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 
 from coordinator.errors import RedisDamaged, RedisUnavailable, SourceError
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.model import FoundBatch, FoundKey, RunCounts, RunState
+from coordinator.model import FoundBatch, FoundKey, RunCounts
 from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.found import Frontier
 from coordinator.queue.registry import RunRecord, Runs
@@ -112,9 +112,9 @@ class Coordinator:
         self._election = Election(client, self._keys, coordinator_id)
 
     async def run(self) -> None:
-        """Return when the run is complete. Raises SourceError, EpochLost."""
+        """Return when the run is complete or cancelled. Raises SourceError, EpochLost."""
         try:
-            await run_until_first_ends(self._lead(), self._wait_until_complete())
+            await run_until_first_ends(self._lead(), self._wait_until_over())
         finally:
             with suppress(RedisUnavailable):  # the lease ends by itself
                 await self._election.leave()
@@ -154,7 +154,7 @@ class Coordinator:
             self._single_requests,
         )
         if await janitor.watch():
-            await asyncio.Event().wait()  # the run is complete: `_wait_until_complete` returns, and this is cancelled
+            await asyncio.Event().wait()  # the run is over: `_wait_until_over` returns, and this is cancelled
         elif not self._rereadable:
             raise SourceError(
                 f"keys vanished from the queue of run {self._record.name}, and a pipe cannot be read again: "
@@ -202,7 +202,10 @@ class Coordinator:
     async def _counts(self) -> RunCounts:
         return await read_counts(self._client, self._record.name, self._record.total)
 
-    async def _wait_until_complete(self) -> None:
+    async def _wait_until_over(self) -> None:
         runs = Runs(self._client)
-        while await retry_unavailable(lambda: runs.state(self._record.name), "coordinator") != RunState.COMPLETE:
+        while True:
+            state = await retry_unavailable(lambda: runs.state(self._record.name), "coordinator")
+            if state is not None and state.is_over:
+                return
             await asyncio.sleep(STATE_POLL_SECONDS)

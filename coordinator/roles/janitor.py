@@ -48,12 +48,12 @@ class Janitor:
     async def watch(self) -> bool:
         """Requeue what is due, and call the run resolved when its source is exhausted and every key is resolved.
 
-        Returns True when the run is complete, False when keys were missing from the queue and the cursor is back at the
+        Returns True when the run is over, False when keys were missing from the queue and the cursor is back at the
         source's beginning. Raises EpochLost, and RedisUnavailable when it is unknown whether the cursor was set back.
         """
         last_state = RunState.RUNNING
         check_missing_at = monotonic() + MISSING_CHECK_SECONDS
-        while last_state is not RunState.COMPLETE:
+        while not last_state.is_over:
             try:
                 await self._requeue_due()
                 state = await self._check_resolved()

@@ -31,7 +31,7 @@ async def release_dead(client: Redis, pid: int) -> int:
     runs = Runs(client)
     released = 0
     for run in await runs.names():
-        if await runs.state(run) is not RunState.COMPLETE:
+        if await runs.state(run) is not RunState.COMPLETE:  # of a cancelled one `cancel` waits for the leases
             with suppress(RedisDamaged):  # those who work on that run will find out
                 released += await _release(client, RunKeys(run), pid)
     return released

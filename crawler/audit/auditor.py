@@ -127,7 +127,7 @@ def _comparable_redis(in_redis: InRedis | None, known: RunInRedis | None, stored
     """What Redis has of the run, when it has the same epoch as Postgres; else a finding that says what it has."""
     if in_redis is not None and known is not None and known.epoch == stored.epoch:
         return in_redis
-    if stored.complete:
+    if stored.complete or stored.cancelled:
         found = "not there" if known is None else "belongs to another beginning of the run"
         return Finding("the run in Redis", found, "not needed any more", known is None)
     found = "not there" if known is None else "void"

@@ -16,19 +16,19 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from coordinator.errors import ShardcrawlError, UsageError, first_line, redacted
-from coordinator.model import Outcome, RunCounts, RunState
+from coordinator.model import RunCounts
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect_redis, translate_redis_errors
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.audit.auditor import audit
 from crawler.cli.display import screen
-from crawler.cli.display.progress import say
+from crawler.cli.display.progress import byte_words, say
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.local.services import Place, services
-from crawler.store.catalogue import open_catalogue
-from crawler.store.postgres import PostgresConnection, connect_reader
+from crawler.runs.prune import run_sizes
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import PostgresConnection, connect_postgres, connect_reader
 from crawler.store.queries import query
-from crawler.store.reasons import ReasonCount
 from crawler.store.rows.stored_run import StoredRun
 
 # How a type becomes JSON. Postgres' own form of a numeric is a number, which most readers of JSON would round.
@@ -43,24 +43,31 @@ def status_command(name: str | None, as_json: bool, **options: Any) -> None:
     """Show where a run stands, or every run that is not complete. Example: shardcrawl status my-run --json"""
     found = run_async(_snapshots(place_from(options), name))
     if as_json:
-        listed = [{**screen.snapshot_json(one), "reasons": screen.reasons_json(reasons)} for one, reasons in found]
+        listed = [
+            {**screen.snapshot_json(one), "reasons": screen.reasons_json(run.reasons), "shortfall": run.shortfall}
+            for one, run in found
+        ]
         print_json(listed[0] if name else listed)
         return
     console = Console()
     if not found:
         say(console, "no run is under way; `shardcrawl runs` lists the complete ones")
-    for one, reasons in found:
+    for one, run in found:
         screen.print_snapshot(one, console)
-        screen.print_reasons(reasons, console)
+        screen.print_reasons(run.reasons, console)
+        if run.shortfall:
+            say(console, f"it is not published: {run.shortfall}")
 
 
 @command("runs")
 @place_options("warning")
 @json_option
 def runs_command(as_json: bool, **options: Any) -> None:
-    """List every run, with its counts. Example: shardcrawl runs --json"""
-    columns = ["run_id", "name", "state", *(outcome.value for outcome in Outcome), "created_at", "finished_at"]
-    screen.print_rows(columns, run_async(_all_runs(place_from(options))), as_json=as_json)
+    """List every run: its corpus, keys, bytes, and which one readers see. Example: shardcrawl runs --json"""
+    runs = run_async(_all_runs(place_from(options)))
+    if not as_json:
+        runs = [run | {"current": "yes" if run["current"] else "", "size": byte_words(run["size"])} for run in runs]
+    screen.print_rows(list(runs[0]) if runs else ["name"], [list(run.values()) for run in runs], as_json=as_json)
 
 
 @command("sql")
@@ -217,54 +224,56 @@ async def _query_place(place: Place, statement: str, form: str | None) -> None:
     screen.print_rows(columns, records)
 
 
-async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, tuple[ReasonCount, ...]]]:
-    """Snapshots of one run, or of every run that is not complete, with the reasons of a complete one.
-
-    Raises UsageError for an unknown run.
-    """
-    async with _known_runs(place) as (client, stored):
-        wanted = [run for run in stored if (run.name == name if name else not run.complete)]
+async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, StoredRun]]:
+    """One run, or every unfinished one, as Redis and as Postgres has it. Raises UsageError for an unknown run."""
+    async with _known_runs(place) as (client, _, stored):
+        wanted = [run for run in stored if (run.name == name if name else run.unfinished)]
         if name and not wanted:
             known = ", ".join(run.name for run in stored) or "none"
             raise UsageError(f"no run {name}; known runs: {known}")
-        return [(await _snapshot_of(client, run), run.reasons) for run in wanted]
+        return [(await _snapshot_of(client, run), run) for run in wanted]
 
 
-async def _all_runs(place: Place) -> list[Sequence[Any]]:
-    """Every run as a row: name, state, keys by outcome, times."""
-    async with _known_runs(place) as (client, stored):
-        rows: list[Sequence[Any]] = []
+async def _all_runs(place: Place) -> list[dict[str, Any]]:
+    """Every run: its corpus and state, keys by outcome, whether readers see it, bytes of its tables, times."""
+    async with _known_runs(place) as (client, connection, stored):
+        sizes = await run_sizes(connection)
+        runs = []
         for run in stored:
-            outcomes = dict(run.counts) if run.complete else (await _snapshot_of(client, run)).counts.outcomes
-            keys = [outcomes.get(outcome, 0) for outcome in Outcome]
-            state = "complete" if run.complete else "running"
-            rows.append([run.run_id, run.name, state, *keys, run.created_at, run.finished_at])
-        return rows
+            outcomes = (await _snapshot_of(client, run)).counts.outcomes if run.unfinished else run.counts
+            size, current = sizes.get(run.run_id, (0, False))
+            runs.append(
+                {"run_id": run.run_id, "name": run.name, "corpus": run.corpus, "state": run.state.value}
+                | dict(screen.outcomes_json(outcomes))
+                | {"current": current, "published_at": run.published_at, "shortfall": run.shortfall, "size": size}
+                | {"created_at": run.created_at, "finished_at": run.finished_at}
+            )
+        return runs
 
 
 async def _snapshot_of(client: Redis, run: StoredRun) -> RunSnapshot:
     """A run as Redis knows it; with Postgres' final counts once it is complete, without workers when Redis lost it."""
     is_known, total = await Runs(client).find(run.name) is not None, run.record.total if run.record else None
-    if is_known and not run.complete:
+    if is_known and run.unfinished:
         return await read_snapshot(client, run.name, total)
     live = await read_counts(client, run.name, total) if is_known else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
-    state = RunState.COMPLETE if run.complete else RunState.RUNNING
-    return RunSnapshot(run.name, state, final, workers=0, leader=None)
+    return RunSnapshot(run.name, run.state, final, workers=0, leader=None)
 
 
 @asynccontextmanager
-async def _known_runs(place: Place) -> AsyncIterator[tuple[Redis, list[StoredRun]]]:
-    """A client of Redis, and every run that Postgres knows."""
+async def _known_runs(place: Place) -> AsyncIterator[tuple[Redis, PostgresConnection, list[StoredRun]]]:
+    """A client of Redis, a connection to Postgres, and every run that this knows."""
     async with services(place, share=True) as addresses:
-        async with open_catalogue(addresses.database) as catalogue:
-            await catalogue.prepare()
-            stored = await catalogue.all()
+        connection = await connect_postgres(addresses.database)
         client = connect_redis(addresses.redis)
         try:
+            catalogue = Catalogue(connection)
+            await catalogue.prepare()
             # Without a run nothing else would ask Redis, and a wrong password would be "no run".
             with translate_redis_errors(redacted(addresses.redis)):
                 await client.ping()
-            yield client, stored
+            yield client, connection, await catalogue.all()
         finally:
             await client.aclose()
+            await connection.close()

@@ -15,6 +15,7 @@ from crawler.cli.init import init_command
 from crawler.cli.inspect import audit_command, runs_command, sql_command, status_command
 from crawler.cli.run import coordinate_command, demo_command, run_command, work_command
 from crawler.cli.steer import limit_command, rebuild_command, retry_command
+from crawler.cli.versions import cancel_command, prune_command, publish_command, rollback_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -30,6 +31,7 @@ for command in (
     *(run_command, demo_command, coordinate_command, work_command),
     *(status_command, runs_command, sql_command, diff_command, audit_command, export_command),
     *(limit_command, retry_command, rebuild_command),
+    *(publish_command, rollback_command, cancel_command, prune_command),
     *(init_command, check_command, fetch_command, schema_command),
 ):
     main.add_command(command)

@@ -128,6 +128,7 @@ async def _change_limit(
             if run is None:
                 known = ", ".join(run.name for run in await catalogue.all()) or "none"
                 raise UsageError(f"no run {name}; known runs: {known}")
+            run.refuse_cancelled()
         upstream = _own_budget(upstream, run)
         client = connect_redis(addresses.redis)
         try:
@@ -178,6 +179,7 @@ async def _retry(place: Place, name: str, wanted: PagesToRetry) -> Mapping[Outco
         run = await catalogue.find(name)
         if run is None:
             raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
+        run.refuse_cancelled()
         if reads_once((run.document.get("source") or {}).get("path"), Path.cwd()):
             raise UsageError(f"run {name} read a pipe, which cannot be read again: give a file to a new run")
         job = read_job(run.document, run.folder or ".")
@@ -196,6 +198,7 @@ async def _rebuild(place: Place, name: str, folder: str) -> int:
         if run is None or run.complete:
             why = "is complete: it needs no Redis any more" if run else "is not known"
             raise UsageError(f"run {name} {why}; `shardcrawl runs` lists every run")
+        run.refuse_cancelled()
         client = connect_redis(addresses.redis)
         try:
             await check_server(client, addresses.redis)

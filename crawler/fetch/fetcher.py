@@ -100,11 +100,11 @@ class Fetcher:
         lane.must_finish = True
         self._meter.requests += 1
         self._retry_budget.add_request()
-        started = time.monotonic()
-        response: HttpResponse | None = None
+        response, started = None, time.monotonic()
         try:
             if request.payload is GET and session is None:
-                received = await self._engine.fetch("GET", request.target, (), self._with_credentials(request))
+                allowed = self._with_credentials(request)
+                received = await self._engine.fetch("GET", request.target, request.conditions, allowed)
             else:
                 received = await self._send(request, session)
             lane.release = received.release
@@ -135,7 +135,7 @@ class Fetcher:
 
     async def _send(self, request: Request, session: Session | None) -> HttpResponse:
         payload, allowed = request.payload, self._with_credentials(request)
-        headers = payload.own_headers
+        headers = (*payload.own_headers, *request.conditions)
         if session is not None and allowed:
             headers = (*headers, *session.headers)
         return await self._engine.fetch(payload.method, request.target, headers, allowed, payload.body)

@@ -88,6 +88,7 @@ class Decision:
 UNPROCESSED_STATUSES = frozenset({408, 413, 421, 425, 429, 503})
 
 STORED = Decision(End(Outcome.STORED))
+UNCHANGED = Decision(End(Outcome.UNCHANGED))
 
 
 def after_response(
@@ -109,8 +110,8 @@ def after_response(
     `attempts` are those before it, `hops_left` redirects may still be followed, `reads_accepted` says that the parser
     decides on a 202, `now` is seconds since 1970, and `jitter` a random number in [0, 1).
     """
-    if status == 200 and not headers.has(LIMIT_HEADERS):
-        return STORED
+    if (status == 200 or status == 304) and not headers.has(LIMIT_HEADERS):
+        return STORED if status == 200 else UNCHANGED
     throttled = is_throttled(status, headers, body)
     pause = requested_pause(status, headers, now, throttled=throttled)
     if throttled:

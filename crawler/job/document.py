@@ -80,10 +80,10 @@ def load_document(job: str, overrides: JobOverrides) -> tuple[dict[str, Any], st
             run.setdefault("corpus", _name_of(path.resolve()))
         return overrides.apply(document), str(path.resolve().parent)
     if job == "-":
-        return overrides.apply({"run": {"name": "stdin"}, "source": {"path": job}}), str(Path.cwd())
+        return overrides.apply({"run": {"corpus": "stdin", "name": "stdin"}, "source": {"path": job}}), str(Path.cwd())
     path = Path(job).absolute()
     name = _name_of(path)
-    run = {"corpus": name} if overrides.refresh else {"name": name}
+    run = {"corpus": name} if overrides.refresh else {"corpus": name, "name": name}
     return overrides.apply({"run": run, "source": {"path": str(path)}}), str(Path.cwd())
 
 

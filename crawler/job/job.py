@@ -261,7 +261,7 @@ def _check_selectors(job: Job) -> None:
     """Raise UsageError for selectors that nothing reads."""
     parse, tables = job.parse, job.own_tables
     given = [f"[parse] {key}" for key in ("rows", "key", "wait", "retry", "failed", "gone") if getattr(parse, key)]
-    given += ["[parse] format"] if parse.format != "json" else []
+    given += ["[parse] format"] if parse.format != "json" and not parse.ignore else []
     given += [f"table {table.name}: {key}" for table in tables for key in ("rows", "skip") if getattr(table, key)]
     given += [
         f"table {table.name}: column {column}"
@@ -271,6 +271,8 @@ def _check_selectors(job: Job) -> None:
     ]
     if not re.fullmatch(DURATION, parse.wait_most) or seconds_of(parse.wait_most) > MAX_WAIT_SECONDS:
         raise UsageError(f'job: [parse] wait_most is {parse.wait_most!r}; write a time like "10min", at most "24h"')
+    if parse.ignore and job.has_parser:
+        raise UsageError("job: [parse] ignore: pages with a parser are compared by their records; leave it out")
     if given and parse.python is not None:
         raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
     if given and not job.own_tables and not job.follow and not job.paginate:

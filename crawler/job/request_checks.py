@@ -16,7 +16,7 @@ PROXY_SCHEMES = ("http", "https", "socks5")
 # A line break in a header would begin another one.
 HEADER_TEXT = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 COOKIE_TEXT = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265, section 4.1.1
-_SECONDS_BY_UNIT = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_SECONDS_BY_UNIT = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Headers that identify the sender, whatever is in them.
 CREDENTIAL_NAMES = frozenset({"authorization", "cookie", "proxy-authorization"})

@@ -51,6 +51,7 @@ async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Jo
         stored = await catalogue.find(job.run.name)
         if stored is None:
             raise UsageError(f"run {job.run.name} is no longer in Postgres: somebody deleted it")
+        stored.refuse_cancelled()
         counts = await read_counts(client, record.name, record.total)
         notices = Notices(client, RunKeys(record.name))
         end = RunEnd(job, counts, None, seconds, null_columns=await notices.turned_null())

@@ -144,12 +144,14 @@ class RunEnd:
 
     @property
     def notices(self) -> Sequence[str]:
-        """What the workers have noticed, in words for people."""
+        """What the workers have noticed, and why a complete run is not published, in words for people."""
         unmatched = [
             f'[limits."{name}"] met no request of the run: is it the host of your URLs?' for name in self.unmatched
         ]
         columns = (f"column {one.summary}: has the response changed?" for one in self.null_columns)
-        return [*unmatched, *self.found, *columns]
+        shortfall = self.stored.shortfall if self.stored else None
+        held_back = [f"it is not published, so readers do not see it: {shortfall}"] if shortfall else []
+        return [*unmatched, *self.found, *columns, *held_back]
 
     @property
     def denied(self) -> int:

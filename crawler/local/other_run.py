@@ -14,7 +14,7 @@ async def refuse_beside_another(addresses: Addresses, job: Job) -> None:
     """Raise StillRunning while somebody works on a run of the job's corpus that is not complete."""
     async with open_catalogue(addresses.database) as catalogue:
         await catalogue.prepare(upgrade=True)
-        begun = [run for run in await catalogue.all() if run.corpus == job.corpus and not run.complete]
+        begun = [run for run in await catalogue.all() if run.corpus == job.corpus and run.unfinished]
     client = connect_redis(addresses.redis)
     try:
         for run in begun:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import psutil
 
-from coordinator.errors import EpochLost, ShardcrawlError, UsageError
+from coordinator.errors import EpochLost, RunCancelled, ShardcrawlError, UsageError
 from coordinator.tasks import cancel_and_wait
 from crawler.local.child_spec import (
     DRAINED_EXIT_CODE,
@@ -41,6 +41,7 @@ ERRORS_BY_EXIT_CODE: Mapping[int, type[ShardcrawlError]] = {
     1: ShardcrawlError,
     2: UsageError,
     EPOCH_LOST_EXIT_CODE: EpochLost,
+    RunCancelled.exit_code: RunCancelled,
 }
 FIRST_RESTART_WAIT_SECONDS = 0.1
 MAX_RESTART_WAIT_SECONDS = 5.0

@@ -17,6 +17,7 @@ from crawler.job.models import ParseSettings
 from crawler.job.tables import KEY_FIELD
 from crawler.model import Again, HttpResponse, Page
 from crawler.parse.columns import Table
+from crawler.parse.content import Reduced, compile_ignored, digest_of_records, digest_of_reduced
 from crawler.parse.follow.finder import Finder
 from crawler.parse.follow.sitemap import SitemapFinder
 from crawler.parse.received import NOTHING_CARRIED
@@ -47,8 +48,8 @@ class Hook:
     """The user's function of one job, imported in this process from `module_name`, and the tables of its records.
 
     `folder` has the user's own files, of which an error names the line. `finder` finds the keys that a response names.
-    `on_error` is called with each error that fails
-    a whole response.
+    The content of a page is what it `makes_records` of; else its body, or as much of it as `reduced` leaves over.
+    `on_error` is called with each error that fails a whole response.
     """
 
     def __init__(
@@ -59,8 +60,13 @@ class Hook:
         settings: ParseSettings | None = None,
         folder: str = "",
         finder: Finder | SitemapFinder | None = None,
+        reduced: Reduced | None = None,
+        *,
+        makes_records: bool = True,
     ) -> None:
         self._finder = finder
+        self._reduced = reduced
+        self._makes_records = makes_records and bool(tables)
         self.module_name = module_name
         self._settings = settings or ParseSettings()
         self._folder = folder
@@ -93,6 +99,7 @@ class Hook:
                     page.again = said
                 else:
                     page.outcome, page.reason = said
+                    page.content_digest = b"" if page.outcome is Outcome.UNCHANGED else None
         if len(keys) > 1 or response.unknown or self._settings.no_record:
             self._end_without_record(pages, response)
         if self._finder is not None or response.followed:
@@ -100,6 +107,8 @@ class Hook:
                 self._find(pages, response)
             except Exception as error:  # noqa: BLE001 - as above: the response or the user's selectors are at fault
                 return self.fail(pages, error)
+        if self._makes_records or self._reduced is not None:
+            self._digest(pages, response)
         return Remarks(None, [str(name) for name in response.unknown]) if response.unknown else None
 
     def fail(self, pages: Sequence[Page], error: BaseException) -> Remarks:
@@ -116,6 +125,12 @@ class Hook:
         calls = traceback.extract_tb(error.__traceback__)
         own = [call for call in calls if not self._folder or _is_own(Path(call.filename), self._folder)]
         return "".join([*traceback.format_list(own), *traceback.format_exception_only(error)])
+
+    def _digest(self, pages: Sequence[Page], response: Response) -> None:
+        body = None if self._reduced is None else digest_of_reduced(self._reduced, response)
+        for page in pages:
+            if page.outcome is Outcome.STORED and page.again is None:
+                page.content_digest = digest_of_records(page.records) if self._makes_records else body
 
     def _find(self, pages: Sequence[Page], response: Response) -> None:
         if self._finder is None:
@@ -182,12 +197,14 @@ def load(
     job = whole.of_kind(kind)
     tables = [Table(table) for table in job.tables]
     if job.is_sitemap:
-        return Hook(lambda _: {}, tables, "", job.parse, finder=SitemapFinder(whole))
+        return Hook(lambda _: {}, tables, "", job.parse, finder=SitemapFinder(whole), makes_records=False)
     finder = Finder(whole, kind, recent) if whole.follows else None
     if job.parse.python is None:
-        if finder is None and not job.has_parser:
+        reduced = compile_ignored(job) if job.parse.ignore else None
+        if finder is None and not job.has_parser and reduced is None:
             return None
-        return Hook(compile_selectors(job), tables, "", job.parse, finder=finder)
+        makes_records = bool(job.own_tables)
+        return Hook(compile_selectors(job), tables, "", job.parse, "", finder, reduced, makes_records=makes_records)
     name, _, function_name = job.parse.python.partition(":")
     try:
         folder = Path(job.folder).resolve()

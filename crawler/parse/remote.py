@@ -50,7 +50,8 @@ class ParseResult(NamedTuple):
 
     `is_error`: the parser raised, or a record of the key was bad, so the page keeps the reason only. It is False when
     the parser said the outcome itself, with Response.failed too. `encoding` is Response.encoding. `records` are a
-    pickle of their own: when it cannot be read, its key fails and no other. `found` and `again` are those of the page.
+    pickle of their own: when it cannot be read, its key fails and no other. `found`, `again` and `content_digest` are
+    those of the page.
     """
 
     outcome: Outcome
@@ -60,6 +61,7 @@ class ParseResult(NamedTuple):
     records: bytes
     found: Sequence[FoundKey] = ()
     again: Again | None = None
+    content_digest: bytes | None = None
 
 
 class ParsedResponse(NamedTuple):
@@ -147,6 +149,7 @@ def assign_results(pages: Sequence[Page], results: Sequence[ParseResult]) -> Non
         else:
             page.outcome, page.reason, page.records = result.outcome, result.reason, records
             page.encoding, page.found, page.again = result.encoding, list(result.found), result.again
+            page.content_digest = result.content_digest
 
 
 def _result_of(page: Page) -> ParseResult:
@@ -155,7 +158,8 @@ def _result_of(page: Page) -> ParseResult:
     except Exception as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
         page.fail(_not_picklable(error))
         records = pickled([])
-    return ParseResult(page.outcome, page.reason, page.etag is None, page.encoding, records, page.found, page.again)
+    is_error, digest = page.etag is None, page.content_digest
+    return ParseResult(page.outcome, page.reason, is_error, page.encoding, records, page.found, page.again, digest)
 
 
 def _not_picklable(error: Exception) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from time import monotonic
 
-from coordinator.model import Attempts
+from coordinator.model import Attempts, Outcome
 from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import Completion, FinishedBlock
 from coordinator.queue.wire import Deferral
 from crawler.job.models import StoreSettings
 from crawler.model import Item, OpenBlock, Page, Request
+from crawler.store.rows.base import BaseReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,16 @@ class Batch:
         return self._closing or self._is_half_full() or self._clock() - self._oldest_at >= self._settings.batch_age
 
 
-async def drop_seen(pages: Sequence[Page], found_keys: FoundKeys) -> None:
-    """Drop what pages have named that was named before or is done, but next pages of lists. Raises RedisUnavailable."""
+async def drop_seen(pages: Sequence[Page], found_keys: FoundKeys, base: BaseReader | None = None) -> None:
+    """Drop what pages have named that was named before or is done, but next pages of lists.
+
+    Pages that failed, and keep what the base has of them, name what they had named there: lists lose no page.
+    Raises RedisUnavailable, PostgresUnavailable, PostgresRefused.
+    """
+    kept = {page.item.digest: page for page in pages if page.outcome is Outcome.FAILED and page.is_carried}
+    if base is not None and kept:
+        for digest, found in (await base.found(list(kept))).items():
+            kept[digest].found = found
     if any(page.found for page in pages):
         new = await found_keys.new(one for page in pages for one in page.found)
         for page in pages:

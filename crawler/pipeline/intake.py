@@ -17,8 +17,9 @@ from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import InvalidUrl
 from crawler.fetch.retry import NOT_AGAIN, UNKNOWN, add_attempt
 from crawler.fetch.template import Template
-from crawler.model import Item, OpenBlock, Page, Request
+from crawler.model import BasePage, Item, OpenBlock, Page, Request
 from crawler.pipeline.batch import Batch
+from crawler.pipeline.refresh import Refresh
 from crawler.pipeline.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ MAX_DELIVERIES = 3
 class Intake:
     """Feeds the scheduler of one worker. While `would_only_wait()` is true, it claims nothing.
 
-    `templates` and `keys_per_request` are those of each kind.
+    `templates` and `keys_per_request` are those of each kind. In a `refresh` unchanged keys are carried over.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Intake:
         matcher: UpstreamMatcher,
         scheduler: Scheduler,
         keys_per_request: Mapping[str, int],
+        refresh: Refresh | None = None,
         most_idle_wait: float = MAX_IDLE_WAIT_SECONDS,
         would_only_wait: Callable[[], bool] = lambda: False,
         failpoint: Failpoint = no_failpoint,
@@ -64,6 +66,7 @@ class Intake:
         self._matcher = matcher
         self._scheduler = scheduler
         self._keys_per_request = keys_per_request
+        self._refresh = refresh
         self._most_idle_wait = most_idle_wait
         self._would_only_wait = would_only_wait
         self._failpoint = failpoint
@@ -122,19 +125,24 @@ class Intake:
         if not block.left:
             self._batch.add_done_block(block)
             return True
+        base = None
+        if self._refresh is not None:
+            base = await self._refresh.pages([key_digest for key_digest in digests if key_digest not in done])
         at_risk = self._not_repeatable() if claim.deliveries > 1 else ()
         if claim.deliveries > MAX_DELIVERIES and not at_risk:
             left = [index for index, key_digest in enumerate(digests) if key_digest not in done]
-            await self._split_or_fail(claim, block, left, digests)
+            await self._split_or_fail(claim, block, left, digests, base)
             return True
         items, attempts = self._items_to_fetch(claim, block, digests, done)
         if at_risk:
             for item in items:
                 if item.context.kind in at_risk:
-                    self._fail(item, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}")
+                    self._fail(item, f"{UNKNOWN}: a worker died while it had this key; {NOT_AGAIN}", base)
             items = [item for item in items if item.context.kind not in at_risk]
+        if self._refresh is not None and base:
+            items, base = await self._carry_over(items, base, self._refresh)
         at_hand_before = self._scheduler.at_hand
-        self._put(items, attempts)
+        self._put(items, attempts, base)
         return not items or self._scheduler.at_hand > at_hand_before
 
     def _items_to_fetch(
@@ -162,13 +170,28 @@ class Intake:
                 attempts[key_digest] = attempted[index]
         return items, attempts
 
+    async def _carry_over(
+        self, items: Sequence[Item], base: Mapping[bytes, BasePage], refresh: Refresh
+    ) -> tuple[list[Item], Mapping[bytes, BasePage]]:
+        """Add pages that need no request to the batch, when it has room; returns the other keys, and their base."""
+        left: list[Item] = []
+        for item in items:
+            if (page := refresh.fresh(item, base.get(item.digest))) is None:
+                left.append(item)
+                continue
+            await self._batch.until_room()
+            self._batch.add(page)
+        return left, {item.digest: refresh.requested(item, base[item.digest]) for item in left if item.digest in base}
+
     def put_alone(self, request: Request, error: str) -> None:
         """Put a request for each key of this one into the scheduler, because it failed with an error as a whole."""
         attempts = add_attempt(request.attempts, error, time.time())
         for item in request.items:
-            self._put([item], {item.digest: attempts})
+            self._put([item], {item.digest: attempts}, request.base)
 
-    def _put(self, items: Sequence[Item], attempts: dict[bytes, Attempts]) -> None:
+    def _put(
+        self, items: Sequence[Item], attempts: dict[bytes, Attempts], base: Mapping[bytes, BasePage] | None = None
+    ) -> None:
         """Put a request for every `keys_per_request` items into the scheduler.
 
         A request has the attempts of that one of its keys which has the most.
@@ -185,7 +208,7 @@ class Intake:
                 continue
             if attempts:
                 most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
-            request = Request(target, part, self._matcher.upstream_of(target), most, payload, attempts)
+            request = Request(target, part, self._matcher.upstream_of(target), most, payload, attempts, base)
             self._scheduler.put(request)
 
     def _not_repeatable(self) -> set[str]:
@@ -213,7 +236,14 @@ class Intake:
     def _refuse(self, item: Item, reason: str) -> None:
         self._batch.add(Page(item, None, Outcome.REFUSED, reason, fetched_at=time.time()))
 
-    async def _split_or_fail(self, claim: Claim, block: OpenBlock, left: list[int], digests: Sequence[bytes]) -> None:
+    async def _split_or_fail(
+        self,
+        claim: Claim,
+        block: OpenBlock,
+        left: list[int],
+        digests: Sequence[bytes],
+        base: Mapping[bytes, BasePage] | None,
+    ) -> None:
         """Split a block of which several workers died into smaller ones; when only one key is left, that key fails."""
         if len(left) > 1:
             logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
@@ -223,10 +253,11 @@ class Intake:
             return
         (index,) = left
         reason = f"{claim.deliveries - 1} workers died while they had this key"
-        self._fail(Item(claim.block.keys[index], digests[index], block, claim.block.context(index)), reason)
+        self._fail(Item(claim.block.keys[index], digests[index], block, claim.block.context(index)), reason, base)
 
-    def _fail(self, item: Item, reason: str) -> None:
-        self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time()))
+    def _fail(self, item: Item, reason: str, base: Mapping[bytes, BasePage] | None) -> None:
+        known = base and base.get(item.digest)
+        self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time(), base=known or None))
 
 
 def _total(attempts: Attempts) -> int:

@@ -55,38 +55,56 @@ class PageBuilder:
         Each page has the URL that asks for its key alone.
         Suspends only while the parser is at work in its child process.
         """
+        response, outcome = result.response, result.outcome
+        pages = self._new_pages(request, result)
+        if response is not None and outcome is Outcome.STORED:
+            parser = self._parsers.get(request.items[0].context.kind)
+            if parser is not None:
+                pages = await self._parse(pages, request, response, parser)
+            if response.body and (parser is None or parser.keeps_body):
+                _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
+        if request.base is not None and outcome is Outcome.STORED:
+            _compare(pages)
+        return pages
+
+    def _new_pages(self, request: Request, result: FetchResult) -> list[Page]:
         response = result.response
+        single = len(request.items) == 1
+        unmodified = result.outcome is Outcome.UNCHANGED and bool(request.conditions)
         status = etag = modified = digest = None
         if response is not None:
             status = response.status
-            etag, modified = _cut(response.headers.get("etag")), _cut(response.headers.get("last-modified"))
+            if single and not unmodified:  # those of a response for several keys are of none
+                etag, modified = _usable(response.headers.get("etag")), _usable(response.headers.get("last-modified"))
             digest = xxh3_128_digest(response.body) if response.body else None
         outcome, reason, attempts, at, _ = result
-        single = len(request.items) == 1
         pages = []
         template = self._templates[request.items[0].context.kind]
         for item in request.items:
             target = request.first_target if single else template.target([item.key], item.context)
             pages.append(Page(item, target.href, outcome, reason, status, attempts, at, etag, modified, digest))
-        if response is not None and outcome is Outcome.STORED:
-            parser = self._parsers.get(request.items[0].context.kind)
-            if parser is not None:
-                error = await parser.parse(pages, request.target.href, response)
-                if self._hidden is not None:
-                    error = error and self._hidden(error)
-                    _hide_secrets(pages, self._hidden)
-                if error is not None and not request.payload.is_repeatable:
-                    for page in pages:
-                        page.fail(error)
-                elif error is not None:
-                    self._put_alone(request, error)
-                    return []
-                if any(page.again for page in pages):
-                    return [
-                        page for page in pages if page.again is None or self._ends(page, page.again, request, response)
-                    ]
-            if response.body and (parser is None or parser.keeps_body):
-                _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
+        if request.hops and single and request.target.href != pages[0].url:
+            pages[0].final_url = request.target.href
+        if request.base is not None:
+            for page in pages:
+                page.base = request.base.get(page.item.digest)
+                page.unmodified = unmodified
+        return pages
+
+    async def _parse(self, pages: list[Page], request: Request, response: HttpResponse, parser: Parser) -> list[Page]:
+        """Parse, and return the pages but those of keys that are requested again, together or alone."""
+        error = await parser.parse(pages, request.target.href, response)
+        if self._hidden is not None:
+            error = error and self._hidden(error)
+            _hide_secrets(pages, self._hidden)
+        if error is not None and request.payload.is_repeatable:
+            self._put_alone(request, error)
+            return []
+        if error is not None:
+            for page in pages:
+                page.fail(error)
+        if any(page.again for page in pages):
+            return [page for page in pages if page.again is None or self._ends(page, page.again, request, response)]
         return pages
 
     def _ends(self, page: Page, again: Again, request: Request, response: HttpResponse) -> bool:
@@ -135,5 +153,18 @@ def _keep_body(pages: Sequence[Page], response: HttpResponse) -> None:
         page.body, page.content, page.content_type, page.encoding = fields
 
 
-def _cut(validator: str | None) -> str | None:
-    return validator[:MAX_VALIDATOR_CHARACTERS] if validator else None
+def _compare(pages: Sequence[Page]) -> None:
+    """Say which pages have the content that the base has, by its digest or by their parser."""
+    for page in pages:
+        if page.base is not None and page.base.content:
+            if page.outcome is Outcome.UNCHANGED:
+                page.unmodified = True
+            elif page.outcome is Outcome.STORED and (page.content_digest or page.body_digest) == page.base.content:
+                page.outcome = Outcome.UNCHANGED
+
+
+def _usable(validator: str | None) -> str | None:
+    """The validator, None when a part of it would be cut, or when it cannot be sent back."""
+    if not validator or len(validator) > MAX_VALIDATOR_CHARACTERS:
+        return None
+    return validator if validator.isascii() and validator.isprintable() else None

@@ -1,4 +1,7 @@
-"""What becomes of a run that has an outcome for every key: it is complete, and published if it may be."""
+"""What becomes of a run that has an outcome for every key: it is complete, and published if it may be.
+
+A published run can be published again at any time, and the corpus can go back to the one before.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import logging
 
 from coordinator.errors import UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
+from coordinator.model import Outcome
 from coordinator.queue.registry import RunRecord
-from crawler.job.job import Job
+from crawler.job.job import Job, read_job
+from crawler.runs.gate import Facts, shortfall
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
-from crawler.store.postgres import connect_postgres
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
+from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 
@@ -22,7 +28,7 @@ async def finish_run(
 ) -> StoredRun:
     """Complete a run and decide whether readers see it; returns it as it is then. May be called again at any time.
 
-    Raises EpochLost, UsageError when the run is not there, PostgresUnavailable, PostgresRefused.
+    Raises EpochLost, RunCancelled, UsageError when the run is not there, PostgresUnavailable, PostgresRefused.
     """
     connection = await connect_postgres(database)
     try:
@@ -31,9 +37,9 @@ async def finish_run(
         failpoint("counted")
         complete = await _found(catalogue, run.name)
         if complete.shortfall is None:
-            if shortfall := await _shortfall(corpora, complete, job):
-                logger.warning("run %s is not published: %s", complete.name, shortfall)
-                await corpora.refuse(complete.run_id, shortfall)
+            if held_back := await _held_back(connection, complete, job):
+                logger.warning("run %s is not published: %s", complete.name, held_back)
+                await corpora.refuse(complete.run_id, held_back)
             else:
                 await corpora.publish(complete.corpus, RunTables.of(complete), job.tables, failpoint)
         return await _found(catalogue, run.name)
@@ -41,18 +47,84 @@ async def finish_run(
         connection.terminate()
 
 
+async def publish_run(
+    connection: PostgresConnection, name: str, *, force: bool = False, failpoint: Failpoint = no_failpoint
+) -> tuple[StoredRun, str]:
+    """Let readers see this complete run, with `force` also when it falls short; returns it, and why it is held back.
+
+    Raises UsageError when it is not known or not complete, RunCancelled, PostgresUnavailable, PostgresRefused.
+    """
+    catalogue = Catalogue(connection)
+    run = await _found(catalogue, name)
+    run.refuse_cancelled()
+    if not run.complete:
+        raise UsageError(f"run {name} is not complete: finish it with `shardcrawl run JOB` or `coordinate JOB` first")
+    job = read_job(run.document, run.folder or ".")
+    if not force and (falls_short := await _falls_short(connection, run, job)):
+        return run, falls_short
+    await Corpora(connection).publish(run.corpus, RunTables.of(run), job.tables, failpoint)
+    return run, ""
+
+
+async def roll_back(connection: PostgresConnection, corpus: str) -> tuple[str, str]:
+    """Let readers see the run that was published before the current one; returns the names of both, the new one first.
+
+    Raises UsageError when there is none, PostgresUnavailable, PostgresRefused.
+    """
+    current = await Catalogue(connection).current(corpus)
+    if current is None:
+        raise UsageError(f"corpus {corpus} has no run that readers see; `shardcrawl runs` lists every run")
+    with postgres_errors():
+        name = await connection.fetchval(query("roll-back"), corpus, current.run_id)
+    if name is None:
+        raise UsageError(f"corpus {corpus} has no complete run that was published before {current.name}")
+    return str(name), current.name
+
+
 async def _found(catalogue: Catalogue, name: str) -> StoredRun:
     run = await catalogue.find(name)
     if run is None:
-        raise UsageError(f"run {name} is no longer in Postgres: somebody deleted it")
+        raise UsageError(f"run {name} is not in Postgres; `shardcrawl runs` lists every run")
     return run
 
 
-async def _shortfall(corpora: Corpora, run: StoredRun, job: Job) -> str:
+async def _held_back(connection: PostgresConnection, run: StoredRun, job: Job) -> str:
     """Why the run is not published by itself, "" when it is."""
-    current = await corpora.current(run.corpus)
+    current = await Corpora(connection).current(run.corpus)
     if current is not None and current > run.run_id:
         return f"corpus {run.corpus} has a newer run that is published; `shardcrawl publish {run.name}` goes back to it"
+    if current == run.run_id:
+        return ""  # readers see it, and `retry` was called
+    if falls_short := await _falls_short(connection, run, job):
+        return falls_short
     if job.publish.mode == "manual":
-        return f"[publish] mode is manual; `shardcrawl publish {run.name}` publishes it"
+        return f"the job publishes by hand: `shardcrawl publish {run.name}`"
     return ""
+
+
+async def _falls_short(connection: PostgresConnection, run: StoredRun, job: Job) -> str:
+    """Which bounds of `[publish]` the run does not keep, and what to do; "" when it keeps all of them."""
+    found = shortfall(job.publish, await _facts(connection, run, job))
+    return f"{found}. If that is right: shardcrawl publish {run.name} --force" if found else ""
+
+
+async def _facts(connection: PostgresConnection, run: StoredRun, job: Job) -> Facts:
+    """What the bounds of `[publish]` are about; what no bound of this job needs is not counted."""
+    bounds, part = job.publish, RunTables.of(run).pages
+    incomplete, compared = 0, {}
+    with postgres_errors():
+        if bounds.max_incomplete is not None:
+            incomplete = await connection.fetchval(query("count-broken-lists", part=part))
+        current = await Catalogue(connection).current(run.corpus)
+        if current is not None and (bounds.max_gone, bounds.min_keys) != (None, None):
+            async with connection.transaction(readonly=True):
+                await connection.execute(query("work-memory"))
+                compare = query("compare-with-current", part=part, before=RunTables.of(current).pages)
+                compared = dict(await connection.fetchrow(compare) or {})
+    return Facts(
+        keys=sum(run.counts.values()),
+        failed=run.counts.get(Outcome.FAILED, 0),
+        denied=sum(reason.keys for reason in run.reasons if reason.denied),
+        incomplete=incomplete,
+        **compared,
+    )

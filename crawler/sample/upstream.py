@@ -17,6 +17,7 @@ The response depends on the request alone, except for /flaky, /pending and /limi
     GET /shop, …            what the examples need beside that: see crawler.sample.site
     GET /~stats             the counts of requests as JSON; not counted, like all of /~…
     GET /~log               the log of requests: lines of "monotonic-seconds path"
+    POST /~edit             204; from now on the items of these IDs, one a line, have another content and ETag
     POST /~reset            204, clears counts and log
 """
 
@@ -32,6 +33,7 @@ import threading
 import time
 import zlib
 from collections import Counter, deque
+from collections.abc import Iterable
 from email.utils import formatdate
 from typing import Self
 from urllib.parse import unquote, unquote_plus
@@ -65,6 +67,7 @@ class Upstream:
         self._limit_rate = limit_rate
         self._limited: deque[float] = deque()
         self._attempts: Counter[str] = Counter()
+        self._editions: Counter[str] = Counter()
         self._words = [_words(first, max(0, size - 80)) for first in range(len(_WORDS))]
 
     @property
@@ -95,8 +98,15 @@ class Upstream:
             connection.abort()
         await self._server.wait_closed()
 
+    def edit(self, keys: Iterable[str]) -> None:
+        """Give the items of these keys another content, and another ETag."""
+        self._editions.update(keys)
+
     def post(self, target: bytes, body: bytes) -> CannedResponse | None:
         """The response to a POST with this body, None where it is not read."""
+        if target == b"/~edit":
+            self.edit(body.decode().split())
+            return CannedResponse(204)
         if target != b"/graphql":
             return None
         self.ledger.add(target, time.monotonic())
@@ -154,7 +164,7 @@ class Upstream:
 
     def _item(self, quoted: str, condition: str) -> CannedResponse:
         key = unquote(quoted)
-        number = zlib.crc32(key.encode())
+        number = self._number(key)
         etag = f'"{number:08x}"'
         modified = formatdate(1_600_000_000 + number % 100_000_000, usegmt=True)
         headers = f"ETag: {etag}\r\nLast-Modified: {modified}\r\n"
@@ -168,10 +178,15 @@ class Upstream:
         items = [
             f'{{"id": {_quoted(key)}, "missing": true}}'
             if key.startswith("missing")
-            else self._json(key, zlib.crc32(key.encode()))
+            else self._json(key, self._number(key))
             for key in keys
         ]
         return CannedResponse(200, f'{{"items": [{", ".join(items)}]}}'.encode())
+
+    def _number(self, key: str) -> int:
+        """What the item depends on."""
+        edition = self._editions.get(key, 0)
+        return zlib.crc32(f"{key} {edition}".encode() if edition else key.encode())
 
     def _json(self, key: str, number: int) -> str:
         first = number % len(_WORDS)

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, UsageError, first_line
+from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, RunCancelled, UsageError, first_line
 from coordinator.model import Epoch, Outcome
 from coordinator.queue.registry import RunRecord
 from crawler.job.tables import TableSettings
@@ -78,12 +78,14 @@ class Catalogue:
     async def record(self, name: str) -> RunRecord:
         """What a process needs to take part in the run of that name.
 
-        Raises UsageError when there is none, EpochLost when it must be opened again, PostgresRefused for an old schema.
+        Raises UsageError when there is none, RunCancelled, EpochLost when it must be opened again, PostgresRefused for
+        an old schema.
         """
         await refuse_older(self._connection)
         run = await self.find(name) if await schema_version(self._connection) else None
         if run is None:
             raise UsageError(f"Postgres has no run {name}; `shardcrawl run JOB` or `coordinate JOB` makes it")
+        run.refuse_cancelled()
         if run.record is None:
             raise EpochLost(f"run {name} is to be opened again by `shardcrawl run` or `coordinate`")
         return run.record
@@ -135,9 +137,14 @@ class Catalogue:
                 await self._connection.execute(query("lock-schema"))
                 await self._connection.execute(query("hide-notices"))
                 spec = orjson.dumps(document).decode()
-                run_id: int = await self._connection.fetchval(
-                    query("make-run"), name, spec, epoch, corpus or name, base_run
-                )
+                try:
+                    run_id: int = await self._connection.fetchval(
+                        query("make-run"), name, spec, epoch, corpus or name, base_run
+                    )
+                except asyncpg.ForeignKeyViolationError as error:
+                    raise UsageError(
+                        "the run with which the refresh begins was pruned just now; start again"
+                    ) from error
                 of_run = RunTables(run_id, document.get("store", {}).get("schema", ""))
                 try:
                     await UserTables(self._connection, of_run).make(tables)
@@ -151,15 +158,28 @@ class Catalogue:
                     await Corpora(self._connection).add(corpus or name, of_run.schema, [table.name for table in tables])
         return run_id
 
+    async def index_records(self, of_run: RunTables, tables: Sequence[TableSettings]) -> None:
+        """Let the records of pages be found in a run, which is complete, so that they can be carried over from it."""
+        with postgres_errors():
+            for table in tables:
+                part = of_run.part(table.name)
+                if not await self._connection.fetchval(query("has-digest-index"), part):
+                    await self._connection.execute(query("index-digests", part=part))
+
     async def change_epoch(self, run_id: int, epoch: Epoch) -> None:
         """Give the run a new epoch."""
         with postgres_errors():
             await self._connection.execute(query("change-epoch"), run_id, epoch)
 
     async def void_epoch(self, run_id: int, epoch: Epoch) -> None:
-        """Give the run an epoch that no Redis has, if it still has this one. The next opening then rebuilds Redis."""
+        """Give the run an epoch that no Redis has, if it still has this one. The next opening then rebuilds Redis.
+
+        A complete run keeps its epoch. Raises UsageError when somebody deleted the run.
+        """
         with postgres_errors():
             await self._connection.execute(query("void-epoch"), run_id, epoch)
+        if await self.epoch(run_id) is None:
+            raise UsageError(f"run {run_id} is no longer in Postgres: somebody deleted it")
 
     async def reopen(
         self, of_run: RunTables, wanted: PagesToRetry, tables: Sequence[TableSettings] = ()
@@ -205,7 +225,7 @@ class Catalogue:
         """Count the run's outcomes, and mark it complete; returns keys by outcome. Readers see it when it is published.
 
         Records of the tables that give way to newer ones are deleted with it. A run that is complete already keeps its
-        counts. Raises EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
+        counts. Raises RunCancelled, and EpochLost when the run has another epoch: `retry` has put keys back meanwhile.
         """
         run_id = of_run.run_id
         with postgres_errors():
@@ -216,6 +236,8 @@ class Catalogue:
                 final_counts = await self._connection.fetchval(query("final-counts"), run_id)
                 if final_counts is not None:
                     return decode_counts(final_counts)
+                if await self._connection.fetchval(query("is-cancelled"), run_id):
+                    raise RunCancelled(f"run {run_id} was cancelled while it ended")
                 counts, reasons = await count_outcomes(self._connection, of_run)
                 await drop_replaced(self._connection, of_run, tables)
                 await self._connection.execute(

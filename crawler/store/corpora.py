@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import asyncpg
 
-from coordinator.errors import PostgresRefused, PostgresUnavailable
+from coordinator.errors import PostgresRefused, PostgresUnavailable, UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
@@ -72,21 +72,24 @@ class Corpora:
     ) -> None:
         """Let readers of the corpus see this run and no other, from one moment on.
 
-        Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises
-        PostgresUnavailable while somebody's query holds up a view that must be made: to be called again then.
+        Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises UsageError
+        when somebody deleted the run meanwhile, and PostgresUnavailable while somebody's query holds up a view that
+        must be made: to be called again then.
         """
         with postgres_errors():
             names = table_names(tables)
             await self.add(corpus, of_run.schema, names)
             if await self._attach(of_run, [PAGES, *names]):
                 await asyncio.sleep(PUBLISH_DELAY_SECONDS)
+            failpoint("attached")
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
                 before = await self._connection.fetchval(query("lock-corpus"), corpus)
                 if before and not await self._connection.fetchval(query("was-published"), of_run.run_id):
                     await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
                 failpoint("merged")
-                await self._connection.execute(query("mark-published"), of_run.run_id)
+                if await self._connection.execute(query("mark-published"), of_run.run_id) == "UPDATE 0":
+                    raise UsageError(f"run {of_run.run_id} is not in Postgres: somebody deleted it")
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
 
     async def refuse(self, run_id: int, shortfall: str) -> None:

@@ -24,6 +24,7 @@ from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
 from crawler.store.rows import copyformat
+from crawler.store.rows.base import CarriedPages
 from crawler.store.rows.found import FoundTable
 from crawler.store.rows.row_errors import ROW_ERRORS, copy_position, decode_anew, is_bare, reason_of
 from crawler.store.schema import refuse_older
@@ -47,8 +48,11 @@ class Writer:
         failpoint: Failpoint = no_failpoint,
         *,
         follows: bool = False,
+        base: RunTables | None = None,
     ) -> None:
+        """Pages are carried over from the `base` of a refresh."""
         self._found = FoundTable(run) if follows else None
+        self._carried = CarriedPages(run, base, tables) if base is not None else None
         self._url = url
         self._run = run
         self._epoch = epoch
@@ -56,6 +60,7 @@ class Writer:
         self._failpoint = failpoint
         self._wholes = [run.whole(name) for name in (PAGES, *table_names(tables))]
         self._parts = [run.part(name) for name in (PAGES, *table_names(tables))]
+        self._base_parts = [base.part(name) for name in (PAGES, *table_names(tables))] if base is not None else []
         self._connection: PostgresConnection | None = None
         # The pages of the last COPY, in its order. When it fails, the error names the position of a row.
         self._copied: Sequence[Page] = ()
@@ -121,20 +126,22 @@ class Writer:
         """Write the pages, their records and found keys in one transaction. Raises what Postgres says of a row."""
         connection = await self._connected()
         batch = None if self._found is None else secrets.randbits(BATCH_BITS)
-        stored, found = pages, []
+        found: list[FoundBatch] = []
         try:
             with postgres_errors():
                 async with connection.transaction():
                     await connection.execute(query("batch-timeouts"))
+                    carried, stored = await self._carry(connection, pages, batch)
                     if merging:
-                        stored = await self._merge(connection, pages, batch)
-                    else:
-                        await self._copy_pages(connection, self._run.part_name(PAGES), pages, batch, self._run.schema)
+                        stored = await self._merge(connection, stored, batch)
+                    elif stored:
+                        await self._copy_pages(connection, self._run.part_name(PAGES), stored, batch, self._run.schema)
                     self._copied = stored
                     for index, table in enumerate(self._tables):
                         await self._copy_records(connection, table, self._records(stored, index))
                     await self._check_columns(connection)
                     if self._found is not None and batch is not None:
+                        stored = [*carried, *stored]
                         new = {page.item.digest for page in stored}
                         before = [page.item.digest for page in pages if page.item.digest not in new]
                         found = await self._found.store(connection, stored, before, batch)
@@ -145,6 +152,16 @@ class Writer:
             await self.close()
             raise
         return found
+
+    async def _carry(
+        self, connection: PostgresConnection, pages: Sequence[Page], batch: int | None
+    ) -> tuple[Sequence[Page], Sequence[Page]]:
+        """Carry over pages whose content the base has; returns those that were, and those that are to be written."""
+        carried = [] if self._carried is None else [page for page in pages if page.is_carried]
+        if self._carried is None or not carried:
+            return (), pages
+        new = await self._carried.carry(connection, carried, batch)
+        return [page for page in carried if page.item.digest in new], [page for page in pages if not page.is_carried]
 
     async def _merge(self, connection: PostgresConnection, pages: Sequence[Page], batch: int | None) -> Sequence[Page]:
         """Insert the pages that are not stored yet, through a staging table; returns those."""
@@ -230,10 +247,11 @@ class Writer:
     async def _isolate(self, pages: Sequence[Page], error: Exception) -> list[FoundBatch]:
         """Write the two halves of the batch apart, because the error names no row; a page that is alone fails."""
         if len(pages) == 1:
-            if is_bare(pages[0]):
+            if is_bare(pages[0]) and not pages[0].is_carried:
                 raise PostgresRefused(
                     f"Postgres takes no page at all: {first_line(error)}; was the schema changed during the run?"
                 ) from error
+            pages[0].base = None if pages[0].is_carried else pages[0].base
             pages[0].fail(reason_of(error))
             return await self.write(pages)
         middle = len(pages) // 2
@@ -245,7 +263,7 @@ class Writer:
             connection = await connect_postgres(self._url)
             try:
                 await refuse_older(connection)
-                await refuse_planted(connection, self._parts)
+                await refuse_planted(connection, self._parts + self._base_parts)
                 found = await Catalogue(connection).epoch(self._run.run_id)
                 if found != self._epoch:
                     raise EpochLost(

@@ -18,7 +18,6 @@ from coordinator.queue.sharding import Layout, digest
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.status import read_counts
-from crawler import opening
 from crawler.job.job import read_job
 from crawler.model import Page
 from crawler.opening import (
@@ -32,6 +31,7 @@ from crawler.opening import (
     decide_opening,
     open_run,
 )
+from crawler.runs.naming import name_lock
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.rows.stored_run import StoredRun
@@ -433,7 +433,7 @@ async def test_two_who_rebuild_the_same_run_at_once_rebuild_it_once(place: Place
 
 
 async def test_different_runs_are_opened_side_by_side(place: Place) -> None:
-    lock = opening._name_lock(place.database, "another")
+    lock = name_lock(place.database, "another")
     async with lock:
         assert not (await place.open()).resumed
 

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.anyio
 
 PLANNER = ("read", "published")
 OPENING = ("made", "rebuilt")
+COMMANDS = ("cancelled", "drained", "erased", "unlisted", "detached", "dropped")  # see tests/live/test_versions.py
 FOLLOWING = ("found", "followed", "named")  # see test_following
-WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING + FOLLOWING)
+WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING + FOLLOWING + COMMANDS)
 DEATHS = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
 QUICK = ("published", "committed")
 

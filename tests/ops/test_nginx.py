@@ -65,3 +65,16 @@ def test_a_missing_nginx_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.M
 def test_nginx_gets_no_folder_that_its_configuration_cannot_name(tmp_path: Path) -> None:
     with pytest.raises(NginxFailed, match="without quotes and dollar signs"):
         configuration(tmp_path / 'a"b', 80, 100, 1, log=False)
+
+
+@needs_nginx
+def test_items_have_etags_and_some_of_them_can_be_edited(tmp_path: Path) -> None:
+    with Nginx(tmp_path, size=2_000, etags=True) as nginx, httpx.Client(base_url=nginx.url) as client:
+        before = [client.get(f"/item/{key}") for key in ("7", "700")]
+        assert [client.get(one.url, headers={"If-None-Match": one.headers["etag"]}).status_code for one in before] == (
+            [304, 304]
+        )
+        nginx.edit()
+        after = [client.get(one.url, headers={"If-None-Match": one.headers["etag"]}) for one in before]
+    assert [one.status_code for one in after] == [304, 200]
+    assert after[1].json() == {**before[1].json(), "edition": 2}

@@ -1,6 +1,6 @@
 -- Needs: state_key.
 -- Defines: resolve(): call the run resolved when every key has its outcome (counts decide, never an empty stream), and
---   return its state: "running", "resolved" or "complete"; nil when there is none. Keys that pages have named are
+--   return its state: "running", "resolved", "complete" or "cancelled"; nil when there is none. Keys that pages have named are
 --   pending until they are published.
 local function resolve()
   local state, exhausted, published, resolved, pending =

@@ -12,7 +12,7 @@ local upstream = ARGV[1]
 -- include: keep_a_week
 
 local state = redis.call('HGET', state_key, 'state')
-if not state or state == 'complete' then
+if not state or state == 'complete' or state == 'cancelled' then
   return 0
 end
 for at = 2, #ARGV, 2 do

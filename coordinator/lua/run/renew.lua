@@ -1,5 +1,6 @@
 -- Purpose: let a worker join the run, or prolong its lease; leases are counted on the clock of Redis. The worker that
--- completed the last keys so learns at once that the run is resolved.
+-- completed the last keys so learns at once that the run is resolved. Nobody joins a cancelled run; who works on it learns
+-- the state, and keeps its lease while it drains.
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
 -- KEYS[3] waits (hash: worker -> what it waits for)
 -- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
@@ -38,7 +39,7 @@ local state = redis.call('HGET', state_key, 'state')
 if not state then
   return {'epoch'}
 end
-if state == 'complete' then
+if state == 'complete' or (state == 'cancelled' and verb == 'join') then
   return {'ok', 0, 1, state, redis.call('HGET', state_key, 'moves') or '0', 0}
 end
 if verb == 'renew' and not is_alive(worker) then

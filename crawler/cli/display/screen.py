@@ -139,7 +139,8 @@ def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
     table.add_row("state", snapshot.state.value)
     table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.waiting:,} queued{deferred}")
     table.add_row("outcomes", outcome_words(counts))
-    table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
+    if counts.requests or not snapshot.state.is_over:  # Redis keeps them for an hour
+        table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
     table.add_row("workers", str(snapshot.workers))
     table.add_row("coordinator", snapshot.leader or "none")
     for health in snapshot.upstreams:
@@ -235,6 +236,8 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
     return {
         "run": end.job.run.name,
         "state": "complete" if end.stored else "paused" if end.gave_up else "interrupted",
+        "published": end.stored is not None and end.stored.published_at is not None,
+        "shortfall": end.stored.shortfall if end.stored else None,
         "outcomes": outcomes_json(end.outcomes),
         "denied": end.denied,
         "reasons": reasons_json(end.reasons),

@@ -5,8 +5,10 @@ It is read in pieces, so the tree of a large one is never in memory.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from xml.parsers import expat
 
@@ -30,6 +32,10 @@ _PIECE_BYTES = 65_536
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = "\ufeff"
 _LEVEL = "level"  # a field of a sitemap that an index names
+LASTMOD = "lastmod"  # a field of a page
+MAX_LASTMOD_CHARACTERS = 40
+# A day has ended everywhere on Earth so many hours after it began in UTC.
+_DAY_HOURS = 36
 _ROOTS = {"urlset": "url", "sitemapindex": "sitemap"}
 _DAY = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _SITEMAP_LINE = re.compile(r"(?im)^\s*sitemap\s*:\s*([^\s#]+)")
@@ -96,6 +102,8 @@ class SitemapFinder:
             if level > MAX_LEVELS:
                 raise SelectorError(f"sitemap: an index in an index, {MAX_LEVELS} deep: the others are not followed")
             context = KeyContext(SITEMAP, origin=page.item.digest, fields={_LEVEL: str(level)})
+        elif entry.modified:
+            context = KeyContext(origin=page.item.digest, fields={LASTMOD: entry.modified[:MAX_LASTMOD_CHARACTERS]})
         yield FoundKey(digest(key, context), key, context, refusal="" if reason is None else f"it {reason}")
 
 
@@ -117,6 +125,15 @@ def entries(body: bytes, url: Target, most_bytes: int) -> Iterable[Entry]:
     if not lines or not lines[0].lower().startswith(("http://", "https://")):
         raise SelectorError(f"sitemap: it is neither XML nor a list of URLs, but {text[:40].strip()!r}")
     return [Entry(line, "") for line in lines]
+
+
+def modified_by(lastmod: str) -> float:
+    """When a page with this `lastmod` was changed last, at the latest: seconds since 1970, infinite for no date."""
+    try:
+        moment = datetime.fromisoformat(lastmod)
+    except ValueError:
+        return math.inf
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC) + timedelta(hours=_DAY_HOURS)).timestamp()
 
 
 def _unpacked(body: bytes, most_bytes: int) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, not_of_format
-from crawler.parse.select.path import ABSENT, Each, Node, compile_path, compile_quick, expand, read_path, walk
+from crawler.parse.select.path import ABSENT, Each, Node, Step, compile_path, compile_quick, expand, read_path, walk
 from crawler.parse.values import exact_json
 
 DELIMITERS = ",;\t|"
@@ -73,6 +73,37 @@ def _compile_rows_of_list(path: str | None) -> Rows:
     return _compile_rows(path or "")
 
 
+def _compile_without(paths: Sequence[str]) -> Callable[[Any], bytes]:
+    found = [read_path(path.removeprefix("$").removeprefix(".")) for path in paths]
+    if not all(found):
+        raise ValueError("an empty path is all of the response")
+
+    def without(value: Any) -> bytes:
+        for steps in found:
+            _remove(value, steps)
+        return exact_json.dumps(value).encode()
+
+    return without
+
+
+def _remove(value: Any, steps: Sequence[Step]) -> None:
+    """Remove that to which the steps lead, where it is there."""
+    step, *rest = steps
+    if not isinstance(value, dict | list):
+        return
+    if isinstance(step, Each):
+        places = list(value) if isinstance(value, dict) else list(range(len(value)))
+    elif isinstance(value, dict):
+        places = [str(step)] if str(step) in value else []
+    else:
+        places = [step] if isinstance(step, int) and -len(value) <= step < len(value) else []
+    for place in reversed(places):
+        if rest:
+            _remove(value[place], rest)
+        else:
+            del value[place]
+
+
 def language_of(name: str) -> Language:
     """The language of a format."""
     if name in ("html", "xml"):
@@ -83,7 +114,7 @@ def language_of(name: str) -> Language:
 
 
 _LANGUAGES = {
-    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows),
-    "ndjson": Language(_read_ndjson, _compile_get, compile_quick, _compile_rows_of_list),
-    "csv": Language(_read_csv, _compile_get, compile_quick, _compile_rows_of_list, is_text=True),
+    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without),
+    "ndjson": Language(_read_ndjson, _compile_get, compile_quick, _compile_rows_of_list, _compile_without),
+    "csv": Language(_read_csv, _compile_get, compile_quick, _compile_rows_of_list, _compile_without, is_text=True),
 }

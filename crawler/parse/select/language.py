@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -35,15 +35,17 @@ class Language:
     """What one format needs. The functions of paths raise ValueError for a wrong one, `read` SelectorError.
 
     `read` makes the value of a response. `compile_get` makes the function from a value, and the URL of the response, to
-    that to which a path leads; `compile_quick` what path.compile_quick says. `behind` stands between `$` or `^` and a
-    path. `is_text`: values are texts, which the types of their columns turn into what they take. `words` are those that
-    this format has beside the usual ones, like `$markdown`.
+    that to which a path leads; `compile_quick` what path.compile_quick says; `compile_without` the function from a
+    value to its bytes without that to which some paths lead. `behind` stands between `$` or `^` and a path. `is_text`:
+    values are texts, which the types of their columns turn into what they take. `words` are those that this format has
+    beside the usual ones, like `$markdown`.
     """
 
     read: Callable[[Received], Any]
     compile_get: Callable[[str], Callable[[Any, str], Any]]
     compile_quick: Callable[[str, bool], Get | None]
     compile_rows: Callable[[str | None], Rows]
+    compile_without: Callable[[Sequence[str]], Callable[[Any], bytes]]
     behind: str = "."
     is_text: bool = False
     words: Mapping[str, Callable[[Scope], Any]] = field(default_factory=dict)

@@ -9,7 +9,7 @@ libraries on ten real pages, and linear for deep or wide ones (measured in Novem
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -157,6 +157,28 @@ def _check_xml(css: str) -> None:
     _check_html(css)
 
 
+def _compile_without_with(check: Callable[[str], None]) -> Callable[[Sequence[str]], Callable[[Any], bytes]]:
+    def compile_without(paths: Sequence[str]) -> Callable[[Any], bytes]:
+        found = [match for path in paths if (match := _PATH.fullmatch(path.strip()))]
+        for match in found:
+            check(match["css"].strip())
+            if not match["css"].strip():
+                raise ValueError("a selector without an element is all of the response")
+
+        def without(document: Any) -> bytes:
+            for match in found:
+                for element in document.select(match["css"].strip()):
+                    if match["attribute"] is None:
+                        element.decompose()
+                    else:
+                        element.attrs.pop(match["attribute"], None)
+            return bytes(document.html, "utf-8", "surrogatepass")
+
+        return without
+
+    return compile_without
+
+
 def _never_quick(_: str, __: bool) -> Get | None:
     return None
 
@@ -182,6 +204,7 @@ HTML = Language(
     _compile_with(_html_attribute, _html_base, _check_html),
     _never_quick,
     _compile_rows_with(_check_html),
+    _compile_without_with(_check_html),
     behind=" ",
     is_text=True,
     words={
@@ -195,6 +218,7 @@ XML = Language(
     _compile_with(_xml_attribute, lambda _, url: url, _check_xml),
     _never_quick,
     _compile_rows_with(_check_xml),
+    _compile_without_with(_check_xml),
     behind=" ",
     is_text=True,
 )

@@ -26,6 +26,8 @@ COLUMNS = (
     "etag",
     "last_modified",
     "body_digest",
+    "content_digest",
+    "final_url",
     "encoding",
     "content_type",
     "content",
@@ -67,7 +69,11 @@ def encode_pages(pages: Sequence[Page], run_id: int, batch: int | None = None) -
         put(_ATTEMPTS_FETCHED_AT(2, page.attempts, 8, round((page.fetched_at - POSTGRES_EPOCH_SECONDS) * 1_000_000)))
         put(_text(page.etag))
         put(_text(page.last_modified))
-        put(_NULL if page.body_digest is None else _LENGTH(len(page.body_digest)) + page.body_digest)
+        put(_NULL if page.body_digest is None else _bytea(page.body_digest))
+        if page.content_digest is None and page.final_url is None:
+            put(_OWN_BODY)
+        else:
+            put((_NULL if page.content_digest is None else _bytea(page.content_digest)) + _text(page.final_url))
         if page.content is None:
             put(_UTF8_BODY if page.encoding == "utf-8" else _text(page.encoding) + _NULL + _NULL)
         else:
@@ -89,25 +95,28 @@ def _where_found(context: KeyContext, batch: int) -> bytes:
         (
             _text(context.kind or None),
             _DEPTH_PAGE_NO(4, context.depth, 4, context.page_no),
-            _bytes(context.origin),
-            _bytes(digest(context.list_key, KeyContext(context.kind)) if context.list_key else b""),
+            _bytea(context.origin) if context.origin else _NULL,
+            _bytea(digest(context.list_key, KeyContext(context.kind))) if context.list_key else _NULL,
             _BIGINT(8, batch),
         )
     )
 
 
-def _bytes(value: bytes) -> bytes:
-    return _LENGTH(len(value)) + value if value else _NULL
+def _bytea(value: bytes) -> bytes:
+    return _LENGTH(len(value)) + value
+
+
+def storable(text: str) -> bytes:
+    """A text in UTF-8, with escapes for characters that Postgres' text cannot hold: a reason may quote any."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
 
 
 def _text(text: str | None) -> bytes:
-    if text is None:
-        return _NULL
-    # The source has checked the keys, but a reason may quote characters that Postgres' text cannot hold.
-    encoded = text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
-    return _LENGTH(len(encoded)) + encoded
+    return _NULL if text is None else _bytea(storable(text))
 
 
+# The content digest and the final URL of nearly every page whose content is its body.
+_OWN_BODY = _NULL + _NULL
 # The encoding, the content type and the content of nearly every page.
 _UTF8_BODY = _text("utf-8") + _NULL + _NULL
 _OUTCOMES = {outcome: _text(outcome.value) for outcome in Outcome}

@@ -126,7 +126,10 @@ def decode_context(encoded: bytes) -> KeyContext:
 async def delete_pages(
     connection: PostgresConnection, of_run: RunTables, wanted: PagesToRetry, tables: Sequence[TableSettings]
 ) -> Mapping[Outcome, int]:
-    """Delete pages that are wanted again, of lists all pages with their records; returns how many, by outcome."""
+    """Delete pages that are wanted again; returns how many, by outcome.
+
+    Of lists all pages are deleted. Records go with their pages.
+    """
     part, found = of_run.pages, of_run.found
     if wanted.lists:
         lists = [row["list"] for row in await connection.fetch(query("broken-lists", part=part))]
@@ -137,7 +140,11 @@ async def delete_pages(
         await connection.execute(query("keep-links-of-lists", part=part), lists)
         rows = await connection.fetch(query("delete-list-pages", part=part), lists)
     else:
-        rows = await connection.fetch(query("delete-pages", part=part), *wanted.arguments)
+        condition = query("wanted-again")
+        for table in tables:
+            statement = query("delete-records", records=of_run.part(table.name), part=part, wanted=condition)
+            await connection.execute(statement, *wanted.arguments)
+        rows = await connection.fetch(query("delete-pages", part=part, wanted=condition), *wanted.arguments)
     return {Outcome(row["outcome"]): row["keys"] for row in rows}
 
 

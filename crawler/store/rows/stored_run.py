@@ -10,10 +10,14 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.model import Epoch, Outcome
+from coordinator.errors import RunCancelled
+from coordinator.model import Epoch, Outcome, RunState
 from coordinator.queue.registry import RunRecord
 from coordinator.queue.sharding import Layout
 from crawler.store.reasons import ReasonCount, decode_reasons
+
+# What a shortfall begins with where the run did not keep a bound of [publish].
+FALLS_SHORT = "[publish] "
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class StoredRun:
     those that were refused or failed; both are empty until it is complete. `record` is None when Redis cannot have the
     run with this epoch: an older version made it, or it is void. It is a version of its `corpus`; `base_run` is the run
     with which a refresh began, `shortfall` why it was not published when it was complete: "" when it was, None when
-    nobody has decided that.
+    nobody has decided that. Nobody works on a `cancelled` run any more.
     """
 
     run_id: int
@@ -45,6 +49,29 @@ class StoredRun:
     carried_run: int | None = None
     shortfall: str | None = None
     published_at: datetime | None = None
+    cancelled: bool = False
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether it was held back because it did not keep a bound of `[publish]`."""
+        return (self.shortfall or "").startswith(FALLS_SHORT)
+
+    @property
+    def state(self) -> RunState:
+        """Where it stands, as far as Postgres knows."""
+        return RunState.COMPLETE if self.complete else RunState.CANCELLED if self.cancelled else RunState.RUNNING
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it can be gone on with."""
+        return not (self.complete or self.cancelled)
+
+    def refuse_cancelled(self) -> None:
+        """Raise RunCancelled if it was."""
+        if self.cancelled:
+            raise RunCancelled(
+                f"run {self.name} was cancelled: give a new one another --name, or free it with `shardcrawl prune`"
+            )
 
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> StoredRun:
@@ -86,6 +113,7 @@ class StoredRun:
             carried_run=layout.get("carried_run"),
             shortfall=row["shortfall"],
             published_at=row["published_at"],
+            cancelled=row["state"] == "cancelled",
         )
 
 

@@ -124,7 +124,7 @@ UPDATE runs SET epoch = $2 WHERE run_id = $1;
 
 -- name: void-epoch
 -- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
-UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2;
+UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2 AND state <> 'complete';
 
 -- name: epoch
 SELECT epoch FROM runs WHERE run_id = $1;
@@ -251,16 +251,22 @@ WHERE run_id = $1;
 -- No row unless the run is complete.
 SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
 
--- name: delete-pages
+-- name: wanted-again
 -- The pages of outcomes $1, only those of statuses $2 unless that is NULL, and those that were refused with a status of
--- $3. With $4 only those whose reason contains this text, in upper or lower case. Returns how many, by outcome.
-WITH deleted AS (
-    DELETE FROM {part}
-    WHERE ((outcome = ANY($1::text[]) AND ($2::integer[] IS NULL OR status = ANY($2)))
-           OR (outcome = 'refused' AND status = ANY($3::integer[])))
-      AND ($4::text IS NULL OR position(lower($4) IN lower(reason)) > 0)
-    RETURNING outcome
-)
+-- $3. With $4 only those whose reason contains this text, in upper or lower case.
+((outcome = ANY($1::text[]) AND ($2::integer[] IS NULL OR status = ANY($2)))
+ OR (outcome = 'refused' AND status = ANY($3::integer[])))
+AND ($4::text IS NULL OR position(lower($4) IN lower(reason)) > 0);
+
+-- name: delete-records
+-- Those of pages that are `wanted`, which is the query before this one. Other pages than these have none.
+DELETE FROM {records} WHERE digest IN (
+    SELECT digest FROM {part} WHERE (stale OR outcome IN ('stored', 'unchanged')) AND {wanted}
+);
+
+-- name: delete-pages
+-- Returns how many, by outcome.
+WITH deleted AS (DELETE FROM {part} WHERE {wanted} RETURNING outcome)
 SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;
 
 -- name: reopen-run
@@ -404,7 +410,7 @@ SELECT count(*) FROM added;
 
 -- name: pages-without-origin
 SELECT count(*) FROM {part} p
-WHERE origin IS NOT NULL AND NOT EXISTS (SELECT FROM {part} o WHERE o.digest = p.origin AND o.outcome <> 'failed');
+WHERE origin IS NOT NULL AND NOT EXISTS (SELECT FROM {part} o WHERE o.digest = p.origin AND (o.outcome <> 'failed' OR o.stale));
 
 -- name: audit-settings
 SELECT set_config('idle_in_transaction_session_timeout', '0', true), set_config('client_min_messages', 'warning', true);

@@ -10,17 +10,22 @@ from redis.asyncio import Redis
 
 import coordinator.redis.keys
 from coordinator.model import Outcome, Presence, RunState
+from coordinator.queue.done import DoneSet, KnownSet
+from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunInRedis, Runs
-from coordinator.redis.keys import RUNS, RunKeys
+from coordinator.queue.sharding import Layout, digest
+from coordinator.redis.keys import SEEN_AFTER_END_SECONDS, RunKeys
 from coordinator.roles.election import Election
+from coordinator.status import is_in_use
 from tests.coordinator.parts import COORDINATOR, HOST, ONE, TWO, Run, numbered, record_of, run_in_progress
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 DAY = 86_400_000
 LIFETIMES = {
     "as long as Redis": lambda milliseconds: milliseconds == -1,
-    "as long as the run": lambda milliseconds: milliseconds == -1,
+    "the run and an hour": lambda milliseconds: milliseconds == -1,
     "until the run is complete": lambda milliseconds: milliseconds == -1,
     "its lease": lambda milliseconds: 0 < milliseconds <= 10_000,
     "its longest window": lambda milliseconds: 0 < milliseconds <= 3_600_000 + 120_000,
@@ -85,9 +90,8 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
     await run.runs.finish(run.record, {Outcome.STORED: 500})
     await Election(redis, run.keys, COORDINATOR).leave()
     kept = {key.decode() async for key in redis.scan_iter()}
-    done = {key for key in kept if re.fullmatch(r"shardcrawl:\{run\}:done:[0-3]", key)}
-    assert done
-    assert kept - done == {RUNS, run.keys.state}
+    assert kept == {run.keys.state}
+    assert 0 < await redis.ttl(run.keys.state) <= SEEN_AFTER_END_SECONDS
     # Nor do workers that come late bring anything back.
     for presence in (await run.streams.renew(ONE), await run.streams.join(TWO)):
         assert replace(presence, moves=0) == Presence(0, 1, RunState.COMPLETE)
@@ -95,6 +99,63 @@ async def test_a_finished_run_leaves_only_what_is_worth_keeping(redis: Redis) ->
     await run.streams.release(ONE)
     await run.runs.finish(run.record, {Outcome.STORED: 500})
     assert {key.decode() async for key in redis.scan_iter()} == kept
+
+
+async def test_a_finished_run_of_200_000_keys_leaves_less_than_a_megabyte(redis: Redis) -> None:
+    async def used() -> int:
+        return int((await redis.info("memory"))["used_memory"])
+
+    warm = record_of("warm")
+    await Runs(redis).make(warm)  # scripts and buffers
+    await DoneSet(redis, RunKeys("warm"), warm.layout, warm.epoch).add(Outcome.STORED, [digest("k")])
+    before = await used()
+    record = replace(record_of("large"), layout=Layout.of(200_000, None, follows=True))
+    await Runs(redis).make(record)
+    digests = [digest(f"key-{number}") for number in range(200_000)]
+    of_run = (redis, RunKeys("large"), record.layout, record.epoch)
+    await DoneSet(*of_run).add(Outcome.STORED, digests)
+    await KnownSet(*of_run).mark(digests)
+    assert await used() - before > 3_000_000
+    await Runs(redis).finish(record, {Outcome.STORED: 200_000})
+
+    async def is_small() -> bool:
+        return await used() - before < 1_000_000
+
+    await eventually(is_small, "the memory to be free")
+
+
+async def test_a_run_that_was_made_anew_is_not_finished_by_who_worked_on_the_old_one(redis: Redis) -> None:
+    old = record_of("run")
+    runs = Runs(redis)
+    await runs.make(old)
+    await runs.make(record_of("run", epoch="second"))
+    await runs.finish(old, {Outcome.STORED: 1})
+    assert await runs.find("run") == RunInRedis("second", RunState.RUNNING)
+    assert await runs.names() == ["run"]
+
+
+async def test_who_works_on_a_cancelled_run_drains_with_a_lease_and_nobody_joins(redis: Redis) -> None:
+    run = await Run.create(redis)
+    await run.publish(numbered(500), exhausted=True)
+    await run.streams.join(ONE)
+    claim = await run.next(ONE)
+    assert claim
+    await run.runs.cancel(run.record.name)
+    assert (await run.streams.renew(ONE)).state is RunState.CANCELLED
+    assert (await run.streams.join(TWO)).state is RunState.CANCELLED
+    await run.complete(ONE, 1, [claim])
+    assert await is_in_use(redis, run.record.name)
+    assert [name async for name in redis.scan_iter(f"*{TWO}*")] == []
+    await run.streams.release(ONE)
+    assert await is_in_use(redis, run.record.name), "the coordinator leads"
+    await Election(redis, run.keys, COORDINATOR).leave()
+    assert not await is_in_use(redis, run.record.name)
+    await Notices(redis, run.keys).add(["host"])
+    assert 0 < await redis.ttl(run.keys.matched_limits) <= SEEN_AFTER_END_SECONDS
+    await run.runs.erase(run.record.name)
+    assert [key async for key in redis.scan_iter()] == []
+    await run.runs.cancel(run.record.name)
+    assert await run.runs.find(run.record.name) is None
 
 
 async def test_what_a_finished_run_leaves_of_its_limits_ends_by_itself(redis: Redis) -> None:

@@ -124,12 +124,15 @@ def test_options_beat_the_job_file_and_networks_add_to_it() -> None:
 def test_a_bare_source_is_a_job_named_after_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_document("some keys.txt.gz", JobOverrides()) == (
-        {"run": {"name": "some-keys"}, "source": {"path": str(tmp_path / "some keys.txt.gz")}},
+        {"run": {"corpus": "some-keys", "name": "some-keys"}, "source": {"path": str(tmp_path / "some keys.txt.gz")}},
         str(tmp_path),
     )
     for glob in ("titles/*.txt.gz", "titles/**/*", "titles", "titles/"):
-        assert load_document(glob, JobOverrides())[0]["run"] == {"name": "titles"}
-    assert load_document("-", JobOverrides())[0] == {"run": {"name": "stdin"}, "source": {"path": "-"}}
+        assert load_document(glob, JobOverrides())[0]["run"] == {"corpus": "titles", "name": "titles"}
+    assert load_document("-", JobOverrides())[0] == {
+        "run": {"corpus": "stdin", "name": "stdin"},
+        "source": {"path": "-"},
+    }
     (tmp_path / "job.toml").write_text('[run]\nname = "a"\n')
     assert load_document("job.toml", JobOverrides(workers=2)) == (
         {"run": {"name": "a", "corpus": "job", "workers": 2}},

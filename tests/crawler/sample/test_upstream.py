@@ -64,6 +64,19 @@ async def test_an_item_whose_etag_is_sent_is_a_304(client: httpx.AsyncClient) ->
     assert (await client.get("/item/a", headers={"If-None-Match": '"other"'})).status_code == 200
 
 
+async def test_an_edited_item_has_another_content_and_another_etag(client: httpx.AsyncClient) -> None:
+    before = [await client.get(f"/item/{key}") for key in "ab"]
+    assert (await client.post("/~edit", content=b"a\nc")).status_code == 204
+    after = [
+        await client.get(f"/item/{key}", headers={"If-None-Match": one.headers["etag"]})
+        for key, one in zip("ab", before, strict=True)
+    ]
+    assert [one.status_code for one in after] == [200, 304]
+    assert after[0].json() != before[0].json()
+    assert after[0].json()["id"] == "a"
+    assert (await client.get("/batch?ids=a")).json()["items"] == [after[0].json()]
+
+
 @pytest.mark.parametrize("separator", ["|", "%7C", "%7c"])
 async def test_a_batch_has_every_id_in_order(client: httpx.AsyncClient, separator: str) -> None:
     ids = separator.join(["b", "missing7", "a%20c", "b"])

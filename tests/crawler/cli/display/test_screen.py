@@ -154,6 +154,8 @@ def test_an_end_as_json_names_every_outcome() -> None:
         "run": "test",
         "state": "complete",
         "outcomes": {"stored": 0, "unchanged": 0, "gone": 3, "refused": 0, "failed": 0},
+        "published": False,
+        "shortfall": None,
         "denied": 0,
         "reasons": [],
         "upstreams": {},

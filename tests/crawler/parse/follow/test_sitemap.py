@@ -172,7 +172,7 @@ def test_a_url_that_no_key_can_be_is_refused_and_the_others_are_found() -> None:
     ("document", "words"),
     [
         ({"source": {"sitemap": "/sitemap.xml"}}, "[source] sitemap: '/sitemap.xml' "),
-        ({"source": {"sitemap": "https://a.example/s", "since": "2026-13-01"}}, 'write a day like "2026-01-01"'),
+        ({"source": {"sitemap": "https://a.example/s", "since": "2026-13-01"}}, "write a day like 2026-01-01"),
         ({"source": {"path": "a", "since": "2026-01-01"}}, "since is for sitemap"),
         ({"source": {"sitemap": "https://a.example/s", "key": "a"}}, "pages of a sitemap have no columns"),
         ({"request": {"url": "https://a.example/{key}"}}, "leave [request] url out"),
