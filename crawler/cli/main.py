@@ -7,11 +7,10 @@ from io import TextIOWrapper
 
 import click
 
-from crawler.cli.check import check_command, schema_command
+from crawler.cli.check import check_command, init_command, schema_command
 from crawler.cli.diff import diff_command
 from crawler.cli.export import export_command
 from crawler.cli.fetch import fetch_command
-from crawler.cli.init import init_command
 from crawler.cli.inspect import audit_command, runs_command, sql_command, status_command
 from crawler.cli.run import coordinate_command, demo_command, run_command, work_command
 from crawler.cli.steer import limit_command, rebuild_command, retry_command
