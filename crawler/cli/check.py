@@ -1,4 +1,4 @@
-"""Commands about a job file alone, which send nothing unless they are asked to: check, schema."""
+"""Commands about a job file alone, which send nothing unless they are asked to: init, check, schema."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from redis.asyncio import Redis
 from rich.console import Console
 
-from coordinator.errors import UsageError, redacted
+from coordinator.errors import ShardcrawlError, UsageError, redacted
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.redis.versions import read_server_kind, redis_flaw
 from coordinator.source import FIRST_KEYS, Chunk, Cursor
@@ -20,6 +22,7 @@ from crawler.cli.display import rehearsals, screen
 from crawler.cli.display.checked import Checked, checked_job
 from crawler.cli.fetch import first_pages, print_values, request_first, trial_warnings
 from crawler.cli.options import (
+    Decorated,
     command,
     job_from,
     job_options,
@@ -46,6 +49,44 @@ if TYPE_CHECKING:
     from crawler.rehearsal import Rehearsal
 
 NO_CONTACT_WARNING = "set [request] user_agent to who you are and how to reach you"
+
+
+# The folders in starts/, each with its option's help.
+STARTS = {
+    "api": "An API that gives JSON for each id (the default).",
+    "html": "Web pages, and rows from them by CSS selectors.",
+    "sitemap": "The pages that a site's sitemap names.",
+    "graphql": "A GraphQL API, by POST.",
+    "images": "Files, kept byte for byte.",
+}
+
+
+def _start_options(function: Decorated) -> Decorated:
+    for kind, words in reversed(STARTS.items()):
+        function = click.option(f"--{kind}", "kind", flag_value=kind, help=words)(function)
+    return function
+
+
+@command("init")
+@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path())
+@_start_options
+def init_command(folder: Path, kind: str | None) -> None:
+    """Write a job to begin with: job.toml, its keys and a README. It asks nothing and overwrites nothing.
+
+    Example: shardcrawl init my-crawl --html
+    """
+    start = {file.name: file.read_bytes() for file in files(__package__).joinpath("starts", kind or "api").iterdir()}
+    names = sorted(start)
+    if there := [name for name in names if (folder / name).exists()]:
+        raise UsageError(f"init: {folder / there[0]} is there already, and nothing was written; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with (folder / name).open("xb") as file:
+                file.write(start[name])
+    except OSError as error:
+        raise ShardcrawlError(f"init: {error.filename}: {error.strerror}; name a folder that can be written") from error
+    click.echo(f"wrote {', '.join(names)}; next: edit them, then shardcrawl check {folder / 'job.toml'}")
 
 
 @command("check")

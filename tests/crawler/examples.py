@@ -115,7 +115,8 @@ async def a_loading_run(database: str, *tables: TableSettings, follows: bool = F
         catalogue = Catalogue(connection)
         await catalogue.prepare()
         epoch = Epoch(secrets.token_hex(4))
-        run_id = await catalogue.make("test", a_document(), epoch, tables, follows=follows)
+        named = [{"name": table.name, "columns": dict(table.columns)} for table in tables]
+        run_id = await catalogue.make("test", a_document(tables=named), epoch, tables, follows=follows)
         yield LoadingRun(database, run_id, epoch, tables, connection, follows)
     finally:
         await connection.close()

@@ -17,7 +17,7 @@ MAX_LINES = 300
 MAX_WORKER_LINES = 150
 MAX_FILES_IN_A_ROOM = 10
 # The job file's [request], selectors, what is followed, and what commands show have rooms of their own.
-MAX_CRAWLER_PACKAGES = 26
+MAX_CRAWLER_PACKAGES = 28
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "crawler", "coordinator", "tests", "ops", "Procfile", "Makefile", "CHANGELOG.md"),
     *("LICENSE", "requirements.lock", "docs", "examples", "CONTRIBUTING.md", "SECURITY.md"),
@@ -27,7 +27,10 @@ MADE_BY_TOOLS = {"build", "dist"}
 WRITERS = ["crawler/job/reference.py", "crawler/local/child.py", "crawler/sample/upstream.py"]
 PRINTING = ("print", "sys.stdout.write", "sys.stderr.write")
 # Modules where a process begins. They read the environment, and pass it to constructors.
-DOORS = {"crawler/local/child.py", "crawler/pool/child.py", "crawler/sample/upstream.py"}
+DOORS = {
+    "crawler/export/reader.py",  # it is `crawler.read`
+    *("crawler/local/child.py", "crawler/pool/child.py", "crawler/sample/upstream.py"),
+}
 
 
 def name_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crawler.cli.init import STARTS
+from crawler.cli.check import STARTS
 from crawler.testing import parse, response
 from tests.live.shell import Shell
 

@@ -1,0 +1,186 @@
+"""Exports the tables of one run, file by file. The manifest is written last: who finds it finds all files.
+
+What is written so far stands beside it until then, so that the same command goes on where it was interrupted. A
+complete run's parts do not change, and their rows are taken in the order in which they lie: the same ones each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from coordinator.errors import UsageError
+from crawler.export.columns import ExportColumn, export_column
+from crawler.export.formats import SUFFIXES, Format, need_columns_extra, write_file
+from crawler.export.place import FilePlace
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import PostgresConnection, postgres_errors
+from crawler.store.queries import query
+from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import PAGES, RunTables, quoted
+
+MANIFEST, PROGRESS, CARD = "manifest.json", "unfinished.json", "README.md"
+DEFAULT_ROWS_PER_FILE = 1_000_000
+_FIRST_PLACE = "(0,0)"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """A file that is there: its name, how many rows it has, and where in the part these end."""
+
+    table: str
+    name: str
+    rows: int
+    last: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """What is exported: these tables of a run, as which format, in files of so many rows."""
+
+    run: StoredRun
+    tables: Sequence[str]
+    form: Format
+    rows_per_file: int = DEFAULT_ROWS_PER_FILE
+
+    def head(self) -> dict[str, object]:
+        """What the manifest says beside the files. An export goes on where this is the same."""
+        return {
+            "corpus": self.run.corpus,
+            "run": self.run.name,
+            "run_id": self.run.run_id,
+            "complete": self.run.complete,
+            "format": self.form,
+            "rows_per_file": self.rows_per_file,
+            "tables": list(self.tables),
+        }
+
+
+async def export(
+    connection: PostgresConnection, plan: ExportPlan, place: FilePlace, on_rows: Callable[[int], None] = lambda _: None
+) -> list[ExportedFile]:
+    """Export a run to a place; returns the files. `on_rows` is told how many rows more are written.
+
+    Raises UsageError when another export is there, or a value does not fit; ShardcrawlError, PostgresUnavailable,
+    PostgresRefused.
+    """
+    need_columns_extra(plan.form)
+    files = _files_there(plan, place)
+    if place.read(MANIFEST) is not None:
+        return files
+    with postgres_errors():
+        async with connection.transaction(readonly=True, isolation="repeatable_read"):
+            await connection.execute(query("export-settings"))
+            for table in plan.tables:
+                await _export_table(connection, plan, table, place, files, on_rows)
+    if plan.form == "hf":
+        place.write(CARD, data_set_card(plan).encode())
+    place.write(MANIFEST, _encoded(plan, files))
+    place.remove(PROGRESS)
+    return files
+
+
+async def _export_table(
+    connection: PostgresConnection,
+    plan: ExportPlan,
+    table: str,
+    place: FilePlace,
+    files: list[ExportedFile],
+    on_rows: Callable[[int], None],
+) -> None:
+    tables = RunTables.of(plan.run)
+    columns = await export_columns(connection, plan.run, table)
+    selected = ", ".join(f"{_expression(column, plan.form)} AS {quoted(column.name)}" for column in columns)
+    own = [one for one in files if one.table == table]
+    on_rows(sum(one.rows for one in own))
+    after, number = own[-1].last if own else _FIRST_PLACE, len(own)
+    while True:
+        end = await connection.fetchrow(query("end-of-file", part=tables.part(table)), after, plan.rows_per_file)
+        assert end is not None
+        if end["place"] is None and number:
+            return
+        name, last = file_name(plan.form, table, number), end["place"] or after
+        statement = query("rows-between", columns=selected, part=tables.part(table), after=after, last=last)
+        with place.writing(name) as path:
+            await write_file(connection, statement, columns, plan.form, path, on_rows)
+        files.append(ExportedFile(table, name, end["rows"], last))
+        place.write(PROGRESS, _encoded(plan, files))
+        if end["place"] is None:  # a table without a row has one file, which says which columns it has
+            return
+        after, number = last, number + 1
+
+
+async def export_columns(connection: PostgresConnection, run: StoredRun, table: str) -> list[ExportColumn]:
+    """The columns of an export of this table: the key, what says whose row it is, and the table's own."""
+    tables = RunTables.of(run)
+    rows = await connection.fetch(query("columns-of"), tables.part(table))
+    found = [export_column(row["name"], row["type"]) for row in rows]
+    if table == PAGES:
+        return found
+    key = query("key-of-record", pages=tables.pages, run_id=run.run_id)
+    return [export_column("_key", "text", key), *found]
+
+
+def _expression(column: ExportColumn, form: Format) -> str:
+    if form == "csv":
+        return column.source
+    return column.in_json if form == "jsonl.zst" else column.expression
+
+
+async def run_named(catalogue: Catalogue, name: str) -> StoredRun:
+    """The run of this name, or the current run of the corpus of this name. Raises UsageError when there is none."""
+    await catalogue.prepare()
+    if (run := await catalogue.find(name) or await catalogue.current(name)) is None:
+        known = ", ".join(sorted({one.name for one in await catalogue.all()})) or "none"
+        raise UsageError(f"no run {name}, and no corpus {name} with a published run; known runs: {known}")
+    return run
+
+
+async def count_rows(connection: PostgresConnection, plan: ExportPlan) -> int:
+    """How many rows an export has in all."""
+    tables = RunTables.of(plan.run)
+    with postgres_errors():
+        return sum(
+            [int(await connection.fetchval(query("count-rows", part=tables.part(table)))) for table in plan.tables]
+        )
+
+
+def file_name(form: Format, table: str, number: int) -> str:
+    """Pure: the name of a table's file."""
+    if form == "hf":
+        return f"data/{table}/train-{number:05}{SUFFIXES[form]}"
+    return f"{table}/part-{number:05}{SUFFIXES[form]}"
+
+
+def data_set_card(plan: ExportPlan) -> str:
+    """Pure: the README of a folder that `datasets.load_dataset` reads, with a configuration for each table."""
+    configs = "".join(
+        f"- config_name: {table}\n  data_files:\n  - split: train\n    path: data/{table}/*.parquet\n"
+        + ("  default: true\n" if table == plan.tables[0] else "")
+        for table in plan.tables
+    )
+    return f"---\nconfigs:\n{configs}---\n\nRun {plan.run.name} of corpus {plan.run.corpus}, exported by shardcrawl.\n"
+
+
+def _files_there(plan: ExportPlan, place: FilePlace) -> list[ExportedFile]:
+    """The files of this export that are there. Raises UsageError when another one is."""
+    content = place.read(MANIFEST) or place.read(PROGRESS)
+    if content is None:
+        return []
+    try:
+        found = orjson.loads(content)
+        files = [ExportedFile(**one) for one in found.pop("files")]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError("export: there is another manifest.json in its place; name another one with -o") from error
+    if found != plan.head():
+        raise UsageError(
+            f"export: there is another export in its place (run {found.get('run')}, {found.get('format')}); "
+            "name another one with -o, or remove that one"
+        )
+    return files
+
+
+def _encoded(plan: ExportPlan, files: Sequence[ExportedFile]) -> bytes:
+    return orjson.dumps({**plan.head(), "files": [asdict(one) for one in files]}, option=orjson.OPT_INDENT_2)

@@ -1,0 +1,158 @@
+"""Writes the rows of a query into one file, without holding them: as Parquet or Arrow by batches, as text by COPY."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import asyncpg
+import zstandard
+
+from coordinator.errors import UsageError
+from crawler.export.columns import ExportColumn
+from crawler.store.postgres import PostgresConnection
+from crawler.store.queries import query
+
+if TYPE_CHECKING:
+    from arro3.core import RecordBatch, Schema
+
+Format: TypeAlias = Literal["parquet", "arrow", "jsonl.zst", "csv", "hf"]
+SUFFIXES: dict[Format, str] = {
+    "parquet": ".parquet",
+    "arrow": ".arrow",
+    "jsonl.zst": ".jsonl.zst",
+    "csv": ".csv",
+    "hf": ".parquet",
+}
+# Rows of a batch, at most; a batch of large rows is cut when it has this many bytes.
+BATCH_ROWS = 2_000
+# A row group is held in memory until it is whole.
+ROW_GROUP_BYTES = 32 * 1024 * 1024
+ZSTD_LEVEL = 3
+_Result = TypeVar("_Result")
+
+
+async def write_file(
+    connection: PostgresConnection,
+    statement: str,
+    columns: Sequence[ExportColumn],
+    form: Format,
+    path: Path,
+    on_rows: Callable[[int], None],
+) -> None:
+    """Write what the statement selects, in the caller's transaction. `on_rows` is told how many rows more are written.
+
+    Raises UsageError for a value that the format cannot hold; OSError.
+    """
+    if form in ("parquet", "hf", "arrow"):
+        await _write_columns(connection, statement, columns, form, path, on_rows)
+    else:
+        await _write_text(connection, statement, form, path)
+
+
+async def _write_text(connection: PostgresConnection, statement: str, form: Format, path: Path) -> None:
+    options: dict[str, Any] = {"header": True}
+    if form != "csv":
+        # No JSON has these characters, so that no line of it is quoted.
+        options = {"quote": "\1", "delimiter": "\2"}
+        statement = query("row-as-json", rows=statement)
+    with path.open("wb") as file:
+        if form == "csv":
+            await connection.copy_from_query(statement, output=file, format="csv", **options)
+            return
+        with zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(file, closefd=False) as packed:
+
+            async def write(lines: bytes) -> None:
+                packed.write(lines)
+
+            await connection.copy_from_query(statement, output=write, format="csv", **options)
+
+
+async def _write_columns(
+    connection: PostgresConnection,
+    statement: str,
+    columns: Sequence[ExportColumn],
+    form: Format,
+    path: Path,
+    on_rows: Callable[[int], None],
+) -> None:
+    from arro3.core import Schema
+
+    schema = Schema([column.field() for column in columns])
+    cursor = await connection.cursor(statement)
+    first = await cursor.fetch(BATCH_ROWS)
+    row_bytes = max(1, sum(map(_size, first)) // max(1, len(first)))
+    fetched = max(1, min(BATCH_ROWS, ROW_GROUP_BYTES // 4 // row_bytes))
+
+    async def rows() -> AsyncGenerator[list[asyncpg.Record], None]:
+        part = first
+        while part:
+            yield part
+            on_rows(len(part))
+            part = await cursor.fetch(fetched)
+
+    loop, source = asyncio.get_running_loop(), rows()
+    batches = _batches(lambda: _in_loop(loop, anext(source, None)), columns, schema)
+    try:
+        await asyncio.to_thread(_write_batches, schema, batches, form, path, max(1, ROW_GROUP_BYTES // row_bytes))
+    finally:
+        await source.aclose()
+
+
+def _batches(
+    next_rows: Callable[[], list[asyncpg.Record] | None], columns: Sequence[ExportColumn], schema: Schema
+) -> Iterator[RecordBatch]:
+    from arro3.core import RecordBatch
+
+    while rows := next_rows():
+        values = list(zip(*rows, strict=True))
+        yield RecordBatch.from_arrays(
+            [column.array(one) for column, one in zip(columns, values, strict=True)], schema=schema
+        )
+
+
+def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format, path: Path, group: int) -> None:
+    """In a thread of its own: what writes a file takes batch after batch, and waits for each."""
+    from arro3.core import RecordBatchReader
+    from arro3.io import write_ipc, write_parquet
+
+    failure: list[BaseException] = []
+
+    def kept() -> Iterator[RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:  # the writer would turn it into one of its own
+            failure.append(error)
+            raise
+
+    reader = RecordBatchReader.from_batches(schema, kept())
+    try:
+        if form == "arrow":
+            write_ipc(reader, path, compression="zstd")
+        else:
+            write_parquet(reader, path, compression=f"zstd({ZSTD_LEVEL})", max_row_group_size=group)
+    except BaseException as error:
+        if failure:
+            raise failure[0] from error
+        raise
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+def _size(row: asyncpg.Record) -> int:
+    """About how many bytes a row takes in Arrow."""
+    return sum(len(value) if isinstance(value, str | bytes | list) else 8 for value in row)
+
+
+def need_columns_extra(form: Format) -> None:
+    """Raise UsageError when what writes this format is not installed."""
+    if form in ("parquet", "hf", "arrow"):
+        try:
+            import arro3.core
+            import arro3.io  # noqa: F401 - only whether it is there
+        except ImportError as error:
+            raise UsageError(f"export: {form} needs an extra: pip install 'shardcrawl[parquet]'") from error

@@ -1,0 +1,142 @@
+"""Where an export goes: a folder, or a bucket. A file is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from coordinator.errors import ShardcrawlError, UsageError, first_line
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+
+class FilePlace(Protocol):
+    """A place for files by name, with `/` between folders."""
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes, None when it is not there."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, in the place of one that is there."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        ...
+
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        """A path to write a file to, which is put in its place when the block ends without an error."""
+        ...
+
+
+class Folder:
+    """A folder of this machine, which is made when it is missing. Raises ShardcrawlError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes, None when it is not there."""
+        try:
+            return (self._path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _refused(self._path / name, error) from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, in the place of one that is there."""
+        with self.writing(name) as path:
+            path.write_bytes(content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self._path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write a file to, which is put in its place when the block ends without an error."""
+        path = self._path / name
+        unfinished = path.with_name(path.name + ".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except (ConnectionError, TimeoutError):  # of Postgres, whose rows are written here
+            raise
+        except OSError as error:
+            raise _refused(path, error) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+class Bucket:
+    """A bucket, or a folder in one, at an address like s3://bucket/folder. Raises ShardcrawlError."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes, None when it is not there."""
+        with _store_errors():
+            try:
+                return bytes(self._store.get(name).bytes())
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, in the place of one that is there."""
+        with _store_errors():
+            self._store.put(name, content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with _store_errors():
+            try:
+                self._store.delete(name)
+            except FileNotFoundError:
+                return
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write a file to, which is sent in parts when the block ends without an error."""
+        with tempfile.TemporaryDirectory(prefix="shardcrawl-export-") as folder:
+            path = Path(folder) / Path(name).name
+            yield path
+            with _store_errors():
+                self._store.put(name, path)
+
+
+def open_place(address: str) -> Folder | Bucket:
+    """The place at this path, or at an address like s3://bucket/folder. Raises UsageError."""
+    if "://" not in address:
+        return Folder(Path(address))
+    try:
+        from obstore.store import from_url  # an extra, which a folder does not need
+    except ImportError as error:
+        raise UsageError("export: buckets need an extra: pip install 'shardcrawl[parquet]'") from error
+    with _store_errors(address):
+        return Bucket(from_url(address))
+
+
+@contextmanager
+def _store_errors(address: str = "the bucket") -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (BaseError, ValueError, OSError) as error:
+        words = first_line(error)[:300]
+        raise ShardcrawlError(f"export: {address}: {words}; is it there, and may you write to it?") from error
+
+
+def _refused(path: Path, error: OSError) -> ShardcrawlError:
+    return ShardcrawlError(f"export: {path}: {error.strerror or error}; name a folder that you can write to")

@@ -1,0 +1,133 @@
+"""`crawler.read`: the rows of a corpus for pandas, polars, DuckDB and whatever else takes Arrow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import asyncpg
+
+from coordinator.errors import UsageError, first_line
+from crawler.export.columns import ExportColumn
+from crawler.export.exporter import export_columns, run_named
+from crawler.export.formats import BATCH_ROWS, need_columns_extra
+from crawler.local.services import Place, services
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import connect_postgres, postgres_errors
+from crawler.store.queries import query
+from crawler.store.tables import PAGES, RunTables, quoted
+
+if TYPE_CHECKING:
+    from arro3.core import RecordBatch, RecordBatchReader
+
+_Result = TypeVar("_Result")
+_Rows: TypeAlias = "tuple[list[ExportColumn], list[asyncpg.Record]]"
+
+
+def read(
+    name: str,
+    table: str = "",
+    *,
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+    database: str | None = None,
+    data: str | Path = ".shardcrawl",
+) -> RecordBatchReader:
+    """The rows of a run, or of a corpus' current run, as an Arrow reader: pandas, polars and DuckDB take it.
+
+    `table` is the job's first one by default, or `pages`. `columns` are all by default; `_key` is each row's key.
+    `where` is a condition in SQL on the table's columns. `database` is DATABASE_URL by default, or the Postgres in the
+    folder `data`. Rows are read as they are taken, a few thousand at a time. Raises UsageError, PostgresUnavailable,
+    PostgresRefused; the reader raises them too.
+    """
+    need_columns_extra("arrow")
+    from arro3.core import RecordBatchReader, Schema
+
+    place = Place("redis://unused", database or os.environ.get("DATABASE_URL"), Path(data))
+    background = _Background()
+    source = _rows(place, name, table, columns, where)
+    try:
+        found = background.result(_next(source))
+        assert found is not None
+        chosen, _ = found
+    except BaseException:
+        background.close()
+        raise
+    schema = Schema([column.field() for column in chosen])
+
+    def batches() -> Iterator[RecordBatch]:
+        try:
+            while (found := background.result(_next(source))) is not None:
+                yield _batch(found[0], found[1], schema)
+        finally:
+            background.result(source.aclose())
+            background.close()
+
+    return RecordBatchReader.from_batches(schema, batches())
+
+
+async def _next(source: AsyncGenerator[_Rows, None]) -> _Rows | None:
+    return await anext(source, None)
+
+
+def _batch(columns: Sequence[ExportColumn], rows: Sequence[asyncpg.Record], schema: Any) -> RecordBatch:
+    from arro3.core import RecordBatch
+
+    values = zip(*rows, strict=True)
+    return RecordBatch.from_arrays(
+        [column.array(one) for column, one in zip(columns, values, strict=True)], schema=schema
+    )
+
+
+async def _rows(
+    place: Place, name: str, table: str, names: Sequence[str] | None, where: str | None
+) -> AsyncGenerator[_Rows, None]:
+    """First the columns without a row, then batch after batch."""
+    async with services(place, share=True) as addresses:
+        connection = await connect_postgres(addresses.database)
+        try:
+            run = await run_named(Catalogue(connection), name)
+            tables = [one["name"] for one in run.document.get("tables", ())]
+            chosen = table or (tables[0] if tables else PAGES)
+            if chosen not in (PAGES, *tables):
+                raise UsageError(f"read: run {run.name} has no table {chosen}; it has {', '.join([PAGES, *tables])}")
+            with postgres_errors():
+                found = {column.name: column for column in await export_columns(connection, run, chosen)}
+                if unknown := [one for one in names or () if one not in found]:
+                    raise UsageError(f"read: table {chosen} has no column {unknown[0]}; it has {', '.join(found)}")
+                columns = [found[one] for one in names] if names is not None else list(found.values())
+                yield columns, []
+                selected = ", ".join(f"{column.expression} AS {quoted(column.name)}" for column in columns)
+                part = RunTables.of(run).part(chosen)
+                async with connection.transaction(readonly=True):
+                    await connection.execute(query("export-settings"))
+                    try:
+                        statement = query("rows-where", columns=selected, part=part, condition=where or "true")
+                        cursor = await connection.cursor(statement)
+                        while rows := await cursor.fetch(BATCH_ROWS):
+                            yield columns, rows
+                    except asyncpg.PostgresSyntaxError as error:
+                        raise UsageError(f"read: where: {first_line(error)}") from error
+        finally:
+            connection.terminate()
+
+
+class _Background:
+    """An event loop in a thread of its own: the caller's thread may have one already, as in a notebook."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shardcrawl read", daemon=True)
+        self._thread.start()
+
+    def result(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
