@@ -60,6 +60,7 @@ async def test_a_killed_export_is_finished_by_the_same_command(
     assert not (out / "unfinished.json").exists()
 
 
+@pytest.mark.slow
 async def test_a_run_that_goes_on_is_exported_only_if_that_is_wanted(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:

@@ -120,6 +120,7 @@ async def test_each_run_asks_for_what_is_new_and_the_view_has_everything(corpus:
     assert states == [{"state": None}]
 
 
+@pytest.mark.slow
 async def test_a_key_that_failed_is_retried_with_the_same_since_and_nothing_is_doubled(corpus: Corpus) -> None:
     await corpus.run(open={1: "one", 2: "two"}, closed={3: "three"})
     await corpus.run(open={1: "one, edited"}, closed=None)

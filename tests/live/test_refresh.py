@@ -114,6 +114,7 @@ async def test_what_is_young_enough_costs_no_request(shell: Shell, upstream: Ups
     assert await shell.sql(f"{fetched} and b.status = n.status and n.attempts = 0") == [{"keys": 301}]
 
 
+@pytest.mark.slow
 async def test_other_selectors_fetch_everything_whole(shell: Shell, upstream: Upstream) -> None:
     shell.write("keys.txt", [*map(str, range(100))])
     await shell.run("run", shell.write("job.toml", a_job(upstream, rest=TABLE)))
@@ -124,7 +125,8 @@ async def test_other_selectors_fetch_everything_whole(shell: Shell, upstream: Up
     assert await outcomes(shell) == {"stored": 100}
 
 
-@pytest.mark.parametrize("keeps", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps", [True, False])
 async def test_a_key_that_fails_keeps_what_it_had(shell: Shell, upstream: Failing, keeps: bool) -> None:
     shell.write("keys.txt", [*map(str, range(100))])
     run = "max_failed = 1.0\n" + ("" if keeps else 'on_failure = "drop"')
@@ -154,6 +156,7 @@ async def test_a_key_that_fails_keeps_what_it_had(shell: Shell, upstream: Failin
     assert await shell.sql(f"{rows}3") == [{"rows": 100, "keys": 100}]
 
 
+@pytest.mark.slow
 async def test_several_keys_a_request_are_compared_one_by_one(shell: Shell, upstream: Upstream) -> None:
     """Nobody's validators are those of a response for several keys."""
     shell.write("keys.txt", [*map(str, range(100))])

@@ -49,6 +49,7 @@ async def test_a_refresh_that_still_runs_is_not_started_twice_and_goes_on_after_
     assert run["state"] == "complete"
 
 
+@pytest.mark.slow
 async def test_each_run_of_a_day_has_a_name_of_its_own(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:

@@ -48,6 +48,7 @@ async def test_two_corpora_have_tables_of_one_name_in_two_schemas(
     ]
 
 
+@pytest.mark.slow
 async def test_a_corpus_stays_in_its_schema(shell: Shell, upstream: Upstream, environ: dict[str, str]) -> None:
     shell.write("keys.txt", ["1"])
     path = shell.write("job.toml", job(upstream, TABLE).replace('name = "test"', ""))

@@ -235,6 +235,7 @@ async def test_two_corpora_are_published_at_once_in_one_database(
     assert len(await corpora[0].states()) == 4
 
 
+@pytest.mark.slow
 async def test_a_run_is_cancelled_on_all_machines(corpus: Corpus, redis: Redis) -> None:
     job = corpus.write(3000)
     shell, environ = corpus.shell, corpus.environ
@@ -306,6 +307,7 @@ async def test_a_cancelling_that_dies_at_a_step_is_finished_by_the_next_one(corp
     assert "is not known" in one_line(await corpus.command("cancel", "doomed", "--drop", code=2))
 
 
+@pytest.mark.slow
 async def test_a_complete_run_is_not_cancelled(corpus: Corpus) -> None:
     await corpus.run(20, "--name", "first")
     assert "is complete" in one_line(await corpus.command("cancel", "first", code=2))
