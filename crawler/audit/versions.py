@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from crawler.audit.checks import MAX_EXAMPLES, Finding, such_as
 from crawler.job.job import Job
-from crawler.runs.diff import ComparedRuns, table_changes, table_names_of
+from crawler.runs.diff import ComparedRuns, table_changes
 from crawler.store.postgres import PostgresConnection
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
@@ -44,7 +44,7 @@ async def check_carried(
     unlike = query("pages-unlike-base", pages=pages, base=of_base)
     findings.append(await _none_of(connection, f"{CARRIED} and are not as in {base.name}", unlike))
     for table in table_names(job.tables):
-        if table in table_names_of(base):
+        if table in base.table_names:
             changes = table_changes(ComparedRuns(base, run), table, kept=False)
             unlike = query("records-unlike-base", pages=pages, base=of_base, changes=changes)
             what = f"{CARRIED} with other records in {table}"

@@ -14,8 +14,7 @@ from crawler.cli.inspect import write_rows
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.local.services import Place, services
 from crawler.runs.diff import ComparedRuns, RunDiff, changed_keys_query, compare_runs, runs_to_compare
-from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import connect_postgres
+from crawler.store.catalogue import Catalogue, open_catalogue
 
 
 @command("diff")
@@ -60,22 +59,15 @@ def _print_diff(runs: ComparedRuns, found: RunDiff, table: str | None, console: 
 
 
 async def _compared(place: Place, first: str, second: str | None, table: str | None) -> tuple[ComparedRuns, RunDiff]:
-    async with services(place, share=True) as addresses:
-        connection = await connect_postgres(addresses.database)
-        try:
-            runs = await _found(Catalogue(connection), first, second)
-            return runs, await compare_runs(connection, runs, table)
-        finally:
-            await connection.close()
+    async with services(place, share=True) as addresses, open_catalogue(addresses.database) as catalogue:
+        runs = await _found(catalogue, first, second)
+        return runs, await compare_runs(catalogue.connection, runs, table)
 
 
 async def _write_keys(place: Place, first: str, second: str | None, table: str | None, form: str) -> None:
     async with services(place, share=True) as addresses:
-        connection = await connect_postgres(addresses.database)
-        try:
-            statement = changed_keys_query(await _found(Catalogue(connection), first, second), table)
-        finally:
-            await connection.close()
+        async with open_catalogue(addresses.database) as catalogue:
+            statement = changed_keys_query(await _found(catalogue, first, second), table)
         await write_rows(addresses.database, statement, form, sys.stdout.buffer)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args
 
 import click
@@ -17,8 +18,7 @@ from crawler.export.exporter import DEFAULT_ROWS_PER_FILE, ExportedFile, ExportP
 from crawler.export.formats import Format
 from crawler.export.place import open_place
 from crawler.local.services import Place, services
-from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import connect_postgres
+from crawler.store.catalogue import open_catalogue
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import PAGES
 
@@ -38,7 +38,9 @@ from crawler.store.tables import PAGES
 @click.option(
     "--rows-per-file", type=click.IntRange(1), default=DEFAULT_ROWS_PER_FILE, show_default=True, help="Rows of a file."
 )
-@click.option("--partial", is_flag=True, help="Also of a run that is not complete, with the rows that it has now.")
+@click.option(
+    "--partial", "unfinished", is_flag=True, help="Also of a run that is not complete, with the rows that it has now."
+)
 @place_options("warning")
 @json_option
 def export_command(
@@ -47,7 +49,7 @@ def export_command(
     form: Format,
     output: str,
     rows_per_file: int,
-    partial: bool,
+    unfinished: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -64,7 +66,7 @@ def export_command(
         disable=not Console(stderr=True).is_terminal,
     )
     with progress:
-        files = run_async(_export(place_from(options), name, tables, form, output, rows_per_file, partial, progress))
+        files = run_async(_export(place_from(options), name, tables, form, output, rows_per_file, unfinished, progress))
     if as_json:
         print_json(files)
         return
@@ -79,26 +81,22 @@ async def _export(
     form: Format,
     output: str,
     rows_per_file: int,
-    partial: bool,
+    unfinished: bool,
     progress: Progress,
 ) -> list[ExportedFile]:
-    async with services(place, share=True) as addresses:
-        connection = await connect_postgres(addresses.database)
-        try:
-            run = await run_named(Catalogue(connection), name)
-            if not run.complete and not partial:
-                raise UsageError(f"export: run {run.name} is not complete; --partial exports what it has now")
-            plan = ExportPlan(run, _chosen(run, tables), form, rows_per_file)
-            task = progress.add_task(run.name, total=await exporter.count_rows(connection, plan))
-            on_rows: Callable[[int], None] = lambda rows: progress.advance(task, rows)  # noqa: E731 - one line is enough
-            return await exporter.export(connection, plan, open_place(output), on_rows)
-        finally:
-            await connection.close()
+    async with services(place, share=True) as addresses, open_catalogue(addresses.database) as catalogue:
+        run = await run_named(catalogue, name)
+        if not run.complete and not unfinished:
+            raise UsageError(f"export: run {run.name} is not complete; --partial exports what it has now")
+        plan = ExportPlan(run, _chosen(run, tables), form, rows_per_file)
+        task = progress.add_task(run.name, total=await exporter.count_rows(catalogue.connection, plan))
+        on_rows = partial(progress.advance, task)
+        return await exporter.export(catalogue.connection, plan, open_place(output), on_rows)
 
 
 def _chosen(run: StoredRun, tables: Sequence[str]) -> list[str]:
     """The tables to export: by default those of the job, or pages when it has none. Raises UsageError."""
-    own = [table["name"] for table in run.document.get("tables", ())]
+    own = run.table_names
     if unknown := [table for table in tables if table not in (PAGES, *own)]:
         raise UsageError(f"export: run {run.name} has no table {unknown[0]}; it has {', '.join([PAGES, *own])}")
     return list(tables) or own or [PAGES]

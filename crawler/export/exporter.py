@@ -92,7 +92,7 @@ async def _export_table(
 ) -> None:
     tables = RunTables.of(plan.run)
     columns = await export_columns(connection, plan.run, table)
-    selected = ", ".join(f"{_expression(column, plan.form)} AS {quoted(column.name)}" for column in columns)
+    selected = selection(columns, plan.form)
     own = [one for one in files if one.table == table]
     on_rows(sum(one.rows for one in own))
     after, number = own[-1].last if own else _FIRST_PLACE, len(own)
@@ -123,10 +123,15 @@ async def export_columns(connection: PostgresConnection, run: StoredRun, table: 
     return [export_column("_key", "text", key), *found]
 
 
-def _expression(column: ExportColumn, form: Format) -> str:
-    if form == "csv":
-        return column.source
-    return column.in_json if form == "jsonl.zst" else column.expression
+def selection(columns: Sequence[ExportColumn], form: Format) -> str:
+    """Pure: what is selected for these columns in this format, as in SELECT."""
+
+    def expression(column: ExportColumn) -> str:
+        if form == "csv":
+            return column.source
+        return column.in_json if form == "jsonl.zst" else column.expression
+
+    return ", ".join(f"{expression(column)} AS {quoted(column.name)}" for column in columns)
 
 
 async def run_named(catalogue: Catalogue, name: str) -> StoredRun:

@@ -104,13 +104,17 @@ async def _write_columns(
 def _batches(
     next_rows: Callable[[], list[asyncpg.Record] | None], columns: Sequence[ExportColumn], schema: Schema
 ) -> Iterator[RecordBatch]:
+    while rows := next_rows():
+        yield record_batch(columns, rows, schema)
+
+
+def record_batch(columns: Sequence[ExportColumn], rows: Sequence[asyncpg.Record], schema: Schema) -> RecordBatch:
+    """The rows, at least one, as a batch of Arrow. Raises UsageError for a value that Arrow cannot hold."""
     from arro3.core import RecordBatch
 
-    while rows := next_rows():
-        values = list(zip(*rows, strict=True))
-        yield RecordBatch.from_arrays(
-            [column.array(one) for column, one in zip(columns, values, strict=True)], schema=schema
-        )
+    values = zip(*rows, strict=True)
+    arrays = [column.array(one) for column, one in zip(columns, values, strict=True)]
+    return RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format, path: Path, group: int) -> None:

@@ -13,13 +13,13 @@ import asyncpg
 
 from coordinator.errors import UsageError, first_line
 from crawler.export.columns import ExportColumn
-from crawler.export.exporter import export_columns, run_named
-from crawler.export.formats import BATCH_ROWS, need_columns_extra
+from crawler.export.exporter import export_columns, run_named, selection
+from crawler.export.formats import BATCH_ROWS, need_columns_extra, record_batch
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import connect_postgres, postgres_errors
 from crawler.store.queries import query
-from crawler.store.tables import PAGES, RunTables, quoted
+from crawler.store.tables import PAGES, RunTables
 
 if TYPE_CHECKING:
     from arro3.core import RecordBatch, RecordBatchReader
@@ -62,7 +62,7 @@ def read(
     def batches() -> Iterator[RecordBatch]:
         try:
             while (found := background.result(_next(source))) is not None:
-                yield _batch(found[0], found[1], schema)
+                yield record_batch(*found, schema)
         finally:
             background.result(source.aclose())
             background.close()
@@ -74,15 +74,6 @@ async def _next(source: AsyncGenerator[_Rows, None]) -> _Rows | None:
     return await anext(source, None)
 
 
-def _batch(columns: Sequence[ExportColumn], rows: Sequence[asyncpg.Record], schema: Any) -> RecordBatch:
-    from arro3.core import RecordBatch
-
-    values = zip(*rows, strict=True)
-    return RecordBatch.from_arrays(
-        [column.array(one) for column, one in zip(columns, values, strict=True)], schema=schema
-    )
-
-
 async def _rows(
     place: Place, name: str, table: str, names: Sequence[str] | None, where: str | None
 ) -> AsyncGenerator[_Rows, None]:
@@ -91,7 +82,7 @@ async def _rows(
         connection = await connect_postgres(addresses.database)
         try:
             run = await run_named(Catalogue(connection), name)
-            tables = [one["name"] for one in run.document.get("tables", ())]
+            tables = run.table_names
             chosen = table or (tables[0] if tables else PAGES)
             if chosen not in (PAGES, *tables):
                 raise UsageError(f"read: run {run.name} has no table {chosen}; it has {', '.join([PAGES, *tables])}")
@@ -101,11 +92,11 @@ async def _rows(
                     raise UsageError(f"read: table {chosen} has no column {unknown[0]}; it has {', '.join(found)}")
                 columns = [found[one] for one in names] if names is not None else list(found.values())
                 yield columns, []
-                selected = ", ".join(f"{column.expression} AS {quoted(column.name)}" for column in columns)
                 part = RunTables.of(run).part(chosen)
                 async with connection.transaction(readonly=True):
                     await connection.execute(query("export-settings"))
                     try:
+                        selected = selection(columns, "arrow")
                         statement = query("rows-where", columns=selected, part=part, condition=where or "true")
                         cursor = await connection.cursor(statement)
                         while rows := await cursor.fetch(BATCH_ROWS):

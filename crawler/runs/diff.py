@@ -50,12 +50,7 @@ class ComparedRuns:
     @property
     def tables(self) -> list[str]:
         """The tables of either job, in the new one's order."""
-        return list(dict.fromkeys([*table_names_of(self.new), *table_names_of(self.old)]))
-
-
-def table_names_of(run: StoredRun) -> list[str]:
-    """The names of the tables in the run's job."""
-    return list(_columns_of(run))
+        return list(dict.fromkeys([*self.new.table_names, *self.old.table_names]))
 
 
 def _columns_of(run: StoredRun) -> dict[str, list[str]]:
@@ -138,8 +133,8 @@ def table_changes(runs: ComparedRuns, table: str, *, kept: bool = True) -> str:
     Raises UsageError when a run does not have the table.
     """
     for run in (runs.old, runs.new):
-        if table not in table_names_of(run):
-            names = ", ".join(table_names_of(run)) or "none"
+        if table not in run.table_names:
+            names = ", ".join(run.table_names) or "none"
             raise UsageError(f"run {run.name} has no table {table}; its tables are: {names}")
     old, new = RunTables.of(runs.old).part(table), RunTables.of(runs.new).part(table)
     before = _columns_of(runs.old)[table]
@@ -150,7 +145,7 @@ def table_changes(runs: ComparedRuns, table: str, *, kept: bool = True) -> str:
 async def _rows_of(connection: PostgresConnection, runs: ComparedRuns, table: str) -> RowsOfTable:
     then, now = [
         await connection.fetchval(query("count-records", part=RunTables.of(run).part(table)))
-        if table in table_names_of(run)
+        if table in run.table_names
         else 0
         for run in (runs.old, runs.new)
     ]

@@ -13,9 +13,9 @@ from coordinator.model import Outcome
 from coordinator.queue.registry import RunRecord
 from crawler.job.job import Job, read_job
 from crawler.runs.gate import Facts, shortfall
-from crawler.store.catalogue import Catalogue
+from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.corpora import Corpora
-from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
+from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
@@ -30,21 +30,18 @@ async def finish_run(
 
     Raises EpochLost, RunCancelled, UsageError when the run is not there, PostgresUnavailable, PostgresRefused.
     """
-    connection = await connect_postgres(database)
-    try:
-        catalogue, corpora = Catalogue(connection), Corpora(connection)
+    async with open_catalogue(database) as catalogue:
+        corpora = Corpora(catalogue.connection)
         await catalogue.complete(RunTables.of(run), run.epoch, job.tables)
         failpoint("counted")
         complete = await _found(catalogue, run.name)
         if complete.shortfall is None:
-            if held_back := await _held_back(connection, complete, job):
+            if held_back := await _held_back(catalogue.connection, complete, job):
                 logger.warning("run %s is not published: %s", complete.name, held_back)
                 await corpora.refuse(complete.run_id, held_back)
             else:
                 await corpora.publish(complete.corpus, RunTables.of(complete), job.tables, failpoint)
         return await _found(catalogue, run.name)
-    finally:
-        connection.terminate()
 
 
 async def publish_run(

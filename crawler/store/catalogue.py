@@ -34,6 +34,11 @@ class Catalogue:
     def __init__(self, connection: PostgresConnection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> PostgresConnection:
+        """The connection, for what is beside the rows of `runs`."""
+        return self._connection
+
     async def prepare(self, *, upgrade: bool = False) -> None:
         """Make the schema where it is missing; with `upgrade` bring an older one up to date, which else is refused.
 
@@ -68,12 +73,12 @@ class Catalogue:
     async def find(self, name: str) -> StoredRun | None:
         """The run of that name, or None. Raises PostgresRefused also when its parts are planted by another role."""
         with postgres_errors():
-            row = await self._connection.fetchrow(query("find-run"), name)
+            row = await self._connection.fetchrow(query("find-run", columns=query("run-columns")), name)
         if row is None:
             return None
         run = StoredRun.from_row(row)
         of_run = RunTables.of(run)
-        names = [PAGES, *(table["name"] for table in run.document.get("tables", ()))]
+        names = [PAGES, *run.table_names]
         await refuse_planted(self._connection, [of_run.part(name) for name in names])
         return run
 
@@ -110,14 +115,15 @@ class Catalogue:
     async def all(self) -> list[StoredRun]:
         """Every run, oldest first."""
         with postgres_errors():
-            return [StoredRun.from_row(row) for row in await self._connection.fetch(query("list-runs"))]
+            rows = await self._connection.fetch(query("list-runs", columns=query("run-columns")))
+        return [StoredRun.from_row(row) for row in rows]
 
     async def current(self, corpus: str) -> StoredRun | None:
         """The run that readers of this corpus see; None before the first is published, or while there is no schema."""
         if not await schema_version(self._connection):
             return None
         with postgres_errors():
-            row = await self._connection.fetchrow(query("current-of-corpus"), corpus)
+            row = await self._connection.fetchrow(query("current-of-corpus", columns=query("run-columns")), corpus)
         return None if row is None else StoredRun.from_row(row)
 
     async def make(

@@ -52,6 +52,11 @@ class StoredRun:
     cancelled: bool = False
 
     @property
+    def table_names(self) -> list[str]:
+        """The names of its job's tables."""
+        return [table["name"] for table in self.document.get("tables", ())]
+
+    @property
     def falls_short(self) -> bool:
         """Whether it was held back because it did not keep a bound of `[publish]`."""
         return (self.shortfall or "").startswith(FALLS_SHORT)

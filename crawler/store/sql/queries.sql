@@ -95,20 +95,19 @@ BEGIN
 END
 $$;
 
+-- name: run-columns
+-- What the next three queries read of a run.
+run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
+reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at;
+
 -- name: find-run
-SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
-       reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at
-FROM runs WHERE name = $1;
+SELECT {columns} FROM runs WHERE name = $1;
 
 -- name: current-of-corpus
-SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
-       reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at
-FROM runs WHERE run_id = (SELECT current_run FROM corpora WHERE corpus = $1);
+SELECT {columns} FROM runs WHERE run_id = (SELECT current_run FROM corpora WHERE corpus = $1);
 
 -- name: list-runs
-SELECT run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
-       reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at
-FROM runs ORDER BY run_id;
+SELECT {columns} FROM runs ORDER BY run_id;
 
 -- name: make-run
 INSERT INTO runs (name, spec, epoch, corpus, base_run) VALUES ($1, $2::text::jsonb, $3, $4, $5) RETURNING run_id;
