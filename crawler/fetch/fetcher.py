@@ -23,6 +23,7 @@ from crawler.fetch.network.redirect import may_carry_credentials
 from crawler.fetch.retry import (
     NOT_AGAIN,
     STORED,
+    UNCHANGED,
     UNKNOWN,
     Decision,
     End,
@@ -259,7 +260,7 @@ class Fetcher:
             now=now,
             jitter=random.random(),
         )
-        if decision is STORED:
+        if decision is STORED or decision is UNCHANGED:
             self._limiter.report(request.upstream, seconds=seconds)
             return decision
         if not request.payload.may_go_again:

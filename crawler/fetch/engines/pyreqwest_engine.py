@@ -41,6 +41,7 @@ from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
 from crawler.model import HttpResponse
 
 READ_BYTES = 64 * 1024
+BODILESS_STATUSES = (204, 304)  # RFC 9110, sections 15.3.5 and 15.4.5
 # A new client waits this long for other new hosts, so that one client gets the addresses of all of them.
 GATHER_PINS_SECONDS = 0.01
 # Building a client takes 3 to 6 ms: at most 20 are built a second, however many new hosts come.
@@ -166,6 +167,9 @@ class PyreqwestEngine:
             status, ended = response.status, False
             try:
                 head = self._headers_of(response, status)
+                if status in BODILESS_STATUSES:  # asking for none would cost a third of the request
+                    ended = True
+                    return HttpResponse(status, head, b"")
                 # This waits for the whole amount, so fewer bytes mean that the body has ended.
                 first = await response.body_reader.read(READ_BYTES)
                 ended = first is None or len(first) < READ_BYTES
