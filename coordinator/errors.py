@@ -15,6 +15,7 @@
     ├── EpochLost                 Redis and Postgres disagree about which run this is
     │   └── RedisDamaged          Redis has something in a run's place that is not ours
     ├── LeaseLost                 this worker's lease has ended; it must not change the queue
+    ├── WorkersFull               the run has as many workers as it may have
     └── FetchError                an attempt brought no response (raised in crawler.fetch)
 
 Every message says what, where and what to do, in one line and without a secret.
@@ -91,6 +92,10 @@ class RedisDamaged(EpochLost):
 
 class LeaseLost(ShardcrawlError):
     """This worker's lease has ended: it must not change the queue."""
+
+
+class WorkersFull(ShardcrawlError):
+    """The run has as many workers as it may have: this one does not join."""
 
 
 class FetchError(ShardcrawlError):

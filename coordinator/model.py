@@ -168,6 +168,7 @@ class Presence:
 
     `moves` counts the changes of the queue: it never goes back unless Redis was rolled back. `turn` grows by one every
     10 seconds of Redis TIME: fair shares rotate with it, so that no worker has the last rank for ever.
+    `surplus`: the run has more workers than it may have, and this is one of those that leave.
     """
 
     rank: int
@@ -175,6 +176,18 @@ class Presence:
     state: RunState
     moves: int = 0
     turn: int = field(default=0, compare=False)
+    surplus: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """How a run is steered: whether it is `paused`, and how many workers it may have; None without a bound."""
+
+    paused: bool = False
+    max_workers: int | None = None
+
+
+NOT_STEERED = Steering()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from coordinator.errors import RedisDamaged
 from coordinator.limits.unreachable import UnreachableUpstream, decode_waits, merged
 from coordinator.limits.upstream_health import UpstreamHealth, read_upstream_health
-from coordinator.model import Outcome, RunCounts, RunState
+from coordinator.model import NOT_STEERED, Outcome, RunCounts, RunState, Steering
 from coordinator.queue.notices import Notices, NullColumn
 from coordinator.queue.registry import as_state
 from coordinator.queue.streams import WORKER_LEASE_SECONDS
@@ -38,6 +38,7 @@ class RunSnapshot:
     upstreams: tuple[UpstreamHealth, ...] = ()
     unreachable: tuple[UnreachableUpstream, ...] = ()
     null_columns: tuple[NullColumn, ...] = ()
+    steering: Steering = NOT_STEERED
 
     @property
     def pauses(self) -> dict[str, float]:
@@ -80,7 +81,7 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         lease_ends: dict[str, float] = {as_text(worker): end_ms for worker, end_ms in cast("list[Any]", workers)}
         encoded_waits = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
-        state = await client.hget(keys.state, "state")
+        state, paused, most = await client.hmget(keys.state, "state", "paused", "max_workers")
     waits = [
         decode_waits(cast("bytes", packed), WORKER_LEASE_SECONDS - (lease_ends[as_text(worker)] - now_ms) / 1000)
         for worker, packed in encoded_waits.items()
@@ -96,6 +97,7 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         upstreams=await read_upstream_health(client, keys),
         unreachable=merged(one for _, unreachable in waits for one in unreachable),
         null_columns=await Notices(client, keys).turned_null(),
+        steering=Steering(paused == b"1", as_number(most) or None),
     )
 
 

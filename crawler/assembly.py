@@ -131,7 +131,9 @@ async def build_worker(
         keys_per_request={one.kind: one.request.keys_per_request for one in job.every_kind},
         most_idle_wait=MAX_LEVEL_WAIT_SECONDS if job.follows else MAX_IDLE_WAIT_SECONDS,
         refresh=None if base_reader is None else Refresh(job, base_reader),
-        would_only_wait=lambda: only_upstream is not None and scheduler.would_only_wait(only_upstream),
+        would_only_wait=lambda: (
+            limiter.run_is_paused or (only_upstream is not None and scheduler.would_only_wait(only_upstream))
+        ),
         failpoint=failpoint,
     )
     worker = Worker(

@@ -157,7 +157,7 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
             return OpenedRun(record, resumed=True)
         case Rebuild(run_id):
             record = await _new_record(job, run_id, found.parser_files if found else {})
-            record = _with_content(record, job, found) if found else record
+            record = replace(_with_content(record, job, found), steering=found.steering) if found else record
             return await _rebuild(client, database, catalogue, record, job.limits, failpoint)
         case Begin():
             return await _begin(runs, catalogue, job, failpoint)

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, LeaseLost, RunCancelled, ShardcrawlError
+from coordinator.errors import EpochLost, LeaseLost, RunCancelled, ShardcrawlError, WorkersFull
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import RunState
 from coordinator.queue.registry import RunRecord, Runs
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 LIST_RUNS_INTERVAL_SECONDS = 1.0
 # After an error in one run, until this process joins that run again.
 RUN_RETRY_SECONDS = 10.0
+# How often a worker process asks whether the run may have one more worker.
+FULL_RETRY_SECONDS = 5.0
 
 
 class Runner:
@@ -67,12 +69,12 @@ class Runner:
         self._pulse = pulse or Pulse()
         self._workers: set[Worker] = set()
         self._unknown: set[str] = set()
-        self._draining = False
+        self._draining = asyncio.Event()
         self._parsers = LoadedParsers()
 
     def drain(self) -> None:
         """In every run: claim nothing more, finish what is in flight, commit, leave."""
-        self._draining = True
+        self._draining.set()
         for worker in self._workers:
             worker.drain()
 
@@ -97,7 +99,7 @@ class Runner:
                     logger.error("%s", text)
                 retry_at[name] = monotonic() + RUN_RETRY_SECONDS
 
-        while not self._draining:
+        while not self._draining.is_set():
             for name in [name for name, task in serving.items() if task.done()]:
                 serving.pop(name).result()
             now = monotonic()
@@ -112,7 +114,7 @@ class Runner:
         Raises UsageError, RunCancelled, EpochLost, PostgresRefused.
         """
         logs.name_run(name)
-        while not self._draining:
+        while not self._draining.is_set():
             record = await retry_unavailable(partial(find_record, self._database, name), "worker")
             job = self._job or self._job_of(record)
             try:
@@ -121,6 +123,11 @@ class Runner:
                     await retry_unavailable(partial(self._complete_run, record, job), "worker")
             except LeaseLost as error:
                 logger.warning("%s; joining again", error)
+                continue
+            except WorkersFull:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FULL_RETRY_SECONDS):
+                        await self._draining.wait()
                 continue
             except EpochLost:
                 await retry_unavailable(partial(self._void_epoch, record), "worker")

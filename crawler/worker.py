@@ -81,7 +81,7 @@ class Worker:
         self._drain, self._heartbeat_due = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
-        """Work until the run is resolved or the worker is drained. Raises LeaseLost, EpochLost, PostgresRefused."""
+        """Work until the run is resolved or drained. Raises WorkersFull, LeaseLost, EpochLost, PostgresRefused."""
         self._apply(await retry_unavailable(lambda: self.streams.join(self.name), "worker"))
         logger.info("worker %s joined", self.name)
         await run_until_first_ends(self._heartbeat(), self._work())
@@ -145,5 +145,5 @@ class Worker:
             raise EpochLost(f"Redis was rolled back behind what worker {self.name} has seen")
         self._moves, self.state = presence.moves, presence.state
         self.scheduler.resize(presence)
-        if presence.state is not RunState.RUNNING:
+        if presence.state is not RunState.RUNNING or presence.surplus:
             self._drain.set()

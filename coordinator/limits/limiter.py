@@ -41,6 +41,8 @@ from coordinator.settings import ANY_UPSTREAM, LimitSettings
 HORIZON_SECONDS = 0.2
 SLOT_EXPIRY_SECONDS = 0.05
 CHANGES_POLL_SECONDS = 0.05
+# While the whole run is paused, queues look again after so long; the change that ends it wakes them.
+PAUSED_RUN_LOOK_SECONDS = 60.0
 # A report goes with every fifth poll: a breaker and an "auto" rate need one four times a second.
 POLLS_PER_REPORT = 5
 # A report goes at once when so many responses in a row were refused: each of them may cost a key its outcome.
@@ -103,6 +105,7 @@ class Limiter:
         self._overrides: dict[str, LimitOverride] = {}
         self._tallies: dict[str, Tally] = {}
         self._last_change = 0
+        self.run_is_paused = False
         self._most_refused = most_refused
         self._report_due = asyncio.Event()
         self._polled = asyncio.Event()
@@ -118,8 +121,7 @@ class Limiter:
         """The run's requests a second, by the limit or found by "auto"; None without a bound, or while unknown."""
         limit = self._limit(upstream)
         if limit.auto:
-            state = self._states.get(upstream)
-            return state.found_rate if state is not None else None
+            return state.found_rate if (state := self._states.get(upstream)) is not None else None
         return limit.rate
 
     def concurrency(self, upstream: str) -> int | None:
@@ -128,18 +130,17 @@ class Limiter:
 
     def resumes_at(self, upstream: str) -> float:
         """When the upstream's pause or open breaker lets requests through, in seconds of the limiter's clock."""
-        state = self._states.get(upstream)
-        return max(state.paused_until, state.breaker_open_until) if state is not None else 0.0
+        if self.run_is_paused:
+            return self.clock() + PAUSED_RUN_LOOK_SECONDS
+        return max(state.paused_until, state.breaker_open_until) if (state := self._states.get(upstream)) else 0.0
 
     def is_broken(self, upstream: str) -> bool:
         """Whether the upstream's breaker is not closed."""
-        state = self._states.get(upstream)
-        return state is not None and not state.breaker_closed
+        return (state := self._states.get(upstream)) is not None and not state.breaker_closed
 
     def is_unauthorized(self, upstream: str) -> bool:
         """Whether refusals opened the upstream's breaker: another one says nothing of its key."""
-        state = self._states.get(upstream)
-        return state is not None and state.unauthorized
+        return (state := self._states.get(upstream)) is not None and state.unauthorized
 
     def report(
         self,
@@ -157,8 +158,7 @@ class Limiter:
         `seconds` together. `undecided` of them did not decide their keys. `refused` is the status of a request that was
         refused because of who asks, else 0.
         """
-        tally = self._tallies.get(upstream)
-        if tally is None:
+        if (tally := self._tallies.get(upstream)) is None:
             tally = self._tallies[upstream] = Tally()
         tally.sent += sent
         tally.throttled += throttled
@@ -201,8 +201,7 @@ class Limiter:
 
     def slot_missed(self, upstream: str) -> None:
         """Say that a slot expired unused. If it was a probe's, the next report makes way for another probe."""
-        state = self._states.get(upstream)
-        if state is not None and not state.breaker_closed:
+        if self.is_broken(upstream):
             self.report(upstream, sent=0)
 
     async def until_reported(self, upstream: str) -> None:
@@ -238,9 +237,10 @@ class Limiter:
 
     async def _read_changes(self) -> None:
         with translate_redis_errors():
-            self._last_change, *fields = await self._changes_since(
-                [self._keys.changes, self._keys.upstreams, self._keys.limits], [self._last_change]
+            self._last_change, paused, *fields = await self._changes_since(
+                [self._keys.changes, self._keys.upstreams, self._keys.limits, self._keys.state], [self._last_change]
             )
+        was_paused, self.run_is_paused = self.run_is_paused, bool(paused)
         for at in range(0, len(fields), FIELDS_PER_CHANGE):
             name, left_us, rise_us, breaker, probe_us, status, rate, concurrency = fields[at : at + FIELDS_PER_CHANGE]
             upstream = as_text(name)
@@ -251,7 +251,7 @@ class Limiter:
             self._overrides.pop(upstream, None)
             if (override := LimitOverride.decode(rate, concurrency)) is not None:
                 self._overrides[upstream] = override
-        if fields:
+        if fields or was_paused != self.run_is_paused:
             self.on_change()
 
     async def _send_report(self) -> None:

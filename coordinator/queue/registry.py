@@ -11,7 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisDamaged
-from coordinator.model import Epoch, Outcome, RunState
+from coordinator.model import NOT_STEERED, Epoch, Outcome, RunState, Steering
 from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import FIRST_CURSOR, RUNS, SEEN_AFTER_END_SECONDS, RunKeys
@@ -46,6 +46,7 @@ class RunRecord:
     parser_files: Mapping[str, str] = field(default_factory=dict)
     content_hash: str | None = None
     carried_run: int | None = None
+    steering: Steering = NOT_STEERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Runs:
                         "state": RunState.RUNNING.value,
                         "cursor": FIRST_CURSOR,
                         "exhausted": "0",
+                        **(_steering_fields(record.steering) if record.steering != NOT_STEERED else {}),
                     },
                 )
                 pipe.sadd(RUNS, record.name)
@@ -144,6 +146,12 @@ class Runs:
         if await self.find(name) is not None:
             with suppress(RedisDamaged), translate_redis_errors():
                 await self._client.hset(RunKeys(name).state, "state", RunState.CANCELLED.value)
+
+    async def steer(self, name: str, steering: Steering) -> None:
+        """Let everybody who works on the run see how it is steered; nothing when this Redis does not know it."""
+        if await self.find(name) is not None:
+            with translate_redis_errors():
+                await self._client.hset(RunKeys(name).state, mapping=_steering_fields(steering))
 
     async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
         """Mark a run complete with the final counts from Postgres, and delete all that only an unfinished run needs.
@@ -184,6 +192,10 @@ class Runs:
         with translate_redis_errors():
             while part := list(islice(rest, KEYS_PER_UNLINK)):
                 await self._client.unlink(*part)
+
+
+def _steering_fields(steering: Steering) -> dict[Any, Any]:
+    return {"paused": int(steering.paused), "max_workers": steering.max_workers or ""}
 
 
 def _known(record: RunRecord) -> Iterable[str]:

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, LeaseLost
+from coordinator.errors import EpochLost, LeaseLost, WorkersFull
 from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, ShardId, WorkerId
 from coordinator.queue.registry import as_state
 from coordinator.queue.sharding import Layout, by_bucket, split_block
@@ -95,7 +95,7 @@ class Streams:
         return self._checked(status) == b"ok"
 
     async def join(self, worker: WorkerId, lease_seconds: float = WORKER_LEASE_SECONDS) -> Presence:
-        """Give a new worker a lease."""
+        """Give a new worker a lease. Raises WorkersFull."""
         return await self._heartbeat(worker, lease_seconds, "join")
 
     async def renew(
@@ -111,8 +111,8 @@ class Streams:
                 [worker, int(lease_seconds * 1000), self._epoch, verb, waits],
             )
         self._checked(status)
-        rank, size, state, moves, turn = presence
-        return Presence(rank, size, as_state(state), as_number(moves), turn)
+        rank, size, state, moves, turn, surplus = presence
+        return Presence(rank, size, as_state(state), as_number(moves), turn, surplus == 1)
 
     async def claim_shard(self, worker: WorkerId) -> ShardId | None:
         """Claim the shard of which this worker should claim blocks next; None when no shard has work."""
@@ -211,6 +211,8 @@ class Streams:
         """The status that a script returned. Raises EpochLost, LeaseLost."""
         if status == b"epoch":
             raise EpochLost(f"run {self._keys.run} in Redis is not the one this process joined; start it again")
+        if status == b"full":
+            raise WorkersFull(f"run {self._keys.run} has as many workers as it may have")
         if status == b"lost":
             raise LeaseLost(f"this worker's lease on run {self._keys.run} has ended")
         return status

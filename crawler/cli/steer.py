@@ -1,10 +1,11 @@
-"""Commands that change a run which exists: limit, retry, rebuild."""
+"""Commands that change a run which exists: pause, resume, workers, limit, retry, rebuild."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from coordinator.errors import UsageError
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import DEFAULT, KEEP, LimitOverrides
-from coordinator.model import Outcome, RunCounts
+from coordinator.model import Outcome, RunCounts, Steering
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
@@ -29,12 +30,14 @@ from crawler.job.sections.limits import limit_of, upstream_named
 from crawler.local.services import Addresses, Place, services
 from crawler.model import DENIED_STATUSES
 from crawler.opening import open_run
+from crawler.runs.steering import steer_run
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 
 MAX_CONCURRENCY = 100_000
+MAX_WORKERS = 100_000
 RETRIED_BY_DEFAULT = f"failed, or refused with status {', '.join(map(str, DENIED_STATUSES))}"
 
 
@@ -58,6 +61,44 @@ def limit_command(
     change = _change_limit(place_from(options), name, upstream, _rate(rate, ceiling), _concurrency(concurrency))
     changed = run_async(change)
     say(Console(), f"run {name}: the limit of {changed} is changed for every worker; `shardcrawl status` shows it")
+
+
+@command("pause")
+@click.argument("name", metavar="RUN")
+@place_options("warning")
+def pause_command(name: str, **options: Any) -> None:
+    """Send no more requests in a run, on all machines, until it is resumed. Example: shardcrawl pause my-run
+
+    What is in flight is finished and stored. Workers stay, and so does the pause when they or Redis start again.
+    """
+    run_async(_steer(place_from(options), name, lambda now: replace(now, paused=True)))
+    say(Console(), f"run {name} is paused on all machines; go on with: shardcrawl resume {name}")
+
+
+@command("resume")
+@click.argument("name", metavar="RUN")
+@place_options("warning")
+def resume_command(name: str, **options: Any) -> None:
+    """Let a run that was paused go on. Example: shardcrawl resume my-run"""
+    run_async(_steer(place_from(options), name, lambda now: replace(now, paused=False)))
+    say(Console(), f"run {name} goes on")
+
+
+@command("workers")
+@click.argument("name", metavar="RUN")
+@click.option("--max", "most", required=True, metavar="N", help='How many workers it may have, or "none".')
+@place_options("warning")
+def workers_command(name: str, most: str, **options: Any) -> None:
+    """Bound the workers of a run, whatever number of processes is started. Example: shardcrawl workers my-run --max 4
+
+    Those beyond it finish what they have in flight and leave; they come back when there is room.
+    """
+    if most != "none" and not (most.isdecimal() and 0 < int(most) <= MAX_WORKERS):
+        raise UsageError(f'workers: --max is {most!r}; write a number from 1 to {MAX_WORKERS:,}, or "none"')
+    bound = None if most == "none" else int(most)
+    run_async(_steer(place_from(options), name, lambda now: replace(now, max_workers=bound)))
+    words = "as many workers as there are" if bound is None else f"{bound:,} workers at most"
+    say(Console(), f"run {name} has {words}, on all machines; to send nothing at all: shardcrawl pause {name}")
 
 
 @command("retry")
@@ -113,6 +154,15 @@ def rebuild_command(name: str, **options: Any) -> None:
     """
     done = run_async(_rebuild(place_from(options), name, str(Path.cwd())))
     say(Console(), f"run {name} is rebuilt: {done:,} keys are done; go on with shardcrawl run JOB, or coordinate JOB")
+
+
+async def _steer(place: Place, name: str, change: Callable[[Steering], Steering]) -> None:
+    async with services(place, share=True) as addresses:
+        client = connect_redis(addresses.redis)
+        try:
+            await steer_run(client, addresses.database, name, change)
+        finally:
+            await client.aclose()
 
 
 async def _change_limit(

@@ -23,7 +23,6 @@ from crawler.fetch.network.redirect import may_carry_credentials
 from crawler.fetch.retry import (
     NOT_AGAIN,
     STORED,
-    UNCHANGED,
     UNKNOWN,
     Decision,
     End,
@@ -260,7 +259,7 @@ class Fetcher:
             now=now,
             jitter=random.random(),
         )
-        if decision is STORED or decision is UNCHANGED:
+        if decision is STORED:
             self._limiter.report(request.upstream, seconds=seconds)
             return decision
         if not request.payload.may_go_again:

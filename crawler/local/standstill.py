@@ -25,6 +25,7 @@ class Standstill:
         stopped = [health for health in snapshot.upstreams if health.stops_requests]
         unauthorized = tuple(health for health in stopped if health.status is not None)
         done = snapshot.counts.done
-        if done != self._done or snapshot.waits or not unauthorized or len(stopped) > len(unauthorized):
+        waits = bool(snapshot.waits) or snapshot.steering.paused
+        if done != self._done or waits or not unauthorized or len(stopped) > len(unauthorized):
             self._done, self._since = done, at
         return unauthorized if at - self._since >= PATIENCE_SECONDS else ()

@@ -11,13 +11,13 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, PostgresUnavailable, RedisUnavailable, SourceError, UsageError
-from coordinator.model import Block, Epoch, Outcome, RunState, ShardId
+from coordinator.model import Block, Epoch, Outcome, RunState, ShardId, Steering
 from coordinator.queue.done import DoneSet
 from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout, digest
 from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
-from coordinator.status import read_counts
+from coordinator.status import read_counts, read_snapshot
 from crawler.job.job import read_job
 from crawler.local.ending import end_of
 from crawler.local.services import Addresses
@@ -34,6 +34,7 @@ from crawler.opening import (
     open_run,
 )
 from crawler.runs.naming import name_lock
+from crawler.runs.steering import steer_run
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.rows.stored_run import StoredRun
@@ -359,6 +360,16 @@ async def test_a_redis_that_was_wiped_is_filled_from_postgres_under_a_new_epoch(
     await place.redis.flushall()
     record = await rebuilt(place, before)
     assert record.fingerprint == before.fingerprint
+
+
+async def test_a_run_that_is_rebuilt_is_steered_as_before(place: Place) -> None:
+    await half_stored(place)
+    for change in ({"paused": True}, {"max_workers": 3}):
+        await steer_run(place.redis, place.database, "test", lambda now, change=change: replace(now, **change))
+    await place.redis.flushall()
+    await place.open()
+    snapshot = await read_snapshot(place.redis, "test")
+    assert snapshot.steering == Steering(paused=True, max_workers=3)
 
 
 async def test_a_redis_that_was_rolled_back_to_another_beginning_is_filled_from_postgres(place: Place) -> None:

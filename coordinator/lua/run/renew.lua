@@ -4,7 +4,8 @@
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
 -- KEYS[3] waits (hash: worker -> what it waits for)
 -- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
--- Returns {"ok", rank from 0, number of living workers, run state, moves, turn} |
+-- Returns {"ok", rank from 0, number of living workers, run state, moves, turn, 1 if the run has more workers than it may
+--   have and this one leaves} | {"full"} it has as many as it may have, and nobody joins |
 --   {"lost"} the lease ended before this call | {"epoch"} Redis has another run
 -- Old leases are removed first on purpose: when Redis is full (noeviction), a script may still write if its first write
 -- frees memory. So leases do not end while Redis is full.
@@ -40,10 +41,15 @@ if not state then
   return {'epoch'}
 end
 if state == 'complete' or (state == 'cancelled' and verb == 'join') then
-  return {'ok', 0, 1, state, redis.call('HGET', state_key, 'moves') or '0', 0}
+  return {'ok', 0, 1, state, redis.call('HGET', state_key, 'moves') or '0', 0, 0}
 end
 if verb == 'renew' and not is_alive(worker) then
   return {'lost'}
+end
+
+local most = tonumber(redis.call('HGET', state_key, 'max_workers') or '')
+if most and verb == 'join' and not is_alive(worker) and #living_workers() >= most then
+  return {'full'}
 end
 
 state = resolve()
@@ -59,4 +65,5 @@ local rank = 0
 for index, id in ipairs(living) do
   if id == worker then rank = index - 1 end
 end
-return {'ok', rank, #living, state, redis.call('HGET', state_key, 'moves') or '0', math.floor(now_ms / TURN_MS)}
+return {'ok', rank, #living, state, redis.call('HGET', state_key, 'moves') or '0', math.floor(now_ms / TURN_MS),
+  most and rank >= most and 1 or 0}

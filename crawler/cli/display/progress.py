@@ -109,6 +109,8 @@ def upstream_words(snapshot: RunSnapshot) -> str:
 
 def holdup_words(snapshot: RunSnapshot) -> str:
     """What slows the run: what workers wait for, else the health of the upstreams."""
+    if snapshot.steering.paused:
+        return f"paused: go on with shardcrawl resume {snapshot.name}"
     if snapshot.waits:
         return "waits: " + "; ".join(snapshot.waits)
     if snapshot.leader is not None and not snapshot.workers and snapshot.state is RunState.RUNNING:

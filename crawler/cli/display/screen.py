@@ -151,12 +151,15 @@ def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
     deferred = f", {counts.deferred:,} of them deferred" if counts.deferred else ""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("run", snapshot.name)
-    table.add_row("state", snapshot.state.value)
+    steering = snapshot.steering
+    paused = f", paused: go on with shardcrawl resume {snapshot.name}" if steering.paused else ""
+    table.add_row("state", f"{snapshot.state.value}{paused}")
     table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.waiting:,} queued{deferred}")
     table.add_row("outcomes", outcome_words(counts))
     if counts.requests or not snapshot.state.is_over:  # Redis keeps them for an hour
         table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
-    table.add_row("workers", str(snapshot.workers))
+    bound = f", {steering.max_workers:,} at most" if steering.max_workers else ""
+    table.add_row("workers", f"{snapshot.workers}{bound}")
     table.add_row("coordinator", snapshot.leader or "none")
     for health in snapshot.upstreams:
         table.add_row("upstream", f"{health.upstream} {health.summary}")
@@ -185,6 +188,8 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
         "requests": counts.requests,
         "received_bytes": counts.received,
         "workers": snapshot.workers,
+        "max_workers": snapshot.steering.max_workers,
+        "run_paused": snapshot.steering.paused,
         "coordinator": snapshot.leader,
         "paused": snapshot.pauses,
         "upstreams": {health.upstream: _health_json(health) for health in snapshot.upstreams},

@@ -142,13 +142,7 @@ class PyreqwestEngine:
         await self._lenient.close()
 
     async def _send(
-        self,
-        client: Client,
-        method: str,
-        url: str,
-        headers: Pairs,
-        body: bytes | None,
-        seconds: float | None = None,
+        self, client: Client, method: str, url: str, headers: Pairs, body: bytes | None, seconds: float | None = None
     ) -> HttpResponse:
         """Send a request once. The library reads the URL again, and leaves it as it is."""
         try:
@@ -167,11 +161,9 @@ class PyreqwestEngine:
             status, ended = response.status, False
             try:
                 head = self._headers_of(response, status)
-                if status in BODILESS_STATUSES:  # asking for none would cost a third of the request
-                    ended = True
-                    return HttpResponse(status, head, b"")
-                # This waits for the whole amount, so fewer bytes mean that the body has ended.
-                first = await response.body_reader.read(READ_BYTES)
+                # This waits for the whole amount, so fewer bytes mean that the body has ended. Asking for a body that cannot
+                # be there would take a fifth of the time of the request.
+                first = None if status in BODILESS_STATUSES else await response.body_reader.read(READ_BYTES)
                 ended = first is None or len(first) < READ_BYTES
                 if first is None:
                     return HttpResponse(status, head, b"")

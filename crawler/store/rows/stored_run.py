@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from coordinator.errors import RunCancelled
-from coordinator.model import Epoch, Outcome, RunState
+from coordinator.model import NOT_STEERED, Epoch, Outcome, RunState, Steering
 from coordinator.queue.registry import RunRecord
 from coordinator.queue.sharding import Layout
 from crawler.store.reasons import ReasonCount, decode_reasons
@@ -50,6 +50,7 @@ class StoredRun:
     shortfall: str | None = None
     published_at: datetime | None = None
     cancelled: bool = False
+    steering: Steering = NOT_STEERED
 
     @property
     def table_names(self) -> list[str]:
@@ -85,6 +86,7 @@ class StoredRun:
         document, epoch = orjson.loads(row["spec"]), Epoch(row["epoch"])
         layout = orjson.loads(row["layout"]) if row["layout"] else {}
         parser_files = layout.get("parser_files") or {}
+        steering = Steering(row["paused"], row["max_workers"])
         record = None
         if layout.get("epoch") == epoch:
             record = RunRecord(
@@ -99,6 +101,7 @@ class StoredRun:
                 parser_files=parser_files,
                 content_hash=row["content_hash"],
                 carried_run=layout.get("carried_run"),
+                steering=steering,
             )
         return cls(
             run_id=row["run_id"],
@@ -120,6 +123,7 @@ class StoredRun:
             shortfall=row["shortfall"],
             published_at=row["published_at"],
             cancelled=row["state"] == "cancelled",
+            steering=steering,
         )
 
 

@@ -98,7 +98,8 @@ $$;
 -- name: run-columns
 -- What the next three queries read of a run.
 run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
-reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at;
+reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at,
+paused, max_workers;
 
 -- name: find-run
 SELECT {columns} FROM runs WHERE name = $1;

@@ -41,6 +41,10 @@ UPDATE runs SET state = 'cancelled'
 WHERE run_id = $1 AND state <> 'complete' AND NOT EXISTS (SELECT FROM corpora WHERE current_run = $1)
 RETURNING run_id;
 
+-- name: steer-run
+-- No row when the run is complete or cancelled.
+UPDATE runs SET paused = $2, max_workers = $3 WHERE run_id = $1 AND state = 'running' RETURNING run_id;
+
 -- name: close-cancelled
 -- The new epoch is one that no Redis has: who still works on the run stores nothing any more.
 UPDATE runs SET epoch = 'void-' || md5(random()::text), counts = $2::text::jsonb, reasons = $3::text::jsonb,

@@ -12,8 +12,20 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.errors import EpochLost, LeaseLost, RedisDamaged, RedisUnavailable
-from coordinator.model import Block, Claim, EntryId, Epoch, Outcome, Presence, RunState, ShardId, WorkerId
+from coordinator.errors import EpochLost, LeaseLost, RedisDamaged, RedisUnavailable, WorkersFull
+from coordinator.model import (
+    NOT_STEERED,
+    Block,
+    Claim,
+    EntryId,
+    Epoch,
+    Outcome,
+    Presence,
+    RunState,
+    ShardId,
+    Steering,
+    WorkerId,
+)
 from coordinator.queue.sharding import digest
 from coordinator.queue.streams import MAX_QUARANTINED_BYTES, Completion, FinishedBlock, Streams
 from coordinator.redis.scripts import Script
@@ -396,6 +408,23 @@ async def test_a_worker_knows_its_rank_among_the_living_and_the_runs_state(redis
     await lapsed(run, ONE)
     await redis.hset(run.keys.state, "state", "resolved")
     assert place(await run.streams.renew(TWO)) == (0, 1, RunState.RESOLVED)
+
+
+async def test_no_more_workers_join_than_the_run_may_have_and_those_beyond_it_leave(redis: Redis) -> None:
+    run = await Run.create(redis)
+    await run.publish(numbered(500), exhausted=False)
+    for worker in (ONE, TWO):
+        await run.streams.join(worker)
+    await run.runs.steer(run.record.name, Steering(max_workers=1))
+    presences = [await run.streams.renew(worker) for worker in (ONE, TWO)]
+    assert [presence.surplus for presence in presences] == [False, True]
+    for worker in (ONE, TWO):
+        await run.streams.join(worker)  # the result of its first call got lost
+    await run.streams.release(TWO)
+    with pytest.raises(WorkersFull):
+        await run.streams.join(THREE)
+    await run.runs.steer(run.record.name, NOT_STEERED)
+    assert not (await run.streams.join(THREE)).surplus
 
 
 async def test_a_renewed_lease_lasts_from_then_on(redis: Redis) -> None:
