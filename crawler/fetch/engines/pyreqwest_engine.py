@@ -161,8 +161,8 @@ class PyreqwestEngine:
             status, ended = response.status, False
             try:
                 head = self._headers_of(response, status)
-                # This waits for the whole amount, so fewer bytes mean that the body has ended. Asking for a body that cannot
-                # be there would take a fifth of the time of the request.
+                # This waits for the whole amount, so fewer bytes mean that the body has ended. Asking for a body that
+                # cannot be there would take a fifth of the time of the request.
                 first = None if status in BODILESS_STATUSES else await response.body_reader.read(READ_BYTES)
                 ended = first is None or len(first) < READ_BYTES
                 if first is None:
