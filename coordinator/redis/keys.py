@@ -27,6 +27,7 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     …:limits           hash     a week                    the command `limit`: overrides
     …:matched          set      the run and an hour       workers: entries of [limits] that a request met
     …:null_columns     hash     the run and an hour       workers: table.column -> when it turned null, s since 1970
+    …:notified         hash     an hour                   `run`, `coordinate`: events of which [notify] was done
     …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
     …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or which worker fetches it
 
@@ -118,6 +119,10 @@ class RunKeys:
     @property
     def null_columns(self) -> str:
         return self._name("null_columns")
+
+    @property
+    def notified(self) -> str:
+        return self._name("notified")
 
     @property
     def changes(self) -> str:

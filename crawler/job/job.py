@@ -35,6 +35,7 @@ from crawler.job.sections.following import (
     kind_request,
 )
 from crawler.job.sections.limits import limits_in
+from crawler.job.sections.notify import NotifySettings, check_notify
 from crawler.job.sections.run import RunSettings, check_run, check_schema
 from crawler.job.sections.source import SITEMAP, SourceSettings, check_source
 from crawler.job.tables import TableSettings, check_tables, is_column_type
@@ -59,6 +60,7 @@ class Job:
     parse: ParseSettings = field(default_factory=ParseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
     tables: tuple[TableSettings, ...] = ()
     paginate: PaginateSettings | None = None
     follow: tuple[FollowSettings, ...] = ()
@@ -160,6 +162,7 @@ def _read(document: Mapping[str, Any], folder: str) -> Job:
         parse=_section(document, "parse", ParseSettings),
         store=_section(document, "store", StoreSettings),
         publish=_section(document, "publish", PublishSettings),
+        notify=_section(document, "notify", NotifySettings),
         tables=_tables(document.get("tables")),
         paginate=_section(document, "paginate", PaginateSettings) if "paginate" in document else None,
         follow=follow,
@@ -169,6 +172,7 @@ def _read(document: Mapping[str, Any], folder: str) -> Job:
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     check_run(job.run)
     check_schema(job.store.schema)
+    check_notify(job.notify)
     check_source(job.source, job.kinds, keys_are_urls=job.request.url is None)
     body_memory(job.run, job.request, job.store, reads_responses=job.reads_responses)  # refused when it is too little
     check_tables(job.tables)

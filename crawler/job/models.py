@@ -26,6 +26,7 @@ from crawler.job.fields import (
 from crawler.job.request.settings import RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
+from crawler.job.sections.notify import NotifySettings
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import SourceSettings
 from crawler.job.tables import TableSettings
@@ -155,6 +156,7 @@ class JobFile(Section, frozen=True, kw_only=True):
 
     run: RunSettings = field(default_factory=RunSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
     source: SourceSettings = field(default_factory=SourceSettings)
     request: RequestSettings = field(default_factory=RequestSettings)
     limits: Annotated[dict[str, LimitEntry], Meta(extra_json_schema={

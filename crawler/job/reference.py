@@ -23,6 +23,7 @@ from crawler.job.models import (
 from crawler.job.request.settings import LoginSettings, RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
+from crawler.job.sections.notify import NotifySettings
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import KINDS, SourceSettings
 from crawler.job.tables import KNOWN_TYPES, TableSettings
@@ -77,6 +78,7 @@ Types: {KNOWN_TYPES}. What selectors are, and what `as` reads, is in [parsers.md
 SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[run]", RunSettings, ""),
     ("[publish]", PublishSettings, ""),
+    ("[notify]", NotifySettings, ""),
     ("[source]", SourceSettings, _SOURCE_NOTE),
     ("[request]", RequestSettings, ""),
     ("[request.login]", LoginSettings, ""),

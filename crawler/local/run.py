@@ -48,10 +48,11 @@ from crawler.local.events import (
 from crawler.local.other_run import refuse_beside_another, refuse_beside_its_like
 from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
-from crawler.local.standstill import Standstill
+from crawler.local.standstill import Progress, Standstill
 from crawler.local.supervisor import Supervisor
 from crawler.opening import OpenedRun, open_run
 from crawler.runs.naming import with_name
+from crawler.runs.notify import Notifier
 from crawler.runs.since import with_fixed_since
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
@@ -102,6 +103,7 @@ async def run_at(
     workers = (job.run.workers or os.cpu_count() or 1) if with_workers else 0
     failpoint = failpoint_at(environ.get(FAILPOINT_VARIABLE), "opening")
     client = connect_redis(addresses.redis)
+    notifier = Notifier(client, job, environ)
     try:
         await _check_servers(client, addresses, listener.on_event)
         rebuilds = 0
@@ -117,7 +119,7 @@ async def run_at(
             counts = await read_counts(client, opened.record.name, opened.record.total)
             await _report_opening(job, opened, counts, listener.on_event)
             try:
-                gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers)
+                gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers, notifier)
             except EpochLost as error:
                 if monotonic() - opened_at > CALM_SECONDS:
                     rebuilds = 0
@@ -129,6 +131,7 @@ async def run_at(
                 listener.on_event(RunLost(str(error)))
             else:
                 end = await end_of(addresses, client, opened.record, job, monotonic() - began)
+                await notifier.notify_of_end(end.stored)
                 return replace(end, gave_up=gave_up and end.stored is None)
     finally:
         await client.aclose()
@@ -204,6 +207,7 @@ async def _supervise(
     listener: Listener,
     environ: Mapping[str, str],
     workers: int,
+    notifier: Notifier,
 ) -> bool:
     """Work on the run with a coordinator and workers as children, until it is complete or drained.
 
@@ -215,7 +219,7 @@ async def _supervise(
     watches = [addresses.embedded.watch()] if addresses.embedded else []
     if not workers:  # a worker process of ours ends with EpochLost; one on another machine only voids the epoch
         watches.append(_watch_epoch(addresses.database, record))
-    standstill, gave_up = Standstill(), False
+    standstill, progress, gave_up = Standstill(), Progress(notifier.stalled_seconds), False
 
     async def look() -> RunSnapshot:
         nonlocal gave_up
@@ -224,6 +228,8 @@ async def _supervise(
             gave_up = True
             listener.on_event(NothingElseLeft(upstreams))
             supervisor.drain()
+        if progress.has_stalled(snapshot, monotonic()):
+            await notifier.notify_stalled(snapshot)
         return snapshot
 
     await run_until_first_ends(

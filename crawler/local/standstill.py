@@ -1,4 +1,4 @@
-"""Pure: when a run has waited long enough for upstreams that refuse whatever is requested."""
+"""Pure: when a run has waited long enough: for upstreams that refuse whatever is requested, or without any progress."""
 
 from __future__ import annotations
 
@@ -29,3 +29,22 @@ class Standstill:
         if done != self._done or waits or not unauthorized or len(stopped) > len(unauthorized):
             self._done, self._since = done, at
         return unauthorized if at - self._since >= PATIENCE_SECONDS else ()
+
+
+class Progress:
+    """Follows the snapshots of a run, and sees when no key was done for `seconds`; None: never."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._done = -1
+        self._since = 0.0
+        self._said = False
+
+    def has_stalled(self, snapshot: RunSnapshot, at: float) -> bool:
+        """Add a snapshot; `at` is seconds of any clock. True once, and again when there was progress in between."""
+        if snapshot.counts.done != self._done or snapshot.steering.paused:
+            self._done, self._since, self._said = snapshot.counts.done, at, False
+        if self._seconds is None or self._said or at - self._since < self._seconds:
+            return False
+        self._said = True
+        return True

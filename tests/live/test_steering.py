@@ -19,6 +19,7 @@ async def test_a_paused_run_sends_nothing_until_it_is_resumed_and_workers_come_a
 ) -> None:
     shell.write("keys.txt", [str(number) for number in range(600)])
     text = f'[run]\nname = "urls"\n[source]\npath = "keys.txt"\n[request]\nurl = "{upstream.url}/item/{{key}}"\n'
+    text += '[notify]\ncommand = "echo $SHARDCRAWL_EVENT > event"\n'
     running = await shell.start("run", shell.write("job.toml", text), "--workers", "2", "--rate", "20/s")
 
     async def status() -> dict[str, Any]:
@@ -33,7 +34,7 @@ async def test_a_paused_run_sends_nothing_until_it_is_resumed_and_workers_come_a
     assert before < 600
 
     async def is_alone() -> bool:
-        return (await status())["workers"] == 1
+        return bool((await status())["workers"] == 1)
 
     await eventually(is_alone, "one of the workers to leave")
     shown = await status()
@@ -46,5 +47,6 @@ async def test_a_paused_run_sends_nothing_until_it_is_resumed_and_workers_come_a
     ended = await running.end()
     assert ended.code == 0, ended.err
     assert upstream.requests == 600
+    assert (shell.folder / "event").read_text() == "complete\n"
     refused = await shell.run("pause", "urls", code=2)
     assert "run urls is complete" in refused.err

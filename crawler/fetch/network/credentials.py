@@ -173,13 +173,19 @@ def _proxy(proxy: str, environ: Mapping[str, str]) -> str:
 
 
 def _filled(text: str, key: str, environ: Mapping[str, str], allowed: re.Pattern[str] = HEADER_TEXT) -> str:
+    return fill_secrets(text, f"[request] {key}", environ, allowed)
+
+
+def fill_secrets(text: str, where: str, environ: Mapping[str, str], allowed: re.Pattern[str] = HEADER_TEXT) -> str:
+    """The text of a setting with its secrets in place of ${NAME}. Raises UsageError, which says `where` it stands."""
+
     def secret(match: re.Match[str]) -> str:
         value = environ.get(match[1])
         if value is None:
-            raise UsageError(f"job: [request] {key}: ${{{match[1]}}} is not set in the environment")
+            raise UsageError(f"job: {where}: ${{{match[1]}}} is not set in the environment")
         if not allowed.fullmatch(value):
             raise UsageError(
-                f"job: [request] {key}: ${{{match[1]}}} has a line break, or another character that cannot stand there"
+                f"job: {where}: ${{{match[1]}}} has a line break, or another character that cannot stand there"
             )
         return value
 

@@ -1,0 +1,104 @@
+"""The user's command and webhook learn of each event once; one that fails changes nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from coordinator.errors import UsageError
+from coordinator.model import Epoch, Outcome, RunCounts, RunState, Steering
+from coordinator.status import RunSnapshot
+from crawler.job.job import Job, read_job
+from crawler.local.standstill import Progress
+from crawler.runs.notify import Notifier
+from crawler.sample.upstream import Upstream
+from crawler.store.rows.stored_run import StoredRun
+
+pytestmark = pytest.mark.anyio
+
+COUNTS = {Outcome.STORED: 90, Outcome.FAILED: 10}
+
+
+def a_job(folder: Path, **notify: str) -> Job:
+    document = {"run": {"name": "afd-1", "corpus": "afd"}, "source": {"path": "keys.txt"}, "notify": notify}
+    return read_job(document, str(folder))
+
+
+def a_complete_run(shortfall: str = "") -> StoredRun:
+    now = datetime(2026, 11, 27, tzinfo=UTC)
+    return StoredRun(1, "afd-1", {}, Epoch("e"), True, COUNTS, now, now, shortfall=shortfall)
+
+
+def a_snapshot(done: int, *, paused: bool = False) -> RunSnapshot:
+    counts = RunCounts(outcomes={Outcome.STORED: done})
+    return RunSnapshot("afd-1", RunState.RUNNING, counts, 1, "leader", steering=Steering(paused))
+
+
+async def test_of_each_event_the_command_that_sees_it_first_notifies(redis: Redis, tmp_path: Path) -> None:
+    command = 'cat >> messages.jsonl; echo >> messages.jsonl; echo "$SHARDCRAWL_EVENT $SHARDCRAWL_RUN" >> events'
+    job = a_job(tmp_path, command=command, stalled="30min")
+    for _ in range(2):  # two commands
+        notifier = Notifier(redis, job, {"PATH": "/usr/bin:/bin"})
+        await notifier.notify_stalled(a_snapshot(7))
+        await notifier.notify_of_end(a_complete_run("[publish] max_failed"))
+    await Notifier(redis, job, {"PATH": "/usr/bin:/bin"}).notify_of_end(a_complete_run())
+    assert (tmp_path / "events").read_text().splitlines() == ["stalled afd-1", "held_back afd-1", "complete afd-1"]
+    lines = (tmp_path / "messages.jsonl").read_text().splitlines()
+    messages: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    assert [one["text"] for one in messages] == [
+        "run afd-1 has made no progress for 30min",
+        "run afd-1 is not published: [publish] max_failed",
+        "run afd-1 is complete",
+    ]
+    assert messages[2] == {
+        "event": "complete",
+        "run": "afd-1",
+        "corpus": "afd",
+        "text": "run afd-1 is complete",
+        "keys": {"stored": 90, "failed": 10},
+    }
+
+
+async def test_a_command_or_webhook_that_fails_is_one_line_without_the_secret(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with Upstream() as upstream:
+        job = a_job(tmp_path, command="exit 3", webhook=f"{upstream.url}/item/${{HOOK}}")
+        await Notifier(redis, job, {"HOOK": "geheim", "PATH": "/bin"}).notify_of_end(a_complete_run())
+        assert upstream.paths == ["/item/geheim"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "[notify] command: complete of afd-1 is not notified: CalledProcessError",
+        "[notify] webhook: complete of afd-1 is not notified: protocol: status 405",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("notify", "message"),
+    [({"stalled": "soon"}, "stalled is 'soon'"), ({"webhook": "hooks.example.org"}, "webhook is no URL")],
+)
+def test_what_cannot_be_used_is_an_error(tmp_path: Path, notify: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        a_job(tmp_path, **notify)
+
+
+def test_a_webhook_without_its_secret_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[notify\] webhook: \$\{HOOK\} is not set"):
+        Notifier(Redis(), a_job(tmp_path, webhook="https://hooks.example.org/${HOOK}"), {})
+
+
+def test_a_run_has_stalled_when_no_key_was_done_for_so_long_and_is_said_once() -> None:
+    progress = Progress(60.0)
+    seen = [(0, 1), (59, 1), (60, 1), (61, 1), (500, 1), (501, 2), (560, 2), (561, 2)]
+    assert [progress.has_stalled(a_snapshot(done), at) for at, done in seen] == [
+        *(False, False, True, False, False),
+        *(False, False, True),
+    ]
+    assert not any(Progress(60.0).has_stalled(a_snapshot(1, paused=True), at) for at in (0, 100, 200))
+    assert not any(Progress(None).has_stalled(a_snapshot(1), at) for at in (0, 1e9))
