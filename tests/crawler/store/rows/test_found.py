@@ -272,7 +272,7 @@ async def test_a_reader_connects_again(database: str) -> None:
         (batch,) = await stored.run.store([naming("a", ["x"])])
         assert await stored.reader.read(batch) == list(batch.keys)
         await stored.run.eye.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 20_000) FROM pg_stat_activity "  # waits for its end
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         with pytest.raises(PostgresUnavailable):
