@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
+# A module is compiled once, not by each of the processes that the tests start.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-matrix faults security check bench dist lock clean
 
 demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, start to end

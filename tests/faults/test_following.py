@@ -56,6 +56,7 @@ async def every_page_once(crawl: Crawl, scenario: str, injected: str, *, again: 
     assert crawl.upstream.requests <= len(keys) + again, crawl.upstream.requests - len(keys)
 
 
+@pytest.mark.slow
 async def test_a_crawl_in_which_nothing_happens_asks_for_each_page_once(crawl: Crawl) -> None:
     await crawl.complete(await start(crawl))
     await every_page_once(crawl, "26 found keys", "nothing", again=0)

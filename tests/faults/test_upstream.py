@@ -109,7 +109,7 @@ async def test_hostile_responses(crawl: Crawl) -> None:
     await crawl.agreed("23 hostile responses", f"{len(HOSTILE)} kinds", len(keys) + len(urls))
 
 
-@pytest.mark.parametrize("robots", ["true", "false"])
+@pytest.mark.parametrize("robots", ["true", pytest.param("false", marks=pytest.mark.slow)])
 async def test_dead_hosts(crawl: Crawl, robots: str) -> None:
     """Each key fails after its attempts, and one attempt is for all keys of a host. The good keys beside them are
     stored. The log has a line for each host."""

@@ -8,6 +8,7 @@ import re
 import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def table(heading: str) -> list[tuple[str, str]]:
     return re.findall(r"^\| (`.+?) \| (.+?) \|$", text, re.MULTILINE)
 
 
+@cache
 def words(*, scope: str = "") -> set[str]:
     """The retired words, in lower case: those without a scope, or of one scope such as "the module"."""
     found = set()
@@ -40,6 +42,7 @@ def words(*, scope: str = "") -> set[str]:
     return found
 
 
+@cache
 def parts(name: str) -> set[str]:
     """A name, and its parts: `DeferredItem` is deferred and item, `put_off_until` has put_off in it."""
     pieces = [piece.lower() for piece in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)]

@@ -16,6 +16,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 QUIET = {"SHARDCRAWL_LOG_LEVEL": "error"}
+ENGINES = ["pyreqwest", pytest.param("httpx", marks=pytest.mark.slow)]
 THOUSAND_AND_ONE = [f"https://a.example/{number}" for number in range(1001)]
 
 
@@ -44,7 +45,7 @@ async def test_an_override_reaches_every_worker_is_in_status_and_outlives_the_wo
     assert "run urls is complete" in ended.err
 
 
-@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_every_spelling_of_a_host_is_one_budget(shell: Shell, upstream: Upstream, engine: str) -> None:
     port, polite = upstream.url.rpartition(":")[2], {"SHARDCRAWL_RATE": ""}
     keys = [f"http://127.0.0.1:{port}\\item\\{number}" for number in range(60)]
@@ -137,7 +138,7 @@ async def test_without_a_limit_a_run_is_polite_and_says_so(shell: Shell, upstrea
     assert times[-1] - times[0] >= 20 * 0.1 * 0.98
 
 
-@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_redirects_keep_the_budget_of_where_they_lead_in_every_spelling(
     shell: Shell, upstream: Upstream, engine: str
 ) -> None:

@@ -160,7 +160,7 @@ async def test_an_interrupted_run_says_what_to_do_about_the_refusals(shell: Shel
 async def test_a_command_ends_when_nothing_else_is_left_for_long(
     shell: Shell, guarded: Guarded, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standstill, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(standstill, "PATIENCE_SECONDS", 2.0)
     shell.write("keys.txt", [str(number) for number in range(KEYS)])
     path = shell.write("job.toml", job_text(guarded))
     job = read_job(load_job_file(path), str(shell.folder))

@@ -32,9 +32,13 @@ class RedisClock:
     def __call__(self) -> float:
         return self.now
 
-    async def set(self, now: float) -> None:
-        """Set the time; it never goes back."""
+    def advance(self, now: float) -> None:
+        """Set the time for who does not ask Redis; it never goes back."""
         self.now = max(self.now, now)
+
+    async def set(self, now: float) -> None:
+        """Set the time, also of scripts; it never goes back."""
+        self.advance(now)
         micros = round((BEGIN_SECONDS + self.now) * 1_000_000)
         await self._client.mset({"test:seconds": micros // 1_000_000, "test:micros": micros % 1_000_000})
 
@@ -93,6 +97,7 @@ class Worker:
             _, what, took = heapq.heappop(self._responses)
             self.limiter.report(UPSTREAM, throttled=what == THROTTLED, failed=what == FAILED, seconds=took)
             if what == THROTTLED:
+                await self._fleet.clock.set(now)
                 await self.limiter.pause(UPSTREAM, PAUSE_SECONDS)
         elif self._slots:
             del self._slots[0]
@@ -101,6 +106,7 @@ class Worker:
                 self._fleet.sent.append((now, what))
                 heapq.heappush(self._responses, (now + took, what, took))
         else:
+            await self._fleet.clock.set(now)
             reservation = await self.limiter.reserve(UPSTREAM, SLOTS_WANTED)
             self._slots, self._ask_at = list(reservation.slots), max(reservation.again_at, now + 0.001)
 
@@ -135,7 +141,7 @@ class Fleet:
             self._polls += 1
             ends = self.clock() + CHANGES_POLL_SECONDS
             while (worker := min(self._workers, key=Worker.next)).next() < ends:
-                await self.clock.set(worker.next())
+                self.clock.advance(worker.next())
                 await worker.act()
             await self.clock.set(ends)
 

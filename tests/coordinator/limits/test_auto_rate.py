@@ -29,13 +29,13 @@ async def found(redis: Redis) -> float:
     return health.found_rate
 
 
-@pytest.mark.parametrize(("rate", "burst"), [(200, 5), (20, 5), (200, 100)])
+@pytest.mark.parametrize(("rate", "burst"), [(200, 5), (20, 5), (60, 30)])
 async def test_after_thirty_seconds_the_fleet_gets_nine_tenths_with_hardly_a_429(
     redis: Redis, rate: float, burst: float
 ) -> None:
     fleet = await fleet_at(redis, LeakyBucket(rate, burst))
-    await fleet.run(80.0)
-    assert fleet.count(OK, after=30.0) >= 0.9 * rate * 50
+    await fleet.run(60.0)
+    assert fleet.count(OK, after=30.0) >= 0.9 * rate * 30
     assert fleet.count(THROTTLED) > 0, "or nothing was found"
     assert fleet.count(THROTTLED) < 0.01 * fleet.count()
     assert fleet.count(THROTTLED, after=30.0) < 0.01 * fleet.count(after=30.0)

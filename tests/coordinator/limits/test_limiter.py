@@ -170,7 +170,7 @@ async def test_redis_that_is_away_or_refuses_is_an_error_of_ours(redis: Redis, m
 
 @pytest.mark.parametrize(
     ("windows", "hours"),
-    [((Window(50, 1), Window(300, 60)), 0.2), ((Window(5, 1), Window(40, 60), Window(1_000, 3600)), 3)],
+    [((Window(50, 1), Window(300, 60)), 0.2), ((Window(5, 1), Window(40, 60), Window(1_000, 3600)), 2)],
 )
 async def test_no_window_ever_holds_more_than_its_count(
     redis: Redis, clock: RedisClock, windows: tuple[Window, ...], hours: float

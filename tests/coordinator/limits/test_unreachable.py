@@ -8,9 +8,9 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 
+from coordinator.limits import unreachable
 from coordinator.limits.unreachable import (
     MAX_LISTED,
-    MAX_REMEMBERED,
     LoggedUpstreams,
     UnreachableUpstream,
     UnreachableUpstreams,
@@ -81,9 +81,10 @@ async def test_the_log_has_its_lines_without_redis_too(caplog: pytest.LogCapture
     assert caplog.messages == ["a cannot be reached: no such host", "a is reached again"]
 
 
-async def test_what_is_kept_and_sent_is_bounded(redis: Redis) -> None:
+async def test_what_is_kept_and_sent_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unreachable, "MAX_REMEMBERED", 1_000)
     upstreams = UnreachableUpstreams(LoggedUpstreams(redis, KEYS))
-    for number in range(MAX_REMEMBERED + 10):
+    for number in range(1_000 + 10):
         await upstreams.put(f"host{number}", "x", 1 + number % 7, 1.0)
     listed = upstreams.listed()
     assert [one.keys for one in listed] == [7] * MAX_LISTED

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
@@ -15,3 +17,22 @@ def test_schema_prints_the_schema_of_the_job_file() -> None:
     printed = json.loads(result.stdout)
     assert printed == json.loads(json.dumps(job_schema()))
     Draft202012Validator.check_schema(printed)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[run]\nname = "x"\n[source]\npath = "u"\n[request]\nurl = "http://h/{ke}"\n', "{ke}"),
+        ('[run]\nname = "x"\n[source]\npath = "u"\n[request]\nurl = "http://h/"\n', "placeholders"),
+        ('[run]\nname = "x"\n[source]\ntable = "t"\n', "not yet"),
+        ("[run\n", "job.toml"),
+    ],
+)
+def test_a_job_file_that_is_wrong_is_one_line_and_exit_code_2(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    result = CliRunner().invoke(main, ["run", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr

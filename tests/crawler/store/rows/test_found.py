@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import msgpack
 import pytest
 
-from coordinator.errors import PostgresUnavailable
 from coordinator.model import FoundBatch, FoundKey, KeyContext
 from coordinator.queue.sharding import digest
 from crawler.model import Page
 from crawler.store.rows.found import LIST_REPEATS, FoundReader, decode_context
 from crawler.store.tables import RunTables
 from tests.crawler.examples import LoadingRun, a_loading_run, a_page, a_table
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -275,8 +275,9 @@ async def test_a_reader_connects_again(database: str) -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        with pytest.raises(PostgresUnavailable):
-            await stored.reader.read(batch)
+        ended = stored.reader._connection
+        assert ended is not None
+        await eventually(ended.is_closed, "the end of its connection")
         assert await stored.reader.read(batch) == list(batch.keys)
 
 
