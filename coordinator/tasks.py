@@ -1,11 +1,15 @@
-"""Coroutines and tasks that end together."""
+"""Coroutines and tasks that end together, and an event loop beside the caller's."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Collection, Coroutine
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
 
 CANCEL_REPEAT_SECONDS = 0.2
 
@@ -95,3 +99,31 @@ class WaitingTasks:
         for woken in self._waiting:
             if not woken.done():
                 woken.set_exception(error)
+
+
+class Background:
+    """An event loop in a thread of its own: the caller's thread may have one already, as in a notebook."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shardcrawl", daemon=True)
+        self._thread.start()
+
+    def start(self, coroutine: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        """Begin the coroutine as a task; the future ends with it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def result(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+        """The coroutine's result, or what it raised."""
+        return self.start(coroutine).result()
+
+    def close(self) -> None:
+        """Cancel the tasks that are not at their end, close generators, wait for both, and end the thread."""
+        self.result(self._end_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end_all(self) -> None:
+        await cancel_and_wait([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
+        await self._loop.shutdown_asyncgens()
