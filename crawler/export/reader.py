@@ -46,8 +46,8 @@ def read(
     from arro3.core import RecordBatchReader, Schema
 
     place = Place("redis://unused", database or os.environ.get("DATABASE_URL"), Path(data))
-    background = Background()
     source = _rows(place, name, table, columns, where)
+    background = Background(source.aclose)
     try:
         found = background.result(_next(source))
         assert found is not None

@@ -16,9 +16,10 @@ from crawler.cli.options import DATA_FOLDER
 from crawler.export.reader import read
 from crawler.job.document import JobOverrides, load_document, plain_document
 from crawler.job.job import Job, read_job
+from crawler.job.sections.source import KINDS
 from crawler.local.events import Listener
 from crawler.local.services import Place
-from crawler.python.key_file import Key, KeyFile
+from crawler.python.key_file import Key, write_keys
 from crawler.python.result import RunResult, end_lines
 from crawler.python.threaded import run_in_thread
 
@@ -106,9 +107,9 @@ def run(
 ) -> RunResult:
     """Run a job, the dict of one, or a job file, until it is complete, as `shardcrawl run` does; resumes it.
 
-    `keys` are the source, in the place of `[source]`: texts, or dicts, of which `[source] key` names the fields. They
-    are written into the folder `data`; to resume they must be the same ones. The next four arguments beat the job.
-    Workers log from `log_level` on.
+    `keys` are the source in the place of the job's: texts or integers, or dicts, of which `[source] key` names the
+    fields. They are written into the folder `data`; to resume they must be the same ones. The next four arguments beat
+    the job. Workers log from `log_level` on.
     KeyboardInterrupt finishes what is in flight, a second one leaves at once; it is raised at the end, and the same
     call goes on. Raises UsageError, SourceError, and the other ShardcrawlErrors of a command.
     """
@@ -119,7 +120,7 @@ def run(
 def _job_of(
     given: Job | Mapping[str, Any] | str | Path, overrides: JobOverrides, keys: Iterable[Key] | None, data: Path
 ) -> Job:
-    """The job with the overrides in it; with `keys` the file of these is its source, and is written."""
+    """The job with the overrides in it; with `keys` a file of these, which is written, is its source."""
     match given:
         case Job():
             document, folder, names_corpus = dict(given.document), given.folder, given.names_corpus
@@ -128,14 +129,8 @@ def _job_of(
         case _:
             document, folder, names_corpus = load_document(str(given), JobOverrides())
     document = overrides.apply(document)
-    file = None
-    if keys is not None:
-        run = document.get("run")
-        named = (run.get("corpus") or run.get("name")) if isinstance(run, dict) else None
-        file = KeyFile.of(keys, data, str(named))
-        source = document.get("source", {})
-        document["source"] = {**source, "path": str(file.path)} if isinstance(source, dict) else source
-    job = replace(read_job(document, folder), names_corpus=names_corpus)
-    if file is not None:  # now the name of the corpus is one
-        file.write()
-    return job
+    source = document.get("source", {})
+    if keys is not None and isinstance(source, dict):
+        kept = {key: value for key, value in source.items() if key not in KINDS}
+        document["source"] = {**kept, "path": str(write_keys(keys, data))}
+    return replace(read_job(document, folder), names_corpus=names_corpus)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
+from hashlib import blake2b
 from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, TypeAlias
 
 import orjson
@@ -15,51 +17,44 @@ import orjson
 from coordinator.errors import UsageError
 from crawler.local.embedded.folder import DataFolder, folder_errors, full_path, open_folder
 
-FOLDER = "keys"
+KEYS_FOLDER = "keys"
 Key: TypeAlias = str | int | Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFile:
-    """The file of a corpus' keys, one a line: texts, or rows as JSON when the first of the `keys` is a dict."""
+def write_keys(keys: Iterable[Key], data: Path) -> Path:
+    """Write the keys, one a line: texts, or rows as JSON when the first one is a dict; returns the file's path.
 
-    data: Path
-    name: str
-    keys: Iterator[Key]
-    line: Callable[[Any, int], bytes]
-
-    @classmethod
-    def of(cls, keys: Iterable[Key], data: Path, corpus: str) -> KeyFile:
-        """The file for these keys, which `write` writes."""
-        if isinstance(keys, str | bytes | Mapping):
-            raise UsageError(f"keys is one {type(keys).__name__}; give a list of texts, or of dicts")
-        rest = iter(keys)
-        first = list(islice(rest, 1))
-        has_rows = bool(first) and isinstance(first[0], Mapping)
-        suffix, line = (".jsonl", _row_line) if has_rows else (".txt", _text_line)
-        return cls(full_path(data), f"{corpus}{suffix}", chain(first, rest), line)
-
-    @property
-    def path(self) -> Path:
-        """Its path."""
-        return self.data / FOLDER / self.name
-
-    def write(self) -> None:
-        """Write the file: who reads it has the old one or the new one. Raises UsageError, ShardcrawlError."""
-        with closing(open_folder(self.data)) as folder:
-            place = DataFolder(folder.path / FOLDER, folder.open_folder(FOLDER))
-        fresh = f"{self.name}.new"
-        with closing(place):
-            with os.fdopen(place.open_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-                file.writelines(self.line(key, number) for number, key in enumerate(self.keys, 1))
+    Its name is the digest of its content: so a run that reads it never finds other keys there, and the same keys are
+    the same source. Raises UsageError for what is no key, ShardcrawlError.
+    """
+    if isinstance(keys, str | bytes | Mapping):
+        raise UsageError(f"keys is one {type(keys).__name__}; give a list of texts, or of dicts")
+    rest = iter(keys)
+    first = list(islice(rest, 1))
+    suffix, line_of = (".jsonl", _row_line) if first and isinstance(first[0], Mapping) else (".txt", _text_line)
+    with closing(open_folder(full_path(data))) as folder:
+        place = DataFolder(folder.path / KEYS_FOLDER, folder.open_folder(KEYS_FOLDER))
+    fresh, digest = f"{token_hex(8)}.new", blake2b(digest_size=16)
+    with closing(place):
+        try:
+            with os.fdopen(place.open_file(fresh, os.O_WRONLY | os.O_CREAT), "wb") as file, folder_errors(place.path):
+                for number, key in enumerate(chain(first, rest), 1):
+                    line = line_of(key, number)
+                    digest.update(line)
+                    file.write(line)
+            name = f"{digest.hexdigest()}{suffix}"
             with folder_errors(place.path):
-                os.rename(fresh, self.name, src_dir_fd=place.descriptor, dst_dir_fd=place.descriptor)
+                os.rename(fresh, name, src_dir_fd=place.descriptor, dst_dir_fd=place.descriptor)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(fresh, dir_fd=place.descriptor)
+    return place.path / name
 
 
 def _text_line(key: Any, number: int) -> bytes:
-    text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+    text = str(key) if isinstance(key, Integral) and not isinstance(key, bool) else key
     if not isinstance(text, str):
-        raise UsageError(f"keys: number {number} is a {type(key).__name__}; the first one was a text, or a number")
+        raise UsageError(f"keys: number {number} is a {type(key).__name__}; write texts or integers, or dicts alone")
     if not text or text != text.strip() or "\n" in text or "\r" in text:
         raise UsageError(f"keys: number {number} is {text!r}; a key is one line without blanks around it")
     try:
