@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coordinator.errors import UsageError
 from coordinator.tasks import Background
 from crawler.cli.diff import compared_runs, diff_json
 from crawler.cli.display.notebook import screen_here
 from crawler.cli.inspect import all_runs
-from crawler.cli.options import DATA_FOLDER
+from crawler.cli.options import DATA_FOLDER, LOG_LEVELS
 from crawler.export.reader import read
 from crawler.job.document import JobOverrides, load_document, plain_document
 from crawler.job.job import Job, read_job
@@ -20,7 +21,7 @@ from crawler.job.sections.source import KINDS
 from crawler.local.events import Listener
 from crawler.local.services import Place
 from crawler.python.key_file import Key, write_keys
-from crawler.python.result import RunResult, end_lines
+from crawler.python.result import RunResult
 from crawler.python.threaded import run_in_thread
 
 if TYPE_CHECKING:
@@ -50,14 +51,17 @@ class Connection:
         log_level: str = "warning",
     ) -> RunResult:
         """Run a job, the dict of one, or a job file, until it is complete; see `crawler.run`."""
+        if log_level not in LOG_LEVELS:
+            raise UsageError(f"run: log_level is {log_level!r}; write one of {', '.join(LOG_LEVELS)}")
         overrides = JobOverrides(name=name, refresh=refresh, workers=workers, rate=None if rate is None else str(rate))
         wanted = _job_of(job, overrides, keys, self._place.data)
         with screen_here() as screen:
             listener = Listener(screen, screen.progress_seconds, log_level=log_level.upper())
             end = run_in_thread(self._place, wanted, listener, self._environ)
-        for line in end_lines(end):
+        result = RunResult.of(end, self._place)
+        for line in (result.summary, *result.notices):
             screen.say(line)
-        return RunResult.of(end, self._place)
+        return result
 
     def read(
         self, name: str, table: str = "", *, columns: Sequence[str] | None = None, where: str | None = None

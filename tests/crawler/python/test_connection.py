@@ -36,7 +36,18 @@ def test_keys_are_the_source_in_the_place_of_the_jobs(forms: list[Any], tmp_path
     assert (Path(rows.path or "").read_text(), rows.key) == ('{"id":3}\n', "id")
 
 
-def test_a_function_is_refused_before_anything_begins(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="workers are processes of their own"):
-        crawler.run({**JOB, "parse": {"python": print}}, data=tmp_path / "data")
+@pytest.mark.parametrize(
+    ("parse", "options", "words"),
+    [
+        ({"python": print}, {}, "workers are processes of their own"),
+        ({}, {"log_level": "loud"}, "log_level is 'loud'; write one of debug, info, warning, error"),
+        ({}, {"workers": 2000}, r"\[run\] workers is 2000"),
+        ({}, {"rate": "fast"}, "rate"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_begins(
+    parse: dict[str, Any], options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        crawler.run({**JOB, "parse": parse}, data=tmp_path / "data", **options)
     assert not (tmp_path / "data").exists()
