@@ -1,11 +1,16 @@
-"""Coroutines and tasks that end together."""
+"""Coroutines and tasks that end together, and an event loop beside the caller's."""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import threading
 from collections import deque
-from collections.abc import Collection, Coroutine
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
 
 CANCEL_REPEAT_SECONDS = 0.2
 
@@ -95,3 +100,43 @@ class WaitingTasks:
         for woken in self._waiting:
             if not woken.done():
                 woken.set_exception(error)
+
+
+class Background:
+    """An event loop in a thread of its own: the caller's thread may have one already, as in a notebook.
+
+    `finish` is called and awaited at its end, which is that of the interpreter when nobody closes it before.
+    """
+
+    def __init__(self, finish: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        self._finish = finish
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shardcrawl", daemon=True)
+        self._thread.start()
+        # Who is collected after the interpreter's end, as a global is, would wait for a thread that stands still.
+        atexit.register(self.close)
+
+    def start(self, coroutine: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        """Begin the coroutine as a task; the future ends with it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def result(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+        """The coroutine's result, or what it raised."""
+        return self.start(coroutine).result()
+
+    def close(self) -> None:
+        """Cancel the tasks that are not at their end, wait for them, finish, and end the thread; once."""
+        atexit.unregister(self.close)
+        if self._loop.is_closed():
+            return
+        try:
+            self.result(self._end_all())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end_all(self) -> None:
+        await cancel_and_wait([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
+        if self._finish is not None:
+            await self._finish()

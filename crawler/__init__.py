@@ -1,16 +1,18 @@
 """HTTP in, Postgres out: the workers, and the doors through which users come.
 
-`Response` is what a parser gets: `from crawler import Response` gives it a type. `read` gives the rows of a
-corpus as Arrow.
+`Response` is what a parser gets: `from crawler import Response` gives it a type. `run` runs a `Job`, `read` gives the
+rows of a corpus as Arrow, `connect` does both, and more, at one place.
 """
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Response", "read"]
+__all__ = ["Job", "Response", "connect", "read", "run"]
 
 if TYPE_CHECKING:
     from crawler.export.reader import read
+    from crawler.job.job import Job
     from crawler.parse.response import Response
+    from crawler.python.connection import connect, run
 else:
 
     def __getattr__(name: str) -> object:
@@ -19,8 +21,16 @@ else:
             from crawler.parse.response import Response
 
             return Response
+        if name == "Job":
+            from crawler.job.job import Job
+
+            return Job
         if name == "read":
             from crawler.export.reader import read
 
             return read
+        if name in ("connect", "run"):
+            from crawler.python import connection
+
+            return getattr(connection, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,20 +33,23 @@ def diff_command(first: str, second: str | None, table: str | None, keys: bool, 
     if keys:
         run_async(_write_keys(place, first, second, table, "json" if as_json else "csv"))
         return
-    runs, found = run_async(_compared(place, first, second, table))
+    runs, found = run_async(compared_runs(place, first, second, table))
     if as_json:
-        print_json(
-            {
-                "old": runs.old.name,
-                "new": runs.new.name,
-                "comparable": runs.are_comparable,
-                "table": table,
-                "changes": found.keys,
-                "rows": {one.table: {"then": one.then, "now": one.now} for one in found.rows},
-            }
-        )
-        return
-    _print_diff(runs, found, table, Console())
+        print_json(diff_json(runs, found, table))
+    else:
+        _print_diff(runs, found, table, Console())
+
+
+def diff_json(runs: ComparedRuns, found: RunDiff, table: str | None) -> dict[str, Any]:
+    """What differs between two runs as plain values."""
+    return {
+        "old": runs.old.name,
+        "new": runs.new.name,
+        "comparable": runs.are_comparable,
+        "table": table,
+        "changes": dict(found.keys),
+        "rows": {one.table: {"then": one.then, "now": one.now} for one in found.rows},
+    }
 
 
 def _print_diff(runs: ComparedRuns, found: RunDiff, table: str | None, console: Console) -> None:
@@ -58,7 +61,10 @@ def _print_diff(runs: ComparedRuns, found: RunDiff, table: str | None, console: 
         print_table(["table", "rows then", "rows now"], rows, console, cut=True)
 
 
-async def _compared(place: Place, first: str, second: str | None, table: str | None) -> tuple[ComparedRuns, RunDiff]:
+async def compared_runs(
+    place: Place, first: str, second: str | None, table: str | None
+) -> tuple[ComparedRuns, RunDiff]:
+    """Two runs and what differs between them. Raises UsageError, ShardcrawlError."""
     async with services(place, share=True) as addresses, open_catalogue(addresses.database) as catalogue:
         runs = await _found(catalogue, first, second)
         return runs, await compare_runs(catalogue.connection, runs, table)

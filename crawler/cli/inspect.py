@@ -65,7 +65,7 @@ def status_command(name: str | None, as_json: bool, **options: Any) -> None:
 @json_option
 def runs_command(as_json: bool, **options: Any) -> None:
     """List every run: its corpus, keys, bytes, and which one readers see. Example: shardcrawl runs --json"""
-    runs = run_async(_all_runs(place_from(options)))
+    runs = run_async(all_runs(place_from(options)))
     if not as_json:
         runs = [run | {"current": "yes" if run["current"] else "", "size": byte_words(run["size"])} for run in runs]
     screen.print_rows(list(runs[0]) if runs else ["name"], [list(run.values()) for run in runs], as_json=as_json)
@@ -235,7 +235,7 @@ async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, 
         return [(await _snapshot_of(client, connection, run), run) for run in wanted]
 
 
-async def _all_runs(place: Place) -> list[dict[str, Any]]:
+async def all_runs(place: Place) -> list[dict[str, Any]]:
     """Every run: its corpus and state, keys by outcome, whether readers see it, bytes of its tables, times."""
     async with _known_runs(place) as (client, connection, stored):
         sizes = await run_sizes(connection)

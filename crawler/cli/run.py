@@ -41,7 +41,7 @@ from crawler.job.request_checks import parse_network
 from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
 from crawler.local.embedded.folder import DataFolder, open_folder
 from crawler.local.events import RunEnd
-from crawler.local.run import run, run_at, work
+from crawler.local.run import run_at, run_in, work
 from crawler.local.services import Place, services
 from crawler.sample import upstream
 
@@ -65,7 +65,7 @@ def run_command(job: str, as_json: bool, **options: Any) -> None:
     """
     place = place_from(options)
     with RunScreen(Console(stderr=True)) as progress:
-        end = run_async(run(place, job_from(job, options), listener_from(options, progress), os.environ))
+        end = run_async(run_in(place, job_from(job, options), listener_from(options, progress), os.environ))
     if as_json:
         print_json(screen.end_json(end))
     else:

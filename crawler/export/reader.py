@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 
 from coordinator.errors import UsageError, first_line
+from coordinator.tasks import Background
 from crawler.export.columns import ExportColumn
 from crawler.export.exporter import export_columns, run_named, selection
 from crawler.export.formats import BATCH_ROWS, need_columns_extra, record_batch
@@ -24,7 +23,6 @@ from crawler.store.tables import PAGES, RunTables
 if TYPE_CHECKING:
     from arro3.core import RecordBatch, RecordBatchReader
 
-_Result = TypeVar("_Result")
 _Rows: TypeAlias = "tuple[list[ExportColumn], list[asyncpg.Record]]"
 
 
@@ -48,8 +46,8 @@ def read(
     from arro3.core import RecordBatchReader, Schema
 
     place = Place("redis://unused", database or os.environ.get("DATABASE_URL"), Path(data))
-    background = _Background()
     source = _rows(place, name, table, columns, where)
+    background = Background(source.aclose)
     try:
         found = background.result(_next(source))
         assert found is not None
@@ -64,7 +62,6 @@ def read(
             while (found := background.result(_next(source))) is not None:
                 yield record_batch(*found, schema)
         finally:
-            background.result(source.aclose())
             background.close()
 
     return RecordBatchReader.from_batches(schema, batches())
@@ -105,20 +102,3 @@ async def _rows(
                         raise UsageError(f"read: where: {first_line(error)}") from error
         finally:
             connection.terminate()
-
-
-class _Background:
-    """An event loop in a thread of its own: the caller's thread may have one already, as in a notebook."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="shardcrawl read", daemon=True)
-        self._thread.start()
-
-    def result(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from coordinator.errors import UsageError
 
@@ -16,6 +17,8 @@ JOB_SUFFIX = ".toml"
 
 def load_job_file(path: Path) -> dict[str, Any]:
     """The document in a job file. Raises UsageError."""
+    import tomllib  # not for each child process, which gets its document from its parent
+
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -23,6 +26,34 @@ def load_job_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"job file {path}: {error.strerror or error}; name a file that can be read") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"job file {path}: {error}") from error
+
+
+def plain_document(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict of a program as a job file would have it: its own copy, of texts, numbers, lists and tables.
+
+    Raises UsageError for a value that a job file cannot have, above all a function.
+    """
+    try:
+        document: dict[str, Any] = orjson.loads(
+            orjson.dumps(given, default=_plain_value, option=orjson.OPT_SERIALIZE_NUMPY)
+        )
+    except orjson.JSONEncodeError as error:
+        raise error.__cause__ if isinstance(error.__cause__, UsageError) else UsageError(f"job: {error}") from None
+    return document
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if callable(value):
+        name = getattr(value, "__name__", "function")
+        raise UsageError(
+            f"job: {name} is a function of this process, and workers are processes of their own: write it into a file "
+            f'(in a notebook by a cell that begins with "%%writefile parse.py") and name it as "parse:{name}"'
+        )
+    raise UsageError(f"job: {value!r} is a {type(value).__name__}, which a job file cannot have")
 
 
 @dataclass(frozen=True, slots=True)

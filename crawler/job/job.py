@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
+from crawler.job.document import JobOverrides, load_document, plain_document
 from crawler.job.fields import (
     DURATION,
     FUNCTION,
@@ -70,6 +72,17 @@ class Job:
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     source_database: str = field(default="", compare=False, repr=False)
     names_corpus: bool = field(default=True, compare=False, repr=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], folder: str | Path = ".") -> Job:
+        """The job in a dict that has what a job file has; `folder` is that of its files. Raises UsageError."""
+        return read_job(plain_document(document), str(Path(folder).resolve()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Job:
+        """The job in a job file (.toml), or of a file of URLs. Raises UsageError."""
+        document, folder, names_corpus = load_document(str(path), JobOverrides())
+        return replace(read_job(document, folder), names_corpus=names_corpus)
 
     @property
     def corpus(self) -> str:

@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
 
 import uvloop
 from redis.asyncio import Redis
@@ -38,6 +37,7 @@ from crawler.local.child_spec import (
     FAILPOINT_VARIABLE,
     INTERRUPTED_EXIT_CODE,
     ChildSpec,
+    OnDrain,
 )
 from crawler.store.catalogue import find_record
 from crawler.store.rows.found import FoundReader
@@ -50,8 +50,6 @@ logger = logging.getLogger(__name__)
 # How long a drain may take once the parent is gone.
 ORPHAN_GRACE_SECONDS = 10.0
 GC_THRESHOLDS = (20_000, 20, 20)  # for gc.set_threshold
-# Is given the function that begins the drain of this process.
-OnDrain: TypeAlias = Callable[[Callable[[], None]], None]
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
@@ -17,6 +17,8 @@ INTERRUPTED_EXIT_CODE = 130
 DRAINED_EXIT_CODE = 5  # it left because SIGTERM asked it to; whether that was its parent, the parent knows
 EPOCH_LOST_EXIT_CODE = 4  # between child and parent only: the parent opens the run again
 FAILPOINT_VARIABLE = "FAILPOINT"
+# Is given the function that begins a drain.
+OnDrain: TypeAlias = Callable[[Callable[[], None]], None]
 
 
 @dataclass(frozen=True, slots=True)

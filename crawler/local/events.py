@@ -11,6 +11,7 @@ from coordinator.model import Outcome, RunCounts
 from coordinator.queue.notices import NullColumn
 from coordinator.status import RunSnapshot
 from crawler.job.job import Job
+from crawler.local.child_spec import OnDrain
 from crawler.store.reasons import ReasonCount
 from crawler.store.rows.stored_run import StoredRun
 
@@ -108,13 +109,15 @@ OnEvent: TypeAlias = Callable[[Event], None]
 class Listener:
     """Who follows a command: `on_event` gets every event, and the progress every `progress_seconds` seconds.
 
-    Children log from `log_level` on; with `debug` they show tracebacks.
+    Children log from `log_level` on; with `debug` they show tracebacks. `on_drain` is given the function that begins
+    the drain, each time that children are started; without it SIGINT and SIGTERM begin it, in a main thread.
     """
 
     on_event: OnEvent
     progress_seconds: float
     log_level: str = "INFO"
     debug: bool = False
+    on_drain: OnDrain | None = None
 
 
 @dataclass(frozen=True, slots=True)

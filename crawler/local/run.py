@@ -67,7 +67,7 @@ MAX_REBUILDS = 5
 CALM_SECONDS = 60.0
 
 
-async def run(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
+async def run_in(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
     """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name.
 
     Raises SourceError, before anything is started, when the source cannot be read; else ShardcrawlError like `run_at`.
@@ -167,7 +167,7 @@ async def work(
             )
             for number in range(workers)
         ]
-        await _supervisor(addresses, client, specs, listener.on_event, environ).run()
+        await _supervisor(addresses, client, specs, listener, environ).run()
     finally:
         await client.aclose()
 
@@ -215,7 +215,7 @@ async def _supervise(
     workers never does: what an upstream refuses may be mended where the workers are.
     """
     specs = _children_of(addresses, job, listener, workers)
-    supervisor = _supervisor(addresses, client, specs, listener.on_event, environ)
+    supervisor = _supervisor(addresses, client, specs, listener, environ)
     watches = [addresses.embedded.watch()] if addresses.embedded else []
     if not workers:  # a worker process of ours ends with EpochLost; one on another machine only voids the epoch
         watches.append(_watch_epoch(addresses.database, record))
@@ -282,7 +282,7 @@ def _supervisor(
     addresses: Addresses,
     client: Redis,
     specs: Sequence[ChildSpec],
-    on_event: OnEvent,
+    listener: Listener,
     environ: Mapping[str, str],
 ) -> Supervisor:
     async def release(pid: int) -> None:
@@ -290,6 +290,9 @@ def _supervisor(
         with suppress(RedisUnavailable):  # the leases then end by themselves
             await release_dead(client, pid)
 
-    supervisor = Supervisor(specs, lambda line: on_event(ChildLine(line)), environ, release)
-    drain_on_signals(supervisor, on_event, addresses.embedded)
+    supervisor = Supervisor(specs, lambda line: listener.on_event(ChildLine(line)), environ, release)
+    if listener.on_drain is None:
+        drain_on_signals(supervisor, listener.on_event, addresses.embedded)
+    else:
+        listener.on_drain(supervisor.drain)
     return supervisor

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from coordinator.tasks import cancel_and_wait, run_until_first_ends
+from coordinator.tasks import Background, cancel_and_wait, run_until_first_ends
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -135,3 +138,38 @@ async def test_a_caller_that_is_cancelled_meanwhile_leaves_no_task_behind(monkey
     with pytest.raises(asyncio.CancelledError):
         await outer
     assert inner.cancelled()
+
+
+def test_a_loop_in_the_background_ends_its_tasks_and_then_finishes() -> None:
+    sleeper, ended = Sleeper(), []
+
+    async def finish() -> None:
+        ended.append(sleeper.ended)
+
+    background = Background(finish)
+    threads = threading.active_count()
+    future = background.start(sleeper.run())
+    assert background.result(asyncio.sleep(0, "slept")) == "slept"
+    background.close()
+    background.close()
+    assert (future.cancelled(), ended, threading.active_count()) == (True, [True], threads - 1)
+
+
+def test_a_loop_in_the_background_that_nobody_closes_ends_with_its_program() -> None:
+    """As that of a global generator does, which is closed when its module is torn down."""
+    program = """if True:
+        import asyncio
+        from coordinator.tasks import Background
+        async def finish():
+            print("finished")
+        def rows():
+            background = Background(finish)
+            try:
+                yield background.result(asyncio.sleep(0, 1))
+            finally:
+                background.close()
+        found = rows()
+        next(found)
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("finished\n", "", 0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -12,7 +16,7 @@ from zlib import crc32
 import pytest
 
 from crawler.sample.upstream import Upstream
-from tests.live.shell import Shell
+from tests.live.shell import Running, Shell
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +43,26 @@ class Example:
         for command in commands:
             await self.run(*shlex.split(command))
 
+    async def follow_notebook(self, name: str, upstream: Upstream) -> None:
+        """Execute the cells of the example's notebook as one program: a kernel would be a large package."""
+        folder = self._shell.folder
+        program = []
+        for cell in json.loads((EXAMPLES / name / "notebook.ipynb").read_text())["cells"]:
+            source = "".join(cell["source"]).replace(ADDRESS_IN_EXAMPLES, upstream.url.removeprefix("http://"))
+            if written := re.fullmatch(r"%%writefile (\S+)\n(.*)", source, re.DOTALL):
+                (folder / written[1]).write_text(written[2])
+            elif cell["cell_type"] == "code":
+                program.append(source)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", "\n".join(program)),
+            cwd=folder,
+            env={**os.environ, **self._environ},
+            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        ended = await Running(process).end()
+        assert ended.code == 0, ended.err
+
     async def run(self, *words: str) -> None:
         await self._shell.run(*words, environ=self._environ)
 
@@ -56,9 +80,9 @@ def example(shell: Shell, environ: dict[str, str]) -> Example:
 
 
 def test_every_example_is_listed_and_tested() -> None:
-    folders = {path.parent.name for path in EXAMPLES.glob("*/job.toml")}
+    folders = {path.parent.name for path in EXAMPLES.glob("*/README.md")}
     assert folders == set(re.findall(r"\((.+)/README\.md\)", (EXAMPLES / "README.md").read_text()))
-    assert folders == set(re.findall(r'await example.follow\("(.+)", ', Path(__file__).read_text()))
+    assert folders == set(re.findall(r'await example.follow\w*\("(.+)", ', Path(__file__).read_text()))
 
 
 async def test_urls(example: Example) -> None:
@@ -184,3 +208,13 @@ async def test_refresh(example: Example) -> None:
     assert await example.outcomes() == {"unchanged": 200}
     rows = "select count(*) as items, count(distinct id) as ids from items_current"
     assert await example.sql(rows) == [{"items": 200, "ids": 200}]
+
+
+async def test_notebook(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow_notebook("notebook", upstream)
+        assert upstream.requests == 200 + 200
+    assert await example.outcomes() == {"stored": 1, "unchanged": 199}
+    assert await example.sql("select count(*) as items, min(words) > 50 as full from items_current") == [
+        {"items": 200, "full": True}
+    ]

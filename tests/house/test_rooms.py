@@ -29,6 +29,7 @@ PRINTING = ("print", "sys.stdout.write", "sys.stderr.write")
 # Modules where a process begins. They read the environment, and pass it to constructors.
 DOORS = {
     "crawler/export/reader.py",  # it is `crawler.read`
+    "crawler/python/connection.py",  # it is `crawler.connect`
     *("crawler/local/child.py", "crawler/pool/child.py", "crawler/sample/upstream.py"),
 }
 

@@ -195,7 +195,7 @@ class RunScreen:
         self._pace.add(monotonic(), counts.done)
         rate, left = f"{self._pace.rate:,.0f}/s", f"ETA {self._pace.left(counts)}"
         if not self._console.is_terminal:
-            self.say(
+            self._show_line(
                 f"{snapshot.name}: {counts.done:,}{of_total(counts)} keys, {rate}, {left}; "
                 f"{outcome_words(counts)}; {holdup_words(snapshot)}"
             )
@@ -216,7 +216,11 @@ class RunScreen:
             bar = self._begin_bar(run)
             bar.update(bar.task_ids[0], upstream="waiting for Redis")
         else:
-            self.say(f"{run}: {message}")
+            self._show_line(f"{run}: {message}")
+
+    def _show_line(self, text: str) -> None:
+        """Show where the run stands where there is no bar."""
+        self.say(text)
 
     def _begin_bar(self, run: str) -> Progress:
         if self._bar is None:

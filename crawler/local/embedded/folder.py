@@ -27,7 +27,7 @@ LONGEST_SOCKET_NAME = "postgres/.s.PGSQL.5432"
 SERVICES_FILE = "services.json"
 SERVER_FOLDERS = ("redis", "postgres")
 NEW_CLUSTER = "postgres.new-"
-OUR_ENTRIES = ("lock", SERVICES_FILE, f"{SERVICES_FILE}.new", "redis.log", "postgres.log", "sockets", "demo")
+OUR_ENTRIES = ("lock", SERVICES_FILE, f"{SERVICES_FILE}.new", "redis.log", "postgres.log", "sockets", "demo", "keys")
 # How long another process may hold the lock before it counts as a run: `is_locked` holds it for a moment, and `status`
 # or `sql` for a second or two when they start the servers for themselves.
 LOCK_WAIT_SECONDS = 5.0

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from arro3.core import Table
@@ -45,3 +47,22 @@ async def test_a_reader_that_is_not_read_to_its_end_leaves_no_connection(databas
         async with asyncio.timeout(10):
             while await run.eye.fetchval(others):
                 await asyncio.sleep(0.01)
+
+
+READERS: dict[str, Callable[[Any, Any], list[tuple[int, str]]]] = {
+    "polars": lambda polars, rows: polars.DataFrame(rows).sort("n").rows(),
+    "pandas": lambda pandas, rows: [*pandas.DataFrame.from_arrow(rows).sort_values("n").itertuples(False, None)],
+    "duckdb": lambda duckdb, rows: duckdb.sql("SELECT n, t FROM rows ORDER BY n").fetchall(),
+    "pyarrow": lambda pyarrow, rows: [*zip(*pyarrow.table(rows).sort_by("n").to_pydict().values(), strict=True)],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+async def test_libraries_take_what_is_read(name: str, database: str) -> None:
+    for needed in ["pyarrow", "pandas"] if name == "pandas" else [name]:
+        library = pytest.importorskip(needed, reason=f"{needed} is large and in no lock file: pip install {needed}")
+    async with a_loading_run(database, FACTS) as run:
+        await run.store([a_page(f"key-{n}", records=[(n, f"t{n}")]) for n in range(5000)])
+        await finished(run.eye, RunTables(run.run_id), run.epoch, [FACTS])
+        rows = crawler.read("test", columns=["n", "t"], database=database)
+        assert READERS[name](library, rows) == [(n, f"t{n}") for n in range(5000)]
