@@ -12,9 +12,7 @@ from coordinator.errors import UsageError
 from coordinator.settings import LimitSettings
 from crawler.job.document import JobOverrides, load_document, plain_document
 from crawler.job.fields import (
-    DURATION,
     FUNCTION,
-    MAX_WAIT_SECONDS,
     SectionModel,
     read_section,
     refuse_unknown,
@@ -24,7 +22,7 @@ from crawler.job.models import JobFile, ParseSettings, PublishSettings, RetrySet
 from crawler.job.request.placeholders import fields_named
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request.since import PLACE, with_since
-from crawler.job.request_checks import check_request, seconds_of
+from crawler.job.request_checks import check_request
 from crawler.job.sections.following import (
     KIND_NAME,
     FollowSettings,
@@ -38,6 +36,7 @@ from crawler.job.sections.following import (
 )
 from crawler.job.sections.limits import limits_in
 from crawler.job.sections.notify import NotifySettings, check_notify
+from crawler.job.sections.parse import check_selectors
 from crawler.job.sections.run import RunSettings, check_run, check_schema
 from crawler.job.sections.source import SITEMAP, SourceSettings, check_source
 from crawler.job.tables import TableSettings, check_tables, is_column_type
@@ -196,7 +195,9 @@ def _read(document: Mapping[str, Any], folder: str) -> Job:
             _check_named_fields(one)
             _check_function("parse", one.parse.python)
             check_paginate("[paginate]" if not one.kind else f"[kinds.{one.kind}.paginate]", one.paginate)
-            _check_selectors(one)
+            check_selectors(
+                one.parse, one.own_tables, has_parser=one.has_parser, has_following=bool(one.follow or one.paginate)
+            )
     for table in job.tables:
         if table.kind:
             check_kind(f"job: table {table.name}: kind", table.kind, job.kinds)
@@ -260,28 +261,6 @@ def _check_function(section: str, name: str | None) -> None:
     """Raise UsageError when `name` is given, and is not module:function."""
     if name is not None and not re.fullmatch(FUNCTION, name):
         raise UsageError(f"job: [{section}] python is {name!r}; write module:function")
-
-
-def _check_selectors(job: Job) -> None:
-    """Raise UsageError for selectors that nothing reads."""
-    parse, tables = job.parse, job.own_tables
-    given = [f"[parse] {key}" for key in ("rows", "key", "wait", "retry", "failed", "gone") if getattr(parse, key)]
-    given += ["[parse] format"] if parse.format != "json" and not parse.ignore else []
-    given += [f"table {table.name}: {key}" for table in tables for key in ("rows", "skip") if getattr(table, key)]
-    given += [
-        f"table {table.name}: column {column}"
-        for table in tables
-        for column, settings in table.column_settings.items()
-        if not isinstance(settings, str)
-    ]
-    if not re.fullmatch(DURATION, parse.wait_most) or seconds_of(parse.wait_most) > MAX_WAIT_SECONDS:
-        raise UsageError(f'job: [parse] wait_most is {parse.wait_most!r}; write a time like "10min", at most "24h"')
-    if parse.ignore and job.has_parser:
-        raise UsageError("job: [parse] ignore: pages with a parser are compared by their records; leave it out")
-    if given and parse.python is not None:
-        raise UsageError(f"job: {given[0]}: [parse] python makes the records; leave out one of the two")
-    if given and not job.own_tables and not job.follow and not job.paginate:
-        raise UsageError(f"job: {given[0]}: selectors fill [[tables]]; add one with its columns")
 
 
 def _check_named_fields(job: Job) -> None:
