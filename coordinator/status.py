@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -17,6 +18,9 @@ from coordinator.queue.registry import as_state
 from coordinator.queue.streams import WORKER_LEASE_SECONDS
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
+from coordinator.stages.constraint import LimitedBy, limited_by
+from coordinator.stages.figures import NO_FIGURES, WorkerFigures, read_figures
+from coordinator.stages.timing import StageTiming, read_timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,8 @@ class RunSnapshot:
     `workers` is the number of living workers, `leader` the id of the coordinator that leads. `waits` are the services
     that workers wait for. `upstreams` are those with a pause, an open breaker, an override, or a rate found by "auto";
     `unreachable` are those that do not respond while keys wait for them, with the most keys first. `null_columns` are
-    those of records that turned null.
+    those of records that turned null. `figures` are what the living workers do, `timings` how long each
+    stage took in the whole run, `last_commit` how many seconds ago keys were done.
     """
 
     name: str
@@ -39,11 +44,34 @@ class RunSnapshot:
     unreachable: tuple[UnreachableUpstream, ...] = ()
     null_columns: tuple[NullColumn, ...] = ()
     steering: Steering = NOT_STEERED
+    figures: WorkerFigures = NO_FIGURES
+    timings: Mapping[str, StageTiming] = field(default_factory=dict)
+    last_commit: float | None = None
 
     @property
     def pauses(self) -> dict[str, float]:
         """{upstream: seconds left of its pause}."""
         return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
+
+    @property
+    def limited_by(self) -> LimitedBy | None:
+        """What limits the run now; None while that is unknown, and when the run is over."""
+        return limited_by(self.state, self.workers, self.counts, self.waits, self.figures.held)
+
+    @property
+    def limited_words(self) -> str:
+        """The same for people, as "the upstream's rate (example.org)"; empty while it is unknown."""
+        limited = self.limited_by
+        if limited is None:
+            return ""
+        busy = next((one.busy_words for one in self.figures.stages if one.name == limited.stage), "")
+        return limited.words(busy)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at the rate of the last seconds; None when that is unknown."""
+        counts, rate = self.counts, self.figures.rate
+        return None if counts.total is None or rate <= 0 else max(0, counts.total - counts.done) / rate
 
 
 async def read_counts(client: Redis, run: str, total: int | None = None) -> RunCounts:
@@ -81,7 +109,9 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         lease_ends: dict[str, float] = {as_text(worker): end_ms for worker, end_ms in cast("list[Any]", workers)}
         encoded_waits = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
-        state, paused, most = await client.hmget(keys.state, "state", "paused", "max_workers")
+        state, paused, most, committed_ms = await client.hmget(
+            keys.state, "state", "paused", "max_workers", "committed_ms"
+        )
     waits = [
         decode_waits(cast("bytes", packed), WORKER_LEASE_SECONDS - (lease_ends[as_text(worker)] - now_ms) / 1000)
         for worker, packed in encoded_waits.items()
@@ -98,6 +128,9 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         unreachable=merged(one for _, unreachable in waits for one in unreachable),
         null_columns=await Notices(client, keys).turned_null(),
         steering=Steering(paused == b"1", as_number(most) or None),
+        figures=await read_figures(client, keys, list(lease_ends)),
+        timings=await read_timings(client, keys),
+        last_commit=max(0, now_ms - as_number(committed_ms)) / 1000 if committed_ms else None,
     )
 
 

@@ -23,6 +23,7 @@ from coordinator.queue.streams import Streams
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.roles.membership import new_worker_id
+from coordinator.stages.timing import Timing
 from crawler.fetch.attempt import Meter
 from crawler.fetch.engines.open import open_engine
 from crawler.fetch.engines.protocol import Engine
@@ -35,12 +36,14 @@ from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import MAX_IDLE_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS, Intake
+from crawler.pipeline.lanes import Lanes
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.refresh import Refresh
 from crawler.pipeline.scheduler import Scheduler
 from crawler.store.rows.base import BaseReader
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
+from crawler.telemetry.stage_watch import StageWatch
 from crawler.worker import Worker
 
 
@@ -115,7 +118,8 @@ async def build_worker(
     fetching = open_fetching(stack, keys, name, job, client, environ)
     limiter, matcher, scheduler, meter, memory, fetcher, credentials = fetching
     found_keys = _found_keys(client, keys, record, job) if job.follows else None
-    parsers = _parsers(job, record.parser_files, found_keys.recent if found_keys else None)
+    recent = found_keys.recent if found_keys else None
+    parsers = _parsers(job, record.parser_files, recent, meter.timings.parse)
     for parser in parsers.values():
         stack.push_async_callback(parser.close)
     sample = templates[""].sample if len(templates) == 1 else None
@@ -136,19 +140,27 @@ async def build_worker(
         ),
         failpoint=failpoint,
     )
+    lanes = Lanes(
+        job.run.concurrency,
+        scheduler=scheduler,
+        fetcher=fetcher,
+        page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item, credentials),
+        batch=batch,
+        unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
+        memory=memory,
+        wait=meter.timings.wait,
+        failpoint=failpoint,
+    )
     worker = Worker(
         name,
         streams=streams,
         intake=intake,
         scheduler=scheduler,
-        fetcher=fetcher,
-        page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item, credentials),
+        lanes=lanes,
         batch=batch,
         writer=writer,
         meter=meter,
-        unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
-        concurrency=job.run.concurrency,
-        memory=memory,
+        stages=StageWatch(lambda: lanes.look(intake.feeding), meter.timings),
         found_keys=found_keys,
         base=base_reader,
         failpoint=failpoint,
@@ -158,10 +170,12 @@ async def build_worker(
     return worker, limiter, Notices(client, keys, matcher.matched, turned_null)
 
 
-def _parsers(job: Job, files: Mapping[str, str], recent: Mapping[str, RecentKeys] | None) -> Mapping[str, Parser]:
+def _parsers(
+    job: Job, files: Mapping[str, str], recent: Mapping[str, RecentKeys] | None, timing: Timing
+) -> Mapping[str, Parser]:
     """The parser of each kind that has one; `files` are the digests of their modules. Raises UsageError."""
     hooks = {one.kind: hook.load(job, kind=one.kind, recent=recent) for one in job.every_kind}
-    return {kind: Parser(found, job, files, kind) for kind, found in hooks.items() if found is not None}
+    return {kind: Parser(found, job, files, kind, timing) for kind, found in hooks.items() if found is not None}
 
 
 def _found_keys(client: Redis, keys: RunKeys, record: RunRecord, job: Job) -> FoundKeys:

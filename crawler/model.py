@@ -142,7 +142,7 @@ class Request:
     """One HTTP request for one key or several.
 
     `counted_at` is when its last failed attempt was counted, on the fetcher's clock. `renewed`: it was sent again in
-    another session.
+    another session. `waits_since` is when it began to wait for its first attempt, on the monotonic clock; 0 after that.
 
     `first_target` is that before any redirect, `target` the one to send next, `hops` how many redirects were followed.
     `attempts` are those of the key with the most of them; `attempts_of` has those of each key, by digest, before this
@@ -160,6 +160,7 @@ class Request:
     hops: int = 0
     renewed: bool = False
     counted_at: float = -math.inf
+    waits_since: float = 0.0
 
     def __post_init__(self) -> None:
         self.target = self.first_target

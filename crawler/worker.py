@@ -22,23 +22,21 @@ from functools import partial
 
 from coordinator.errors import EpochLost
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.limits.unreachable import UnreachableUpstreams, encode_waits
+from coordinator.limits.unreachable import encode_waits
 from coordinator.model import FoundBatch, Presence, RunState, WorkerId
 from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
 from coordinator.redis.retrying import WaitCauses, retry_unavailable
 from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.attempt import Meter
-from crawler.fetch.fetcher import Fetcher
-from crawler.fetch.memory import BodyMemory
 from crawler.model import Page
 from crawler.pipeline.batch import Batch, Load, completion_of, drop_seen
 from crawler.pipeline.intake import Intake
 from crawler.pipeline.lanes import Lanes
-from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
 from crawler.store.rows.base import BaseReader
 from crawler.store.writer import Writer
+from crawler.telemetry.stage_watch import StageWatch
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
@@ -52,30 +50,17 @@ class Worker:
     streams: Streams
     intake: Intake
     scheduler: Scheduler
-    fetcher: Fetcher
-    page_builder: PageBuilder
+    lanes: Lanes
     batch: Batch
     writer: Writer
     meter: Meter
-    unreachable: UnreachableUpstreams
-    concurrency: int
-    memory: BodyMemory | None = None
+    stages: StageWatch
     found_keys: FoundKeys | None = None
     base: BaseReader | None = None
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
         self.state = RunState.RUNNING
-        self.lanes = Lanes(
-            self.concurrency,
-            scheduler=self.scheduler,
-            fetcher=self.fetcher,
-            page_builder=self.page_builder,
-            batch=self.batch,
-            unreachable=self.unreachable,
-            memory=self.memory,
-            failpoint=self.failpoint,
-        )
         self._completions = self._moves = 0
         self._waits = WaitCauses()
         self._drain, self._heartbeat_due = asyncio.Event(), asyncio.Event()
@@ -84,7 +69,7 @@ class Worker:
         """Work until the run is resolved or drained. Raises WorkersFull, LeaseLost, EpochLost, PostgresRefused."""
         self._apply(await retry_unavailable(lambda: self.streams.join(self.name), "worker"))
         logger.info("worker %s joined", self.name)
-        await run_until_first_ends(self._heartbeat(), self._work())
+        await run_until_first_ends(self._heartbeat(), self._work(), self.stages.watch())
         await retry_unavailable(lambda: self.streams.release(self.name), "worker")
         logger.info("worker %s left", self.name)
 
@@ -109,7 +94,10 @@ class Worker:
     async def _flush(self) -> None:
         """Commit each load in Postgres, then complete it in Redis, until the batch is closed and empty."""
         while (load := await self.batch.due()) is not None:
-            await self._complete(load, await self._store(load.pages))
+            timings = self.meter.timings
+            found = await timings.flush("commit", self._store(load.pages))
+            await timings.flush("complete", self._complete(load, found))
+            timings.keys += len(load.pages)
             self.failpoint("completed")
             self.batch.flushed()
             if self.scheduler.empty:
@@ -138,7 +126,8 @@ class Worker:
                     await self._heartbeat_due.wait()
             self._heartbeat_due.clear()
             waits = encode_waits(self._waits.oldest, await self.lanes.waits())
-            self._apply(await retry_unavailable(partial(self.streams.renew, self.name, waits=waits), "worker"))
+            renew = partial(self.streams.renew, self.name, waits=waits, figures=self.stages.figures().encode())
+            self._apply(await retry_unavailable(renew, "worker"))
 
     def _apply(self, presence: Presence) -> None:
         if presence.moves < self._moves:

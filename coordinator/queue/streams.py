@@ -6,10 +6,11 @@ Each method calls one script of lua/queue/ or lua/run/. The states of a block ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import msgpack
 from redis.asyncio import Redis
 
 from coordinator.errors import EpochLost, LeaseLost, WorkersFull
@@ -43,7 +44,7 @@ class Completion:
     """What one committed batch means for the queue: (digest, outcome) of its keys, and the blocks that it finished.
 
     `deferred` keys have no outcome yet. `requests` were sent, and `received` bytes of bodies came, since the completion
-    before.
+    before; `timings` are what the times of stages have grown by (see stages/timing).
     """
 
     outcomes: Sequence[tuple[bytes, Outcome]]
@@ -51,6 +52,7 @@ class Completion:
     deferred: Sequence[Deferral] = field(default=())
     requests: int = 0
     received: int = 0
+    timings: Mapping[str, int] = field(default_factory=dict)
 
 
 class Streams:
@@ -99,16 +101,20 @@ class Streams:
         return await self._heartbeat(worker, lease_seconds, "join")
 
     async def renew(
-        self, worker: WorkerId, lease_seconds: float = WORKER_LEASE_SECONDS, *, waits: bytes = b""
+        self, worker: WorkerId, lease_seconds: float = WORKER_LEASE_SECONDS, *, waits: bytes = b"", figures: bytes = b""
     ) -> Presence:
-        """Prolong a worker's lease. `waits` says for `status` what it waits for now (see limits/unreachable)."""
-        return await self._heartbeat(worker, lease_seconds, "renew", waits)
+        """Prolong a worker's lease. `waits` says for `status` what it waits for now (see limits/unreachable), and
+        `figures` what its stages do (see stages/figures).
+        """
+        return await self._heartbeat(worker, lease_seconds, "renew", waits, figures)
 
-    async def _heartbeat(self, worker: WorkerId, lease_seconds: float, verb: str, waits: bytes = b"") -> Presence:
+    async def _heartbeat(
+        self, worker: WorkerId, lease_seconds: float, verb: str, waits: bytes = b"", figures: bytes = b""
+    ) -> Presence:
         with translate_redis_errors():
             status, *presence = await self._renew(
-                [self._keys.workers, self._keys.state, self._keys.waits],
-                [worker, int(lease_seconds * 1000), self._epoch, verb, waits],
+                [self._keys.workers, self._keys.state, self._keys.waits, self._keys.figures(worker)],
+                [worker, int(lease_seconds * 1000), self._epoch, verb, waits, figures],
             )
         self._checked(status)
         rank, size, state, moves, turn, surplus = presence
@@ -155,12 +161,13 @@ class Streams:
             self._keys.receipts,
             self._keys.deferred_due,
             self._keys.deferred_keys,
+            self._keys.timings,
         ]
         bucket_keys, members = self._encoded_members(completion.outcomes)
         keys += bucket_keys
         keys += [self._keys.stream(block.shard) for block in completion.finished]
         arguments: list[Argument] = [self._epoch, worker, sequence, completion.requests, completion.received]
-        arguments += [members, len(completion.finished)]
+        arguments += [members, bytes(msgpack.packb(completion.timings)), len(completion.finished)]
         for block in completion.finished:
             arguments += [block.entry, block.keys]
         arguments.append(len(completion.deferred))
@@ -184,7 +191,7 @@ class Streams:
     async def release(self, worker: WorkerId) -> None:
         """End a worker's lease, so that others can claim at once what it has pending."""
         with translate_redis_errors():
-            await self._release([self._keys.workers, self._keys.receipts], [worker])
+            await self._release([self._keys.workers, self._keys.receipts, self._keys.figures(worker)], [worker])
 
     async def _quarantine_entry(self, shard: ShardId, entry: EntryId, payload: bytes) -> None:
         with translate_redis_errors():

@@ -14,6 +14,9 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     …:workers          zset     until the run is complete workers: id -> end of lease, ms of Redis TIME
     …:claims           hash     until the run is complete workers: "shard worker" -> number and entry of its last claim
     …:waits            hash     until the run is complete workers: id -> service and upstreams that it waits for
+    …:figures:WORKER   string   its lease                 workers: how busy its stages are, and what holds it up
+    …:timings          hash     the run and an hour       workers: "stage bucket" -> items, "stage us" -> time, see
+                                                          stages/timing
     …:unreachable      set      an hour                   workers: upstreams that the log calls unreachable
     …:deferred:due     zset     until the run is complete workers, janitor: digest -> when it is due, ms of Redis TIME
     …:deferred:keys    hash     until the run is complete workers, janitor: digest -> key and its attempts
@@ -97,6 +100,10 @@ class RunKeys:
         return self._name("waits")
 
     @property
+    def timings(self) -> str:
+        return self._name("timings")
+
+    @property
     def unreachable(self) -> str:
         return self._name("unreachable")
 
@@ -145,6 +152,9 @@ class RunKeys:
     def stream(self, shard: int) -> str:
         return self._name(f"stream:{shard}")
 
+    def figures(self, worker: str) -> str:
+        return self._name(f"figures:{worker}")
+
     def done(self, bucket: int) -> str:
         return self._name(f"done:{bucket}")
 
@@ -187,14 +197,14 @@ class RunKeys:
     def all(self, shards: int, buckets: int) -> Iterable[str]:
         """Every key of the run but those of the limiter and of robots.txt, which expire by themselves."""
         yield self._name("spec")  # of version 0.1.0
-        yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns)
+        yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns, self.timings)
         yield from self.queue(shards)
         yield from self.done_buckets(range(buckets))
 
     @property
     def last_seen(self) -> tuple[str, ...]:
         """Keys that are still there when the run is complete, for SEEN_AFTER_END_SECONDS."""
-        return self.state, self.quarantine, self.matched_limits, self.null_columns
+        return self.state, self.quarantine, self.matched_limits, self.null_columns, self.timings
 
     def all_known(self, buckets: int) -> Iterable[str]:
         """The sets of the keys that pages have named."""

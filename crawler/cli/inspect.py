@@ -23,6 +23,7 @@ from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.audit.auditor import audit
 from crawler.cli.display import screen
 from crawler.cli.display.progress import byte_words, say
+from crawler.cli.display.snapshot import outcomes_json, print_snapshot, snapshot_json
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.local.services import Place, services
 from crawler.runs.prune import run_sizes
@@ -45,7 +46,7 @@ def status_command(name: str | None, as_json: bool, **options: Any) -> None:
     found = run_async(_snapshots(place_from(options), name))
     if as_json:
         listed = [
-            {**screen.snapshot_json(one), "reasons": screen.reasons_json(run.reasons), "shortfall": run.shortfall}
+            {**snapshot_json(one), "reasons": screen.reasons_json(run.reasons), "shortfall": run.shortfall}
             for one, run in found
         ]
         print_json(listed[0] if name else listed)
@@ -54,7 +55,7 @@ def status_command(name: str | None, as_json: bool, **options: Any) -> None:
     if not found:
         say(console, "no run is under way; `shardcrawl runs` lists the complete ones")
     for one, run in found:
-        screen.print_snapshot(one, console)
+        print_snapshot(one, console)
         screen.print_reasons(run.reasons, console)
         if run.shortfall:
             say(console, f"it is not published: {run.shortfall}")
@@ -245,7 +246,7 @@ async def all_runs(place: Place) -> list[dict[str, Any]]:
             size, current = sizes.get(run.run_id, (0, False))
             runs.append(
                 {"run_id": run.run_id, "name": run.name, "corpus": run.corpus, "state": run.state.value}
-                | dict(screen.outcomes_json(outcomes))
+                | dict(outcomes_json(outcomes))
                 | {"current": current, "published_at": run.published_at, "shortfall": run.shortfall, "size": size}
                 | {"created_at": run.created_at, "finished_at": run.finished_at}
             )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.model import Outcome
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
 from crawler.model import HttpResponse
+from crawler.telemetry.timings import Timings
 
 
 class FetchResult(NamedTuple):
@@ -57,14 +58,20 @@ class Lane:
 
 @dataclass(slots=True)
 class Meter:
-    """Requests sent and body bytes received since the last `read`."""
+    """Requests sent and body bytes received since the last `read`, and how long the stages of the worker take."""
 
     requests: int = 0
     received: int = 0
+    timings: Timings = field(default_factory=Timings)
 
-    def read(self) -> tuple[int, int]:
-        """Return (requests, body bytes) since the last call, and start again from zero."""
-        reading = (self.requests, self.received)
+    def add_response(self, received: int, seconds: float) -> None:
+        """Count a response: the bytes of its body, and how long the attempt took."""
+        self.received += received
+        self.timings.fetch.add(seconds)
+
+    def read(self) -> tuple[int, int, Mapping[str, int]]:
+        """Return requests, body bytes and what the times have grown by since the last call; start again from zero."""
+        reading = (self.requests, self.received, self.timings.take())
         self.requests = self.received = 0
         return reading
 

@@ -238,13 +238,14 @@ class Fetcher:
         return response._replace(release=None)
 
     def _decide_on_error(self, request: Request, error: FetchError, now: float, seconds: float) -> Decision:
+        self._meter.timings.fetch.add(seconds)
         self._limiter.report(request.upstream, failed=error.kind in UPSTREAM_FAULTS, seconds=seconds, undecided=1)
         step = after_error(error, request.attempts, self._retry_settings, now=now, jitter=random.random())
         is_unknown = error.sent and not request.payload.may_go_again
         return without_repeat(Decision(step), str(error), None) if is_unknown else Decision(step)
 
     def _decide_on_response(self, request: Request, response: HttpResponse, now: float, seconds: float) -> Decision:
-        self._meter.received += len(response.body)
+        self._meter.add_response(len(response.body), seconds)
         status = response.status
         decision = after_response(
             status,
@@ -264,11 +265,10 @@ class Fetcher:
             return decision
         if not request.payload.may_go_again:
             decision = without_repeat(decision, f"status {status}", status)
-        throttled = status == 503 or decision.throttled
         decided = isinstance(decision.step, End) and decision.step.outcome is not Outcome.FAILED
         self._limiter.report(
             request.upstream,
-            throttled=throttled,
+            throttled=status == 503 or decision.throttled,
             failed=status >= 500,
             seconds=seconds,
             undecided=not decided,

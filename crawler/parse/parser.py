@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TypeAlias
 
 from coordinator.queue.notices import NullColumn
+from coordinator.stages.timing import Timing
 from coordinator.user_code import OutOfTime, TimeLimit
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
@@ -32,8 +33,18 @@ KILL_SLACK_SECONDS = 1.0
 class Parser:
     """Fills pages from responses. A slow parser moves to a child process: it would hold up every request in flight."""
 
-    def __init__(self, hook: Hook, job: Job, files: Mapping[str, str] | None = None, kind: str = "") -> None:
-        """`files` are the digests of the parser's files, see parser_files; `kind` is that of the keys."""
+    def __init__(
+        self,
+        hook: Hook,
+        job: Job,
+        files: Mapping[str, str] | None = None,
+        kind: str = "",
+        timing: Timing | None = None,
+    ) -> None:
+        """`files` are the digests of the parser's files, see parser_files; `kind` is that of the keys. `timing` counts
+        how long the parser takes.
+        """
+        self._timing = timing or Timing()
         self._kind = kind
         own = job.of_kind(kind)
         # A page that is only searched for keys keeps its body.
@@ -43,7 +54,7 @@ class Parser:
         self._files = files
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._limit = TimeLimit(MAX_CALL_SECONDS_IN_LOOP)
-        self._pool: ParserPool | None = None
+        self.pool: ParserPool | None = None
         self._null_columns = NullColumnWatch(job.tables) if own.parse.python is None else None
         self._failed_alone = self._failed_together = self._unknown_names = 0
 
@@ -53,9 +64,9 @@ class Parser:
         `url` is Response.url for the user's function. An error of the parser fails pages, and is not raised. When any
         one of several keys may be the reason for it, this returns the error: then each should be requested alone.
         """
-        if self._pool is None and self._detector is not None and pages[0].item.block.deliveries > 1:
+        if self.pool is None and self._detector is not None and pages[0].item.block.deliveries > 1:
             self._move_to_child("gets keys that a worker died with")
-        pool = self._pool
+        pool = self.pool
         remarks = None
         if pool is None:
             try:
@@ -109,19 +120,20 @@ class Parser:
                 page.fail(f"parse: {error}")
             return Remarks(pages[0].reason, ())
         except ChildUnusable as error:
-            if self._pool is not None:
+            if self.pool is not None:
                 logger.warning(
                     "the parser stays in the worker, because it cannot run in a process of its own: %s", error
                 )
-                self._pool = self._detector = None
+                self.pool = self._detector = None
             return self._parse_here(pages, url, response)
+        self._timing.add(parsed.seconds)
         assign_results(pages, parsed.keys)
         return parsed.remarks
 
     async def close(self) -> None:
         """End the parser's process, if there is one."""
-        if self._pool is not None:
-            await self._pool.close()
+        if self.pool is not None:
+            await self.pool.close()
 
     def _parse_here(self, pages: list[Page], url: str, response: HttpResponse) -> Remarks | None:
         """Parse in the loop. Raises OutOfTime when the call may be begun anew in a child."""
@@ -135,15 +147,17 @@ class Parser:
             if detector is not None:
                 raise
             return self._hook.fail(pages, error)
-        if detector is not None:
-            wall = perf_counter() - began
-            if detector.add_call(*((wall, wall) if close is None else call_seconds(close, thread_moment()))):
-                self._move_to_child(f"takes {1000 * detector.usual_seconds:.1f} ms a response")
+        wall = perf_counter() - began
+        self._timing.add(wall)
+        if detector is not None and detector.add_call(
+            *((wall, wall) if close is None else call_seconds(close, thread_moment()))
+        ):
+            self._move_to_child(f"takes {1000 * detector.usual_seconds:.1f} ms a response")
         return remarks
 
     def _move_to_child(self, reason: str) -> ParserPool:
         logger.info("the parser %s: from now on it runs in a process of its own", reason)
         setup = ParserSetup(self._job, self._hook.module_name, self._files, self._kind)
         own = self._job.of_kind(self._kind)
-        self._pool = Pool(parse_handler, setup, name="parser", seconds=own.parse.timeout + KILL_SLACK_SECONDS)
-        return self._pool
+        self.pool = Pool(parse_handler, setup, name="parser", seconds=own.parse.timeout + KILL_SLACK_SECONDS)
+        return self.pool

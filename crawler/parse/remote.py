@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import NamedTuple
 
 from coordinator.errors import first_line
@@ -65,10 +66,13 @@ class ParseResult(NamedTuple):
 
 
 class ParsedResponse(NamedTuple):
-    """What became of the keys of one response, in their order, and what the parser has shown beside that."""
+    """What became of the keys of one response, in their order, what the parser has shown beside that, and how long it
+    took.
+    """
 
     keys: Sequence[ParseResult]
     remarks: hook.Remarks | None
+    seconds: float
 
 
 class ListedHeaders:
@@ -119,8 +123,9 @@ def parse_handler(setup: ParserSetup) -> Callable[[ParseTask], ParsedResponse]:
         items = (Item(key, digest, NO_BLOCK, context) for key, digest, context in task.keys)
         pages = [Page(item, None, Outcome.STORED, etag=_ETAG_UNTIL_FAIL) for item in items]
         response = HttpResponse(task.status, ListedHeaders(task.headers), task.body)
+        began = perf_counter()
         remarks = apply_within(limit, parser, pages, task.url, response)
-        return ParsedResponse([_result_of(page) for page in pages], remarks)
+        return ParsedResponse([_result_of(page) for page in pages], remarks, perf_counter() - began)
 
     return handle
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -169,10 +169,11 @@ def _was_read_before(page: Page) -> bool:
     return page.outcome is Outcome.FAILED or page.content_digest == b""
 
 
-def completion_of(load: Load, requests: int, received: int) -> Completion:
+def completion_of(load: Load, requests: int, received: int, timings: Mapping[str, int] | None = None) -> Completion:
     """The completion of a load. Call it once for each load, because it counts down what is left of each block.
 
-    `requests` were sent, and `received` bytes of bodies came, since the last completion.
+    `requests` were sent, and `received` bytes of bodies came, since the last completion; `timings` are
+    what the times of stages have grown by.
     """
     return Completion(
         outcomes=[(page.item.digest, page.outcome) for page in load.pages],
@@ -180,6 +181,7 @@ def completion_of(load: Load, requests: int, received: int) -> Completion:
         deferred=[_deferral(one) for one in load.deferred],
         requests=requests,
         received=received,
+        timings=timings or {},
     )
 
 

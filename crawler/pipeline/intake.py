@@ -71,6 +71,8 @@ class Intake:
         self._would_only_wait = would_only_wait
         self._failpoint = failpoint
         self._shard: ShardId | None = None
+        # What it waits for: "Redis", "keys" from a claim that brought nothing to the next block, or nothing.
+        self.feeding = ""
 
     async def feed(self) -> None:
         """Claim block after block until cancelled. Raises LeaseLost, EpochLost."""
@@ -80,14 +82,20 @@ class Intake:
             for request, delay in self._scheduler.overflow():
                 self._batch.defer(request, delay)
             # Requests of another block would only wait here, so the block is left to other workers.
-            claim = None if self._would_only_wait() else await retry_unavailable(self._claim, "worker")
+            claim, only_waits = None, self._would_only_wait()
+            if not only_waits:
+                self.feeding = self.feeding or "Redis"
+                claim = await retry_unavailable(self._claim, "worker")
             if claim is None:
+                self.feeding = "" if only_waits else "keys"
                 await asyncio.sleep(idle_wait)
                 idle_wait = min(idle_wait * 2, self._most_idle_wait)
                 continue
             idle_wait = FIRST_WAIT_SECONDS
             self._failpoint("claimed")
-            if await self._open(claim):
+            brings_requests = await self._open(claim)
+            self.feeding = ""
+            if brings_requests:
                 busy_wait = FIRST_WAIT_SECONDS
             else:
                 await asyncio.sleep(busy_wait)
@@ -196,7 +204,7 @@ class Intake:
 
         A request has the attempts of that one of its keys which has the most.
         """
-        most = NO_ATTEMPTS
+        most, now = NO_ATTEMPTS, time.monotonic()
         for part in self._requests(items):
             try:
                 target, payload = self._templates[part[0].context.kind].build(
@@ -209,6 +217,7 @@ class Intake:
             if attempts:
                 most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
             request = Request(target, part, self._matcher.upstream_of(target), most, payload, attempts, base)
+            request.waits_since = now
             self._scheduler.put(request)
 
     def _not_repeatable(self) -> set[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 
 from coordinator.errors import FetchError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.unreachable import UnreachableUpstream, UnreachableUpstreams
+from coordinator.stages.constraint import Constraint
+from coordinator.stages.timing import Timing
 from coordinator.tasks import cancel_and_wait
 from crawler.fetch.attempt import Defer, FetchResult, Lane, RetryInPlace
 from crawler.fetch.faults import fault_words
@@ -19,16 +22,20 @@ from crawler.pipeline.batch import Batch
 from crawler.pipeline.fair_share import SLOW_SECONDS, most_lent
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
+from crawler.telemetry.stage_watch import Look
 
 # How often slow requests are looked for.
 LOOK_SECONDS = 0.05
+# To see which queue is the longest, so many of them are looked at.
+MAX_LOOKED_AT = 50
 
 
 class Lanes:
     """As many lanes as requests may be in flight in this worker, and some more while slow requests hold these.
 
     A request that is slow lends its lane when one to another upstream could leave and no lane is free: another lane
-    begins in its place, and it ends with the request. `clock` is the fetcher's.
+    begins in its place, and it ends with the request. `clock` is the fetcher's. `wait` counts how long requests wait
+    before their first attempt.
     """
 
     def __init__(
@@ -41,11 +48,13 @@ class Lanes:
         batch: Batch,
         unreachable: UnreachableUpstreams,
         memory: BodyMemory | None = None,
+        wait: Timing | None = None,
         failpoint: Failpoint = no_failpoint,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._memory = memory or BodyMemory()
+        self._wait = wait or Timing()
         self._concurrency = concurrency
         self._scheduler = scheduler
         self._fetcher = fetcher
@@ -86,6 +95,38 @@ class Lanes:
                 await self._unreachable.put(upstream, fault, *held_back)
         return self._unreachable.listed()
 
+    def look(self, feeding: str) -> Look:
+        """What the worker does now; `feeding` is what its intake waits for."""
+        parsing, parsers = self._page_builder.parsing
+        return Look(
+            fetching=sum(lane.upstream is not None for lane in self._tasks.values()),
+            lanes=self._concurrency,
+            requests=self._scheduler.waiting,
+            held=self._longest_held(),
+            parsing=parsing,
+            parsers=parsers,
+            pages=len(self._batch),
+            batch_full=self._batch.full,
+            memory_short=self._memory.short,
+            feeding=feeding,
+        )
+
+    def _longest_held(self) -> tuple[Constraint, str] | None:
+        """Why no request of the longest queue may leave, as far as that is the upstream's limit, and its name."""
+        queues = list(self._scheduler.queues.values())
+        if len(queues) > MAX_LOOKED_AT:
+            queues = random.sample(queues, MAX_LOOKED_AT)
+        queue = max(queues, key=lambda queue: len(queue.waiting), default=None)
+        if queue is None or not queue.waiting:
+            return None
+        if queue.pause_timer is not None:
+            return Constraint.PAUSE, queue.name
+        # Those that wait for their slot are in flight too, in the words of the queue.
+        sent = sum(lane.upstream == queue.name for lane in self._tasks.values())
+        if sent < queue.room and queue.needs_slots:
+            return Constraint.RATE, queue.name
+        return (Constraint.CONCURRENCY, queue.name) if queue.in_flight >= queue.room else None
+
     async def close(self) -> None:
         """Cancel what is in flight."""
         await cancel_and_wait(self._tasks)
@@ -105,6 +146,9 @@ class Lanes:
             try:
                 result = await self._fetcher.fetch(request, lane)
                 lane.upstream = None
+                if request.waits_since:
+                    self._wait.add(max(0.0, lane.began_at - request.waits_since))
+                    request.waits_since = 0.0
                 if lane.fault is not None:
                     await self._count_fault(request, result, lane.fault, lane)
                 else:

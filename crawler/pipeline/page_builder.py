@@ -72,6 +72,12 @@ class PageBuilder:
             _compare(pages, incremental=self._incremental)
         return pages
 
+    @property
+    def parsing(self) -> tuple[int, int]:
+        """How many responses are in parsers that run in processes of their own, and how many processes these are."""
+        pools = [parser.pool for parser in self._parsers.values() if parser.pool is not None]
+        return sum(len(pool) for pool in pools), len(pools)
+
     def _new_pages(self, request: Request, result: FetchResult) -> list[Page]:
         response = result.response
         single = len(request.items) == 1

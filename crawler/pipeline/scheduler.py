@@ -29,7 +29,8 @@ class Scheduler:
 
     The queue decides whether a request may leave (see UpstreamQueue), and ReadyQueues whose turn it is. `enough` is how
     many requests should be at hand: when there are fewer, the intake claims another block. `lanes` are as many, or a
-    number of their own. `reached` are the upstreams that have responded, `slow` those whose last request was slow.
+    number of their own. `reached` are the upstreams that have responded, `slow` those whose last request was slow,
+    `waiting` is how many requests wait in the `queues`.
     """
 
     def __init__(self, limiter: Limiter, *, enough: int, lanes: int | None = None) -> None:
@@ -37,11 +38,11 @@ class Scheduler:
         self._enough, self._lanes = enough, lanes or enough
         self._room = Room(limiter)
         self.reached, self.slow = self._room.reached, self._room.slow
-        self._queues: dict[str, UpstreamQueue] = {}
+        self.queues: dict[str, UpstreamQueue] = {}
         self._alone: str | None = None  # the upstream of the only queue, until another one is added
         self.ready = ReadyQueues(self._lanes, self._recount)
         self._parked = 0  # requests whose delay is not over
-        self._waiting = 0
+        self.waiting = 0
         self._at_hand = 0
         self._ran_dry = False  # the queue of a busy upstream became empty, and no new request has come since
         self._low = asyncio.Event()
@@ -54,13 +55,13 @@ class Scheduler:
         if delay > 0:
             self.put_together((request,), delay)
             return
-        queue = self._queues.get(request.upstream) or self._add_queue(request.upstream)
+        queue = self.queues.get(request.upstream) or self._add_queue(request.upstream)
         if request.attempts.total or request.hops:
             queue.waiting.appendleft(request)
         else:
             queue.waiting.append(request)
             self._ran_dry = False
-        self._waiting += 1
+        self.waiting += 1
         self._recount(queue)
         if queue.pause_timer is None:
             self.ready.add(queue)
@@ -75,9 +76,9 @@ class Scheduler:
 
         Those stay of which an attempt was counted after `since`.
         """
-        queue = self._queues[request.upstream]
+        queue = self.queues[request.upstream]
         alike = queue.take_alike(request, since)
-        self._waiting -= len(alike)
+        self.waiting -= len(alike)
         self._recount(queue)
         return alike
 
@@ -104,7 +105,7 @@ class Scheduler:
 
     def finished(self, upstream: str, reached: bool = True, slow: bool = False) -> None:
         """Say that a request to `upstream`, as it was in `next`, has ended, whether it was connected, and if slow."""
-        queue = self._queues[upstream]
+        queue = self.queues[upstream]
         queue.in_flight -= 1
         if queue.speed != "quick":
             self.ready.count(queue, -1)
@@ -120,19 +121,19 @@ class Scheduler:
     def set_slow(self, upstream: str, slow: bool = True) -> None:
         """Say whether the request to `upstream` that is in flight, or has just ended, is slow."""
         self._room.set_slow(upstream, slow)
-        self.ready.set_speed(self._queues[upstream], self._room.speed(upstream))
+        self.ready.set_speed(self.queues[upstream], self._room.speed(upstream))
 
     def overflow(self) -> list[tuple[Request, float]]:
         """When too many requests wait, remove the second half of the longest queue; returns what was removed.
 
         Each request comes with the seconds for which to defer it: the upstream's pause plus a random time.
         """
-        if self._waiting + self._parked < MAX_WAITING_REQUESTS or not self._waiting:
+        if self.waiting + self._parked < MAX_WAITING_REQUESTS or not self.waiting:
             return []
-        queue = max(self._queues.values(), key=lambda queue: len(queue.waiting))
+        queue = max(self.queues.values(), key=lambda queue: len(queue.waiting))
         pause = max(0.0, self._limiter.resumes_at(queue.name) - self._limiter.clock())
         removed = [queue.waiting.pop() for _ in range((len(queue.waiting) + 1) // 2)]
-        self._waiting -= len(removed)
+        self.waiting -= len(removed)
         self._recount(queue)
         self._forget_if_over(queue)
         return [(request, pause + OVERFLOW_DEFER_SECONDS * (1.0 + random.random())) for request in removed]
@@ -142,7 +143,7 @@ class Scheduler:
     @property
     def empty(self) -> bool:
         """Whether no request is waiting, parked or in flight."""
-        return not (self._queues or self._parked)
+        return not (self.queues or self._parked)
 
     @property
     def at_hand(self) -> int:
@@ -162,14 +163,14 @@ class Scheduler:
 
     def would_only_wait(self, upstream: str) -> bool:
         """Whether one more request would wait: the upstream is paused, has no room, or has enough queued here."""
-        queue = self._queues.get(upstream)
+        queue = self.queues.get(upstream)
         if queue is not None and len(queue.waiting) > queue.at_hand:
             return True
         return self._limiter.resumes_at(upstream) > self._limiter.clock() or self._room_at(upstream) == 0
 
     def held_back(self, upstream: str) -> tuple[int, float] | None:
         """Return what UpstreamQueue.held_back has, None without a queue."""
-        queue = self._queues.get(upstream)
+        queue = self.queues.get(upstream)
         return None if queue is None else queue.held_back
 
     # -- limits change
@@ -181,7 +182,7 @@ class Scheduler:
 
     def limits_changed(self) -> None:
         """Look at every queue again: a limit, a pause, a breaker or the fair share has changed."""
-        for queue in list(self._queues.values()):
+        for queue in list(self.queues.values()):
             queue.limits_changed()
             queue.pacer.limits_changed()
             if queue.pause_timer is not None and self._limiter.resumes_at(queue.name) <= self._limiter.clock():
@@ -191,7 +192,7 @@ class Scheduler:
 
     async def close(self) -> None:
         """Reserve no more slots."""
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             queue.pacer.close()
 
     # -- the decision, and what follows
@@ -209,7 +210,7 @@ class Scheduler:
             request, slot = picked
             if queue.speed != "quick":
                 self.ready.count(queue, 1)
-            self._waiting -= 1
+            self.waiting -= 1
             self._recount(queue)
             if queue.waiting:
                 self.ready.add(queue)
@@ -251,7 +252,7 @@ class Scheduler:
     def _give_back(self, queue: UpstreamQueue, request: Request) -> None:
         queue.give_back(request)
         self.ready.count(queue, -1)
-        self._waiting += 1
+        self.waiting += 1
         self._recount(queue)
         self.ready.add(queue)
 
@@ -269,10 +270,10 @@ class Scheduler:
             self._forget_if_over(queue)
 
     def _add_queue(self, upstream: str) -> UpstreamQueue:
-        self._alone = upstream if not self._queues else None
-        for queue in self._queues.values() if len(self._queues) == 1 else ():
+        self._alone = upstream if not self.queues else None
+        for queue in self.queues.values() if len(self.queues) == 1 else ():
             queue.limits_changed()
-        queue = self._queues[upstream] = UpstreamQueue(
+        queue = self.queues[upstream] = UpstreamQueue(
             upstream,
             self._limiter,
             lanes=self._lanes,
@@ -286,7 +287,7 @@ class Scheduler:
     def _forget_if_over(self, queue: UpstreamQueue) -> None:
         """Drop a queue that is not needed, because a crawl over a million hosts must not keep them all."""
         if queue.forgettable:
-            del self._queues[queue.name]
+            del self.queues[queue.name]
 
     def _room_at(self, upstream: str) -> int | None:
         return self._room.at(upstream, alone=upstream == self._alone)

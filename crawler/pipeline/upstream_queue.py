@@ -19,8 +19,6 @@ from crawler.pipeline.pacer import Pacer
 AT_HAND_SECONDS = 2
 # Of a queue with a limit on concurrency, this many requests are at hand for each one that may be in flight.
 AT_HAND_PER_ROOM = 4
-
-
 # Why no request of a queue may leave now. Strings, because members of an Enum are slower and `pick` runs per request.
 Hold: TypeAlias = Literal["empty", "paused", "full", "no slot"]
 
@@ -163,8 +161,13 @@ class UpstreamQueue:
     @property
     def may_leave(self) -> int:
         """About how many requests may leave now: with slots one at a time."""
-        most = 1 if self._limiter.needs_slots(self.name) else self.room - self.in_flight
+        most = 1 if self.needs_slots else self.room - self.in_flight
         return max(0, min(most, len(self.waiting)))
+
+    @property
+    def needs_slots(self) -> bool:
+        """Whether each request needs a slot now."""
+        return self._limiter.needs_slots(self.name)
 
     @property
     def held_back(self) -> tuple[int, float] | None:

@@ -77,6 +77,10 @@ class Pool(Generic[Setup, Task, TaskResult]):
         self._deaths = 0
         self._closing = False
 
+    def __len__(self) -> int:
+        """How many tasks have no result yet."""
+        return len(self._waiting) + len(self._sent)
+
     async def run(self, task: Task) -> TaskResult:
         """The task's result. Raises TaskFailed when two children died of it or it took too long, ChildUnusable."""
         call: _Call[Task, TaskResult] = _Call(task)

@@ -40,6 +40,7 @@ from coordinator.redis.scripts import Argument, Script
 from coordinator.roles.election import Election
 from coordinator.settings import LimitSettings, Window
 from coordinator.source import Chunk, Cursor, Refused
+from coordinator.stages.figures import WorkerFigures
 from coordinator.status import read_counts
 
 COORDINATOR = "coordinator"
@@ -186,8 +187,10 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     assert await run.streams.claim(TWO, shard) is None
     done, deferred = completion([first]), first.block.keys[0]
     waits = [Deferral(digest(deferred), deferred, Attempts(1, 0, ("12:00:00 status 500",)), 60.0)]
-    await run.streams.complete(ONE, 1, replace(done, outcomes=done.outcomes[1:], deferred=waits))
-    await run.streams.renew(TWO, waits=encode_waits("Postgres does not answer", []))
+    await run.streams.complete(
+        ONE, 1, replace(done, outcomes=done.outcomes[1:], deferred=waits, timings={"fetch 3": 1})
+    )
+    await run.streams.renew(TWO, waits=encode_waits("Postgres does not answer", []), figures=WorkerFigures().encode())
     limiter = Limiter(redis, run.keys, LIMITS)
     await limiter.pause("paused.example", 5.0)
     assert (await limiter.reserve(HOST, 1)).slots

@@ -31,7 +31,7 @@ WINDOWS = {
 # One is written for each of the queue's keys, in a place where another type is expected.
 QUEUE = (
     *(KEYS.state, KEYS.ready, KEYS.workers, KEYS.claims, KEYS.receipts, KEYS.waits, KEYS.deferred_due),
-    *(KEYS.deferred_keys, KEYS.leader, KEYS.quarantine, KEYS.unreachable, KEYS.matched_limits),
+    *(KEYS.deferred_keys, KEYS.leader, KEYS.quarantine, KEYS.unreachable, KEYS.matched_limits, KEYS.timings),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,15 @@ async def test_an_override_reaches_every_worker_is_in_status_and_outlives_the_wo
     await eventually(lambda: upstream.requests == 1, "the one request of this hour")
     assert (await shell.run("limit", "urls", host, "--rate", "100/s", "--concurrency", "20")).code == 0
     await eventually(lambda: upstream.requests > 50, "workers to take the new rate")
-    shown = json.loads((await shell.run("status", "urls", "--json", environ=QUIET)).out)
+    shown: dict[str, Any] = {}
+
+    async def is_limited_by_the_rate() -> bool:
+        nonlocal shown
+        shown = json.loads((await shell.run("status", "urls", "--json", environ=QUIET)).out)
+        return shown["limited_by"] == {"what": "rate", "name": host, "words": f"the upstream's rate ({host})"}
+
+    await eventually(is_limited_by_the_rate, "the workers to say what holds them up", seconds=60)
+    assert (shown["absent"], shown["stages"]["fetch"]["of"], shown["stages"]["wait"]["waiting"] > 0) == ("", 128, True)
     assert (shown["upstreams"][host]["live_rate"], shown["upstreams"][host]["live_concurrency"]) == ("100/s", 20)
     running.interrupt()
     assert (await running.end()).code == 130

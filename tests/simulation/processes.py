@@ -26,6 +26,8 @@ from crawler.fetch.attempt import Lane, Meter
 from crawler.job.models import StoreSettings
 from crawler.model import GET, Payload
 from crawler.pipeline.intake import Intake
+from crawler.pipeline.lanes import Lanes
+from crawler.telemetry.stage_watch import Look, StageWatch
 from crawler.worker import Worker
 from tests.simulation.faulty_client import LOST
 from tests.simulation.process import RUN, Process
@@ -75,15 +77,19 @@ class WorkerProcess(Process):
         )
         parts: dict[str, Any] = {
             "scheduler": self.scheduler,
-            "fetcher": CountingFetcher(self.truth, self.who, meter),
-            "page_builder": SimplePageBuilder(self.truth, self.intake),
-            "unreachable": UnreachableUpstreams(SimpleNamespace()),  # type: ignore[arg-type]
             "writer": DictWriter(self.truth, self.client, self.who),
             "found_keys": self.simulation.following and self._found_keys(client, keys, record),
         }
-        worker = Worker(
-            name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, concurrency=lanes, **parts
+        parts["lanes"] = Lanes(
+            lanes,
+            scheduler=self.scheduler,  # type: ignore[arg-type]
+            fetcher=CountingFetcher(self.truth, self.who, meter),  # type: ignore[arg-type]
+            page_builder=SimplePageBuilder(self.truth, self.intake),  # type: ignore[arg-type]
+            batch=self.batch,
+            unreachable=UnreachableUpstreams(SimpleNamespace()),  # type: ignore[arg-type]
         )
+        parts["stages"] = StageWatch(Look, meter.timings)
+        worker = Worker(name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, **parts)
         worker._apply(await retry_unavailable(lambda: self.streams.join(name), "worker"))
         self.worker = worker
         self._work = {

@@ -1,31 +1,35 @@
 -- Purpose: after the commit in Postgres: add digests to the done set, count outcomes, ack and delete finished blocks.
 -- Keys that need another attempt go into the deferred set, and count as published once more.
 -- A repeated call counts nothing twice: keys and blocks are counted only when SADD and XACK say that they are new;
--- requests, bytes and deferred keys only when the worker's receipt has another sequence number.
+-- requests, bytes, times and deferred keys only when the worker's receipt has another sequence number.
 -- The first write can only free memory: then a full Redis lets the others pass (see renew), and completing work makes
 -- room.
 -- KEYS[1] state   KEYS[2] workers   KEYS[3] receipts
 -- KEYS[4] due times of deferred keys (zset)   KEYS[5] deferred keys (hash)
--- KEYS[6..] a done bucket for each group of members, then a stream for each block
+-- KEYS[6] timings (hash)
+-- KEYS[7..] a done bucket for each group of members, then a stream for each block
 -- ARGV[1] epoch   ARGV[2] worker   ARGV[3] sequence number   ARGV[4] requests   ARGV[5] bytes received
 -- ARGV[6] msgpack: [number of members in each group, all members as text, group after group, outcome of each group]
--- ARGV[7] number of blocks, then for each: entry id, keys in the block
+-- ARGV[7] msgpack: {field of the timings: how much it grows}
+-- ARGV[8] number of blocks, then for each: entry id, keys in the block
 -- then number of deferred keys, then for each: digest, ms until it is due, key and attempts
 -- Returns {"ok", keys newly done} | {"lost"} the worker's lease has ended | {"epoch"} Redis has another run
 
 local MOST_MEMBERS_A_CALL = 4000
-local FIXED_KEYS = 5
+local FIXED_KEYS = 6
 local state_key = KEYS[1]
 local workers_key = KEYS[2]
 local receipts_key = KEYS[3]
 local deferred_due_key = KEYS[4]
 local deferred_keys_key = KEYS[5]
+local timings_key = KEYS[6]
 local epoch = ARGV[1]
 local worker = ARGV[2]
 local sequence = ARGV[3]
 local requests = ARGV[4]
 local received_bytes = ARGV[5]
-local block_count = tonumber(ARGV[7])
+local timings = ARGV[7]
+local block_count = tonumber(ARGV[8])
 -- include: clock
 -- include: epoch
 -- include: lease
@@ -60,7 +64,7 @@ for outcome, count in pairs(newly_done_of) do
   if count > 0 then redis.call('HINCRBY', state_key, outcome, count) end
 end
 
-local at = 8
+local at = 9
 local resolved = 0
 for block = 1, block_count do
   local stream_key = KEYS[FIXED_KEYS + #counts + block]
@@ -77,6 +81,11 @@ if redis.call('HGET', receipts_key, worker) ~= sequence then
   redis.call('HINCRBY', state_key, 'moves', 1)
   redis.call('HINCRBY', state_key, 'requests', requests)
   redis.call('HINCRBY', state_key, 'received', received_bytes)
+  if newly_done > 0 then redis.call('HSET', state_key, 'committed_ms', string.format('%.0f', now_ms)) end
+  for field, more in pairs(cmsgpack.unpack(timings)) do
+    -- They are only looked at: what another program has put there must not stop the run.
+    redis.pcall('HINCRBY', timings_key, field, more)
+  end
   local deferred = 0
   for first = at + 1, at + 3 * tonumber(ARGV[at]), 3 do
     local digest = ARGV[first]

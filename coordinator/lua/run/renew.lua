@@ -2,8 +2,9 @@
 -- completed the last keys so learns at once that the run is resolved. Nobody joins a cancelled run; who works on it learns
 -- the state, and keeps its lease while it drains.
 -- KEYS[1] workers (zset: id -> end of lease, ms; negative: left by itself at that time)   KEYS[2] state (hash)
--- KEYS[3] waits (hash: worker -> what it waits for)
+-- KEYS[3] waits (hash: worker -> what it waits for)   KEYS[4] the worker's figures (string), which end with its lease
 -- ARGV[1] worker   ARGV[2] lease, ms   ARGV[3] epoch   ARGV[4] "join" or "renew"   ARGV[5] what it waits for, or empty
+-- ARGV[6] its figures, or empty
 -- Returns {"ok", rank from 0, number of living workers, run state, moves, turn, 1 if the run has more workers than it may
 --   have and this one leaves} | {"full"} it has as many as it may have, and nobody joins |
 --   {"lost"} the lease ended before this call | {"epoch"} Redis has another run
@@ -16,11 +17,13 @@ local TURN_MS = 10000
 local workers_key = KEYS[1]
 local state_key = KEYS[2]
 local waits_key = KEYS[3]
+local figures_key = KEYS[4]
 local worker = ARGV[1]
 local lease_ms = tonumber(ARGV[2])
 local epoch = ARGV[3]
 local verb = ARGV[4]
 local waits_for = ARGV[5]
+local figures = ARGV[6]
 -- include: clock
 -- include: epoch
 -- include: lease
@@ -59,6 +62,7 @@ if waits_for == '' then
 else
   redis.call('HSET', waits_key, worker, waits_for)
 end
+if figures ~= '' then redis.call('SET', figures_key, figures, 'PX', lease_ms) end
 local living = living_workers()
 table.sort(living)
 local rank = 0

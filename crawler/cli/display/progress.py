@@ -78,6 +78,15 @@ def duration_words(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
+def seconds_words(seconds: float) -> str:
+    """A short time for people: 52 ms; from a minute on as h:mm:ss."""
+    if seconds >= 59.95:
+        return duration_words(seconds)
+    if seconds >= 0.9995:
+        return f"{seconds:.1f} s"
+    return f"{1000 * seconds:.3g} ms"
+
+
 def byte_words(count: float) -> str:
     """A number of bytes for people: 1.2 GB."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -107,21 +116,33 @@ def upstream_words(snapshot: RunSnapshot) -> str:
     return ", ".join(words) or "upstream ok"
 
 
+def absence_words(snapshot: RunSnapshot) -> str:
+    """Who is not there of those whom an unfinished run needs, and how to start them; empty when they all are."""
+    if snapshot.state.is_over or (snapshot.workers and snapshot.leader is not None):
+        return ""
+    if snapshot.workers:
+        return "no coordinator is there: start `shardcrawl coordinate`"
+    if snapshot.leader is not None:
+        return "no worker is there: start `shardcrawl work`"
+    return "nobody works on it and nobody coordinates it: start `shardcrawl run` again"
+
+
 def holdup_words(snapshot: RunSnapshot) -> str:
-    """What slows the run: what workers wait for, else the health of the upstreams."""
+    """What slows the run: what workers wait for, else the health of the upstreams; if that is good, what limits it."""
     if snapshot.steering.paused:
         return f"paused: go on with shardcrawl resume {snapshot.name}"
     if snapshot.waits:
         return "waits: " + "; ".join(snapshot.waits)
     if snapshot.leader is not None and not snapshot.workers and snapshot.state is RunState.RUNNING:
-        return "no worker works on it: start `shardcrawl work`"
+        return absence_words(snapshot)
     words = [one.summary for one in snapshot.unreachable[:SHOWN_UNREACHABLE]]
     if rest := snapshot.unreachable[SHOWN_UNREACHABLE:]:
         words.append(f"{sum(one.keys for one in rest):,} keys wait for {len(rest):,} more upstreams")
     named = {one.upstream for one in snapshot.unreachable}
     others = tuple(one for one in snapshot.upstreams if one.paused > 0 or one.upstream not in named)
     if others or not words:
-        words.append(upstream_words(replace(snapshot, upstreams=others)))
+        limited = "" if others else snapshot.limited_words
+        words.append(f"limited by {limited}" if limited else upstream_words(replace(snapshot, upstreams=others)))
     return "; ".join(words)
 
 

@@ -16,10 +16,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome
-from coordinator.status import RunSnapshot
-from crawler.cli.display.progress import byte_words, duration_words, of_total, outcome_words, say
+from crawler.cli.display.progress import byte_words, duration_words, of_total, say
+from crawler.cli.display.snapshot import health_json, outcomes_json
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount
 from crawler.store.rows.stored_run import StoredRun
@@ -27,7 +26,6 @@ from crawler.store.tables import PAGES, RunTables
 
 CELL_CHARACTERS = 60
 MAX_TABLE_CHARACTERS = 10_000
-LISTED_UNREACHABLE = 10
 SHOWN_REASONS = 5
 
 
@@ -145,82 +143,6 @@ def rows_as(form: str, columns: Sequence[str], records: Sequence[Sequence[Any]])
     return b"[" + b",".join(b"\n" + row for row in rows) + b"\n]\n"
 
 
-def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
-    """Print one run's snapshot."""
-    counts = snapshot.counts
-    deferred = f", {counts.deferred:,} of them deferred" if counts.deferred else ""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("run", snapshot.name)
-    steering = snapshot.steering
-    paused = f", paused: go on with shardcrawl resume {snapshot.name}" if steering.paused else ""
-    table.add_row("state", f"{snapshot.state.value}{paused}")
-    table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.waiting:,} queued{deferred}")
-    table.add_row("outcomes", outcome_words(counts))
-    if counts.requests or not snapshot.state.is_over:  # Redis keeps them for an hour
-        table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
-    bound = f", {steering.max_workers:,} at most" if steering.max_workers else ""
-    table.add_row("workers", f"{snapshot.workers}{bound}")
-    table.add_row("coordinator", snapshot.leader or "none")
-    for health in snapshot.upstreams:
-        table.add_row("upstream", f"{health.upstream} {health.summary}")
-    for unreachable in snapshot.unreachable[:LISTED_UNREACHABLE]:
-        table.add_row("unreachable", unreachable.summary)
-    if (more := len(snapshot.unreachable) - LISTED_UNREACHABLE) > 0:
-        table.add_row("unreachable", f"{more:,} more, see --json")
-    for column in snapshot.null_columns:
-        table.add_row("column", column.summary)
-    for cause in snapshot.waits:
-        table.add_row("waits for", cause)
-    console.print(table, markup=False)
-
-
-def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
-    """One run's snapshot as plain values."""
-    counts = snapshot.counts
-    return {
-        "run": snapshot.name,
-        "state": snapshot.state.value,
-        "total": counts.total,
-        "done": counts.done,
-        "queued": counts.waiting,
-        "deferred": counts.deferred,
-        "outcomes": outcomes_json(counts.outcomes),
-        "requests": counts.requests,
-        "received_bytes": counts.received,
-        "workers": snapshot.workers,
-        "max_workers": snapshot.steering.max_workers,
-        "run_paused": snapshot.steering.paused,
-        "coordinator": snapshot.leader,
-        "paused": snapshot.pauses,
-        "upstreams": {health.upstream: _health_json(health) for health in snapshot.upstreams},
-        "waits": list(snapshot.waits),
-        "unreachable": {
-            one.upstream: {"keys": one.keys, "fault": one.fault, "next_attempt_in": round(one.next_attempt, 1)}
-            for one in snapshot.unreachable
-        },
-        "null_columns": {column.name: column.since for column in snapshot.null_columns},
-    }
-
-
-def _health_json(health: UpstreamHealth) -> Mapping[str, Any]:
-    live = health.override
-    return {
-        "paused": health.paused,
-        "breaker": health.breaker,
-        "probe_in": health.probe_in,
-        "refused_in_a_row": health.refused,
-        "refused_with": health.status,
-        "found_rate": health.found_rate,
-        "live_rate": live.rate.rate_text if live and live.rate else None,
-        "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
-    }
-
-
-def outcomes_json(outcomes: Mapping[Outcome, int]) -> Mapping[str, int]:
-    """Keys by outcome as plain values, with 0 for an outcome that did not occur."""
-    return {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome}
-
-
 def print_reasons(reasons: Sequence[ReasonCount], console: Console) -> None:
     """Print why keys were refused or failed, a line for each of the two."""
     for outcome in (Outcome.REFUSED, Outcome.FAILED):
@@ -261,7 +183,7 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
         "outcomes": outcomes_json(end.outcomes),
         "denied": end.denied,
         "reasons": reasons_json(end.reasons),
-        "upstreams": {health.upstream: _health_json(health) for health in end.unauthorized},
+        "upstreams": {health.upstream: health_json(health) for health in end.unauthorized},
         "requests": 0 if end.was_complete else end.counts.requests,
         "received_bytes": 0 if end.was_complete else end.counts.received,
         "seconds": round(end.seconds, 3),

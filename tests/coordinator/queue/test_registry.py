@@ -43,7 +43,7 @@ def documented(run: str) -> dict[str, tuple[str, str]]:
     table = {}
     for name, kind, lifetime in rows:
         pattern = re.escape(name.replace("…", f"shardcrawl:{{{run}}}"))
-        for place, what in (("UPSTREAM", r"\S+"), ("ORIGIN", r"\S+"), (":N", r":\d+")):
+        for place, what in (("UPSTREAM", r"\S+"), ("WORKER", r"\S+"), ("ORIGIN", r"\S+"), (":N", r":\d+")):
             pattern = pattern.replace(place, what)
         table[pattern] = (kind, lifetime)
     assert len(table) == len(re.findall(r"^    (?:…:|shardcrawl:)", coordinator.redis.keys.__doc__ or "", re.MULTILINE))

@@ -136,8 +136,8 @@ async def test_a_script_takes_text_bytes_and_numbers(redis: Redis) -> None:
     assert await redis.smembers("bucket") == {str(member).encode() for member in members}, "to the last digit"
     complete = Script(redis, "queue/complete")
     await redis.zadd("workers", {"one": "inf"})
-    numbers = ["first", "one", 7, 1, 0, encode_members([], []), 0, 0]
-    assert await complete(["state", "workers", "receipts", "due", "deferred"], numbers) == [b"ok", 0]
+    numbers = ["first", "one", 7, 1, 0, encode_members([], []), b"\x80", 0, 0]
+    assert await complete(["state", "workers", "receipts", "due", "deferred", "timings"], numbers) == [b"ok", 0]
     assert repr(done_add) == "<Script run/done_add>"
 
 

@@ -295,8 +295,10 @@ async def test_the_meter_counts_every_attempt_and_every_body() -> None:
     request = a_request("a")
     for _ in range(3):
         await setup.fetch(request)
-    assert setup.meter.read() == (3, 8)
-    assert setup.meter.read() == (0, 0)
+    requests, received, timings = setup.meter.read()
+    assert (requests, received) == (3, 8)
+    assert sum(count for field, count in timings.items() if field != "fetch us") == 3
+    assert setup.meter.read() == (0, 0, {})
 
 
 async def test_a_lane_must_finish_only_while_the_upstream_may_be_working() -> None:

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from coordinator.model import NO_CONTEXT, KeyContext, Outcome
+from coordinator.stages.timing import Timing
 from crawler.job.job import Job
 from crawler.model import HttpResponse, Page
 from crawler.parse import hook
@@ -358,9 +359,9 @@ async def test_a_parser_that_fails_on_everything_lets_no_more_keys_go_alone(job:
 
 async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    loaded = hook.load(job)
+    loaded, timing = hook.load(job), Timing()
     assert loaded is not None
-    parser = Parser(loaded, job)
+    parser = Parser(loaded, job, timing=timing)
     pids = []
     try:
         for number in range(12):
@@ -370,6 +371,8 @@ async def test_a_parser_moves_once_it_is_slow_and_says_so_once(job: Job, caplog:
     finally:
         await parser.close()
     assert pids[:FIRST_CALLS] == [psutil.Process().pid] * FIRST_CALLS
+    counts = {field: count for field, count in timing.take("parse").items() if field != "parse us"}
+    assert sum(counts.values()) == 12, "in the worker and in the child"
     assert len(set(pids[FIRST_CALLS:])) == 1
     assert pids[FIRST_CALLS] != pids[0]
     (line,) = [record.getMessage() for record in caplog.records if "process of its own" in record.getMessage()]

@@ -249,13 +249,13 @@ async def test_the_overflow_of_the_scheduler_is_deferred(run: Run, feed: Feed, m
     assert {one.attempts for one in load.deferred} == {NO_ATTEMPTS}
     await feeding.claimed(3)
     await eventually(lambda: run_out(feeding), "what is left to be few")
-    keys = keys_of(request for queue in feeding.scheduler._queues.values() for request in queue.waiting)
+    keys = keys_of(request for queue in feeding.scheduler.queues.values() for request in queue.waiting)
     keys += [one.item.key for one in [*load.deferred, *feeding.batch._load.deferred]]
     assert sorted(keys) == sorted(numbered(1_400))
 
 
 def run_out(feeding: Feeding) -> bool:
-    return feeding.scheduler._waiting < 300
+    return feeding.scheduler.waiting < 300
 
 
 async def test_the_keys_of_a_request_go_alone_with_its_attempts_and_the_error(run: Run, feed: Feed) -> None:

@@ -15,6 +15,8 @@ from coordinator.errors import FetchError
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.unreachable import UnreachableUpstreams
 from coordinator.model import Outcome
+from coordinator.stages.constraint import Constraint
+from coordinator.stages.timing import Timing
 from coordinator.url import Target
 from crawler.fetch.attempt import FetchResult, Meter
 from crawler.fetch.fetcher import Fetcher
@@ -22,6 +24,8 @@ from crawler.model import HttpResponse, Request
 from crawler.pipeline.fair_share import MAX_LENT_LANES, SLOW_SECONDS
 from crawler.pipeline.lanes import Lanes
 from crawler.pipeline.scheduler import Scheduler
+from crawler.telemetry.stage_watch import StageWatch
+from crawler.telemetry.timings import Timings
 from tests.crawler.examples import a_job, a_request
 from tests.servers.scripted import ScriptedLimiter, response
 from tests.simulation.virtual_loop import BACKEND, now
@@ -80,6 +84,10 @@ class Pages:
     """In the place of page builder and batch: `results` of each host, and what was deferred, which comes back."""
 
     full = False
+    parsing = (0, 0)
+
+    def __len__(self) -> int:
+        return 0
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -110,6 +118,7 @@ class Crawl:
         self.hosts = Hosts()
         job = a_job(retry={"backoff": 0.5, **retry})
         limiter: Any = ScriptedLimiter(concurrencies={host: concurrency for host, _ in keys})
+        self.limiter, self.wait = limiter, Timing()
         self.scheduler = Scheduler(limiter, enough=lanes)
         self.pages = Pages(self.scheduler)
         logged: Any = Logged()
@@ -120,6 +129,7 @@ class Crawl:
             scheduler=self.scheduler,
             fetcher=fetcher,
             unreachable=UnreachableUpstreams(logged, now),
+            wait=self.wait,
             clock=now,
             **parts,
         )
@@ -293,3 +303,50 @@ async def test_a_host_becomes_dead_and_is_back_with_one_line_each(caplog: pytest
     assert await crawl.lanes.waits() == []
     assert {result.outcome for result in crawl.pages.results["dead"]} == {Outcome.STORED}
     assert caplog.messages == ["dead cannot be reached: no such host", "dead is reached again"]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "name", "seconds", "concurrency", "rate", "pause"),
+    [
+        (Constraint.FETCH, "", 5.0, 100, None, 0.0),
+        (Constraint.CONCURRENCY, "host", 0.5, 2, None, 0.0),
+        (Constraint.CONCURRENCY, "host", 0.5, 2, 1000.0, 0.0),
+        (Constraint.RATE, "host", 0.05, 2, 10.0, 0.0),
+        (Constraint.RATE, "host", 0.05, 100, 10.0, 0.0),
+        (Constraint.PAUSE, "host", 0.05, 100, None, 100.0),
+    ],
+)
+async def test_what_holds_the_lanes_up_is_seen(
+    constraint: Constraint, name: str, seconds: float, concurrency: int, rate: float | None, pause: float
+) -> None:
+    crawl = Crawl(("host", 2_000), concurrency=concurrency)
+    crawl.hosts.seconds["host"] = seconds
+    if rate is not None:
+        crawl.limiter.rates["host"] = rate
+    await crawl.limiter.pause("host", pause)
+    watch = StageWatch(lambda: crawl.lanes.look(""), Timings(), clock=now)
+    working = asyncio.create_task(crawl.lanes.run())
+    for _ in range(100):
+        await asyncio.sleep(0.2)
+        watch.sample(0.0)
+    working.cancel()
+    await crawl.lanes.close()
+    figures = watch.figures()
+    most = max(figures.held, key=lambda one: one.weight)
+    assert (most.constraint, most.name) == (constraint, name)
+    assert most.weight > 0.8
+    stages = {one.name: one for one in figures.stages}
+    assert (stages["fetch"].size, stages["wait"].waiting > 0) == (8, True)
+
+
+async def test_how_long_a_request_waits_is_counted_once_however_many_attempts_it_takes() -> None:
+    crawl = Crawl(("down", 3), lanes=1, attempts=3)
+    crawl.hosts.faults["down"] = RESET
+    (queue,) = crawl.scheduler.queues.values()
+    await asyncio.sleep(1.0)
+    for request in queue.waiting:
+        request.waits_since = now()
+    await crawl.run()
+    assert crawl.hosts.requested["down"] == 9
+    counts = dict(crawl.wait.take("wait"))
+    assert (counts.pop("wait us"), sum(counts.values())) == (150_000, 3)

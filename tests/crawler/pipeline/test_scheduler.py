@@ -258,7 +258,7 @@ async def test_after_a_breaker_has_closed_early_requests_leave_at_once_and_are_a
         limiter.paused_until.clear()
         limiter.on_change()
         assert await lanes.until(lambda: len(lanes.sent) == 1) < 0.1
-        await lanes.until(lambda: not scheduler._queues)
+        await lanes.until(lambda: not scheduler.queues)
         fill(scheduler, "a", 1)
         assert await lanes.until(lambda: len(lanes.sent) == 2) < 0.1
     assert lanes.sent[0][1] is first
@@ -510,9 +510,9 @@ async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[
         await lanes.until(lambda: len(lanes.sent) == 10_000)
         await run_ready_tasks()
         assert len({request.upstream for _, request in lanes.sent}) == 10_000
-        assert not scheduler._queues
+        assert not scheduler.queues
         assert not scheduler.ready
-        assert scheduler._at_hand == scheduler._waiting == 0
+        assert scheduler._at_hand == scheduler.waiting == 0
 
 
 async def test_a_queue_that_was_emptied_while_it_paused_is_forgotten_after_the_pause(
@@ -525,9 +525,9 @@ async def test_a_queue_that_was_emptied_while_it_paused_is_forgotten_after_the_p
     fill(scheduler, "a", 1)
     assert scheduler._pick() is None
     assert len(list(scheduler.overflow())) == 1
-    assert scheduler._queues
+    assert scheduler.queues
     await asyncio.sleep(6.0)
-    assert not scheduler._queues
+    assert not scheduler.queues
 
 
 async def test_a_queue_that_was_emptied_while_slots_are_reserved_is_forgotten_after_that(
@@ -542,7 +542,7 @@ async def test_a_queue_that_was_emptied_while_slots_are_reserved_is_forgotten_af
     assert len(limiter.calls) == 1
     assert len(list(scheduler.overflow())) == 1
     await asyncio.sleep(1.0)
-    assert not scheduler._queues
+    assert not scheduler.queues
     assert not caplog.messages
 
 
@@ -555,7 +555,7 @@ async def test_a_new_queue_of_an_upstream_is_served_although_its_forgotten_one_i
         assert names([first, second]) == ["a0", "a1"]
         scheduler.finished("a")
         scheduler.finished("a")
-        assert not scheduler._queues
+        assert not scheduler.queues
 
 
 # -- lanes that are cancelled
@@ -592,7 +592,7 @@ async def test_a_lane_that_is_cancelled_on_its_slot_gives_the_request_to_another
     await run_ready_tasks()
     (request,) = fill(scheduler, "a", 1)
     await asyncio.sleep(0.1)  # the slot is reserved, and one lane waits for it
-    (queue,) = scheduler._queues.values()
+    (queue,) = scheduler.queues.values()
     assert (queue.in_flight, len(queue.waiting)) == (1, 0)
     lanes[0].cancel()
     lanes[1].cancel()
@@ -678,8 +678,8 @@ class Turmoil:
         for task in self.lanes:
             if task.done() and not task.cancelled():
                 task.result()
-        assert self.scheduler._waiting == sum(len(queue.waiting) for queue in self.scheduler._queues.values())
-        assert self.scheduler._at_hand == sum(queue.at_hand for queue in self.scheduler._queues.values())
+        assert self.scheduler.waiting == sum(len(queue.waiting) for queue in self.scheduler.queues.values())
+        assert self.scheduler._at_hand == sum(queue.at_hand for queue in self.scheduler.queues.values())
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -701,8 +701,8 @@ async def test_every_request_is_taken_just_as_often_as_it_was_put(seed: int) -> 
     assert turmoil.rounds == turmoil.wanted
     assert len(turmoil.wanted) > 200
     assert not turmoil.in_scheduler
-    assert not turmoil.scheduler._queues
-    assert (turmoil.scheduler._at_hand, turmoil.scheduler._waiting, turmoil.scheduler._parked) == (0, 0, 0)
+    assert not turmoil.scheduler.queues
+    assert (turmoil.scheduler._at_hand, turmoil.scheduler.waiting, turmoil.scheduler._parked) == (0, 0, 0)
     for upstream, rate in turmoil.limiter.rates.items():
         times = turmoil.sent[upstream]
         for first, tenth in zip(times, times[10:], strict=False):

@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,8 @@ from coordinator.errors import RedisUnavailable
 from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts, RunState
+from coordinator.stages.constraint import Constraint, Held
+from coordinator.stages.figures import WorkerFigures
 from coordinator.status import RunSnapshot
 from crawler.cli.display.progress import (
     Pace,
@@ -262,3 +265,10 @@ def test_what_holds_a_run_up_is_named(
 ) -> None:
     snapshot = RunSnapshot("test", RunState.RUNNING, RUNNING, 2, "host-1", waits, upstreams, unreachable)
     assert holdup_words(snapshot) == words
+
+
+def test_while_all_is_well_the_progress_line_says_what_limits_the_run() -> None:
+    snapshot = replace(a_snapshot(), figures=WorkerFigures(held=(Held(Constraint.FETCH, "", 1.0),)))
+    assert holdup_words(snapshot) == "limited by fetch"
+    paused = replace(snapshot, upstreams=(UpstreamHealth("slow.example", paused=5.0),))
+    assert holdup_words(paused) == "slow.example paused 5 s"

@@ -12,13 +12,9 @@ import orjson
 import pytest
 from rich.console import Console
 
-from coordinator.limits.overrides import LimitOverride
-from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Epoch, Outcome, RunCounts, RunState
+from coordinator.model import Epoch, Outcome, RunCounts
 from coordinator.queue.notices import NullColumn
-from coordinator.settings import LimitSettings, Window
-from coordinator.status import RunSnapshot
 from crawler.cli.display import screen
 from crawler.cli.run import exit_code_of
 from crawler.local.events import RunEnd
@@ -268,89 +264,9 @@ def test_a_text_is_never_changed(text: str) -> None:
     assert fields(text) == [text]
 
 
-SNAPSHOT = RunSnapshot(
-    "test",
-    RunState.RUNNING,
-    COUNTS,
-    workers=2,
-    leader=None,
-    waits=("Postgres does not answer",),
-    upstreams=(
-        UpstreamHealth("[fe80::1]:80", paused=61.4),
-        UpstreamHealth(
-            "x.example", override=LimitOverride(LimitSettings((Window(5, 1),)), 0), breaker="open", probe_in=3.0
-        ),
-    ),
-    unreachable=tuple(UnreachableUpstream(f"dead{number:02}", 3, "no such host", 8.04) for number in range(12)),
-)
-
-
-def test_a_snapshot_is_shown_whole() -> None:
-    console, out = a_console()
-    screen.print_snapshot(SNAPSHOT, console)
-    text = out.getvalue()
-    parts = ("running", "5 of 20 done, 10 queued", "4 stored, 1 failed", "1,234, 5.6 kB", "none", "waits for")
-    upstreams = (
-        "[fe80::1]:80 paused 61 s",
-        "x.example breaker open, probe in 3 s, live rate 5/s, live concurrency none",
-    )
-    unreachable = ("3 keys wait for dead09: no such host, next attempt in 8 s", "2 more, see --json")
-    for part in (*parts, *upstreams, *unreachable):
-        assert part in text
-    assert "Postgres does not answer" in " ".join(text.split())
-
-
-def test_a_snapshot_as_json_names_every_count() -> None:
-    assert screen.snapshot_json(SNAPSHOT) == {
-        "run": "test",
-        "state": "running",
-        "total": 20,
-        "done": 5,
-        "queued": 10,
-        "deferred": 0,
-        "outcomes": {"stored": 4, "unchanged": 0, "gone": 0, "refused": 0, "failed": 1},
-        "requests": 1_234,
-        "received_bytes": 5_600,
-        "workers": 2,
-        "coordinator": None,
-        "paused": {"[fe80::1]:80": 61.4},
-        "upstreams": {
-            "[fe80::1]:80": {
-                "paused": 61.4,
-                "breaker": "closed",
-                "probe_in": 0.0,
-                "refused_in_a_row": 0,
-                "refused_with": None,
-                "found_rate": None,
-                "live_rate": None,
-                "live_concurrency": None,
-            },
-            "x.example": {
-                "paused": 0.0,
-                "breaker": "open",
-                "probe_in": 3.0,
-                "refused_in_a_row": 0,
-                "refused_with": None,
-                "found_rate": None,
-                "live_rate": "5/s",
-                "live_concurrency": "none",
-            },
-        },
-        "waits": ["Postgres does not answer"],
-        "unreachable": {
-            f"dead{number:02}": {"keys": 3, "fault": "no such host", "next_attempt_in": 8.0} for number in range(12)
-        },
-        "null_columns": {},
-    }
-
-
-def test_columns_that_turned_null_are_in_the_summary_and_in_status() -> None:
+def test_columns_that_turned_null_are_in_the_summary() -> None:
     columns = (NullColumn("facts.n", 1_767_268_800),)
     words = "facts.n was filled, and is null in every record of 1,000 pages since 2026-01-01 12:00:00 UTC"
     end = replace(an_end(stored=True), null_columns=columns)
     assert f"column {words}: has the response changed?" in " ".join(summed(end).split())
     assert screen.end_json(end)["null_columns"] == {"facts.n": 1_767_268_800}
-    console, out = a_console()
-    screen.print_snapshot(replace(SNAPSHOT, null_columns=columns), console)
-    assert words in " ".join(out.getvalue().split())
-    assert screen.snapshot_json(replace(SNAPSHOT, null_columns=columns))["null_columns"] == {"facts.n": 1_767_268_800}

@@ -1,0 +1,1 @@
+"""What the stages of the workers do, how long it takes, and which one limits the run."""

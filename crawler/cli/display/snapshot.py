@@ -1,0 +1,152 @@
+"""How `status` shows a run: as a table for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.limits.upstream_health import UpstreamHealth
+from coordinator.model import Outcome
+from coordinator.stages.figures import StageFigures
+from coordinator.stages.timing import StageTiming
+from coordinator.status import RunSnapshot
+from crawler.cli.display.progress import (
+    absence_words,
+    byte_words,
+    duration_words,
+    of_total,
+    outcome_words,
+    seconds_words,
+)
+
+LISTED_UNREACHABLE = 10
+NO_TIMES = StageTiming((), 0.0)
+
+
+def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
+    """Print one run's snapshot."""
+    counts = snapshot.counts
+    deferred = f", {counts.deferred:,} of them deferred" if counts.deferred else ""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("run", snapshot.name)
+    absence = absence_words(snapshot)
+    steering = snapshot.steering
+    paused = f", paused: go on with shardcrawl resume {snapshot.name}" if steering.paused else ""
+    table.add_row("state", f"{snapshot.state.value}{paused}{', but ' if absence else ''}{absence}")
+    table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.waiting:,} queued{deferred}")
+    if not snapshot.state.is_over:
+        table.add_row("pace", _pace_words(snapshot))
+        if not (absence or snapshot.waits or paused):
+            table.add_row("limited by", snapshot.limited_words or "not known yet")
+    table.add_row("outcomes", outcome_words(counts))
+    if counts.requests or not snapshot.state.is_over:  # Redis keeps them for an hour
+        table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
+    bound = f", {steering.max_workers:,} at most" if steering.max_workers else ""
+    table.add_row("workers", f"{snapshot.workers}{bound}")
+    table.add_row("coordinator", snapshot.leader or "none")
+    for health in snapshot.upstreams:
+        table.add_row("upstream", f"{health.upstream} {health.summary}")
+    for unreachable in snapshot.unreachable[:LISTED_UNREACHABLE]:
+        table.add_row("unreachable", unreachable.summary)
+    if (more := len(snapshot.unreachable) - LISTED_UNREACHABLE) > 0:
+        table.add_row("unreachable", f"{more:,} more, see --json")
+    for column in snapshot.null_columns:
+        table.add_row("column", column.summary)
+    for cause in snapshot.waits:
+        table.add_row("waits for", cause)
+    console.print(table, markup=False)
+    if snapshot.figures.stages:
+        console.print(_stages_table(snapshot), markup=False)
+
+
+def _pace_words(snapshot: RunSnapshot) -> str:
+    left, last = snapshot.seconds_left, snapshot.last_commit
+    words = [f"{snapshot.figures.rate:,.1f} keys/s", f"ETA {duration_words(left) if left is not None else '?'}"]
+    return ", ".join([*words, *([f"last commit {seconds_words(last)} ago"] if last is not None else [])])
+
+
+def _stages_table(snapshot: RunSnapshot) -> Table:
+    """How busy each stage is now, what waits for it, and what it took for one item on average in the whole run."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage")
+    for column in ("busy", "of", "waiting", "items", "each"):
+        table.add_column(column, justify="right")
+    for one in snapshot.figures.stages:
+        timing = snapshot.timings.get(one.name, NO_TIMES)
+        items, each = (f"{timing.items:,}", seconds_words(timing.seconds / timing.items)) if timing.items else ("", "")
+        table.add_row(one.name, f"{100 * one.utilisation:.0f} %", f"{one.size:,}", f"{one.waiting:,}", items, each)
+    return table
+
+
+def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
+    """One run's snapshot as plain values."""
+    counts, steering = snapshot.counts, snapshot.steering
+    return {
+        "run": snapshot.name,
+        "state": snapshot.state.value,
+        "total": counts.total,
+        "done": counts.done,
+        "queued": counts.waiting,
+        "deferred": counts.deferred,
+        "outcomes": outcomes_json(counts.outcomes),
+        "requests": counts.requests,
+        "received_bytes": counts.received,
+        "workers": snapshot.workers,
+        "max_workers": steering.max_workers,
+        "run_paused": steering.paused,
+        "coordinator": snapshot.leader,
+        "paused": snapshot.pauses,
+        "upstreams": {health.upstream: health_json(health) for health in snapshot.upstreams},
+        "waits": list(snapshot.waits),
+        "unreachable": {
+            one.upstream: {"keys": one.keys, "fault": one.fault, "next_attempt_in": round(one.next_attempt, 1)}
+            for one in snapshot.unreachable
+        },
+        "null_columns": {column.name: column.since for column in snapshot.null_columns},
+        "absent": absence_words(snapshot),
+        "rate": round(snapshot.figures.rate, 3),
+        "eta_seconds": None if snapshot.seconds_left is None else round(snapshot.seconds_left),
+        "last_commit_ago": None if snapshot.last_commit is None else round(snapshot.last_commit, 1),
+        "limited_by": _limited_json(snapshot),
+        "stages": {one.name: _stage_json(one, snapshot.timings.get(one.name)) for one in snapshot.figures.stages},
+    }
+
+
+def _limited_json(snapshot: RunSnapshot) -> Mapping[str, str] | None:
+    if (limited := snapshot.limited_by) is None:
+        return None
+    return {"what": limited.constraint.value, "name": limited.name, "words": snapshot.limited_words}
+
+
+def _stage_json(figures: StageFigures, timing: StageTiming | None) -> Mapping[str, float]:
+    return {
+        "busy": round(figures.busy, 2),
+        "of": figures.size,
+        "waiting": figures.waiting,
+        "items": timing.items if timing else 0,
+        "seconds": round(timing.seconds, 3) if timing else 0.0,
+    }
+
+
+def health_json(health: UpstreamHealth) -> Mapping[str, Any]:
+    """The health of an upstream as plain values."""
+    live = health.override
+    return {
+        "paused": health.paused,
+        "breaker": health.breaker,
+        "probe_in": health.probe_in,
+        "refused_in_a_row": health.refused,
+        "refused_with": health.status,
+        "found_rate": health.found_rate,
+        "live_rate": live.rate.rate_text if live and live.rate else None,
+        "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
+    }
+
+
+def outcomes_json(outcomes: Mapping[Outcome, int]) -> Mapping[str, int]:
+    """Keys by outcome as plain values, with 0 for an outcome that did not occur."""
+    return {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome}
