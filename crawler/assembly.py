@@ -35,12 +35,14 @@ from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
 from crawler.pipeline.intake import MAX_IDLE_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS, Intake
+from crawler.pipeline.lanes import Lanes
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.refresh import Refresh
 from crawler.pipeline.scheduler import Scheduler
 from crawler.store.rows.base import BaseReader
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
+from crawler.transform.stage import Stage
 from crawler.worker import Worker
 
 
@@ -134,19 +136,31 @@ async def build_worker(
         would_only_wait=lambda: only_upstream is not None and scheduler.would_only_wait(only_upstream),
         failpoint=failpoint,
     )
+    stage = None
+    if job.transform:
+        stage = Stage.open(job, batch, lambda: scheduler.empty, record.parser_files)
+        stack.push_async_callback(stage.close)
+    lanes = Lanes(
+        job.run.concurrency,
+        scheduler=scheduler,
+        fetcher=fetcher,
+        page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item, credentials),
+        batch=batch,
+        unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
+        stage=stage,
+        memory=memory,
+        failpoint=failpoint,
+    )
     worker = Worker(
         name,
         streams=streams,
         intake=intake,
         scheduler=scheduler,
-        fetcher=fetcher,
-        page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item, credentials),
+        lanes=lanes,
         batch=batch,
         writer=writer,
         meter=meter,
-        unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
-        concurrency=job.run.concurrency,
-        memory=memory,
+        stage=stage,
         found_keys=found_keys,
         base=base_reader,
         failpoint=failpoint,

@@ -2,7 +2,8 @@
 
     claim      the intake takes blocks of keys from the queue in Redis and puts requests for them into the scheduler
     fetch      a lane takes a request that may leave, and makes one attempt (see lanes)
-    parse      the page builder makes a page for each key of the response; the batch collects pages
+    parse      the page builder makes a page for each key of the response
+    transform  in a job with transforms, the stage takes the pages' records through them; the batch collects pages
     store      the flush commits the batch in Postgres
     complete   the flush then tells Redis in one script that keys are done and blocks are finished
 
@@ -22,23 +23,21 @@ from functools import partial
 
 from coordinator.errors import EpochLost
 from coordinator.failpoints import Failpoint, no_failpoint
-from coordinator.limits.unreachable import UnreachableUpstreams, encode_waits
+from coordinator.limits.unreachable import encode_waits
 from coordinator.model import FoundBatch, Presence, RunState, WorkerId
 from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
 from coordinator.redis.retrying import WaitCauses, retry_unavailable
 from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.attempt import Meter
-from crawler.fetch.fetcher import Fetcher
-from crawler.fetch.memory import BodyMemory
 from crawler.model import Page
 from crawler.pipeline.batch import Batch, Load, completion_of, drop_seen
 from crawler.pipeline.intake import Intake
 from crawler.pipeline.lanes import Lanes
-from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
 from crawler.store.rows.base import BaseReader
 from crawler.store.writer import Writer
+from crawler.transform.stage import Stage
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
@@ -52,30 +51,17 @@ class Worker:
     streams: Streams
     intake: Intake
     scheduler: Scheduler
-    fetcher: Fetcher
-    page_builder: PageBuilder
+    lanes: Lanes
     batch: Batch
     writer: Writer
     meter: Meter
-    unreachable: UnreachableUpstreams
-    concurrency: int
-    memory: BodyMemory | None = None
+    stage: Stage | None = None
     found_keys: FoundKeys | None = None
     base: BaseReader | None = None
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
         self.state = RunState.RUNNING
-        self.lanes = Lanes(
-            self.concurrency,
-            scheduler=self.scheduler,
-            fetcher=self.fetcher,
-            page_builder=self.page_builder,
-            batch=self.batch,
-            unreachable=self.unreachable,
-            memory=self.memory,
-            failpoint=self.failpoint,
-        )
         self._completions = self._moves = 0
         self._waits = WaitCauses()
         self._drain, self._heartbeat_due = asyncio.Event(), asyncio.Event()
@@ -95,16 +81,21 @@ class Worker:
     async def _work(self) -> None:
         """Claim, fetch and flush until drained; then finish what is in flight, and flush the rest."""
         flush = asyncio.create_task(self._flush(), name="flush")
+        behind = [flush]
+        if self.stage is not None:
+            behind.append(asyncio.create_task(self.stage.run(), name="stage"))
         try:
             await run_until_first_ends(
-                self.intake.feed(), self._drain.wait(), self.lanes.run(), wait_until_first_ends(flush)
+                self.intake.feed(), self._drain.wait(), self.lanes.run(), wait_until_first_ends(*behind)
             )
-            await run_until_first_ends(self.lanes.drain(), wait_until_first_ends(flush))
+            await run_until_first_ends(self.lanes.drain(), wait_until_first_ends(*behind))
+            if self.stage is not None:
+                await run_until_first_ends(self.stage.drain(), wait_until_first_ends(*behind))
             self.batch.close()
             await flush
         finally:
             await self.lanes.close()
-            await cancel_and_wait([flush])
+            await cancel_and_wait(behind)
 
     async def _flush(self) -> None:
         """Commit each load in Postgres, then complete it in Redis, until the batch is closed and empty."""

@@ -28,6 +28,7 @@ from crawler.job.sections.following import FollowSettings, KindSettings, Paginat
 from crawler.job.sections.limits import LimitEntry
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import SourceSettings
+from crawler.job.sections.transform import TransformSettings
 from crawler.job.tables import TableSettings
 
 
@@ -163,6 +164,7 @@ class JobFile(Section, frozen=True, kw_only=True):
     parse: ParseSettings = field(default_factory=ParseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     tables: tuple[TableSettings, ...] = ()
+    transform: TransformSettings | tuple[TransformSettings, ...] = ()
     paginate: PaginateSettings | None = None
     follow: tuple[FollowSettings, ...] = ()
     kinds: dict[str, KindSettings] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from crawler.job.sections.following import FollowSettings, KindSettings, Paginat
 from crawler.job.sections.limits import LimitEntry
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import KINDS, SourceSettings
+from crawler.job.sections.transform import TransformSettings
 from crawler.job.tables import KNOWN_TYPES, TableSettings
 
 INTRODUCTION = """\
@@ -83,6 +84,7 @@ SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[limits.NAME]", LimitEntry, _LIMITS_NOTE),
     ("[retry]", RetrySettings, ""),
     ("[parse]", ParseSettings, _PARSE_NOTE),
+    ("[transform]", TransformSettings, ""),
     ("[store]", StoreSettings, ""),
     ("[[tables]]", TableSettings, _TABLES_NOTE),
     ("[paginate]", PaginateSettings, ""),
@@ -111,6 +113,7 @@ def job_schema() -> dict[str, Any]:
     )
     parts["LoginSettings"]["required"] = ["url"]
     parts["TableSettings"]["required"] = ["name", "columns"]
+    parts["TransformSettings"]["required"] = ["python"]
     parts["JobFile"]["required"] = ["source"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

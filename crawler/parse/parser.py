@@ -44,7 +44,8 @@ class Parser:
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._limit = TimeLimit(MAX_CALL_SECONDS_IN_LOOP)
         self._pool: ParserPool | None = None
-        self._null_columns = NullColumnWatch(job.tables) if own.parse.python is None else None
+        is_watched = own.parse.python is None and not job.transform  # columns are not known before a transform
+        self._null_columns = NullColumnWatch(job.tables) if is_watched else None
         self._failed_alone = self._failed_together = self._unknown_names = 0
 
     async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> str | None:

@@ -19,6 +19,7 @@ from crawler.pipeline.batch import Batch
 from crawler.pipeline.fair_share import SLOW_SECONDS, most_lent
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
+from crawler.transform.stage import Stage
 
 # How often slow requests are looked for.
 LOOK_SECONDS = 0.05
@@ -28,7 +29,8 @@ class Lanes:
     """As many lanes as requests may be in flight in this worker, and some more while slow requests hold these.
 
     A request that is slow lends its lane when one to another upstream could leave and no lane is free: another lane
-    begins in its place, and it ends with the request. `clock` is the fetcher's.
+    begins in its place, and it ends with the request. Pages go into the `stage` before the batch, if there is one.
+    `clock` is the fetcher's.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Lanes:
         page_builder: PageBuilder,
         batch: Batch,
         unreachable: UnreachableUpstreams,
+        stage: Stage | None = None,
         memory: BodyMemory | None = None,
         failpoint: Failpoint = no_failpoint,
         clock: Callable[[], float] = time.monotonic,
@@ -51,6 +54,7 @@ class Lanes:
         self._fetcher = fetcher
         self._page_builder = page_builder
         self._batch = batch
+        self._add, self._make_due = (batch.add, batch.make_due) if stage is None else (stage.add, stage.make_due)
         self._unreachable = unreachable
         self._faults: dict[str, str] = {}  # the last one of each upstream that responded before
         self._failpoint = failpoint
@@ -119,7 +123,7 @@ class Lanes:
                     lane.release()
                     lane.release = None
             if scheduler.empty:
-                self._batch.make_due()
+                self._make_due()
 
     async def _place(self, request: Request, result: FetchResult | RetryInPlace | Defer, lane: Lane) -> None:
         if isinstance(result, FetchResult):
@@ -128,7 +132,7 @@ class Lanes:
             if lane.release is not None:
                 await self._batch.until_room()  # its pages may be larger still, and the batch bounds their memory
             for page in await self._page_builder.build(request, result):
-                self._batch.add(page)
+                self._add(page)
             lane.must_finish = False
         elif isinstance(result, RetryInPlace):
             self._scheduler.put(request, result.delay)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, BinaryIO
 
 from coordinator.errors import ShardcrawlError
-from crawler.pool.protocol import LENGTH, ChildSetup, frame, unpickled
+from crawler.pool.protocol import LENGTH, OUT_OF_MEMORY, ChildSetup, frame, unpickled
 from crawler.telemetry import logs
 from crawler.telemetry.pulse import exit_when_closed, kill_after
 
@@ -29,6 +31,8 @@ def main() -> None:
         _serve(channel.makefile("rb"), channel)
     except (BrokenPipeError, ConnectionResetError):
         return
+    except MemoryError:
+        sys.exit(OUT_OF_MEMORY)
 
 
 def _serve(incoming: BinaryIO, channel: socket.socket) -> None:
@@ -40,10 +44,23 @@ def _serve(incoming: BinaryIO, channel: socket.socket) -> None:
     except ShardcrawlError as error:
         channel.sendall(frame(str(error)))
         return
+    if setup.memory is not None:
+        _bound_memory(setup.memory)
     channel.sendall(frame(None))
     while (task := _receive(incoming)) is not None:
         kill_after(setup.seconds + ORPHAN_SECONDS)  # a worker that lives is sooner
         channel.sendall(frame(handle(task)))
+
+
+def _bound_memory(more: int) -> None:
+    """Let this process take so many bytes more than it has; where there is no /proc, as many as it likes."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+    except OSError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    bound = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
 
 
 def _receive(incoming: BinaryIO) -> Any:

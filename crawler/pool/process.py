@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -11,10 +12,18 @@ from typing import Any, cast
 
 from coordinator.errors import ShardcrawlError
 from crawler.pool import child as child_module
-from crawler.pool.protocol import LENGTH, ChildSetup, frame, unpickled
+from crawler.pool.protocol import LENGTH, OUT_OF_MEMORY, ChildSetup, frame, unpickled
 
 # How long an idle child has to exit before it is killed.
 EXIT_SECONDS = 2.0
+# Libraries start a thread for each core, and several processes would fight for the cores. The user's own values win.
+ONE_THREAD = dict.fromkeys(
+    (
+        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+        *("NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"),
+    ),
+    "1",
+)
 
 
 class ChildUnusable(ShardcrawlError):
@@ -65,6 +74,7 @@ class ChildProcess:
                     *(sys.executable, "-P", "-m", child_module.__name__, str(theirs.fileno())),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
+                    env={**ONE_THREAD, **os.environ},
                 )
             return cls(process, *(await asyncio.open_unix_connection(sock=ours)))
         except BaseException:
@@ -108,4 +118,6 @@ class ChildProcess:
                     self._process.kill()
                 await self._process.wait()
         code = self._process.returncode or 0
+        if code == OUT_OF_MEMORY:
+            return "ran out of memory"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

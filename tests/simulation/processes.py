@@ -26,6 +26,7 @@ from crawler.fetch.attempt import Lane, Meter
 from crawler.job.models import StoreSettings
 from crawler.model import GET, Payload
 from crawler.pipeline.intake import Intake
+from crawler.pipeline.lanes import Lanes
 from crawler.worker import Worker
 from tests.simulation.faulty_client import LOST
 from tests.simulation.process import RUN, Process
@@ -73,17 +74,18 @@ class WorkerProcess(Process):
             scheduler=self.scheduler,  # type: ignore[arg-type]
             keys_per_request={"": self.simulation.keys_per_request},
         )
-        parts: dict[str, Any] = {
-            "scheduler": self.scheduler,
+        doing: dict[str, Any] = {
             "fetcher": CountingFetcher(self.truth, self.who, meter),
             "page_builder": SimplePageBuilder(self.truth, self.intake),
             "unreachable": UnreachableUpstreams(SimpleNamespace()),  # type: ignore[arg-type]
+        }
+        parts: dict[str, Any] = {
+            "scheduler": self.scheduler,
+            "lanes": Lanes(lanes, scheduler=self.scheduler, batch=self.batch, **doing),  # type: ignore[arg-type]
             "writer": DictWriter(self.truth, self.client, self.who),
             "found_keys": self.simulation.following and self._found_keys(client, keys, record),
         }
-        worker = Worker(
-            name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, concurrency=lanes, **parts
-        )
+        worker = Worker(name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, **parts)
         worker._apply(await retry_unavailable(lambda: self.streams.join(name), "worker"))
         self.worker = worker
         self._work = {
