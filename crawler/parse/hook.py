@@ -245,7 +245,8 @@ def shown_error(error: BaseException, folder: str) -> str:
     """
     if isinstance(error, SelectorError):
         return first_line(error)
-    text = f"{type(error).__name__}: {first_line(error)}"
+    kind, words = type(error).__name__, first_line(error)
+    text = kind if words == kind else f"{kind}: {words}"
     if folder and not isinstance(error, SyntaxError):  # that one says its file and line itself
         for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
             file = Path(frame.f_code.co_filename)

@@ -54,7 +54,7 @@ class Lanes:
         self._fetcher = fetcher
         self._page_builder = page_builder
         self._batch = batch
-        self._add, self._make_due = (batch.add, batch.make_due) if stage is None else (stage.add, stage.make_due)
+        self._next = batch if stage is None else stage
         self._unreachable = unreachable
         self._faults: dict[str, str] = {}  # the last one of each upstream that responded before
         self._failpoint = failpoint
@@ -123,7 +123,7 @@ class Lanes:
                     lane.release()
                     lane.release = None
             if scheduler.empty:
-                self._make_due()
+                self._next.make_due()
 
     async def _place(self, request: Request, result: FetchResult | RetryInPlace | Defer, lane: Lane) -> None:
         if isinstance(result, FetchResult):
@@ -132,7 +132,7 @@ class Lanes:
             if lane.release is not None:
                 await self._batch.until_room()  # its pages may be larger still, and the batch bounds their memory
             for page in await self._page_builder.build(request, result):
-                self._add(page)
+                self._next.add(page)
             lane.must_finish = False
         elif isinstance(result, RetryInPlace):
             self._scheduler.put(request, result.delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -18,12 +19,19 @@ from crawler.telemetry.pulse import exit_when_closed, kill_after
 
 # How long a task may go on after the worker has closed its end of the socket.
 ORPHAN_SECONDS = 1.0
+# How libraries are told how many threads to start. By default one a core, and several processes would fight for these.
+THREAD_COUNTS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+    *("NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"),
+)
 
 
 def main() -> None:
     """Serve until the worker closes its end or dies. Signals that ask for a drain are ignored: the worker drains."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    for name in THREAD_COUNTS:
+        os.environ.setdefault(name, "1")  # before the user's module imports any of them
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
     threading.Thread(target=exit_when_closed, args=(channel, ORPHAN_SECONDS, 0), daemon=True).start()

@@ -34,6 +34,8 @@ MAX_START_SECONDS = 150.0
 # A task's deadline may be wrong by this share: moving it for each result would cost more than receiving the result.
 DEADLINE_TOLERANCE = 0.02
 START_ATTEMPTS = 3
+# A function that is out of time is interrupted in its process. One that cannot be, because it is in C, is killed then.
+KILL_SLACK_SECONDS = 1.0
 MAX_DEATHS_PER_TASK = 2
 
 

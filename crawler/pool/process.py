@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -16,14 +15,6 @@ from crawler.pool.protocol import LENGTH, OUT_OF_MEMORY, ChildSetup, frame, unpi
 
 # How long an idle child has to exit before it is killed.
 EXIT_SECONDS = 2.0
-# Libraries start a thread for each core, and several processes would fight for the cores. The user's own values win.
-ONE_THREAD = dict.fromkeys(
-    (
-        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
-        *("NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"),
-    ),
-    "1",
-)
 
 
 class ChildUnusable(ShardcrawlError):
@@ -74,7 +65,6 @@ class ChildProcess:
                     *(sys.executable, "-P", "-m", child_module.__name__, str(theirs.fileno())),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
-                    env={**ONE_THREAD, **os.environ},
                 )
             return cls(process, *(await asyncio.open_unix_connection(sock=ours)))
         except BaseException:

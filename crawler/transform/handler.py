@@ -14,9 +14,6 @@ from crawler.parse.code import check_parser
 from crawler.pool.protocol import pickled, unpickled
 from crawler.transform.function import Made, Record, Transform
 
-# A function that is out of time is interrupted in its process. One that cannot be, because it is in C, is killed then.
-KILL_SLACK_SECONDS = 1.0
-
 
 class TransformSetup(NamedTuple):
     """Which of the job's transforms the child imports. `files` are the digests of the files of the run."""

@@ -15,7 +15,7 @@ from coordinator.tasks import run_until_first_ends
 from crawler.job.job import Job
 from crawler.model import Page
 from crawler.transform.batching import PassingPage
-from crawler.transform.step import BatchProcess, Step, open_processes
+from crawler.transform.step import BatchProcess, TransformStep, open_processes
 
 
 class NextBatch(Protocol):
@@ -55,12 +55,12 @@ class Stage:
         self._pages = 0
         self._empty = asyncio.Event()
         self._tables = {[table.name for table in job.tables].index(one.table) for one in job.transform}
-        steps: list[Step] = []
+        steps: list[TransformStep] = []
         onward = self._end
         for number in reversed(range(len(job.transform))):
-            steps.insert(0, Step(job, number, processes[number], onward, partial(self._may_grow, number)))
+            steps.insert(0, TransformStep(job, number, processes[number], onward, partial(self._may_grow, number)))
             onward = steps[0].add
-        self.steps: Sequence[Step] = steps
+        self.steps: Sequence[TransformStep] = steps
 
     @classmethod
     def open(cls, job: Job, batch: NextBatch, is_idle: Callable[[], bool], files: Mapping[str, str]) -> Stage:

@@ -15,7 +15,7 @@ from coordinator.errors import UsageError
 from coordinator.model import Outcome
 from coordinator.tasks import cancel_and_wait
 from crawler.job.job import Job
-from crawler.pool.pool import Pool, TaskFailed
+from crawler.pool.pool import KILL_SLACK_SECONDS, Pool, TaskFailed
 from crawler.pool.process import ChildUnusable
 from crawler.pool.protocol import pickled, unpickled
 from crawler.transform.batching import (
@@ -30,7 +30,6 @@ from crawler.transform.batching import (
     take_records,
 )
 from crawler.transform.handler import (
-    KILL_SLACK_SECONDS,
     BatchResult,
     BatchTask,
     TransformSetup,
@@ -62,7 +61,7 @@ def open_processes(job: Job, number: int, files: Mapping[str, str]) -> list[Batc
     ]
 
 
-class Step:
+class TransformStep:
     """Takes the records of one table out of pages, and puts what the transform makes of them in their place.
 
     Pages leave by `onward`, those that have nothing for this transform at once. `may_grow` says whether more pages may
