@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from coordinator.errors import UsageError
 from coordinator.model import Outcome
 from crawler.job.job import read_job
 from crawler.job.models import StoreSettings
+from crawler.model import Page
 from crawler.pipeline.batch import Batch
 from crawler.transform.stage import Stage
 from tests.crawler.examples import a_document, a_page
@@ -39,22 +41,29 @@ def batch(records):
 MEMORY, SPAWNED = "200MB", {"n": "bigint", "pid": "bigint"}
 
 
-def a_stage(folder: Path, code: str) -> tuple[Stage, Batch]:
+HANGS = """
+import signal, time
+
+def batch(records):
+    if any(record["n"] == 1 for record in records):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # as code in C that does not look for signals
+        time.sleep(1000)
+    return [{"_key": record["_key"], "n": record["n"]} for record in records]
+"""
+
+
+def a_stage(folder: Path, code: str, **settings: Any) -> tuple[Stage, Batch]:
     (folder / "features.py").write_text(code)
-    transform = {"python": "features:batch", "batch": 4, "processes": 2, "memory": MEMORY}
+    transform = {"python": "features:batch", "batch": 4, "processes": 2, "memory": MEMORY} | settings
     tables = [{"name": "given", "columns": SPAWNED}]
     batch = Batch(StoreSettings())
     job = read_job(a_document(tables=tables, transform=transform), str(folder))
     return Stage.open(job, batch, lambda: True, {}), batch
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
-async def test_a_record_that_needs_too_much_costs_its_key_and_a_process_that_has_too_little_left_begins_anew(
-    tmp_path: Path,
-) -> None:
-    """Each batch leaves 60 MB to 240 MB in its process, which may have 200 MB: so no process lasts long."""
-    stage, batch = a_stage(tmp_path, FEATURES)
-    pages = [a_page(str(number)) for number in range(9)]
+async def passed(count: int, stage: Stage, batch: Batch) -> list[Page]:
+    """Take pages with one record each through the stage; returns them."""
+    pages = [a_page(str(number)) for number in range(count)]
     running = asyncio.create_task(stage.run())
     try:
         for number, page in enumerate(pages):
@@ -65,6 +74,15 @@ async def test_a_record_that_needs_too_much_costs_its_key_and_a_process_that_has
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await stage.close()
+    return pages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+async def test_a_record_that_needs_too_much_costs_its_key_and_a_process_that_has_too_little_left_begins_anew(
+    tmp_path: Path,
+) -> None:
+    """Each batch leaves 60 MB to 240 MB in its process, which may have 200 MB: so no process lasts long."""
+    pages = await passed(9, *a_stage(tmp_path, FEATURES))
     failed = {page.item.key: page.reason for page in pages if page.outcome is Outcome.FAILED}
     assert failed == {
         "3": "transform: MemoryError (features.py, line 11)",
@@ -73,6 +91,12 @@ async def test_a_record_that_needs_too_much_costs_its_key_and_a_process_that_has
     rows = [row for page in pages for _, row in page.records]
     assert sorted(row[0] for row in rows) == [0, 1, 2, 4, 6, 7, 8]
     assert len({row[1] for row in rows}) >= 3, "more processes than two"
+
+
+async def test_a_record_that_hangs_in_code_that_cannot_be_interrupted_costs_its_key(tmp_path: Path) -> None:
+    pages = await passed(2, *a_stage(tmp_path, HANGS, seconds=0.1, processes=1))
+    assert [page.reason for page in pages] == [None, "transform: its process gave no result within 1.1 s"]
+    assert pages[0].records == [(0, (0, None))]
 
 
 async def test_a_module_without_the_function_ends_the_stage_with_one_line(tmp_path: Path) -> None:
