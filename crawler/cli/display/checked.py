@@ -121,7 +121,7 @@ def _parser_words(job: Job) -> str:
 
 def _transform_words(settings: TransformSettings) -> str:
     processes = "one process" if settings.processes == 1 else f"{settings.processes} processes"
-    return f"{settings.python}: {settings.table}, {settings.batch:,} records at a time, {processes} a worker"
+    return f"{settings.python} of {settings.table}, {processes} a worker"
 
 
 def _keys_words(total: int | None, keys_per_request: int) -> str:
