@@ -44,6 +44,7 @@ from crawler.store.rows.base import BaseReader
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from crawler.telemetry.stage_watch import StageWatch
+from crawler.transform.stage import TransformStage
 from crawler.worker import Worker
 
 
@@ -140,6 +141,10 @@ async def build_worker(
         ),
         failpoint=failpoint,
     )
+    transforms = None
+    if job.transform:
+        transforms = TransformStage.open(job, batch, lambda: scheduler.empty, record.parser_files, meter.timings.of)
+        stack.push_async_callback(transforms.close)
     lanes = Lanes(
         job.run.concurrency,
         scheduler=scheduler,
@@ -147,6 +152,7 @@ async def build_worker(
         page_builder=PageBuilder(job, templates, parsers, intake.put_alone, batch.defer_item, credentials),
         batch=batch,
         unreachable=UnreachableUpstreams(LoggedUpstreams(client, keys)),
+        transforms=transforms,
         memory=memory,
         wait=meter.timings.wait,
         failpoint=failpoint,
@@ -160,6 +166,7 @@ async def build_worker(
         batch=batch,
         writer=writer,
         meter=meter,
+        transforms=transforms,
         stages=StageWatch(lambda: lanes.look(intake.feeding), meter.timings),
         found_keys=found_keys,
         base=base_reader,

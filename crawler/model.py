@@ -200,7 +200,8 @@ class Page:
     is what is no text, as it was received, and `content_type` its media type; beside a JSON body that is the whole
     Content-Type, which is not stored. `body_digest` is the XXH3-128 of the decoded body: it shows whether a body has
     changed, but does not protect against forged ones. `records` are (index of the table in the job, values in column
-    order), `found` the keys that the page named. `again` is set until it is decided what follows.
+    order; before a transform a mapping), `found` the keys that the page named. `again` is set until it is decided what
+    follows.
 
     `final_url` is the URL that responded, where that is another one than `url`. `content_digest` is that of the
     records, None when the page's content is its body, and empty when it has none of its own. `base` is what the base

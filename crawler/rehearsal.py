@@ -33,6 +33,7 @@ from crawler.parse.response import Response
 from crawler.parse.values import exact_json
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.testing import AGAIN_WORDS, Parsed, SavedResponse, parse, write_response
+from crawler.transform.here import load_transforms
 
 logger = logging.getLogger(__name__)
 BEGINNING_CHARACTERS = 200
@@ -103,6 +104,7 @@ async def rehearse(
     """
     own = job.of_kind(kind)
     hook.load(job, kind=kind)
+    load_transforms(job)
     credentials, shown = resolve_credentials(own.request, environ), shown_credentials(own, environ)
     exchanges: list[Exchange] = []
 

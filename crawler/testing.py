@@ -32,6 +32,7 @@ from crawler.parse import hook
 from crawler.parse.remote import NO_BLOCK, ListedHeaders, apply_within
 from crawler.parse.response import Response
 from crawler.parse.values import exact_json
+from crawler.transform.here import transform_here
 
 __all__ = ["Parsed", "parse", "parse_file", "response"]
 
@@ -105,7 +106,9 @@ def response(
 
 
 def parse(job: str | Path | Job, response: Response, *, kind: str = "") -> Parsed:
-    """What a run of the job (its file, or a Job) would store of the response. An error of the parser is an outcome.
+    """What a run of the job (its file, or a Job) would store of the response, also behind its transforms.
+
+    An error of the parser, or of a transform, is an outcome.
 
     `kind` is that of the keys, one of the job's [kinds]. Raises UsageError for a job or a parser that cannot be read,
     and for a response that decides no key: a redirect that is followed, a 503.
@@ -127,6 +130,7 @@ def parse(job: str | Path | Job, response: Response, *, kind: str = "") -> Parse
         if end.outcome is Outcome.STORED:
             http_response = HttpResponse(response.status, response.headers, response.body)
             apply_within(TimeLimit(own.parse.timeout, " ([parse] timeout)"), parser, pages, url, http_response)
+            transform_here(job, pages, errors.append)
     by_key = {page.item.key: _tables_of(page, job.tables) for page in pages}
     tables = {table.name: [row for rows in by_key.values() for row in rows[table.name]] for table in job.tables}
     outcomes = {page.item.key: _ended(page) for page in pages}

@@ -2,7 +2,8 @@
 
     claim      the intake takes blocks of keys from the queue in Redis and puts requests for them into the scheduler
     fetch      a lane takes a request that may leave, and makes one attempt (see lanes)
-    parse      the page builder makes a page for each key of the response; the batch collects pages
+    parse      the page builder makes a page for each key of the response
+    transform  in a job with transforms, the stage takes the pages' records through them; the batch collects pages
     store      the flush commits the batch in Postgres
     complete   the flush then tells Redis in one script that keys are done and blocks are finished
 
@@ -37,6 +38,7 @@ from crawler.pipeline.scheduler import Scheduler
 from crawler.store.rows.base import BaseReader
 from crawler.store.writer import Writer
 from crawler.telemetry.stage_watch import StageWatch
+from crawler.transform.stage import TransformStage
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = WORKER_LEASE_SECONDS / 10
@@ -55,6 +57,7 @@ class Worker:
     writer: Writer
     meter: Meter
     stages: StageWatch
+    transforms: TransformStage | None = None
     found_keys: FoundKeys | None = None
     base: BaseReader | None = None
     failpoint: Failpoint = no_failpoint
@@ -80,16 +83,21 @@ class Worker:
     async def _work(self) -> None:
         """Claim, fetch and flush until drained; then finish what is in flight, and flush the rest."""
         flush = asyncio.create_task(self._flush(), name="flush")
+        behind = [flush]
+        if self.transforms is not None:
+            behind.append(asyncio.create_task(self.transforms.run(), name="stage"))
         try:
             await run_until_first_ends(
-                self.intake.feed(), self._drain.wait(), self.lanes.run(), wait_until_first_ends(flush)
+                self.intake.feed(), self._drain.wait(), self.lanes.run(), wait_until_first_ends(*behind)
             )
-            await run_until_first_ends(self.lanes.drain(), wait_until_first_ends(flush))
+            await run_until_first_ends(self.lanes.drain(), wait_until_first_ends(*behind))
+            if self.transforms is not None:
+                await run_until_first_ends(self.transforms.drain(), wait_until_first_ends(*behind))
             self.batch.close()
             await flush
         finally:
             await self.lanes.close()
-            await cancel_and_wait([flush])
+            await cancel_and_wait(behind)
 
     async def _flush(self) -> None:
         """Commit each load in Postgres, then complete it in Redis, until the batch is closed and empty."""

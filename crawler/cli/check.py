@@ -44,6 +44,7 @@ from crawler.parse.code import differing_file, parser_files
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import postgres_flaw, read_version
+from crawler.transform.here import load_transforms
 
 if TYPE_CHECKING:
     from crawler.rehearsal import Rehearsal
@@ -170,6 +171,7 @@ async def _check(
     """
     for one in job.every_kind:
         hook.load(job, kind=one.kind)
+    load_transforms(job)
     resolve_every(job.every_kind, environ)
     # A query needs a database, which may have to be started; any other source is read before that.
     no_keys = Chunk([], [], Cursor(), exhausted=False)

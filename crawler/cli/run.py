@@ -99,7 +99,7 @@ def coordinate_command(job: str, **options: Any) -> None:
     "--allow-parser",
     multiple=True,
     metavar="MODULE:FUNCTION",
-    help="A parser that jobs may run here, like parse:revisions; * stands for any text; may be given again.",
+    help="A parser or transform that jobs may run here, like parse:revisions; * is any text; may be given again.",
 )
 @option(
     "--allow-env",

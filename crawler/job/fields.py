@@ -7,6 +7,7 @@ messages do not depend on the texts of msgspec's.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -31,6 +32,7 @@ DURATION = r"\d{1,9}(?:\.\d{1,9})? ?(?:ms|s|min|h)"
 AGE_FORMS = 'write a time like "90d", "12h" or "30min"'
 AGE = r"\d{1,9}(?:\.\d{1,9})? ?(?:s|min|h|d)"
 BYTES = r"(\d{1,9}(?:\.\d{1,9})?) ?(KB|MB|GB)"
+UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 MAX_FILL_SECONDS = 600
 MAX_WAIT_SECONDS = 86_400
 # Where MediaWiki says what it calls the titles that it was asked for.
@@ -78,6 +80,12 @@ PLANNED_KEYS = {
     "retry": ("in_place",),
     "store": ("parquet",),
 }
+
+
+def bytes_of(size: str) -> int:
+    """A size like "256MB" in bytes, 0 for a text that is none."""
+    found = re.fullmatch(BYTES, size)
+    return 0 if found is None else int(float(found[1]) * UNITS[found[2]])
 
 
 def read_section(model: type[SectionModel], name: str, values: Any) -> SectionModel:

@@ -18,7 +18,7 @@ from crawler.job.fields import (
     refuse_unknown,
 )
 from crawler.job.memory import body_memory
-from crawler.job.models import JobFile, ParseSettings, PublishSettings, RetrySettings, StoreSettings
+from crawler.job.models import JobFile, PublishSettings, RetrySettings, StoreSettings
 from crawler.job.request.placeholders import fields_named
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request.since import PLACE, with_since
@@ -36,9 +36,10 @@ from crawler.job.sections.following import (
 )
 from crawler.job.sections.limits import limits_in
 from crawler.job.sections.notify import NotifySettings, check_notify
-from crawler.job.sections.parse import check_selectors
+from crawler.job.sections.parse import ParseSettings, check_selectors
 from crawler.job.sections.run import RunSettings, check_run, check_schema
 from crawler.job.sections.source import SITEMAP, SourceSettings, check_source
+from crawler.job.sections.transform import TransformSettings, transforms_in
 from crawler.job.tables import TableSettings, check_tables, is_column_type
 
 
@@ -63,6 +64,7 @@ class Job:
     publish: PublishSettings = field(default_factory=PublishSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     tables: tuple[TableSettings, ...] = ()
+    transform: tuple[TransformSettings, ...] = ()
     paginate: PaginateSettings | None = None
     follow: tuple[FollowSettings, ...] = ()
     kind: str = ""
@@ -123,6 +125,12 @@ class Job:
         if kind and kind not in self.kinds:
             raise UsageError(f"job: no kind {kind!r}; [kinds] has {', '.join(self.kinds) or 'none'}")
         return self.kinds[kind] if kind else self
+
+    @property
+    def functions(self) -> Mapping[str, str]:
+        """The user's functions that make records, as module:function, each with the section that names it."""
+        parsers = {one.parse.python: "parse" for one in self.every_kind if one.parse.python}
+        return parsers | {one.python: "transform" for one in self.transform}
 
     @property
     def follows(self) -> bool:
@@ -188,6 +196,7 @@ def _read(document: Mapping[str, Any], folder: str) -> Job:
     check_source(job.source, job.kinds, keys_are_urls=job.request.url is None)
     body_memory(job.run, job.request, job.store, reads_responses=job.reads_responses)  # refused when it is too little
     check_tables(job.tables)
+    job = replace(job, transform=transforms_in(document.get("transform"), job.tables, job.run.grace))
     check_following(job.follow, job.kinds, has_parser=any(one.parse.python for one in job.every_kind))
     for one in job.every_kind:
         with in_kind(one.kind):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from coordinator.errors import UsageError
-from crawler.job.fields import BYTES
+from crawler.job.fields import UNITS, bytes_of
 from crawler.job.models import StoreSettings
 from crawler.job.request.settings import RequestSettings
 from crawler.job.sections.run import RunSettings
 
-UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 DEFAULT_MEMORY = 256 * UNITS["MB"]
 # What a lane may have that is not counted: a small body, and what its connection has received.
 LANE_BYTES = 512 * 1024
@@ -31,8 +28,7 @@ def body_memory(run: RunSettings, request: RequestSettings, store: StoreSettings
     least = fixed + copies * largest
     if run.memory is None:
         return (max(DEFAULT_MEMORY, least) - fixed) // copies
-    found = re.fullmatch(BYTES, run.memory)
-    size = 0 if found is None else int(float(found[1]) * UNITS[found[2]])
+    size = bytes_of(run.memory)
     if size < least:
         raise UsageError(
             f"job: [run] memory is {run.memory!r}; with this max_body, batch_bytes and concurrency it must be at "

@@ -12,10 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from crawler.job.fields import (
-    DURATION,
-    FUNCTION,
     IDENTIFIER,
-    MEDIAWIKI_ALIASES,
     UPSTREAM_HOST,
     UPSTREAM_PATH,
     Section,
@@ -27,8 +24,10 @@ from crawler.job.request.settings import RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
 from crawler.job.sections.notify import NotifySettings
+from crawler.job.sections.parse import ParseSettings
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import SourceSettings
+from crawler.job.sections.transform import TransformSettings
 from crawler.job.tables import TableSettings
 
 
@@ -81,58 +80,6 @@ class RetrySettings(Section, frozen=True, kw_only=True):
         0, 0, 1_000_000)] = 100
 
 
-class ParseSettings(Section, frozen=True, kw_only=True):
-    """What makes rows of a response: a function of yours, or selectors."""
-
-    python: Annotated[str, text(
-        "A function of yours, module:function, that is called with each response and returns rows. The module is "
-        "looked up in the job file's folder.",
-        "parse:revisions", f"^{FUNCTION}$", absent="the whole body is stored in `pages`")] | None = None
-    format: Annotated[Literal["json", "ndjson", "csv", "html", "xml"], value(
-        "What the responses are, which decides the language of selectors: dotted paths, and CSS for html and xml. A "
-        "response that is something else fails its keys.",
-        "html", write='write "json", "ndjson", "csv", "html" or "xml"')] = "json"
-    rows: Annotated[str, text(
-        "Where the records are in a response, as a path: each element of a list, or one object; in html "
-        "and xml each element that matches. A path that leads to nothing fails the key, and an empty list is no rows.",
-        "query.pages", absent="each response is one record; in ndjson and csv each line is")] | None = None
-    key: Annotated[str, text(
-        "With several keys a request: the selector of that which says whose record it is.",
-        "title")] | None = None
-    wait: Annotated[str | tuple[str, ...], value(
-        "When a key is not ready yet, written like `failed`: it is requested again, later and later, at no attempt's "
-        "cost. With it, a 202 is read too. `wait`, `retry`, `failed` and `gone` are read in this order.",
-        "$status = 202", write="write a condition, or a list of conditions")] = ()
-    wait_most: Annotated[str, text(
-        "How long a key may wait in all before it fails, at most 24h.", "10min", f"^{DURATION}$")] = "1h"
-    retry: Annotated[str | tuple[str, ...], value(
-        "When a response is worth another attempt, written like `failed`: a failed one, by the rules of `[retry]`.",
-        "$.error.code = busy", write="write a condition, or a list of conditions")] = ()
-    failed: Annotated[str | tuple[str, ...], value(
-        "When a key has failed: a condition, or several of which one is enough. One that begins with `$` is about the "
-        "response and all of its keys, any other one about a record and its key.",
-        "$.error.info", write="write a condition, or a list of conditions")] = ()
-    gone: Annotated[str | tuple[str, ...], value(
-        "When the upstream does not have a key; written like `failed`, and read after it.",
-        ["missing", "$ = null"], write="write a condition, or a list of conditions")] = ()
-    timeout: Annotated[float, number(
-        "Seconds that the function may take for one response. A key that takes longer when it is alone is failed.",
-        120, 0.1, 3600.0)] = 20.0
-    alias: Annotated[tuple[str, ...], value(
-        "Where a JSON response lists what the upstream calls the keys of a request: paths to lists of "
-        '{"from": …, "to": …}; a path may be absent. `response.key_for` and `_key` find keys by these names too. '
-        "The default is where MediaWiki has them.",
-        ["meta.renamed"])] = MEDIAWIKI_ALIASES
-    no_record: Annotated[Literal["failed", "gone", "stored"], value(
-        "How a key ends for which the parser returned no record, in a job with `[[tables]]`.",
-        "gone", write='write "failed", "gone" or "stored"',
-        absent="failed; stored when the key was asked for alone")] | None = None
-    ignore: Annotated[tuple[str, ...], value(
-        "What of a body without a parser may differ, like the id of a request, and the page is unchanged all the same: "
-        "paths, in html and xml selectors.",
-        ["footer .request-id"])] = ()
-
-
 class StoreSettings(Section, frozen=True, kw_only=True):
     """How much a worker holds before it commits. A worker that is killed leaves at most that to be fetched again."""
 
@@ -165,6 +112,7 @@ class JobFile(Section, frozen=True, kw_only=True):
     parse: ParseSettings = field(default_factory=ParseSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     tables: tuple[TableSettings, ...] = ()
+    transform: TransformSettings | tuple[TransformSettings, ...] = ()
     paginate: PaginateSettings | None = None
     follow: tuple[FollowSettings, ...] = ()
     kinds: dict[str, KindSettings] = field(default_factory=dict)

@@ -29,7 +29,7 @@ class Permissions:
 
     def check(self, job: Job) -> None:
         """Raise UsageError, with the options that are missing, when a job wants more than this machine allows."""
-        functions = dict.fromkeys(one.parse.python for one in job.every_kind if one.parse.python)
+        functions = dict.fromkeys(job.functions)
         wanted = [f"--allow-parser {function}" for function in functions if not self._runs(function)]
         requests = [job.document.get("request"), job.document.get("kinds")]
         names = dict.fromkeys(name for text in _texts(requests) for name in SECRET.findall(text))

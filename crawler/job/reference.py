@@ -15,7 +15,6 @@ from msgspec import NODEFAULT, inspect
 from crawler.job.fields import Section, type_and_extra
 from crawler.job.models import (
     JobFile,
-    ParseSettings,
     PublishSettings,
     RetrySettings,
     StoreSettings,
@@ -24,8 +23,10 @@ from crawler.job.request.settings import LoginSettings, RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
 from crawler.job.sections.notify import NotifySettings
+from crawler.job.sections.parse import ParseSettings
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import KINDS, SourceSettings
+from crawler.job.sections.transform import TransformSettings
 from crawler.job.tables import KNOWN_TYPES, TableSettings
 
 INTRODUCTION = """\
@@ -85,6 +86,7 @@ SECTIONS: tuple[tuple[str, type[Section], str], ...] = (
     ("[limits.NAME]", LimitEntry, _LIMITS_NOTE),
     ("[retry]", RetrySettings, ""),
     ("[parse]", ParseSettings, _PARSE_NOTE),
+    ("[transform]", TransformSettings, ""),
     ("[store]", StoreSettings, ""),
     ("[[tables]]", TableSettings, _TABLES_NOTE),
     ("[paginate]", PaginateSettings, ""),
@@ -113,6 +115,7 @@ def job_schema() -> dict[str, Any]:
     )
     parts["LoginSettings"]["required"] = ["url"]
     parts["TableSettings"]["required"] = ["name", "columns"]
+    parts["TransformSettings"]["required"] = ["python"]
     parts["JobFile"]["required"] = ["source"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

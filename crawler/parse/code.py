@@ -1,10 +1,13 @@
-"""The files of the user's parser: a run records their digests, so that all of its workers have the same code."""
+"""The files of the user's parser and transforms.
+
+A run records their digests, so that all of its workers have the same code.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,26 +21,26 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class ParserFiles:
-    """The digest of each file of a parser, by its name below `place`, like `parse.py`."""
+    """The digest of each file of a job's functions, by its name below `place`, like `parse.py`."""
 
     place: Path
     digests: Mapping[str, str]
 
 
 def parser_files(job: Job, others: Iterable[str] = ()) -> ParserFiles:
-    """The files of the job's parser, as they are now; none without a Python parser.
+    """The files of the job's parser and transforms, as they are now; none without a function of the user's.
 
-    These are the module's file, or all `.py` files of its package; of a module in the job's folder also the modules of
-    the folder that it imports, and so on. Of the `others` those that lie beside it are there too. Nothing is imported.
-    Raises UsageError when this machine does not have the module.
+    `place` is that of the first of them. These are the module's file, or all `.py` files of its package; of a module in
+    the job's folder also the modules of the folder that it imports, and so on. Of the `others` those that lie beside it
+    are there too. Nothing is imported. Raises UsageError when this machine does not have a module.
     """
     folder = Path(job.folder).resolve()
-    if job.kinds:
-        parts = [parser_files(replace(one, kinds={}), others) for one in job.every_kind]
-        return ParserFiles(parts[0].place, {name: digest for part in parts for name, digest in part.digests.items()})
-    if job.parse.python is None:
-        return ParserFiles(folder, {})
-    module = job.parse.python.partition(":")[0]
+    parts = [_files_of(where, python.partition(":")[0], folder, others) for python, where in job.functions.items()]
+    place = parts[0].place if parts else folder
+    return ParserFiles(place, {name: digest for part in parts for name, digest in part.digests.items()})
+
+
+def _files_of(where: str, module: str, folder: Path, others: Iterable[str]) -> ParserFiles:
     top = module.partition(".")[0]
     if file_of(module, folder) is not None:
         return _read(folder, {*_with_imports(top, folder), *others})
@@ -46,7 +49,7 @@ def parser_files(job: Job, others: Iterable[str] = ()) -> ParserFiles:
     place = _installed(top)
     if place is None:
         raise UsageError(
-            f"[parse] python: cannot import {module}: this machine has no {folder.joinpath(*module.split('.'))}.py; "
+            f"[{where}] python: cannot import {module}: this machine has no {folder.joinpath(*module.split('.'))}.py; "
             "write it, or copy it there from the machine that began the run"
         )
     return _read(place, {*_module_files(top, place), *others})
@@ -66,7 +69,7 @@ def check_parser(job: Job, recorded: Mapping[str, str]) -> ParserFiles:
     here = name in found.digests
     what = "is missing" if not here else "is not the one" if name in recorded else "is not among the files"
     raise UsageError(
-        f"[parse] python: {found.place / name} {what} with which the run was opened; copy the parser's files from "
+        f"python: {found.place / name} {what} with which the run was opened; copy the job's Python files from "
         "the machine that runs `run` or `coordinate`, or start that command again with these files, perhaps under "
         "another --name"
     )

@@ -37,6 +37,12 @@ class Table:
         measures = (measure(kind) for kind in types)
         self._measures = tuple((index, size_of) for index, size_of in enumerate(measures) if size_of is not None)
 
+    def mapping(self, record: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+        """The record's values by name, not converted; a mapping may have more than columns. Raises ValueError."""
+        if isinstance(record, Mapping):
+            return dict(record)
+        return dict(zip(self._columns, self._ordered(record), strict=True))
+
     def row(self, record: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, ...]:
         """The record's values in column order; a column that a mapping leaves out is null. Raises ValueError."""
         if isinstance(record, Mapping):
@@ -45,10 +51,7 @@ class Table:
                 raise ValueError(f"{self.name} has no column {unknown}")
             values: Sequence[Any] = [record.get(name) for name in self._columns]
         else:
-            values = record
-            ordered = isinstance(record, Sequence) and not isinstance(record, str | bytes)
-            if not ordered or len(values) != len(self._columns):
-                raise ValueError(f"{self.name}: a record is a mapping or {len(self._columns)} values in column order")
+            values = self._ordered(record)
         try:
             row = tuple(
                 None if value is None else convert(value)
@@ -65,6 +68,12 @@ class Table:
                 f"{self.name}: a record of {size:,} characters; at most {MAX_RECORD_CHARACTERS:,} fit into a row"
             )
         return row
+
+    def _ordered(self, values: Sequence[Any]) -> Sequence[Any]:
+        is_ordered = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+        if not is_ordered or len(values) != len(self._columns):
+            raise ValueError(f"{self.name}: a record is a mapping or {len(self._columns)} values in column order")
+        return values
 
     def _row_by_name(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """Convert the row again, column by column, so that the ValueError names the column that fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -15,15 +16,16 @@ from crawler.parse.select.formats import language_of
 
 Reduced: TypeAlias = Callable[[Received], bytes]
 
-# A tenth of a microsecond for a usual record (November 2026). What it does not know of itself is written as `repr`.
-_ENCODE = Encoder(enc_hook=repr).encode
+# A tenth of a microsecond for a usual record (November 2026). What it does not know of itself, which only a transform's
+# records can have, is a pickle: a `repr` may leave a part out.
+_ENCODE = Encoder(enc_hook=pickle.dumps).encode
 
 
 def digest_of_records(records: Sequence[tuple[int, tuple[Any, ...]]]) -> bytes:
-    """The XXH3-128 of a key's records, in their order."""
+    """The XXH3-128 of a key's records as its parser made them, in their order: before any transform."""
     try:
         encoded = _ENCODE(records)
-    except (ValueError, OverflowError, TypeError):  # a whole number of more than 64 bits, or a lone surrogate
+    except Exception:  # noqa: BLE001 - more than 64 bits, a lone surrogate, or what the user's own types raise
         encoded = repr(records).encode("utf-8", "backslashreplace")
     return xxh3_128_digest(encoded)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import traceback
 from asyncio import CancelledError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 from coordinator.errors import UsageError, first_line
@@ -13,7 +14,7 @@ from coordinator.model import Outcome
 from coordinator.queue.recent import RecentKeys
 from coordinator.user_code import OutOfTime, TimeLimit, file_of, load_module
 from crawler.job.job import Job
-from crawler.job.models import ParseSettings
+from crawler.job.sections.parse import ParseSettings
 from crawler.job.tables import KEY_FIELD
 from crawler.model import Again, HttpResponse, Page
 from crawler.parse.columns import Table
@@ -49,7 +50,7 @@ class Hook:
 
     `folder` has the user's own files, of which an error names the line. `finder` finds the keys that a response names.
     The content of a page is what it `makes_records` of; else its body, or as much of it as `reduced` leaves over.
-    `on_error` is called with each error that fails a whole response.
+    Records of `raw` tables stay as they are. `on_error` is called with each error that fails a whole response.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Hook:
         reduced: Reduced | None = None,
         *,
         makes_records: bool = True,
+        raw: Collection[str] = (),
     ) -> None:
         self._finder = finder
         self._reduced = reduced
@@ -73,6 +75,10 @@ class Hook:
         self._parse = parse
         self.on_error: Callable[[BaseException], None] = lambda _: None
         self._tables = tables
+        # Records that go through a transform are converted after it.
+        self._conversions: list[Callable[[Any], Any]] = [
+            table.mapping if table.name in raw else table.row for table in tables
+        ]
         self._numbers = {table.name: number for number, table in enumerate(tables)}
 
     def apply(self, pages: Sequence[Page], url: str, http_response: HttpResponse) -> Remarks | None:
@@ -115,7 +121,7 @@ class Hook:
         """Fail all of the request's pages with an error that the user's function raised."""
         self.on_error(error)
         for page in pages:
-            page.fail(f"parse: {_shown(error, self._folder)}")
+            page.fail(f"parse: {shown_error(error, self._folder)}")
         return Remarks(pages[0].reason, ())
 
     def traceback_of(self, error: BaseException) -> str:
@@ -167,7 +173,7 @@ class Hook:
             number = self._numbers.get(table_name)
             if number is None:
                 raise ValueError(f"no table {table_name!r} in the job; it has {', '.join(self._numbers) or 'none'}")
-            table = self._tables[number]
+            convert = self._conversions[number]
             for record in rows:
                 page = only
                 if isinstance(record, Mapping) and KEY_FIELD in record:
@@ -180,7 +186,7 @@ class Hook:
                 if page.outcome is not Outcome.STORED:
                     continue
                 try:
-                    page.records.append((number, table.row(record)))
+                    page.records.append((number, convert(record)))
                 except ValueError as error:
                     page.fail(f"parse: {error}")
 
@@ -196,6 +202,7 @@ def load(
     """
     job = whole.of_kind(kind)
     tables = [Table(table) for table in job.tables]
+    raw = {one.table for one in job.transform}
     if job.is_sitemap:
         return Hook(lambda _: {}, tables, "", job.parse, finder=SitemapFinder(whole), makes_records=False)
     finder = Finder(whole, kind, recent) if whole.follows else None
@@ -204,30 +211,42 @@ def load(
         if finder is None and not job.has_parser and reduced is None:
             return None
         makes_records = bool(job.own_tables)
-        return Hook(compile_selectors(job), tables, "", job.parse, "", finder, reduced, makes_records=makes_records)
-    name, _, function_name = job.parse.python.partition(":")
+        select = compile_selectors(job)
+        return Hook(select, tables, "", job.parse, "", finder, reduced, makes_records=makes_records, raw=raw)
+    parse, module, own = load_function("[parse]", job.parse.python, job.folder, module_name)
+    return Hook(parse, tables, module.__name__, job.parse, own, finder, raw=raw)
+
+
+def load_function(
+    where: str, python: str, job_folder: str, module_name: str | None = None
+) -> tuple[Callable[..., Any], ModuleType, str]:
+    """Import module:function that a section names; returns it, its module, and the folder of the user's own files.
+
+    Raises UsageError.
+    """
+    name, _, function_name = python.partition(":")
+    folder = Path(job_folder).resolve()
     try:
-        folder = Path(job.folder).resolve()
         with TimeLimit(IMPORT_SECONDS):
             module = load_module(module_name or name, folder)
     # Importing runs the user's code, which may raise anything.
     except (Exception, SystemExit, CancelledError, OutOfTime) as error:
-        raise UsageError(f"[parse] python: cannot import {name}: {_shown(error, str(folder))}") from error
-    parse = getattr(module, function_name, None)
-    if not callable(parse):
-        raise UsageError(f"[parse] python: module {name} has no function {function_name!r}")
-    own = str(folder) if file_of(name, folder) else str(Path(module.__file__ or folder).parent)
-    return Hook(parse, tables, module.__name__, job.parse, own, finder)
+        raise UsageError(f"{where} python: cannot import {name}: {shown_error(error, str(folder))}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UsageError(f"{where} python: module {name} has no function {function_name!r}")
+    return function, module, str(folder) if file_of(name, folder) else str(Path(module.__file__ or folder).parent)
 
 
-def _shown(error: BaseException, folder: str) -> str:
+def shown_error(error: BaseException, folder: str) -> str:
     """The error's class and first line, and where it was raised: `KeyError: 'x' (parse.py, line 3)`.
 
     That is the innermost line in the user's folder, without packages that are installed there.
     """
     if isinstance(error, SelectorError):
         return first_line(error)
-    text = f"{type(error).__name__}: {first_line(error)}"
+    kind, words = type(error).__name__, first_line(error)
+    text = kind if words == kind else f"{kind}: {words}"
     if folder and not isinstance(error, SyntaxError):  # that one says its file and line itself
         for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
             file = Path(frame.f_code.co_filename)

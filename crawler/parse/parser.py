@@ -16,7 +16,7 @@ from crawler.parse.hook import Hook, Remarks
 from crawler.parse.null_columns import NullColumnWatch
 from crawler.parse.remote import ParsedResponse, ParserSetup, ParseTask, assign_results, parse_handler, parse_task
 from crawler.parse.slow_parser import MAX_CALL_SECONDS_IN_LOOP, SlowParserDetector, call_seconds, thread_moment
-from crawler.pool.pool import Pool, TaskFailed
+from crawler.pool.pool import KILL_SLACK_SECONDS, Pool, TaskFailed
 from crawler.pool.process import ChildUnusable
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,6 @@ ParserPool: TypeAlias = "Pool[ParserSetup, ParseTask, ParsedResponse]"
 # everything: to request still more keys alone would cost the upstream's budget and help none.
 MAX_FAILED_ALONE = 100
 TURNED_NULL = "column %s: has the response changed?"
-# A parser that is out of time is interrupted in its process. One that cannot be, because it is in C, is killed then.
-KILL_SLACK_SECONDS = 1.0
 
 
 class Parser:
@@ -55,7 +53,8 @@ class Parser:
         self._detector: SlowParserDetector | None = SlowParserDetector()
         self._limit = TimeLimit(MAX_CALL_SECONDS_IN_LOOP)
         self.pool: ParserPool | None = None
-        self._null_columns = NullColumnWatch(job.tables) if own.parse.python is None else None
+        is_watched = own.parse.python is None and not job.transform  # columns are not known before a transform
+        self._null_columns = NullColumnWatch(job.tables) if is_watched else None
         self._failed_alone = self._failed_together = self._unknown_names = 0
 
     async def parse(self, pages: list[Page], url: str, response: HttpResponse) -> str | None:

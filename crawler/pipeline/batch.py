@@ -43,8 +43,8 @@ class Load:
 class Batch:
     """The pages of one worker that are not committed yet: those of the next load, and those of the current flush.
 
-    It is full at `batch_rows` pages or `batch_bytes` bytes. Then lanes take no more requests, which bounds the memory
-    and what others must fetch again after a kill -9. `clock` counts seconds.
+    It is full at `batch_rows` pages or `batch_bytes` bytes, with those that a stage before it holds. Then lanes take no
+    more requests, which bounds the memory and what others must fetch again after a kill -9. `clock` counts seconds.
     """
 
     def __init__(self, settings: StoreSettings, *, clock: Callable[[], float] = monotonic) -> None:
@@ -54,6 +54,7 @@ class Batch:
         self._bytes = 0
         self._flushing_pages = 0
         self._flushing_bytes = 0
+        self._held_pages = self._held_bytes = 0
         self._oldest_at: float | None = None  # when the load's oldest content came, by the clock; None when it is empty
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -66,14 +67,21 @@ class Batch:
     def full(self) -> bool:
         """Whether lanes must wait for the flush."""
         settings = self._settings
-        pages = len(self._load.pages) + self._flushing_pages
-        return pages >= settings.batch_rows or self._bytes + self._flushing_bytes >= settings.batch_bytes
+        if len(self._load.pages) + self._flushing_pages + self._held_pages >= settings.batch_rows:
+            return True
+        return self._bytes + self._flushing_bytes + self._held_bytes >= settings.batch_bytes
 
     def add(self, page: Page) -> None:
         """Add one page."""
         self._load.pages.append(page)
         self._bytes += page.memory_bytes
         self._added()
+
+    def hold(self, pages: int, size: int) -> None:
+        """Count so many pages and bytes that a stage holds: they come later."""
+        self._held_pages, self._held_bytes = pages, size
+        if not self.full:
+            self._has_room.set()
 
     def defer(self, request: Request, delay: float) -> None:
         """Add the keys of a request, to be deferred for `delay` seconds."""

@@ -23,6 +23,7 @@ from crawler.pipeline.fair_share import SLOW_SECONDS, most_lent
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.scheduler import Scheduler
 from crawler.telemetry.stage_watch import Look
+from crawler.transform.stage import TransformStage
 
 # How often slow requests are looked for.
 LOOK_SECONDS = 0.05
@@ -34,8 +35,8 @@ class Lanes:
     """As many lanes as requests may be in flight in this worker, and some more while slow requests hold these.
 
     A request that is slow lends its lane when one to another upstream could leave and no lane is free: another lane
-    begins in its place, and it ends with the request. `clock` is the fetcher's. `wait` counts how long requests wait
-    before their first attempt.
+    begins in its place, and it ends with the request. Pages go through the `transforms` before the batch.
+    `clock` is the fetcher's. `wait` counts how long requests wait before their first attempt.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Lanes:
         page_builder: PageBuilder,
         batch: Batch,
         unreachable: UnreachableUpstreams,
+        transforms: TransformStage | None = None,
         memory: BodyMemory | None = None,
         wait: Timing | None = None,
         failpoint: Failpoint = no_failpoint,
@@ -60,6 +62,8 @@ class Lanes:
         self._fetcher = fetcher
         self._page_builder = page_builder
         self._batch = batch
+        self._next = batch if transforms is None else transforms
+        self._transforms = () if transforms is None else transforms.steps
         self._unreachable = unreachable
         self._faults: dict[str, str] = {}  # the last one of each upstream that responded before
         self._failpoint = failpoint
@@ -109,6 +113,7 @@ class Lanes:
             batch_full=self._batch.full,
             memory_short=self._memory.short,
             feeding=feeding,
+            transforms=self._transforms,
         )
 
     def _longest_held(self) -> tuple[Constraint, str] | None:
@@ -163,7 +168,7 @@ class Lanes:
                     lane.release()
                     lane.release = None
             if scheduler.empty:
-                self._batch.make_due()
+                self._next.make_due()
 
     async def _place(self, request: Request, result: FetchResult | RetryInPlace | Defer, lane: Lane) -> None:
         if isinstance(result, FetchResult):
@@ -172,7 +177,7 @@ class Lanes:
             if lane.release is not None:
                 await self._batch.until_room()  # its pages may be larger still, and the batch bounds their memory
             for page in await self._page_builder.build(request, result):
-                self._batch.add(page)
+                self._next.add(page)
             lane.must_finish = False
         elif isinstance(result, RetryInPlace):
             self._scheduler.put(request, result.delay)

@@ -45,6 +45,7 @@ class PageBuilder:
         self._hidden = credentials.hidden if credentials.url_secrets else None
         self._retry_settings = job.retry
         self._incremental = job.run.since is not None
+        self._transforms = bool(job.transform)
         self._wait_most = {one.kind: seconds_of(one.parse.wait_most) for one in job.every_kind}
         self._put_alone = put_alone
         self._defer = defer
@@ -70,6 +71,8 @@ class PageBuilder:
                 _keep_body([page for page in pages if page.outcome is Outcome.STORED], response)
         if request.base is not None:
             _compare(pages, incremental=self._incremental)
+            if self._transforms:
+                _carry_unchanged(pages)
         return pages
 
     @property
@@ -179,6 +182,13 @@ def _compare(pages: Sequence[Page], *, incremental: bool) -> None:
                 page.fail(NOTHING_TO_CARRY)
         elif page.outcome is Outcome.STORED and (page.content_digest or page.body_digest) == page.base.content:
             page.outcome = Outcome.UNCHANGED
+
+
+def _carry_unchanged(pages: Sequence[Page]) -> None:
+    """Let pages with the records of the base keep the rows that a transform has made of these."""
+    for page in pages:
+        if page.records and page.outcome is Outcome.UNCHANGED:
+            page.unmodified, page.records = True, []
 
 
 def _usable(validator: str | None) -> str | None:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, BinaryIO
 
 from coordinator.errors import ShardcrawlError
-from crawler.pool.protocol import LENGTH, ChildSetup, frame, unpickled
+from crawler.pool.protocol import LENGTH, OUT_OF_MEMORY, ChildSetup, frame, unpickled
 from crawler.telemetry import logs
 from crawler.telemetry.pulse import exit_when_closed, kill_after
 
 # How long a task may go on after the worker has closed its end of the socket.
 ORPHAN_SECONDS = 1.0
+# How libraries are told how many threads to start. By default one a core, and several processes would fight for these.
+THREAD_COUNTS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+    *("NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"),
+)
 
 
 def main() -> None:
     """Serve until the worker closes its end or dies. Signals that ask for a drain are ignored: the worker drains."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    for name in THREAD_COUNTS:
+        os.environ.setdefault(name, "1")  # before the user's module imports any of them
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
     threading.Thread(target=exit_when_closed, args=(channel, ORPHAN_SECONDS, 0), daemon=True).start()
@@ -29,6 +39,8 @@ def main() -> None:
         _serve(channel.makefile("rb"), channel)
     except (BrokenPipeError, ConnectionResetError):
         return
+    except MemoryError:
+        sys.exit(OUT_OF_MEMORY)
 
 
 def _serve(incoming: BinaryIO, channel: socket.socket) -> None:
@@ -40,10 +52,23 @@ def _serve(incoming: BinaryIO, channel: socket.socket) -> None:
     except ShardcrawlError as error:
         channel.sendall(frame(str(error)))
         return
+    if setup.memory is not None:
+        _bound_memory(setup.memory)
     channel.sendall(frame(None))
     while (task := _receive(incoming)) is not None:
         kill_after(setup.seconds + ORPHAN_SECONDS)  # a worker that lives is sooner
         channel.sendall(frame(handle(task)))
+
+
+def _bound_memory(more: int) -> None:
+    """Let this process take so many bytes more than it has; where there is no /proc, as many as it likes."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+    except OSError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    bound = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
 
 
 def _receive(incoming: BinaryIO) -> Any:

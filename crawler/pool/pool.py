@@ -34,6 +34,8 @@ MAX_START_SECONDS = 150.0
 # A task's deadline may be wrong by this share: moving it for each result would cost more than receiving the result.
 DEADLINE_TOLERANCE = 0.02
 START_ATTEMPTS = 3
+# A function that is out of time is interrupted in its process. One that cannot be, because it is in C, is killed then.
+KILL_SLACK_SECONDS = 1.0
 MAX_DEATHS_PER_TASK = 2
 
 
@@ -58,17 +60,24 @@ class Pool(Generic[Setup, Task, TaskResult]):
     A child that works longer than `seconds` on one task is killed; that task is not run again.
 
     `handler` is a function at the top of a module. In the child it is called once with `setup`, and returns the
-    function from a task to its result. It may raise ShardcrawlError when it is called; what it returns must not raise.
-    `name` is for log lines.
+    function from a task to its result. It may raise ShardcrawlError when it is called; what it returns must not raise,
+    except MemoryError, which ends the child. `memory` is that of ChildSetup. `name` is for log lines.
     """
 
     def __init__(
-        self, handler: Callable[[Setup], Callable[[Task], TaskResult]], setup: Setup, *, name: str, seconds: float
+        self,
+        handler: Callable[[Setup], Callable[[Task], TaskResult]],
+        setup: Setup,
+        *,
+        name: str,
+        seconds: float,
+        memory: int | None = None,
     ) -> None:
         self._handler = f"{handler.__module__}:{handler.__qualname__}"
         self._setup = setup
         self._name = name
         self._seconds = seconds
+        self._memory = memory
         self._waiting: deque[_Call[Task, TaskResult]] = deque()
         self._sent: deque[_Call[Task, TaskResult]] = deque()
         self._serving: asyncio.Task[None] | None = None
@@ -167,7 +176,8 @@ class Pool(Generic[Setup, Task, TaskResult]):
         """A child whose handler is ready. Raises ChildUnusable after the last attempt."""
         level = logging.getLevelName(logging.getLogger().level)
         setup = ChildSetup(
-            self._handler, self._setup, self._seconds, self._name, level, logs.time_format(), logs.named_run()
+            *(self._handler, self._setup, self._seconds, self._name, level, logs.time_format(), logs.named_run()),
+            memory=self._memory,
         )
         for attempt in range(1, START_ATTEMPTS + 1):
             try:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from coordinator.errors import ShardcrawlError
 from crawler.pool import child as child_module
-from crawler.pool.protocol import LENGTH, ChildSetup, frame, unpickled
+from crawler.pool.protocol import LENGTH, OUT_OF_MEMORY, ChildSetup, frame, unpickled
 
 # How long an idle child has to exit before it is killed.
 EXIT_SECONDS = 2.0
@@ -108,4 +108,6 @@ class ChildProcess:
                     self._process.kill()
                 await self._process.wait()
         code = self._process.returncode or 0
+        if code == OUT_OF_MEMORY:
+            return "ran out of memory"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -15,6 +15,8 @@ from typing import Any
 from crawler.telemetry.logs import DATE_AND_TIME
 
 LENGTH = struct.Struct(">Q")
+# The exit code of a child that has no memory for its task.
+OUT_OF_MEMORY = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class ChildSetup:
     """What a child needs before its first task.
 
     `handler` is "module:function". The function is called once with `value` and returns what turns a task into a
-    result. `seconds` is how long a task may take. The others are for the child's log lines.
+    result. `seconds` is how long a task may take, `memory` how many bytes the process may take beside those that it
+    has with its handler ready. The others are for the child's log lines.
     """
 
     handler: str
@@ -32,6 +35,7 @@ class ChildSetup:
     log_level: str
     time_format: str = DATE_AND_TIME
     run: str = ""
+    memory: int | None = None
 
 
 def pickled(value: Any) -> bytes:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from coordinator.model import Outcome
-from crawler.cli.display.screen import outcomes_json, reason_words
+from crawler.cli.display.screen import reason_words
+from crawler.cli.display.snapshot import outcomes_json
 from crawler.cli.run import exit_code_of
 from crawler.export.reader import read
 from crawler.local.events import RunEnd

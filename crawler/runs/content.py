@@ -22,7 +22,7 @@ def content_hash(job: Job, parser_files: Mapping[str, str]) -> str | None:
 
     Pages of two runs with the same hash can be compared, and carried from one into the other.
     """
-    if any(one.parse.python for one in job.every_kind) and not parser_files:
+    if job.functions and not parser_files:
         return None
     given = job.document
     made_by = {
@@ -30,5 +30,6 @@ def content_hash(job: Job, parser_files: Mapping[str, str]) -> str | None:
         "parse": {key: value for key, value in given.get("parse", {}).items() if key not in _NOT_OF_CONTENT},
         **{section: given.get(section) for section in ("tables", "kinds", "paginate", "follow")},
         "files": dict(parser_files),
+        **({"transform": [(one.python, one.table) for one in job.transform]} if job.transform else {}),
     }
     return xxh3_128_hexdigest(orjson.dumps(made_by, option=orjson.OPT_SORT_KEYS, default=str))

@@ -291,6 +291,41 @@ def test_the_response_of_a_test_has_selectors_too() -> None:
     assert found.links() == ["https://x.example/b"]
 
 
+FEATURES = """
+def setup():
+    global factor
+    factor = 10
+
+def batch(records):
+    return [{"_key": r["_key"], "n": r["n"] * factor} for r in records if r["n"] != 2]
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "outcome", "found"),
+    [
+        ([1, 2, 3], ("stored", None), [10, 30]),
+        ([2], ("stored", None), []),
+        ([1, None], ("failed", "transform: TypeError: unsupported operand type(s) for *: 'NoneType' and 'int'"), []),
+    ],
+)
+def test_a_response_is_seen_as_it_is_behind_the_transforms(
+    tmp_path: Path, numbers: list[int | None], outcome: tuple[str, str | None], found: list[int]
+) -> None:
+    path = tmp_path / "job.toml"
+    sections = '[parse]\nrows = "items"\nkey = "id"\n[transform]\npython = "features:batch"\nbatch = 1\n'
+    sections += '[[tables]]\nname = "facts"\ncolumns.n = "bigint"\n'
+    path.write_text(JOB.split("[parse]")[0] + sections)
+    path.with_name("features.py").write_text(FEATURES)
+    items = [{"id": "a", "n": number} for number in numbers] + [{"id": "b", "n": 7}]
+    parsed = parse(path, response({"items": items}, keys=["a", "b"]))
+    (kind, reason), (other, _) = parsed.outcomes["a"], parsed.outcomes["b"]
+    assert (kind, reason and reason.removesuffix(" (features.py, line 7)"), other) == (*outcome, "stored")
+    assert [row["n"] for row in parsed.records_of("a")["facts"]] == found
+    assert [row["n"] for row in parsed.records_of("b")["facts"]] == [70]
+    assert ("features.py" in (parsed.traceback or "")) is (kind == "failed")
+
+
 @pytest.mark.parametrize(("status", "outcome"), [(202, ("wait", "$status = 202")), (200, ("stored", None))])
 def test_a_key_that_is_not_ready_is_no_outcome(tmp_path: Path, status: int, outcome: tuple[str, str | None]) -> None:
     path = tmp_path / "job.toml"

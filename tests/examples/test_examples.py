@@ -117,6 +117,20 @@ async def test_records(example: Example) -> None:
     assert await example.sql("select count(*) as words from article_words_current") == [{"words": 1000}]
 
 
+async def test_transform(example: Example) -> None:
+    async with Upstream() as upstream:
+        await example.follow("transform", upstream)
+    assert await example.outcomes() == {"stored": 100}
+    own = (
+        "select count(distinct page) as pages, count(*) filter (where page = key) = count(*) as own from chunks_current"
+    )
+    assert await example.sql(f"{own} join pages_current using (run_id, digest)") == [{"pages": 100, "own": True}]
+    lengths = (
+        "select max(abs(1 - l)) < 0.0001 as one from (select sum(v * v) as l from chunks_current, unnest(vector) v"
+    )
+    assert await example.sql(f"{lengths} group by digest, position) as each") == [{"one": True}]
+
+
 async def test_selectors(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("selectors", upstream)

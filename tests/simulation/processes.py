@@ -75,20 +75,18 @@ class WorkerProcess(Process):
             scheduler=self.scheduler,  # type: ignore[arg-type]
             keys_per_request={"": self.simulation.keys_per_request},
         )
+        doing: dict[str, Any] = {
+            "fetcher": CountingFetcher(self.truth, self.who, meter),
+            "page_builder": SimplePageBuilder(self.truth, self.intake),
+            "unreachable": UnreachableUpstreams(SimpleNamespace()),  # type: ignore[arg-type]
+        }
         parts: dict[str, Any] = {
             "scheduler": self.scheduler,
+            "lanes": Lanes(lanes, scheduler=self.scheduler, batch=self.batch, **doing),  # type: ignore[arg-type]
             "writer": DictWriter(self.truth, self.client, self.who),
             "found_keys": self.simulation.following and self._found_keys(client, keys, record),
+            "stages": StageWatch(Look, meter.timings),
         }
-        parts["lanes"] = Lanes(
-            lanes,
-            scheduler=self.scheduler,  # type: ignore[arg-type]
-            fetcher=CountingFetcher(self.truth, self.who, meter),  # type: ignore[arg-type]
-            page_builder=SimplePageBuilder(self.truth, self.intake),  # type: ignore[arg-type]
-            batch=self.batch,
-            unreachable=UnreachableUpstreams(SimpleNamespace()),  # type: ignore[arg-type]
-        )
-        parts["stages"] = StageWatch(Look, meter.timings)
         worker = Worker(name, streams=self.streams, intake=self.intake, batch=self.batch, meter=meter, **parts)
         worker._apply(await retry_unavailable(lambda: self.streams.join(name), "worker"))
         self.worker = worker

@@ -17,6 +17,7 @@ from crawler.job.job import Job
 from crawler.job.request.placeholders import SECRET
 from crawler.job.request_checks import credential_origins, credentials_in
 from crawler.job.sections.run import RunSettings
+from crawler.job.sections.transform import TransformSettings
 
 SHOWN_KEYS = 3
 PAGES_WORDS = "the pages that the sitemap names"
@@ -70,6 +71,7 @@ def _run_settings(job: Job, total: int | None, given: Mapping[str, str]) -> list
         ("batch rows", job.store.batch_rows, origin("store", "batch_rows")),
         ("attempts", job.retry.attempts, origin("retry", "attempts")),
         ("parser", job.parse.python or _parser_words(job), origin("parse", "python")),
+        *(("transform", _transform_words(one), "job file") for one in job.transform),
         (
             "tables",
             ", ".join(table.name for table in job.tables) or "pages only",
@@ -115,6 +117,11 @@ def _run_warnings(run: RunSettings) -> list[Checked]:
 def _parser_words(job: Job) -> str:
     """What parses where no function of the user's does."""
     return "selectors" if job.has_parser else "none: whole body"
+
+
+def _transform_words(settings: TransformSettings) -> str:
+    processes = "one process" if settings.processes == 1 else f"{settings.processes} processes"
+    return f"{settings.python} of {settings.table}, {processes} a worker"
 
 
 def _keys_words(total: int | None, keys_per_request: int) -> str:

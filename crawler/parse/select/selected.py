@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from coordinator.errors import UsageError
 from crawler.fetch.retry import NOT_READY
 from crawler.job.job import Job
-from crawler.job.models import ParseSettings
+from crawler.job.sections.parse import ParseSettings
 from crawler.job.tables import KEY_FIELD, ColumnSettings, TableSettings, column_type
 from crawler.parse.received import Received
 from crawler.parse.select.condition import Condition, compile_condition, first_that_holds

@@ -134,6 +134,18 @@ def test_a_module_that_two_parsers_import_is_loaded_once(tmp_path: Path) -> None
             parsers.check(job, recorded_of(job))
 
 
+def test_the_files_of_transforms_are_among_them(tmp_path: Path) -> None:
+    job_in(tmp_path, features="import model", model="")
+    tables = [{"name": "facts", "columns": {"n": "bigint"}}]
+    transform = {"python": "features:batch"}
+    both = a_document(parse={"python": "parse:f"}, tables=tables, transform=transform)
+    assert list(parser_files(read_job(both, str(tmp_path))).digests) == ["parse.py", "features.py", "model.py"]
+    alone = read_job(a_document(tables=tables, transform=transform), str(tmp_path))
+    assert list(parser_files(alone).digests) == ["features.py", "model.py"]
+    with pytest.raises(UsageError, match=r"^\[transform\] python: cannot import features: this machine has no "):
+        parser_files(read_job(a_document(tables=tables, transform=transform), str(tmp_path / "empty")))
+
+
 def test_a_run_of_an_older_version_is_joined_with_any_parser(tmp_path: Path) -> None:
     job, parsers = job_in(tmp_path), LoadedParsers()
     parsers.add(job, parsers.check(job, {}))

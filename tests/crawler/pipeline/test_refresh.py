@@ -219,6 +219,15 @@ async def test_records_are_compared_where_there_are_any() -> None:
     assert (page.outcome, page.content_digest) == (Outcome.STORED, digest_of_records([(0, (2,))]))
 
 
+async def test_records_for_a_transform_are_compared_before_it_and_the_base_keeps_what_it_made_of_them() -> None:
+    job = a_job(tables=[{"name": "facts", "columns": {"n": "bigint"}}], transform={"python": "a:b"})
+    same = BASE._replace(content=digest_of_records([(0, {"n": "1"})]))  # type: ignore[list-item]
+    page = await built(same, response(200, b'{"n": "1", "request": 77}', content_type="application/json"), job)
+    assert (page.outcome, page.is_carried, page.records) == (Outcome.UNCHANGED, True, [])
+    page = await built(same, response(200, b'{"n": "2"}', content_type="application/json"), job)
+    assert (page.outcome, page.is_carried, page.records) == (Outcome.STORED, False, [(0, {"n": "2"})])
+
+
 async def test_a_304_to_a_request_without_validators_takes_no_rows_away() -> None:
     """It may be one to a header of the job's own, which is not about the base."""
     page = await built(None, response(304))
