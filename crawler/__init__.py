@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 __all__ = ["Response", "read"]
 
 if TYPE_CHECKING:
-    from crawler.export.reader import read
     from crawler.parse.response import Response
+    from crawler.reader import read
 else:
 
     def __getattr__(name: str) -> object:
@@ -20,7 +20,7 @@ else:
 
             return Response
         if name == "read":
-            from crawler.export.reader import read
+            from crawler.reader import read
 
             return read
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

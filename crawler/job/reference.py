@@ -16,13 +16,13 @@ from crawler.job.fields import Section, type_and_extra
 from crawler.job.models import (
     JobFile,
     ParseSettings,
-    PublishSettings,
     RetrySettings,
     StoreSettings,
 )
 from crawler.job.request.settings import LoginSettings, RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
+from crawler.job.sections.publish import PublishSettings
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import KINDS, SourceSettings
 from crawler.job.tables import KNOWN_TYPES, TableSettings

@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 from redis.asyncio import Redis
@@ -30,7 +31,7 @@ from crawler.corpus import is_rereadable, polite_upstream, sample_corpus, survey
 from crawler.job.job import Job
 from crawler.job.permissions import Permissions
 from crawler.local.child_spec import FAILPOINT_VARIABLE, ChildSpec
-from crawler.local.ending import end_of
+from crawler.local.ending import end_of, with_files
 from crawler.local.events import (
     ChildLine,
     Listener,
@@ -92,6 +93,13 @@ async def run_at(
     `environ` is what children inherit. Raises ShardcrawlError: EpochLost after MAX_REBUILDS, or what opening the run,
     a child or a server raised.
     """
+    work_on_it = partial(_run_at, addresses, job, listener, environ, with_workers=with_workers)
+    return await with_files(addresses, job, listener.on_event, environ, work_on_it)
+
+
+async def _run_at(
+    addresses: Addresses, job: Job, listener: Listener, environ: Mapping[str, str], *, with_workers: bool
+) -> RunEnd:
     began = monotonic()
     if not job.run.name or job.run.since is not None:
         async with open_catalogue(addresses.database) as catalogue:
@@ -285,5 +293,5 @@ def _supervisor(
             await release_dead(client, pid)
 
     supervisor = Supervisor(specs, lambda line: on_event(ChildLine(line)), environ, release)
-    drain_on_signals(supervisor, on_event, addresses.embedded)
+    drain_on_signals(supervisor.drain, supervisor.kill, on_event, addresses.embedded)
     return supervisor

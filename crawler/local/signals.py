@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 
 from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
 from crawler.local.embedded import Embedded
 from crawler.local.events import DrainBegins, OnEvent
-from crawler.local.supervisor import Supervisor
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def drain_on_signals(supervisor: Supervisor, on_event: OnEvent, embedded: Embedded | None = None) -> None:
+def drain_on_signals(
+    drain: Callable[[], object], kill: Callable[[], None], on_event: OnEvent, embedded: Embedded | None = None
+) -> None:
     """Drain at the first SIGINT or SIGTERM. At the second one kill the children and exit at once.
 
     At the second one embedded servers are asked to stop, and not waited for.
@@ -23,13 +27,24 @@ def drain_on_signals(supervisor: Supervisor, on_event: OnEvent, embedded: Embedd
     def on_signal() -> None:
         nonlocal draining
         if draining:
-            supervisor.kill()
+            kill()
             if embedded is not None:
                 embedded.abandon()
             os._exit(INTERRUPTED_EXIT_CODE)
         draining = True
         on_event(DrainBegins())
-        supervisor.drain()
+        drain()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         loop.add_signal_handler(number, on_signal)
+
+
+async def until_signal(work: Awaitable[None], on_event: OnEvent, embedded: Embedded | None = None) -> None:
+    """Wait for the work. The first SIGINT or SIGTERM cancels it, which raises CancelledError; the second one exits."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    drain_on_signals(task.cancel, lambda: None, on_event, embedded)
+    try:
+        await task
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)

@@ -16,8 +16,8 @@ from arro3.io import read_ipc, read_parquet
 
 from coordinator.errors import UsageError
 from crawler.export.exporter import ExportPlan, export
-from crawler.export.formats import Format
 from crawler.export.place import Folder
+from crawler.job.sections.publish import Format
 from crawler.job.tables import TableSettings
 from crawler.store.catalogue import Catalogue
 from crawler.store.tables import RunTables
