@@ -68,13 +68,13 @@ async def test_a_run_is_published_though_its_files_cannot_be_written_and_publish
     (shell.folder / "out").write_text("no folder")
     path = shell.write("job.toml", job(upstream, TABLE + '[publish]\nexport = "parquet:out"\n', name="items"))
     ended = await shell.run("run", path, environ=environ, code=7)
-    assert "readers of corpus items see it now" in ended.out
+    assert "readers of corpus job see it now" in ended.out
     assert "its files are not written (exit code 7): " in ended.out
     (shell.folder / "out").unlink()
     published = await shell.run("publish", "items", environ=environ)
     assert f"300 rows in 1 files and manifest.json, in {shell.folder}/out/items" in published.out
     assert sorted(await exported(shell.folder / "out/items")) == keys
-    assert json.loads((shell.folder / "out/items.json").read_text())["run"] == "items"
+    assert json.loads((shell.folder / "out/job.json").read_text())["run"] == "items"
 
 
 @pytest.mark.slow
