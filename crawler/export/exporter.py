@@ -8,6 +8,7 @@ When `retry` was called, the run is complete since another moment, which makes i
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
@@ -31,6 +32,8 @@ from crawler.store.tables import PAGES, RunTables, quoted
 MANIFEST, PROGRESS, CARD = "manifest.json", "unfinished.json", "README.md"
 DEFAULT_ROWS_PER_FILE = 1_000_000
 _FIRST_PLACE = "(0,0)"
+# Whoever wrote the manifest, what is removed because it names it is a file of an export.
+_OUR_FILE = r"(?:data/)?\w+/(?:part|train)-\d{5,}\.[a-z.]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,8 @@ def _files_there(plan: ExportPlan, place: FilePlace, *, replaces: bool) -> list[
     try:
         found = orjson.loads(content)
         files = [ExportedFile(**one) for one in found.pop("files")]
+        if not all(re.fullmatch(_OUR_FILE, one.name) for one in files):
+            raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError("export: there is another manifest.json in its place; name another one with -o") from error
     if found == plan.head():

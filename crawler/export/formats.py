@@ -28,12 +28,14 @@ SUFFIXES: dict[Format, str] = {
 }
 # Rows of a batch, at most.
 BATCH_ROWS = 2_000
-# About as much as a socket holds: Postgres makes the next batch while this one is written.
-BATCH_BYTES = 256 * 1024
+# Not much more than a socket holds: Postgres makes most of the next batch while this one is written. With fewer bytes
+# each row costs more, because a batch has its price too.
+BATCH_BYTES = 384 * 1024
 FIRST_BATCH_ROWS = 100
 # A row group is held in memory until it is whole.
 ROW_GROUP_BYTES = 32 * 1024 * 1024
-ZSTD_LEVEL = 3
+# Level 3 makes Parquet a tenth smaller, and takes a quarter more of the whole command's CPU.
+PARQUET_ZSTD_LEVEL, ZSTD_LEVEL = 1, 3
 _Result = TypeVar("_Result")
 
 
@@ -148,7 +150,7 @@ def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format,
         if form == "arrow":
             write_ipc(reader, path, compression="zstd")
         else:
-            write_parquet(reader, path, compression=f"zstd({ZSTD_LEVEL})", max_row_group_size=group)
+            write_parquet(reader, path, compression=f"zstd({PARQUET_ZSTD_LEVEL})", max_row_group_size=group)
     except BaseException as error:
         if failure:
             raise failure[0] from error

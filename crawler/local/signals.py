@@ -39,7 +39,7 @@ def drain_on_signals(
         loop.add_signal_handler(number, on_signal)
 
 
-async def until_signal(work: Awaitable[None], on_event: OnEvent, embedded: Embedded | None = None) -> None:
+async def until_signal(work: Awaitable[object], on_event: OnEvent, embedded: Embedded | None = None) -> None:
     """Wait for the work. The first SIGINT or SIGTERM cancels it, which raises CancelledError; the second one exits."""
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
     drain_on_signals(task.cancel, lambda: None, on_event, embedded)
