@@ -85,10 +85,11 @@ async def _export_published(
             return None
         form, address = wanted
         where = f"{address.rstrip('/')}/{run.name}"
-        logger.info("run %s: its files are in %s, or are written there now", run.name, where)
         try:
-            plan = ExportPlan(run, run.table_names or [PAGES], form)
-            files = await export(catalogue.connection, plan, open_place(where), replaces=True, failpoint=failpoint)
+            plan, place = ExportPlan(run, run.table_names or [PAGES], form), open_place(where)
+            if place.read(MANIFEST) is None:
+                logger.info("run %s is exported to %s", run.name, where)
+            files = await export(catalogue.connection, plan, place, replaces=True, failpoint=failpoint)
             await _point(catalogue, run, address)
         except Unavailable:
             raise

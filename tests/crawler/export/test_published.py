@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -17,9 +18,11 @@ from crawler.export.place import Folder, open_place
 from crawler.export.published import PublishedFiles, export_published
 from crawler.job.tables import TableSettings
 from crawler.store.catalogue import Catalogue
+from crawler.store.queries import query
 from crawler.store.tables import RunTables
 from tests.crawler.examples import LoadingRun, a_job, a_loading_run, a_page, finished
 from tests.servers.bucket import serve_bucket
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -141,6 +144,34 @@ async def test_a_run_that_readers_do_not_see_or_that_goes_on_is_not_exported(
     await run.eye.execute(change)
     assert await export_published(run.url, "test", "test") is None
     assert not (tmp_path / "out").exists()
+
+
+WAITING = """
+    SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+"""
+
+
+async def test_two_exports_to_one_place_wait_for_each_other_and_a_lost_connection_is_opened_again(
+    run: LoadingRun, tmp_path: Path
+) -> None:
+    await wants(run, f"parquet:{tmp_path}")
+    async with run.eye.transaction():
+        await run.eye.execute(query("lock-place"), str(tmp_path / "test"))
+        second = asyncio.create_task(export_published(run.url, "test"))
+        lost: set[int] = set()
+
+        async def another_waits() -> bool:
+            found = {row["pid"] for row in await run.eye.fetch(WAITING)} - lost
+            lost.update(found)
+            return bool(found)
+
+        await eventually(another_waits, "an export that waits")
+        await run.eye.execute("SELECT pg_terminate_backend($1)", lost.copy().pop())
+        await eventually(another_waits, "the same on another connection")
+        assert not (tmp_path / "test").exists()
+    await second
+    assert keys_in(tmp_path / "test") == KEYS
 
 
 async def test_what_keeps_files_away_is_said_and_does_not_raise(run: LoadingRun, tmp_path: Path) -> None:
