@@ -32,6 +32,8 @@ BATCH_ROWS = 2_000
 # each row costs more, because a batch has its price too.
 BATCH_BYTES = 384 * 1024
 FIRST_BATCH_ROWS = 100
+# One of so many rows says how large those of the next batch may be.
+SAMPLED = 16
 # A row group is held in memory until it is whole.
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 # Level 3 makes Parquet a tenth smaller, and takes a quarter more of the whole command's CPU.
@@ -88,9 +90,6 @@ async def _write_columns(
     schema = Schema([column.field() for column in columns])
     cursor = await connection.cursor(statement)
     first = await cursor.fetch(FIRST_BATCH_ROWS)
-    row_bytes = max(1, sum(map(_size, first)) // max(1, len(first)))
-    batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
-
     loop = asyncio.get_running_loop()
     following: asyncio.Future[list[asyncpg.Record]] = loop.create_future()
     following.set_result(first)
@@ -101,11 +100,12 @@ async def _write_columns(
         rows = [] if is_left else await following
         if rows:
             on_rows(len(rows))
-            following = asyncio.create_task(cursor.fetch(batch_rows))
+            size = max(1, min(BATCH_ROWS, BATCH_BYTES // _row_bytes(rows[::SAMPLED])))
+            following = asyncio.create_task(cursor.fetch(size))
         return rows
 
     batches = _batches(lambda: _in_loop(loop, next_rows()), columns, schema)
-    group = max(1, ROW_GROUP_BYTES // row_bytes)
+    group = max(1, ROW_GROUP_BYTES // _row_bytes(first))
     writing = asyncio.create_task(asyncio.to_thread(_write_batches, schema, batches, form, path, group))
     try:
         await asyncio.shield(writing)
@@ -161,9 +161,10 @@ def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _Re
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
-def _size(row: asyncpg.Record) -> int:
-    """About how many bytes a row takes in Arrow."""
-    return sum(len(value) if isinstance(value, str | bytes | list) else 8 for value in row)
+def _row_bytes(rows: Sequence[asyncpg.Record]) -> int:
+    """About how many bytes one of these rows takes in Arrow."""
+    values = [len(value) if isinstance(value, str | bytes | list) else 8 for row in rows for value in row]
+    return max(1, sum(values) // max(1, len(rows)))
 
 
 def need_columns_extra(form: Format) -> None:
