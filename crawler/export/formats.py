@@ -30,7 +30,7 @@ SUFFIXES: dict[Format, str] = {
 BATCH_ROWS = 2_000
 # Not much more than a socket holds: Postgres makes most of the next batch while this one is written. With fewer bytes
 # each row costs more, because a batch has its price too.
-BATCH_BYTES = 384 * 1024
+BATCH_BYTES = 512 * 1024
 FIRST_BATCH_ROWS = 100
 # One of so many rows says how large those of the next batch may be.
 SAMPLED = 16
