@@ -30,6 +30,11 @@ The commands that change a run have their own names, and these steps:
     unlisted   prune, cancel --drop: the run's row is deleted, its tables are there
     detached   prune, cancel --drop: one of its tables is no partition any more, and is there
     dropped    prune, cancel --drop: its tables are dropped, Redis may have something of it
+    filed      export: a file is in its place, and the list of its files does not have it
+    listed     export: the list has it
+    whole      export: the manifest is there, the list of an unfinished export too
+
+An export has the name "export" in every command.
 """
 
 from __future__ import annotations
@@ -64,6 +69,9 @@ FAILPOINTS = (
     "unlisted",
     "detached",
     "dropped",
+    "filed",
+    "listed",
+    "whole",
 )
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 __all__ = ["Job", "Response", "connect", "read", "run"]
 
 if TYPE_CHECKING:
-    from crawler.export.reader import read
     from crawler.job.job import Job
     from crawler.parse.response import Response
     from crawler.python.connection import connect, run
+    from crawler.reader import read
 else:
 
     def __getattr__(name: str) -> object:
@@ -26,7 +26,7 @@ else:
 
             return Job
         if name == "read":
-            from crawler.export.reader import read
+            from crawler.reader import read
 
             return read
         if name in ("connect", "run"):

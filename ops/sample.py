@@ -18,9 +18,9 @@ thistle timber tundra valley velvet violet walnut willow winter
 _SEED = 2026
 
 
-def sample(size: int) -> str:
+def sample(size: int, seed: int = _SEED) -> str:
     """A JSON object of `size` bytes, or the smallest possible one: different records, then words up to the size."""
-    choice = random.Random(_SEED)
+    choice = random.Random(seed)
     parts: list[str] = []
     left = size - len('{"records": [], "rest": ""}')
     while (left := left - len(part := json.dumps(_record(choice, len(parts)))) - len(", ")) >= 0:

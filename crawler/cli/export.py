@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, get_args
@@ -11,12 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from coordinator.errors import UsageError
+from coordinator.failpoints import failpoint_at
 from crawler.cli.display.progress import say
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.export import exporter
 from crawler.export.exporter import DEFAULT_ROWS_PER_FILE, ExportedFile, ExportPlan, run_named
-from crawler.export.formats import Format
 from crawler.export.place import open_place
+from crawler.job.sections.publish import Format
+from crawler.local.child_spec import FAILPOINT_VARIABLE
 from crawler.local.services import Place, services
 from crawler.store.catalogue import open_catalogue
 from crawler.store.rows.stored_run import StoredRun
@@ -91,7 +94,8 @@ async def _export(
         plan = ExportPlan(run, _chosen(run, tables), form, rows_per_file)
         task = progress.add_task(run.name, total=await exporter.count_rows(catalogue.connection, plan))
         on_rows = partial(progress.advance, task)
-        return await exporter.export(catalogue.connection, plan, open_place(output), on_rows)
+        failpoint = failpoint_at(os.environ.get(FAILPOINT_VARIABLE), "export")
+        return await exporter.export(catalogue.connection, plan, open_place(output), on_rows, failpoint=failpoint)
 
 
 def _chosen(run: StoredRun, tables: Sequence[str]) -> list[str]:

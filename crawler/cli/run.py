@@ -47,6 +47,7 @@ from crawler.sample import upstream
 
 TOO_MANY_FAILED_EXIT_CODE = 3
 GAVE_UP_EXIT_CODE = FALLS_SHORT_EXIT_CODE = 4
+NO_FILES_EXIT_CODE = 7
 DEMO_QUERIES = (
     "select outcome, count(*) as keys from pages_current group by outcome",
     "select key, status, body->>'title' as title, fetched_at from pages_current order by key limit 5",
@@ -212,10 +213,12 @@ def _print_end(end: RunEnd, place: Place) -> None:
 
 def exit_code_of(end: RunEnd) -> int:
     """The exit code of a command that ended so: 0 complete, 3 too many failed, 4 refused or held back because it falls
-    short, 130 interrupted.
+    short, 7 published without its files, 130 interrupted.
     """
     if end.stored is None:
         return GAVE_UP_EXIT_CODE if end.gave_up else INTERRUPTED_EXIT_CODE
     if end.stored.falls_short:
         return FALLS_SHORT_EXIT_CODE
+    if end.files is not None and end.files.fault:
+        return NO_FILES_EXIT_CODE
     return TOO_MANY_FAILED_EXIT_CODE if end.too_many_failed else 0

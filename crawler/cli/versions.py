@@ -22,7 +22,8 @@ from coordinator.model import Outcome, RunCounts
 from coordinator.redis.connection import connect_redis
 from crawler.cli.display.progress import byte_words, outcome_words, say
 from crawler.cli.options import command, place_from, place_options, run_async
-from crawler.cli.run import FALLS_SHORT_EXIT_CODE
+from crawler.cli.run import FALLS_SHORT_EXIT_CODE, NO_FILES_EXIT_CODE
+from crawler.export.published import PublishedFiles, export_published
 from crawler.job.fields import AGE, AGE_FORMS
 from crawler.job.request_checks import seconds_of
 from crawler.local.child_spec import FAILPOINT_VARIABLE
@@ -48,13 +49,14 @@ Pruned: TypeAlias = tuple[list[StoredRun], list[Part], Mapping[int, tuple[int, b
 def publish_command(name: str, force: bool, **options: Any) -> None:
     """Let readers see a complete run, from one moment on; also an older one. Example: shardcrawl publish my-run --force
 
-    Exit code 4 when it falls short of [publish]: then it stays as it is.
+    Exit code 4 when it falls short of [publish]: then it stays as it is; 7 when files that it wants are not written.
     """
-    run, held_back = run_async(_publish(place_from(options), name, force))
+    run, held_back, files = run_async(_publish(place_from(options), name, force))
     if held_back:
         say(Console(), f"run {name} is not published: {held_back}")
         sys.exit(FALLS_SHORT_EXIT_CODE)
     say(Console(), f"run {name} is published: readers of corpus {run.corpus} see it now")
+    _say_files(files)
 
 
 @command("rollback")
@@ -65,8 +67,9 @@ def rollback_command(corpus: str, **options: Any) -> None:
 
     Nothing is deleted: `shardcrawl publish RUN` goes forward again.
     """
-    now, before = run_async(_roll_back(place_from(options), corpus))
+    now, before, files = run_async(_roll_back(place_from(options), corpus))
     say(Console(), f"readers of corpus {corpus} see run {now} now; go forward again with: shardcrawl publish {before}")
+    _say_files(files)
 
 
 @command("cancel")
@@ -119,14 +122,26 @@ def kept_words(counts: Mapping[Outcome, int]) -> str:
     return f"{outcome_words(RunCounts(outcomes=dict(counts)))} keys stay in Postgres"
 
 
-async def _publish(place: Place, name: str, force: bool) -> tuple[StoredRun, str]:
-    async with _opened(place) as (connection, _, _):
-        return await publish_run(connection, name, force=force, failpoint=_failpoint("publish"))
+def _say_files(files: PublishedFiles | None) -> None:
+    """Say what became of the files of a run that readers see now, and exit if they are not written."""
+    if files is not None:
+        say(Console(), files.words)
+        if files.fault:
+            sys.exit(NO_FILES_EXIT_CODE)
 
 
-async def _roll_back(place: Place, corpus: str) -> tuple[str, str]:
-    async with _opened(place) as (connection, _, _):
-        return await roll_back(connection, corpus)
+async def _publish(place: Place, name: str, force: bool) -> tuple[StoredRun, str, PublishedFiles | None]:
+    async with _opened(place) as (connection, _, database):
+        run, held_back = await publish_run(connection, name, force=force, failpoint=_failpoint("publish"))
+        if held_back:
+            return run, held_back, None
+        return run, "", await export_published(database, run.corpus, name, failpoint=_failpoint("export"))
+
+
+async def _roll_back(place: Place, corpus: str) -> tuple[str, str, PublishedFiles | None]:
+    async with _opened(place) as (connection, _, database):
+        now, before = await roll_back(connection, corpus)
+        return now, before, await export_published(database, corpus, now, failpoint=_failpoint("export"))
 
 
 async def _cancel(place: Place, name: str, drop: bool) -> Mapping[Outcome, int]:

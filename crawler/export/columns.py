@@ -29,6 +29,8 @@ _PLAIN = {
     "double precision": "float64",
     "boolean": "bool",
     "text": "utf8",
+    "json": "utf8",
+    "jsonb": "utf8",
     "bytea": "binary",
 }
 # The same for those that are selected as a number: the expression, and what it means.

@@ -2,19 +2,27 @@
 
 What is written so far stands beside it until then, so that the same command goes on where it was interrupted. A
 complete run's parts do not change, and their rows are taken in the order in which they lie: the same ones each time.
+When `retry` was called, the run is complete since another moment, which makes it another export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import orjson
 
 from coordinator.errors import UsageError
+from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.export.columns import ExportColumn, export_column
-from crawler.export.formats import SUFFIXES, Format, need_columns_extra, write_file
+from crawler.export.formats import SUFFIXES, need_columns_extra, write_file
 from crawler.export.place import FilePlace
+from crawler.job.sections.publish import Format
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
@@ -24,6 +32,8 @@ from crawler.store.tables import PAGES, RunTables, quoted
 MANIFEST, PROGRESS, CARD = "manifest.json", "unfinished.json", "README.md"
 DEFAULT_ROWS_PER_FILE = 1_000_000
 _FIRST_PLACE = "(0,0)"
+# Whoever wrote the manifest, what is removed because it names it is a file of an export.
+_OUR_FILE = r"(?:data/)?\w+/(?:part|train)-\d{5,}\.[a-z.]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,7 @@ class ExportPlan:
             "run": self.run.name,
             "run_id": self.run.run_id,
             "complete": self.run.complete,
+            "finished_at": self.run.finished_at and self.run.finished_at.isoformat(),
             "format": self.form,
             "rows_per_file": self.rows_per_file,
             "tables": list(self.tables),
@@ -59,26 +70,36 @@ class ExportPlan:
 
 
 async def export(
-    connection: PostgresConnection, plan: ExportPlan, place: FilePlace, on_rows: Callable[[int], None] = lambda _: None
+    connection: PostgresConnection,
+    plan: ExportPlan,
+    place: FilePlace,
+    on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    replaces: bool = False,
+    failpoint: Failpoint = no_failpoint,
 ) -> list[ExportedFile]:
     """Export a run to a place; returns the files. `on_rows` is told how many rows more are written.
 
-    Raises UsageError when another export is there, or a value does not fit; ShardcrawlError, PostgresUnavailable,
-    PostgresRefused.
+    What the place has of this run in another state or format is removed first if this `replaces` it. Raises UsageError
+    when another export is there, or a value does not fit; ShardcrawlError, PostgresUnavailable, PostgresRefused.
     """
     need_columns_extra(plan.form)
-    files = _files_there(plan, place)
-    if place.read(MANIFEST) is not None:
-        return files
     with postgres_errors():
         async with connection.transaction(readonly=True, isolation="repeatable_read"):
             await connection.execute(query("export-settings"))
-            for table in plan.tables:
-                await _export_table(connection, plan, table, place, files, on_rows)
-    if plan.form == "hf":
-        place.write(CARD, data_set_card(plan).encode())
-    place.write(MANIFEST, _encoded(plan, files))
-    place.remove(PROGRESS)
+            await connection.execute(query("lock-place"), place.address)
+            now = await Catalogue(connection).find(plan.run.name)
+            if now is None or now.finished_at != plan.run.finished_at:
+                raise UsageError(f"export: run {plan.run.name} has changed just now; start again")
+            files = _files_there(plan, place, replaces=replaces)
+            if place.read(MANIFEST) is None:
+                for table in plan.tables:
+                    await _export_table(connection, plan, table, place, files, on_rows, failpoint)
+                if plan.form == "hf":
+                    place.write(CARD, data_set_card(plan).encode())
+                place.write(MANIFEST, _encoded(plan, files))
+                failpoint("whole")
+            place.remove(PROGRESS)
     return files
 
 
@@ -89,27 +110,57 @@ async def _export_table(
     place: FilePlace,
     files: list[ExportedFile],
     on_rows: Callable[[int], None],
+    failpoint: Failpoint,
 ) -> None:
-    tables = RunTables.of(plan.run)
-    columns = await export_columns(connection, plan.run, table)
-    selected = selection(columns, plan.form)
+    part = RunTables.of(plan.run).part(table)
     own = [one for one in files if one.table == table]
     on_rows(sum(one.rows for one in own))
-    after, number = own[-1].last if own else _FIRST_PLACE, len(own)
     while True:
-        end = await connection.fetchrow(query("end-of-file", part=tables.part(table)), after, plan.rows_per_file)
+        end = await connection.fetchrow(
+            query("end-of-file", part=part), own[-1].last if own else _FIRST_PLACE, plan.rows_per_file
+        )
         assert end is not None
-        if end["place"] is None and number:
+        if not end["rows"] and own:
             return
-        name, last = file_name(plan.form, table, number), end["place"] or after
-        statement = query("rows-between", columns=selected, part=tables.part(table), after=after, last=last)
-        with place.writing(name) as path:
+        name = file_name(plan.form, table, len(own))
+        first, last = end["first"] or _FIRST_PLACE, end["last"] or _FIRST_PLACE
+        columns = await export_columns(connection, plan.run, table)
+        keys = ""
+        if table != PAGES:
+            columns[0], keys = await _joined_key(connection, plan.run, columns[0], part, (first, last))
+        selected = selection(columns, plan.form)
+        statement = query("rows-between", columns=selected, part=part, keys=keys, first=first, last=last)
+        async with _in_thread(place.writing(name)) as path:
             await write_file(connection, statement, columns, plan.form, path, on_rows)
-        files.append(ExportedFile(table, name, end["rows"], last))
+        failpoint("filed")
+        own.append(ExportedFile(table, name, end["rows"], last))
+        files.append(own[-1])
         place.write(PROGRESS, _encoded(plan, files))
-        if end["place"] is None:  # a table without a row has one file, which says which columns it has
+        failpoint("listed")
+        if not end["rows"]:  # a table without a row has one file, which says which columns it has
             return
-        after, number = last, number + 1
+
+
+@asynccontextmanager
+async def _in_thread(writing: AbstractContextManager[Path]) -> AsyncIterator[Path]:
+    """The same, beside the event loop: a bucket may take its time."""
+    with ExitStack() as stack:
+        path = await asyncio.to_thread(stack.enter_context, writing)
+        try:
+            yield path
+        finally:
+            await asyncio.to_thread(stack.pop_all().__exit__, *sys.exc_info())
+
+
+async def _joined_key(
+    connection: PostgresConnection, run: StoredRun, key: ExportColumn, part: str, ends: tuple[str, str]
+) -> tuple[ExportColumn, str]:
+    """The column of the key, and a join that has most keys of the records between two places."""
+    pages = RunTables.of(run).pages
+    about = await connection.fetchrow(query("pages-between", part=part, pages=pages), *ends)
+    assert about is not None
+    joined = query("keys-between", pages=pages, first=about["first"], last=about["last"])
+    return export_column(key.name, key.type, query("key-between", key=key.source)), joined
 
 
 async def export_columns(connection: PostgresConnection, run: StoredRun, table: str) -> list[ExportColumn]:
@@ -169,22 +220,29 @@ def data_set_card(plan: ExportPlan) -> str:
     return f"---\nconfigs:\n{configs}---\n\nRun {plan.run.name} of corpus {plan.run.corpus}, exported by shardcrawl.\n"
 
 
-def _files_there(plan: ExportPlan, place: FilePlace) -> list[ExportedFile]:
-    """The files of this export that are there. Raises UsageError when another one is."""
+def _files_there(plan: ExportPlan, place: FilePlace, *, replaces: bool) -> list[ExportedFile]:
+    """The files of this export that are there. Raises UsageError when there is another one, which is not replaced."""
     content = place.read(MANIFEST) or place.read(PROGRESS)
     if content is None:
         return []
     try:
         found = orjson.loads(content)
         files = [ExportedFile(**one) for one in found.pop("files")]
+        if not all(re.fullmatch(_OUR_FILE, one.name) for one in files):
+            raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError("export: there is another manifest.json in its place; name another one with -o") from error
-    if found != plan.head():
+    if found == plan.head():
+        return files
+    if not replaces or found.get("run_id") != plan.run.run_id:
         raise UsageError(
-            f"export: there is another export in its place (run {found.get('run')}, {found.get('format')}); "
-            "name another one with -o, or remove that one"
+            f"export: there is another export in its place (run {found.get('run')}, {found.get('format')}, complete "
+            f"since {found.get('finished_at')}); name another one with -o, or remove that one"
         )
-    return files
+    place.write(PROGRESS, content)  # so that a crash leaves no file of which nobody knows
+    for name in (MANIFEST, CARD, *(one.name for one in files), PROGRESS):
+        place.remove(name)
+    return []
 
 
 def _encoded(plan: ExportPlan, files: Sequence[ExportedFile]) -> bytes:

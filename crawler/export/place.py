@@ -6,17 +6,27 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from coordinator.errors import ShardcrawlError, UsageError, first_line
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ObjectStore, RetryConfig
+
+
+# Of a bucket that does not respond; by default it would be asked for three minutes.
+_RETRIES: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
 
 
 class FilePlace(Protocol):
-    """A place for files by name, with `/` between folders."""
+    """A place for files by name, with `/` between folders. Two places are the same one when their addresses are."""
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        ...
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None when it is not there."""
@@ -41,6 +51,11 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @property
+    def address(self) -> str:
+        """The folder's path from the root on."""
+        return str(self._path.resolve())
+
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None when it is not there."""
         try:
@@ -57,7 +72,10 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        (self._path / name).unlink(missing_ok=True)
+        try:
+            (self._path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _refused(self._path / name, error) from error
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -81,12 +99,13 @@ class Folder:
 class Bucket:
     """A bucket, or a folder in one, at an address like s3://bucket/folder. Raises ShardcrawlError."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, address: str, store: ObjectStore) -> None:
+        self.address = address
         self._store = store
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None when it is not there."""
-        with _store_errors():
+        with _store_errors(self.address):
             try:
                 return bytes(self._store.get(name).bytes())
             except FileNotFoundError:
@@ -94,12 +113,12 @@ class Bucket:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, in the place of one that is there."""
-        with _store_errors():
+        with _store_errors(self.address):
             self._store.put(name, content)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        with _store_errors():
+        with _store_errors(self.address):
             try:
                 self._store.delete(name)
             except FileNotFoundError:
@@ -111,7 +130,7 @@ class Bucket:
         with tempfile.TemporaryDirectory(prefix="shardcrawl-export-") as folder:
             path = Path(folder) / Path(name).name
             yield path
-            with _store_errors():
+            with _store_errors(self.address):
                 self._store.put(name, path)
 
 
@@ -124,11 +143,11 @@ def open_place(address: str) -> Folder | Bucket:
     except ImportError as error:
         raise UsageError("export: buckets need an extra: pip install 'shardcrawl[parquet]'") from error
     with _store_errors(address):
-        return Bucket(from_url(address))
+        return Bucket(address, from_url(address, retry_config=_RETRIES))
 
 
 @contextmanager
-def _store_errors(address: str = "the bucket") -> Iterator[None]:
+def _store_errors(address: str) -> Iterator[None]:
     from obstore.exceptions import BaseError
 
     try:

@@ -18,7 +18,7 @@ from crawler.job.fields import (
     refuse_unknown,
 )
 from crawler.job.memory import body_memory
-from crawler.job.models import JobFile, PublishSettings, RetrySettings, StoreSettings
+from crawler.job.models import JobFile, RetrySettings, StoreSettings
 from crawler.job.request.placeholders import fields_named
 from crawler.job.request.settings import RequestSettings
 from crawler.job.request.since import PLACE, with_since
@@ -37,6 +37,7 @@ from crawler.job.sections.following import (
 from crawler.job.sections.limits import limits_in
 from crawler.job.sections.notify import NotifySettings, check_notify
 from crawler.job.sections.parse import ParseSettings, check_selectors
+from crawler.job.sections.publish import PublishSettings, check_publish
 from crawler.job.sections.run import RunSettings, check_run, check_schema
 from crawler.job.sections.source import SITEMAP, SourceSettings, check_source
 from crawler.job.sections.transform import TransformSettings, transforms_in
@@ -191,6 +192,7 @@ def _read(document: Mapping[str, Any], folder: str) -> Job:
     )
     job = replace(job, kinds={name: _of_kind(job, name, given) for name, given in _table(document, "kinds").items()})
     check_run(job.run)
+    check_publish(job.publish)
     check_schema(job.store.schema)
     check_notify(job.notify)
     check_source(job.source, job.kinds, keys_are_urls=job.request.url is None)

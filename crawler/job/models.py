@@ -7,7 +7,7 @@ table must be, `not_yet` is the message for a value that this version does not h
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, field
 
@@ -18,13 +18,13 @@ from crawler.job.fields import (
     Section,
     number,
     text,
-    value,
 )
 from crawler.job.request.settings import RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
 from crawler.job.sections.limits import LimitEntry
 from crawler.job.sections.notify import NotifySettings
 from crawler.job.sections.parse import ParseSettings
+from crawler.job.sections.publish import PublishSettings
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import SourceSettings
 from crawler.job.sections.transform import TransformSettings
@@ -33,32 +33,6 @@ from crawler.job.tables import TableSettings
 
 # The formatter would give each argument a line of its own, and the ten lines of a key would hide the next one.
 # fmt: off
-class PublishSettings(Section, frozen=True, kw_only=True):
-    """When a complete run becomes the one that readers of the corpus see.
-
-    A bound that a run does not keep holds it back: its command ends with exit code 4, and `shardcrawl publish RUN
-    --force` publishes it all the same.
-    """
-
-    mode: Annotated[Literal["auto", "manual"], value(
-        "By itself, or by `shardcrawl publish RUN`.",
-        "manual", write='write "auto" or "manual"')] = "auto"
-    max_failed: Annotated[float, number(
-        "The share of keys that may have failed, stale ones too, or to which access was denied. `max_failed` of "
-        "`[run]` only decides on the exit code 3 of a run that is published.",
-        0.02, 0.0, 1.0, absent="no bound")] | None = None
-    max_gone: Annotated[float, number(
-        "The share of the keys with rows in the run before that may be gone, or no longer in the source.",
-        0.05, 0.0, 1.0, absent="no bound")] | None = None
-    min_keys: Annotated[float, number(
-        "How many keys must have rows, as a share of those in the run before.",
-        0.95, 0.0, 1.0,
-        absent="at least one key, unless the job has `[run] since` or a table that merges")] | None = None
-    max_incomplete: Annotated[int, number(
-        "How many lists of `[paginate]` may have broken off.",
-        0, 0, 2**31, absent="no bound")] | None = None
-
-
 class RetrySettings(Section, frozen=True, kw_only=True):
     """What follows an attempt that failed: a pause that grows, and another attempt."""
 

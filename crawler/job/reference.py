@@ -15,7 +15,6 @@ from msgspec import NODEFAULT, inspect
 from crawler.job.fields import Section, type_and_extra
 from crawler.job.models import (
     JobFile,
-    PublishSettings,
     RetrySettings,
     StoreSettings,
 )
@@ -24,6 +23,7 @@ from crawler.job.sections.following import FollowSettings, KindSettings, Paginat
 from crawler.job.sections.limits import LimitEntry
 from crawler.job.sections.notify import NotifySettings
 from crawler.job.sections.parse import ParseSettings
+from crawler.job.sections.publish import PublishSettings
 from crawler.job.sections.run import RunSettings
 from crawler.job.sections.source import KINDS, SourceSettings
 from crawler.job.sections.transform import TransformSettings

@@ -1,27 +1,36 @@
-"""How a run stands when its command ends, and what is said of its found keys, above all where nothing was found."""
+"""How a run stands when its command ends, with the files that it has written, and what is said of its found keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from redis.asyncio import Redis
 
 from coordinator.errors import UsageError
+from coordinator.failpoints import failpoint_at
 from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import ANY_UPSTREAM
 from coordinator.status import read_counts
+from coordinator.tasks import run_until_first_ends
+from crawler.export.published import PublishedFiles, check_export, export_published
 from crawler.job.job import Job
 from crawler.job.sections.source import SITEMAP
-from crawler.local.events import RunEnd
+from crawler.local.child_spec import FAILPOINT_VARIABLE
+from crawler.local.events import Listener, RunEnd
 from crawler.local.services import Addresses
+from crawler.local.signals import until_signal
 from crawler.runs.publish import finish_run
 from crawler.store.catalogue import open_catalogue
 from crawler.store.rows.found import FoundCounts
 from crawler.store.tables import RunTables
+
+logger = logging.getLogger(__name__)
 
 
 def found_notices(job: Job, found: Mapping[str, FoundCounts], broken_lists: int) -> Sequence[str]:
@@ -67,3 +76,43 @@ async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Jo
     upstreams = await read_upstream_health(client, RunKeys(record.name))
     unauthorized = tuple(health for health in upstreams if health.status is not None)
     return replace(end, reasons=reasons, unauthorized=unauthorized)
+
+
+async def with_files(
+    addresses: Addresses,
+    job: Job,
+    listener: Listener,
+    environ: Mapping[str, str],
+    work: Callable[[], Awaitable[RunEnd]],
+) -> RunEnd:
+    """What the `work` on a run returns, with the files that `[publish] export` wants of it if readers see it.
+
+    Before the work come those that an earlier command has left. Raises UsageError when this machine cannot write them,
+    CancelledError when a signal comes before the work.
+    """
+    if job.publish.export is None:
+        return await work()
+    check_export(job)
+    failpoint = failpoint_at(environ.get(FAILPOINT_VARIABLE), "export")
+
+    async def write(name: str | None = None) -> PublishedFiles | None:
+        found: list[PublishedFiles | None] = []
+
+        async def export() -> None:
+            found.append(
+                await export_published(addresses.database, job.corpus, name, folder=job.folder, failpoint=failpoint)
+            )
+
+        watches = [addresses.embedded.watch()] if addresses.embedded else []
+        await until_signal(run_until_first_ends(export(), *watches), listener, addresses.embedded)
+        return found[0]
+
+    if (left := await write()) is not None and left.fault:
+        logger.warning("run %s: %s", left.run, left.words)
+    end = await work()
+    if end.stored is None:
+        return end
+    try:
+        return replace(end, files=await write(end.stored.name))
+    except asyncio.CancelledError:
+        return replace(end, files=PublishedFiles(end.stored.name, "", fault="interrupted"))

@@ -10,6 +10,7 @@ from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunCounts
 from coordinator.queue.notices import NullColumn
 from coordinator.status import RunSnapshot
+from crawler.export.published import PublishedFiles
 from crawler.job.job import Job
 from crawler.local.child_spec import OnDrain
 from crawler.store.reasons import ReasonCount
@@ -128,7 +129,7 @@ class RunEnd:
     usual ones of keys that were refused or failed. `unmatched` are the entries of `[limits]` that no request of a
     complete run met, `null_columns` those that turned null, `found` what there is to say of found keys. Of a run that
     is not complete, `unauthorized` are the upstreams that refuse whatever is requested, and `gave_up` says that the
-    command ended because of them.
+    command ended because of them. `files` are those of a published run, if its job wants any.
     """
 
     job: Job
@@ -142,6 +143,7 @@ class RunEnd:
     reasons: tuple[ReasonCount, ...] = ()
     unauthorized: tuple[UpstreamHealth, ...] = ()
     gave_up: bool = False
+    files: PublishedFiles | None = None
 
     @property
     def outcomes(self) -> Mapping[Outcome, int]:
@@ -160,7 +162,8 @@ class RunEnd:
         # Who published a run that was complete before, and who sees it now, is not known here.
         is_published = shortfall == "" and not self.was_complete
         published = [f"it is published: readers of corpus {self.job.corpus} see it now"] if is_published else []
-        return [*unmatched, *self.found, *columns, *held_back, *published]
+        files = [self.files.words] if self.files else []
+        return [*unmatched, *self.found, *columns, *held_back, *published, *files]
 
     @property
     def denied(self) -> int:

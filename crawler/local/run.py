@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 from redis.asyncio import Redis
@@ -23,14 +24,13 @@ from coordinator.model import RunCounts
 from coordinator.queue.registry import RunRecord
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.roles.membership import release_dead
-from coordinator.source import STANDARD_INPUT
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from coordinator.tasks import run_until_first_ends
-from crawler.corpus import is_rereadable, polite_upstream, sample_corpus, survey_corpus, with_source_database
+from crawler.corpus import polite_upstream, sample_corpus, survey_corpus, with_source_database
 from crawler.job.job import Job
 from crawler.job.permissions import Permissions
 from crawler.local.child_spec import FAILPOINT_VARIABLE, ChildSpec
-from crawler.local.ending import end_of
+from crawler.local.ending import end_of, with_files
 from crawler.local.events import (
     ChildLine,
     Listener,
@@ -49,7 +49,7 @@ from crawler.local.other_run import refuse_beside_another, refuse_beside_its_lik
 from crawler.local.services import Addresses, Place, services
 from crawler.local.signals import drain_on_signals
 from crawler.local.standstill import Progress, Standstill
-from crawler.local.supervisor import Supervisor
+from crawler.local.supervisor import Supervisor, children_of_run
 from crawler.opening import OpenedRun, open_run
 from crawler.runs.naming import with_name
 from crawler.runs.notify import Notifier
@@ -93,6 +93,13 @@ async def run_at(
     `environ` is what children inherit. Raises ShardcrawlError: EpochLost after MAX_REBUILDS, or what opening the run,
     a child or a server raised.
     """
+    work_on_it = partial(_run_at, addresses, job, listener, environ, with_workers=with_workers)
+    return await with_files(addresses, job, listener, environ, work_on_it)
+
+
+async def _run_at(
+    addresses: Addresses, job: Job, listener: Listener, environ: Mapping[str, str], *, with_workers: bool
+) -> RunEnd:
     began = monotonic()
     if not job.run.name or job.run.since is not None:
         async with open_catalogue(addresses.database) as catalogue:
@@ -214,7 +221,7 @@ async def _supervise(
     Returns whether it drained because all that is left is for upstreams that refuse everything. A command without
     workers never does: what an upstream refuses may be mended where the workers are.
     """
-    specs = _children_of(addresses, job, listener, workers)
+    specs = children_of_run(addresses, job, listener, workers)
     supervisor = _supervisor(addresses, client, specs, listener, environ)
     watches = [addresses.embedded.watch()] if addresses.embedded else []
     if not workers:  # a worker process of ours ends with EpochLost; one on another machine only voids the epoch
@@ -257,27 +264,6 @@ async def _check_epoch(database: str, record: RunRecord) -> None:
         raise EpochLost(f"run {record.name} was given another beginning in Postgres")
 
 
-def _children_of(addresses: Addresses, job: Job, listener: Listener, workers: int) -> list[ChildSpec]:
-    coordinator = ChildSpec(
-        "coordinator",
-        "coordinator",
-        addresses.redis,
-        addresses.database,
-        run=job.run.name,
-        document=job.document,
-        folder=job.folder,
-        log_level=listener.log_level,
-        time_format=logs.time_format(),
-        grace_seconds=job.run.grace,
-        debug=listener.debug,
-        # What a coordinator has read from a pipe is lost when it dies: a second one could not read it again.
-        restart=is_rereadable(job),
-        reads_input=job.source.path == STANDARD_INPUT,
-    )
-    worker = replace(coordinator, role="worker", restart=True, reads_input=False)
-    return [coordinator, *(replace(worker, name=f"worker-{number + 1}") for number in range(workers))]
-
-
 def _supervisor(
     addresses: Addresses,
     client: Redis,
@@ -291,8 +277,5 @@ def _supervisor(
             await release_dead(client, pid)
 
     supervisor = Supervisor(specs, lambda line: listener.on_event(ChildLine(line)), environ, release)
-    if listener.on_drain is None:
-        drain_on_signals(supervisor, listener.on_event, addresses.embedded)
-    else:
-        listener.on_drain(supervisor.drain)
+    drain_on_signals(supervisor.drain, supervisor.kill, listener, addresses.embedded)
     return supervisor

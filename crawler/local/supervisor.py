@@ -10,14 +10,17 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 import psutil
 
 from coordinator.errors import EpochLost, RunCancelled, ShardcrawlError, UsageError
+from coordinator.source import STANDARD_INPUT
 from coordinator.tasks import cancel_and_wait
+from crawler.corpus import is_rereadable
+from crawler.job.job import Job
 from crawler.local.child_spec import (
     DRAINED_EXIT_CODE,
     EPOCH_LOST_EXIT_CODE,
@@ -26,6 +29,9 @@ from crawler.local.child_spec import (
     INTERRUPTED_EXIT_CODE,
     ChildSpec,
 )
+from crawler.local.events import Listener
+from crawler.local.services import Addresses
+from crawler.telemetry import logs
 from crawler.telemetry.pulse import PulseReader
 
 if TYPE_CHECKING:
@@ -269,3 +275,25 @@ def _ending(code: int) -> str:
     if code == DRAINED_EXIT_CODE:
         return "was asked to leave by SIGTERM"
     return "gave up its drain" if code == INTERRUPTED_EXIT_CODE else f"ended with exit code {code}"
+
+
+def children_of_run(addresses: Addresses, job: Job, listener: Listener, workers: int) -> list[ChildSpec]:
+    """The specs of a run's coordinator and of so many workers."""
+    coordinator = ChildSpec(
+        "coordinator",
+        "coordinator",
+        addresses.redis,
+        addresses.database,
+        run=job.run.name,
+        document=job.document,
+        folder=job.folder,
+        log_level=listener.log_level,
+        time_format=logs.time_format(),
+        grace_seconds=job.run.grace,
+        debug=listener.debug,
+        # What a coordinator has read from a pipe is lost when it dies: a second one could not read it again.
+        restart=is_rereadable(job),
+        reads_input=job.source.path == STANDARD_INPUT,
+    )
+    worker = replace(coordinator, role="worker", restart=True, reads_input=False)
+    return [coordinator, *(replace(worker, name=f"worker-{number + 1}") for number in range(workers))]

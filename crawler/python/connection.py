@@ -14,7 +14,6 @@ from crawler.cli.diff import compared_runs, diff_json
 from crawler.cli.display.notebook import screen_here
 from crawler.cli.inspect import all_runs
 from crawler.cli.options import DATA_FOLDER, LOG_LEVELS
-from crawler.export.reader import read
 from crawler.job.document import JobOverrides, load_document, plain_document
 from crawler.job.job import Job, read_job
 from crawler.job.sections.source import KINDS
@@ -23,6 +22,7 @@ from crawler.local.services import Place
 from crawler.python.key_file import Key, write_keys
 from crawler.python.result import RunResult
 from crawler.python.threaded import run_in_thread
+from crawler.reader import read
 
 if TYPE_CHECKING:
     from arro3.core import RecordBatchReader

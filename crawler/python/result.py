@@ -10,9 +10,9 @@ from coordinator.model import Outcome
 from crawler.cli.display.screen import reason_words
 from crawler.cli.display.snapshot import outcomes_json
 from crawler.cli.run import exit_code_of
-from crawler.export.reader import read
 from crawler.local.events import RunEnd
 from crawler.local.services import Place
+from crawler.reader import read
 
 if TYPE_CHECKING:
     from arro3.core import RecordBatchReader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crawler.job.models import PublishSettings
+from crawler.job.sections.publish import PublishSettings
 from crawler.store.rows.stored_run import FALLS_SHORT
 
 

@@ -107,9 +107,9 @@ class Arena:
         finally:
             await client.aclose()
 
-    def servers_cpu(self, upstream: Upstream) -> float:
-        """CPU seconds that Redis, Postgres and the upstream have used so far."""
-        return watch.cpu([*self._pids, upstream.pid])
+    def servers_cpu(self, upstream: Upstream | None = None) -> float:
+        """CPU seconds that Redis, Postgres and the upstream, if there is one, have used so far."""
+        return watch.cpu([*self._pids, *([upstream.pid] if upstream else [])])
 
 
 @asynccontextmanager

@@ -41,18 +41,20 @@ def run(
     *,
     deadline_seconds: float,
     poll_seconds: float = POLL_SECONDS,
+    program: Sequence[str] = (sys.executable, "-m"),
 ) -> Spent:
-    """Run `python -m ARGUMENTS` to its end. CPU is the kernel's sum over all descendants that were waited for.
+    """Run `python -m ARGUMENTS`, or another program with them, to its end.
 
-    Memory is read every `poll_seconds`; each time goes through all processes of the machine, which takes CPU too.
-    Raises ContenderFailed when it fails or has not ended after `deadline_seconds`.
+    CPU is the kernel's sum over all descendants that were waited for. Memory is read every `poll_seconds`; each time
+    goes through all processes of the machine, which takes CPU too. Raises ContenderFailed when it fails or has not
+    ended after `deadline_seconds`.
     """
     what = arguments[0]
     out, err = folder / "out.txt", folder / "err.txt"
     with out.open("w") as stdout, err.open("w") as stderr:
         began = monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [*program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

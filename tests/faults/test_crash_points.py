@@ -16,8 +16,9 @@ pytestmark = pytest.mark.anyio
 PLANNER = ("read", "published")
 OPENING = ("made", "rebuilt")
 COMMANDS = ("cancelled", "drained", "erased", "unlisted", "detached", "dropped")  # see tests/live/test_versions.py
+EXPORT = ("filed", "listed", "whole")  # see tests/live/test_export.py
 FOLLOWING = ("found", "followed", "named")  # see test_following
-WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING + FOLLOWING + COMMANDS)
+WORKER = tuple(step for step in failpoints.FAILPOINTS if step not in PLANNER + OPENING + FOLLOWING + COMMANDS + EXPORT)
 DEATHS = [("coordinator", step) for step in PLANNER] + [("worker-1", step) for step in WORKER]
 QUICK = ("published", "committed")
 

@@ -28,7 +28,7 @@ WRITERS = ["crawler/job/reference.py", "crawler/local/child.py", "crawler/sample
 PRINTING = ("print", "sys.stdout.write", "sys.stderr.write")
 # Modules where a process begins. They read the environment, and pass it to constructors.
 DOORS = {
-    "crawler/export/reader.py",  # it is `crawler.read`
+    "crawler/reader.py",  # it is `crawler.read`
     "crawler/python/connection.py",  # it is `crawler.connect`
     *("crawler/local/child.py", "crawler/pool/child.py", "crawler/sample/upstream.py"),
 }

@@ -60,6 +60,48 @@ async def test_a_killed_export_is_finished_by_the_same_command(
     assert not (out / "unfinished.json").exists()
 
 
+async def test_a_run_is_published_though_its_files_cannot_be_written_and_publish_writes_them(
+    shell: Shell, upstream: Upstream, environ: dict[str, str]
+) -> None:
+    keys = [f"{number:03}" for number in range(300)]
+    shell.write("keys.txt", keys)
+    (shell.folder / "out").write_text("no folder")
+    path = shell.write("job.toml", job(upstream, TABLE + '[publish]\nexport = "parquet:out"\n', name="items"))
+    ended = await shell.run("run", path, environ=environ, code=7)
+    assert "readers of corpus job see it now" in ended.out
+    assert "its files are not written (exit code 7): " in ended.out
+    (shell.folder / "out").unlink()
+    published = await shell.run("publish", "items", environ=environ)
+    assert f"300 rows in 1 files and manifest.json, in {shell.folder}/out/items" in published.out
+    assert sorted(await exported(shell.folder / "out/items")) == keys
+    assert json.loads((shell.folder / "out/job.json").read_text())["run"] == "items"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["filed", "listed", "whole"])
+async def test_a_command_that_is_killed_while_it_writes_files_is_followed_by_one_that_ends_that(
+    shell: Shell, upstream: Upstream, environ: dict[str, str], step: str
+) -> None:
+    """The job gives its runs no name, so the next command begins another run, after the files of the first one."""
+    keys = [f"{number:03}" for number in range(300)]
+    shell.write("keys.txt", keys)
+    text = job(upstream, TABLE + '[publish]\nexport = "parquet:out"\n').replace('name = "test"', 'corpus = "items"')
+    path = shell.write("job.toml", text)
+    killed = await shell.run("run", path, environ={**environ, "FAILPOINT": f"export:{step}"}, code=-9)
+    assert "is complete" in killed.err
+    assert not (shell.folder / "out/items.json").exists()
+    again = await shell.run("run", path, "--json", environ=environ)
+    second = json.loads(again.out)
+    (first,) = {one.parent for one in (shell.folder / "out").rglob("manifest.json")} - {Path(second["files"]["place"])}
+    for folder in (first, Path(second["files"]["place"])):
+        assert sorted(await exported(folder)) == keys
+        assert not list(folder.rglob("unfinished.json"))
+    assert json.loads((shell.folder / "out/items.json").read_text())["run"] == second["run"]
+    back = await shell.run("rollback", "items", environ=environ)
+    assert "300 rows in 1 files" in back.out
+    assert json.loads((shell.folder / "out/items.json").read_text())["run"] == first.name
+
+
 @pytest.mark.slow
 async def test_a_run_that_goes_on_is_exported_only_if_that_is_wanted(
     shell: Shell, upstream: Upstream, environ: dict[str, str]

@@ -53,7 +53,8 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
         refusals = f"its last {health.refused:,} responses were {health.status}"
         say(console, f"{health.upstream} refuses every request ({refusals}): renew the token, or what else it refuses")
     if end.too_many_failed and end.stored is not None:
-        most, code = f"{100 * end.job.run.max_failed:g} %", "" if end.stored.falls_short else ": exit code 3"
+        code = "" if end.stored.falls_short or (end.files and end.files.fault) else ": exit code 3"
+        most = f"{100 * end.job.run.max_failed:g} %"
         say(console, f"more than [run] max_failed ({most}) of the keys failed or were denied{code}")
     if end.stored is not None and end.stored.falls_short:
         say(console, "it falls short of [publish]: exit code 4")
@@ -180,6 +181,7 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
         "state": "complete" if end.stored else "paused" if end.gave_up else "interrupted",
         "published": end.stored is not None and end.stored.published_at is not None,
         "shortfall": end.stored.shortfall if end.stored else None,
+        "files": end.files and {"place": end.files.place, "rows": end.files.rows, "fault": end.files.fault or None},
         "outcomes": outcomes_json(end.outcomes),
         "denied": end.denied,
         "reasons": reasons_json(end.reasons),

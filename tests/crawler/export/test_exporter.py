@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -16,8 +17,8 @@ from arro3.io import read_ipc, read_parquet
 
 from coordinator.errors import UsageError
 from crawler.export.exporter import ExportPlan, export
-from crawler.export.formats import Format
 from crawler.export.place import Folder
+from crawler.job.sections.publish import Format
 from crawler.job.tables import TableSettings
 from crawler.store.catalogue import Catalogue
 from crawler.store.tables import RunTables
@@ -156,13 +157,35 @@ async def test_an_export_that_was_interrupted_goes_on_and_a_whole_one_is_left_as
     assert written_at(tmp_path / "facts/part-00000.parquet") == first
 
 
+async def test_an_export_that_is_cancelled_within_a_file_can_go_on_with_the_same_connection(
+    run: LoadingRun, tmp_path: Path
+) -> None:
+    plan, written = await a_plan(run, "parquet"), 0
+
+    def cancel(rows: int) -> None:
+        nonlocal written
+        written += rows
+        if written > 10:
+            task.cancel()
+
+    task = asyncio.create_task(export(run.eye, plan, Folder(tmp_path), cancel))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["part-00000.parquet", "unfinished.json"]
+    files = await export(run.eye, plan, Folder(tmp_path))
+    keys = [row["_key"] for one in files for row in read(tmp_path / one.name)]
+    assert len(keys) == len(set(keys)) == 25
+
+
 async def test_another_export_is_not_overwritten(run: LoadingRun, tmp_path: Path) -> None:
     await export(run.eye, await a_plan(run, "csv"), Folder(tmp_path))
     with pytest.raises(UsageError, match="there is another export"):
         await export(run.eye, await a_plan(run, "parquet"), Folder(tmp_path))
-    (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"another manifest\.json"):
-        await export(run.eye, await a_plan(run, "csv"), Folder(tmp_path))
+    outside = {"table": "facts", "name": "../facts/part-00000.csv", "rows": 1, "last": "(0,1)"}
+    for foreign in ([], {"files": [outside], "run_id": run.run_id}):
+        (tmp_path / "manifest.json").write_text(json.dumps(foreign))
+        with pytest.raises(UsageError, match=r"another manifest\.json"):
+            await export(run.eye, await a_plan(run, "csv"), Folder(tmp_path), replaces=True)
 
 
 async def test_a_table_without_rows_is_a_file_with_its_columns(database: str, tmp_path: Path) -> None:

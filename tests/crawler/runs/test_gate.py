@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from crawler.job.models import PublishSettings
+from crawler.job.sections.publish import PublishSettings
 from crawler.runs.gate import Facts, shortfall
 
 FULL = Facts(keys=1000, failed=20, denied=10, incomplete=3, keys_before=2000, gone_since=100, keys_with_rows=1900)

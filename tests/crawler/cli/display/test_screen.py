@@ -185,6 +185,7 @@ def test_an_end_as_json_names_every_outcome() -> None:
         "outcomes": {"stored": 0, "unchanged": 0, "gone": 3, "refused": 0, "failed": 0},
         "published": False,
         "shortfall": None,
+        "files": None,
         "denied": 0,
         "reasons": [],
         "upstreams": {},
