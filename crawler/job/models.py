@@ -144,8 +144,8 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         "afd", f"^{IDENTIFIER}$", absent="the one that the address names")] = ""
     compression: Annotated[Literal["auto", "lz4", "pglz", "none"], value(
         "How Postgres compresses rows of more than 2 KB. `auto` is lz4 where the server has it, which takes a third to "
-        "a half of the CPU time off a row, and else Postgres' own pglz. `none` is as quick as lz4 and takes about "
-        "twice the space. A run keeps what it began with.",
+        "a half of the CPU time off a row, and else Postgres' own pglz. `none` is as quick as lz4, and takes two to "
+        "three times the space. A run keeps what it began with.",
         "none", write='write "auto", "lz4", "pglz" or "none"')] = "auto"
     batch_rows: Annotated[int, number(
         "Pages that wait for one commit at most.",
