@@ -40,7 +40,7 @@ class Nginx:
 
     GET /item/ID returns sample JSON of about `size` bytes whose "id" is ID, percent-decoded (an ID with a quote or a
     backslash makes broken JSON: nginx escapes nothing); GET /batch?ids=… returns {"query": the query string as sent}.
-    GET /site/NAME returns the file of this name in `site`, as HTML.
+    GET /site/NAME returns the file of this name in `site`, as HTML; GET /documents/NAME that in `documents`, as JSON.
     With `limit`, (requests a second, burst), GET /limited/ID returns the item, beyond the limit 429 and Retry-After.
     With `etags` items have an ETag and an "edition", If-None-Match gives 304, and `edit` changes those whose ID ends in
     00.
@@ -77,6 +77,11 @@ class Nginx:
     def site(self) -> Path:
         """The folder of HTML files to serve."""
         return self._folder / "temporary" / "site"
+
+    @property
+    def documents(self) -> Path:
+        """The folder of JSON files to serve."""
+        return self._folder / "temporary" / "documents"
 
     @property
     def pid(self) -> int:
@@ -244,6 +249,7 @@ http {{
         location ~ ^/item/(?<id>.*)$ {{ {item} }}
         location = /batch {{ return 200 '{{"query": "$args"}}'; }}
         location /site/ {{ default_type text/html; }}
+        location /documents/ {{ }}
         location = /robots.txt {{ access_log off; return 404; }}
         location / {{ return 404 '{{"error": "not found"}}'; }}{limited}{slow if delay else ""}
         location @item {{ {item} }}

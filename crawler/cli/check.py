@@ -210,7 +210,8 @@ async def _services(
     redis = await read_server_kind(client)
     postgres = await read_version(addresses.database)
     async with open_catalogue(addresses.database) as catalogue:
-        stored, added = await catalogue.rehearse(job.run.name, job.tables, job.store.schema, job.corpus)
+        store = job.store
+        stored, added = await catalogue.rehearse(job.run.name, job.tables, store.schema, job.corpus, store.compression)
         base = await catalogue.current(job.corpus) if job.run.refresh and stored is None else None
     rows: list[Checked] = [("columns", f"a new run {column}", "postgres") for column in added]
     if job.run.refresh and stored is None:

@@ -19,8 +19,8 @@ def drain_on_signals(
 ) -> None:
     """Drain at the first SIGINT or SIGTERM. At the second one kill the children and exit at once.
 
-    At the second one embedded servers are asked to stop, and not waited for. A listener with `on_drain` begins the drain
-    by itself.
+    At the second one embedded servers are asked to stop, and not waited for. A listener with `on_drain` begins the
+    drain by itself.
     """
     if listener.on_drain is not None:
         listener.on_drain(drain)

@@ -49,14 +49,14 @@ class Catalogue:
         await migrate(self._connection)
 
     async def rehearse(
-        self, name: str, tables: Sequence[TableSettings], schema: str = "", corpus: str = ""
+        self, name: str, tables: Sequence[TableSettings], schema: str = "", corpus: str = "", compression: str = "auto"
     ) -> tuple[StoredRun | None, Sequence[AddedColumn]]:
         """Make what a run would make, and take it back.
 
         Returns the run of that name if there is one, and the columns that a new run would add to tables which exist.
 
-        Raises PostgresRefused when a right is missing, a table exists with other columns, or the corpus has its tables
-        in another schema.
+        Raises PostgresRefused when a right is missing, a table exists with other columns, the corpus has its tables in
+        another schema, or the server lacks the compression.
         """
         with postgres_errors():
             transaction = self._connection.transaction()
@@ -65,7 +65,7 @@ class Catalogue:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
                 await Corpora(self._connection).find(corpus or name, schema)
-                added = await UserTables(self._connection, RunTables(0, schema)).make(tables, widens=False)
+                added = await UserTables(self._connection, RunTables(0, schema), compression).make(tables, widens=False)
                 return await self.find(name), added
             finally:
                 await transaction.rollback()
@@ -140,7 +140,7 @@ class Catalogue:
         """Add a run, the tables into which it loads, and if it `follows` one of found keys; returns its run_id.
 
         `corpus` is the name's own by default. Of a `base_run` pages may be carried over, so it is kept.
-        Raises PostgresRefused when a table of records exists with other columns.
+        Raises PostgresRefused when a table of records exists with other columns, or the server lacks the compression.
         """
         with postgres_errors():
             async with self._connection.transaction():
@@ -155,9 +155,10 @@ class Catalogue:
                     raise UsageError(
                         "the run with which the refresh begins was pruned just now; start again"
                     ) from error
-                of_run = RunTables(run_id, document.get("store", {}).get("schema", ""))
+                store = document.get("store", {})
+                of_run = RunTables(run_id, store.get("schema", ""))
                 try:
-                    await UserTables(self._connection, of_run).make(tables)
+                    await UserTables(self._connection, of_run, store.get("compression", "auto")).make(tables)
                     if follows:
                         await FoundTable(of_run).make(self._connection)
                 except asyncpg.DuplicateTableError as error:

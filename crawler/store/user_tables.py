@@ -21,9 +21,11 @@ logger = logging.getLogger(__name__)
 class UserTables:
     """The parts of one run, and the tables that they will be part of. Raises asyncpg's errors, and PostgresRefused."""
 
-    def __init__(self, connection: PostgresConnection, of_run: RunTables) -> None:
+    def __init__(self, connection: PostgresConnection, of_run: RunTables, compression: str = "auto") -> None:
+        """`compression` is that of `[store]`."""
         self._connection = connection
         self._of_run = of_run
+        self._compression = compression
 
     async def make(self, tables: Sequence[TableSettings], *, widens: bool = True) -> Sequence[AddedColumn]:
         """Make the run's parts; the schema and the tables too where they are missing. Checks the tables' columns.
@@ -34,6 +36,7 @@ class UserTables:
         if run.schema:
             await self._connection.execute(query("make-schema", schema=quoted(run.schema)))
         await self._connection.execute(query("make-pages-part", part=run.pages, run_id=run.run_id))
+        await self._compress(run.pages)
         return [column for table in tables for column in await self._make(table, widens=widens)]
 
     async def _make(self, table: TableSettings, *, widens: bool) -> Sequence[AddedColumn]:
@@ -57,7 +60,20 @@ class UserTables:
             await self._widen(table.name, added)
         part = self._of_run.part(table.name)
         await self._connection.execute(query("make-table-part", part=part, table=whole, run_id=self._of_run.run_id))
+        await self._compress(part)
         return added
+
+    async def _compress(self, part: str) -> None:
+        """Say how the part's wide values are compressed. Raises PostgresRefused where the server has no lz4."""
+        columns = await self._connection.fetchval(query("column-compression"), part, self._compression)
+        if columns is None:
+            return
+        try:
+            await self._connection.execute(query("compress-part", part=part, columns=columns))
+        except asyncpg.FeatureNotSupportedError as error:
+            raise PostgresRefused(
+                f'[store] compression is "{self._compression}", and this Postgres was built without it; write "auto"'
+            ) from error
 
     async def _widen(self, table: str, added: Sequence[AddedColumn]) -> None:
         """Add the columns to the table, to parts of it that are no partitions yet, and to the view.

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect_redis
 from coordinator.status import read_counts
 from crawler.local.embedded import Embedded
+from crawler.local.embedded.account import account_of_servers
+from crawler.local.embedded.folder import open_folder
+from crawler.local.embedded.postgres import PostgresServer
 from ops.bench import watch
 from ops.nginx import Nginx
 
@@ -52,14 +56,31 @@ class Stored:
     first: float
 
 
-class Arena:
-    """Redis and Postgres for one crawl after another. None of them finds anything of an earlier one."""
+class OtherPostgres(PostgresServer):
+    """Another Postgres than the embedded one, with the same settings: `programs` is the folder of its programs."""
 
-    def __init__(self, folder: Path, embedded: Embedded) -> None:
+    programs: Path
+
+    async def prepare(self) -> Path:
+        """Make the cluster when there is none."""
+        if not self.data.has(self.name):
+            await self._make_cluster(self.programs / "initdb")
+        return self.programs / "postgres"
+
+
+class Arena:
+    """Redis and Postgres for one crawl after another. None of them finds anything of an earlier one.
+
+    With lz4 every table is compressed by it, whoever makes it, unless the table says otherwise.
+    """
+
+    def __init__(self, folder: Path, redis: str, postgres: str, pids: Mapping[str, int], *, lz4: bool = False) -> None:
         self.folder = folder
-        self.redis = str(embedded.services.redis_url)
-        self._postgres = str(embedded.services.database_url)
-        self._pids = list(embedded.pids.values())
+        self.redis = redis
+        self.postgres_pid = pids[PostgresServer.name]
+        self._postgres = postgres
+        self._pids = list(pids.values())
+        self._lz4 = lz4
 
     @property
     def database(self) -> str:
@@ -81,6 +102,8 @@ class Arena:
         try:
             await connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
             await connection.execute(f"CREATE DATABASE {DATABASE}")
+            if self._lz4:
+                await connection.execute(f"ALTER DATABASE {DATABASE} SET default_toast_compression = 'lz4'")
             await connection.execute("CHECKPOINT")
         finally:
             await connection.close()
@@ -113,20 +136,49 @@ class Arena:
 
 
 @asynccontextmanager
-async def open_arena(folder: Path) -> AsyncIterator[Arena]:
-    """Embedded Redis and Postgres in a folder, which the caller removes."""
-    async with Embedded(folder / "services") as embedded:
-        yield Arena(folder, embedded)
+async def open_arena(folder: Path, programs: Path | None = None, *, lz4: bool = False) -> AsyncIterator[Arena]:
+    """Embedded Redis and Postgres in a folder, which the caller removes; or a Postgres of other `programs`."""
+    async with Embedded(folder / "services", postgres=programs is None) as embedded:
+        redis = str(embedded.services.redis_url)
+        if programs is None:
+            yield Arena(folder, redis, str(embedded.services.database_url), embedded.pids, lz4=lz4)
+            return
+        async with _other_postgres(folder, programs) as server:
+            pids = {**embedded.pids, **({server.name: server.pid} if server.pid else {})}
+            yield Arena(folder, redis, server.url, pids, lz4=lz4)
+
+
+@asynccontextmanager
+async def _other_postgres(folder: Path, programs: Path) -> AsyncIterator[OtherPostgres]:
+    sockets = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
+    data = open_folder(folder / "other")
+    try:
+        server = OtherPostgres(data, sockets, account_of_servers())
+        server.programs = programs
+        await server.spawn()
+        try:
+            await server.wait_until_ready()
+            yield server
+        finally:
+            await server.stop()
+    finally:
+        data.close()
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 @contextmanager
-def serve_upstream(folder: Path, size: int, *, tls: bool = False) -> Iterator[Upstream]:
-    """An nginx with bodies of `size` bytes. Raises NginxMissing."""
+def serve_upstream(
+    folder: Path, size: int, *, tls: bool = False, documents: Sequence[bytes] = ()
+) -> Iterator[Upstream]:
+    """An nginx with bodies of `size` bytes, and these documents by number. Raises NginxMissing."""
     place = folder / "nginx"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     files = certificate(place) if tls else None
     with Nginx(place, size=size, tls=files and files[1:]) as nginx:
+        nginx.documents.mkdir()
+        for number, document in enumerate(documents):
+            (nginx.documents / str(number)).write_bytes(document)
         yield Upstream(nginx.url, size, nginx.pid, files and files[0])
 
 

@@ -44,14 +44,16 @@ PROMISED = {
 PROMISED_RATE = 11_000
 
 
-async def measure(chosen: Sequence[Trial], rounds: int, scale: float, console: Console) -> list[Figures]:
+async def measure(
+    chosen: Sequence[Trial], rounds: int, scale: float, console: Console, programs: Path | None = None
+) -> list[Figures]:
     """All trials in turn, in rounds; each round begins with another trial."""
     results: dict[Trial, list[Result]] = {trial: [] for trial in chosen}
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     try:
         with ExitStack() as stack:
             upstreams = {kind: stack.enter_context(_serve(folder, *kind)) for kind in {(t.size, t.tls) for t in chosen}}
-            async with open_arena(folder) as arena:
+            async with open_arena(folder, programs, lz4=programs is not None) as arena:
                 for number in range(rounds):
                     due = [t for t in chosen if t.part == "rivals" or number < min(rounds, FEWER_ROUNDS)]
                     for trial in [*due[number % len(due) :], *due[: number % len(due)]]:
@@ -110,13 +112,22 @@ def main() -> None:
     parser.add_argument(
         "--output", type=watch.output_folder, default=HERE, help="folder of results.json and compare.png"
     )
+    parser.add_argument(
+        "--postgres", type=Path, metavar="DIR", help="programs of another Postgres with lz4, by which all compress"
+    )
     arguments = parser.parse_args()
     watch.stop_on_sigterm()
     console = Console(width=140)
     where = machine()
     try:
         lines = asyncio.run(
-            measure(trials(arguments.parts or PARTS), arguments.rounds, arguments.scale, Console(stderr=True))
+            measure(
+                trials(arguments.parts or PARTS),
+                arguments.rounds,
+                arguments.scale,
+                Console(stderr=True),
+                arguments.postgres,
+            )
         )
     except ShardcrawlError as error:
         sys.exit(f"error: {error}")

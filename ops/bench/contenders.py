@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ops.bench.arena import Arena, Stored, Upstream
@@ -121,11 +121,16 @@ ALL = (SHARDCRAWL, BY_DEFAULT, PROTOTYPE, AIOHTTP, CRAWLEE, HTTPX_4, SCRAPY_REDI
 
 
 async def crawl(arena: Arena, upstream: Upstream, contender: Contender, keys: int, **how: int) -> Result:
-    """One crawl on empty servers. Raises ContenderFailed unless each key is stored once with its own body."""
+    """One crawl on empty servers, of items, or of so many `documents`, each of them many times.
+
+    Raises ContenderFailed unless each key is stored once, and an item with its own body.
+    """
     await arena.clear()
-    urls = arena.folder / "urls.txt"
+    urls, documents = arena.folder / "urls.txt", how.get("documents", 0)
     with urls.open("w") as file:
-        file.writelines(f"{upstream.url}/item/{number}\n" for number in range(keys))
+        for number in range(keys):
+            path = f"documents/{number % documents}?key={number}" if documents else f"item/{number}"
+            file.write(f"{upstream.url}/{path}\n")
     course = Course(
         upstream, keys, urls, arena.redis, arena.database, how.get("workers", 2), bool(how.get("http2", False))
     )
@@ -137,7 +142,7 @@ async def crawl(arena: Arena, upstream: Upstream, contender: Contender, keys: in
         )
         servers = arena.servers_cpu(upstream) - before
         stored = await arena.stored()
-        _check(contender, keys, stored)
+        _check(contender, keys, replace(stored, own=stored.keys) if documents else stored)
         if last is not None:
             report = Report(keys, stored.first, await last)
             run(["crawler", "audit", RUN], arena.environ, arena.folder, deadline_seconds=DEADLINE_SECONDS)

@@ -141,6 +141,18 @@ PARTITION BY LIST (run_id);
 -- The CHECK lets Postgres attach the part later without reading it.
 CREATE TABLE {part} (LIKE {table} INCLUDING ALL, CHECK (run_id = {run_id}));
 
+-- name: column-compression
+-- How the columns of the part $1 are to be compressed by `[store] compression` $2, as ALTER TABLE has it. NULL: as Postgres
+-- does it by itself. `auto` keeps what somebody has set for a column of the table, and is lz4 where the server has that.
+SELECT string_agg(format('ALTER COLUMN %I SET %s', attname, CASE $2 WHEN 'none' THEN 'STORAGE EXTERNAL'
+                         WHEN 'pglz' THEN 'COMPRESSION pglz' ELSE 'COMPRESSION lz4' END), ', ')
+FROM pg_attribute
+WHERE attrelid = to_regclass($1) AND attnum > 0 AND attstorage = 'x' AND ($2 <> 'auto' OR (attcompression = '' AND EXISTS (
+    SELECT FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals))));
+
+-- name: compress-part
+ALTER TABLE {part} {columns};
+
 -- name: is-there
 -- Whether there is a table or view of this name. to_regclass alone could still miss one that another session has made:
 -- a session learns of that when it locks a table, as it does for pg_class.
@@ -336,7 +348,9 @@ FROM unnest($1::bytea[]) WITH ORDINALITY AS given(body, number), pg_temp.body_fa
 WHERE fault IS NOT NULL;
 
 -- name: make-staging
-CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {part} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS;
+-- Compressed as in the part: what is compressed goes there as it is.
+CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE {part} INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION)
+ON COMMIT DELETE ROWS;
 
 -- name: merge-staging
 -- A page that is stored already stays as it is. A key that is in the batch twice is inserted once.
