@@ -7,7 +7,7 @@ table must be, `not_yet` is the message for a value that this version does not h
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
@@ -18,6 +18,7 @@ from crawler.job.fields import (
     Section,
     number,
     text,
+    value,
 )
 from crawler.job.request.settings import RequestSettings
 from crawler.job.sections.following import FollowSettings, KindSettings, PaginateSettings
