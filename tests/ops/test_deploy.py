@@ -53,6 +53,13 @@ def documents(path: Path) -> list[Any]:
     return list(yaml.safe_load_all(path.read_text()))
 
 
+def composed() -> dict[str, Any]:
+    """The compose file, with the defaults of its variables, and a folder for those that have none."""
+    text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (DEPLOY / "compose.yaml").read_text())
+    loaded: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{\w+:\?.*?\}", "/job", text))
+    return loaded
+
+
 def documented() -> dict[str, set[str]]:
     """{metric: its labels} of docs/metrics.md; a histogram has its three series."""
     found: dict[str, set[str]] = {}
@@ -82,10 +89,9 @@ def expressions() -> list[str]:
 
 def commands() -> Iterator[list[str]]:
     """Each `shardcrawl` command line of the files, without the program's name."""
-    (compose,) = documents(DEPLOY / "compose.yaml")
-    for service in compose["services"].values():
+    for service in composed()["services"].values():
         if service["image"].startswith("shardcrawl"):
-            yield shlex.split(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", service["command"]))
+            yield shlex.split(service["command"])
     for path in UNITS:
         for line in re.findall(rf"^ExecStart={INSTALLED} (.+)$", path.read_text(), re.MULTILINE):
             yield shlex.split(line)
@@ -164,13 +170,13 @@ def test_metrics_and_their_labels_are_those_of_the_docs() -> None:
 
 def test_compose_is_compose() -> None:
     compose_spec = pytest.importorskip("compose_spec", reason="make deploy-tools")
-    (compose,) = documents(DEPLOY / "compose.yaml")
+    compose = composed()
     compose_spec.PyCompose.from_json(json.dumps(compose)).to_spec()
     for name, service in compose["services"].items():
         assert set(service["networks"]) <= set(compose["networks"]), name
         for volume in service.get("volumes", []):
             place = volume.partition(":")[0]
-            assert place in compose["volumes"] or place.startswith("$") or (DEPLOY / place).exists(), place
+            assert place in compose["volumes"] or place == "/job" or (DEPLOY / place).exists(), place
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -227,8 +233,7 @@ def test_who_stops_a_process_waits_longer_than_its_drain() -> None:
             for container in containers(document):
                 if container["image"].startswith("shardcrawl") and "args" in container:
                     waits.append((container["args"], pod_of(document)["terminationGracePeriodSeconds"]))
-    (compose,) = documents(DEPLOY / "compose.yaml")
-    worker = compose["services"]["worker"]
+    worker = composed()["services"]["worker"]
     waits.append((shlex.split(worker["command"]), seconds(worker["stop_grace_period"])))
     assert sum(grace_of(words) > 0 for words, _ in waits) == 5
     for words, wait in waits:
@@ -276,12 +281,12 @@ def test_the_image_has_what_it_copies_is_not_root_and_knows_when_it_is_ill() -> 
     with HTTPServer(("127.0.0.1", 0), Health) as server:
         threading.Thread(target=server.serve_forever).start()
 
-        def asked() -> int:
+        def probe() -> int:
             environ = {"HEALTH_PORT": str(server.server_port)}
             return subprocess.run([sys.executable, flag, code], env=environ, stderr=subprocess.DEVNULL).returncode
 
-        assert asked() == 0
+        assert probe() == 0
         Health.status = 503
-        assert asked() == 1
+        assert probe() == 1
         server.shutdown()
-    assert asked() == 1
+    assert probe() == 1
