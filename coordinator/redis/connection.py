@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis import exceptions
-from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordinator.errors import RedisDamaged, RedisRefused, RedisUnavailable, first_line, redacted
+from coordinator.redis.sockets import without_sentinels
 
 OLDEST_REDIS = (6, 2)
 # No count, time or place of ours comes near.
@@ -54,50 +52,17 @@ _SET_HERE = frozenset(
 )
 
 
-class _PromptlyCancelled(AbstractConnection):
-    """A connection that sends without `asyncio.wait_for`, with which redis-py does.
-
-    In Python 3.11 it swallows a cancellation that arrives as the sending ends, and it makes a task for each command.
-    """
-
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        timeout, self.socket_timeout = self.socket_timeout, None
-        try:
-            async with asyncio.timeout(timeout):
-                await super().send_packed_command(command, check_health)
-        finally:
-            self.socket_timeout = timeout
-
-
-class _PromptlyCancelledTcp(_PromptlyCancelled, Connection):
-    pass
-
-
-class _PromptlyCancelledTls(_PromptlyCancelled, SSLConnection):
-    pass
-
-
-class _PromptlyCancelledSocket(_PromptlyCancelled, UnixDomainSocketConnection):
-    pass
-
-
-_CONNECTIONS: dict[type[Any], type[Any]] = {
-    Connection: _PromptlyCancelledTcp,
-    SSLConnection: _PromptlyCancelledTls,
-    UnixDomainSocketConnection: _PromptlyCancelledSocket,
-}
-
-
 def connect_redis(url: str, *, timeout: float = 5.0) -> Redis:
-    """A client for `url` (redis://, rediss://, unix://) that never repeats a command by itself.
+    """A client for `url` (redis://, rediss://, unix://, redis+sentinel://) that never repeats a command by itself.
 
     With redis-py's own retries, one XADD was seen to be carried out twice; so the caller decides about each retry.
     `timeout` is in seconds, for connecting and for each response; `socket_timeout` in the URL beats it. Raises
     RedisRefused when the URL is malformed or has a parameter that is not known.
     """
     try:
+        plain_url, adapt = without_sentinels(url)
         client = Redis.from_url(
-            _usable(url),
+            _usable(plain_url),
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
@@ -107,9 +72,9 @@ def connect_redis(url: str, *, timeout: float = 5.0) -> Redis:
     except ValueError:  # its text may contain a part of the password
         hint = " (is / ? or # in its password? write %2F, %3F or %23)" if "@" in url else ""
         shown = redacted(url) if "://" in url else "***"  # as in redis:PASSWORD, where anything may be the password
-        raise RedisRefused(f"Redis address {shown}{hint} is malformed; give it as redis://HOST:PORT/0") from None
-    pool = client.connection_pool
-    pool.connection_class = _CONNECTIONS[pool.connection_class]
+        form = "redis+sentinel://HOST:PORT,HOST:PORT/MASTER/0" if "+sentinel:" in shown else "redis://HOST:PORT/0"
+        raise RedisRefused(f"Redis address {shown}{hint} is malformed; give it as {form}") from None
+    adapt(client.connection_pool)
     return client
 
 

