@@ -6,6 +6,7 @@ A run records their digests, so that all of its workers have the same code.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -69,10 +70,16 @@ def check_parser(job: Job, recorded: Mapping[str, str]) -> ParserFiles:
     here = name in found.digests
     what = "is missing" if not here else "is not the one" if name in recorded else "is not among the files"
     raise UsageError(
-        f"python: {found.place / name} {what} with which the run was opened; copy the job's Python files from "
-        "the machine that runs `run` or `coordinate`, or start that command again with these files, perhaps under "
-        "another --name"
+        f"[{_section_of(job, name)}] python: {found.place / name} {what} with which the run was opened; copy the job's "
+        "Python files from the machine that runs `run` or `coordinate`, or start that command again with these files, "
+        "perhaps under another --name"
     )
+
+
+def _section_of(job: Job, file: str) -> str:
+    """The section whose function lies in this file; the first one for what a module imports."""
+    sections = {re.split("[.:]", python)[0]: section for python, section in job.functions.items()}
+    return sections.get(Path(file).parts[0].removesuffix(".py"), next(iter(sections.values()), "parse"))
 
 
 class LoadedParsers:

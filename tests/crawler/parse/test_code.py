@@ -142,8 +142,11 @@ def test_the_files_of_transforms_are_among_them(tmp_path: Path) -> None:
     assert list(parser_files(read_job(both, str(tmp_path))).digests) == ["parse.py", "features.py", "model.py"]
     alone = read_job(a_document(tables=tables, transform=transform), str(tmp_path))
     assert list(parser_files(alone).digests) == ["features.py", "model.py"]
-    with pytest.raises(UsageError, match=r"^\[transform\] python: cannot import features: this machine has no "):
-        parser_files(read_job(a_document(tables=tables, transform=transform), str(tmp_path / "empty")))
+    with pytest.raises(UsageError, match=r"^\[transform\] python: .*/features\.py is not the one with which the run"):
+        check_parser(read_job(both, str(tmp_path)), {**parser_files(alone).digests, "parse.py": "", "features.py": ""})
+    absent = a_document(tables=tables, transform={"python": "features_absent:batch"})
+    with pytest.raises(UsageError, match=r"^\[transform\] python: cannot import features_absent: this machine has no "):
+        parser_files(read_job(absent, str(tmp_path)))
 
 
 def test_a_run_of_an_older_version_is_joined_with_any_parser(tmp_path: Path) -> None:
