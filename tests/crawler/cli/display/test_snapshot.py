@@ -97,6 +97,8 @@ def test_a_snapshot_as_json_names_every_count() -> None:
         "requests": 1_234,
         "received_bytes": 5_600,
         "workers": 2,
+        "max_workers": None,
+        "run_paused": False,
         "coordinator": None,
         "paused": {"[fe80::1]:80": 61.4},
         "upstreams": {
