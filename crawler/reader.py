@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,6 +24,13 @@ from crawler.store.tables import PAGES, RunTables
 if TYPE_CHECKING:
     from arro3.core import RecordBatch, RecordBatchReader
 
+_WRONG_CONDITION = (
+    asyncpg.PostgresSyntaxError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.DatatypeMismatchError,
+    asyncpg.DataError,
+)
 _Rows: TypeAlias = "tuple[list[ExportColumn], list[asyncpg.Record]]"
 
 
@@ -64,7 +72,10 @@ def read(
         finally:
             background.close()
 
-    return RecordBatchReader.from_batches(schema, batches())
+    rows = batches()
+    # One that is dropped before its first row never gets to its `finally`.
+    weakref.finalize(rows, background.close)
+    return RecordBatchReader.from_batches(schema, rows)
 
 
 async def _next(source: AsyncGenerator[_Rows, None]) -> _Rows | None:
@@ -98,7 +109,7 @@ async def _rows(
                         cursor = await connection.cursor(statement)
                         while rows := await cursor.fetch(BATCH_ROWS):
                             yield columns, rows
-                    except asyncpg.PostgresSyntaxError as error:
+                    except _WRONG_CONDITION as error:
                         raise UsageError(f"read: where: {first_line(error)}") from error
         finally:
             connection.terminate()

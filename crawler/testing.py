@@ -135,7 +135,7 @@ def parse(job: str | Path | Job, response: Response, *, kind: str = "") -> Parse
     tables = {table.name: [row for rows in by_key.values() for row in rows[table.name]] for table in job.tables}
     outcomes = {page.item.key: _ended(page) for page in pages}
     found = tuple((one.key, one.context.kind) for page in pages for one in page.found)
-    return Parsed(tables, outcomes, by_key, parser.traceback_of(errors[0]) if errors else None, found)
+    return Parsed(tables, outcomes, by_key, parser.traceback_of(errors[0], job.folder) if errors else None, found)
 
 
 def parse_file(

@@ -53,7 +53,7 @@ _WORDS = {
     Constraint.KEYS: "nothing to do",
     Constraint.SOURCE: "the source",
     Constraint.SERVICE: "a service that does not respond",
-    Constraint.WORKERS: "no worker is there",
+    Constraint.WORKERS: "a lack of workers",
 }
 
 

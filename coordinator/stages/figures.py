@@ -37,7 +37,8 @@ class StageFigures:
     @property
     def busy_words(self) -> str:
         """How much of it is busy, as "2 of 2 busy"."""
-        return f"{min(self.size, round(self.busy)):,} of {self.size:,} busy"
+        busy = min(self.size, round(self.busy))
+        return f"{busy or 'less than 1'} of {self.size:,} busy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,10 @@ def export_command(
         print_json(files)
         return
     rows = sum(one.rows for one in files)
-    say(Console(), f"{rows:,} rows in {len(files):,} files and manifest.json, in {output}")
+    say(
+        Console(),
+        f"{rows:,} rows in {len(files):,} file{'' if len(files) == 1 else 's'} and manifest.json, in {output}",
+    )
 
 
 async def _export(

@@ -97,7 +97,7 @@ def workers_command(name: str, most: str, **options: Any) -> None:
         raise UsageError(f'workers: --max is {most!r}; write a number from 1 to {MAX_WORKERS:,}, or "none"')
     bound = None if most == "none" else int(most)
     run_async(_steer(place_from(options), name, lambda now: replace(now, max_workers=bound)))
-    words = "as many workers as there are" if bound is None else f"{bound:,} workers at most"
+    words = "as many workers as there are" if bound is None else f"{bound:,} worker{'' if bound == 1 else 's'} at most"
     say(Console(), f"run {name} has {words}, on all machines; to send nothing at all: shardcrawl pause {name}")
 
 

@@ -45,7 +45,9 @@ class PublishedFiles:
         if self.fault:
             again = f"`shardcrawl publish {self.run}` goes on with them"
             return f"its files are not written (exit code 7): {self.fault}; {again}"
-        return f"{self.rows:,} rows in {self.files:,} files and {MANIFEST}, in {self.place}"
+        return (
+            f"{self.rows:,} rows in {self.files:,} file{'' if self.files == 1 else 's'} and {MANIFEST}, in {self.place}"
+        )
 
 
 def check_export(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -124,12 +125,12 @@ class Hook:
             page.fail(f"parse: {shown_error(error, self._folder)}")
         return Remarks(pages[0].reason, ())
 
-    def traceback_of(self, error: BaseException) -> str:
+    def traceback_of(self, error: BaseException, job_folder: str) -> str:
         """The error's traceback, with the lines of the user's files only; none of a selector, which has no lines."""
         if isinstance(error, SelectorError) and not self._folder:
             return ""
         calls = traceback.extract_tb(error.__traceback__)
-        own = [call for call in calls if not self._folder or _is_own(Path(call.filename), self._folder)]
+        own = [call for call in calls if _is_own(Path(call.filename), self._folder or job_folder)]
         return "".join([*traceback.format_list(own), *traceback.format_exception_only(error)])
 
     def _digest(self, pages: Sequence[Page], response: Response) -> None:
@@ -235,6 +236,8 @@ def load_function(
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UsageError(f"{where} python: module {name} has no function {function_name!r}")
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{where} python: {python} is async; write a plain function")
     return function, module, str(folder) if file_of(name, folder) else str(Path(module.__file__ or folder).parent)
 
 

@@ -45,6 +45,11 @@ class WorkingStage(Protocol):
         """How many processes it has."""
         ...
 
+    @property
+    def busy(self) -> int:
+        """How many of them have a batch."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -89,6 +94,8 @@ def held_by(look: Look, flushing: str = "", loop: float = 0.0, parse: float = 0.
         return Constraint.PARSE, ""
     if look.held is not None or look.requests:
         return look.held
+    if behind := next((one.name for one in look.transforms if one.rows_waiting and one.busy >= one.processes), None):
+        return Constraint.TRANSFORM, behind
     if look.feeding:
         return (Constraint.REDIS if look.feeding == "Redis" else Constraint.KEYS), ""
     return None

@@ -228,7 +228,10 @@ async def test_a_command_that_only_looks_is_waited_for(tmp_path: Path, monkeypat
             naps.clear()
 
     monkeypatch.setattr(folder.asyncio, "sleep", nap)
-    os.close(await folder.lock(data))
+    again = await folder.lock(data)
+    with pytest.raises(DataInUse, match=r"this program uses .* already: read what crawler\.read returned"):
+        os.close(await folder.lock(data))
+    os.close(again)
     data.close()
 
 

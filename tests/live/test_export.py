@@ -72,7 +72,7 @@ async def test_a_run_is_published_though_its_files_cannot_be_written_and_publish
     assert "its files are not written (exit code 7): " in ended.out
     (shell.folder / "out").unlink()
     published = await shell.run("publish", "items", environ=environ)
-    assert f"300 rows in 1 files and manifest.json, in {shell.folder}/out/items" in published.out
+    assert f"300 rows in 1 file and manifest.json, in {shell.folder}/out/items" in published.out
     assert sorted(await exported(shell.folder / "out/items")) == keys
     assert json.loads((shell.folder / "out/job.json").read_text())["run"] == "items"
 
@@ -98,7 +98,7 @@ async def test_a_command_that_is_killed_while_it_writes_files_is_followed_by_one
         assert not list(folder.rglob("unfinished.json"))
     assert json.loads((shell.folder / "out/items.json").read_text())["run"] == second["run"]
     back = await shell.run("rollback", "items", environ=environ)
-    assert "300 rows in 1 files" in back.out
+    assert "300 rows in 1 file" in back.out
     assert json.loads((shell.folder / "out/items.json").read_text())["run"] == first.name
 
 

@@ -10,7 +10,10 @@ from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import KeyContext
 from coordinator.settings import ANY_UPSTREAM, POLITE, LimitSettings
 from coordinator.source import Chunk, showable
+from coordinator.url import Target
 from crawler.corpus import polite_upstream
+from crawler.fetch.network.address import Guard, literal
+from crawler.fetch.network.resolve import refused_detail
 from crawler.fetch.robots.rules import product_token
 from crawler.fetch.template import Template
 from crawler.job.job import Job
@@ -34,6 +37,7 @@ def checked_job(job: Job, first: Chunk, total: int | None, given: Mapping[str, s
         *_run_settings(job, total, given),
         *_first_keys(first),
         *_refused(first),
+        *_private(job, first),
         *_limits(job, given, first.keys),
         *_credentials(job, first.keys),
         *_unmatched_limits(job, first),
@@ -95,6 +99,10 @@ def _versions(job: Job, origin: Callable[[str, str], str]) -> list[Checked]:
     words += [f"max_incomplete {publish.max_incomplete}"] if publish.max_incomplete is not None else []
     when = "when it is complete" if publish.mode == "auto" else "by `shardcrawl publish`"
     rows.append(("published", ", ".join([when, *words]), "job file" if "publish" in job.document else "default"))
+    if publish.export:
+        rows.append(("export", publish.export, "job file"))
+    if ways := [way for way in ("command", "webhook") if getattr(job.notify, way)]:
+        rows.append(("notify", f"by {' and '.join(ways)}", "job file"))
     return rows
 
 
@@ -151,6 +159,23 @@ def _refused(first: Chunk) -> list[Checked]:
     return [("refused", f"{words}: {bad.place} ({bad.key[:60]}) {bad.reason}", "source")]
 
 
+def _targets(template: Template, first: Chunk) -> list[Target]:
+    """Where requests go, as far as the first keys tell."""
+    if template.sample is not None:
+        return [template.sample]
+    return [template.target([key], KeyContext(fields=first.fields.get(key, {}))) for key in first.keys]
+
+
+def _private(job: Job, first: Chunk) -> list[Checked]:
+    """A warning for the first address, written as one, that requests are refused for."""
+    allows = Guard(job.request.allow_private)
+    for target in _targets(Template(job.request), first):
+        host = target.origin.upstream_host
+        if (address := literal(host)) is not None and not allows(address):
+            return [("warning", refused_detail(host, address), "job file")]
+    return []
+
+
 def _credentials(job: Job, first_keys: Sequence[str]) -> list[Checked]:
     """Where each of the job's credentials goes, and how many of the first keys are asked for without them."""
     request, template = job.request, Template(job.request)
@@ -185,13 +210,12 @@ def _unmatched_limits(job: Job, first: Chunk) -> list[Checked]:
     if job.source.sitemap:
         return []  # the pages that they name may meet the limits
     template, matcher = Template(job.request), UpstreamMatcher(job.limits)
-    if template.sample is not None:
-        targets, who = [template.sample], "the template does not meet"
-    elif first.keys:
-        targets = [template.target([key], KeyContext(fields=first.fields.get(key, {}))) for key in first.keys]
-        who = "no key meets" if first.exhausted else f"none of the first {len(targets):,} keys meets"
-    else:
+    targets = _targets(template, first)
+    if not targets:
         return []
+    who = "no key meets" if first.exhausted else f"none of the first {len(targets):,} keys meets"
+    if template.sample is not None:
+        who = "the template does not meet"
     for target in targets:
         matcher.upstream_of(target)
     return [

@@ -25,6 +25,7 @@ from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import PAGES, RunTables
 
 CELL_CHARACTERS = 60
+CUT_CHARACTERS = (CELL_CHARACTERS, 40, 25, 16, 10)
 MAX_TABLE_CHARACTERS = 10_000
 SHOWN_REASONS = 5
 
@@ -82,8 +83,11 @@ def _query_words(end: RunEnd, stored: StoredRun, at: str) -> str:
 
     where = f"run_id = {stored.run_id}"
     if end.outcomes.get(Outcome.FAILED):
-        query = f"select reason, count(*) from {name_of(PAGES)} where {where} and outcome = 'failed'"
-        return f'see why keys failed: shardcrawl sql{at} "{query} group by 1 order by 2 desc"'
+        query = f"select key, reason from {name_of(PAGES)} where {where} and outcome = 'failed' limit 20"
+        return f'see why keys failed: shardcrawl sql{at} "{query}"'
+    if not any(end.outcomes.get(one) for one in (Outcome.STORED, Outcome.UNCHANGED)):
+        query = f"select key, outcome, reason from {name_of(PAGES)} where {where} limit 20"
+        return f'see why there are no rows: shardcrawl sql{at} "{query}"'
     tables = end.job.tables
     what = f"* from {name_of(tables[0].name)}" if tables else f"key, status, body from {name_of(PAGES)}"
     return f'look at the rows: shardcrawl sql{at} "select {what} where {where} limit 5"'
@@ -104,18 +108,20 @@ def print_table(
     columns: Sequence[str], records: Sequence[Sequence[Any]], console: Console, *, cut: bool = False
 ) -> None:
     """Print a query's result as a table; long values are cut, and with `cut` the table to the width of the console."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for record in records:
-        table.add_row(*(_cell(value) for value in record))
+    # A long value in one column must not take the width of all others.
+    for most in CUT_CHARACTERS if cut else (CELL_CHARACTERS,):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            table.add_column(column, no_wrap=True)
+        for record in records:
+            table.add_row(*(_cell(value, most) for value in record))
+        options = console.options.update(max_width=MAX_TABLE_CHARACTERS, markup=False)
+        if (needed := Measurement.get(console, options, table).maximum) <= console.width:
+            break
     if cut:
         console.print(table, markup=False)
         return
     # As wide as its content: a line that wraps at the end of the terminal can be read, a column without width cannot.
-    needed = Measurement.get(
-        console, console.options.update(max_width=MAX_TABLE_CHARACTERS, markup=False), table
-    ).maximum
     console.width = max(console.width, needed)
     console.print(table, markup=False, crop=False)
     say(console, f"{len(records):,} row{'' if len(records) == 1 else 's'}")
@@ -194,12 +200,12 @@ def end_json(end: RunEnd) -> Mapping[str, Any]:
     }
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, most: int) -> str:
     text = "" if value is None else str(_shown(value))
     if isinstance(value, datetime):
         text = value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
     text = printable(text)
-    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def printable(text: str) -> str:

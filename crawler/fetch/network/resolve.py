@@ -76,7 +76,7 @@ class Resolver:
         """Raise FetchError("address") if the host is written as an address that is refused. Makes no lookup."""
         address = literal(host)
         if address is not None and not self._guard(address):
-            raise FetchError("address", _refused_detail(host, address), sent=False)
+            raise FetchError("address", refused_detail(host, address), sent=False)
 
     async def _look_up(self, host: str) -> _Resolution:
         running = self._running.get(host)
@@ -103,7 +103,7 @@ class Resolver:
         until = self._clock() + self._ttl
         allowed = next((address for address in addresses if self._guard(address)), None)
         if allowed is None:
-            return _Resolution(until, None, "address", _refused_detail(host, addresses[0]))
+            return _Resolution(until, None, "address", refused_detail(host, addresses[0]))
         return _Resolution(until, str(allowed))
 
     def _keep(self, host: str, running: asyncio.Task[_Resolution]) -> None:
@@ -120,9 +120,7 @@ class Resolver:
         self._cached[host] = running.result()
 
 
-def _refused_detail(host: str, address: Address) -> str:
+def refused_detail(host: str, address: Address) -> str:
+    """Why requests to a host are refused, and what would allow them."""
     subject = host if host == str(address) else f"{host} is at {address}, which"
-    return (
-        f'{subject} is not public; allow_private = ["{address}"] in [request], '
-        f"or --allow-private {address}, would allow it"
-    )
+    return f"{subject} is not public; --allow-private {address} (or [request] allow_private) allows it"

@@ -102,7 +102,8 @@ def check_source(source: SourceSettings, kinds: Container[str] = (), *, keys_are
     given = [kind for kind in KINDS if getattr(source, kind)]
     if not given:
         raise UsageError(
-            "job: [source] needs one of path (a file, or - for standard input), keys, python (module:function), query"
+            "job: [source] needs one of path (a file, or - for standard input), keys, python (module:function), "
+            "query, sitemap"
         )
     if len(given) > 1:
         raise UsageError(f"job: [source] has {' and '.join(given)}; leave out all but one")

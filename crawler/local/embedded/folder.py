@@ -190,6 +190,11 @@ async def lock(data: DataFolder) -> int:
                 polls -= 1
                 if not polls:
                     holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                    if holder == str(os.getpid()):
+                        raise DataInUse(
+                            f"this program uses {data.path} already: read what crawler.read returned to its end, "
+                            "or delete it; or wait for the other call"
+                        )
                     raise DataInUse(
                         f"another command (pid {holder}) is using {data.path}; "
                         "wait for it, or name another folder with --data"

@@ -10,8 +10,9 @@ from crawler.telemetry.stage_watch import Look, StageWatch, held_by, wanted_seco
 from crawler.telemetry.timings import Timings
 
 RATE = (Constraint.RATE, "example.org")
-BUSY: Any = SimpleNamespace(name="features", busy_seconds=0.0, processes=2, rows_waiting=3)
-IDLE: Any = SimpleNamespace(name="idle", busy_seconds=0.0, processes=2, rows_waiting=0)
+BUSY: Any = SimpleNamespace(name="features", busy_seconds=0.0, processes=2, busy=2, rows_waiting=3)
+AGEING: Any = SimpleNamespace(name="ageing", busy_seconds=0.0, processes=2, busy=1, rows_waiting=3)
+IDLE: Any = SimpleNamespace(name="idle", busy_seconds=0.0, processes=2, busy=0, rows_waiting=0)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ IDLE: Any = SimpleNamespace(name="idle", busy_seconds=0.0, processes=2, rows_wai
         (Look(lanes=64, fetching=30, requests=9, held=RATE), {}, RATE),
         (Look(lanes=64, fetching=30, requests=9), {}, None),
         (Look(lanes=64, fetching=30, feeding="keys"), {}, (Constraint.KEYS, "")),
+        (Look(lanes=64, feeding="keys", transforms=(BUSY,)), {}, (Constraint.TRANSFORM, "features")),
+        (Look(lanes=64, feeding="keys", transforms=(AGEING,)), {}, (Constraint.KEYS, "")),
         (Look(lanes=64, feeding="Redis"), {}, (Constraint.REDIS, "")),
         (Look(lanes=64, requests=9, parsing=33, parsers=1, held=RATE), {}, (Constraint.PARSE, "")),
         (Look(lanes=64, fetching=64, memory_short=True), {}, (Constraint.MEMORY, "")),
@@ -88,7 +91,7 @@ def test_of_many_upstreams_in_turn_only_the_last_ones_are_kept() -> None:
 
 def test_a_stage_in_processes_is_as_busy_as_they_have_worked() -> None:
     watched = Watched()
-    stage: Any = SimpleNamespace(name="features", busy_seconds=0.0, processes=2, rows_waiting=5)
+    stage: Any = SimpleNamespace(name="features", busy_seconds=0.0, processes=2, busy=2, rows_waiting=5)
     watched.look = Look(lanes=4, transforms=(stage,))
     for _ in range(150):
         stage.busy_seconds += 0.3

@@ -89,6 +89,7 @@ def test_records_for_a_transform_behind_it_stay_as_they_are(tmp_path: Path) -> N
     ("code", "says"),
     [
         ("def other(records): ...", "[transform] python: module features has no function 'batch'"),
+        ("async def batch(records): ...", "[transform] python: features:batch is async; write a plain function"),
         ("batch = 1 / 0", "[transform] python: cannot import features: ZeroDivisionError: division by zero"),
         ("def batch(_): ...\ndef setup():\n    1 / 0", "[transform] features:batch: setup: ZeroDivisionError"),
     ],

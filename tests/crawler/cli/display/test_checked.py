@@ -10,6 +10,7 @@ from coordinator.source import Chunk, Cursor
 from crawler.cli.display.checked import checked_job
 from tests.crawler.examples import a_job
 
+PRIVATE = "127.0.0.1 is not public; --allow-private 127.0.0.1 "
 NO_KEYS = Chunk([], [], Cursor(), exhausted=False)
 
 
@@ -31,6 +32,17 @@ def test_a_refresh_is_shown_with_its_bounds() -> None:
         ("published", "when it is complete, max_failed 2 %, min_keys 95 %, max_incomplete 0"),
     } <= set(rows)
     assert "warning" not in dict(rows)
+
+
+def test_an_address_that_requests_are_refused_for_is_warned_of() -> None:
+    request = {"url": "http://127.0.0.1:8077/item/{key}"}
+    assert PRIVATE in dict(checked(request=request))["warning"]
+    assert "warning" not in dict(checked(request=request | {"allow_private": ["127.0.0.0/8"]}))
+
+
+def test_whom_files_and_words_go_to_is_shown() -> None:
+    rows = checked(publish={"export": "hf:out"}, notify={"command": "true", "webhook": "https://example.org/"})
+    assert {("export", "hf:out"), ("notify", "by command and webhook")} <= set(rows)
 
 
 @pytest.mark.parametrize(

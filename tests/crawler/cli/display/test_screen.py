@@ -52,10 +52,10 @@ def summed(end: RunEnd) -> str:
 
 
 def test_a_complete_run_is_summed_up_by_postgres_own_counts_and_the_rows_to_look_at() -> None:
-    text = summed(an_end(stored=True, gone=3))
-    assert "run test is complete: 3 keys" in text
+    text = summed(an_end(stored=True, stored_keys=3, gone=3))
+    assert "run test is complete: 6 keys" in text
     assert [line.split() for line in text.splitlines() if line.split()[1:2] in (["0"], ["3"])] == [
-        ["stored", "0"],
+        ["stored", "3"],
         ["gone", "3"],
         ["failed", "0"],
     ]
@@ -67,7 +67,23 @@ def test_a_complete_run_is_summed_up_by_postgres_own_counts_and_the_rows_to_look
 def test_a_run_with_failed_keys_tells_how_to_see_why() -> None:
     text = summed(an_end(stored=True, failed=2))
     assert "see why keys failed: shardcrawl sql --data [a] " in text
-    assert "where run_id = 7 and outcome = 'failed'" in text
+    assert "select key, reason from pages_r7 where run_id = 7 and outcome = 'failed' limit 20" in text
+
+
+def test_a_run_without_rows_tells_how_to_see_why() -> None:
+    text = summed(an_end(stored=True, refused=2))
+    assert 'see why there are no rows: shardcrawl sql --data [a] "select key, outcome, reason from pages' in text
+
+
+def test_a_long_value_does_not_take_the_width_of_other_columns() -> None:
+    console, out = a_console(80)
+    screen.print_table(
+        ["title", "words", "n"], [["a title of 24 characters", "word " * 90, 1_234_567]], console, cut=True
+    )
+    assert (
+        out.getvalue().splitlines()[3].split()
+        == "a title of 24 characters word word word word word word word word… 1234567".split()
+    )
 
 
 def unpublished(**outcomes: int) -> RunEnd:
