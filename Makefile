@@ -16,7 +16,7 @@ test: check  ## what CI runs: lint, types, contracts, unit and live tests
 
 faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of them (root fills disks too)
 	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults tests/simulation -m "" -n 3 --dist worksteal -rs
-	$(BIN)/pytest tests/live -m slow -n 3
+	$(BIN)/pytest tests/live tests/ops -m slow -n 3
 
 security: $(VENV)/ready  ## a minute of random inputs for each reader of what others write, the attacks, known advisories
 	$(BIN)/ruff check --select S .
@@ -31,7 +31,7 @@ check: $(VENV)/ready  ## lint, format, types and contracts, in seconds
 	$(BIN)/lint-imports
 
 bench: $(VENV)/bench-ready  ## the figures of docs/figures.md, measured here in an hour (needs Debian's nginx-light and postgresql)
-	@failed=; for part in compare latency parsers transforms footprint growth site refresh export compression first_light faults polite; do \
+	@failed=; for part in compare pipeline latency parsers footprint growth site refresh export compression first_light faults polite; do \
 		echo "== $$part"; $(BIN)/python -m ops.bench.$$part || failed="$$failed $$part"; \
 	done; test -z "$$failed" || { echo "did not hold, or did not end:$$failed"; exit 1; }
 

@@ -118,7 +118,7 @@ class Arena:
         assert row is not None
         return Stored(row["keys"], row["own"], row["first"] or 0.0)
 
-    async def committed(self, name: str, keys: int) -> float:
+    async def committed(self, name: str, keys: int, poll_seconds: float = POLL_SECONDS) -> float:
         """Wait until Redis has all keys of a shardcrawl run as done; return the time: just after the last commit."""
         client = connect_redis(self.redis)
         try:
@@ -126,7 +126,7 @@ class Arena:
                 found = await Runs(client).find(name)
                 if found is not None and (await read_counts(client, name)).done >= keys:
                     return time()
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(poll_seconds)
         finally:
             await client.aclose()
 

@@ -1,4 +1,4 @@
-"""Draws the figures of `compare`, `latency` and `growth`."""
+"""Draws the figures of `compare`, `latency`, `growth` and `pipeline`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ops.bench.contenders import AIOHTTP, BY_DEFAULT, PROTOTYPE, SHARDCRAWL
+from ops.bench.step import ALONE
 from ops.bench.trials import IDLE_LOAD, PARTS, Figures, ratio
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 OURS, LIMIT, RIVAL = "#0b7285", "#a5d8dd", "#c5ccd3"
-COLOURS = {SHARDCRAWL.name: OURS, BY_DEFAULT.name: OURS, PROTOTYPE.name: LIMIT}
+COLOURS = {SHARDCRAWL.name: OURS, BY_DEFAULT.name: OURS, PROTOTYPE.name: LIMIT, ALONE: LIMIT}
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
@@ -44,7 +45,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             speed, cpu = rows[0].subplots(1, 2, width_ratios=(2.1, 1))
             rows[0].subplots_adjust(left=0.21, right=0.97, top=0.74, bottom=0.04, wspace=0.12)
             _rivals(speed, cpu, [line for line in lines if line.part == "rivals"])
-            _title(rows[0], results)
+            _title(rows[0], results, "Pages fetched and stored per second", "4 KB JSON into jsonb")
         if small:
             axes = rows[-1].subplots(1, len(small), squeeze=False)[0]
             rows[-1].subplots_adjust(left=0.06, right=0.97, top=0.84, bottom=0.12, wspace=0.22)
@@ -53,45 +54,50 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure.savefig(path)
 
 
-def _title(figure: Any, results: dict[str, Any]) -> None:
+def _title(figure: Any, results: dict[str, Any], title: str, what: str) -> None:
     machine = results["machine"]
-    figure.text(0.03, 0.94, "Pages fetched and stored per second", fontsize=16, fontweight="bold", va="top")
+    figure.text(0.03, 0.94, title, fontsize=16, fontweight="bold", va="top")
     where = f"{machine['cores']} cores with nginx, Redis and Postgres on them"
     if machine["load_before"] >= IDLE_LOAD:
         where += f", and other work (load {machine['load_before']:.0f})"
     rounds = f"medians of {results['rounds']} alternating rounds" if results["rounds"] > 1 else "one round"
-    how = f"4 KB JSON into jsonb, {rounds}, {where}"
+    how = f"{what}, {rounds}, {where}"
     figure.text(0.03, 0.865, how, fontsize=10.5, color=FAINT, va="top")
 
 
 def _rivals(speed: Axes, cpu: Axes, lines: Sequence[Figures]) -> None:
     ordered = sorted(lines, key=lambda line: (line.contender == PROTOTYPE.name, line.rate))
-    ours = next(line for line in lines if line.contender == SHARDCRAWL.name)
     names = [line.contender for line in ordered]
     colours = [COLOURS.get(name, RIVAL) for name in names]
-    _bars(speed, names, [line.rate for line in ordered], colours)
-    for place, line in enumerate(ordered):
-        label = f"{line.rate:,.0f}"
-        if line.contender == PROTOTYPE.name:
-            label += "   the limit: the same path without any promise"
-        elif line.contender not in COLOURS:
-            label += f"   ours is {_times(ratio(ours, line))}"
-        inside = line.contender == PROTOTYPE.name
-        speed.text(
-            line.rate * (0.0 if inside else 1.0) + speed.get_xlim()[1] * 0.012,
-            place,
-            label,
-            va="center",
-            color=INK,
-            fontweight="bold" if line.contender == SHARDCRAWL.name else "normal",
-        )
-    for label in speed.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() == SHARDCRAWL.name else "normal")
+    _speeds(speed, ordered, names, "   the limit: the same path without any promise")
     _bars(cpu, ["" for _ in names], [line.cpu for line in ordered], colours)
     for place, line in enumerate(ordered):
         cpu.text(line.cpu + cpu.get_xlim()[1] * 0.02, place, f"{line.cpu:.2f}", va="center", color=INK)
     speed.set_title("keys/s", loc="left", fontsize=10.5, color=FAINT)
     cpu.set_title("CPU seconds per 1,000 keys", loc="left", fontsize=10.5, color=FAINT)
+
+
+def _speeds(axis: Axes, lines: Sequence[Figures], names: Sequence[str], limit: str) -> None:
+    """Bars with the rate of each, and how many times as fast ours is; the last one is the limit, and says so."""
+    ours = next(line for line in lines if line.contender == SHARDCRAWL.name)
+    _bars(axis, names, [line.rate for line in lines], [COLOURS.get(line.contender, RIVAL) for line in lines])
+    for place, line in enumerate(lines):
+        label = f"{line.rate:,.0f}"
+        inside = line is lines[-1]
+        if inside:
+            label += limit
+        elif line.contender not in COLOURS:
+            label += f"   ours is {_times(ratio(ours, line))}"
+        axis.text(
+            line.rate * (0.0 if inside else 1.0) + axis.get_xlim()[1] * 0.012,
+            place,
+            label,
+            va="center",
+            color=INK,
+            fontweight="bold" if line is ours else "normal",
+        )
+    for label, line in zip(axis.get_yticklabels(), lines, strict=True):
+        label.set_fontweight("bold" if line is ours else "normal")
 
 
 def _bars(axis: Axes, names: Sequence[str], values: Sequence[float], colours: Sequence[str]) -> None:
@@ -188,6 +194,43 @@ def draw_latency(results: dict[str, Any], path: Path) -> None:
         how = f"keys/s in the middle of a run, and the share of in flight / {results['delay']} s"
         figure.text(0.03, 0.86, how, fontsize=10.5, color=FAINT, va="top")
         figure.savefig(path)
+
+
+def draw_pipeline(results: dict[str, Any], path: Path) -> None:
+    """Draw the figures of `pipeline`: all contenders on all cores, and ours with more and more processes."""
+    lines, cores = [Figures(**line) for line in results["lines"]], results["cores"]
+    limits = {line.circumstance: line for line in lines if line.contender == ALONE}
+    grown = [line for line in lines if line.contender == SHARDCRAWL.name]
+    ranked = sorted(
+        (line for line in lines if line.contender != ALONE and (line not in grown or line.circumstance == cores)),
+        key=lambda line: line.rate,
+    )
+    names = [f"{line.contender}, {_processes(line.circumstance)}" for line in (*ranked, limits[cores])]
+    with mpl.rc_context(cast("Any", STYLE)):
+        figure = Figure(figsize=(11, 4.6), dpi=150, facecolor="white")
+        speed, growth = figure.subplots(1, 2, width_ratios=(2.1, 1))
+        figure.subplots_adjust(left=0.26, right=0.97, top=0.72, bottom=0.08, wspace=0.12)
+        _speeds(speed, [*ranked, limits[cores]], names, "   the limit: nothing but the step")
+        speed.set_title("records/s", loc="left", fontsize=10.5, color=FAINT, pad=14)
+        for place, line in enumerate(grown):
+            limit = limits[line.circumstance]
+            growth.bar(place, limit.rate, width=0.66, color=LIMIT, label=None if place else limit.contender)
+            growth.bar(
+                place, line.rate, width=0.44, color=OURS, label=None if place else f"{line.contender}, its share"
+            )
+            label = f"{line.rate:,.0f}\n{ratio(line, limit):.0%}"
+            growth.text(place, max(line.rate, limit.rate), label, ha="center", va="bottom", fontsize=9.5)
+        growth.set_xticks(range(len(grown)), [line.circumstance for line in grown])
+        _column_style(growth, "records/s by processes")
+        growth.legend(frameon=False, fontsize=8.5, loc="upper left", handlelength=1.0, handleheight=0.9)
+        growth.margins(y=0.5)  # the legend stands above the first
+        step, latency = (f"{1000 * results[name]:.0f} ms" for name in ("cpu", "latency"))
+        _title(figure, results, f"Fetch, parse, a step of {step} CPU, write", f"an upstream that takes {latency}")
+        figure.savefig(path)
+
+
+def _processes(count: str) -> str:
+    return f"{count} process" if count == "1" else f"{count} processes"
 
 
 def draw_growth(results: dict[str, Any], path: Path) -> None:
