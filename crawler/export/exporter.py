@@ -1,7 +1,8 @@
 """Exports the tables of one run, file by file. The manifest is written last: who finds it finds all files.
 
 What is written so far stands beside it until then, so that the same command goes on where it was interrupted. A
-complete run's parts do not change, and their rows are taken in the order in which they lie: the same ones each time.
+complete run's parts do not change, and their rows are taken in the order in which they lie: the same ones each time,
+until Postgres writes a part anew (VACUUM FULL, CLUSTER): then the files of an unfinished export are, too.
 When `retry` was called, the run is complete since another moment, which makes it another export.
 """
 
@@ -38,12 +39,13 @@ _OUR_FILE = r"(?:data/)?\w+/(?:part|train)-\d{5,}\.[a-z.]+"
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """A file that is there: its name, how many rows it has, and where in the part these end."""
+    """A file that is there: its name, its number of rows, and where in the part, as `filenode` has it, these end."""
 
     table: str
     name: str
     rows: int
     last: str
+    filenode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,11 @@ async def export(
             if now is None or now.finished_at != plan.run.finished_at:
                 raise UsageError(f"export: run {plan.run.name} has changed just now; start again")
             files = _files_there(plan, place, replaces=replaces)
-            if place.read(MANIFEST) is None:
+            if place.read(MANIFEST) is None or not all(place.has(one.name) for one in files):
+                files, found = await _usable(connection, plan, place, files), files
+                if len(files) < len(found):
+                    place.write(PROGRESS, _encoded(plan, files))
+                    place.remove(MANIFEST)
                 for table in plan.tables:
                     await _export_table(connection, plan, table, place, files, on_rows, failpoint)
                 if plan.form == "hf":
@@ -101,6 +107,20 @@ async def export(
                 failpoint("whole")
             place.remove(PROGRESS)
     return files
+
+
+async def _usable(
+    connection: PostgresConnection, plan: ExportPlan, place: FilePlace, files: Sequence[ExportedFile]
+) -> list[ExportedFile]:
+    """Of each table the files with which an unfinished export goes on, up to the first that it cannot use."""
+    found: list[ExportedFile] = []
+    for table in plan.tables:
+        filenode = await connection.fetchval(query("filenode-of"), RunTables.of(plan.run).part(table))
+        for one in (one for one in files if one.table == table):
+            if one.filenode != filenode or not place.has(one.name):
+                break
+            found.append(one)
+    return found
 
 
 async def _export_table(
@@ -113,6 +133,7 @@ async def _export_table(
     failpoint: Failpoint,
 ) -> None:
     part = RunTables.of(plan.run).part(table)
+    filenode = int(await connection.fetchval(query("filenode-of"), part))
     own = [one for one in files if one.table == table]
     on_rows(sum(one.rows for one in own))
     while True:
@@ -133,7 +154,7 @@ async def _export_table(
         async with _in_thread(place.writing(name)) as path:
             await write_file(connection, statement, columns, plan.form, path, on_rows)
         failpoint("filed")
-        own.append(ExportedFile(table, name, end["rows"], last))
+        own.append(ExportedFile(table, name, end["rows"], last, filenode))
         files.append(own[-1])
         place.write(PROGRESS, _encoded(plan, files))
         failpoint("listed")
@@ -213,7 +234,7 @@ def file_name(form: Format, table: str, number: int) -> str:
 def data_set_card(plan: ExportPlan) -> str:
     """Pure: the README of a folder that `datasets.load_dataset` reads, with a configuration for each table."""
     configs = "".join(
-        f"- config_name: {table}\n  data_files:\n  - split: train\n    path: data/{table}/*.parquet\n"
+        f'- config_name: "{table}"\n  data_files:\n  - split: train\n    path: data/{table}/*.parquet\n'
         + ("  default: true\n" if table == plan.tables[0] else "")
         for table in plan.tables
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 import zstandard
 
-from coordinator.errors import UsageError
+from coordinator.errors import UsageError, first_line
 from crawler.export.columns import ExportColumn
 from crawler.job.sections.publish import Format
 from crawler.store.postgres import PostgresConnection
@@ -154,7 +156,9 @@ def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format,
     except BaseException as error:
         if failure:
             raise failure[0] from error
-        raise
+        # Of a full disk it panics, which Python gets as no Exception, and the file's error only as a text.
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
+        raise OSError(os.strerror(int(number[1])) if number else first_line(error)) from error
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _Result]) -> _Result:

@@ -13,6 +13,10 @@ SELECT pg_advisory_xact_lock(7310581, hashtext($1));
 -- name: count-rows
 SELECT count(*) FROM {part};
 
+-- name: filenode-of
+-- Another one when rows have moved: VACUUM FULL, CLUSTER, a restored dump.
+SELECT pg_relation_filenode($1::text::regclass)::bigint;
+
 -- name: end-of-file
 -- Where the next $2 rows behind $1 begin and end, and how many these are.
 SELECT min(place)::text AS first, max(place)::text AS last, count(*) AS rows
