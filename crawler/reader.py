@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,7 +14,7 @@ from coordinator.errors import UsageError, first_line
 from coordinator.tasks import Background
 from crawler.export.columns import ExportColumn
 from crawler.export.exporter import export_columns, run_named, selection
-from crawler.export.formats import BATCH_ROWS, need_columns_extra, record_batch
+from crawler.export.formats import FIRST_BATCH_ROWS, need_columns_extra, record_batch, rows_of_next
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import connect_postgres, postgres_errors
@@ -64,7 +65,9 @@ def read(
         finally:
             background.close()
 
-    return RecordBatchReader.from_batches(schema, batches())
+    rows = batches()
+    weakref.finalize(rows, background.close)  # where nobody reads, nothing of `rows` is run
+    return RecordBatchReader.from_batches(schema, rows)
 
 
 async def _next(source: AsyncGenerator[_Rows, None]) -> _Rows | None:
@@ -96,7 +99,9 @@ async def _rows(
                         selected = selection(columns, "arrow")
                         statement = query("rows-where", columns=selected, part=part, condition=where or "true")
                         cursor = await connection.cursor(statement)
-                        while rows := await cursor.fetch(BATCH_ROWS):
+                        size = FIRST_BATCH_ROWS
+                        while rows := await cursor.fetch(size):
+                            size = rows_of_next(rows)
                             yield columns, rows
                     except asyncpg.PostgresSyntaxError as error:
                         raise UsageError(f"read: where: {first_line(error)}") from error

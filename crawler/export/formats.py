@@ -33,7 +33,7 @@ BATCH_ROWS = 2_000
 # Not much more than a socket holds: Postgres makes most of the next batch while this one is written. With fewer bytes
 # each row costs more, because a batch has its price too.
 BATCH_BYTES = 512 * 1024
-FIRST_BATCH_ROWS = 100
+FIRST_BATCH_ROWS, MOST_GROWTH = 10, 10  # a row may have megabytes
 # One of so many rows says how large those of the next batch may be.
 SAMPLED = 16
 # A row group is held in memory until it is whole.
@@ -92,6 +92,7 @@ async def _write_columns(
     schema = Schema([column.field() for column in columns])
     cursor = await connection.cursor(statement)
     first = await cursor.fetch(FIRST_BATCH_ROWS)
+    first += await cursor.fetch(rows_of_next(first))  # of few rows the size of a row group would be a guess
     loop = asyncio.get_running_loop()
     following: asyncio.Future[list[asyncpg.Record]] = loop.create_future()
     following.set_result(first)
@@ -102,8 +103,7 @@ async def _write_columns(
         rows = [] if is_left else await following
         if rows:
             on_rows(len(rows))
-            size = max(1, min(BATCH_ROWS, BATCH_BYTES // _row_bytes(rows[::SAMPLED])))
-            following = asyncio.create_task(cursor.fetch(size))
+            following = asyncio.create_task(cursor.fetch(rows_of_next(rows)))
         return rows
 
     batches = _batches(lambda: _in_loop(loop, next_rows()), columns, schema)
@@ -163,6 +163,11 @@ def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format,
 
 def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+def rows_of_next(rows: Sequence[asyncpg.Record]) -> int:
+    """How many rows the batch after this one may have: some more, or as many as take about BATCH_BYTES."""
+    return max(1, min(BATCH_ROWS, MOST_GROWTH * max(1, len(rows)), BATCH_BYTES // _row_bytes(rows[::SAMPLED])))
 
 
 def _row_bytes(rows: Sequence[asyncpg.Record]) -> int:

@@ -43,6 +43,7 @@ async def test_a_reader_that_is_not_read_to_its_end_leaves_no_connection(databas
         reader = crawler.read("test", database=database)
         next(iter(reader))
         del reader
+        crawler.read("test", database=database)  # not read at all
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         async with asyncio.timeout(10):
             while await run.eye.fetchval(others):

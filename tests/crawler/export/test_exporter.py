@@ -17,6 +17,7 @@ from arro3.io import read_ipc, read_parquet
 
 from coordinator.errors import UsageError
 from crawler.export.exporter import ExportPlan, export
+from crawler.export.formats import rows_of_next
 from crawler.export.place import Folder
 from crawler.job.sections.publish import Format
 from crawler.job.tables import TableSettings
@@ -215,3 +216,8 @@ async def test_what_arrow_cannot_hold_is_said(
         with pytest.raises(UsageError, match=words):
             await export(run.eye, await a_plan(run, "parquet"), Folder(tmp_path))
         assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_batch_grows_until_its_rows_have_enough_bytes() -> None:
+    batches: list[list[Any]] = [[("x" * size,)] * rows for size, rows in ((1, 2), (1, 900), (100_000, 10), (10**7, 1))]
+    assert [rows_of_next(rows) for rows in batches] == [20, 2000, 5, 1]
