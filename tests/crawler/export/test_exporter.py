@@ -41,6 +41,7 @@ COLUMNS = {
     "clock": "time",
     "doc": "jsonb",
     "raw": "bytea",
+    "raws": "bytea[]",
     "lag": "interval",
     "numbers": "bigint[]",
     "prices": "numeric(8,3)[]",
@@ -60,6 +61,7 @@ ROW: dict[str, Any] = {
     "clock": time(23, 59, 59, 999999),
     "doc": '{"a": [1, null]}',
     "raw": b"\x00\xff",
+    "raws": [b"\x00\xff", None],
     "lag": None,
     "numbers": [1, None, 3],
     "prices": [Decimal("1.500"), None],
@@ -129,8 +131,8 @@ async def test_texts_have_every_value_exactly(run: LoadingRun, tmp_path: Path) -
         *(str(ROW["exact"]), ROW["word"], "\\x00ff", "2026-11-27 01:02:03.456789+00"),
     )
     (row,) = [row for row in read(tmp_path / "jsonl.zst/facts/part-00000.jsonl.zst") if row["_key"] == "first"]
-    assert (row["exact"], row["prices"], row["doc"], row["raw"], row["big"]) == (
-        *(str(ROW["exact"]), ["1.500", None], {"a": [1, None]}, "00ff", ROW["big"]),
+    assert (row["exact"], row["prices"], row["doc"], row["raw"], row["raws"], row["big"]) == (
+        *(str(ROW["exact"]), ["1.500", None], {"a": [1, None]}, "00ff", ["00ff", None], ROW["big"]),
     )
 
 
