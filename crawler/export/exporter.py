@@ -115,9 +115,9 @@ async def _usable(
     """Of each table the files with which an unfinished export goes on, up to the first that it cannot use."""
     found: list[ExportedFile] = []
     for table in plan.tables:
-        filenode = await connection.fetchval(query("filenode-of"), RunTables.of(plan.run).part(table))
+        stored = await connection.fetchrow(query("part-as-stored"), RunTables.of(plan.run).part(table))
         for one in (one for one in files if one.table == table):
-            if one.filenode != filenode or not place.has(one.name):
+            if stored is None or one.filenode != stored["filenode"] or not place.has(one.name):
                 break
             found.append(one)
     return found
@@ -133,7 +133,7 @@ async def _export_table(
     failpoint: Failpoint,
 ) -> None:
     part = RunTables.of(plan.run).part(table)
-    filenode = int(await connection.fetchval(query("filenode-of"), part))
+    stored = await connection.fetchrow(query("part-as-stored"), part)
     own = [one for one in files if one.table == table]
     on_rows(sum(one.rows for one in own))
     while True:
@@ -141,6 +141,7 @@ async def _export_table(
             query("end-of-file", part=part), own[-1].last if own else _FIRST_PLACE, plan.rows_per_file
         )
         assert end is not None
+        assert stored is not None
         if not end["rows"] and own:
             return
         name = file_name(plan.form, table, len(own))
@@ -152,9 +153,10 @@ async def _export_table(
         selected = selection(columns, plan.form)
         statement = query("rows-between", columns=selected, part=part, keys=keys, first=first, last=last)
         async with _in_thread(place.writing(name)) as path:
-            await write_file(connection, statement, columns, plan.form, path, on_rows)
+            row_bytes = stored["bytes"] // max(1, stored["rows"], end["rows"])
+            await write_file(connection, statement, columns, plan.form, path, on_rows, row_bytes)
         failpoint("filed")
-        own.append(ExportedFile(table, name, end["rows"], last, filenode))
+        own.append(ExportedFile(table, name, end["rows"], last, stored["filenode"]))
         files.append(own[-1])
         place.write(PROGRESS, _encoded(plan, files))
         failpoint("listed")

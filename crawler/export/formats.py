@@ -50,13 +50,15 @@ async def write_file(
     form: Format,
     path: Path,
     on_rows: Callable[[int], None],
+    row_bytes: int = 0,
 ) -> None:
     """Write what the statement selects, in the caller's transaction. `on_rows` is told how many rows more are written.
 
+    `row_bytes` is what a row of the table takes on average: the first rows may be much smaller.
     Raises UsageError for a value that the format cannot hold; OSError.
     """
     if form in ("parquet", "hf", "arrow"):
-        await _write_columns(connection, statement, columns, form, path, on_rows)
+        await _write_columns(connection, statement, columns, form, path, on_rows, row_bytes)
     else:
         await _write_text(connection, statement, form, path)
 
@@ -86,6 +88,7 @@ async def _write_columns(
     form: Format,
     path: Path,
     on_rows: Callable[[int], None],
+    row_bytes: int,
 ) -> None:
     from arro3.core import Schema
 
@@ -107,7 +110,7 @@ async def _write_columns(
         return rows
 
     batches = _batches(lambda: _in_loop(loop, next_rows()), columns, schema)
-    group = max(1, ROW_GROUP_BYTES // _row_bytes(first))
+    group = max(1, ROW_GROUP_BYTES // max(row_bytes, _row_bytes(first)))
     writing = asyncio.create_task(asyncio.to_thread(_write_batches, schema, batches, form, path, group))
     try:
         await asyncio.shield(writing)

@@ -15,9 +15,9 @@ import zstandard
 from arro3.core import Table
 from arro3.io import read_ipc, read_parquet
 
-from coordinator.errors import UsageError
+from coordinator.errors import ShardcrawlError, UsageError
 from crawler.export.exporter import ExportPlan, export
-from crawler.export.formats import rows_of_next
+from crawler.export.formats import ROW_GROUP_BYTES, rows_of_next
 from crawler.export.place import Folder
 from crawler.job.sections.publish import Format
 from crawler.job.tables import TableSettings
@@ -223,3 +223,20 @@ async def test_what_arrow_cannot_hold_is_said(
 def test_a_batch_grows_until_its_rows_have_enough_bytes() -> None:
     batches: list[list[Any]] = [[("x" * size,)] * rows for size, rows in ((1, 2), (1, 900), (100_000, 10), (10**7, 1))]
     assert [rows_of_next(rows) for rows in batches] == [20, 2000, 5, 1]
+
+
+async def test_a_row_group_is_small_also_where_the_first_rows_are_much_smaller_than_the_others(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = TableSettings(name="facts", column_settings={"word": "text"})
+    groups: list[int] = []
+    monkeypatch.setattr(
+        "arro3.io.write_parquet", lambda _, __, max_row_group_size, **___: groups.append(max_row_group_size)
+    )
+    async with a_loading_run(database, table) as run:
+        rows = [(None,)] * 500 + [("x" * 1500,)] * 500
+        await run.store([a_page(f"key-{number}", records=[row]) for number, row in enumerate(rows)])
+        await finished(run.eye, RunTables(run.run_id), run.epoch, [table])
+        with pytest.raises(ShardcrawlError, match="No such file"):  # nothing is written here
+            await export(run.eye, await a_plan(run, "parquet", rows=1000), Folder(tmp_path))
+    assert ROW_GROUP_BYTES / 2000 < groups[0] < ROW_GROUP_BYTES / 700
