@@ -14,7 +14,7 @@ from coordinator.errors import UsageError, first_line
 from coordinator.tasks import Background
 from crawler.export.columns import ExportColumn
 from crawler.export.exporter import export_columns, run_named, selection
-from crawler.export.formats import FIRST_BATCH_ROWS, need_columns_extra, record_batch, rows_of_next
+from crawler.export.formats import FIRST_BATCH_ROWS, need_columns_extra, record_batch, rows_of_fetch
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import connect_postgres, postgres_errors
@@ -101,7 +101,7 @@ async def _rows(
                         cursor = await connection.cursor(statement)
                         size = FIRST_BATCH_ROWS
                         while rows := await cursor.fetch(size):
-                            size = rows_of_next(rows)
+                            size = rows_of_fetch(rows)
                             yield columns, rows
                     except asyncpg.PostgresSyntaxError as error:
                         raise UsageError(f"read: where: {first_line(error)}") from error

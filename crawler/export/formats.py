@@ -95,7 +95,7 @@ async def _write_columns(
     schema = Schema([column.field() for column in columns])
     cursor = await connection.cursor(statement)
     first = await cursor.fetch(FIRST_BATCH_ROWS)
-    first += await cursor.fetch(rows_of_next(first))  # of few rows the size of a row group would be a guess
+    first += await cursor.fetch(rows_of_fetch(first))  # of few rows the size of a row group would be a guess
     loop = asyncio.get_running_loop()
     following: asyncio.Future[list[asyncpg.Record]] = loop.create_future()
     following.set_result(first)
@@ -106,7 +106,7 @@ async def _write_columns(
         rows = [] if is_left else await following
         if rows:
             on_rows(len(rows))
-            following = asyncio.create_task(cursor.fetch(rows_of_next(rows)))
+            following = asyncio.create_task(cursor.fetch(rows_of_fetch(rows)))
         return rows
 
     batches = _batches(lambda: _in_loop(loop, next_rows()), columns, schema)
@@ -168,7 +168,7 @@ def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _Re
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
-def rows_of_next(rows: Sequence[asyncpg.Record]) -> int:
+def rows_of_fetch(rows: Sequence[asyncpg.Record]) -> int:
     """How many rows the batch after this one may have: some more, or as many as take about BATCH_BYTES."""
     return max(1, min(BATCH_ROWS, MOST_GROWTH * max(1, len(rows)), BATCH_BYTES // _row_bytes(rows[::SAMPLED])))
 

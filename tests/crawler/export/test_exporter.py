@@ -17,7 +17,7 @@ from arro3.io import read_ipc, read_parquet
 
 from coordinator.errors import ShardcrawlError, UsageError
 from crawler.export.exporter import ExportPlan, export
-from crawler.export.formats import ROW_GROUP_BYTES, rows_of_next
+from crawler.export.formats import ROW_GROUP_BYTES, rows_of_fetch
 from crawler.export.place import Folder
 from crawler.job.sections.publish import Format
 from crawler.job.tables import TableSettings
@@ -222,7 +222,7 @@ async def test_what_arrow_cannot_hold_is_said(
 
 def test_a_batch_grows_until_its_rows_have_enough_bytes() -> None:
     batches: list[list[Any]] = [[("x" * size,)] * rows for size, rows in ((1, 2), (1, 900), (100_000, 10), (10**7, 1))]
-    assert [rows_of_next(rows) for rows in batches] == [20, 2000, 5, 1]
+    assert [rows_of_fetch(rows) for rows in batches] == [20, 2000, 5, 1]
 
 
 async def test_a_row_group_is_small_also_where_the_first_rows_are_much_smaller_than_the_others(
