@@ -24,6 +24,7 @@ from crawler.store.tables import PAGES, RunTables
 if TYPE_CHECKING:
     from arro3.core import RecordBatch, RecordBatchReader
 
+_NO_CONDITION = (asyncpg.PostgresSyntaxError, asyncpg.DatatypeMismatchError, asyncpg.UndefinedColumnError)
 _Rows: TypeAlias = "tuple[list[ExportColumn], list[asyncpg.Record]]"
 
 
@@ -46,6 +47,8 @@ def read(
     need_columns_extra("arrow")
     from arro3.core import RecordBatchReader, Schema
 
+    if columns is not None and (isinstance(columns, str) or not columns):
+        raise UsageError(f"read: columns is {columns!r}; give a list of names")
     place = Place("redis://unused", database or os.environ.get("DATABASE_URL"), Path(data))
     source = _rows(place, name, table, columns, where)
     background = Background(source.aclose)
@@ -103,7 +106,10 @@ async def _rows(
                         while rows := await cursor.fetch(size):
                             size = rows_of_fetch(rows)
                             yield columns, rows
-                    except asyncpg.PostgresSyntaxError as error:
+                    except _NO_CONDITION as error:
                         raise UsageError(f"read: where: {first_line(error)}") from error
+                    except asyncpg.DataError as error:
+                        what = "a value that Arrow cannot hold, as an infinite date, or `where`"
+                        raise UsageError(f"read: {what}: {first_line(error)}") from error
         finally:
             connection.terminate()

@@ -16,9 +16,10 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import asyncpg
 import orjson
 
-from coordinator.errors import UsageError
+from coordinator.errors import UsageError, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.export.columns import ExportColumn, export_column
 from crawler.export.formats import SUFFIXES, need_columns_extra, write_file
@@ -154,7 +155,11 @@ async def _export_table(
         statement = query("rows-between", columns=selected, part=part, keys=keys, first=first, last=last)
         async with _in_thread(place.writing(name)) as path:
             row_bytes = stored["bytes"] // max(1, stored["rows"], end["rows"])
-            await write_file(connection, statement, columns, plan.form, path, on_rows, row_bytes)
+            try:
+                await write_file(connection, statement, columns, plan.form, path, on_rows, row_bytes)
+            except asyncpg.DataError as error:
+                words = f"a value of table {table} cannot be exported as {plan.form}: {first_line(error)}"
+                raise UsageError(f"export: {words}; an infinite date, for one") from error
         failpoint("filed")
         own.append(ExportedFile(table, name, end["rows"], last, stored["filenode"]))
         files.append(own[-1])

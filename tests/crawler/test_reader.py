@@ -30,10 +30,20 @@ async def test_rows_are_read_as_arrow_by_table_columns_and_condition(database: s
         for wrong, words in (
             ({"name": "other"}, "no run other"),
             ({"table": "other"}, "no table other; it has pages, facts"),
+            ({"columns": []}, "columns is \\[\\]; give a list"),
+            ({"columns": "n"}, "columns is 'n'; give a list"),
             ({"columns": ["m"]}, "no column m; it has _key, run_id, digest, n, t"),
         ):
             with pytest.raises(UsageError, match=words):
                 crawler.read(**({"name": "test", "database": database} | wrong))  # type: ignore[arg-type]
+        for condition, words in (
+            ("(", "where: syntax error"),
+            ("m = 1", 'where: column "m" does not exist'),
+            ("n", "where: argument of WHERE must be type boolean"),
+            ("1 / (n - n) = 1", "`where`: division by zero"),
+        ):
+            with pytest.raises(UsageError, match=words):
+                crawler.read("test", where=condition, database=database).read_all()
 
 
 async def test_a_reader_that_is_not_read_to_its_end_leaves_no_connection(database: str) -> None:

@@ -207,7 +207,11 @@ async def test_pages_are_a_table_too(run: LoadingRun, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value", "words"),
-    [("price", Decimal("NaN"), "NaN"), ("numbers", [[1, 2], [3, 4]], "array of arrays")],
+    [
+        ("price", Decimal("NaN"), "NaN"),
+        ("day", date.max, "infinite date"),
+        ("numbers", [[1, 2], [3, 4]], "array of arrays"),
+    ],
 )
 async def test_what_arrow_cannot_hold_is_said(
     database: str, tmp_path: Path, column: str, value: Any, words: str
