@@ -212,6 +212,10 @@ async def test_what_keeps_files_away_is_said_and_does_not_raise(run: LoadingRun,
     assert found is not None
     where = tmp_path / "out/test/manifest.json"
     assert found.fault == f"{where}: Not a directory; name a folder that you can write to"
+    await run.eye.execute("UPDATE runs SET spec = spec || '{\"weather\": 1}'")  # the job of another version
+    found = await export_published(run.url, "test", folder=str(tmp_path))
+    assert found is not None
+    assert "no key 'weather'" in found.fault
 
 
 async def test_a_bucket_has_the_same_files(run: LoadingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
