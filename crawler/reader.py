@@ -24,7 +24,13 @@ from crawler.store.tables import PAGES, RunTables
 if TYPE_CHECKING:
     from arro3.core import RecordBatch, RecordBatchReader
 
-_NO_CONDITION = (asyncpg.PostgresSyntaxError, asyncpg.DatatypeMismatchError, asyncpg.UndefinedColumnError)
+_WRONG_CONDITION = (
+    asyncpg.PostgresSyntaxError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.DatatypeMismatchError,
+    asyncpg.DataError,
+)
 _Rows: TypeAlias = "tuple[list[ExportColumn], list[asyncpg.Record]]"
 
 
@@ -69,7 +75,8 @@ def read(
             background.close()
 
     rows = batches()
-    weakref.finalize(rows, background.close)  # where nobody reads, nothing of `rows` is run
+    # One that is dropped before its first row never gets to its `finally`.
+    weakref.finalize(rows, background.close)
     return RecordBatchReader.from_batches(schema, rows)
 
 
@@ -106,10 +113,7 @@ async def _rows(
                         while rows := await cursor.fetch(size):
                             size = rows_of_fetch(rows)
                             yield columns, rows
-                    except _NO_CONDITION as error:
+                    except _WRONG_CONDITION as error:
                         raise UsageError(f"read: where: {first_line(error)}") from error
-                    except asyncpg.DataError as error:
-                        what = "a value that Arrow cannot hold, as an infinite date, or `where`"
-                        raise UsageError(f"read: {what}: {first_line(error)}") from error
         finally:
             connection.terminate()
