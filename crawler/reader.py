@@ -14,7 +14,7 @@ from coordinator.errors import UsageError, first_line
 from coordinator.tasks import Background
 from crawler.export.columns import ExportColumn
 from crawler.export.exporter import export_columns, run_named, selection
-from crawler.export.formats import BATCH_ROWS, need_columns_extra, record_batch
+from crawler.export.formats import FIRST_BATCH_ROWS, need_columns_extra, record_batch, rows_of_fetch
 from crawler.local.services import Place, services
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import connect_postgres, postgres_errors
@@ -53,6 +53,8 @@ def read(
     need_columns_extra("arrow")
     from arro3.core import RecordBatchReader, Schema
 
+    if columns is not None and (isinstance(columns, str) or not columns):
+        raise UsageError(f"read: columns is {columns!r}; give a list of names")
     place = Place("redis://unused", database or os.environ.get("DATABASE_URL"), Path(data))
     source = _rows(place, name, table, columns, where)
     background = Background(source.aclose)
@@ -107,7 +109,9 @@ async def _rows(
                         selected = selection(columns, "arrow")
                         statement = query("rows-where", columns=selected, part=part, condition=where or "true")
                         cursor = await connection.cursor(statement)
-                        while rows := await cursor.fetch(BATCH_ROWS):
+                        size = FIRST_BATCH_ROWS
+                        while rows := await cursor.fetch(size):
+                            size = rows_of_fetch(rows)
                             yield columns, rows
                     except _WRONG_CONDITION as error:
                         raise UsageError(f"read: where: {first_line(error)}") from error

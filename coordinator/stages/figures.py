@@ -117,6 +117,6 @@ def _bounded(number: Any) -> float:
 
 
 def _text(text: Any) -> str:
-    if isinstance(text, str):
+    if isinstance(text, str) and text.isprintable():  # a terminal would obey other characters
         return text
     raise TypeError(text)

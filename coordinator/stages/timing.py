@@ -15,6 +15,7 @@ from coordinator.redis.keys import RunKeys
 
 # Upper bounds of the buckets, in seconds; the last bucket has none.
 BOUNDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_BUCKETS = frozenset(map(str, range(len(BOUNDS) + 1)))
 TOTAL_FIELD = "us"  # instead of the number of a bucket: microseconds in all
 
 
@@ -70,8 +71,8 @@ async def read_timings(client: Redis, keys: RunKeys) -> Mapping[str, StageTiming
             stage, _, field = as_text(name).rpartition(" ")
             if field == TOTAL_FIELD:
                 seconds[stage] = as_number(value) / 1_000_000
-            elif field.isdecimal() and int(field) <= len(BOUNDS):
-                counts.setdefault(stage, [0] * (len(BOUNDS) + 1))[int(field)] = as_number(value)
+            elif field in _BUCKETS:
+                counts.setdefault(stage, [0] * len(_BUCKETS))[int(field)] = as_number(value)
     except RedisDamaged:
         return {}
     return {stage: StageTiming(tuple(found), seconds.get(stage, 0.0)) for stage, found in counts.items()}

@@ -64,6 +64,8 @@ class ExportColumn:
         """What is selected for JSON. Postgres' own form of a numeric is a number, which most readers would round."""
         if self.type.startswith("numeric"):
             return f"{self.source}::text{'[]' if self.is_list else ''}"
+        if self.type == "bytea[]":
+            return _each(self.source, "encode(one, 'hex')")
         return f"encode({self.source}, 'hex')" if self.type == "bytea" else self.source
 
     def field(self) -> Field:
@@ -129,8 +131,7 @@ def export_column(name: str, kind: str, source: str = "") -> ExportColumn:
         element = export_column(name, kind.removesuffix("[]"), "one")
         listed = source
         if element.expression != "one":
-            each = f"ARRAY(SELECT {element.expression} FROM unnest({source}) AS one)"  # noqa: S608 - our own texts
-            listed = f"CASE WHEN {source} IS NOT NULL THEN {each} END"
+            listed = _each(source, element.expression)
         return ExportColumn(name, kind, source, listed, element.kind, element.digits, is_list=True)
     bare = re.sub(r"\(\d+\)", "", kind)  # without the precision of a time, or the length of a char
     if plain := _PLAIN.get(bare):
@@ -140,6 +141,12 @@ def export_column(name: str, kind: str, source: str = "") -> ExportColumn:
     if (found := _NUMERIC.fullmatch(kind)) and 0 <= int(found[2]) <= int(found[1]) <= MAX_DECIMAL_DIGITS:
         return ExportColumn(name, kind, source, f"{source}::text", "decimal", (int(found[1]), int(found[2])))
     return ExportColumn(name, kind, source, f"{source}::text", "utf8")
+
+
+def _each(source: str, expression: str) -> str:
+    """SQL: the expression of each element (`one`) of an array; null for none."""
+    each = f"ARRAY(SELECT {expression} FROM unnest({source}) AS one)"  # noqa: S608 - our own texts
+    return f"CASE WHEN {source} IS NOT NULL THEN {each} END"
 
 
 def _integers(values: Sequence[int], kind: str) -> Array:

@@ -1,7 +1,8 @@
 """Exports the tables of one run, file by file. The manifest is written last: who finds it finds all files.
 
 What is written so far stands beside it until then, so that the same command goes on where it was interrupted. A
-complete run's parts do not change, and their rows are taken in the order in which they lie: the same ones each time.
+complete run's parts do not change, and their rows are taken in the order in which they lie: the same ones each time,
+until Postgres writes a part anew (VACUUM FULL, CLUSTER): then the files of an unfinished export are, too.
 When `retry` was called, the run is complete since another moment, which makes it another export.
 """
 
@@ -15,9 +16,10 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import asyncpg
 import orjson
 
-from coordinator.errors import UsageError
+from coordinator.errors import UsageError, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.export.columns import ExportColumn, export_column
 from crawler.export.formats import SUFFIXES, need_columns_extra, write_file
@@ -38,12 +40,13 @@ _OUR_FILE = r"(?:data/)?\w+/(?:part|train)-\d{5,}\.[a-z.]+"
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """A file that is there: its name, how many rows it has, and where in the part these end."""
+    """A file that is there: its name, its number of rows, and where in the part, as `filenode` has it, these end."""
 
     table: str
     name: str
     rows: int
     last: str
+    filenode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,11 @@ async def export(
             if now is None or now.finished_at != plan.run.finished_at:
                 raise UsageError(f"export: run {plan.run.name} has changed just now; start again")
             files = _files_there(plan, place, replaces=replaces)
-            if place.read(MANIFEST) is None:
+            if place.read(MANIFEST) is None or not all(place.has(one.name) for one in files):
+                files, found = await _usable(connection, plan, place, files), files
+                if len(files) < len(found):
+                    place.write(PROGRESS, _encoded(plan, files))
+                    place.remove(MANIFEST)
                 for table in plan.tables:
                     await _export_table(connection, plan, table, place, files, on_rows, failpoint)
                 if plan.form == "hf":
@@ -101,6 +108,20 @@ async def export(
                 failpoint("whole")
             place.remove(PROGRESS)
     return files
+
+
+async def _usable(
+    connection: PostgresConnection, plan: ExportPlan, place: FilePlace, files: Sequence[ExportedFile]
+) -> list[ExportedFile]:
+    """Of each table the files with which an unfinished export goes on, up to the first that it cannot use."""
+    found: list[ExportedFile] = []
+    for table in plan.tables:
+        stored = await connection.fetchrow(query("part-as-stored"), RunTables.of(plan.run).part(table))
+        for one in (one for one in files if one.table == table):
+            if stored is None or one.filenode != stored["filenode"] or not place.has(one.name):
+                break
+            found.append(one)
+    return found
 
 
 async def _export_table(
@@ -113,6 +134,7 @@ async def _export_table(
     failpoint: Failpoint,
 ) -> None:
     part = RunTables.of(plan.run).part(table)
+    stored = await connection.fetchrow(query("part-as-stored"), part)
     own = [one for one in files if one.table == table]
     on_rows(sum(one.rows for one in own))
     while True:
@@ -120,6 +142,7 @@ async def _export_table(
             query("end-of-file", part=part), own[-1].last if own else _FIRST_PLACE, plan.rows_per_file
         )
         assert end is not None
+        assert stored is not None
         if not end["rows"] and own:
             return
         name = file_name(plan.form, table, len(own))
@@ -131,9 +154,14 @@ async def _export_table(
         selected = selection(columns, plan.form)
         statement = query("rows-between", columns=selected, part=part, keys=keys, first=first, last=last)
         async with _in_thread(place.writing(name)) as path:
-            await write_file(connection, statement, columns, plan.form, path, on_rows)
+            row_bytes = stored["bytes"] // max(1, stored["rows"], end["rows"])
+            try:
+                await write_file(connection, statement, columns, plan.form, path, on_rows, row_bytes)
+            except asyncpg.DataError as error:
+                words = f"a value of table {table} cannot be exported as {plan.form}: {first_line(error)}"
+                raise UsageError(f"export: {words}; an infinite date, for one") from error
         failpoint("filed")
-        own.append(ExportedFile(table, name, end["rows"], last))
+        own.append(ExportedFile(table, name, end["rows"], last, stored["filenode"]))
         files.append(own[-1])
         place.write(PROGRESS, _encoded(plan, files))
         failpoint("listed")
@@ -213,7 +241,7 @@ def file_name(form: Format, table: str, number: int) -> str:
 def data_set_card(plan: ExportPlan) -> str:
     """Pure: the README of a folder that `datasets.load_dataset` reads, with a configuration for each table."""
     configs = "".join(
-        f"- config_name: {table}\n  data_files:\n  - split: train\n    path: data/{table}/*.parquet\n"
+        f'- config_name: "{table}"\n  data_files:\n  - split: train\n    path: data/{table}/*.parquet\n'
         + ("  default: true\n" if table == plan.tables[0] else "")
         for table in plan.tables
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 import zstandard
 
-from coordinator.errors import UsageError
+from coordinator.errors import UsageError, first_line
 from crawler.export.columns import ExportColumn
 from crawler.job.sections.publish import Format
 from crawler.store.postgres import PostgresConnection
@@ -31,7 +33,7 @@ BATCH_ROWS = 2_000
 # Not much more than a socket holds: Postgres makes most of the next batch while this one is written. With fewer bytes
 # each row costs more, because a batch has its price too.
 BATCH_BYTES = 512 * 1024
-FIRST_BATCH_ROWS = 100
+FIRST_BATCH_ROWS, MOST_GROWTH = 10, 10  # a row may have megabytes
 # One of so many rows says how large those of the next batch may be.
 SAMPLED = 16
 # A row group is held in memory until it is whole.
@@ -48,13 +50,15 @@ async def write_file(
     form: Format,
     path: Path,
     on_rows: Callable[[int], None],
+    row_bytes: int = 0,
 ) -> None:
     """Write what the statement selects, in the caller's transaction. `on_rows` is told how many rows more are written.
 
+    `row_bytes` is what a row of the table takes on average: the first rows may be much smaller.
     Raises UsageError for a value that the format cannot hold; OSError.
     """
     if form in ("parquet", "hf", "arrow"):
-        await _write_columns(connection, statement, columns, form, path, on_rows)
+        await _write_columns(connection, statement, columns, form, path, on_rows, row_bytes)
     else:
         await _write_text(connection, statement, form, path)
 
@@ -84,12 +88,14 @@ async def _write_columns(
     form: Format,
     path: Path,
     on_rows: Callable[[int], None],
+    row_bytes: int,
 ) -> None:
     from arro3.core import Schema
 
     schema = Schema([column.field() for column in columns])
     cursor = await connection.cursor(statement)
     first = await cursor.fetch(FIRST_BATCH_ROWS)
+    first += await cursor.fetch(rows_of_fetch(first))  # of few rows the size of a row group would be a guess
     loop = asyncio.get_running_loop()
     following: asyncio.Future[list[asyncpg.Record]] = loop.create_future()
     following.set_result(first)
@@ -100,12 +106,11 @@ async def _write_columns(
         rows = [] if is_left else await following
         if rows:
             on_rows(len(rows))
-            size = max(1, min(BATCH_ROWS, BATCH_BYTES // _row_bytes(rows[::SAMPLED])))
-            following = asyncio.create_task(cursor.fetch(size))
+            following = asyncio.create_task(cursor.fetch(rows_of_fetch(rows)))
         return rows
 
     batches = _batches(lambda: _in_loop(loop, next_rows()), columns, schema)
-    group = max(1, ROW_GROUP_BYTES // _row_bytes(first))
+    group = max(1, ROW_GROUP_BYTES // max(row_bytes, _row_bytes(first)))
     writing = asyncio.create_task(asyncio.to_thread(_write_batches, schema, batches, form, path, group))
     try:
         await asyncio.shield(writing)
@@ -154,11 +159,18 @@ def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format,
     except BaseException as error:
         if failure:
             raise failure[0] from error
-        raise
+        # Of a full disk it panics, which Python gets as no Exception, and the file's error only as a text.
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
+        raise OSError(os.strerror(int(number[1])) if number else first_line(error)) from error
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+def rows_of_fetch(rows: Sequence[asyncpg.Record]) -> int:
+    """How many rows the batch after this one may have: some more, or as many as take about BATCH_BYTES."""
+    return max(1, min(BATCH_ROWS, MOST_GROWTH * max(1, len(rows)), BATCH_BYTES // _row_bytes(rows[::SAMPLED])))
 
 
 def _row_bytes(rows: Sequence[asyncpg.Record]) -> int:

@@ -32,6 +32,10 @@ class FilePlace(Protocol):
         """A file's bytes, None when it is not there."""
         ...
 
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        ...
+
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, in the place of one that is there."""
         ...
@@ -58,12 +62,16 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None when it is not there."""
-        try:
-            return (self._path / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _refused(self._path / name, error) from error
+        with _file_errors(self._path / name):
+            try:
+                return (self._path / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        with _file_errors(self._path / name):
+            return (self._path / name).is_file()
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, in the place of one that is there."""
@@ -72,28 +80,23 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        try:
+        with _file_errors(self._path / name):
             (self._path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise _refused(self._path / name, error) from error
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """A path to write a file to, which is put in its place when the block ends without an error."""
         path = self._path / name
         unfinished = path.with_name(path.name + ".tmp")
-        try:
+        with _file_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield unfinished
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except (ConnectionError, TimeoutError):  # of Postgres, whose rows are written here
-            raise
-        except OSError as error:
-            raise _refused(path, error) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+            try:
+                yield unfinished
+                with unfinished.open("rb") as file:
+                    os.fsync(file.fileno())
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
 
 class Bucket:
@@ -111,6 +114,14 @@ class Bucket:
             except FileNotFoundError:
                 return None
 
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        with _store_errors(self.address):
+            try:
+                return bool(self._store.head(name))
+            except FileNotFoundError:
+                return False
+
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, in the place of one that is there."""
         with _store_errors(self.address):
@@ -127,7 +138,8 @@ class Bucket:
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """A path to write a file to, which is sent in parts when the block ends without an error."""
-        with tempfile.TemporaryDirectory(prefix="shardcrawl-export-") as folder:
+        here = Path(tempfile.gettempdir())
+        with _file_errors(here), tempfile.TemporaryDirectory(prefix="shardcrawl-export-", dir=here) as folder:
             path = Path(folder) / Path(name).name
             yield path
             with _store_errors(self.address):
@@ -157,5 +169,12 @@ def _store_errors(address: str) -> Iterator[None]:
         raise ShardcrawlError(f"export: {address}: {words}; is it there, and may you write to it?") from error
 
 
-def _refused(path: Path, error: OSError) -> ShardcrawlError:
-    return ShardcrawlError(f"export: {path}: {error.strerror or error}; name a folder that you can write to")
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, TimeoutError):  # of Postgres, whose rows are written here
+        raise
+    except OSError as error:
+        words = error.strerror or error
+        raise ShardcrawlError(f"export: {path}: {words}; name a folder that you can write to") from error

@@ -82,12 +82,13 @@ async def _export_published(
         run = await catalogue.current(corpus)
         if run is None or not run.complete or (name is not None and run.name != name):
             return None
-        job = read_job(run.document, folder or run.folder or ".")
-        if (wanted := export_place(job.publish, job.folder)) is None:
-            return None
-        form, address = wanted
-        where = f"{address.rstrip('/')}/{run.name}"
+        where = ""
         try:
+            job = read_job(run.document, folder or run.folder or ".")
+            if (wanted := export_place(job.publish, job.folder)) is None:
+                return None
+            form, address = wanted
+            where = f"{address.rstrip('/')}/{run.name}"
             plan, place = ExportPlan(run, run.table_names or [PAGES], form), open_place(where)
             if place.read(MANIFEST) is None:
                 logger.info("run %s is exported to %s", run.name, where)

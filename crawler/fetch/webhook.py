@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 
 from coordinator.errors import FetchError
 
 
 async def post_json(url: str, content: bytes, *, seconds: float) -> None:
-    """Send this JSON by POST. Raises FetchError, without the URL, when it is not taken within `seconds`."""
+    """Send this JSON by POST; what comes after the status is not read.
+
+    Raises FetchError, without the URL, when it is not taken within `seconds`.
+    """
+    named = {"Content-Type": "application/json"}
     try:
-        async with httpx.AsyncClient(timeout=seconds) as client:
-            response = await client.post(url, content=content, headers={"Content-Type": "application/json"})
-    except (httpx.HTTPError, httpx.InvalidURL) as error:  # its text may have the URL, and so a secret
+        async with (
+            asyncio.timeout(seconds),
+            httpx.AsyncClient(timeout=seconds) as client,
+            client.stream("POST", url, content=content, headers=named) as response,
+        ):
+            pass
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # its text may have the URL, and so a secret
         raise FetchError("protocol", type(error).__name__) from None
     if not response.is_success:
         raise FetchError("protocol", f"status {response.status_code}")

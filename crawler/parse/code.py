@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,9 +105,13 @@ class LoadedParsers:
         return found
 
     def add(self, job: Job, files: ParserFiles) -> None:
-        """Keep that the job's parser was loaded from these files."""
+        """Keep that the job's parser was loaded from these files; not those that its transforms' processes load."""
+        digests = files.digests
+        if job.transform:
+            own = parser_files(replace(job, transform=())).digests
+            digests = {name: digest for name, digest in digests.items() if name in own}
         self._places[job.folder, job.parse.python] = files.place
-        self._digests[files.place] = {**files.digests, **self._digests.get(files.place, {})}
+        self._digests[files.place] = {**digests, **self._digests.get(files.place, {})}
 
 
 def _with_imports(top: str, folder: Path) -> Iterator[str]:

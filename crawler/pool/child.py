@@ -34,6 +34,8 @@ def main() -> None:
         os.environ.setdefault(name, "1")  # before the user's module imports any of them
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
+    # A process that the user's code forks would keep the socket open, and nobody would see that this one has ended.
+    os.register_at_fork(after_in_child=lambda: os.close(channel.detach()))
     threading.Thread(target=exit_when_closed, args=(channel, ORPHAN_SECONDS, 0), daemon=True).start()
     try:
         _serve(channel.makefile("rb"), channel)

@@ -27,7 +27,7 @@ def write_keys(keys: Iterable[Key], data: Path) -> Path:
     Its name is the digest of its content: so a run that reads it never finds other keys there, and the same keys are
     the same source. Raises UsageError for what is no key, ShardcrawlError.
     """
-    if isinstance(keys, str | bytes | Mapping):
+    if isinstance(keys, str | bytes | Mapping) or not isinstance(keys, Iterable):
         raise UsageError(f"keys is one {type(keys).__name__}; give a list of texts, or of dicts")
     rest = iter(keys)
     first = list(islice(rest, 1))

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import orjson
 from redis.asyncio import Redis
 
-from coordinator.errors import FetchError, RedisUnavailable
+from coordinator.errors import FetchError, RedisDamaged, RedisUnavailable
 from coordinator.model import Outcome
 from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import SEEN_AFTER_END_SECONDS, RunKeys
@@ -44,18 +44,19 @@ class Notifier:
     async def notify_of_end(self, stored: StoredRun | None) -> None:
         """Notify that the run is complete, or held back; of one that goes on nothing is to be said."""
         if stored is not None and stored.shortfall:
-            await self._notify("held_back", f"run {stored.name} is not published: {stored.shortfall}", stored.counts)
+            text = f"run {stored.name} is not published: {stored.shortfall}"
+            await self._notify("held_back", text, stored.counts, stored.finished_at)
         elif stored is not None:
-            await self._notify("complete", f"run {stored.name} is complete", stored.counts)
+            await self._notify("complete", f"run {stored.name} is complete", stored.counts, stored.finished_at)
 
     async def notify_stalled(self, snapshot: RunSnapshot) -> None:
         """Notify that the run makes no progress."""
         text = f"run {snapshot.name} has made no progress for {self._job.notify.stalled}"
-        await self._notify("stalled", text, snapshot.counts.outcomes)
+        await self._notify("stalled", text, snapshot.counts.outcomes, sum(snapshot.counts.outcomes.values()))
 
-    async def _notify(self, event: Happening, text: str, counts: Mapping[Outcome, int]) -> None:
+    async def _notify(self, event: Happening, text: str, counts: Mapping[Outcome, int], point: object) -> None:
         settings, run = self._job.notify, self._job.run.name
-        if not (settings.command or settings.webhook) or not await self._is_first(event, sum(counts.values())):
+        if not (settings.command or settings.webhook) or not await self._is_first(event, point):
             return
         outcomes = {outcome.value: keys for outcome, keys in counts.items() if keys}
         message = {"event": event, "run": run, "corpus": self._job.corpus, "text": text, "keys": outcomes}
@@ -84,13 +85,13 @@ class Notifier:
             timeout=NOTIFY_SECONDS,
         )
 
-    async def _is_first(self, event: Happening, done: int) -> bool:
+    async def _is_first(self, event: Happening, point: object) -> bool:
         """Whether nobody has notified of this event at this point of the run."""
         key = RunKeys(self._job.run.name).notified
         try:
             with translate_redis_errors():
-                is_first = await self._client.hsetnx(key, f"{event} {done}", "1")
+                is_first = await self._client.hsetnx(key, f"{event} {point}", "1")
                 await self._client.expire(key, SEEN_AFTER_END_SECONDS)
-        except RedisUnavailable:
+        except (RedisUnavailable, RedisDamaged):
             return True
         return bool(is_first)

@@ -30,6 +30,8 @@ async def test_rows_are_read_as_arrow_by_table_columns_and_condition(database: s
         for wrong, words in (
             ({"name": "other"}, "no run other"),
             ({"table": "other"}, "no table other; it has pages, facts"),
+            ({"columns": []}, "columns is \\[\\]; give a list"),
+            ({"columns": "n"}, "columns is 'n'; give a list"),
             ({"columns": ["m"]}, "no column m; it has _key, run_id, digest, n, t"),
             ({"where": "m > 2"}, 'read: where: column "m" does not exist'),
             ({"where": "n > 'x'"}, "read: where: invalid input syntax"),

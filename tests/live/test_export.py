@@ -124,5 +124,5 @@ async def test_a_data_set_has_its_card(shell: Shell, upstream: Upstream, environ
     await shell.run("run", shell.write("job.toml", job(upstream, TABLE, name="items")), environ=environ)
     await shell.run("export", "items", "--format", "hf", "-o", shell.folder / "set", environ=environ)
     card = (shell.folder / "set" / "README.md").read_text()
-    assert card.startswith("---\nconfigs:\n- config_name: items\n  data_files:\n  - split: train\n")
+    assert card.startswith('---\nconfigs:\n- config_name: "items"\n  data_files:\n  - split: train\n')
     assert (shell.folder / "set" / "data" / "items" / "train-00000.parquet").exists()

@@ -13,6 +13,11 @@ SELECT pg_advisory_xact_lock(7310581, hashtext($1));
 -- name: count-rows
 SELECT count(*) FROM {part};
 
+-- name: part-as-stored
+-- `filenode` is another one when rows have moved: VACUUM FULL, CLUSTER, a restored dump. `rows` is an estimate, or less.
+SELECT pg_relation_filenode(oid)::bigint AS filenode, pg_table_size(oid) AS bytes, reltuples::bigint AS rows
+FROM pg_class WHERE oid = $1::text::regclass;
+
 -- name: end-of-file
 -- Where the next $2 rows behind $1 begin and end, and how many these are.
 SELECT min(place)::text AS first, max(place)::text AS last, count(*) AS rows

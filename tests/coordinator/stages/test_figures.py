@@ -29,6 +29,7 @@ def test_figures_travel_whole_and_only_what_holds_up_the_most() -> None:
         (1.0, [("fetch", 1.0, 1)], []),
         (1.0, [("fetch", 1e300, 1, 0)], []),
         (1.0, [(b"fetch", 1.0, 1, 0)], []),
+        (1.0, [("\x1b[2J", 1.0, 1, 0)], []),
         (1.0, [], [("weather", "", 1.0)]),
         (1.0, [("fetch", 1.0, 1, 0)] * 200, []),
     ],

@@ -42,7 +42,9 @@ async def test_what_another_program_has_put_there_stops_nothing(redis: Redis) ->
     await run.publish(numbered(10))
     await run.streams.join(ONE)
     claims = await run.drain(ONE)
-    await redis.hset(run.keys.timings, mapping={"fetch 0": "x", "fetch 99": "1", "weather": "1"})
+    await redis.hset(
+        run.keys.timings, mapping={"fetch 0": "x", "fetch 99": "1", f"fetch {'9' * 5000}": "1", "weather": "1"}
+    )
     await run.streams.complete(ONE, 1, replace(completion(claims), timings={"fetch 0": 1, "parse 0": 1}))
     assert await read_timings(redis, run.keys) == {}
     await redis.hdel(run.keys.timings, "fetch 0")

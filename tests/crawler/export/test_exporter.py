@@ -15,8 +15,9 @@ import zstandard
 from arro3.core import Table
 from arro3.io import read_ipc, read_parquet
 
-from coordinator.errors import UsageError
+from coordinator.errors import ShardcrawlError, UsageError
 from crawler.export.exporter import ExportPlan, export
+from crawler.export.formats import ROW_GROUP_BYTES, rows_of_fetch
 from crawler.export.place import Folder
 from crawler.job.sections.publish import Format
 from crawler.job.tables import TableSettings
@@ -40,6 +41,7 @@ COLUMNS = {
     "clock": "time",
     "doc": "jsonb",
     "raw": "bytea",
+    "raws": "bytea[]",
     "lag": "interval",
     "numbers": "bigint[]",
     "prices": "numeric(8,3)[]",
@@ -59,6 +61,7 @@ ROW: dict[str, Any] = {
     "clock": time(23, 59, 59, 999999),
     "doc": '{"a": [1, null]}',
     "raw": b"\x00\xff",
+    "raws": [b"\x00\xff", None],
     "lag": None,
     "numbers": [1, None, 3],
     "prices": [Decimal("1.500"), None],
@@ -128,8 +131,8 @@ async def test_texts_have_every_value_exactly(run: LoadingRun, tmp_path: Path) -
         *(str(ROW["exact"]), ROW["word"], "\\x00ff", "2026-11-27 01:02:03.456789+00"),
     )
     (row,) = [row for row in read(tmp_path / "jsonl.zst/facts/part-00000.jsonl.zst") if row["_key"] == "first"]
-    assert (row["exact"], row["prices"], row["doc"], row["raw"], row["big"]) == (
-        *(str(ROW["exact"]), ["1.500", None], {"a": [1, None]}, "00ff", ROW["big"]),
+    assert (row["exact"], row["prices"], row["doc"], row["raw"], row["raws"], row["big"]) == (
+        *(str(ROW["exact"]), ["1.500", None], {"a": [1, None]}, "00ff", ["00ff", None], ROW["big"]),
     )
 
 
@@ -204,7 +207,11 @@ async def test_pages_are_a_table_too(run: LoadingRun, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value", "words"),
-    [("price", Decimal("NaN"), "NaN"), ("numbers", [[1, 2], [3, 4]], "array of arrays")],
+    [
+        ("price", Decimal("NaN"), "NaN"),
+        ("day", date.max, "infinite date"),
+        ("numbers", [[1, 2], [3, 4]], "array of arrays"),
+    ],
 )
 async def test_what_arrow_cannot_hold_is_said(
     database: str, tmp_path: Path, column: str, value: Any, words: str
@@ -215,3 +222,25 @@ async def test_what_arrow_cannot_hold_is_said(
         with pytest.raises(UsageError, match=words):
             await export(run.eye, await a_plan(run, "parquet"), Folder(tmp_path))
         assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_batch_grows_until_its_rows_have_enough_bytes() -> None:
+    batches: list[list[Any]] = [[("x" * size,)] * rows for size, rows in ((1, 2), (1, 900), (100_000, 10), (10**7, 1))]
+    assert [rows_of_fetch(rows) for rows in batches] == [20, 2000, 5, 1]
+
+
+async def test_a_row_group_is_small_also_where_the_first_rows_are_much_smaller_than_the_others(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = TableSettings(name="facts", column_settings={"word": "text"})
+    groups: list[int] = []
+    monkeypatch.setattr(
+        "arro3.io.write_parquet", lambda _, __, max_row_group_size, **___: groups.append(max_row_group_size)
+    )
+    async with a_loading_run(database, table) as run:
+        rows = [(None,)] * 500 + [("x" * 1500,)] * 500
+        await run.store([a_page(f"key-{number}", records=[row]) for number, row in enumerate(rows)])
+        await finished(run.eye, RunTables(run.run_id), run.epoch, [table])
+        with pytest.raises(ShardcrawlError, match="No such file"):  # nothing is written here
+            await export(run.eye, await a_plan(run, "parquet", rows=1000), Folder(tmp_path))
+    assert ROW_GROUP_BYTES / 2000 < groups[0] < ROW_GROUP_BYTES / 700

@@ -14,6 +14,7 @@ from arro3.io import read_parquet
 
 from coordinator.errors import UsageError
 from crawler.export.exporter import ExportPlan, export
+from crawler.export.formats import SUFFIXES
 from crawler.export.place import Folder, open_place
 from crawler.export.published import PublishedFiles, export_published
 from crawler.job.tables import TableSettings
@@ -88,6 +89,36 @@ async def test_an_export_that_dies_at_a_step_is_exact_afterwards(
     assert (tmp_path / "manifest.json").exists() == (step == "whole")
     await export(run.eye, await a_plan(run), Folder(tmp_path))
     assert keys_in(tmp_path) == KEYS
+
+
+async def test_a_part_that_was_written_anew_and_files_that_somebody_has_deleted_leave_the_export_exact(
+    run: LoadingRun, tmp_path: Path
+) -> None:
+    part = f"facts_r{run.run_id}"
+    gone = {row["key"] for row in await run.eye.fetch(f"SELECT key FROM pages JOIN {part} USING (digest) WHERE n < 5")}
+    await run.eye.execute(f"DELETE FROM {part} WHERE n < 5")
+    left = sorted({*KEYS} - gone)
+    with pytest.raises(Died):
+        await export(run.eye, await a_plan(run), Folder(tmp_path), failpoint=dies_at("listed", 1))
+    await run.eye.execute(f"VACUUM FULL {part}")  # each row lies elsewhere now
+    await export(run.eye, await a_plan(run), Folder(tmp_path))
+    assert keys_in(tmp_path) == left
+    (tmp_path / "facts/part-00000.parquet").unlink()
+    await export(run.eye, await a_plan(run), Folder(tmp_path))
+    assert keys_in(tmp_path) == left
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "csv", "jsonl.zst"])
+async def test_a_full_disk_is_said_in_one_line(run: LoadingRun, tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "out/test/facts"
+    folder.mkdir(parents=True)
+    suffix = SUFFIXES[form]  # type: ignore[index]
+    (folder / f"part-00000{suffix}.tmp").symlink_to("/dev/full")
+    await wants(run, f"{form}:out")
+    found = await export_published(run.url, "test", folder=str(tmp_path))
+    assert found is not None
+    where = f"{folder}/part-00000{suffix}"
+    assert found.fault == f"{where}: No space left on device; name a folder that you can write to"
 
 
 async def test_a_run_that_was_completed_again_is_another_export_which_replaces_the_first_one(
@@ -181,6 +212,10 @@ async def test_what_keeps_files_away_is_said_and_does_not_raise(run: LoadingRun,
     assert found is not None
     where = tmp_path / "out/test/manifest.json"
     assert found.fault == f"{where}: Not a directory; name a folder that you can write to"
+    await run.eye.execute("UPDATE runs SET spec = spec || '{\"weather\": 1}'")  # the job of another version
+    found = await export_published(run.url, "test", folder=str(tmp_path))
+    assert found is not None
+    assert "no key 'weather'" in found.fault
 
 
 async def test_a_bucket_has_the_same_files(run: LoadingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,19 @@ def test_the_files_of_transforms_are_among_them(tmp_path: Path) -> None:
         parser_files(read_job(absent, str(tmp_path)))
 
 
+def test_a_process_works_on_a_run_with_an_edited_transform_which_it_does_not_load_itself(tmp_path: Path) -> None:
+    job_in(tmp_path, features="")
+    tables = [{"name": "facts", "columns": {"n": "bigint"}}]
+    document = a_document(parse={"python": "parse:f"}, tables=tables, transform={"python": "features:batch"})
+    job, parsers = read_job(document, str(tmp_path)), LoadedParsers()
+    parsers.add(job, parsers.check(job, recorded_of(job)))
+    job_in(tmp_path, features="edited")
+    assert parsers.check(job, recorded_of(job)).digests == recorded_of(job)
+    job_in(tmp_path, parse="edited")
+    with pytest.raises(UsageError, match=r"has loaded another .*/parse\.py"):
+        parsers.check(job, recorded_of(job))
+
+
 def test_a_run_of_an_older_version_is_joined_with_any_parser(tmp_path: Path) -> None:
     job, parsers = job_in(tmp_path), LoadedParsers()
     parsers.add(job, parsers.check(job, {}))

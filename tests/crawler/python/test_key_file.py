@@ -35,6 +35,7 @@ def test_keys_become_lines(keys: Iterable[Any], suffix: str, text: str, tmp_path
     [
         ("abc", "keys is one str; give a list"),
         ({"sku": "a"}, "keys is one dict"),
+        (5, "keys is one int"),
         (["a", "b\nc"], r"number 2 is 'b\\nc'; a key is one line"),
         (["a", " b"], "number 2 is ' b'"),
         ([""], "number 1 is ''"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,20 +52,28 @@ async def test_of_each_event_the_command_that_sees_it_first_notifies(redis: Redi
         await notifier.notify_of_end(a_complete_run("[publish] max_failed"))
     await Notifier(redis, job, {"PATH": "/usr/bin:/bin"}).notify_of_end(a_complete_run())
     assert (tmp_path / "events").read_text().splitlines() == ["stalled afd-1", "held_back afd-1", "complete afd-1"]
+    # After `retry` it is complete again, perhaps with the same counts.
+    again = replace(a_complete_run(), finished_at=datetime(2026, 11, 28, tzinfo=UTC))
+    await Notifier(redis, job, {"PATH": "/usr/bin:/bin"}).notify_of_end(again)
+    assert (tmp_path / "events").read_text().splitlines()[3:] == ["complete afd-1"]
     lines = (tmp_path / "messages.jsonl").read_text().splitlines()
     messages: list[dict[str, Any]] = [json.loads(line) for line in lines]
     assert [one["text"] for one in messages] == [
         "run afd-1 has made no progress for 30min",
         "run afd-1 is not published: [publish] max_failed",
-        "run afd-1 is complete",
+        *["run afd-1 is complete"] * 2,
     ]
-    assert messages[2] == {
-        "event": "complete",
-        "run": "afd-1",
-        "corpus": "afd",
-        "text": "run afd-1 is complete",
-        "keys": {"stored": 90, "failed": 10},
-    }
+    assert (
+        messages[2]
+        == messages[3]
+        == {
+            "event": "complete",
+            "run": "afd-1",
+            "corpus": "afd",
+            "text": "run afd-1 is complete",
+            "keys": {"stored": 90, "failed": 10},
+        }
+    )
 
 
 async def test_a_command_or_webhook_that_fails_is_one_line_without_the_secret(
@@ -77,6 +88,27 @@ async def test_a_command_or_webhook_that_fails_is_one_line_without_the_secret(
         "[notify] command: complete of afd-1 is not notified: CalledProcessError",
         "[notify] webhook: complete of afd-1 is not notified: protocol: status 405",
     ]
+
+
+async def test_a_response_without_an_end_is_not_waited_for_and_what_is_not_ours_in_redis_stops_nothing(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    received: list[bytes] = []
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readline())
+        with suppress(OSError):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+            while True:
+                writer.write(bytes(1000))
+                await writer.drain()
+
+    await redis.set("shardcrawl:{afd-1}:notified", "something else")
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        job = a_job(tmp_path, webhook=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        async with asyncio.timeout(20):
+            await Notifier(redis, job, {}).notify_of_end(a_complete_run())
+    assert (received, caplog.records) == ([b"POST /hook HTTP/1.1\r\n"], [])
 
 
 @pytest.mark.parametrize(

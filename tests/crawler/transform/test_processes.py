@@ -51,6 +51,19 @@ def batch(records):
 """
 
 
+FORKS = """
+import os, signal, time
+
+def batch(records):
+    if any(record["n"] == 1 for record in records):
+        if os.fork():
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(10)
+        os._exit(0)
+    return records
+"""
+
+
 def a_stage(folder: Path, code: str, **settings: Any) -> tuple[TransformStage, Batch]:
     (folder / "features.py").write_text(code)
     transform = {"python": "features:batch", "batch": 2, "memory": MEMORY} | settings
@@ -96,3 +109,8 @@ async def test_a_record_that_hangs_in_code_that_cannot_be_interrupted_costs_its_
     pages = await passed(2, *a_stage(tmp_path, HANGS, seconds=0.1))
     assert [page.reason for page in pages] == [None, "transform: its process gave no result within 1.1 s"]
     assert pages[0].records == [(0, (0, None))]
+
+
+async def test_a_process_that_dies_is_seen_though_what_it_has_forked_lives(tmp_path: Path) -> None:
+    pages = await passed(2, *a_stage(tmp_path, FORKS, seconds=1))
+    assert [page.reason for page in pages] == [None, "transform: its process was ended by SIGKILL, 2 times"]
