@@ -9,7 +9,7 @@ from time import monotonic
 logger = logging.getLogger(__name__)
 
 # Between two samples, of which each costs about 10 microseconds. A lag is measured at most this much too short.
-SAMPLE_INTERVAL_SECONDS = 0.02
+SAMPLE_INTERVAL_SECONDS = 0.1
 # A lag that is worth a warning. A worker's lease ends after ten times as long.
 LONG_LAG_SECONDS = 1.0
 _MAX_COUNTED_MS = 1000
@@ -23,7 +23,7 @@ class LoopLag:
         self.largest = 0.0
 
     async def watch(self) -> None:
-        """Sample fifty times a second until cancelled. By a callback: waking a coroutine takes three times as long."""
+        """Sample ten times a second until cancelled. By a callback: waking a coroutine takes three times as long."""
         self._timer = self._next_sample()
         try:
             await asyncio.get_running_loop().create_future()

@@ -60,10 +60,12 @@ async def watching(limiter: Limiter) -> AsyncIterator[None]:
 async def all_slots(clock: RedisClock, limiters: Sequence[Limiter], until: float, wanted: int = 1000) -> list[float]:
     """Every slot that these workers get until then, each asking again when its reservation says so."""
     slots: list[float] = []
+    turns = [0.0] * len(limiters)
     while clock() < until:
         again = until
-        for limiter in limiters:
-            reservation = await limiter.reserve(UPSTREAM, wanted)
+        for number, limiter in enumerate(limiters):
+            reservation = await limiter.reserve(UPSTREAM, wanted, turns[number])
+            turns[number] = 0.0 if reservation.slots else reservation.again_at
             slots += reservation.slots
             again = min(again, reservation.again_at if not reservation.slots else reservation.slots[0])
         await clock.set(max(again, clock() + 0.001))
