@@ -35,7 +35,7 @@ BODY_BYTES = 300
 IDLE_PROCESSES = 4
 START_DEADLINE_SECONDS = 300.0
 # Connections, the first requests, and the processes' own start are over by then.
-SETTLE_SECONDS = 5.0
+STEADY_SECONDS = 5.0
 
 
 async def measure(workers: Sequence[int], seconds: float, shown: Table) -> None:
@@ -72,7 +72,7 @@ async def _row(arena: Arena, command: Sequence[str], workers: int, seconds: floa
                 last = " ".join((arena.folder / "output.txt").read_text().split())[-300:]
                 raise ShardcrawlError(f"shardcrawl {command[0]} did not begin; it said: {last}")
             await asyncio.sleep(0.5)
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(STEADY_SECONDS)
         before, done_before, began = _cpu(arena, root), await _done(client, workers), monotonic()
         await asyncio.sleep(seconds)
         spent, done = monotonic() - began, await _done(client, workers)
