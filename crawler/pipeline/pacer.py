@@ -10,6 +10,7 @@ from collections.abc import Callable
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.limiter import SLOT_EXPIRY_SECONDS, Limiter
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS
+from coordinator.tasks import until_tick
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Pacer:
         clock = self._limiter.clock
         while not self._slots and (wanted := self._wanted()):
             if (wait := self._not_before - clock()) > 0:
-                await asyncio.sleep(min(wait, RECHECK_SECONDS))
+                await asyncio.sleep(min(wait, until_tick(RECHECK_SECONDS)))
                 continue
             try:
                 reservation = await self._limiter.reserve(self._upstream, wanted, self._turn_at)

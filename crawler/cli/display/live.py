@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import termios
 import tty
@@ -23,6 +24,8 @@ from crawler.store.reasons import Failure
 
 PICTURE_INTERVAL_SECONDS = 1.0
 LEAVING_KEYS = b"qQ"
+# Behind the reason of the last attempt: a line has no room for the others, and the key comes first.
+_HISTORY = re.compile(r" after \d+ attempts: .*", re.DOTALL)
 
 
 async def watch_runs(overview: Overview, console: Console) -> None:
@@ -73,7 +76,7 @@ def _short(view: RunView) -> list[RenderableType]:
 
 
 def _failure_line(failure: Failure) -> Text:
-    why = failure.reason or "without a reason"
+    why = _HISTORY.sub("", failure.reason or "without a reason")
     return _line(f"{failure.at.astimezone():%H:%M:%S} {failure.outcome.value}: {why}  {failure.key}")
 
 

@@ -25,7 +25,9 @@ from tests.crawler.cli.display.test_screen import NOON, a_console
 from tests.crawler.cli.display.test_snapshot import SNAPSHOT
 
 FAILURES = (
-    Failure(Outcome.FAILED, "https://x.example/\x1b[2J[red]a", "status 500", NOON),
+    Failure(
+        Outcome.FAILED, "https://x.example/\x1b[2J[red]a", "status 500 after 2 attempts: 12:00:00 status 503", NOON
+    ),
     Failure(Outcome.REFUSED, "https://x.example/" + "b" * 300, None, NOON + timedelta(seconds=1)),
 )
 VIEW = RunView(SNAPSHOT, FAILURES)
