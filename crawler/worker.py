@@ -28,7 +28,7 @@ from coordinator.model import FoundBatch, Presence, RunState, WorkerId
 from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import WORKER_LEASE_SECONDS, Streams
 from coordinator.redis.retrying import WaitCauses, retry_unavailable
-from coordinator.tasks import cancel_and_wait, run_until_first_ends, until_tick, wait_until_first_ends
+from coordinator.tasks import cancel_and_wait, run_until_first_ends, wait_until_first_ends
 from crawler.fetch.attempt import Meter
 from crawler.model import Page
 from crawler.pipeline.batch import Batch, Load, completion_of, drop_seen
@@ -128,7 +128,7 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         while True:
-            seconds = until_tick(HEARTBEAT_SECONDS / (2 if self.scheduler.empty else 1))
+            seconds = HEARTBEAT_SECONDS / (2 if self.scheduler.empty else 1)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._heartbeat_due.wait()

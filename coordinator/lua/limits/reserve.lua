@@ -100,8 +100,9 @@ end
 
 local last_turn_us = read_turn()
 if first_us > latest_us then
-  -- Who comes a little before its turn, because clocks are rounded, keeps it.
-  if interval_us == 0 or pause_end_us > latest_us or first_us - latest_us < ROUNDING_US then
+  -- Of a low rate a turn that comes late costs a slot. Who comes a little before its turn, as clocks are rounded, keeps it.
+  local without_turns = interval_us == 0 or interval_us > horizon_us or pause_end_us > latest_us
+  if without_turns or first_us - latest_us < ROUNDING_US then
     return nothing_until(first_us - horizon_us)
   end
   if own_turn_us > 0 and now_us + own_turn_us <= last_turn_us then return {0, own_turn_us, '0'} end
