@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 _Result = TypeVar("_Result")
 
 CANCEL_REPEAT_SECONDS = 0.2
+# A timer may fire a moment before a tick: then it is the next tick that is waited for.
+TICK_ROUNDING_SECONDS = 0.005
 
 
 async def run_until_first_ends(*coroutines: Coroutine[Any, Any, Any]) -> None:
@@ -60,6 +63,16 @@ async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
             task.exception()  # read it, or asyncio logs that nobody did
     if interrupted is not None:
         raise interrupted
+
+
+def until_tick(seconds: float) -> float:
+    """How long it is until the next tick of this process' clock, which ticks every so many seconds.
+
+    Who looks again and again sleeps until then: so a process that waits wakes up once for all of them, and processes
+    that were started together wake up at different times.
+    """
+    left = seconds - (asyncio.get_running_loop().time() + os.getpid() * 0.0137) % seconds
+    return left if left > TICK_ROUNDING_SECONDS else left + seconds
 
 
 class WaitingTasks:

@@ -18,33 +18,37 @@ For a worker, an upstream is in one of these states (upstream_health has the sta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
+from typing import Any
 
 from redis.asyncio import Redis
 
 from coordinator.errors import RedisUnavailable
+from coordinator.limits.change_signal import ChangeSignal
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverride, encode_rate
 from coordinator.limits.tally import Tally
 from coordinator.limits.upstream_health import log_refusals
+from coordinator.limits.upstream_state import Reservation, UpstreamState
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS
 from coordinator.redis.scripts import Argument, Script
 from coordinator.settings import ANY_UPSTREAM, LimitSettings
+from coordinator.tasks import run_until_first_ends
 
 # How far ahead slots are reserved, and after what delay a slot is not used any more.
 HORIZON_SECONDS = 0.2
 SLOT_EXPIRY_SECONDS = 0.05
-CHANGES_POLL_SECONDS = 0.05
+# Between two reads of the changes, at least: many upstreams may change at once.
+CHANGES_GAP_SECONDS = 0.05
 # While the whole run is paused, queues look again after so long; the change that ends it wakes them.
 PAUSED_RUN_LOOK_SECONDS = 60.0
-# A report goes with every fifth poll: a breaker and an "auto" rate need one four times a second.
-POLLS_PER_REPORT = 5
+# While there are results to report: a breaker and an "auto" rate need a report four times a second.
+REPORT_INTERVAL_SECONDS = 0.25
 # A report goes at once when so many responses in a row were refused: each of them may cost a key its outcome.
 REFUSALS_PER_REPORT = 10
 UPSTREAMS_PER_REPORT = 200
@@ -54,26 +58,6 @@ SLOT_MARGIN = 1.004
 FIELDS_PER_CHANGE = 8
 # Values that breaker returns for each breaker that refusals opened, or that good probes then closed.
 FIELDS_PER_BREAKER = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """When requests may leave, in seconds of the limiter's clock. Without slots, `again_at` is when to ask again."""
-
-    slots: tuple[float, ...]
-    again_at: float
-
-
-@dataclass(slots=True)
-class _UpstreamState:
-    """Pause, breaker and found rate of one upstream, as this process knows them. Times are on its clock."""
-
-    paused_until: float = 0.0
-    rising_until: float = 0.0
-    breaker_closed: bool = True
-    breaker_open_until: float = 0.0
-    unauthorized: bool = False
-    found_rate: float | None = None
 
 
 class Limiter:
@@ -101,14 +85,14 @@ class Limiter:
         self._changes_since = Script(client, "limits/changes_since", disposable=True)
         self._breaker = Script(client, "limits/breaker", disposable=True)
         self._auto_rate = Script(client, "limits/auto_rate", disposable=True)
-        self._states: dict[str, _UpstreamState] = {}
+        self._states: dict[str, UpstreamState] = {}
         self._overrides: dict[str, LimitOverride] = {}
         self._tallies: dict[str, Tally] = {}
         self._last_change = 0
         self.run_is_paused = False
         self._most_refused = most_refused
-        self._report_due = asyncio.Event()
-        self._polled = asyncio.Event()
+        self._signal, self._reading = ChangeSignal(client, keys), asyncio.Lock()
+        self._has_results, self._report_due, self._reported = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def needs_slots(self, upstream: str) -> bool:
         """Whether each request needs a slot now. If not, it may leave unless the upstream is paused."""
@@ -160,6 +144,7 @@ class Limiter:
         """
         if (tally := self._tallies.get(upstream)) is None:
             tally = self._tallies[upstream] = Tally()
+            self._has_results.set()
         tally.sent += sent
         tally.throttled += throttled
         tally.failed += failed
@@ -172,16 +157,20 @@ class Limiter:
         elif sent > undecided:
             tally.good_at = self.clock()
 
-    async def reserve(self, upstream: str, wanted: int) -> Reservation:
+    async def reserve(self, upstream: str, wanted: int, turn_at: float = 0.0) -> Reservation:
         """Reserve up to `wanted` slots: at most what the rate gives in 25 ms, and at most 200 ms ahead.
 
+        `turn_at` is the `again_at` of the last reservation, which had no slots: this turn is kept.
         Raises RedisUnavailable, RedisRefused.
         """
         limit = self._limit(upstream)
         with translate_redis_errors():
             granted, ahead_us, between_us = await self._reserve(
-                [self._keys.slots(upstream), self._keys.upstreams, self._keys.changes],
-                [upstream, wanted, encode_rate(limit), int(HORIZON_SECONDS * 1_000_000), SLOT_MARGIN],
+                [self._keys.slots(upstream), self._keys.upstreams, self._keys.changes, self._keys.changed],
+                [
+                    *(upstream, wanted, encode_rate(limit), int(HORIZON_SECONDS * 1_000_000), SLOT_MARGIN),
+                    int(1_000_000 * (turn_at - self.clock())) if turn_at else 0,
+                ],
             )
         first, interval = self.clock() + ahead_us / 1_000_000, float(between_us) / 1_000_000
         if granted and (state := self._state(upstream) if limit.auto else self._states.get(upstream)) is not None:
@@ -191,13 +180,13 @@ class Limiter:
 
     async def pause(self, upstream: str, seconds: float) -> None:
         """Stop all workers at this upstream. A pause can only become longer. Raises RedisUnavailable."""
-        self._prolong_pause(upstream, seconds, 0.0)
+        self._state(upstream).pause(self.clock() + seconds, 0.0)
         self.on_change()
         with translate_redis_errors():
             left_us, rise_us = await self._pause(
-                [self._keys.upstreams, self._keys.changes], [upstream, int(seconds * 1_000_000)]
+                [self._keys.upstreams, self._keys.changes, self._keys.changed], [upstream, int(seconds * 1_000_000)]
             )
-        self._prolong_pause(upstream, left_us / 1_000_000, rise_us / 1_000_000)
+        self._state(upstream).pause(self.clock() + left_us / 1_000_000, rise_us / 1_000_000)
 
     def slot_missed(self, upstream: str) -> None:
         """Say that a slot expired unused. If it was a probe's, the next report makes way for another probe."""
@@ -207,28 +196,40 @@ class Limiter:
     async def until_reported(self, upstream: str) -> None:
         """Wait until no row of refusals is left unreported: only then is it known whether the upstream is paused."""
         while (tally := self._tallies.get(upstream)) is not None and self._has_many_refusals(tally):
-            await self._polled.wait()
+            await self._reported.wait()
 
     async def watch(self) -> None:
-        """Until cancelled: read changes every 50 ms, and report the results of requests four times a second."""
-        polls = 0
+        """Until cancelled: read changes as they come, and report the results of requests four times a second.
+
+        While Redis is away there is no log line: each call that claims or completes writes one. Pauses that this
+        process knows go on.
+        """
+        await run_until_first_ends(self._watch_changes(), self._watch_results())
+
+    async def _watch_changes(self) -> None:
         while True:
             try:
-                if polls % POLLS_PER_REPORT == 0:
-                    await self._send_report()
                 await self._read_changes()
+                await asyncio.sleep(CHANGES_GAP_SECONDS)
+                await self._signal.wait()
             except RedisUnavailable:
-                # No log line: each call that claims or completes writes one. The pauses in this process go on.
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
-                continue
-            self._polled.set()  # wakes those who wait now, and no others
-            self._polled.clear()
-            polls += 1
+
+    async def _watch_results(self) -> None:
+        while True:
+            await self._has_results.wait()
             with suppress(TimeoutError):
-                async with asyncio.timeout(CHANGES_POLL_SECONDS):
+                async with asyncio.timeout(REPORT_INTERVAL_SECONDS):
                     await self._report_due.wait()
-                self._report_due.clear()
-                polls = 0
+            try:
+                await (self.refresh() if self._report_due.is_set() else self._send_report())
+            except RedisUnavailable:
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
+                self._has_results.set()
+                self._report_due.set()
+                continue
+            self._reported.set()  # wakes those who wait now, and no others
+            self._reported.clear()
 
     async def refresh(self) -> None:
         """Report results and read changes now; `watch` does it again and again. Raises RedisUnavailable."""
@@ -236,18 +237,22 @@ class Limiter:
         await self._read_changes()
 
     async def _read_changes(self) -> None:
-        with translate_redis_errors():
-            self._last_change, paused, *fields = await self._changes_since(
-                [self._keys.changes, self._keys.upstreams, self._keys.limits, self._keys.state], [self._last_change]
-            )
-        was_paused, self.run_is_paused = self.run_is_paused, bool(paused)
+        keys = [self._keys.changes, self._keys.upstreams, self._keys.limits, self._keys.state, self._keys.changed]
+        async with self._reading:
+            with translate_redis_errors():
+                self._last_change, self._signal.seen, paused, *fields = await self._changes_since(
+                    keys, [self._last_change]
+                )
+            self._apply_changes(bool(paused), fields)
+
+    def _apply_changes(self, paused: bool, fields: Sequence[Any]) -> None:
+        was_paused, self.run_is_paused = self.run_is_paused, paused
         for at in range(0, len(fields), FIELDS_PER_CHANGE):
             name, left_us, rise_us, breaker, probe_us, status, rate, concurrency = fields[at : at + FIELDS_PER_CHANGE]
             upstream = as_text(name)
-            state = self._prolong_pause(upstream, left_us / 1_000_000, rise_us / 1_000_000)
-            state.breaker_closed = not breaker
-            state.unauthorized = status > 0
-            state.breaker_open_until = self.clock() + probe_us / 1_000_000 if breaker == b"open" else 0.0
+            state, now = self._state(upstream), self.clock()
+            state.pause(now + left_us / 1_000_000, rise_us / 1_000_000)
+            state.set_breaker(breaker, now + probe_us / 1_000_000, status)
             self._overrides.pop(upstream, None)
             if (override := LimitOverride.decode(rate, concurrency)) is not None:
                 self._overrides[upstream] = override
@@ -256,6 +261,8 @@ class Limiter:
 
     async def _send_report(self) -> None:
         """Send the counts of all upstreams. A report that fails is not repeated: Redis may have it already."""
+        self._has_results.clear()
+        self._report_due.clear()
         while self._tallies:
             upstreams = list(islice(self._tallies, UPSTREAMS_PER_REPORT))
             breaker_report: list[Argument] = [self._most_refused]
@@ -266,7 +273,7 @@ class Limiter:
                 if limit.auto:
                     ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
                     auto_report += [upstream, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
-            shared_keys = [self._keys.upstreams, self._keys.changes, self._keys.limits]
+            shared_keys = [self._keys.upstreams, self._keys.changes, self._keys.limits, self._keys.changed]
             with translate_redis_errors():
                 changed = await self._breaker([*shared_keys, *map(self._keys.health, upstreams)], breaker_report)
                 if auto_report:
@@ -288,12 +295,5 @@ class Limiter:
             override = self._overrides.get(host) or self._overrides.get(ANY_UPSTREAM)
         return override.over(limit) if override is not None else limit
 
-    def _prolong_pause(self, upstream: str, seconds: float, rise_seconds: float) -> _UpstreamState:
-        # Never shortened: when Redis returned this, a pause that was set here may not have reached it yet.
-        state, until = self._state(upstream), self.clock() + seconds
-        state.paused_until = max(state.paused_until, until)
-        state.rising_until = max(state.rising_until, until + rise_seconds)
-        return state
-
-    def _state(self, upstream: str) -> _UpstreamState:
-        return self._states.setdefault(upstream, _UpstreamState())
+    def _state(self, upstream: str) -> UpstreamState:
+        return self._states.setdefault(upstream, UpstreamState())

@@ -68,7 +68,8 @@ class LimitOverrides:
         if concurrency is not KEEP:
             arguments += ["concurrency", concurrency]
         with translate_redis_errors():
-            changed = await self._override_limit([self._keys.state, self._keys.limits, self._keys.changes], arguments)
+            keys = [self._keys.state, self._keys.limits, self._keys.changes, self._keys.changed]
+            changed = await self._override_limit(keys, arguments)
         return bool(changed)
 
 

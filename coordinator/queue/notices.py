@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import SEEN_AFTER_END_SECONDS, RunKeys
 from coordinator.redis.retrying import retry_unavailable
+from coordinator.tasks import until_tick
 
 RECORD_INTERVAL_SECONDS = 1.0
 NOTHING_NULL: Mapping[str, float] = {}
@@ -59,7 +60,7 @@ class Notices:
         """Record the notices of this worker every second until cancelled; `record` them once more at the end."""
         while True:
             await self.record()
-            await asyncio.sleep(RECORD_INTERVAL_SECONDS)
+            await asyncio.sleep(until_tick(RECORD_INTERVAL_SECONDS))
 
     async def record(self) -> None:
         """Record the notices of this worker, if there are new ones. Waits while Redis does not respond."""

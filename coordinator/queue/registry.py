@@ -14,7 +14,7 @@ from coordinator.errors import RedisDamaged
 from coordinator.model import NOT_STEERED, Epoch, Outcome, RunState, Steering
 from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
-from coordinator.redis.keys import FIRST_CURSOR, RUNS, SEEN_AFTER_END_SECONDS, RunKeys
+from coordinator.redis.keys import CHANGED_KEPT_SECONDS, FIRST_CURSOR, RUNS, SEEN_AFTER_END_SECONDS, RunKeys
 
 # Redis closes a connection that sends a command with more than 1,048,576 arguments, and does nothing else meanwhile. A
 # run of 400 million keys has that number of buckets.
@@ -151,7 +151,10 @@ class Runs:
         """Let everybody who works on the run see how it is steered; nothing when this Redis does not know it."""
         if await self.find(name) is not None:
             with translate_redis_errors():
-                await self._client.hset(RunKeys(name).state, mapping=_steering_fields(steering))
+                keys = RunKeys(name)
+                await self._client.hset(keys.state, mapping=_steering_fields(steering))
+                await self._client.xadd(keys.changed, {"steering": ""}, maxlen=1, approximate=False)
+                await self._client.expire(keys.changed, CHANGED_KEPT_SECONDS)
 
     async def finish(self, record: RunRecord, counts: Mapping[Outcome, int]) -> None:
         """Mark a run complete with the final counts from Postgres, and delete all that only an unfinished run needs.

@@ -32,6 +32,7 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     …:null_columns     hash     the run and an hour       workers: table.column -> when it turned null, s since 1970
     …:notified         hash     an hour                   `run`, `coordinate`: events of which [notify] was done
     …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
+    …:changed          stream   a week                    the same: an entry that wakes who waits for a change
     …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or which worker fetches it
 
 A run that is cancelled, or that `prune` deletes, leaves none of them. Version 0.1.0 also wrote …:spec, the job. Nothing
@@ -47,6 +48,7 @@ RUNS = "shardcrawl:runs"
 FIRST_CURSOR = "0:0"
 # Who works on a run, on any machine, learns within seconds that it is complete; its command then shows how it ended.
 SEEN_AFTER_END_SECONDS = 3600
+CHANGED_KEPT_SECONDS = 604_800
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +138,17 @@ class RunKeys:
         return self._name("changes")
 
     @property
+    def changed(self) -> str:
+        return self._name("changed")
+
+    @property
     def quarantine(self) -> str:
         return self._name("quarantine")
 
     @property
     def limiting(self) -> tuple[str, ...]:
         """The limiter's keys for all upstreams together."""
-        return self.upstreams, self.limits, self.changes
+        return self.upstreams, self.limits, self.changes, self.changed
 
     @property
     def limiting_prefixes(self) -> tuple[str, ...]:

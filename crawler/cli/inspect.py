@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,12 +15,12 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from coordinator.errors import ShardcrawlError, UsageError, first_line, redacted
-from coordinator.model import RunCounts
-from coordinator.queue.registry import Runs
 from coordinator.redis.connection import connect_redis, translate_redis_errors
-from coordinator.status import RunSnapshot, read_counts, read_snapshot
+from coordinator.status import RunSnapshot
 from crawler.audit.auditor import audit
 from crawler.cli.display import screen
+from crawler.cli.display.live import watch_runs
+from crawler.cli.display.overview import Overview, snapshot_of, wanted_runs
 from crawler.cli.display.progress import byte_words, say
 from crawler.cli.display.snapshot import outcomes_json, print_snapshot, snapshot_json
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
@@ -31,7 +30,6 @@ from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, connect_reader
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
-from crawler.store.tables import RunTables
 
 # How a type becomes JSON. Postgres' own form of a numeric is a number, which most readers of JSON would round.
 _JSON_FORMS = {"numeric": "{}::text", "numeric[]": "{}::text[]", "bytea": "encode({}, 'hex')"}
@@ -41,8 +39,15 @@ _JSON_FORMS = {"numeric": "{}::text", "numeric[]": "{}::text[]", "bytea": "encod
 @click.argument("name", metavar="RUN", required=False)
 @place_options("warning")
 @json_option
-def status_command(name: str | None, as_json: bool, **options: Any) -> None:
+@click.option("--watch", "live", is_flag=True, help="Show it live in the terminal, until q or Ctrl-C.")
+def status_command(name: str | None, as_json: bool, live: bool, **options: Any) -> None:
     """Show where a run stands, or every run that is not complete. Example: shardcrawl status my-run --json"""
+    if live:
+        console = Console()
+        if as_json or not console.is_terminal or console.is_dumb_terminal:
+            raise UsageError("status --watch needs a terminal; a program calls `status --json` again and again")
+        run_async(_watch(place_from(options), name, console))
+        return
     found = run_async(_snapshots(place_from(options), name))
     if as_json:
         listed = [
@@ -229,11 +234,18 @@ async def _query_place(place: Place, statement: str, form: str | None) -> None:
 async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, StoredRun]]:
     """One run, or every unfinished one, as Redis and as Postgres has it. Raises UsageError for an unknown run."""
     async with _known_runs(place) as (client, connection, stored):
-        wanted = [run for run in stored if (run.name == name if name else run.unfinished)]
-        if name and not wanted:
-            known = ", ".join(run.name for run in stored) or "none"
-            raise UsageError(f"no run {name}; known runs: {known}")
-        return [(await _snapshot_of(client, connection, run), run) for run in wanted]
+        return [(await snapshot_of(client, connection, run), run) for run in wanted_runs(stored, name)]
+
+
+async def _watch(place: Place, name: str | None, console: Console) -> None:
+    """Show one run, or every unfinished one, live. Raises UsageError for an unknown run."""
+    async with services(place, share=True) as addresses:
+        connection, client = await connect_postgres(addresses.database), connect_redis(addresses.redis)
+        try:
+            await watch_runs(Overview(client, connection, name), console)
+        finally:
+            await client.aclose()
+            connection.terminate()
 
 
 async def all_runs(place: Place) -> list[dict[str, Any]]:
@@ -242,7 +254,7 @@ async def all_runs(place: Place) -> list[dict[str, Any]]:
         sizes = await run_sizes(connection)
         runs = []
         for run in stored:
-            outcomes = (await _snapshot_of(client, connection, run)).counts.outcomes if run.unfinished else run.counts
+            outcomes = (await snapshot_of(client, connection, run)).counts.outcomes if run.unfinished else run.counts
             size, current = sizes.get(run.run_id, (0, False))
             runs.append(
                 {"run_id": run.run_id, "name": run.name, "corpus": run.corpus, "state": run.state.value}
@@ -251,21 +263,6 @@ async def all_runs(place: Place) -> list[dict[str, Any]]:
                 | {"created_at": run.created_at, "finished_at": run.finished_at}
             )
         return runs
-
-
-async def _snapshot_of(client: Redis, connection: PostgresConnection, run: StoredRun) -> RunSnapshot:
-    """A run as Redis knows it; as Postgres does, without workers, once it is complete, when Redis lost it, and when
-    `retry` has put keys back that Redis does not know of.
-    """
-    in_redis, total = await Runs(client).find(run.name), run.record.total if run.record else None
-    if run.unfinished:
-        if in_redis is not None and in_redis.epoch == run.epoch:
-            return await read_snapshot(client, run.name, total)
-        outcomes, _ = await Catalogue(connection).outcomes_so_far(RunTables.of(run))
-        return RunSnapshot(run.name, run.state, RunCounts(total, outcomes=dict(outcomes)), workers=0, leader=None)
-    live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
-    final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
-    return RunSnapshot(run.name, run.state, final, workers=0, leader=None)
 
 
 @asynccontextmanager

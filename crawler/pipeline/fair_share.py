@@ -69,9 +69,11 @@ class Room:
         self._limiter = limiter
         self._fair_share = FairShare()
 
-    def resize(self, presence: Presence) -> None:
-        """Take this worker's share from its last heartbeat."""
-        self._fair_share = self._fair_share.after_heartbeat(presence.rank, presence.size, presence.turn)
+    def resize(self, presence: Presence) -> bool:
+        """Take this worker's share from its last heartbeat; returns whether it is another one."""
+        before = self._fair_share
+        self._fair_share = before.after_heartbeat(presence.rank, presence.size, presence.turn)
+        return self._fair_share != before
 
     def add(self, upstream: str, *, reached: bool) -> None:
         """Say whether a request reached an upstream that has not responded before."""

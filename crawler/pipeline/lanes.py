@@ -12,7 +12,7 @@ from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.unreachable import UnreachableUpstream, UnreachableUpstreams
 from coordinator.stages.constraint import Constraint
 from coordinator.stages.timing import Timing
-from coordinator.tasks import cancel_and_wait
+from coordinator.tasks import cancel_and_wait, until_tick
 from crawler.fetch.attempt import Defer, FetchResult, Lane, RetryInPlace
 from crawler.fetch.faults import fault_words
 from crawler.fetch.fetcher import Fetcher
@@ -25,8 +25,9 @@ from crawler.pipeline.scheduler import Scheduler
 from crawler.telemetry.stage_watch import Look
 from crawler.transform.stage import TransformStage
 
-# How often slow requests are looked for.
+# How often slow requests are looked for; while nothing is in flight, how often it is looked whether that has changed.
 LOOK_SECONDS = 0.05
+IDLE_LOOK_SECONDS = 0.25
 # To see which queue is the longest, so many of them are looked at.
 MAX_LOOKED_AT = 50
 
@@ -220,7 +221,8 @@ class Lanes:
 
     async def _lend_slow_lanes(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            in_flight = any(lane.upstream is not None for lane in self._tasks.values())
+            await asyncio.sleep(LOOK_SECONDS if in_flight else until_tick(IDLE_LOOK_SECONDS))
             slow_since = self._clock() - SLOW_SECONDS
             for lane in self._tasks.values():
                 if lane.upstream is not None and not lane.slow and lane.began_at <= slow_since:

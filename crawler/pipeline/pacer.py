@@ -10,6 +10,7 @@ from collections.abc import Callable
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.limiter import SLOT_EXPIRY_SECONDS, Limiter
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS
+from coordinator.tasks import until_tick
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Pacer:
     ever. A slot is a time on the limiter's clock, in seconds.
     """
 
-    __slots__ = ("_limiter", "_not_before", "_on_reserved", "_reserving", "_slots", "_upstream", "_wanted")
+    __slots__ = ("_limiter", "_not_before", "_on_reserved", "_reserving", "_slots", "_turn_at", "_upstream", "_wanted")
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Pacer:
         self._on_reserved = on_reserved
         self._slots: deque[float] = deque()
         self._reserving: asyncio.Task[None] | None = None
-        self._not_before = 0.0
+        self._not_before = self._turn_at = 0.0
 
     def take_slot(self) -> float | None:
         """Take the next slot, None when none is reserved.
@@ -93,15 +94,16 @@ class Pacer:
         clock = self._limiter.clock
         while not self._slots and (wanted := self._wanted()):
             if (wait := self._not_before - clock()) > 0:
-                await asyncio.sleep(min(wait, RECHECK_SECONDS))
+                await asyncio.sleep(min(wait, until_tick(RECHECK_SECONDS)))
                 continue
             try:
-                reservation = await self._limiter.reserve(self._upstream, wanted)
+                reservation = await self._limiter.reserve(self._upstream, wanted, self._turn_at)
             except RedisUnavailable as error:
                 logger.warning("rate limit of %s waits for Redis: %s", self._upstream, error)
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
                 continue
             self._slots.extend(reservation.slots)
+            self._turn_at = 0.0 if reservation.slots else reservation.again_at
             if not reservation.slots:
                 self._not_before = max(reservation.again_at, clock() + 0.001)
             elif reservation.slots[0] - clock() > SLOT_GATHER_SECONDS:

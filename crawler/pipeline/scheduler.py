@@ -177,8 +177,8 @@ class Scheduler:
 
     def resize(self, presence: Presence) -> None:
         """Take this worker's share of each upstream's concurrency from its last heartbeat."""
-        self._room.resize(presence)
-        self.limits_changed()
+        if self._room.resize(presence):
+            self.limits_changed()
 
     def limits_changed(self) -> None:
         """Look at every queue again: a limit, a pause, a breaker or the fair share has changed."""

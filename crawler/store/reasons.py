@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
+import asyncpg
 import orjson
 
 from coordinator.model import Outcome
@@ -16,6 +18,8 @@ from crawler.store.tables import RunTables
 
 # Reasons that are kept for each outcome. The rest is counted together.
 KEPT_REASONS = 10
+# Newest failures that are shown to who looks at a run.
+SHOWN_FAILURES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,16 @@ class ReasonCount:
     reason: str | None
     keys: int
     denied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A key that failed or was refused, why, and when its page was fetched."""
+
+    outcome: Outcome
+    key: str
+    reason: str | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,18 @@ async def count_outcomes(
         if outcome in (Outcome.REFUSED, Outcome.FAILED):
             reasons.append(ReasonCount(Outcome(outcome), reason, keys, denied))
     return dict(counts), tuple(reasons)
+
+
+async def newest_failures(connection: PostgresConnection, tables: RunTables) -> tuple[Failure, ...]:
+    """The last keys that failed or were refused, the newest first; () when the run has no table of pages.
+
+    Looks only at the last rows of the table, however large it is. Raises what asyncpg does.
+    """
+    try:
+        rows = await connection.fetch(query("newest-failures", part=tables.pages), tables.pages, SHOWN_FAILURES)
+    except asyncpg.UndefinedTableError:  # nobody has begun it, or it was pruned meanwhile
+        return ()
+    return tuple(Failure(Outcome(outcome), key, reason, at) for outcome, key, reason, at in rows)
 
 
 def encode_reasons(reasons: Sequence[ReasonCount]) -> str:

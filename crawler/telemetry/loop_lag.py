@@ -6,10 +6,12 @@ import asyncio
 import logging
 from time import monotonic
 
+from coordinator.tasks import until_tick
+
 logger = logging.getLogger(__name__)
 
 # Between two samples, of which each costs about 10 microseconds. A lag is measured at most this much too short.
-SAMPLE_INTERVAL_SECONDS = 0.02
+SAMPLE_INTERVAL_SECONDS = 0.25
 # A lag that is worth a warning. A worker's lease ends after ten times as long.
 LONG_LAG_SECONDS = 1.0
 _MAX_COUNTED_MS = 1000
@@ -23,7 +25,7 @@ class LoopLag:
         self.largest = 0.0
 
     async def watch(self) -> None:
-        """Sample fifty times a second until cancelled. By a callback: waking a coroutine takes three times as long."""
+        """Sample four times a second until cancelled. By a callback: waking a coroutine takes three times as long."""
         self._timer = self._next_sample()
         try:
             await asyncio.get_running_loop().create_future()
@@ -34,9 +36,8 @@ class LoopLag:
             )
 
     def _next_sample(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(
-            SAMPLE_INTERVAL_SECONDS, self._sample, monotonic() + SAMPLE_INTERVAL_SECONDS
-        )
+        wait = until_tick(SAMPLE_INTERVAL_SECONDS)
+        return asyncio.get_running_loop().call_later(wait, self._sample, monotonic() + wait)
 
     def _sample(self, due: float) -> None:
         self.record(monotonic() - due)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from coordinator.stages.constraint import Constraint, Held
 from coordinator.stages.figures import StageFigures, WorkerFigures
+from coordinator.tasks import until_tick
 from crawler.telemetry.timings import Timings
 
 LOOK_INTERVAL_SECONDS = 0.25
@@ -119,7 +120,7 @@ class StageWatch:
         """Look again and again until cancelled."""
         while True:
             self.sample(wanted_seconds())
-            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+            await asyncio.sleep(until_tick(LOOK_INTERVAL_SECONDS))
 
     def sample(self, loop_seconds: float) -> None:
         """Look once. `loop_seconds` is for how long the loop has wanted the processor in all."""

@@ -64,7 +64,7 @@ class ScriptedLimiter:
     def report(self, upstream: str, **what: Any) -> None:
         self.reports.append((upstream, what))
 
-    async def reserve(self, upstream: str, wanted: int) -> Reservation:
+    async def reserve(self, upstream: str, wanted: int, turn_at: float = 0.0) -> Reservation:
         self.calls.append(self.clock())
         await asyncio.sleep(self.latency)
         if self.errors:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
 
-from coordinator.limits.limiter import CHANGES_POLL_SECONDS, POLLS_PER_REPORT, Limiter
+from coordinator.limits.limiter import CHANGES_GAP_SECONDS, REPORT_INTERVAL_SECONDS, Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import source
@@ -16,6 +16,7 @@ from coordinator.settings import LimitSettings
 BEGIN_SECONDS = 1_700_000_000.0
 UPSTREAM = "example.org"
 SCRIPTS = ("reserve", "pause", "changes_since", "breaker", "auto_rate")
+READS_PER_REPORT = round(REPORT_INTERVAL_SECONDS / CHANGES_GAP_SECONDS)
 OK, THROTTLED, FAILED = "ok", "throttled", "failed"
 SLOTS_WANTED = 200
 # The pause after a 429 that names no time, as fetch/retry has it.
@@ -78,7 +79,7 @@ class Worker:
         self.limiter = limiter
         self._fleet = fleet
         self._slots: list[float] = []
-        self._ask_at = 0.0
+        self._ask_at = self._turn_at = 0.0
         self._responses: list[tuple[float, str, float]] = []
         limiter.on_change = self.ask_now
 
@@ -107,7 +108,8 @@ class Worker:
                 heapq.heappush(self._responses, (now + took, what, took))
         else:
             await self._fleet.clock.set(now)
-            reservation = await self.limiter.reserve(UPSTREAM, SLOTS_WANTED)
+            reservation = await self.limiter.reserve(UPSTREAM, SLOTS_WANTED, self._turn_at)
+            self._turn_at = 0.0 if reservation.slots else reservation.again_at
             self._slots, self._ask_at = list(reservation.slots), max(reservation.again_at, now + 0.001)
 
 
@@ -135,11 +137,11 @@ class Fleet:
         """Let the workers work until that time."""
         while self.clock() < until:
             for number, worker in enumerate(self._workers):
-                if (self._polls + number) % POLLS_PER_REPORT == 0:
+                if (self._polls + number) % READS_PER_REPORT == 0:
                     await worker.limiter._send_report()
                 await worker.limiter._read_changes()
             self._polls += 1
-            ends = self.clock() + CHANGES_POLL_SECONDS
+            ends = self.clock() + CHANGES_GAP_SECONDS
             while (worker := min(self._workers, key=Worker.next)).next() < ends:
                 self.clock.advance(worker.next())
                 await worker.act()

@@ -7,7 +7,8 @@
 -- Refused responses are in a row when no worker had a good one since the first of them came, whoever reports first.
 -- KEYS[1] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- KEYS[2] changes (zset: upstream -> number of its last change)   KEYS[3] limits: only its lifetime is extended
--- KEYS[4..] health of each reported upstream (string: msgpack of {seconds: {{second, sent, failed}, …}, refused: how
+-- KEYS[4] changed (stream: its last entry wakes the workers)
+-- KEYS[5..] health of each reported upstream (string: msgpack of {seconds: {{second, sent, failed}, …}, refused: how
 --   many responses in a row were refused, row_us: when the first of them came, most: how many of them open its breaker})
 -- ARGV[1] refused responses in a row that open a breaker, 0: none do
 -- ARGV[2..] for each of the upstreams: its name, requests sent, requests failed, responses that decided their keys, how
@@ -25,11 +26,12 @@ local GOOD_PROBES = 3
 local MORE_REFUSALS = 4
 local RISE_US = 5000000
 local REFUSED_KEPT_SECONDS = 86400
-local FIRST_HEALTH_AT = 4
+local FIRST_HEALTH_AT = 5
 local ARGUMENTS_EACH = 8
 local upstreams_key = KEYS[1]
 local changes_key = KEYS[2]
 local limits_key = KEYS[3]
+local changed_key = KEYS[4]
 local most_refused = tonumber(ARGV[1])
 -- include: clock
 -- include: upstream_record

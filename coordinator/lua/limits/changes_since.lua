@@ -3,16 +3,17 @@
 -- KEYS[1] changes (zset: upstream -> number of its last change)
 -- KEYS[2] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- KEYS[3] limits (hash: "rate UPSTREAM" -> msgpack {auto, {{count, seconds}, …}}; "concurrency UPSTREAM" -> number)
--- KEYS[4] state
+-- KEYS[4] state   KEYS[5] changed (stream: its last entry wakes the workers)
 -- ARGV[1] number of the last change that is known
--- Returns {number of the last change that is listed, 1 if the run is paused, then for each upstream that changed: its name, µs until its pause ends (negative
---   when it has ended), µs for which the rate rises after it, breaker "" | "open" | "probing", µs until its next probe,
+-- Returns {number of the last change that is listed, id of the last entry of changed, 1 if the run is paused, then for
+--   each upstream that changed: its name, µs until its pause ends (negative when it has ended), µs for which the rate rises after it, breaker "" | "open" | "probing", µs until its next probe,
 --   the status of the refusals that opened it or 0, rate or "", concurrency or ""}
 
 local changes_key = KEYS[1]
 local upstreams_key = KEYS[2]
 local limits_key = KEYS[3]
 local state_key = KEYS[4]
+local changed_key = KEYS[5]
 local known = tonumber(ARGV[1])
 local MOST_CHANGES = 1e15
 local MOST_LISTED = 1000
@@ -32,7 +33,8 @@ end
 if known > last then known = 0 end -- Redis lost its changes meanwhile: list all
 local changed = redis.call('ZRANGEBYSCORE', changes_key, '(' .. known, '+inf', 'WITHSCORES', 'LIMIT', 0, MOST_LISTED)
 if #changed == 2 * MOST_LISTED then last = tonumber(changed[#changed]) end
-local result = {last, redis.call('HGET', state_key, 'paused') == '1' and 1 or 0}
+local entry = redis.call('XREVRANGE', changed_key, '+', '-', 'COUNT', 1)[1]
+local result = {last, entry and entry[1] or '0-0', redis.call('HGET', state_key, 'paused') == '1' and 1 or 0}
 for index = 1, #changed, 2 do
   local upstream = changed[index]
   local record = read_record(upstream)

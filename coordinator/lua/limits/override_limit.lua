@@ -1,12 +1,14 @@
 -- Purpose: change the limit of one upstream for all workers while the run goes on.
 -- KEYS[1] state (hash)   KEYS[2] limits (hash, see changes_since)
 -- KEYS[3] changes (zset: upstream -> number of its last change)
+-- KEYS[4] changed (stream: its last entry wakes the workers)
 -- ARGV[1] upstream   ARGV[2..] pairs: "rate" or "concurrency", its value, or empty for the job's own
 -- Returns 1, or 0 when the run is complete or this Redis does not know it
 
 local state_key = KEYS[1]
 local limits_key = KEYS[2]
 local changes_key = KEYS[3]
+local changed_key = KEYS[4]
 local upstream = ARGV[1]
 -- include: bump_change
 -- include: keep_a_week

@@ -5,12 +5,16 @@
 -- burst would have to keep its lasting rate lower by what the burst lets through at once.
 -- After a pause the rate rises: from a quarter to all of it; without a rate from 10/s to 10,000/s, then without a bound.
 -- While the breaker is not closed, one probe at a time is granted.
--- KEYS[1] slots (hash: last -> the last slot, µs; LENGTH:N -> "bucket count" of a window)
+-- Who gets no slot gets a turn to ask again: else all workers would ask whenever one slot is free. A turn binds nobody.
+-- Turns are closer together than the slots, because some workers die, or have no request any more.
+-- KEYS[1] slots (hash: last -> the last slot, µs; turn -> "µs interval" of the last turn; LENGTH:N -> "bucket count" of a window)
 -- KEYS[2] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- KEYS[3] changes (zset: upstream -> number of its last change)
+-- KEYS[4] changed (stream: its last entry wakes the workers)
 -- ARGV[1] upstream   ARGV[2] slots wanted   ARGV[3] msgpack {auto, {{count, seconds}, …} shortest first}
 -- ARGV[4] horizon, µs: how far ahead slots may be reserved
 -- ARGV[5] margin: the factor by which slots are further apart than the rate says
+-- ARGV[6] µs until the turn that the worker has already; 0 or less: it has none
 -- Returns {granted, µs from now to the first, µs between them as text} | {0, µs until it is worth asking again, '0'}
 -- Times have 16 digits, which Lua's own conversion would round: they are formatted with %.0f.
 
@@ -22,15 +26,20 @@ local RISE_FIRST_RATE = 10
 local RISE_GROWTH = 1000
 local PROBE_TIMEOUT_US = 30000000
 local SLOTS_KEPT_MS = 60000
+local TURN_SHARE = 0.8
+local MOST_TURN_US = 2000000
+local ROUNDING_US = 100
 local MOST_DIGITS = 32 -- of a bucket's number and count
 local slots_key = KEYS[1]
 local upstreams_key = KEYS[2]
 local changes_key = KEYS[3]
+local changed_key = KEYS[4]
 local upstream = ARGV[1]
 local wanted = tonumber(ARGV[2])
 local auto, windows = unpack(cmsgpack.unpack(ARGV[3]))
 local horizon_us = tonumber(ARGV[4])
 local margin = tonumber(ARGV[5])
+local own_turn_us = tonumber(ARGV[6])
 -- include: clock
 -- include: upstream_record
 -- include: bump_change
@@ -73,14 +82,38 @@ if rise_us > 0 and risen < 1 then
 end
 interval_us = interval_us * margin
 local first_us = math.max(last_slot_us + interval_us, pause_end_us, now_us)
+local most_granted = interval_us > 0 and math.max(1, math.floor(LONGEST_GRANT_US / interval_us + 0.5)) or wanted
+local turn_spacing_us = TURN_SHARE * interval_us * math.min(wanted, most_granted)
+local interval_text = string.format('%.3f', interval_us)
+
+-- The last turn that was given, 0 without one. Turns of another rate are void, and so are those that are not ours.
+local function read_turn()
+  local text = redis.call('HGET', slots_key, 'turn') or ''
+  local last_turn, of_interval = string.match(text, '^(%d+) (%S+)$')
+  if of_interval ~= interval_text or #text > 2 * MOST_DIGITS then return 0 end
+  return tonumber(last_turn) <= now_us + MOST_TURN_US and tonumber(last_turn) or 0
+end
+
+local function write_turn(turn_us)
+  redis.call('HSET', slots_key, 'turn', string.format('%.0f %s', turn_us, interval_text))
+end
+
+local last_turn_us = read_turn()
 if first_us > latest_us then
-  return {0, math.ceil(first_us - latest_us), '0'}
+  -- Of a low rate a turn that comes late costs a slot. Who comes a little before its turn, as clocks are rounded, keeps it.
+  local without_turns = interval_us == 0 or interval_us > horizon_us or pause_end_us > latest_us
+  if without_turns or first_us - latest_us < ROUNDING_US then
+    return nothing_until(first_us - horizon_us)
+  end
+  if own_turn_us > 0 and now_us + own_turn_us <= last_turn_us then return {0, own_turn_us, '0'} end
+  local next_turn_us = math.min(last_turn_us + turn_spacing_us, now_us + MOST_TURN_US)
+  write_turn(math.max(first_us - horizon_us, next_turn_us))
+  return nothing_until(math.max(first_us - horizon_us, next_turn_us))
 end
 
 local granted = wanted
 if interval_us > 0 then
   local before_horizon = math.floor((latest_us - first_us) / interval_us) + 1
-  local most_granted = math.max(1, math.floor(LONGEST_GRANT_US / interval_us + 0.5))
   granted = math.min(wanted, before_horizon, most_granted)
 end
 
@@ -128,6 +161,8 @@ end
 for _, one in ipairs(counted) do
   redis.call('HSET', slots_key, one.field, string.format('%.0f %.0f', one.bucket, one.before + granted))
 end
+-- It does not need its turn any more: the next one who gets a turn has it.
+if own_turn_us > 0 and last_turn_us > 0 then write_turn(math.max(0, last_turn_us - turn_spacing_us)) end
 redis.call('HSET', slots_key, 'last', string.format('%.3f', first_us + (granted - 1) * interval_us))
 redis.call('PEXPIRE', slots_key, math.ceil(lifetime_ms))
 if breaker then

@@ -29,6 +29,12 @@ NO_TIMES = StageTiming((), 0.0)
 
 def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
     """Print one run's snapshot."""
+    for table in snapshot_tables(snapshot):
+        console.print(table, markup=False)
+
+
+def snapshot_tables(snapshot: RunSnapshot) -> list[Table]:
+    """One run's snapshot: a row for each thing that there is to say, then its stages."""
     counts = snapshot.counts
     deferred = f", {counts.deferred:,} of them deferred" if counts.deferred else ""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -58,9 +64,7 @@ def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
         table.add_row("column", column.summary)
     for cause in snapshot.waits:
         table.add_row("waits for", cause)
-    console.print(table, markup=False)
-    if snapshot.figures.stages:
-        console.print(_stages_table(snapshot), markup=False)
+    return [table, _stages_table(snapshot)] if snapshot.figures.stages else [table]
 
 
 def _pace_words(snapshot: RunSnapshot) -> str:

@@ -516,3 +516,13 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = $1 AND n.nspname LIKE 'pg\_temp\_%' AND n.oid <> pg_my_temp_schema()
   AND (current_setting('server_version_num')::int < 160000
        OR pg_stat_get_backend_pid(substring(n.nspname FROM '\d+$')::int) IS NOT NULL);
+
+-- name: newest-failures
+-- Bounded: a part grows at its end, and only its last 1,000 blocks (8 MB) are read. $1 is its quoted name.
+SELECT outcome, key, reason, fetched_at
+FROM {part}
+WHERE ctid >= (SELECT pg_catalog.format('(%s,0)', greatest(0, pg_catalog.pg_relation_size($1::pg_catalog.regclass)
+    / pg_catalog.current_setting('block_size')::bigint - 1000))::pg_catalog.tid)
+  AND outcome IN ('failed', 'refused')
+ORDER BY fetched_at DESC
+LIMIT $2;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
@@ -16,6 +17,8 @@ from coordinator.errors import RedisUnavailable
 from coordinator.limits.limiter import HORIZON_SECONDS, SLOT_MARGIN, Limiter
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import LimitOverrides
+from coordinator.model import Steering
+from coordinator.queue.registry import Runs
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Argument
 from coordinator.settings import LimitSettings, Window
@@ -60,10 +63,12 @@ async def watching(limiter: Limiter) -> AsyncIterator[None]:
 async def all_slots(clock: RedisClock, limiters: Sequence[Limiter], until: float, wanted: int = 1000) -> list[float]:
     """Every slot that these workers get until then, each asking again when its reservation says so."""
     slots: list[float] = []
+    turns = [0.0] * len(limiters)
     while clock() < until:
         again = until
-        for limiter in limiters:
-            reservation = await limiter.reserve(UPSTREAM, wanted)
+        for number, limiter in enumerate(limiters):
+            reservation = await limiter.reserve(UPSTREAM, wanted, turns[number])
+            turns[number] = 0.0 if reservation.slots else reservation.again_at
             slots += reservation.slots
             again = min(again, reservation.again_at if not reservation.slots else reservation.slots[0])
         await clock.set(max(again, clock() + 0.001))
@@ -114,6 +119,26 @@ async def test_no_slot_is_reserved_more_than_200_ms_ahead_nor_more_than_a_share_
     assert max(len(slots) for slots in reservations) <= max(1, round(rate * 0.025))
     assert reservations[-1][-1] <= clock() + HORIZON_SECONDS + MICRO
     assert reservations[-1][-1] + SLOT_MARGIN / rate > clock() + HORIZON_SECONDS, "the horizon is used"
+
+
+@pytest.mark.parametrize(("workers", "rate"), [(2, 3.0), (3, 5.1), (8, 50.0), (64, 50.0)])
+async def test_workers_take_turns_in_asking_and_lose_none_of_the_rate(
+    redis: Redis, clock: RedisClock, workers: int, rate: float
+) -> None:
+    limiters = [clock.limiter(KEYS, a_second(rate)) for _ in range(workers)]
+    due = [(100.0, number) for number in range(workers)]
+    turns, slots, calls = [0.0] * workers, list[float](), 0
+    while (at := heapq.heappop(due))[0] < 110.0:
+        number = at[1]
+        await clock.set(max(at[0], clock()) + 0.0005)
+        reservation = await limiters[number].reserve(UPSTREAM, 4, turns[number])
+        calls += 1
+        slots += reservation.slots
+        turns[number] = 0.0 if reservation.slots else reservation.again_at
+        heapq.heappush(due, (turns[number] or reservation.slots[-1], number))
+    late = [slot for slot in sorted(slots) if slot >= 103.0]
+    assert (len(late) - 1) / (late[-1] - late[0]) == pytest.approx(rate / SLOT_MARGIN, rel=0.01)
+    assert calls < 4 * len(slots) + workers, "and hardly ask for nothing"
 
 
 async def test_a_worker_gets_no_more_than_it_wants(redis: Redis, clock: RedisClock) -> None:
@@ -227,6 +252,18 @@ async def test_a_pause_of_one_worker_is_seen_by_the_others(redis: Redis) -> None
         await eventually(lambda: two.resumes_at("another") > monotonic() + 20, "and of the next one")
     assert two.resumes_at(UPSTREAM) == pytest.approx(one.resumes_at(UPSTREAM), abs=5)
     assert two.resumes_at("a third") <= monotonic()
+
+
+async def test_who_waits_for_changes_is_woken_by_a_pause_and_by_steering(redis: Redis) -> None:
+    await redis.hset(KEYS.state, mapping={"state": "running", "epoch": "e"})
+    limiter = limiter_of(redis)
+    limiter._signal._block_ms = 0  # for ever
+    changes = (lambda: limiter_of(redis).pause(UPSTREAM, 1.0), lambda: Runs(redis).steer(KEYS.run, Steering(True)))
+    for change in changes:
+        await limiter.refresh()
+        waiting = asyncio.create_task(limiter._signal.wait())
+        await change()
+        await asyncio.wait_for(waiting, 20)
 
 
 async def test_a_look_that_finds_nothing_new_changes_nothing(redis: Redis, clock: RedisClock) -> None:

@@ -19,6 +19,15 @@ def test_schema_prints_the_schema_of_the_job_file() -> None:
     Draft202012Validator.check_schema(printed)
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_is_watched_in_a_terminal_only(options: list[str]) -> None:
+    result = CliRunner().invoke(main, ["status", "--watch", *options])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: status --watch needs a terminal; a program calls `status --json` again and again\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

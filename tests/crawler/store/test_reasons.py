@@ -10,7 +10,16 @@ from coordinator.model import Epoch, Outcome
 from crawler.model import Page
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection
-from crawler.store.reasons import KEPT_REASONS, PagesToRetry, ReasonCount, count_outcomes, decode_reasons
+from crawler.store.queries import query
+from crawler.store.reasons import (
+    KEPT_REASONS,
+    SHOWN_FAILURES,
+    PagesToRetry,
+    ReasonCount,
+    count_outcomes,
+    decode_reasons,
+    newest_failures,
+)
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page, finished
@@ -101,6 +110,22 @@ async def test_only_the_usual_reasons_are_kept_and_all_keys_are_counted(
     assert len(failed) == KEPT_REASONS + 1
     assert {(one.reason, one.keys) for one in failed} >= {(None, 35 - 5 - (KEPT_REASONS - 1)), ("status 503", 5)}
     assert {one.reason for one in reasons if one.denied} == {"status 401", "status 403", "status 407", "status 451"}
+
+
+async def test_the_newest_failures_are_found_at_the_end_of_the_table(
+    connection: PostgresConnection, database: str
+) -> None:
+    ends = ((FAILED, 200, "first"), (STORED, 200, None), (REFUSED, 401, "status 401"), (GONE, 404, None))
+    run_id = await a_run(connection, database, *ends, *((FAILED, 500, "status 500") for _ in range(20)))
+    tables = RunTables(run_id)
+    found = await newest_failures(connection, tables)
+    assert len(found) == SHOWN_FAILURES
+    assert found[0].at >= found[-1].at
+    assert {one.reason for one in found} <= {"first", "status 401", "status 500"}
+    statement = query("newest-failures", part=tables.pages).replace("$1", f"'{tables.pages}'").replace("$2", "5")
+    plan = await connection.fetch(f"EXPLAIN {statement}")
+    assert any("Tid Range Scan" in line for (line,) in plan), "a large table is not read whole"
+    assert await newest_failures(connection, RunTables(10**6)) == ()
 
 
 async def test_the_reasons_of_a_complete_run_are_kept_with_it(connection: PostgresConnection, database: str) -> None:
