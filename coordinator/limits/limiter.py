@@ -82,7 +82,7 @@ class Limiter:
         self.on_change: Callable[[], None] = lambda: None
         self._reserve = Script(client, "limits/reserve", disposable=True)
         self._pause = Script(client, "limits/pause", disposable=True)
-        self._changes_since = Script(client, "limits/changes_since", disposable=True)
+        self._changes_since = Script(client, "limits/changes_since", disposable=True, keeps=[keys.state])
         self._breaker = Script(client, "limits/breaker", disposable=True)
         self._auto_rate = Script(client, "limits/auto_rate", disposable=True)
         self._states: dict[str, UpstreamState] = {}

@@ -204,6 +204,7 @@ class RunKeys:
         """Every key of the run but those of the limiter and of robots.txt, which expire by themselves."""
         yield self._name("spec")  # of version 0.1.0
         yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns, self.timings)
+        yield self.notified
         yield from self.queue(shards)
         yield from self.done_buckets(range(buckets))
 

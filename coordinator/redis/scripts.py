@@ -36,14 +36,14 @@ def _read(name: str) -> str:
 class Script:
     """One script. It is called by its SHA-1 (EVALSHA), and loaded again when Redis does not have it any more.
 
-    The keys of one that is `disposable` can be done without: when another program has put something else there, they
-    are deleted, and it begins anew.
+    The keys of one that is `disposable` can be done without, but those that it `keeps`: when another program has put
+    something else there, they are deleted, and it begins anew.
     """
 
-    def __init__(self, client: Redis, name: str, *, disposable: bool = False) -> None:
+    def __init__(self, client: Redis, name: str, *, disposable: bool = False, keeps: Sequence[str] = ()) -> None:
         self._client = client
         self._script = client.register_script(source(name))
-        self._disposable = disposable
+        self._disposable, self._keeps = disposable, keeps
         self.name = name
 
     def __repr__(self) -> str:
@@ -57,5 +57,5 @@ class Script:
             if not self._disposable or not is_damage(error):
                 raise
             logger.warning("Redis has something else where %s keeps its state; it is deleted: %s", self.name, error)
-            await self._client.unlink(*keys)
+            await self._client.unlink(*(key for key in keys if key not in self._keeps))
             return await self._script(keys=list(keys), args=list(arguments))

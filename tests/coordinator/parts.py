@@ -35,7 +35,7 @@ from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
 from coordinator.queue.streams import Completion, FinishedBlock, Streams
 from coordinator.queue.wire import Deferral, decode_block
-from coordinator.redis.keys import RunKeys
+from coordinator.redis.keys import SEEN_AFTER_END_SECONDS, RunKeys
 from coordinator.redis.scripts import Argument, Script
 from coordinator.roles.election import Election
 from coordinator.settings import LimitSettings, Window
@@ -202,6 +202,8 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     await robots.store("https://example.org", b"found", 3600.0)
     await LoggedUpstreams(redis, run.keys).add("dead.example")
     await Notices(redis, run.keys).add([HOST], {"facts.n": 1.0})
+    await redis.hset(run.keys.notified, "stalled 7", "1")
+    await redis.expire(run.keys.notified, SEEN_AFTER_END_SECONDS)
     await Frontier(redis, run.keys, run.layout, run.record.epoch).add([FoundBatch(7, 1, 3)])
     await KnownSet(redis, run.keys, run.layout, run.record.epoch).mark([digest("found")])
     return run
