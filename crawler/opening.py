@@ -208,7 +208,11 @@ async def _rebuild(
 ) -> OpenedRun:
     # Postgres gets the new epoch last. Until then no worker joins, and after a crash the next opening rebuilds again.
     await Runs(client).make(record)
-    logger.info("run %s is not in Redis as it is in Postgres: it is rebuilt from Postgres", record.name)
+    logger.info(
+        "run %s is not in Redis as it is in Postgres: it is rebuilt from Postgres",
+        record.name,
+        extra={"event": "run_rebuilt"},
+    )
     done = DoneSet(client, RunKeys(record.name), record.layout, record.epoch)
     await done.rebuild(catalogue.digests(RunTables.of(record)))
     if record.layout.follows:

@@ -193,4 +193,9 @@ class Runner:
         counts = (await finish_run(self._database, record, job, self._failpoint)).counts
         self._failpoint("finished")
         await self._runs.finish(record, counts)
-        logger.info("run %s is complete: %s", record.name, ", ".join(f"{keys} {name}" for name, keys in counts.items()))
+        logger.info(
+            "run %s is complete: %s",
+            record.name,
+            ", ".join(f"{keys} {name}" for name, keys in counts.items()),
+            extra={"event": "run_complete"},
+        )

@@ -71,10 +71,10 @@ class Worker:
     async def run(self) -> None:
         """Work until the run is resolved or drained. Raises WorkersFull, LeaseLost, EpochLost, PostgresRefused."""
         self._apply(await retry_unavailable(lambda: self.streams.join(self.name), "worker"))
-        logger.info("worker %s joined", self.name)
+        logger.info("worker %s joined", self.name, extra={"event": "worker_joined"})
         await run_until_first_ends(self._heartbeat(), self._work(), self.stages.watch())
         await retry_unavailable(lambda: self.streams.release(self.name), "worker")
-        logger.info("worker %s left", self.name)
+        logger.info("worker %s left", self.name, extra={"event": "worker_left"})
 
     def drain(self) -> None:
         """Claim nothing more, finish what is in flight, commit, leave."""

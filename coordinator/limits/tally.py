@@ -9,12 +9,14 @@ from dataclasses import dataclass
 class Tally:
     """Counts of what the limiter reports; `seconds` is what the requests took in all.
 
+    `throttled_well` of those throttled did not fail, as a 503 does.
     `undecided` of those sent did not decide their keys. Up to the `refused_at`th one that did, `refused` in a row were
     refused, the first of them at `row_at`, the last of them with `status`. The last one that was not came at `good_at`.
     """
 
     sent: int = 0
     throttled: int = 0
+    throttled_well: int = 0
     failed: int = 0
     seconds: float = 0.0
     undecided: int = 0
@@ -40,4 +42,4 @@ class Tally:
         """What `breaker.lua` is told of an upstream, with times in microseconds ago."""
         refused_last = self.refused if self.refused_at == self.decided else 0
         good_ago, row_ago = (int((now - at) * 1_000_000) for at in (self.good_at, self.row_at))
-        return self.sent, self.failed, self.decided, good_ago, refused_last, row_ago, self.status
+        return self.sent, self.failed, self.decided, good_ago, refused_last, row_ago, self.status, self.throttled_well

@@ -106,7 +106,7 @@ class UnreachableUpstreams:
             self._known[upstream] = None
             count = await self._logged.add(upstream)
             if 0 < count <= MAX_LOGGED:
-                logger.warning("%s cannot be reached: %s", upstream, fault)
+                logger.warning("%s cannot be reached: %s", upstream, fault, extra={"event": "upstream_unreachable"})
             elif count == MAX_LOGGED + 1:
                 logger.warning("further upstreams cannot be reached: see shardcrawl status")
 
@@ -116,7 +116,7 @@ class UnreachableUpstreams:
         if upstream in self._known:
             del self._known[upstream]
             if 0 < await self._logged.remove(upstream) <= MAX_LOGGED:
-                logger.info("%s is reached again", upstream)
+                logger.info("%s is reached again", upstream, extra={"event": "upstream_reached"})
 
     def listed(self) -> list[UnreachableUpstream]:
         """Those for which keys wait, the ones with the most keys first."""

@@ -135,6 +135,7 @@ def log_refusals(upstream: str, status: int, refused: int) -> None:
             upstream,
             refused,
             status,
+            extra={"event": "upstream_refuses"},
         )
     else:
-        logger.info("%s lets requests through again", upstream)
+        logger.info("%s lets requests through again", upstream, extra={"event": "upstream_accepts"})

@@ -144,7 +144,9 @@ class Streams:
             try:
                 claim = Claim(shard, entry, deliveries, decode_block(shard, payload))
             except ValueError as error:
-                logger.error("entry %s of shard %s is quarantined: %s", entry, shard, error)
+                logger.error(
+                    "entry %s of shard %s is quarantined: %s", entry, shard, error, extra={"event": "entry_quarantined"}
+                )
                 await self._quarantine_entry(shard, entry, payload)
             else:
                 self._claim_number += 1  # a call with the same number would return the same entry

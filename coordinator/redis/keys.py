@@ -27,6 +27,7 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     …:health:UPSTREAM  string   at most a day             limiter: requests sent and failed in each of ten seconds, and
                                                           responses in a row that were refused; eleven seconds without
     …:upstreams        hash     a week                    limiter: upstream -> pause, breaker, found rate
+    …:requests         hash     a week                    limiter: upstream -> requests sent, throttled, failed
     …:limits           hash     a week                    the command `limit`: overrides
     …:matched          set      the run and an hour       workers: entries of [limits] that a request met
     …:null_columns     hash     the run and an hour       workers: table.column -> when it turned null, s since 1970
@@ -118,6 +119,10 @@ class RunKeys:
         return self._name("upstreams")
 
     @property
+    def requests(self) -> str:
+        return self._name("requests")
+
+    @property
     def limits(self) -> str:
         return self._name("limits")
 
@@ -148,7 +153,7 @@ class RunKeys:
     @property
     def limiting(self) -> tuple[str, ...]:
         """The limiter's keys for all upstreams together."""
-        return self.upstreams, self.limits, self.changes, self.changed
+        return self.upstreams, self.limits, self.changes, self.changed, self.requests
 
     @property
     def limiting_prefixes(self) -> tuple[str, ...]:

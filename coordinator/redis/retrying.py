@@ -56,14 +56,14 @@ async def retry_unavailable(
             except Unavailable as error:
                 if cause is None:
                     cause = str(error)
-                    logger.warning("%s waits: %s", who, cause)
+                    logger.warning("%s waits: %s", who, cause, extra={"event": "service_away"})
                     if waits is not None:
                         waits.begin(cause)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, LONGEST_RETRY_SECONDS)
                 continue
             if cause is not None:
-                logger.warning("%s goes on", who)
+                logger.warning("%s goes on", who, extra={"event": "service_back"})
             return result
     finally:
         if cause is not None and waits is not None:

@@ -34,10 +34,17 @@ class Election:
         waited = False
         while not await self._call("lead"):
             if not waited:
-                logger.info("coordinator %s stands by: another one leads run %s", self._coordinator_id, self._keys.run)
+                logger.info(
+                    "coordinator %s stands by: another one leads run %s",
+                    self._coordinator_id,
+                    self._keys.run,
+                    extra={"event": "coordinator_stands_by"},
+                )
                 waited = True
             await asyncio.sleep(ELECTION_POLL_SECONDS)
-        logger.info("coordinator %s leads run %s", self._coordinator_id, self._keys.run)
+        logger.info(
+            "coordinator %s leads run %s", self._coordinator_id, self._keys.run, extra={"event": "coordinator_leads"}
+        )
 
     async def keep(self) -> None:
         """Prolong the lease; return when another coordinator leads. While Redis is away, try again."""
@@ -45,7 +52,12 @@ class Election:
             await asyncio.sleep(ELECTION_LEASE_SECONDS / 4)
             try:
                 if not await self._call("lead"):
-                    logger.warning("coordinator %s no longer leads run %s", self._coordinator_id, self._keys.run)
+                    logger.warning(
+                        "coordinator %s no longer leads run %s",
+                        self._coordinator_id,
+                        self._keys.run,
+                        extra={"event": "coordinator_replaced"},
+                    )
                     return
             except RedisUnavailable as error:
                 logger.warning("coordinator %s waits: %s", self._coordinator_id, error)

@@ -66,7 +66,11 @@ class Janitor:
                 if await self._replan_if_missing():
                     return False
             if state is RunState.RESOLVED and state is not last_state:
-                logger.info("run %s is resolved: every published key has its outcome", self._keys.run)
+                logger.info(
+                    "run %s is resolved: every published key has its outcome",
+                    self._keys.run,
+                    extra={"event": "run_resolved"},
+                )
             last_state = state
             await asyncio.sleep(JANITOR_ROUND_SECONDS)
         return True
@@ -99,6 +103,9 @@ class Janitor:
         if not isinstance(missing, int) or missing == 0:
             return False
         logger.warning(
-            "%s keys vanished from the queue of run %s: the source is planned again", missing, self._keys.run
+            "%s keys vanished from the queue of run %s: the source is planned again",
+            missing,
+            self._keys.run,
+            extra={"event": "keys_vanished"},
         )
         return True

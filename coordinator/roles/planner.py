@@ -108,7 +108,7 @@ class Planner:
         finally:
             if self._reading is not None:
                 self._reading.cancel()
-        logger.info("planner reached the end of the source at cursor %s", self._cursor)
+        logger.info("planner reached the end of the source at cursor %s", self._cursor, extra={"event": "source_read"})
         return True
 
     async def _plan_chunk(self) -> bool:

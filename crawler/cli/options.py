@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import shlex
@@ -27,6 +28,7 @@ from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
 from crawler.local.events import Listener
 from crawler.local.services import Addresses, Place
 from crawler.telemetry import logs
+from crawler.telemetry.health import Health
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 CommandResult = TypeVar("CommandResult")
@@ -34,6 +36,8 @@ CommandResult = TypeVar("CommandResult")
 # As the shell shows a program that SIGPIPE has ended.
 BROKEN_PIPE_EXIT_CODE = 141
 DATA_FOLDER = Path(".shardcrawl")
+logger = logging.getLogger(__name__)
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _OPEN_FILE = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/([0-9]+)")
 GRACE_HELP = "Seconds that a drain may take before the process leaves at once."
@@ -46,13 +50,19 @@ class Command(click.Command):
         """Run the command; every ShardcrawlError and interruption ends here."""
         debug = bool(ctx.params.get("debug"))
         level = "DEBUG" if debug else str(ctx.params.get("log_level", "info"))
-        logs.configure("shardcrawl", level, logs.TIME if sys.stderr.isatty() else logs.DATE_AND_TIME)
+        as_json = ctx.params.get("log_format") == logs.JSON
+        for_people = logs.TIME if sys.stderr.isatty() else logs.DATE_AND_TIME
+        logs.configure("shardcrawl", level, logs.JSON if as_json else for_people, in_thread=as_json)
         try:
             return super().invoke(ctx)
         except ShardcrawlError as error:
             if debug:
                 traceback.print_exc()
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            text = " ".join(str(error).split())
+            if as_json:
+                logger.error("%s", text, extra={"event": "command_failed"})
+            else:
+                click.echo(f"error: {text}", err=True)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, asyncio.CancelledError):
             ctx.exit(INTERRUPTED_EXIT_CODE)
@@ -71,6 +81,11 @@ def option(name: str, envvar: str | None = None, **attributes: Any) -> Callable[
     return click.option(name, envvar=envvar or f"SHARDCRAWL_{name[2:].replace('-', '_').upper()}", **attributes)
 
 
+health_option = option(
+    "--health",
+    metavar="[HOST:]PORT",
+    help="Answer /healthz there: 200 while all processes move, else 503 (HOST: 127.0.0.1 by default).",
+)
 allow_private_option = option(
     "--allow-private",
     multiple=True,
@@ -98,6 +113,13 @@ def place_options(level: str) -> Callable[[Decorated], Decorated]:
             default=level,
             show_default=True,
             help="Least level of log lines; above info no progress is shown, but on a terminal.",
+        ),
+        option(
+            "--log-format",
+            type=click.Choice(("text", logs.JSON)),
+            default="text",
+            show_default=True,
+            help="How log lines are written: for people, or an object of JSON a line.",
         ),
         option("--debug", is_flag=True, help="Tell everything; show tracebacks."),
     )
@@ -163,12 +185,13 @@ def _or_standard_input(path: str) -> str:
     return STANDARD_INPUT
 
 
-def listener_from(options: Mapping[str, Any], screen: RunScreen) -> Listener:
+def listener_from(options: Mapping[str, Any], screen: RunScreen, health: Health | None = None) -> Listener:
     """A listener that shows events on this screen; the options say which, and how much children log."""
+    on_children = None if health is None else health.watch
     debug = options["debug"]
     level = "DEBUG" if debug else options["log_level"].upper()
     on_event = screen if level in ("DEBUG", "INFO") else screen.only_what_is_wrong
-    return Listener(on_event, screen.progress_seconds, log_level=level, debug=debug)
+    return Listener(on_event, screen.progress_seconds, log_level=level, debug=debug, on_children=on_children)
 
 
 def run_async(coroutine: Coroutine[Any, Any, CommandResult]) -> CommandResult:

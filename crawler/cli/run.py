@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from crawler.cli.options import (
     allow_private_option,
     command,
     find_again,
+    health_option,
     job_from,
     job_options,
     listener_from,
@@ -44,6 +46,7 @@ from crawler.local.events import RunEnd
 from crawler.local.run import run_at, run_in, work
 from crawler.local.services import Place, services
 from crawler.sample import upstream
+from crawler.telemetry.health import Health
 
 TOO_MANY_FAILED_EXIT_CODE = 3
 GAVE_UP_EXIT_CODE = FALLS_SHORT_EXIT_CODE = 4
@@ -78,7 +81,8 @@ def run_command(job: str, as_json: bool, **options: Any) -> None:
 @click.argument("job", metavar="JOB")
 @place_options("info")
 @job_options
-def coordinate_command(job: str, **options: Any) -> None:
+@health_option
+def coordinate_command(job: str, health: str | None, **options: Any) -> None:
     """Plan and tidy one run for the workers of other machines; a second one stands by and takes over.
 
     Example: REDIS_URL=redis://… DATABASE_URL=postgresql://… shardcrawl coordinate job.toml
@@ -86,8 +90,10 @@ def coordinate_command(job: str, **options: Any) -> None:
     place = place_from(options)
     addresses = shared_addresses(place, "coordinate")
     with RunScreen(Console(stderr=True)) as progress:
-        listener = listener_from(options, progress)
-        end = run_async(run_at(addresses, job_from(job, options), listener, os.environ, with_workers=False))
+        healthy = Health()
+        listener = listener_from(options, progress, healthy)
+        coordinate = partial(run_at, addresses, job_from(job, options), listener, os.environ, with_workers=False)
+        end = run_async(healthy.serving(health, coordinate))
     _print_end(end, place)
     sys.exit(exit_code_of(end))
 
@@ -109,12 +115,14 @@ def coordinate_command(job: str, **options: Any) -> None:
     help="A secret of this environment that jobs may send, like TOKEN; * stands for any text; may be given again.",
 )
 @allow_private_option
+@health_option
 def work_command(
     workers: int | None,
     grace: float,
     allow_parser: tuple[str, ...],
     allow_env: tuple[str, ...],
     allow_private: tuple[str, ...],
+    health: str | None,
     **options: Any,
 ) -> None:
     """Work on every active run of this Redis until stopped. A run that wants more than is allowed here is named.
@@ -125,9 +133,13 @@ def work_command(
         parse_network(network)
     permissions = Permissions(allow_parser, allow_env, allow_private)
     addresses = shared_addresses(place_from(options), "work")
-    listener = listener_from(options, RunScreen(Console(stderr=True)))
+    healthy = Health()
+    listener = listener_from(options, RunScreen(Console(stderr=True)), healthy)
     workers = workers or os.cpu_count() or 1
-    run_async(work(addresses, listener, os.environ, workers=workers, grace_seconds=grace, permissions=permissions))
+    do_work = partial(
+        work, addresses, listener, os.environ, workers=workers, grace_seconds=grace, permissions=permissions
+    )
+    run_async(healthy.serving(health, do_work))
 
 
 @command("demo")

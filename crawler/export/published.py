@@ -91,7 +91,7 @@ async def _export_published(
             where = f"{address.rstrip('/')}/{run.name}"
             plan, place = ExportPlan(run, run.table_names or [PAGES], form), open_place(where)
             if place.read(MANIFEST) is None:
-                logger.info("run %s is exported to %s", run.name, where)
+                logger.info("run %s is exported to %s", run.name, where, extra={"event": "run_exported"})
             files = await export(catalogue.connection, plan, place, replaces=True, failpoint=failpoint)
             await _point(catalogue, run, address)
         except Unavailable:

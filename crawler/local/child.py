@@ -62,7 +62,7 @@ def main() -> None:
     spec = ChildSpec.decode(channel.makefile("rb").readline())
     orphaned = (channel, ORPHAN_GRACE_SECONDS, INTERRUPTED_EXIT_CODE)
     threading.Thread(target=exit_when_closed, args=orphaned, daemon=True).start()
-    logs.configure(spec.name, spec.log_level, spec.time_format)
+    logs.configure(spec.name, spec.log_level, spec.line_format, in_thread=True)
     logs.name_run(spec.run or "")
     try:
         was_drained = uvloop.run(_run_role(spec, channel))
@@ -165,13 +165,13 @@ def _install_drain(
         if drain_requested.is_set():
             os._exit(INTERRUPTED_EXIT_CODE)
         drain_requested.set()
-        logger.info("drains, for at most %.0f s", spec.grace_seconds)
+        logger.info("drains, for at most %.0f s", spec.grace_seconds, extra={"event": "drain_begins"})
         drain()
         loop.call_later(spec.grace_seconds, os._exit, INTERRUPTED_EXIT_CODE)
 
     def on_orphaned() -> None:
         loop.remove_reader(channel)
-        logger.warning("the process that started this one is gone: drains")
+        logger.warning("the process that started this one is gone: drains", extra={"event": "drain_begins"})
         drain()
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)

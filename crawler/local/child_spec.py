@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -27,7 +28,7 @@ class ChildSpec:
 
     `name` is for log lines and the list of processes. `redis` and `database` are URLs. A child of a `run` has the job's
     `document` and `folder` from its parent. A worker without one serves all runs, whose jobs are in Postgres and may do
-    what the `permissions` say. `log_level` is the lowest level of log lines, `time_format` the format of their time,
+    what the `permissions` say. `log_level` is the lowest level of log lines, `line_format` their format,
     `grace_seconds` how long a drain may take, `debug` asks for tracebacks. A child without `restart` is not started
     again when it dies. One that `reads_input` has the user's standard input.
     """
@@ -41,7 +42,7 @@ class ChildSpec:
     folder: str = "."
     permissions: Permissions = NOTHING_ALLOWED
     log_level: str = "INFO"
-    time_format: str = DATE_AND_TIME
+    line_format: str = DATE_AND_TIME
     grace_seconds: float = 25.0
     debug: bool = False
     restart: bool = True
@@ -57,3 +58,14 @@ class ChildSpec:
         fields = orjson.loads(line)
         allowed = {name: tuple(values) for name, values in fields.pop("permissions").items()}
         return cls(permissions=Permissions(**allowed), **fields)
+
+
+def ending_words(code: int) -> str:
+    """How a child ended, by its exit code, as "ended with exit code 1"; a negative one is that of a signal."""
+    if code == -signal.SIGPROF:
+        return "stood still for too long and was ended"  # see telemetry/pulse
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    if code == DRAINED_EXIT_CODE:
+        return "was asked to leave by SIGTERM"
+    return "gave up its drain" if code == INTERRUPTED_EXIT_CODE else f"ended with exit code {code}"

@@ -112,6 +112,7 @@ class Listener:
 
     Children log from `log_level` on; with `debug` they show tracebacks. `on_drain` is given the function that begins
     the drain, each time that children are started; without it SIGINT and SIGTERM begin it, in a main thread.
+    `on_children` is then given the function that names those whose event loop seems to stand still.
     """
 
     on_event: OnEvent
@@ -119,6 +120,7 @@ class Listener:
     log_level: str = "INFO"
     debug: bool = False
     on_drain: OnDrain | None = None
+    on_children: Callable[[Callable[[], Sequence[str]]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

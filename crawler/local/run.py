@@ -169,7 +169,7 @@ async def work(
                 addresses.redis,
                 addresses.database,
                 log_level=listener.log_level,
-                time_format=logs.time_format(),
+                line_format=logs.line_format(),
                 grace_seconds=grace_seconds,
                 permissions=permissions,
                 debug=listener.debug,
@@ -279,5 +279,7 @@ def _supervisor(
             await release_dead(client, pid)
 
     supervisor = Supervisor(specs, lambda line: listener.on_event(ChildLine(line)), environ, release)
+    if listener.on_children is not None:
+        listener.on_children(lambda: supervisor.silent)
     drain_on_signals(supervisor.drain, supervisor.kill, listener, addresses.embedded)
     return supervisor

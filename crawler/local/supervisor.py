@@ -22,12 +22,11 @@ from coordinator.tasks import cancel_and_wait
 from crawler.corpus import is_rereadable
 from crawler.job.job import Job
 from crawler.local.child_spec import (
-    DRAINED_EXIT_CODE,
     EPOCH_LOST_EXIT_CODE,
     ERROR_PREFIX,
     FAILPOINT_VARIABLE,
-    INTERRUPTED_EXIT_CODE,
     ChildSpec,
+    ending_words,
 )
 from crawler.local.events import Listener
 from crawler.local.services import Addresses
@@ -104,6 +103,11 @@ class Supervisor:
         }
 
     @property
+    def silent(self) -> list[str]:
+        """The names of the children whose event loop seems to stand still."""
+        return [child.spec.name for child in self._children if child.pulse is not None and child.pulse.is_silent]
+
+    @property
     def draining(self) -> bool:
         """Whether the children were asked to leave."""
         return self._draining
@@ -163,7 +167,7 @@ class Supervisor:
             code = await self._run_once(child)
             if code == 0 or self._draining:
                 return
-            ending = child.killed_for or _ending(code)
+            ending = child.killed_for or ending_words(code)
             if child.process is not None and self._on_death is not None:
                 await self._on_death(child.process.pid)
             if code in ERRORS_BY_EXIT_CODE and child.last_error is not None:
@@ -179,7 +183,7 @@ class Supervisor:
             longer = min(child.wait_seconds * 2, MAX_RESTART_WAIT_SECONDS)
             lived_short = monotonic() - began <= SHORT_LIFE_SECONDS
             child.wait_seconds = longer if lived_short else FIRST_RESTART_WAIT_SECONDS
-            logger.warning("%s %s; starts again", name, ending)
+            logger.warning("%s %s; starts again", name, ending, extra={"event": "process_restarted"})
             await asyncio.sleep(child.wait_seconds)
 
     async def _run_once(self, child: _Child) -> int:
@@ -267,16 +271,6 @@ def _is_stopped(pid: int) -> bool:
     return False
 
 
-def _ending(code: int) -> str:
-    if code == -signal.SIGPROF:
-        return "stood still for too long and was ended"  # see telemetry/pulse
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    if code == DRAINED_EXIT_CODE:
-        return "was asked to leave by SIGTERM"
-    return "gave up its drain" if code == INTERRUPTED_EXIT_CODE else f"ended with exit code {code}"
-
-
 def children_of_run(addresses: Addresses, job: Job, listener: Listener, workers: int) -> list[ChildSpec]:
     """The specs of a run's coordinator and of so many workers."""
     coordinator = ChildSpec(
@@ -288,7 +282,7 @@ def children_of_run(addresses: Addresses, job: Job, listener: Listener, workers:
         document=job.document,
         folder=job.folder,
         log_level=listener.log_level,
-        time_format=logs.time_format(),
+        line_format=logs.line_format(),
         grace_seconds=job.run.grace,
         debug=listener.debug,
         # What a coordinator has read from a pipe is lost when it dies: a second one could not read it again.

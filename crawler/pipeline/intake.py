@@ -129,6 +129,7 @@ class Intake:
                 claim.deliveries,
                 block.left,
                 block.keys,
+                extra={"event": "block_taken_over"},
             )
         if not block.left:
             self._batch.add_done_block(block)
@@ -255,7 +256,12 @@ class Intake:
     ) -> None:
         """Split a block of which several workers died into smaller ones; when only one key is left, that key fails."""
         if len(left) > 1:
-            logger.warning("%s workers died of a block of shard %s: it is split", claim.deliveries - 1, claim.shard)
+            logger.warning(
+                "%s workers died of a block of shard %s: it is split",
+                claim.deliveries - 1,
+                claim.shard,
+                extra={"event": "block_split"},
+            )
             await retry_unavailable(
                 lambda: self._streams.split(self._worker, claim, left, self._keys_per_request[""]), "worker"
             )

@@ -47,7 +47,7 @@ def main() -> None:
 
 def _serve(incoming: BinaryIO, channel: socket.socket) -> None:
     setup: ChildSetup = _receive(incoming)
-    logs.configure(setup.name, setup.log_level, setup.time_format)
+    logs.configure(setup.name, setup.log_level, setup.line_format, in_thread=True)
     logs.name_run(setup.run)
     try:
         handle = resolve_name(setup.handler)(setup.value)

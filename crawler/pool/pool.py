@@ -118,7 +118,9 @@ class Pool(Generic[Setup, Task, TaskResult]):
                 self._deaths += 1
                 # One warning is enough: the reasons of failed tasks say the rest.
                 level = logging.WARNING if self._deaths == 1 else logging.DEBUG
-                logger.log(level, "the %s's process %s; starts again", self._name, ending)
+                logger.log(
+                    level, "the %s's process %s; starts again", self._name, ending, extra={"event": "process_restarted"}
+                )
                 self._blame_first(ending, hung=hung)
         except ChildUnusable as error:
             self._give_up(error)
@@ -176,7 +178,7 @@ class Pool(Generic[Setup, Task, TaskResult]):
         """A child whose handler is ready. Raises ChildUnusable after the last attempt."""
         level = logging.getLevelName(logging.getLogger().level)
         setup = ChildSetup(
-            *(self._handler, self._setup, self._seconds, self._name, level, logs.time_format(), logs.named_run()),
+            *(self._handler, self._setup, self._seconds, self._name, level, logs.line_format(), logs.named_run()),
             memory=self._memory,
         )
         for attempt in range(1, START_ATTEMPTS + 1):

@@ -33,7 +33,7 @@ class ChildSetup:
     seconds: float
     name: str
     log_level: str
-    time_format: str = DATE_AND_TIME
+    line_format: str = DATE_AND_TIME
     run: str = ""
     memory: int | None = None
 

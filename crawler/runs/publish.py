@@ -37,7 +37,9 @@ async def finish_run(
         complete = await _found(catalogue, run.name)
         if complete.shortfall is None:
             if held_back := await _held_back(catalogue.connection, complete, job):
-                logger.warning("run %s is not published: %s", complete.name, held_back)
+                logger.warning(
+                    "run %s is not published: %s", complete.name, held_back, extra={"event": "run_held_back"}
+                )
                 await corpora.refuse(complete.run_id, held_back)
             else:
                 await corpora.publish(complete.corpus, RunTables.of(complete), job.tables, failpoint)

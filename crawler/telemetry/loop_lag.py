@@ -52,6 +52,7 @@ class LoopLag:
                     "the event loop stood still for %.1f s: this process was stopped, or got too little CPU, or code of"
                     " the job blocks it",
                     seconds,
+                    extra={"event": "loop_stood_still"},
                 )
             self.largest = seconds
 

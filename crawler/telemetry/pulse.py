@@ -58,6 +58,7 @@ class PulseReader:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._seconds_left: int | None = None
+        self._was_stopped = False
         self.holds_seconds = BEAT_HOLDS_SECONDS
         self.begun = False
 
@@ -78,11 +79,17 @@ class PulseReader:
         self.begun = self.begun or _BEGUN in received
         if beats := received.replace(bytes([_BEGUN]), b""):
             self.holds_seconds = self._seconds_left = beats[-1]
+            self._was_stopped = False
         return bool(beats)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the loop seems to stand still: half of the time for which the last beat holds is over."""
+        return self._was_stopped or (self._seconds_left is not None and self._seconds_left < self.holds_seconds / 2)
+
     def grant(self) -> None:
-        """Count from the beginning, for a child that could not beat."""
-        self._seconds_left = self.holds_seconds
+        """Count from the beginning, for a child that could not beat because somebody stopped it."""
+        self._seconds_left, self._was_stopped = self.holds_seconds, True
 
 
 def kill_after(seconds: float) -> None:

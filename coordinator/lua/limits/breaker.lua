@@ -8,12 +8,13 @@
 -- KEYS[1] upstreams (hash: upstream -> record, see fragments/upstream_record)
 -- KEYS[2] changes (zset: upstream -> number of its last change)   KEYS[3] limits: only its lifetime is extended
 -- KEYS[4] changed (stream: its last entry wakes the workers)
--- KEYS[5..] health of each reported upstream (string: msgpack of {seconds: {{second, sent, failed}, …}, refused: how
+-- KEYS[5] requests (hash: upstream -> "sent throttled failed", since the run began)
+-- KEYS[6..] health of each reported upstream (string: msgpack of {seconds: {{second, sent, failed}, …}, refused: how
 --   many responses in a row were refused, row_us: when the first of them came, most: how many of them open its breaker})
 -- ARGV[1] refused responses in a row that open a breaker, 0: none do
 -- ARGV[2..] for each of the upstreams: its name, requests sent, requests failed, responses that decided their keys, how
 --   long ago the last good one of these came (us), how many of the last were refused, how long ago the first of those
---   came (us), the status of the last refused one
+--   came (us), the status of the last refused one, requests throttled that did not fail
 -- Returns for each breaker that refusals opened: upstream, status, refused in a row; for each that good probes then
 --   closed: upstream, 0, 0
 
@@ -26,12 +27,17 @@ local GOOD_PROBES = 3
 local MORE_REFUSALS = 4
 local RISE_US = 5000000
 local REFUSED_KEPT_SECONDS = 86400
-local FIRST_HEALTH_AT = 5
-local ARGUMENTS_EACH = 8
+local FIRST_HEALTH_AT = 6
+local ARGUMENTS_EACH = 9
+-- A run can have millions of hosts. Those that come after the first thousand are counted together.
+local MOST_COUNTED = 1000
+local OTHER = 'other'
+local LONGEST_COUNTS = 47 -- longer ones are none of ours
 local upstreams_key = KEYS[1]
 local changes_key = KEYS[2]
 local limits_key = KEYS[3]
 local changed_key = KEYS[4]
+local requests_key = KEYS[5]
 local most_refused = tonumber(ARGV[1])
 -- include: clock
 -- include: upstream_record
@@ -112,6 +118,18 @@ local function closes_after_probe(breaker, sent, failed, decided, refused)
   return breaker.good >= (breaker.status and 1 or GOOD_PROBES)
 end
 
+local function count_requests(upstream, sent, throttled, failed)
+  local counted = redis.call('HGET', requests_key, upstream)
+  if not counted and redis.call('HLEN', requests_key) >= MOST_COUNTED then
+    upstream = OTHER
+    counted = redis.call('HGET', requests_key, OTHER)
+  end
+  if not counted or #counted > LONGEST_COUNTS then counted = '' end
+  local sent_before, throttled_before, failed_before = string.match(counted, '^(%d+) (%d+) (%d+)$')
+  local counts = {(sent_before or 0) + sent, (throttled_before or 0) + throttled, (failed_before or 0) + failed}
+  redis.call('HSET', requests_key, upstream, string.format('%.0f %.0f %.0f', unpack(counts)))
+end
+
 local result = {}
 local function tell(upstream, status, refused)
   for _, value in ipairs({upstream, status, refused}) do
@@ -157,6 +175,7 @@ for index = FIRST_HEALTH_AT, #KEYS do
   for place = 1, ARGUMENTS_EACH - 1 do
     numbers[place] = tonumber(ARGV[at + place])
   end
+  if numbers[1] > 0 then count_requests(upstream, numbers[1], numbers[8], numbers[2]) end
   local record = read_record(upstream)
   if report(upstream, record, KEYS[index], unpack(numbers)) then
     write_record(upstream, record)
@@ -166,4 +185,5 @@ end
 keep_a_week(upstreams_key)
 keep_a_week(changes_key)
 keep_a_week(limits_key)
+keep_a_week(requests_key)
 return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import replace
 from time import monotonic
@@ -28,6 +29,9 @@ from crawler.local.events import (
     RunProgress,
     ServerWarning,
 )
+from crawler.telemetry import logs
+
+logger = logging.getLogger(__name__)
 
 BAR_INTERVAL_SECONDS = 0.5
 LINE_INTERVAL_SECONDS = 10.0
@@ -154,6 +158,8 @@ class RunScreen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._logs_json = logs.line_format() == logs.JSON
+        self._shows_bar = console.is_terminal and not self._logs_json
         self._bar: Progress | None = None
         self._pace = Pace()
 
@@ -168,15 +174,25 @@ class RunScreen:
     @property
     def progress_seconds(self) -> float:
         """How often this console shows a run's progress, in seconds."""
-        return BAR_INTERVAL_SECONDS if self._console.is_terminal else LINE_INTERVAL_SECONDS
+        return BAR_INTERVAL_SECONDS if self._shows_bar else LINE_INTERVAL_SECONDS
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
-        say(self._console, text)
+        if self._logs_json:
+            logger.info("%s", text, extra={"event": "progress"})
+        else:
+            say(self._console, text)
+
+    def warn(self, text: str) -> None:
+        """Print a line that says what is wrong."""
+        if self._logs_json:
+            logger.warning("%s", text)
+        else:
+            say(self._console, f"warning: {text}")
 
     def only_what_is_wrong(self, event: Event) -> None:
         """Show an event, unless it says that all is well and nobody looks at a terminal."""
-        if self._console.is_terminal or not isinstance(event, ALL_IS_WELL):
+        if self._shows_bar or not isinstance(event, ALL_IS_WELL):
             self(event)
 
     def __call__(self, event: Event) -> None:
@@ -196,11 +212,11 @@ class RunScreen:
                 self._restart_progress()
                 self.say(f"run {run} goes on: {done:,} keys are done")
             case RunLost(message):
-                self.say(f"warning: {message}; nothing is called done until the run is rebuilt")
+                self.warn(f"{message}; nothing is called done until the run is rebuilt")
             case ServerWarning(message):
-                self.say(f"warning: {message}")
+                self.warn(message)
             case ChildLine(text):
-                self.say(text)
+                (logs.pass_on if self._logs_json else self.say)(text)
             case DrainBegins():
                 self.say("finishing what is in flight; Ctrl-C again leaves at once")
             case NothingElseLeft(upstreams):
@@ -215,7 +231,7 @@ class RunScreen:
         counts = snapshot.counts
         self._pace.add(monotonic(), counts.done)
         rate, left = f"{self._pace.rate:,.0f}/s", f"ETA {self._pace.left(counts)}"
-        if not self._console.is_terminal:
+        if not self._shows_bar:
             self._show_line(
                 f"{snapshot.name}: {counts.done:,}{of_total(counts)} keys, {rate}, {left}; "
                 f"{outcome_words(counts)}; {holdup_words(snapshot)}"
@@ -233,7 +249,7 @@ class RunScreen:
         )
 
     def _show_unknown(self, run: str, message: str) -> None:
-        if self._console.is_terminal:
+        if self._shows_bar:
             bar = self._begin_bar(run)
             bar.update(bar.task_ids[0], upstream="waiting for Redis")
         else:

@@ -130,9 +130,9 @@ class Login:
         else:
             headers = () if token is None else (("Authorization", f"Bearer {token}"),)
             self.session = Session(headers, self._limiter.clock())
-            logger.info("logged in at %s", self.target.href)
+            logger.info("logged in at %s", self.target.href, extra={"event": "logged_in"})
             return
-        logger.error("%s", self._refused)
+        logger.error("%s", self._refused, extra={"event": "login_refused"})
         raise self._refused
 
 

@@ -96,7 +96,7 @@ END
 $$;
 
 -- name: run-columns
--- What the next three queries read of a run.
+-- What the next four queries read of a run.
 run_id, name, spec::text AS spec, epoch, state, counts::text AS counts, created_at, finished_at,
 reasons::text AS reasons, layout::text AS layout, corpus, base_run, content_hash, shortfall, published_at,
 paused, max_workers;
@@ -109,6 +109,10 @@ SELECT {columns} FROM runs WHERE run_id = (SELECT current_run FROM corpora WHERE
 
 -- name: list-runs
 SELECT {columns} FROM runs ORDER BY run_id;
+
+-- name: unfinished-runs
+-- The newest ones.
+SELECT {columns} FROM runs WHERE state NOT IN ('complete', 'cancelled') ORDER BY run_id DESC LIMIT $1;
 
 -- name: make-run
 INSERT INTO runs (name, spec, epoch, corpus, base_run) VALUES ($1, $2::text::jsonb, $3, $4, $5) RETURNING run_id;

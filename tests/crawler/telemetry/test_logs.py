@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import fcntl
 import logging
+import os
 import re
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 
+import orjson
 import pytest
 
 from crawler.telemetry import logs
 
+ROOT = Path(__file__).parents[3]
 DATED = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 
@@ -40,7 +47,7 @@ def test_on_a_terminal_a_line_has_the_time_alone_and_children_have_their_parents
     logs.configure("shardcrawl", "info", logs.TIME)
     logging.getLogger("x").info("one")
     assert re.fullmatch(r"\d\d:\d\d:\d\d shardcrawl   one\n", capsys.readouterr().err)
-    assert logs.time_format() == logs.TIME
+    assert logs.line_format() == logs.TIME
 
 
 def test_tasks_of_several_runs_name_their_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,3 +74,64 @@ def test_the_same_text_is_said_once_a_minute() -> None:
     for now in (0.0, 11.0, 59.0, 60.0, 61.0):
         said += [(now, text) for text in ("a", "b") if errors.is_due(text)]
     assert said == [(0.0, "a"), (0.0, "b"), (60.0, "a"), (60.0, "b")]
+
+
+def test_as_json_a_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("worker-1", "info", logs.JSON)
+    logging.getLogger("x").warning("a\n%s", "\ud800", extra={"event": "worker_left"})
+    logs.name_run("titles")
+    try:
+        raise ValueError("x")
+    except ValueError:
+        logging.getLogger("x").exception("b")
+    first, second = map(orjson.loads, capsys.readouterr().err.splitlines())
+    assert datetime.fromisoformat(first.pop("time")).utcoffset() is not None
+    assert first == {"level": "warning", "process": "worker-1", "event": "worker_left", "text": "a\n?"}
+    assert (second["run"], second["event"], second["text"]) == ("titles", logs.NO_EVENT, "b")
+    assert second["traceback"].endswith("ValueError: x")
+    assert logs.line_format() == logs.JSON
+
+
+def test_lines_of_others_are_passed_on_as_they_are_or_become_json(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("shardcrawl", "info", logs.JSON, in_thread=True)
+    line = '{"time":"2026-01-01T00:00:00.000Z","text":"one"}'
+    for one in (line, "Traceback"):
+        logs.pass_on(one)
+    logging.shutdown([lambda: logging.getLogger().handlers[0]])
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == line
+    assert orjson.loads(second)["text"] == "Traceback"
+
+
+def test_who_logs_never_waits_for_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_WAITING_LINES", 10)
+    monkeypatch.setattr(logs, "LAST_LINES_SECONDS", 0.01)
+    reads, writes = os.pipe()
+    size = fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+    text = "x" * (size // 4)
+    with os.fdopen(writes, "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        logs.configure("worker-1", "info", logs.TIME, in_thread=True)
+        for number in range(100):
+            logging.getLogger("x").info("%s %s", number, text)
+        handler = logging.getLogger().handlers[0]
+        handler.close()
+        with os.fdopen(reads) as lines:
+            said = 0
+            for line in lines:
+                said += text in line
+                if match := re.search(r"(\d+) log lines were left out", line):
+                    assert said + int(match[1]) <= 100
+                    break
+
+
+def test_events_are_those_of_the_docs() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (table,) = re.findall(r"^\| event \| .*?\n\n", page, re.MULTILINE | re.DOTALL)
+    used = {logs.NO_EVENT, logs.OUTPUT_EVENT}
+    for path in [*(ROOT / "crawler").rglob("*.py"), *(ROOT / "coordinator").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+                extras = [one.value for one in node.keywords if one.arg == "extra"]
+                used |= {one.values[0].value for one in extras if isinstance(one.values[0], ast.Constant)}
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))) == used

@@ -1,0 +1,76 @@
+"""`/healthz` of a process with children: it says whether their event loops move, and asks neither Redis nor Postgres.
+
+It answers from the process's own event loop: when that stands still, there is no response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from coordinator.errors import UsageError
+
+REQUEST_SECONDS = 5.0
+LONGEST_REQUEST = 8192
+_Result = TypeVar("_Result")
+
+
+class Health:
+    """What supervisors ask for. `watch` says who knows the children that seem to stand still."""
+
+    def __init__(self) -> None:
+        self._silent: Callable[[], Sequence[str]] = tuple
+
+    def watch(self, silent: Callable[[], Sequence[str]]) -> None:
+        """From now on ask this function for their names."""
+        self._silent = silent
+
+    def respond(self, head: bytes) -> bytes:
+        """The response to a request, of which `head` is the first part."""
+        method, _, rest = head.partition(b" ")
+        path = rest.split(b" ", 1)[0].split(b"?", 1)[0]
+        silent = self._silent()
+        if method not in (b"GET", b"HEAD"):
+            status, text = "405 Method Not Allowed", "use GET"
+        elif path != b"/healthz":
+            status, text = "404 Not Found", "ask for /healthz"
+        elif silent:
+            status, text = "503 Service Unavailable", f"stands still: {', '.join(silent)}"
+        else:
+            status, text = "200 OK", "ok"
+        body = f"{text}\n"
+        fields = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        return f"HTTP/1.1 {status}\r\n{fields}\r\n{'' if method == b'HEAD' else body}".encode()
+
+    async def serving(self, where: str | None, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        """What the `work` returns; meanwhile `/healthz` is there at `where`, [HOST:]PORT, if that is given.
+
+        Raises UsageError when it cannot listen there, and what the work raises.
+        """
+        if where is None:
+            return await work()
+        host, port = _address(where)
+        try:
+            server = await asyncio.start_server(self._serve, host, port, limit=LONGEST_REQUEST)
+        except OSError as error:
+            raise UsageError(f"--health {where}: {error.strerror or error}; choose another port") from error
+        async with server:
+            return await work()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    writer.write(self.respond(await reader.readuntil(b"\r\n\r\n")))
+                    await writer.drain()
+        finally:
+            writer.close()
+
+
+def _address(where: str) -> tuple[str, int]:
+    host, _, port = where.rpartition(":")
+    if not port.isdecimal() or not port.isascii() or int(port) > 65_535:
+        raise UsageError(f"--health is {where!r:.100}; write PORT, or HOST:PORT like 0.0.0.0:8766")
+    return host.strip("[]") or "127.0.0.1", int(port)
