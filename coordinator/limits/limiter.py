@@ -28,14 +28,14 @@ from redis.asyncio import Redis
 
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import LimitOverride, encode_rate
+from coordinator.limits.overrides import LimitOverride, encode_rate, override_of
 from coordinator.limits.tally import Tally
 from coordinator.limits.upstream_health import log_refusals
 from coordinator.redis.connection import as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS
 from coordinator.redis.scripts import Argument, Script
-from coordinator.settings import ANY_UPSTREAM, LimitSettings
+from coordinator.settings import LimitSettings
 
 # How far ahead slots are reserved, and after what delay a slot is not used any more.
 HORIZON_SECONDS = 0.2
@@ -266,7 +266,7 @@ class Limiter:
                 if limit.auto:
                     ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
                     auto_report += [upstream, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
-            shared_keys = [self._keys.upstreams, self._keys.changes, self._keys.limits]
+            shared_keys = [self._keys.upstreams, self._keys.changes, self._keys.limits, self._keys.active]
             with translate_redis_errors():
                 changed = await self._breaker([*shared_keys, *map(self._keys.health, upstreams)], breaker_report)
                 if auto_report:
@@ -282,10 +282,7 @@ class Limiter:
         limit = self._matcher.limit(upstream)
         if not self._overrides:
             return limit
-        override = self._overrides.get(upstream)
-        if override is None and not self._matcher.has_own_limit(upstream):
-            host = upstream.rstrip("0123456789").removesuffix(":")  # of which every port has its limit
-            override = self._overrides.get(host) or self._overrides.get(ANY_UPSTREAM)
+        override = override_of(upstream, self._overrides, self._matcher)
         return override.over(limit) if override is not None else limit
 
     def _prolong_pause(self, upstream: str, seconds: float, rise_seconds: float) -> _UpstreamState:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import msgpack
 from redis.asyncio import Redis
 
+from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
 from coordinator.redis.scripts import Script
-from coordinator.settings import LimitSettings, Window
+from coordinator.settings import ANY_UPSTREAM, LimitSettings, Window
 
 # Arguments of `LimitOverrides.change`: leave the override as it is, or remove it.
 KEEP = None
@@ -46,6 +48,17 @@ class LimitOverride:
 
 
 _NOTHING = LimitOverride()
+
+
+def override_of(
+    upstream: str, overrides: Mapping[str, LimitOverride], matcher: UpstreamMatcher
+) -> LimitOverride | None:
+    """Pure: what overrides the limit of an upstream: its own override, that of its host, or that of all others."""
+    override = overrides.get(upstream)
+    if override is None and not matcher.has_own_limit(upstream):
+        host = upstream.rstrip("0123456789").removesuffix(":")  # of which every port has its limit
+        override = overrides.get(host) or overrides.get(ANY_UPSTREAM)
+    return override
 
 
 class LimitOverrides:

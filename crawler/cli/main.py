@@ -8,11 +8,12 @@ from io import TextIOWrapper
 import click
 
 from crawler.cli.check import check_command, init_command, schema_command
-from crawler.cli.diff import diff_command
-from crawler.cli.export import export_command
 from crawler.cli.fetch import fetch_command
 from crawler.cli.inspect import audit_command, runs_command, sql_command, status_command
+from crawler.cli.rows.diff import diff_command
+from crawler.cli.rows.export import export_command
 from crawler.cli.run import coordinate_command, demo_command, run_command, work_command
+from crawler.cli.serve import serve_command
 from crawler.cli.steer import limit_command, rebuild_command, retry_command
 from crawler.cli.versions import cancel_command, prune_command, publish_command, rollback_command
 
@@ -29,7 +30,7 @@ def main() -> None:
 for command in (
     *(run_command, demo_command, coordinate_command, work_command),
     *(status_command, runs_command, sql_command, diff_command, audit_command, export_command),
-    *(limit_command, retry_command, rebuild_command),
+    *(serve_command, limit_command, retry_command, rebuild_command),
     *(publish_command, rollback_command, cancel_command, prune_command),
     *(init_command, check_command, fetch_command, schema_command),
 ):

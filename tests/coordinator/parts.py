@@ -30,6 +30,7 @@ from coordinator.model import (
 )
 from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.found import Frontier
+from coordinator.queue.history import HistoryKeeper
 from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
@@ -199,6 +200,7 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     await robots.store("https://example.org", b"found", 3600.0)
     await LoggedUpstreams(redis, run.keys).add("dead.example")
     await Notices(redis, run.keys).add([HOST], {"facts.n": 1.0})
+    await HistoryKeeper(redis, run.keys).record()
     await Frontier(redis, run.keys, run.layout, run.record.epoch).add([FoundBatch(7, 1, 3)])
     await KnownSet(redis, run.keys, run.layout, run.record.epoch).mark([digest("found")])
     return run
