@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -132,6 +133,60 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         timings=await read_timings(client, keys),
         last_commit=max(0, now_ms - as_number(committed_ms)) / 1000 if committed_ms else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPresence:
+    """A living worker: its id (host, process, random part), of how many shards it has claimed blocks, and its waits."""
+
+    worker: str
+    shards: int
+    waits_for: str
+    unreachable: int
+
+    @property
+    def host(self) -> str:
+        """The machine on which it runs."""
+        return self.worker.rsplit("-", 2)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepths:
+    """What waits in Redis: blocks that nobody has claimed, deferred keys, and seconds until the first of them is due.
+
+    `frontier` is how many commits of found keys wait in Postgres.
+    """
+
+    unclaimed_blocks: int = 0
+    deferred: int = 0
+    next_due: float | None = None
+    frontier: int = 0
+
+
+async def read_fleet(client: Redis, run: str) -> tuple[tuple[WorkerPresence, ...], QueueDepths]:
+    """The living workers of a run, and the depths of its queue. Raises RedisUnavailable, RedisDamaged."""
+    keys = RunKeys(run)
+    with translate_redis_errors():
+        seconds, micros = await client.time()
+        now_ms = seconds * 1000 + micros // 1000
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.zrangebyscore(keys.workers, now_ms, "+inf")
+            pipe.hkeys(keys.claims)
+            pipe.hgetall(keys.waits)
+            pipe.zrange(keys.ready, 0, -1, withscores=True)
+            pipe.zcard(keys.deferred_due)
+            pipe.zrange(keys.deferred_due, 0, 0, withscores=True)
+            pipe.zcard(keys.frontier)
+            living, claims, waits, ready, deferred, first_due, frontier = await pipe.execute()
+    shards = Counter(as_text(claim).partition(" ")[2] for claim in claims)
+    waiting = {as_text(worker): decode_waits(packed, 0.0) for worker, packed in waits.items()}
+    workers = []
+    for worker in map(as_text, living):
+        cause, unreachable = waiting.get(worker, ("", []))
+        workers.append(WorkerPresence(worker, shards[worker], cause, len(unreachable)))
+    next_due = max(0.0, (first_due[0][1] - now_ms) / 1000) if first_due else None
+    blocks = sum(int(blocks) for _, blocks in ready)
+    return tuple(sorted(workers, key=lambda one: one.worker)), QueueDepths(blocks, deferred, next_due, frontier)
 
 
 async def is_in_use(client: Redis, run: str) -> bool:

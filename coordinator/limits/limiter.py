@@ -275,7 +275,7 @@ class Limiter:
                     ceiling = limit.windows[0].count / limit.windows[0].seconds if limit.windows else 0
                     auto_report += [upstream, tally.sent, tally.throttled, int(tally.seconds * 1_000_000), ceiling]
             shared_keys = [self._keys.upstreams, self._keys.changes, self._keys.limits]
-            shared_keys += [self._keys.changed, self._keys.requests]
+            shared_keys += [self._keys.changed, self._keys.requests, self._keys.active]
             with translate_redis_errors():
                 changed = await self._breaker([*shared_keys, *map(self._keys.health, upstreams)], breaker_report)
                 if auto_report:

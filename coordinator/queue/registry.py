@@ -126,12 +126,12 @@ class Runs:
             await self._client.sadd(RUNS, name)
 
     async def forget(self, name: str) -> None:
-        """Delete whatever this Redis has of a run, whoever wrote it, but the limits of its upstreams."""
+        """Delete whatever this Redis has of a run, whoever wrote it, but its history and its upstreams' limits."""
         keys = RunKeys(name)
         with translate_redis_errors():
             if not await self._client.exists(keys.state):
                 return
-        await self._delete(keys, but=keys.limiting_prefixes)
+        await self._delete(keys, but=keys.lasting_prefixes)
 
     async def erase(self, name: str) -> None:
         """Delete whatever this Redis has of a run on which nobody works, and last its name in the list of runs."""

@@ -34,6 +34,8 @@ All names but that of the list of runs begin with `shardcrawl:{RUN}:`, so that a
     …:notified         hash     an hour                   `run`, `coordinate`: events of which [notify] was done
     …:changes          zset     a week                    limiter, `limit`: upstream -> number of its last change
     …:changed          stream   a week                    the same: an entry that wakes who waits for a change
+    …:active           zset     a minute                  limiter: upstream -> when it was sent to last, s of Redis TIME
+    …:history          string   a week                    coordinator: keys done at times, see queue/history
     …:robots:ORIGIN    hash     two days                  workers: what its robots.txt says, or which worker fetches it
 
 A run that is cancelled, or that `prune` deletes, leaves none of them. Version 0.1.0 also wrote …:spec, the job. Nothing
@@ -147,18 +149,26 @@ class RunKeys:
         return self._name("changed")
 
     @property
+    def active(self) -> str:
+        return self._name("active")
+
+    @property
+    def history(self) -> str:
+        return self._name("history")
+
+    @property
     def quarantine(self) -> str:
         return self._name("quarantine")
 
     @property
     def limiting(self) -> tuple[str, ...]:
         """The limiter's keys for all upstreams together."""
-        return self.upstreams, self.limits, self.changes, self.changed, self.requests
+        return self.upstreams, self.limits, self.changes, self.changed, self.requests, self.active
 
     @property
-    def limiting_prefixes(self) -> tuple[str, ...]:
-        """What the names of the limiter's keys and of robots.txt begin with, and no other ones."""
-        return *self.limiting, self.slots(""), self.health(""), self.robots("")
+    def lasting_prefixes(self) -> tuple[str, ...]:
+        """What the names of those keys begin with that stay when the run is made anew, and expire by themselves."""
+        return *self.limiting, self.slots(""), self.health(""), self.robots(""), self.history
 
     def stream(self, shard: int) -> str:
         return self._name(f"stream:{shard}")
@@ -206,7 +216,7 @@ class RunKeys:
             yield self.stream(shard)
 
     def all(self, shards: int, buckets: int) -> Iterable[str]:
-        """Every key of the run but those of the limiter and of robots.txt, which expire by themselves."""
+        """Every key of the run but those that expire by themselves."""
         yield self._name("spec")  # of version 0.1.0
         yield from (self.state, self.leader, self.quarantine, self.matched_limits, self.null_columns, self.timings)
         yield self.notified

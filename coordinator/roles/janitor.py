@@ -1,4 +1,6 @@
-"""The janitor: requeues deferred keys that are due, and finds out when a run is resolved or keys are missing."""
+"""The janitor: requeues deferred keys that are due, finds out when a run is resolved or keys are missing, and keeps the
+run's history.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from redis.asyncio import Redis
 from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Epoch, RunState
 from coordinator.queue.deferred import DeferredKeys
+from coordinator.queue.history import LEAST_SECONDS, HistoryKeeper
 from coordinator.queue.registry import as_state
 from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
@@ -42,6 +45,7 @@ class Janitor:
         self._layout = layout
         self._coordinator_id = coordinator_id
         self._deferred = DeferredKeys(client, keys, layout, epoch, keys_per_request, single_requests)
+        self._history = HistoryKeeper(client, keys)
         self._check_resolved_script = Script(client, "run/check_resolved")
         self._replan_script = Script(client, "run/replan")
 
@@ -52,11 +56,14 @@ class Janitor:
         source's beginning. Raises EpochLost, and RedisUnavailable when it is unknown whether the cursor was set back.
         """
         last_state = RunState.RUNNING
-        check_missing_at = monotonic() + MISSING_CHECK_SECONDS
+        check_missing_at, record_at = monotonic() + MISSING_CHECK_SECONDS, monotonic()
         while not last_state.is_over:
             try:
                 await self._requeue_due()
                 state = await self._check_resolved()
+                if monotonic() >= record_at:
+                    record_at = monotonic() + LEAST_SECONDS
+                    await self._history.record()
             except RedisUnavailable as error:
                 logger.warning("janitor waits: %s", error)
                 await asyncio.sleep(REDIS_RETRY_SECONDS)

@@ -170,7 +170,7 @@ async def _stray(client: Redis, record: RunRecord, *, complete: bool) -> list[st
     stray = set()
     async for found in client.scan_iter(match=f"shardcrawl:{{{record.name}}}:*", count=1000):
         key = as_text(found)
-        if key not in known and (complete or not key.startswith((*keys.limiting_prefixes, keys.figures("")))):
+        if key not in known and (complete or not key.startswith((*keys.lasting_prefixes, keys.figures("")))):
             stray.add(key)
     return sorted([key for key in stray if not complete or await client.ttl(key) == -1])
 

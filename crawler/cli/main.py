@@ -15,7 +15,8 @@ MODULES = {
     **dict.fromkeys(("pause", "resume", "workers", "limit", "retry", "rebuild"), "steer"),
     **dict.fromkeys(("publish", "rollback", "cancel", "prune"), "versions"),
     **dict.fromkeys(("init", "check", "schema"), "check"),
-    **{name: name for name in ("diff", "export", "fetch")},
+    **{name: f"rows.{name}" for name in ("diff", "export")},
+    **{name: name for name in ("fetch", "serve")},
 }
 
 

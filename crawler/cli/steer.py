@@ -13,30 +13,20 @@ import click
 from rich.console import Console
 
 from coordinator.errors import UsageError
-from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import DEFAULT, KEEP, LimitOverrides
 from coordinator.model import Outcome, RunCounts, Steering
 from coordinator.redis.connection import check_server, connect_redis
-from coordinator.redis.keys import RunKeys
-from coordinator.settings import ANY_UPSTREAM, LimitSettings
-from coordinator.source import reads_once
 from coordinator.status import read_counts
-from coordinator.url import parse
 from crawler.cli.display.progress import outcome_words, say
 from crawler.cli.options import command, place_from, place_options, run_async
 from crawler.corpus import with_source_database
 from crawler.job.job import read_job
-from crawler.job.sections.limits import limit_of, upstream_named
 from crawler.local.services import Addresses, Place, services
 from crawler.model import DENIED_STATUSES
 from crawler.opening import open_run
-from crawler.runs.steering import steer_run
+from crawler.runs.steering import change_limit, put_back, steer_run, wanted_concurrency, wanted_rate
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.reasons import PagesToRetry
-from crawler.store.rows.stored_run import StoredRun
-from crawler.store.tables import RunTables
 
-MAX_CONCURRENCY = 100_000
 MAX_WORKERS = 100_000
 RETRIED_BY_DEFAULT = f"failed, or refused with status {', '.join(map(str, DENIED_STATUSES))}"
 
@@ -58,8 +48,8 @@ def limit_command(
     """
     if rate is None and concurrency is None:
         raise UsageError("limit: nothing to change; give --rate, --concurrency, or both")
-    change = _change_limit(place_from(options), name, upstream, _rate(rate, ceiling), _concurrency(concurrency))
-    changed = run_async(change)
+    wanted_rate(rate, ceiling), wanted_concurrency(concurrency)  # before a server is started
+    changed = run_async(_change_limit(place_from(options), name, upstream, rate, concurrency, ceiling))
     say(Console(), f"run {name}: the limit of {changed} is changed for every worker; `shardcrawl status` shows it")
 
 
@@ -166,76 +156,19 @@ async def _steer(place: Place, name: str, change: Callable[[Steering], Steering]
 
 
 async def _change_limit(
-    place: Place, name: str, upstream: str, rate: LimitSettings | str | None, concurrency: int | str | None
+    place: Place, name: str, upstream: str, rate: str | None, concurrency: str | None, ceiling: str | None
 ) -> str:
-    """Override the limit of an upstream in a run that goes on; returns the upstream's name.
-
-    Raises UsageError for an unknown or complete run, and for an upstream that has no budget of its own.
-    """
-    async with services(place, share=True) as addresses:
-        async with _catalogue(addresses) as catalogue:
-            run = await catalogue.find(name)
-            if run is None:
-                known = ", ".join(run.name for run in await catalogue.all()) or "none"
-                raise UsageError(f"no run {name}; known runs: {known}")
-            run.refuse_cancelled()
-        upstream = _own_budget(upstream, run)
+    async with services(place, share=True) as addresses, _catalogue(addresses) as catalogue:
         client = connect_redis(addresses.redis)
         try:
-            if not await LimitOverrides(client, RunKeys(name)).change(upstream, rate, concurrency):
-                raise UsageError(f"run {name} is complete: there is nothing to limit any more")
+            return await change_limit(catalogue, client, name, upstream, rate, concurrency, ceiling)
         finally:
             await client.aclose()
-    return upstream
-
-
-def _rate(rate: str | None, ceiling: str | None) -> LimitSettings | str | None:
-    if rate == "default" and ceiling is None:
-        return DEFAULT
-    return KEEP if rate is None and ceiling is None else limit_of(rate, ceiling, None, "limit:")
-
-
-def _concurrency(text: str | None) -> int | str | None:
-    if text is None:
-        return KEEP
-    if text in ("default", "none"):
-        return DEFAULT if text == "default" else 0
-    if not text.isdecimal() or not 0 < int(text) <= MAX_CONCURRENCY:
-        raise UsageError(
-            f'limit: --concurrency is {text!r}; write a number up to {MAX_CONCURRENCY:,}, "none" or "default"'
-        )
-    return int(text)
-
-
-def _own_budget(name: str, run: StoredRun) -> str:
-    """The upstream of that name, if the run has such a budget: a limit that no request meets would have no effect."""
-    limits = read_job(run.document).limits
-    upstream = upstream_named(name, f"limit {name}")
-    if upstream in limits or upstream == ANY_UPSTREAM:
-        return upstream
-    if "*" in upstream or "/" in upstream:
-        raise UsageError(f"run {run.name} has no upstream {name}; its job names {', '.join(limits) or 'none'}")
-    # The default port of a scheme is no part of the upstream's name.
-    target = parse(f"{'https' if upstream.endswith(':443') else 'http'}://{upstream}")
-    owner = UpstreamMatcher(limits).upstream_of(target)
-    if owner != target.origin.upstream:
-        raise UsageError(f"{name} is a part of {owner} in run {run.name}; limit that")
-    return owner
 
 
 async def _retry(place: Place, name: str, wanted: PagesToRetry) -> Mapping[Outcome, int]:
-    """Delete pages of a run in Postgres, so that their keys are planned again; returns how many, by outcome."""
     async with services(place) as addresses, _catalogue(addresses) as catalogue:
-        run = await catalogue.find(name)
-        if run is None:
-            raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
-        run.refuse_cancelled()
-        if reads_once((run.document.get("source") or {}).get("path"), Path.cwd()):
-            raise UsageError(f"run {name} read a pipe, which cannot be read again: give a file to a new run")
-        job = read_job(run.document, run.folder or ".")
-        if wanted.lists and not job.follows:
-            raise UsageError(f"run {name} has no lists: its job has no [paginate]")
-        return await catalogue.reopen(RunTables.of(run), wanted, job.tables)
+        return await put_back(catalogue, name, wanted)
 
 
 async def _rebuild(place: Place, name: str, folder: str) -> int:

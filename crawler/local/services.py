@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordinator.errors import DataInUse
+from coordinator.tasks import cancel_and_wait
 from crawler.local.embedded import Embedded, running
 
 # In the place of Postgres' address, for a command that needs none.
 NO_DATABASE = "none"
+SERVICES_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +59,40 @@ async def redis_alone(place: Place) -> AsyncIterator[str]:
     """Redis' address, as `services` with `share` finds or starts it; Postgres is not started. Raises what they do."""
     async with services(replace(place, database=NO_DATABASE), share=True) as addresses:
         yield addresses.redis
+
+
+class LookedAt:
+    """Redis and Postgres for a command that looks on and stays: those at the addresses of the place, else those that
+    another command has in its folder, else its own, which make way for a command that wants the folder.
+
+    `addresses` is None while there are none.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.addresses = Addresses(place.redis, place.database) if place.redis and place.database else None
+        self._place = place
+
+    async def keep(self) -> None:
+        """Keep the addresses right until cancelled. Raises ShardcrawlError when the folder cannot be used."""
+        if self.addresses is not None:
+            await asyncio.Event().wait()
+        while True:
+            with suppress(DataInUse):
+                async with services(self._place, share=True) as self.addresses:
+                    await self._while_here(self.addresses)
+            self.addresses = None
+            await asyncio.sleep(SERVICES_POLL_SECONDS)
+
+    async def _while_here(self, addresses: Addresses) -> None:
+        if addresses.embedded is None:
+            before = running(self._place.data)
+            while before is not None and running(self._place.data) == before:
+                await asyncio.sleep(SERVICES_POLL_SECONDS)
+        else:
+            watching = asyncio.create_task(addresses.embedded.watch())
+            try:
+                while not (addresses.embedded.is_wanted or watching.done()):
+                    await asyncio.sleep(SERVICES_POLL_SECONDS)
+            finally:
+                await cancel_and_wait([watching])
+        self.addresses = None

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.errors import UsageError
 from coordinator.tasks import Background
-from crawler.cli.diff import compared_runs, diff_json
 from crawler.cli.display.notebook import screen_here
 from crawler.cli.inspect import all_runs
 from crawler.cli.options import DATA_FOLDER, LOG_LEVELS
+from crawler.cli.rows.diff import compared_runs, diff_json
 from crawler.job.document import JobOverrides, load_document, plain_document
 from crawler.job.job import Job, read_job
 from crawler.job.sections.source import KINDS

@@ -100,7 +100,7 @@ async def _close(connection: PostgresConnection, run: StoredRun) -> Mapping[Outc
     with postgres_errors():
         async with connection.transaction():
             await connection.execute(query("lock-run"), run.run_id)
-            counts, reasons = await count_outcomes(connection, of_run)
+            counts, reasons = await count_outcomes(connection, of_run.pages)
             keys = orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode()
             await connection.execute(query("close-cancelled"), run.run_id, keys, encode_reasons(reasons))
     return counts

@@ -1,21 +1,35 @@
-"""A run is steered while it goes on: paused, resumed, given a bound on its workers.
+"""What changes a run that exists: it is paused, bounded or limited while it goes on, and keys go back into it.
 
-Postgres remembers it, and Redis tells it to those who work on the run.
+How it is steered Postgres remembers, and Redis tells those who work on the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from redis.asyncio import Redis
 
 from coordinator.errors import UsageError
-from coordinator.model import Steering
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.limits.overrides import DEFAULT, KEEP, LimitOverrides
+from coordinator.model import Outcome, Steering
 from coordinator.queue.registry import Runs
+from coordinator.redis.keys import RunKeys
+from coordinator.settings import ANY_UPSTREAM, LimitSettings
+from coordinator.source import reads_once
+from coordinator.url import parse
+from crawler.job.job import read_job
+from crawler.job.sections.limits import limit_of, upstream_named
 from crawler.runs.naming import name_lock
-from crawler.store.catalogue import open_catalogue
+from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.postgres import postgres_errors
 from crawler.store.queries import query
+from crawler.store.reasons import PagesToRetry
+from crawler.store.rows.stored_run import StoredRun
+from crawler.store.tables import RunTables
+
+MAX_CONCURRENCY = 100_000
 
 
 async def steer_run(client: Redis, database: str, name: str, change: Callable[[Steering], Steering]) -> Steering:
@@ -37,3 +51,79 @@ async def steer_run(client: Redis, database: str, name: str, change: Callable[[S
                 raise UsageError(f"run {name} is complete: nobody works on it any more")
         await Runs(client).steer(name, steering)
     return steering
+
+
+async def change_limit(
+    catalogue: Catalogue, client: Redis, name: str, upstream: str, rate: str | None, concurrency: str | None,
+    ceiling: str | None = None,
+) -> str:  # fmt: skip
+    """Override the limit of an upstream in a run that goes on, as `limit` states it; returns the upstream's name.
+
+    Raises UsageError for an unknown or complete run, a bad limit, and an upstream that has no budget of its own;
+    RunCancelled, RedisUnavailable, PostgresUnavailable.
+    """
+    if rate is None and concurrency is None:
+        raise UsageError("limit: nothing to change; give a rate, a concurrency, or both")
+    wanted = wanted_rate(rate, ceiling), wanted_concurrency(concurrency)
+    run = await catalogue.find(name)
+    if run is None:
+        known = ", ".join(run.name for run in await catalogue.all()) or "none"
+        raise UsageError(f"no run {name}; known runs: {known}")
+    run.refuse_cancelled()
+    upstream = _own_budget(upstream, run)
+    if not await LimitOverrides(client, RunKeys(name)).change(upstream, *wanted):
+        raise UsageError(f"run {name} is complete: there is nothing to limit any more")
+    return upstream
+
+
+def wanted_rate(rate: str | None, ceiling: str | None) -> LimitSettings | str | None:
+    """Pure: the argument of an override for a rate as the user writes it. Raises UsageError."""
+    if rate == "default" and ceiling is None:
+        return DEFAULT
+    return KEEP if rate is None and ceiling is None else limit_of(rate, ceiling, None, "limit:")
+
+
+def wanted_concurrency(text: str | None) -> int | str | None:
+    """Pure: the argument of an override for a concurrency as the user writes it. Raises UsageError."""
+    if text is None:
+        return KEEP
+    if text in ("default", "none"):
+        return DEFAULT if text == "default" else 0
+    if not text.isdecimal() or not 0 < int(text) <= MAX_CONCURRENCY:
+        raise UsageError(
+            f'limit: --concurrency is {text!r}; write a number up to {MAX_CONCURRENCY:,}, "none" or "default"'
+        )
+    return int(text)
+
+
+def _own_budget(name: str, run: StoredRun) -> str:
+    """The upstream of that name, if the run has such a budget: a limit that no request meets would have no effect."""
+    limits = read_job(run.document).limits
+    upstream = upstream_named(name, f"limit {name}")
+    if upstream in limits or upstream == ANY_UPSTREAM:
+        return upstream
+    if "*" in upstream or "/" in upstream:
+        raise UsageError(f"run {run.name} has no upstream {name}; its job names {', '.join(limits) or 'none'}")
+    # The default port of a scheme is no part of the upstream's name.
+    target = parse(f"{'https' if upstream.endswith(':443') else 'http'}://{upstream}")
+    owner = UpstreamMatcher(limits).upstream_of(target)
+    if owner != target.origin.upstream:
+        raise UsageError(f"{name} is a part of {owner} in run {run.name}; limit that")
+    return owner
+
+
+async def put_back(catalogue: Catalogue, name: str, wanted: PagesToRetry) -> Mapping[Outcome, int]:
+    """Delete pages of a run in Postgres, so that their keys are planned again; returns how many, by outcome.
+
+    Raises UsageError for an unknown run, and one whose source cannot be read again; RunCancelled, PostgresUnavailable.
+    """
+    run = await catalogue.find(name)
+    if run is None:
+        raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
+    run.refuse_cancelled()
+    if reads_once((run.document.get("source") or {}).get("path"), Path.cwd()):
+        raise UsageError(f"run {name} read a pipe, which cannot be read again: give a file to a new run")
+    job = read_job(run.document, run.folder or ".")
+    if wanted.lists and not job.follows:
+        raise UsageError(f"run {name} has no lists: its job has no [paginate]")
+    return await catalogue.reopen(RunTables.of(run), wanted, job.tables)

@@ -224,7 +224,7 @@ class Catalogue:
             try:
                 async with self._connection.transaction(readonly=True):
                     await self._connection.execute(query("reasons-timeout"))
-                    return await count_outcomes(self._connection, of_run)
+                    return await count_outcomes(self._connection, of_run.pages)
             except asyncpg.QueryCanceledError:
                 return {}, ()
 
@@ -253,7 +253,7 @@ class Catalogue:
                     return decode_counts(final_counts)
                 if await self._connection.fetchval(query("is-cancelled"), run_id):
                     raise RunCancelled(f"run {run_id} was cancelled while it ended")
-                counts, reasons = await count_outcomes(self._connection, of_run)
+                counts, reasons = await count_outcomes(self._connection, of_run.pages)
                 await drop_replaced(self._connection, of_run, tables)
                 await self._connection.execute(
                     query("complete-run"),

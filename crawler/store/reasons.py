@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from crawler.store.tables import RunTables
 KEPT_REASONS = 10
 # Newest failures that are shown to who looks at a run.
 SHOWN_FAILURES = 10
+_SPECIAL = re.compile(r"([\\%_])")
+_ANYTHING = re.compile(r"…|(?<!\w)N(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,14 @@ class ReasonCount:
     reason: str | None
     keys: int
     denied: bool = False
+
+
+def like_pattern(text: str) -> str:
+    """Pure: the LIKE pattern for text that contains this.
+
+    Where `status` has put together reasons that differ, "…" and a lone N stand for anything.
+    """
+    return "%" + _ANYTHING.sub("%", _SPECIAL.sub(r"\\\1", text)) + "%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +61,32 @@ class PagesToRetry:
     """Which pages `retry` deletes, so that their keys are fetched again.
 
     Without `outcomes` and `statuses` that are the failed ones, and those to which access was denied; with statuses
-    alone, pages of every outcome that brought nothing. With `reason` only pages whose reason contains this text. With
-    `lists` that are all pages of the lists that are incomplete.
+    alone, pages of every outcome that brought nothing. With `reason` only pages whose reason contains this text, or is
+    shown so by `status`. With `digest` only that of this key. With `lists` that are all pages of the lists that are
+    incomplete.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     statuses: tuple[int, ...] = ()
     reason: str | None = None
     lists: bool = False
+    digest: bytes | None = None
 
     @property
-    def arguments(self) -> tuple[Sequence[Outcome], Sequence[int] | None, Sequence[int], str | None]:
+    def arguments(self) -> tuple[Sequence[Outcome], Sequence[int] | None, Sequence[int], str | None, bytes | None]:
         """The arguments of the query `delete-pages`."""
+        reason = None if self.reason is None else like_pattern(self.reason)
         if not self.outcomes and not self.statuses:
-            return (Outcome.FAILED,), None, DENIED_STATUSES, self.reason
+            return (Outcome.FAILED,), None, DENIED_STATUSES, reason, self.digest
         outcomes = self.outcomes or (Outcome.GONE, Outcome.REFUSED, Outcome.FAILED)
-        return outcomes, self.statuses or None, (), self.reason
+        return outcomes, self.statuses or None, (), reason, self.digest
 
 
 async def count_outcomes(
-    connection: PostgresConnection, tables: RunTables
+    connection: PostgresConnection, part: str
 ) -> tuple[Mapping[Outcome, int], tuple[ReasonCount, ...]]:
-    """Keys by outcome and by reason, the most frequent first. Reads all pages of the run; raises what asyncpg does."""
-    rows = await connection.fetch(query("count-reasons", part=tables.pages), DENIED_STATUSES, KEPT_REASONS)
+    """Keys by outcome and by reason, the most frequent first. Reads the whole part; raises what asyncpg does."""
+    rows = await connection.fetch(query("count-reasons", part=part), DENIED_STATUSES, KEPT_REASONS)
     counts: Counter[Outcome] = Counter()
     reasons = []
     for outcome, denied, reason, keys in rows:

@@ -37,6 +37,7 @@ class UserTables:
             await self._connection.execute(query("make-schema", schema=quoted(run.schema)))
         await self._connection.execute(query("make-pages-part", part=run.pages, run_id=run.run_id))
         await self._compress(run.pages)
+        await self._connection.execute(query("index-ended", part=run.pages))
         return [column for table in tables for column in await self._make(table, widens=widens)]
 
     async def _make(self, table: TableSettings, *, widens: bool) -> Sequence[AddedColumn]:

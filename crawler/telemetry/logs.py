@@ -21,7 +21,7 @@ import orjson
 
 NAME_COLUMNS = 12
 SAME_TEXT_SECONDS = 60.0
-NOISY_LIBRARIES = ("httpx", "httpcore", "asyncio", "hpack")
+NOISY_LIBRARIES = ("httpx", "httpcore", "asyncio", "hpack", "uvicorn")
 # A terminal shows what happens now; elsewhere a line is read days later.
 TIME, DATE_AND_TIME = "%H:%M:%S", "%Y-%m-%d %H:%M:%S"
 JSON = "json"

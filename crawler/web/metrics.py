@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 
 from coordinator.errors import PostgresRefused, RedisDamaged, RedisRefused, ShardcrawlError, UsageError
+from coordinator.limits.activity import OTHER_UPSTREAMS, UpstreamRequests, read_requests
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import override_of
-from coordinator.limits.requests import OTHER_UPSTREAMS, UpstreamRequests, read_requests
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import translate_redis_errors
@@ -34,7 +34,7 @@ from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
 from crawler.telemetry.exposition import CONTENT_TYPE, Exposition
 
-KEPT_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 1.0
 # A service that does not respond in this time is away; who scrapes waits for 10 s.
 SERVICE_SECONDS = 3.0
 # The newest ones, if more are unfinished.
@@ -260,7 +260,7 @@ class Metrics:
         if path == "/healthz":
             return 200, "text/plain", b"ok\n"
         async with self._lock:
-            if self._clock() - self._read_at >= KEPT_SECONDS:
+            if self._clock() - self._read_at >= LOOK_AGAIN_SECONDS:
                 self._fleet = await look(self._services)
                 self._text, self._read_at = render(self._fleet), self._clock()
         if path == "/metrics":

@@ -30,6 +30,7 @@ from coordinator.model import (
 )
 from coordinator.queue.done import DoneSet, KnownSet
 from coordinator.queue.found import Frontier
+from coordinator.queue.history import HistoryKeeper
 from coordinator.queue.notices import Notices
 from coordinator.queue.registry import RunRecord, Runs
 from coordinator.queue.sharding import Layout, by_digest, cut_blocks, digest
@@ -204,6 +205,7 @@ async def run_in_progress(redis: Redis, name: str) -> Run:
     await Notices(redis, run.keys).add([HOST], {"facts.n": 1.0})
     await redis.hset(run.keys.notified, "stalled 7", "1")
     await redis.expire(run.keys.notified, SEEN_AFTER_END_SECONDS)
+    await HistoryKeeper(redis, run.keys).record()
     await Frontier(redis, run.keys, run.layout, run.record.epoch).add([FoundBatch(7, 1, 3)])
     await KnownSet(redis, run.keys, run.layout, run.record.epoch).mark([digest("found")])
     return run

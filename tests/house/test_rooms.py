@@ -16,8 +16,8 @@ FOLDERS = sorted({path.parent for path in MODULES})
 MAX_LINES = 300
 MAX_WORKER_LINES = 150
 MAX_FILES_IN_A_ROOM = 10
-# The job file's [request], selectors, what is followed, and what commands show have rooms of their own.
-MAX_CRAWLER_PACKAGES = 30
+# The job file's [request], selectors, what is followed, what commands show, and the page have rooms of their own.
+MAX_CRAWLER_PACKAGES = 32
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "crawler", "coordinator", "tests", "ops", "Procfile", "Makefile", "CHANGELOG.md"),
     *("LICENSE", "requirements.lock", "docs", "examples", "CONTRIBUTING.md", "SECURITY.md"),

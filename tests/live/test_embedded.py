@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from coordinator.errors import DataInUse, ShardcrawlError
-from crawler.local.embedded import Embedded, Services, folder, running
+from crawler.local.embedded import Embedded, Services, folder, lock, running
 
 pytestmark = pytest.mark.anyio
 
@@ -218,7 +218,7 @@ async def test_servers_end_by_themselves_when_their_owner_is_killed(tmp_path: Pa
 async def test_a_command_that_only_looks_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`status` starts the servers for itself when nobody has; a run that is started meanwhile must not end over it."""
     data = folder.open_folder(tmp_path)
-    looking = await folder.lock(data)
+    looking = await lock.lock(data)
     naps: list[float] = []
 
     async def nap(seconds: float) -> None:
@@ -227,8 +227,8 @@ async def test_a_command_that_only_looks_is_waited_for(tmp_path: Path, monkeypat
             os.close(looking)
             naps.clear()
 
-    monkeypatch.setattr(folder.asyncio, "sleep", nap)
-    os.close(await folder.lock(data))
+    monkeypatch.setattr(lock.asyncio, "sleep", nap)
+    os.close(await lock.lock(data))
     data.close()
 
 

@@ -9,7 +9,8 @@
 -- KEYS[2] changes (zset: upstream -> number of its last change)   KEYS[3] limits: only its lifetime is extended
 -- KEYS[4] changed (stream: its last entry wakes the workers)
 -- KEYS[5] requests (hash: upstream -> "sent throttled failed", since the run began)
--- KEYS[6..] health of each reported upstream (string: msgpack of {seconds: {{second, sent, failed}, …}, refused: how
+-- KEYS[6] active (zset: upstream -> second in which it was sent to last)
+-- KEYS[7..] health of each reported upstream (string: msgpack of {seconds: {{second, sent, failed}, …}, refused: how
 --   many responses in a row were refused, row_us: when the first of them came, most: how many of them open its breaker})
 -- ARGV[1] refused responses in a row that open a breaker, 0: none do
 -- ARGV[2..] for each of the upstreams: its name, requests sent, requests failed, responses that decided their keys, how
@@ -27,7 +28,8 @@ local GOOD_PROBES = 3
 local MORE_REFUSALS = 4
 local RISE_US = 5000000
 local REFUSED_KEPT_SECONDS = 86400
-local FIRST_HEALTH_AT = 6
+local ACTIVE_SECONDS = 60
+local FIRST_HEALTH_AT = 7
 local ARGUMENTS_EACH = 9
 -- A run can have millions of hosts. Those that come after the first thousand are counted together.
 local MOST_COUNTED = 1000
@@ -38,6 +40,7 @@ local changes_key = KEYS[2]
 local limits_key = KEYS[3]
 local changed_key = KEYS[4]
 local requests_key = KEYS[5]
+local active_key = KEYS[6]
 local most_refused = tonumber(ARGV[1])
 -- include: clock
 -- include: upstream_record
@@ -175,13 +178,18 @@ for index = FIRST_HEALTH_AT, #KEYS do
   for place = 1, ARGUMENTS_EACH - 1 do
     numbers[place] = tonumber(ARGV[at + place])
   end
-  if numbers[1] > 0 then count_requests(upstream, numbers[1], numbers[8], numbers[2]) end
+  if numbers[1] > 0 then
+    count_requests(upstream, numbers[1], numbers[8], numbers[2])
+    redis.call('ZADD', active_key, math.floor(now_us / SECOND_US), upstream)
+  end
   local record = read_record(upstream)
   if report(upstream, record, KEYS[index], unpack(numbers)) then
     write_record(upstream, record)
     bump_change(upstream)
   end
 end
+redis.call('ZREMRANGEBYSCORE', active_key, '-inf', math.floor(now_us / SECOND_US) - ACTIVE_SECONDS)
+redis.call('EXPIRE', active_key, ACTIVE_SECONDS)
 keep_a_week(upstreams_key)
 keep_a_week(changes_key)
 keep_a_week(limits_key)

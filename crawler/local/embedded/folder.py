@@ -1,4 +1,4 @@
-"""The data folder: whether it is ours, its lock, the folder of its sockets, and the file that names its servers.
+"""The data folder: whether it is ours, the folder of its sockets, and the file that names its servers.
 
 What is in it decides what our servers do, so it must be ours: our user's, not writable for others, without links. It is
 opened once, and everything in it is reached through that descriptor, so that nobody can put another in its place.
@@ -6,8 +6,6 @@ opened once, and everything in it is reached through that descriptor, so that no
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.errors import DataInUse, ShardcrawlError
+from coordinator.errors import ShardcrawlError
 from crawler.local.embedded.account import owners_of_server_folders
 
 MAX_SOCKET_PATH_BYTES = 103  # on macOS; Linux allows 107
@@ -27,13 +25,12 @@ LONGEST_SOCKET_NAME = "postgres/.s.PGSQL.5432"
 SERVICES_FILE = "services.json"
 SERVER_FOLDERS = ("redis", "postgres")
 NEW_CLUSTER = "postgres.new-"
-OUR_ENTRIES = ("lock", SERVICES_FILE, f"{SERVICES_FILE}.new", "redis.log", "postgres.log", "sockets", "demo", "keys")
-# How long another process may hold the lock before it counts as a run: `is_locked` holds it for a moment, and `status`
-# or `sql` for a second or two when they start the servers for themselves.
-LOCK_WAIT_SECONDS = 5.0
-LOCK_POLL_SECONDS = 0.02
+WANTED = "wanted"
+OUR_ENTRIES = (
+    *("lock", WANTED, SERVICES_FILE, f"{SERVICES_FILE}.new", "redis.log", "postgres.log", "sockets", "demo", "keys"),
+)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class DataFolder:
     def open_file(self, name: str, flags: int) -> int:
         """Open a file in it that only we can read; the descriptor is the caller's. Raises ShardcrawlError."""
         with folder_errors(self.path):
-            descriptor = os.open(name, flags | _FILE, 0o600, dir_fd=self.descriptor)
+            descriptor = os.open(name, flags | FILE, 0o600, dir_fd=self.descriptor)
             os.fchmod(descriptor, 0o600)
             return descriptor
 
@@ -177,57 +174,6 @@ def folder_errors(data: Path) -> Iterator[None]:
         ) from error
 
 
-async def lock(data: DataFolder) -> int:
-    """Lock the folder for this process; the lock ends with the returned descriptor or the process.
-
-    Raises DataInUse when another process holds it, ShardcrawlError when the folder cannot be used.
-    """
-    descriptor = data.open_file("lock", os.O_RDWR | os.O_CREAT)
-    try:
-        with folder_errors(data.path):
-            polls = int(LOCK_WAIT_SECONDS / LOCK_POLL_SECONDS)
-            while not _lock_at_once(descriptor, fcntl.LOCK_EX):
-                polls -= 1
-                if not polls:
-                    holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                    if holder == str(os.getpid()):
-                        raise DataInUse(
-                            f"this program uses {data.path} already: read what crawler.read returned to its end, "
-                            "or delete it; or wait for the other call"
-                        )
-                    raise DataInUse(
-                        f"another command (pid {holder}) is using {data.path}; "
-                        "wait for it, or name another folder with --data"
-                    )
-                await asyncio.sleep(LOCK_POLL_SECONDS)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def is_locked(data: DataFolder) -> bool:
-    """Whether a live process holds the folder's lock."""
-    try:
-        descriptor = os.open("lock", os.O_RDONLY | _FILE, dir_fd=data.descriptor)
-    except OSError:
-        return False
-    try:
-        return not _lock_at_once(descriptor, fcntl.LOCK_SH)
-    finally:
-        os.close(descriptor)
-
-
-def _lock_at_once(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def write_services_file(data: DataFolder, servers: RunningServers) -> None:
     """Write the file that names the running servers. A reader finds the old file or the new one, never a part of it."""
     text = json.dumps(
@@ -249,7 +195,7 @@ def write_services_file(data: DataFolder, servers: RunningServers) -> None:
 def read_services_file(data: DataFolder) -> RunningServers | None:
     """The servers that the file names; None when it is missing or cannot be read."""
     try:
-        with os.fdopen(os.open(SERVICES_FILE, os.O_RDONLY | _FILE, dir_fd=data.descriptor)) as file:
+        with os.fdopen(os.open(SERVICES_FILE, os.O_RDONLY | FILE, dir_fd=data.descriptor)) as file:
             found = json.load(file)
         return RunningServers(Services(found["redis_url"], found["database_url"]), dict(found["pids"]))
     except (OSError, ValueError, KeyError, TypeError):

@@ -18,6 +18,7 @@ from coordinator.errors import ShardcrawlError
 from crawler.local.embedded import folder
 from crawler.local.embedded.account import account_of_servers
 from crawler.local.embedded.folder import DataFolder, RunningServers, Services
+from crawler.local.embedded.lock import is_locked, lock
 from crawler.local.embedded.postgres import PostgresServer
 from crawler.local.embedded.redis import RedisServer
 from crawler.local.embedded.server import Server, StartError
@@ -56,7 +57,7 @@ class Embedded:
         self._folder = folder.open_folder(self._data)
         try:
             sockets = folder.sockets(self._data, Path(tempfile.gettempdir()))
-            self._lock = await folder.lock(self._folder)
+            self._lock = await lock(self._folder)
             account = account_of_servers()
             folder.remove_services_file(self._folder)
             servers = [kind(self._folder, sockets, account) for kind in self._wanted]
@@ -95,6 +96,11 @@ class Embedded:
     def pids(self) -> Mapping[str, int]:
         """The process id of each server that lives, by its name."""
         return {server.name: server.pid for server in self._servers if server.pid is not None and server.ending is None}
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether another command waits for the folder."""
+        return self._folder is not None and is_locked(self._folder, folder.WANTED)
 
     def abandon(self) -> None:
         """Ask the servers to stop, and do not wait for them: for a process that ends at once."""
@@ -176,7 +182,7 @@ def running(data: Path) -> Services | None:
     if (found_folder := folder.find_folder(data)) is None:
         return None
     try:
-        if not folder.is_locked(found_folder) or (found := folder.read_services_file(found_folder)) is None:
+        if not is_locked(found_folder) or (found := folder.read_services_file(found_folder)) is None:
             return None
     finally:
         found_folder.close()

@@ -137,6 +137,10 @@ SELECT epoch FROM runs WHERE run_id = $1;
 -- The CHECK lets Postgres attach the part later without reading it.
 CREATE TABLE {part} (LIKE pages INCLUDING ALL, CHECK (run_id = {run_id}));
 
+-- name: index-ended
+-- Keys that brought nothing are few, and people look for them: other rows cost this index no write.
+CREATE INDEX ON {part} (outcome, digest) WHERE outcome NOT IN ('stored', 'unchanged');
+
 -- name: make-table
 CREATE TABLE IF NOT EXISTS {table} (run_id integer NOT NULL, digest bytea NOT NULL, {columns})
 PARTITION BY LIST (run_id);
@@ -276,10 +280,11 @@ SELECT counts::text FROM runs WHERE run_id = $1 AND state = 'complete';
 
 -- name: wanted-again
 -- The pages of outcomes $1, only those of statuses $2 unless that is NULL, and those that were refused with a status of
--- $3. With $4 only those whose reason contains this text, in upper or lower case.
+-- $3. With $4 only those whose reason is LIKE this, in upper or lower case. With $5 only the page of this key.
 ((outcome = ANY($1::text[]) AND ($2::integer[] IS NULL OR status = ANY($2)))
  OR (outcome = 'refused' AND status = ANY($3::integer[])))
-AND ($4::text IS NULL OR position(lower($4) IN lower(reason)) > 0);
+AND ($4::text IS NULL OR lower(reason) LIKE lower($4))
+AND ($5::bytea IS NULL OR digest = $5);
 
 -- name: has-base
 -- Whether run $1 has a base, which then stays until this transaction ends.

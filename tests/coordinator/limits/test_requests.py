@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from coordinator.limits.activity import OTHER_UPSTREAMS, UpstreamRequests, read_requests
 from coordinator.limits.limiter import Limiter
-from coordinator.limits.requests import OTHER_UPSTREAMS, UpstreamRequests, read_requests
 from coordinator.redis.keys import RunKeys
 from coordinator.settings import LimitSettings
 from tests.simulation.upstream_fleet import UPSTREAM, RedisClock

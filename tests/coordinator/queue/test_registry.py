@@ -31,6 +31,7 @@ LIFETIMES = {
     "its longest window": lambda milliseconds: 0 < milliseconds <= 3_600_000 + 120_000,
     "at most a day": lambda milliseconds: 0 < milliseconds <= DAY,
     "an hour": lambda milliseconds: 0 < milliseconds <= 3_600_000,
+    "a minute": lambda milliseconds: 0 < milliseconds <= 60_000,
     "two days": lambda milliseconds: 0 < milliseconds <= 2 * DAY,
     "a week": lambda milliseconds: 0 < milliseconds <= 7 * DAY,
 }
@@ -204,6 +205,7 @@ async def test_making_a_run_anew_clears_what_the_earlier_one_left(redis: Redis) 
     await old.runs.make(record_of("run", shards=1, buckets=2, epoch="second"))
     left = {key.decode() async for key in redis.scan_iter("*{run}*")}
     own = {old.keys.slots(HOST), old.keys.health(HOST), *old.keys.limiting, old.keys.robots("https://example.org")}
+    own.add(old.keys.history)
     assert left - own == {old.keys.state}
     assert all([await redis.pttl(key) > 0 for key in left & own])
     assert await redis.hgetall(old.keys.state) == {

@@ -85,7 +85,7 @@ async def test_reasons_that_differ_only_from_key_to_key_are_one(
     connection: PostgresConnection, database: str, outcome: Outcome, reasons: Sequence[str], kind: str
 ) -> None:
     run_id = await a_run(connection, database, *((outcome, None, reason) for reason in reasons))
-    assert await count_outcomes(connection, RunTables(run_id)) == (
+    assert await count_outcomes(connection, RunTables(run_id).pages) == (
         {outcome: len(reasons)},
         (ReasonCount(outcome, kind, len(reasons)),),
     )
@@ -104,7 +104,7 @@ async def test_only_the_usual_reasons_are_kept_and_all_keys_are_counted(
         *((STORED, 200, None) for _ in range(3)),
         (GONE, 404, "status 404"),
     )
-    counts, reasons = await count_outcomes(connection, RunTables(run_id))
+    counts, reasons = await count_outcomes(connection, RunTables(run_id).pages)
     assert counts == {FAILED: 35, REFUSED: 5, STORED: 3, GONE: 1}
     failed = [one for one in reasons if one.outcome is FAILED]
     assert len(failed) == KEPT_REASONS + 1
@@ -195,5 +195,5 @@ async def test_only_the_pages_that_are_wanted_again_are_deleted(
 ) -> None:
     run_id = await a_run(connection, database, *ENDS)
     assert await Catalogue(connection).reopen(RunTables(run_id), wanted) == deleted
-    counts, _ = await count_outcomes(connection, RunTables(run_id))
+    counts, _ = await count_outcomes(connection, RunTables(run_id).pages)
     assert sum(counts.values()) == len(ENDS) - sum(deleted.values())

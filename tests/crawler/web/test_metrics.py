@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from coordinator.errors import PostgresUnavailable, RedisUnavailable
+from coordinator.limits.activity import UpstreamRequests
 from coordinator.limits.overrides import LimitOverride
-from coordinator.limits.requests import UpstreamRequests
 from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Epoch, Outcome, RunCounts, RunState, Steering

@@ -1,0 +1,118 @@
+"""What the pages show of keys: those that brought nothing, one key with its rows, and what differs between two runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any, cast
+
+from coordinator.errors import PostgresUnavailable, UsageError
+from coordinator.model import Outcome
+from coordinator.queue.sharding import digest
+from coordinator.queue.wire import decode_deferral
+from coordinator.redis.connection import translate_redis_errors
+from coordinator.redis.keys import RunKeys
+from crawler.runs.diff import changed_keys_query, compare_runs, runs_to_compare
+from crawler.store.postgres import postgres_errors
+from crawler.store.queries import query
+from crawler.store.rows.ended import SAMPLED_KEYS, KeysOfRun
+from crawler.web.stores import Stores
+
+SHOWN_OUTCOMES = (Outcome.FAILED, Outcome.REFUSED, Outcome.GONE)
+SHOWN_CHANGED = 200
+DIFF_SECONDS = 60.0
+
+
+class KeysView:
+    """Reads keys. Every method raises Unavailable, PostgresRefused, and UsageError for what is not known."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+
+    async def ended(self, name: str, outcome: str, behind: str, text: str) -> Mapping[str, Any]:
+        """Some keys of a run that ended so, behind a digest; with `text` those that have it in key or reason."""
+        if outcome not in SHOWN_OUTCOMES:
+            raise UsageError(f"outcome is {outcome!r:.50}; choose {', '.join(SHOWN_OUTCOMES)}")
+        async with self._stores.catalogue() as catalogue:
+            run = await self._stores.run(catalogue, name)
+            keys = KeysOfRun(catalogue.connection, run)
+            found = asdict(await keys.ended(Outcome(outcome), _bytes(behind), text))
+            exact = await keys.page(digest(text)) if text and not behind else None
+        return found | {"exact": digest(text) if exact is not None else None, "state": run.state}
+
+    async def reasons(self, name: str) -> Mapping[str, Any]:
+        """Why keys of a run failed or were refused; `sampled` says that only some of them were looked at."""
+        async with self._stores.catalogue() as catalogue:
+            run = await self._stores.run(catalogue, name)
+            reasons = await KeysOfRun(catalogue.connection, run).usual_reasons()
+        return {"reasons": reasons, "sampled": not run.reasons and sum(one.keys for one in reasons) >= SAMPLED_KEYS}
+
+    async def key(self, name: str, hexadecimal: str) -> Mapping[str, Any]:
+        """One key: its page, its records, what became of it in other runs, and its attempts while it is deferred."""
+        wanted = _bytes(hexadecimal)
+        async with self._stores.catalogue() as catalogue:
+            run = await self._stores.run(catalogue, name)
+            of_corpus = [one for one in await catalogue.all() if one.corpus == run.corpus]
+            keys = KeysOfRun(catalogue.connection, run)
+            page = await keys.page(wanted)
+            found = {
+                "state": run.state,
+                "page": page,
+                "tables": await keys.records(wanted) if page is not None else [],
+                "versions": await keys.versions(wanted, of_corpus),
+            }
+        with translate_redis_errors():
+            packed = await self._stores.client.hget(RunKeys(name).deferred_keys, cast("str", wanted))
+        return found | {"deferred": _deferred(wanted, cast("bytes", packed or b""))}
+
+    async def diff(self, first: str, second: str, table: str) -> Mapping[str, Any]:
+        """How many keys changed from one complete run to another, of all pages or of one table."""
+        async with self._stores.catalogue() as catalogue:
+            runs = await runs_to_compare(catalogue, first, second or None)
+            with _in_time():
+                async with asyncio.timeout(DIFF_SECONDS):
+                    found = await compare_runs(catalogue.connection, runs, table or None)
+        return {
+            "old": runs.old.name,
+            "new": runs.new.name,
+            "corpus": runs.new.corpus,
+            "comparable": runs.are_comparable,
+            "waiting": runs.waiting.name if runs.waiting else None,
+            "tables": runs.tables,
+            "keys": found.keys,
+            "rows": found.rows,
+        }
+
+    async def changed(self, first: str, second: str, table: str, change: str) -> Sequence[str]:
+        """Some keys that changed so."""
+        async with self._stores.catalogue() as catalogue:
+            runs = await runs_to_compare(catalogue, first, second or None)
+            statement = query("changed-keys-of-kind", changed=changed_keys_query(runs, table or None))
+            with _in_time(), postgres_errors():
+                async with asyncio.timeout(DIFF_SECONDS):
+                    rows = await catalogue.connection.fetch(statement, change, SHOWN_CHANGED)
+        return [row["key"] for row in rows]
+
+
+def _deferred(wanted: bytes, packed: bytes) -> Mapping[str, Any] | None:
+    with suppress(ValueError):
+        one = decode_deferral(wanted, packed)
+        return {"key": one.key, "attempts": one.attempts.total, "history": one.attempts.history}
+    return None
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise PostgresUnavailable(f"it takes more than {DIFF_SECONDS:.0f} s; `shardcrawl diff` has no bound") from error
+
+
+def _bytes(hexadecimal: str) -> bytes:
+    try:
+        return bytes.fromhex(hexadecimal)
+    except ValueError:
+        raise UsageError(f"{hexadecimal[:40]!r} is no digest") from None

@@ -1,0 +1,71 @@
+"""Serves the page until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from coordinator.errors import UsageError
+from coordinator.tasks import run_until_first_ends
+from crawler.local.services import LookedAt, Place
+from crawler.web.app import Dashboard
+from crawler.web.guard import Access
+from crawler.web.stores import Stores
+
+# An open page never ends its request by itself.
+SHUTDOWN_SECONDS = 1
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: the servers of an embedded place must be stopped after this one."""
+        yield
+
+
+async def serve_page(place: Place, listen: str, access: Access, on_ready: Callable[[str], None]) -> None:
+    """Serve the page at `listen` until SIGINT or SIGTERM; `on_ready` gets its address.
+
+    Raises UsageError when it cannot listen there, ShardcrawlError when the folder of the place cannot be used.
+    """
+    with _listening(listen) as listener:
+        looked_at = LookedAt(place)
+        dashboard = Dashboard(Stores(lambda: looked_at.addresses), access)
+        server = _Server(
+            uvicorn.Config(
+                dashboard.app,
+                access_log=False,
+                lifespan="off",
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                ws="none",
+            )
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        host, port = listener.getsockname()[:2]
+        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        try:
+            await run_until_first_ends(server.serve([listener]), looked_at.keep())
+        finally:
+            await dashboard.close()
+
+
+def _listening(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    try:
+        if not host or not 0 <= int(port) < 65_536:
+            raise ValueError
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host.strip("[]"), int(port)), family=family)
+    except ValueError:
+        raise UsageError(f"--listen is {listen!r}; write HOST:PORT, like 127.0.0.1:8765") from None
+    except OSError as error:
+        raise UsageError(f"--listen {listen}: {error.strerror}; choose another port") from error

@@ -1,0 +1,60 @@
+"""Pure: what the pages show of a run's upstreams: what they are sent, how much of their budget, what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coordinator.limits.activity import UpstreamActivity
+from coordinator.limits.matcher import UpstreamMatcher
+from coordinator.limits.overrides import override_of
+from coordinator.limits.unreachable import UnreachableUpstream
+from coordinator.limits.upstream_health import UpstreamHealth
+from coordinator.settings import LimitSettings
+
+# A run can have thousands; those with trouble come first, then those that are sent the most.
+MOST_UPSTREAM_ROWS = 50
+NOTHING_SENT = UpstreamActivity(0.0, 0.0)
+
+
+def upstream_rows(
+    limits: Mapping[str, LimitSettings],
+    unusual: Sequence[UpstreamHealth],
+    dead: Sequence[UnreachableUpstream],
+    activity: Mapping[str, UpstreamActivity],
+) -> Mapping[str, Any]:
+    """The upstreams to show, those with trouble first, and how many more there are."""
+    health = {one.upstream: one for one in unusual}
+    unreachable = {one.upstream: one for one in dead}
+    overrides = {one.upstream: one.override for one in unusual if one.override is not None}
+    matcher = UpstreamMatcher(limits)
+    rows = []
+    for name in {*health, *unreachable, *activity}:
+        override = override_of(name, overrides, matcher)
+        limit = matcher.limit(name) if override is None else override.over(matcher.limit(name))
+        sent = activity.get(name, NOTHING_SENT)
+        rows.append(_row(name, limit, sent, health.get(name), unreachable.get(name)))
+    rows.sort(key=lambda row: (not row["stops"], not row["keys_waiting"], -row["rate"], row["name"]))
+    return {"shown": rows[:MOST_UPSTREAM_ROWS], "more": max(0, len(rows) - MOST_UPSTREAM_ROWS)}
+
+
+def _row(
+    name: str,
+    limit: LimitSettings,
+    sent: UpstreamActivity,
+    health: UpstreamHealth | None,
+    unreachable: UnreachableUpstream | None,
+) -> dict[str, Any]:
+    bound = (health.found_rate if health else None) if limit.auto else limit.rate
+    return {
+        "name": name,
+        "rate": round(sent.rate, 2),
+        "failing": round(sent.failing, 3),
+        "limit": limit.rate_text,
+        "concurrency": limit.concurrency,
+        "used": round(min(1.0, sent.rate / bound), 3) if bound else None,
+        "stops": health is not None and health.stops_requests,
+        "trouble": health.summary if health else "",
+        "keys_waiting": unreachable.keys if unreachable else 0,
+        "fault": unreachable.summary if unreachable else "",
+    }
