@@ -16,7 +16,7 @@ test: check  ## what CI runs: lint, types, contracts, unit and live tests
 
 faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of them (root fills disks too)
 	timeout --foreground --signal=INT --kill-after=60 1200 $(BIN)/pytest tests/faults tests/simulation -m "" -n 3 --dist worksteal -rs
-	$(BIN)/pytest tests/live tests/ops -m slow -n 3
+	$(BIN)/pytest tests/live tests/examples tests/ops tests/coordinator tests/crawler -m slow -n 3
 
 security: $(VENV)/ready  ## a minute of random inputs for each reader of what others write, the attacks, known advisories
 	$(BIN)/ruff check --select S .

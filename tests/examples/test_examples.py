@@ -98,6 +98,7 @@ async def test_urls(example: Example) -> None:
     assert sum("robots.txt" in row["reason"] for row in refused) == 2
 
 
+@pytest.mark.slow
 async def test_api_batch(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("api-batch", upstream)
@@ -107,6 +108,7 @@ async def test_api_batch(example: Example) -> None:
     assert await example.sql(joined) == [{"n": 195}]
 
 
+@pytest.mark.slow
 async def test_records(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("records", upstream)
@@ -162,6 +164,7 @@ async def test_rest_cursor(example: Example) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_graphql(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("graphql", upstream)
@@ -197,6 +200,7 @@ async def test_shop(example: Example) -> None:
     ) == [{"price": "1320.60", "image": "/image/60.png"}]
 
 
+@pytest.mark.slow
 async def test_sitemap(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("sitemap", upstream)
@@ -207,6 +211,7 @@ async def test_sitemap(example: Example) -> None:
     assert await example.sql("select count(*) as products from products_current") == [{"products": 35}]
 
 
+@pytest.mark.slow
 async def test_images(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("images", upstream)
@@ -215,6 +220,7 @@ async def test_images(example: Example) -> None:
     assert await example.sql(png) == [{"n": 30}]
 
 
+@pytest.mark.slow
 async def test_refresh(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("refresh", upstream)
@@ -224,6 +230,7 @@ async def test_refresh(example: Example) -> None:
     assert await example.sql(rows) == [{"items": 200, "ids": 200}]
 
 
+@pytest.mark.slow
 async def test_notebook(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow_notebook("notebook", upstream)

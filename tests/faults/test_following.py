@@ -70,7 +70,7 @@ STEPS = [
     pytest.param("worker-1", "copied", "", id="copied", marks=pytest.mark.slow),
     pytest.param("worker-1", "committed", BY_LEVEL, id="committed-level", marks=pytest.mark.slow),
     pytest.param("coordinator", "found", BOUNDED, id="found", marks=pytest.mark.slow),
-    pytest.param("coordinator", "followed", BOUNDED, id="followed"),
+    pytest.param("coordinator", "followed", BOUNDED, id="followed", marks=pytest.mark.slow),
     pytest.param("coordinator", "followed", BY_LEVEL, id="followed-level", marks=pytest.mark.slow),
 ]
 
@@ -82,6 +82,7 @@ async def test_a_child_that_dies_at_a_step_of_following(crawl: Crawl, who: str, 
     await every_page_once(crawl, "26 found keys, killed at a step", f"{who}: {step} {rule}".strip(), again=IN_HAND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["named", pytest.param("committed", marks=pytest.mark.slow)])
 async def test_a_bounded_rule_finds_exactly_its_most_whoever_dies(crawl: Crawl, step: str) -> None:
     ended = await crawl.complete(await start(crawl, "most = 333", failpoint=f"worker-1:{step}:4"))
@@ -91,6 +92,7 @@ async def test_a_bounded_rule_finds_exactly_its_most_whoever_dies(crawl: Crawl, 
     await crawl.agreed("26 found keys, bounded", f"worker-1: {step}", len(await crawl.outcomes()))
 
 
+@pytest.mark.slow
 async def test_by_level_every_page_has_the_least_depth_although_a_worker_dies(crawl: Crawl) -> None:
     ended = await crawl.complete(await start(crawl, BY_LEVEL, failpoint="worker-1:committed:2", workers=2))
     assert "worker-1 was ended by SIGKILL" in ended.err

@@ -44,6 +44,7 @@ async def carried(crawl: Crawl, scenario: str, injected: str) -> None:
     await crawl.shell.run("audit", "second", environ=crawl.environ)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [pytest.param("copied", marks=pytest.mark.slow), "committed", pytest.param("completed", marks=pytest.mark.slow)],

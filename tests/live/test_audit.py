@@ -128,6 +128,7 @@ async def crawl(shell: Shell, upstream: Upstream, redis: Redis, redis_url: str, 
     await connection.close()
 
 
+@pytest.mark.slow
 async def test_an_interrupted_run_that_has_a_robots_txt_agrees_with_itself(shell: Shell, upstream: Upstream) -> None:
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(200)])
     running = await shell.start("run", urls, "--rate", "20")
@@ -281,6 +282,7 @@ KEPT_RECORDS = (
 )
 
 
+@pytest.mark.slow
 async def test_a_refresh_is_compared_with_its_base(crawl: Crawl) -> None:
     await crawl.finish()
     await crawl.postgres.execute(REFRESH)
@@ -357,6 +359,7 @@ async def test_an_interrupted_run_that_was_changed_by_hand_is_found(crawl: Crawl
     assert await crawl.broken() == {COUNTED, DONE}
 
 
+@pytest.mark.slow
 async def test_a_run_that_redis_lost_is_said_to_be_lost_and_holds(crawl: Crawl) -> None:
     await crawl.interrupt()
     await crawl.postgres.execute("UPDATE runs SET epoch = 'void'")
@@ -376,6 +379,7 @@ async def test_a_run_that_redis_lost_is_said_to_be_lost_and_holds(crawl: Crawl) 
     assert "not needed any more" in [one.expected for one in lost]
 
 
+@pytest.mark.slow
 async def test_a_key_that_was_requested_twice_is_found_also_in_another_request(crawl: Crawl) -> None:
     await crawl.finish()
     assert await crawl.broken(crawl.log()) == set()

@@ -211,6 +211,7 @@ async def test_source_that_cannot_be_read(shell: Shell, command: str, source: st
     await refused(shell, command, source, says=says, code=2 if "/fd/" in source else 1)
 
 
+@pytest.mark.slow
 async def test_damaged_source_ends_the_run_and_no_key_is_lost(shell: Shell, upstream: Upstream) -> None:
     lines = "".join(f"{upstream.url}/item/{os.urandom(8).hex()}\n" for _ in range(4000)).encode()
     packed = gzip.compress(lines)
@@ -255,6 +256,7 @@ async def test_sql_that_writes(shell: Shell) -> None:
     await refused(shell, "sql", "create table t (a int)", code=2, says="only reads")
 
 
+@pytest.mark.slow
 async def test_another_source_under_the_same_name(shell: Shell, upstream: Upstream) -> None:
     first = shell.write("a.txt", [f"{upstream.url}/item/1"])
     second = shell.write("b.txt", [f"{upstream.url}/item/2"])

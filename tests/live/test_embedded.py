@@ -233,11 +233,11 @@ async def test_a_command_that_only_looks_is_waited_for(tmp_path: Path, monkeypat
 
 
 async def test_a_program_that_has_the_folder_itself_learns_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "LOCK_WAIT_SECONDS", folder.LOCK_POLL_SECONDS)
+    monkeypatch.setattr(lock, "LOCK_WAIT_SECONDS", lock.LOCK_POLL_SECONDS)
     data = folder.open_folder(tmp_path)
-    held = await folder.lock(data)
+    held = await lock.lock(data)
     with pytest.raises(DataInUse, match=r"this program uses .* already: read what crawler\.read returned"):
-        await folder.lock(data)
+        await lock.lock(data)
     os.close(held)
     data.close()
 

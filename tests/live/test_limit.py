@@ -54,6 +54,7 @@ async def test_an_override_reaches_every_worker_is_in_status_and_outlives_the_wo
     assert "run urls is complete" in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_every_spelling_of_a_host_is_one_budget(shell: Shell, upstream: Upstream, engine: str) -> None:
     port, polite = upstream.url.rpartition(":")[2], {"SHARDCRAWL_RATE": ""}

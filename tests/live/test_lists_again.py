@@ -36,6 +36,7 @@ columns = { id = "bigint" }
 """
 
 
+@pytest.mark.slow
 async def test_a_list_that_is_shorter_now_is_whole_again(shell: Shell, environ: dict[str, str]) -> None:
     """What its pages of before have named is kept, and the audit finds who named it."""
     ends = {"longer": 3, "shorter": 3, "whole": 2}

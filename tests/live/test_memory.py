@@ -42,6 +42,7 @@ async def packed() -> AsyncIterator[Packed]:
         yield upstream
 
 
+@pytest.mark.slow
 async def test_small_responses_that_become_large_do_not_exceed_the_memory(shell: Shell, packed: Packed) -> None:
     """Together they are 512 MB."""
     shell.write("keys.txt", [f"{packed.url}/{number}" for number in range(KEYS)])

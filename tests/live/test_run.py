@@ -248,7 +248,7 @@ async def test_no_redis_key_of_the_queue_outlives_a_complete_run(
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(500)])
     await shell.run("run", urls, environ=environ)
     names = Counter(name.decode().rpartition("}:")[2].partition(":")[0] for name in await redis.keys("*"))
-    assert set(names) <= {"shardcrawl", "spec", "state", "timings", "done", "leader", *UPSTREAM_KEYS}, names
+    assert set(names) <= {"shardcrawl", "spec", "state", "timings", "history", "done", "leader", *UPSTREAM_KEYS}, names
 
 
 async def test_fewer_requests_at_once_than_workers(shell: Shell, upstream: Upstream) -> None:

@@ -24,6 +24,7 @@ async def address_of(serving: Running) -> str:
     pytest.fail("serve has ended")
 
 
+@pytest.mark.slow
 async def test_a_run_takes_the_folder_over_and_its_keys_go_back_by_the_page(shell: Shell, upstream: Upstream) -> None:
     serving = await shell.start("serve", "--listen", "127.0.0.1:0", environ=TOKEN)
     async with httpx.AsyncClient(base_url=await address_of(serving)) as page:

@@ -109,6 +109,7 @@ async def test_a_parser_that_fails_on_everything_does_not_cost_a_request_for_eac
     ]
 
 
+@pytest.mark.slow
 async def test_a_key_alone_of_which_workers_die_is_failed_and_the_run_comes_to_its_end(shell: Shell) -> None:
     """No other key fails with it: the second worker that gets it has its parser in a process of its own."""
     parser = """

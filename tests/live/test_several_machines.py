@@ -35,6 +35,7 @@ async def test_workers_of_two_machines_share_a_run(shell: Shell, upstream: Upstr
     assert await shell.sql(published, environ=environ) == each_key_once(KEYS)
 
 
+@pytest.mark.slow
 async def test_a_second_coordinator_takes_over_from_a_killed_one(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:

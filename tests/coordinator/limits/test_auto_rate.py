@@ -50,6 +50,7 @@ async def test_the_ceiling_is_never_exceeded(redis: Redis, ceiling: int) -> None
     assert await found(redis) == ceiling
 
 
+@pytest.mark.slow
 async def test_a_limit_that_falls_is_followed_at_once_and_one_that_rises_is_found_again(redis: Redis) -> None:
     upstream = LeakyBucket(100)
     fleet = await fleet_at(redis, upstream)

@@ -189,6 +189,7 @@ async def test_a_made_run_is_found_and_listed(redis: Redis) -> None:
     assert await runs.state("a") is RunState.RUNNING
 
 
+@pytest.mark.slow
 async def test_a_run_of_a_billion_keys_can_be_made(redis: Redis) -> None:
     record = record_of(shards=256, buckets=2**22)
     await Runs(redis).make(record)
