@@ -211,6 +211,7 @@ def draw_pipeline(results: dict[str, Any], path: Path) -> None:
         speed, growth = figure.subplots(1, 2, width_ratios=(2.1, 1))
         figure.subplots_adjust(left=0.26, right=0.97, top=0.72, bottom=0.08, wspace=0.12)
         _speeds(speed, [*ranked, limits[cores]], names, "   the limit: nothing but the step")
+        speed.set_xlim(right=1.2 * speed.get_xlim()[1])  # room for the words beside the longest bar
         speed.set_title("records/s", loc="left", fontsize=10.5, color=FAINT, pad=14)
         for place, line in enumerate(grown):
             limit = limits[line.circumstance]
