@@ -41,7 +41,6 @@ from crawler.fetch.network.tls import NO_CERTIFICATES, Certificates
 from crawler.model import HttpResponse
 
 READ_BYTES = 64 * 1024
-BODILESS_STATUSES = (204, 304)  # RFC 9110, sections 15.3.5 and 15.4.5
 # A new client waits this long for other new hosts, so that one client gets the addresses of all of them.
 GATHER_PINS_SECONDS = 0.01
 # Building a client takes 3 to 6 ms: at most 20 are built a second, however many new hosts come.
@@ -142,7 +141,13 @@ class PyreqwestEngine:
         await self._lenient.close()
 
     async def _send(
-        self, client: Client, method: str, url: str, headers: Pairs, body: bytes | None, seconds: float | None = None
+        self,
+        client: Client,
+        method: str,
+        url: str,
+        headers: Pairs,
+        body: bytes | None,
+        seconds: float | None = None,
     ) -> HttpResponse:
         """Send a request once. The library reads the URL again, and leaves it as it is."""
         try:
@@ -161,9 +166,8 @@ class PyreqwestEngine:
             status, ended = response.status, False
             try:
                 head = self._headers_of(response, status)
-                # This waits for the whole amount, so fewer bytes mean that the body has ended. Asking for a body that
-                # cannot be there would take a fifth of the time of the request.
-                first = None if status in BODILESS_STATUSES else await response.body_reader.read(READ_BYTES)
+                # This waits for the whole amount, so fewer bytes mean that the body has ended.
+                first = await response.body_reader.read(READ_BYTES)
                 ended = first is None or len(first) < READ_BYTES
                 if first is None:
                     return HttpResponse(status, head, b"")
