@@ -151,6 +151,7 @@ async def test_selectors(example: Example) -> None:
 BY_KIND = "select kind, outcome, count(*) as keys from pages_current group by 1, 2 order by 1"
 
 
+@pytest.mark.slow
 async def test_rest_cursor(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("rest-cursor", upstream)
@@ -187,6 +188,7 @@ async def test_mediawiki_category(example: Example) -> None:
     assert await example.sql("select count(distinct title) as titles from articles_current") == [{"titles": 120}]
 
 
+@pytest.mark.slow
 async def test_shop(example: Example) -> None:
     async with Upstream() as upstream:
         await example.follow("shop", upstream)

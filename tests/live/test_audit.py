@@ -138,6 +138,7 @@ async def test_an_interrupted_run_that_has_a_robots_txt_agrees_with_itself(shell
     assert "BROKEN" not in (await shell.run("audit", "urls")).out
 
 
+@pytest.mark.slow
 async def test_a_run_agrees_with_itself_while_it_goes_on_when_it_is_interrupted_and_when_it_is_complete(
     crawl: Crawl,
 ) -> None:

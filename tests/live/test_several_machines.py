@@ -18,6 +18,7 @@ KEYS = 3000
 STARTS_WITH = "where it shall run, start `shardcrawl work` with"
 
 
+@pytest.mark.slow
 async def test_workers_of_two_machines_share_a_run(shell: Shell, upstream: Upstream, environ: dict[str, str]) -> None:
     """`work` may start before the run exists. It works on it, then on the next one. Ctrl-C drains it."""
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
