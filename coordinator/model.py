@@ -190,6 +190,11 @@ class Steering:
 NOT_STEERED = Steering()
 
 
+def outcomes_json(outcomes: Mapping[Outcome, int]) -> Mapping[str, int]:
+    """Keys by outcome as plain values, with 0 for an outcome that did not occur."""
+    return {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome}
+
+
 @dataclass(frozen=True, slots=True)
 class RunCounts:
     """A run's progress as Redis knows it: keys by outcome, requests sent, and `received` bytes of bodies.

@@ -55,6 +55,11 @@ class RunSnapshot:
         return {health.upstream: health.paused for health in self.upstreams if health.paused > 0}
 
     @property
+    def shown_state(self) -> str:
+        """The state for people: "paused" while it goes on and is paused."""
+        return "paused" if self.steering.paused and self.state is RunState.RUNNING else self.state.value
+
+    @property
     def limited_by(self) -> LimitedBy | None:
         """What limits the run now; None while that is unknown, and when the run is over."""
         return limited_by(self.state, self.workers, self.counts, self.waits, self.figures.held)

@@ -29,7 +29,7 @@ from redis.asyncio import Redis
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.change_signal import ChangeSignal
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import LimitOverride, encode_rate, override_of
+from coordinator.limits.overrides import LimitOverride, encode_rate, limit_now
 from coordinator.limits.tally import Tally
 from coordinator.limits.upstream_health import log_refusals
 from coordinator.limits.upstream_state import Reservation, UpstreamState
@@ -288,11 +288,9 @@ class Limiter:
 
     def _limit(self, upstream: str) -> LimitSettings:
         """The limit that holds now: the job's, or what overrides it."""
-        limit = self._matcher.limit(upstream)
         if not self._overrides:
-            return limit
-        override = override_of(upstream, self._overrides, self._matcher)
-        return override.over(limit) if override is not None else limit
+            return self._matcher.limit(upstream)
+        return limit_now(upstream, self._overrides, self._matcher)
 
     def _state(self, upstream: str) -> UpstreamState:
         return self._states.setdefault(upstream, UpstreamState())

@@ -50,15 +50,13 @@ class LimitOverride:
 _NOTHING = LimitOverride()
 
 
-def override_of(
-    upstream: str, overrides: Mapping[str, LimitOverride], matcher: UpstreamMatcher
-) -> LimitOverride | None:
-    """Pure: what overrides the limit of an upstream: its own override, that of its host, or that of all others."""
-    override = overrides.get(upstream)
+def limit_now(upstream: str, overrides: Mapping[str, LimitOverride], matcher: UpstreamMatcher) -> LimitSettings:
+    """Pure: the limit of an upstream that holds: the job's, with the override of itself, its host, or all others."""
+    limit, override = matcher.limit(upstream), overrides.get(upstream)
     if override is None and not matcher.has_own_limit(upstream):
         host = upstream.rstrip("0123456789").removesuffix(":")  # of which every port has its limit
         override = overrides.get(host) or overrides.get(ANY_UPSTREAM)
-    return override
+    return limit if override is None else override.over(limit)
 
 
 class LimitOverrides:

@@ -94,6 +94,11 @@ class Runs:
             return RunInRedis(as_text(epoch or ""), RunState(as_text(state or "")))
         return RunInRedis(as_text(epoch or ""), None)
 
+    async def has(self, name: str, epoch: str) -> bool:
+        """Whether this Redis has the run of that name with this epoch."""
+        found = await self.find(name)
+        return found is not None and found.epoch == epoch
+
     async def state(self, name: str) -> RunState | None:
         """The state of a run; None when this Redis does not know it, or has something else there."""
         found = await self.find(name)

@@ -32,6 +32,9 @@ class StageTiming:
         return sum(self.counts)
 
 
+NO_TIMES = StageTiming((), 0.0)
+
+
 class Timing:
     """Counts how long one stage of a worker takes, since the worker began. `seconds` is the sum."""
 

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from coordinator.errors import ShardcrawlError, UsageError, first_line, redacted
+from coordinator.model import outcomes_json
 from coordinator.redis.connection import connect_redis, translate_redis_errors
 from coordinator.status import RunSnapshot
 from crawler.audit.auditor import audit
@@ -22,7 +23,7 @@ from crawler.cli.display import screen
 from crawler.cli.display.live import watch_runs
 from crawler.cli.display.overview import Overview, snapshot_of, wanted_runs
 from crawler.cli.display.progress import byte_words, say
-from crawler.cli.display.snapshot import outcomes_json, print_snapshot, snapshot_json
+from crawler.cli.display.snapshot import print_snapshot, snapshot_json
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
 from crawler.local.services import Place, services
 from crawler.runs.prune import run_sizes

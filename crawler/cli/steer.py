@@ -20,10 +20,10 @@ from crawler.cli.display.progress import outcome_words, say
 from crawler.cli.options import command, place_from, place_options, run_async
 from crawler.corpus import with_source_database
 from crawler.job.job import read_job
-from crawler.local.services import Addresses, Place, services
+from crawler.local.services import Addresses, Place, opened_services, services
 from crawler.model import DENIED_STATUSES
 from crawler.opening import open_run
-from crawler.runs.steering import change_limit, put_back, steer_run, wanted_concurrency, wanted_rate
+from crawler.runs.steering import WantedLimit, change_limit, put_back, steer_run, wanted_limit
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.reasons import PagesToRetry
 
@@ -46,10 +46,8 @@ def limit_command(
     It holds until it is changed again or the run is complete.
     Example: shardcrawl limit my-run en.wikipedia.org --rate 20
     """
-    if rate is None and concurrency is None:
-        raise UsageError("limit: nothing to change; give --rate, --concurrency, or both")
-    wanted_rate(rate, ceiling), wanted_concurrency(concurrency)  # before a server is started
-    changed = run_async(_change_limit(place_from(options), name, upstream, rate, concurrency, ceiling))
+    wanted = wanted_limit(rate, ceiling, concurrency)
+    changed = run_async(_change_limit(place_from(options), name, upstream, wanted))
     say(Console(), f"run {name}: the limit of {changed} is changed for every worker; `shardcrawl status` shows it")
 
 
@@ -147,23 +145,13 @@ def rebuild_command(name: str, **options: Any) -> None:
 
 
 async def _steer(place: Place, name: str, change: Callable[[Steering], Steering]) -> None:
-    async with services(place, share=True) as addresses:
-        client = connect_redis(addresses.redis)
-        try:
-            await steer_run(client, addresses.database, name, change)
-        finally:
-            await client.aclose()
+    async with opened_services(place) as (_, client, database):
+        await steer_run(client, database, name, change)
 
 
-async def _change_limit(
-    place: Place, name: str, upstream: str, rate: str | None, concurrency: str | None, ceiling: str | None
-) -> str:
-    async with services(place, share=True) as addresses, _catalogue(addresses) as catalogue:
-        client = connect_redis(addresses.redis)
-        try:
-            return await change_limit(catalogue, client, name, upstream, rate, concurrency, ceiling)
-        finally:
-            await client.aclose()
+async def _change_limit(place: Place, name: str, upstream: str, wanted: WantedLimit) -> str:
+    async with opened_services(place) as (connection, client, _):
+        return await change_limit(Catalogue(connection), client, name, upstream, wanted)
 
 
 async def _retry(place: Place, name: str, wanted: PagesToRetry) -> Mapping[Outcome, int]:

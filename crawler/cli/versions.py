@@ -6,20 +6,17 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, TypeAlias
 
 import click
-from redis.asyncio import Redis
 from rich.console import Console
 
 from coordinator.errors import DataInUse, Unavailable, UsageError
 from coordinator.failpoints import Failpoint, failpoint_at
 from coordinator.model import Outcome, RunCounts
-from coordinator.redis.connection import connect_redis
 from crawler.cli.display.progress import byte_words, outcome_words, say
 from crawler.cli.options import command, place_from, place_options, run_async
 from crawler.cli.run import FALLS_SHORT_EXIT_CODE, NO_FILES_EXIT_CODE
@@ -27,12 +24,10 @@ from crawler.export.published import PublishedFiles, export_published
 from crawler.job.fields import AGE, AGE_FORMS
 from crawler.job.request_checks import seconds_of
 from crawler.local.child_spec import FAILPOINT_VARIABLE
-from crawler.local.services import Place, services
+from crawler.local.services import Place, opened_services
 from crawler.runs.cancel import cancel_run
 from crawler.runs.prune import Part, check_corpus, orphans, prunable, prune, run_sizes
 from crawler.runs.publish import publish_run, roll_back
-from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.rows.stored_run import StoredRun
 
 # How long the embedded servers of a command that was cancelled may take to stop.
@@ -131,7 +126,7 @@ def _say_files(files: PublishedFiles | None) -> None:
 
 
 async def _publish(place: Place, name: str, force: bool) -> tuple[StoredRun, str, PublishedFiles | None]:
-    async with _opened(place) as (connection, _, database):
+    async with opened_services(place) as (connection, _, database):
         run, held_back = await publish_run(connection, name, force=force, failpoint=_failpoint("publish"))
         if held_back:
             return run, held_back, None
@@ -139,7 +134,7 @@ async def _publish(place: Place, name: str, force: bool) -> tuple[StoredRun, str
 
 
 async def _roll_back(place: Place, corpus: str) -> tuple[str, str, PublishedFiles | None]:
-    async with _opened(place) as (connection, _, database):
+    async with opened_services(place) as (connection, _, database):
         now, before = await roll_back(connection, corpus)
         return now, before, await export_published(database, corpus, now, failpoint=_failpoint("export"))
 
@@ -149,7 +144,7 @@ async def _cancel(place: Place, name: str, drop: bool) -> Mapping[Outcome, int]:
     deadline = monotonic() + SERVERS_STOP_SECONDS
     while True:
         try:
-            async with _opened(place) as (_, client, database):
+            async with opened_services(place) as (_, client, database):
                 return await cancel_run(client, database, name, drop=drop, failpoint=_failpoint("cancel"))
         except (Unavailable, DataInUse):
             if (place.redis and place.database) or monotonic() > deadline:
@@ -158,7 +153,7 @@ async def _cancel(place: Place, name: str, drop: bool) -> Mapping[Outcome, int]:
 
 
 async def _prune(place: Place, corpus: str, keep: int | None, before: datetime | None) -> Pruned:
-    async with _opened(place) as (connection, client, database):
+    async with opened_services(place) as (connection, client, database):
         await check_corpus(connection, corpus)
         sizes = await run_sizes(connection)
         failpoint = _failpoint("prune")
@@ -167,7 +162,7 @@ async def _prune(place: Place, corpus: str, keep: int | None, before: datetime |
 
 
 async def _prunable(place: Place, corpus: str, keep: int | None, before: datetime | None) -> Pruned:
-    async with _opened(place) as (connection, _, _):
+    async with opened_services(place) as (connection, _, _):
         await check_corpus(connection, corpus)
         runs = await prunable(connection, corpus, keep=keep, before=before)
         return runs, await orphans(connection), await run_sizes(connection)
@@ -175,17 +170,3 @@ async def _prunable(place: Place, corpus: str, keep: int | None, before: datetim
 
 def _failpoint(process: str) -> Failpoint:
     return failpoint_at(os.environ.get(FAILPOINT_VARIABLE), process)
-
-
-@asynccontextmanager
-async def _opened(place: Place) -> AsyncIterator[tuple[PostgresConnection, Redis, str]]:
-    """A connection to Postgres with the schema made, a client of Redis, and Postgres' address."""
-    async with services(place, share=True) as addresses:
-        connection = await connect_postgres(addresses.database)
-        client = connect_redis(addresses.redis)
-        try:
-            await Catalogue(connection).prepare()
-            yield connection, client, addresses.database
-        finally:
-            await client.aclose()
-            connection.terminate()

@@ -8,9 +8,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from redis.asyncio import Redis
+
 from coordinator.errors import DataInUse
+from coordinator.redis.connection import connect_redis
 from coordinator.tasks import cancel_and_wait
 from crawler.local.embedded import Embedded, running
+from crawler.store.catalogue import Catalogue
+from crawler.store.postgres import PostgresConnection, connect_postgres
 
 # In the place of Postgres' address, for a command that needs none.
 NO_DATABASE = "none"
@@ -52,6 +57,20 @@ async def services(place: Place, *, share: bool = False) -> AsyncIterator[Addres
     async with Embedded(place.data, redis=not place.redis, postgres=not place.database) as embedded:
         urls = embedded.services
         yield Addresses(place.redis or str(urls.redis_url), place.database or str(urls.database_url), embedded)
+
+
+@asynccontextmanager
+async def opened_services(place: Place) -> AsyncIterator[tuple[PostgresConnection, Redis, str]]:
+    """A connection to Postgres with the schema made, a client of Redis, and Postgres' address, of shared `services`."""
+    async with services(place, share=True) as addresses:
+        connection = await connect_postgres(addresses.database)
+        client = connect_redis(addresses.redis)
+        try:
+            await Catalogue(connection).prepare()
+            yield connection, client, addresses.database
+        finally:
+            await client.aclose()
+            connection.terminate()
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,22 +73,16 @@ class Connection:
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run, oldest first, as `shardcrawl runs --json` has it."""
-        background = Background()
-        try:
+        with closing(Background()) as background:
             return background.result(all_runs(self._place))
-        finally:
-            background.close()
 
     def diff(self, first: str, second: str | None = None, *, table: str | None = None) -> dict[str, Any]:
         """How many keys changed from one run to another, or from a corpus' former run to its current one.
 
         It is as `shardcrawl diff --json` has it; `table` counts by the rows of one table.
         """
-        background = Background()
-        try:
+        with closing(Background()) as background:
             return diff_json(*background.result(compared_runs(self._place, first, second, table)), table)
-        finally:
-            background.close()
 
 
 def connect(*, redis: str | None = None, database: str | None = None, data: str | Path = DATA_FOLDER) -> Connection:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from coordinator.model import Outcome
+from coordinator.model import Outcome, outcomes_json
 from crawler.cli.display.screen import reason_words
-from crawler.cli.display.snapshot import outcomes_json
 from crawler.cli.run import exit_code_of
 from crawler.local.events import RunEnd
 from crawler.local.services import Place

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from queue import SimpleQueue
 
@@ -24,8 +24,7 @@ def run_in_thread(place: Place, job: Job, listener: Listener, environ: Mapping[s
     The `listener` is called in the caller's thread. There KeyboardInterrupt begins the drain, and a second one leaves
     at once; when the run is not complete then, it is raised at the end. Raises ShardcrawlError like `run_in`.
     """
-    background = Background()
-    try:
+    with closing(Background()) as background:
         run = _ThreadedRun(background, place, job, listener, environ)
         interrupted = False
         while True:
@@ -39,8 +38,6 @@ def run_in_thread(place: Place, job: Job, listener: Listener, environ: Mapping[s
                 run.interrupt()
             except CancelledError:
                 raise KeyboardInterrupt from None
-    finally:
-        background.close()
     if interrupted and end.stored is None:
         raise KeyboardInterrupt(f"run {end.job.run.name} is interrupted; the same call goes on with it")
     return end

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from redis.asyncio import Redis
 
@@ -30,6 +31,8 @@ from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 
 MAX_CONCURRENCY = 100_000
+# Rate and concurrency, as LimitOverrides.change takes them.
+WantedLimit: TypeAlias = tuple[LimitSettings | str | None, int | str | None]
 
 
 async def steer_run(client: Redis, database: str, name: str, change: Callable[[Steering], Steering]) -> Steering:
@@ -40,10 +43,7 @@ async def steer_run(client: Redis, database: str, name: str, change: Callable[[S
     """
     async with name_lock(database, name), open_catalogue(database) as catalogue:
         await catalogue.prepare()
-        run = await catalogue.find(name)
-        if run is None:
-            raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
-        run.refuse_cancelled()
+        run = await _known(catalogue, name)
         steering = change(run.steering)
         arguments = (run.run_id, steering.paused, steering.max_workers)
         with postgres_errors():
@@ -53,18 +53,12 @@ async def steer_run(client: Redis, database: str, name: str, change: Callable[[S
     return steering
 
 
-async def change_limit(
-    catalogue: Catalogue, client: Redis, name: str, upstream: str, rate: str | None, concurrency: str | None,
-    ceiling: str | None = None,
-) -> str:  # fmt: skip
-    """Override the limit of an upstream in a run that goes on, as `limit` states it; returns the upstream's name.
+async def change_limit(catalogue: Catalogue, client: Redis, name: str, upstream: str, wanted: WantedLimit) -> str:
+    """Override the limit of an upstream in a run that goes on; returns the upstream's name.
 
-    Raises UsageError for an unknown or complete run, a bad limit, and an upstream that has no budget of its own;
-    RunCancelled, RedisUnavailable, PostgresUnavailable.
+    Raises UsageError for an unknown or complete run, and an upstream that has no budget of its own; RunCancelled,
+    RedisUnavailable, PostgresUnavailable.
     """
-    if rate is None and concurrency is None:
-        raise UsageError("limit: nothing to change; give a rate, a concurrency, or both")
-    wanted = wanted_rate(rate, ceiling), wanted_concurrency(concurrency)
     run = await catalogue.find(name)
     if run is None:
         known = ", ".join(run.name for run in await catalogue.all()) or "none"
@@ -76,15 +70,20 @@ async def change_limit(
     return upstream
 
 
-def wanted_rate(rate: str | None, ceiling: str | None) -> LimitSettings | str | None:
-    """Pure: the argument of an override for a rate as the user writes it. Raises UsageError."""
+def wanted_limit(rate: str | None, ceiling: str | None, concurrency: str | None) -> WantedLimit:
+    """Pure: the limit as the user writes it, as arguments of an override. Raises UsageError, also without any."""
+    if rate is None and concurrency is None:
+        raise UsageError("limit: nothing to change; give --rate, --concurrency, or both")
+    return _wanted_rate(rate, ceiling), _wanted_concurrency(concurrency)
+
+
+def _wanted_rate(rate: str | None, ceiling: str | None) -> LimitSettings | str | None:
     if rate == "default" and ceiling is None:
         return DEFAULT
     return KEEP if rate is None and ceiling is None else limit_of(rate, ceiling, None, "limit:")
 
 
-def wanted_concurrency(text: str | None) -> int | str | None:
-    """Pure: the argument of an override for a concurrency as the user writes it. Raises UsageError."""
+def _wanted_concurrency(text: str | None) -> int | str | None:
     if text is None:
         return KEEP
     if text in ("default", "none"):
@@ -117,13 +116,19 @@ async def put_back(catalogue: Catalogue, name: str, wanted: PagesToRetry) -> Map
 
     Raises UsageError for an unknown run, and one whose source cannot be read again; RunCancelled, PostgresUnavailable.
     """
-    run = await catalogue.find(name)
-    if run is None:
-        raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
-    run.refuse_cancelled()
+    run = await _known(catalogue, name)
     if reads_once((run.document.get("source") or {}).get("path"), Path.cwd()):
         raise UsageError(f"run {name} read a pipe, which cannot be read again: give a file to a new run")
     job = read_job(run.document, run.folder or ".")
     if wanted.lists and not job.follows:
         raise UsageError(f"run {name} has no lists: its job has no [paginate]")
     return await catalogue.reopen(RunTables.of(run), wanted, job.tables)
+
+
+async def _known(catalogue: Catalogue, name: str) -> StoredRun:
+    """The run of that name. Raises UsageError when there is none, RunCancelled."""
+    run = await catalogue.find(name)
+    if run is None:
+        raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
+    run.refuse_cancelled()
+    return run

@@ -14,7 +14,7 @@ from coordinator.errors import Unavailable, UsageError
 from coordinator.model import Outcome
 from crawler.runs.cancel import cancel_run
 from crawler.runs.publish import publish_run, roll_back
-from crawler.runs.steering import change_limit, put_back, steer_run
+from crawler.runs.steering import change_limit, put_back, steer_run, wanted_limit
 from crawler.store.reasons import PagesToRetry
 from crawler.web.stores import Stores
 
@@ -50,9 +50,9 @@ class Action:
 
 
 async def _limit(stores: Stores, wanted: Wanted) -> str:
+    limit = wanted_limit(wanted.rate or None, None, wanted.concurrency or None)
     async with stores.catalogue() as catalogue:
-        given = (wanted.upstream, wanted.rate or None, wanted.concurrency or None)
-        upstream = await change_limit(catalogue, stores.client, wanted.run, *given)
+        upstream = await change_limit(catalogue, stores.client, wanted.run, wanted.upstream, limit)
     return f"the limit of {upstream} is changed for every worker"
 
 

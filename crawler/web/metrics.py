@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from coordinator.errors import PostgresRefused, RedisDamaged, RedisRefused, ShardcrawlError, UsageError
 from coordinator.limits.activity import OTHER_UPSTREAMS, UpstreamRequests, read_requests
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import override_of
+from coordinator.limits.overrides import limit_now
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import translate_redis_errors
@@ -83,8 +83,7 @@ def render(fleet: FleetLook) -> bytes:
 
 def _add_presence(text: Exposition, snapshot: RunSnapshot) -> None:
     run = snapshot.name
-    is_paused = snapshot.steering.paused and snapshot.state is RunState.RUNNING
-    text.add("shardcrawl_run_state", 1, run=run, state="paused" if is_paused else snapshot.state.value)
+    text.add("shardcrawl_run_state", 1, run=run, state=snapshot.shown_state)
     text.add("shardcrawl_workers", snapshot.workers, run=run)
     text.add("shardcrawl_coordinator_leads", int(snapshot.leader is not None), run=run)
 
@@ -146,8 +145,7 @@ def _rates(one: RunLook, snapshot: RunSnapshot) -> Iterable[tuple[str, float | N
         overrides = {health.upstream: health.override for health in snapshot.upstreams if health.override is not None}
         found = {health.upstream: health.found_rate for health in snapshot.upstreams}
         for upstream in one.requests.keys() - {OTHER_UPSTREAMS}:
-            override = override_of(upstream, overrides, matcher)
-            limit = matcher.limit(upstream) if override is None else override.over(matcher.limit(upstream))
+            limit = limit_now(upstream, overrides, matcher)
             yield upstream, found.get(upstream) if limit.auto else limit.rate
 
 

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from coordinator.limits.activity import read_activity
-from coordinator.model import Outcome, RunCounts, RunState
+from coordinator.model import Outcome, RunCounts, RunState, outcomes_json
 from coordinator.queue.history import HistoryPoint, pace, read_history, read_point
 from coordinator.queue.registry import Runs
 from coordinator.redis.keys import RunKeys
+from coordinator.stages.timing import NO_TIMES
 from coordinator.status import RunSnapshot, read_counts, read_fleet, read_snapshot
 from crawler.job.sections.limits import limits_in
 from crawler.store.catalogue import Catalogue
@@ -49,8 +50,7 @@ class RunsView:
             one = {**row, "counts": None} | _done(decode_counts(row["counts"]) if row["counts"] else {}, row["total"])
             epoch = one.pop("epoch")
             if row["state"] == "running" and number < LIVE_RUNS:
-                found = await Runs(self._stores.client).find(row["name"])
-                if found is not None and found.epoch == epoch:
+                if await Runs(self._stores.client).has(row["name"], epoch):
                     one |= await self._live(await read_snapshot(self._stores.client, row["name"], row["total"]))
                 else:
                     one["lost"] = True
@@ -64,8 +64,7 @@ class RunsView:
             current = await catalogue.current(run.corpus)
             with postgres_errors():
                 before = await catalogue.connection.fetchval(query("run-before"), run.corpus, run.run_id)
-            found = await Runs(self._stores.client).find(name)
-            is_live = run.unfinished and found is not None and found.epoch == run.epoch
+            is_live = run.unfinished and await Runs(self._stores.client).has(name, run.epoch)
             counts = RunCounts() if is_live else await self._final_counts(catalogue, run)
         described = _described(run, current, before)
         if is_live:
@@ -111,7 +110,7 @@ def snapshot_view(snapshot: RunSnapshot) -> dict[str, Any]:
     counts = snapshot.counts
     return {
         **_done(counts.outcomes, counts.total),
-        "state": "paused" if snapshot.steering.paused and snapshot.state is RunState.RUNNING else snapshot.state.value,
+        "state": snapshot.shown_state,
         "max_workers": snapshot.steering.max_workers,
         "exhausted": counts.exhausted,
         "queued": counts.waiting,
@@ -145,15 +144,15 @@ def stage_rows(snapshot: RunSnapshot) -> Sequence[Mapping[str, Any]]:
     """Pure: how busy each stage of the workers is, and what it took in the whole run; none where that is unknown."""
     rows = []
     for one in snapshot.figures.stages:
-        timing = snapshot.timings.get(one.name)
+        timing = snapshot.timings.get(one.name, NO_TIMES)
         rows.append(
             {
                 "name": one.name,
                 "busy": round(one.busy, 2),
                 "size": one.size,
                 "waiting": one.waiting,
-                "items": timing.items if timing else 0,
-                "seconds": round(timing.seconds, 3) if timing else 0.0,
+                "items": timing.items,
+                "seconds": round(timing.seconds, 3),
             }
         )
     return rows
@@ -161,7 +160,7 @@ def stage_rows(snapshot: RunSnapshot) -> Sequence[Mapping[str, Any]]:
 
 def _done(outcomes: Mapping[Outcome, int], total: int | None) -> dict[str, Any]:
     return {
-        "outcomes": {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome},
+        "outcomes": outcomes_json(outcomes),
         "done": sum(outcomes.values()),
         "total": total,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from coordinator.limits.activity import UpstreamActivity
 from coordinator.limits.matcher import UpstreamMatcher
-from coordinator.limits.overrides import override_of
+from coordinator.limits.overrides import limit_now
 from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.settings import LimitSettings
@@ -30,9 +30,7 @@ def upstream_rows(
     matcher = UpstreamMatcher(limits)
     rows = []
     for name in {*health, *unreachable, *activity}:
-        override = override_of(name, overrides, matcher)
-        limit = matcher.limit(name) if override is None else override.over(matcher.limit(name))
-        sent = activity.get(name, NOTHING_SENT)
+        limit, sent = limit_now(name, overrides, matcher), activity.get(name, NOTHING_SENT)
         rows.append(_row(name, limit, sent, health.get(name), unreachable.get(name)))
     rows.sort(key=lambda row: (not row["stops"], not row["keys_waiting"], -row["rate"], row["name"]))
     return {"shown": rows[:MOST_UPSTREAM_ROWS], "more": max(0, len(rows) - MOST_UPSTREAM_ROWS)}

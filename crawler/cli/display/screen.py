@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from coordinator.model import Outcome
+from coordinator.model import Outcome, outcomes_json
 from crawler.cli.display.progress import byte_words, duration_words, of_total, say
-from crawler.cli.display.snapshot import health_json, outcomes_json
+from crawler.cli.display.snapshot import health_json
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount
 from crawler.store.rows.stored_run import StoredRun

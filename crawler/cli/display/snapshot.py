@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.limits.upstream_health import UpstreamHealth
-from coordinator.model import Outcome
+from coordinator.model import outcomes_json
 from coordinator.stages.figures import StageFigures
-from coordinator.stages.timing import StageTiming
+from coordinator.stages.timing import NO_TIMES
 from coordinator.status import RunSnapshot
 from crawler.cli.display.progress import (
     absence_words,
@@ -24,7 +24,6 @@ from crawler.cli.display.progress import (
 )
 
 LISTED_UNREACHABLE = 10
-NO_TIMES = StageTiming((), 0.0)
 
 
 def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
@@ -116,7 +115,7 @@ def snapshot_json(snapshot: RunSnapshot) -> Mapping[str, Any]:
         "eta_seconds": None if snapshot.seconds_left is None else round(snapshot.seconds_left),
         "last_commit_ago": None if snapshot.last_commit is None else round(snapshot.last_commit, 1),
         "limited_by": _limited_json(snapshot),
-        "stages": {one.name: _stage_json(one, snapshot.timings.get(one.name)) for one in snapshot.figures.stages},
+        "stages": {one.name: _stage_json(one, snapshot) for one in snapshot.figures.stages},
     }
 
 
@@ -126,13 +125,14 @@ def _limited_json(snapshot: RunSnapshot) -> Mapping[str, str] | None:
     return {"what": limited.constraint.value, "name": limited.name, "words": snapshot.limited_words}
 
 
-def _stage_json(figures: StageFigures, timing: StageTiming | None) -> Mapping[str, float]:
+def _stage_json(figures: StageFigures, snapshot: RunSnapshot) -> Mapping[str, float]:
+    timing = snapshot.timings.get(figures.name, NO_TIMES)
     return {
         "busy": round(figures.busy, 2),
         "of": figures.size,
         "waiting": figures.waiting,
-        "items": timing.items if timing else 0,
-        "seconds": round(timing.seconds, 3) if timing else 0.0,
+        "items": timing.items,
+        "seconds": round(timing.seconds, 3),
     }
 
 
@@ -149,8 +149,3 @@ def health_json(health: UpstreamHealth) -> Mapping[str, Any]:
         "live_rate": live.rate.rate_text if live and live.rate else None,
         "live_concurrency": (live.concurrency or "none") if live and live.concurrency is not None else None,
     }
-
-
-def outcomes_json(outcomes: Mapping[Outcome, int]) -> Mapping[str, int]:
-    """Keys by outcome as plain values, with 0 for an outcome that did not occur."""
-    return {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome}
