@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 from coordinator.errors import UsageError
+from crawler.parse.values.arrays import ARROW_TYPES, arrow_lists
 from crawler.store.tables import quoted
 
 if TYPE_CHECKING:
@@ -21,18 +21,7 @@ if TYPE_CHECKING:
 MAX_DECIMAL_DIGITS = 38
 _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
 # The Arrow type of each type of Postgres that is selected as it is.
-_PLAIN = {
-    "smallint": "int16",
-    "integer": "int32",
-    "bigint": "int64",
-    "real": "float32",
-    "double precision": "float64",
-    "boolean": "bool",
-    "text": "utf8",
-    "json": "utf8",
-    "jsonb": "utf8",
-    "bytea": "binary",
-}
+_PLAIN = {**ARROW_TYPES, **dict.fromkeys(("text", "json", "jsonb"), "utf8")}
 # The same for those that are selected as a number: the expression, and what it means.
 _MICROSECONDS = "(extract(epoch FROM {0}) * 1000000)::bigint"
 _NUMBERS = {
@@ -77,16 +66,11 @@ class ExportColumn:
 
     def array(self, values: Sequence[Any]) -> Array:
         """The values of this column, as Postgres returned them, as an Arrow array. Raises UsageError."""
-        from arro3.core import list_array
-
         if not self.is_list:
             return self._flat(values)
         if any(isinstance(one, list) for value in values if value is not None for one in value):
             raise UsageError(f"export: column {self.name} has an array of arrays, which Arrow's lists cannot be")
-        offsets = list(accumulate((len(value or ()) for value in values), initial=0))
-        flat = self._flat(list(chain.from_iterable(value or () for value in values)))
-        mask = _bools([value is None for value in values])
-        return list_array(_integers(offsets, "int32"), flat, type=self.field().type, mask=mask)
+        return arrow_lists(values, self._flat)
 
     def _flat(self, values: Sequence[Any]) -> Array:
         from arro3.core import Array
@@ -147,15 +131,3 @@ def _each(source: str, expression: str) -> str:
     """SQL: the expression of each element (`one`) of an array; null for none."""
     each = f"ARRAY(SELECT {expression} FROM unnest({source}) AS one)"  # noqa: S608 - our own texts
     return f"CASE WHEN {source} IS NOT NULL THEN {each} END"
-
-
-def _integers(values: Sequence[int], kind: str) -> Array:
-    from arro3.core import Array, DataType
-
-    return Array(values, type=getattr(DataType, kind)())
-
-
-def _bools(values: Sequence[bool]) -> Array:
-    from arro3.core import Array, DataType
-
-    return Array(values, type=DataType.bool())

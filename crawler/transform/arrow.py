@@ -6,24 +6,17 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from crawler.job.tables import KEY_FIELD, ColumnType, TableSettings, column_type
 from crawler.parse.columns import Table
+from crawler.parse.values.arrays import ARROW_TYPES, arrow_array, arrow_lists
 
 if TYPE_CHECKING:
     from arro3.core import Array
     from arro3.core import Table as ArrowTable
 
-_NUMBERS = {
-    "smallint": "int16",
-    "integer": "int32",
-    "bigint": "int64",
-    "real": "float32",
-    "double precision": "float64",
-    "boolean": "bool",
-    "bytea": "binary",
-}
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -53,7 +46,9 @@ def to_arrow(settings: TableSettings) -> Callable[[Sequence[Mapping[str, Any]]],
     def convert(records: Sequence[Mapping[str, Any]]) -> ArrowTable:
         rows = [table.row({name: one for name, one in record.items() if name != KEY_FIELD}) for record in records]
         columns = {name: _column(kind, [row[index] for row in rows]) for index, (name, kind) in enumerate(types)}
-        return ArrowTable.from_pydict({KEY_FIELD: _array("utf8", [record[KEY_FIELD] for record in records]), **columns})
+        return ArrowTable.from_pydict(
+            {KEY_FIELD: arrow_array("utf8", [record[KEY_FIELD] for record in records]), **columns}
+        )
 
     return convert
 
@@ -69,32 +64,21 @@ def records_of(rows: Any) -> Any:
 
 
 def _column(kind: ColumnType, values: Sequence[Any]) -> Array:
-    if not kind.is_array:
-        return _flat(kind, values)
-    from arro3.core import DataType, Field, list_array
-
-    flat = _flat(kind, [one for value in values for one in value or ()])
-    offsets, total = [0], 0
-    for value in values:
-        total += len(value or ())
-        offsets.append(total)
-    of_type = DataType.list(Field("item", flat.type, nullable=True))
-    mask = _array("bool", [value is None for value in values])
-    return list_array(_array("int32", offsets), flat, type=of_type, mask=mask)
+    return arrow_lists(values, partial(_flat, kind)) if kind.is_array else _flat(kind, values)
 
 
 def _flat(kind: ColumnType, values: Sequence[Any]) -> Array:
     from arro3.core import DataType
 
-    if kind.name in _NUMBERS:
-        return _array(_NUMBERS[kind.name], values)
+    if kind.name in ARROW_TYPES:
+        return arrow_array(ARROW_TYPES[kind.name], values)
     if kind.name in ("timestamp", "timestamptz"):
         zone = "UTC" if kind.name == "timestamptz" else None
-        return _array("int64", [_microseconds(value) for value in values]).cast(DataType.timestamp("us", tz=zone))
+        return arrow_array("int64", [_microseconds(value) for value in values]).cast(DataType.timestamp("us", tz=zone))
     if kind.name == "date":
         days = [None if value is None else (value - date(1970, 1, 1)).days for value in values]
-        return _array("int32", days).cast(DataType.date32())
-    return _array("utf8", [None if value is None else str(value) for value in values])
+        return arrow_array("int32", days).cast(DataType.date32())
+    return arrow_array("utf8", [None if value is None else str(value) for value in values])
 
 
 def _microseconds(value: datetime | None) -> int | None:
@@ -102,9 +86,3 @@ def _microseconds(value: datetime | None) -> int | None:
         return None
     naive = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
     return (naive - _EPOCH) // timedelta(microseconds=1)
-
-
-def _array(kind: str, values: Sequence[Any]) -> Array:
-    from arro3.core import Array, DataType
-
-    return Array(values, type=getattr(DataType, kind)())
