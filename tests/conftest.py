@@ -14,12 +14,17 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
 from coordinator.redis.connection import connect_redis
 from crawler.local.embedded import Embedded, Services
 from crawler.local.embedded.redis import RedisServer
 from tests.live.shell import Shell
+
+# An example may take long on a loaded machine: no test judges by the clock.
+settings.register_profile("no_clock", deadline=None)
+settings.load_profile("no_clock")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import select
 import shlex
 import sys
 import traceback
@@ -66,10 +67,19 @@ class Command(click.Command):
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, asyncio.CancelledError):
             ctx.exit(INTERRUPTED_EXIT_CODE)
-        except BrokenPipeError:
+        except ConnectionError:
+            if not _reader_is_gone(sys.stdout.fileno()):
+                raise
             # Who reads our output, like `head`, has enough. What is still to be flushed must not fail at the exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE_EXIT_CODE)
+
+
+def _reader_is_gone(output: int) -> bool:
+    """Whether nobody reads a pipe or socket any more: a socket may say "reset" first, where a pipe says "broken"."""
+    ready = select.poll()
+    ready.register(output, 0)
+    return any(state & (select.POLLERR | select.POLLHUP) for _, state in ready.poll(0))
 
 
 command = partial(click.command, cls=Command)

@@ -29,7 +29,7 @@ names = itertools.count()
     buckets=st.sampled_from([1, 2, 64]),
     seed=st.integers(0, 1_000),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_finished_agrees_with_a_set(
     redis: Redis, finished: dict[bytes, Outcome], others: list[bytes], buckets: int, seed: int
 ) -> None:

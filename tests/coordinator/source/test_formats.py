@@ -161,7 +161,7 @@ def test_xz_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
         everything(reading(tmp_path, "keys.xz"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lines=st.lists(st.text(st.sampled_from("aé😀 \u2028#"), max_size=6), min_size=1, max_size=10),
     end=st.sampled_from(["\n", "\r\n", "\r"]),

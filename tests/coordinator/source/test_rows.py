@@ -108,7 +108,7 @@ def test_a_csv_resumes_at_every_row(tmp_path: Path, suffix: str, limit: int, enc
     assert [bad.place for bad in found.refused] == ["line 7"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(TEXTS)), max_size=12),
     st.sampled_from(["\n", "\r\n", "\r"]),
