@@ -1,18 +1,24 @@
-"""Writes the rows of a query into one file, without holding them: as Parquet or Arrow by batches, as text by COPY."""
+"""Writes the rows of a query into one file, without holding them: as text by COPY, in columns by batches.
+
+A process of its own packs the columns.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import zstandard
 
-from coordinator.errors import UsageError, first_line
+from coordinator.errors import ShardcrawlError, UsageError
+from crawler.export import columnar_file
 from crawler.export.columns import ExportColumn
 from crawler.job.sections.publish import Format
 from crawler.store.postgres import PostgresConnection
@@ -38,8 +44,7 @@ FIRST_BATCH_ROWS, MOST_GROWTH = 10, 10  # a row may have megabytes
 SAMPLED = 16
 # A row group is held in memory until it is whole.
 ROW_GROUP_BYTES = 32 * 1024 * 1024
-# Level 3 makes Parquet a tenth smaller, and takes a quarter more of the whole command's CPU.
-PARQUET_ZSTD_LEVEL, ZSTD_LEVEL = 1, 3
+ZSTD_LEVEL = 3
 _Result = TypeVar("_Result")
 
 
@@ -137,9 +142,9 @@ def record_batch(columns: Sequence[ExportColumn], rows: Sequence[asyncpg.Record]
 
 
 def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format, path: Path, group: int) -> None:
-    """In a thread of its own: what writes a file takes batch after batch, and waits for each."""
+    """In a thread of its own: hand batch after batch to the process that writes the file, and wait for it."""
     from arro3.core import RecordBatchReader
-    from arro3.io import write_ipc, write_parquet
+    from arro3.io import write_ipc_stream
 
     failure: list[BaseException] = []
 
@@ -150,18 +155,24 @@ def _write_batches(schema: Schema, batches: Iterator[RecordBatch], form: Format,
             failure.append(error)
             raise
 
-    reader = RecordBatchReader.from_batches(schema, kept())
-    try:
-        if form == "arrow":
-            write_ipc(reader, path, compression="zstd")
-        else:
-            write_parquet(reader, path, compression=f"zstd({PARQUET_ZSTD_LEVEL})", max_row_group_size=group)
-    except BaseException as error:
-        if failure:
-            raise failure[0] from error
-        # Of a full disk it panics, which Python gets as no Exception, and the file's error only as a text.
-        number = re.search(r"(?:os error|code:) (\d+)", str(error))
-        raise OSError(os.strerror(int(number[1])) if number else first_line(error)) from error
+    unsent: BaseException | None = None
+    command = [sys.executable, "-P", "-m", columnar_file.__name__, form, str(group), str(path)]
+    with Popen(command, stdin=PIPE, stderr=PIPE) as child:  # noqa: S603 - our own module
+        assert child.stdin is not None
+        try:
+            write_ipc_stream(RecordBatchReader.from_batches(schema, kept()), child.stdin, compression=None)
+        except BaseException as error:
+            if failure:
+                child.kill()
+                raise failure[0] from error
+            unsent = error
+        _, said = child.communicate()
+    if child.returncode or unsent:
+        # Of a full disk its library panics, and has the file's error only as a text.
+        if number := re.search(rb"(?:os error|code:) (\d+)", said):
+            raise OSError(os.strerror(int(number[1])))
+        what = f"the process that writes it has ended with {child.returncode}"
+        raise ShardcrawlError(f"export: {path}: {what}; start the same export again") from unsent
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _Result]) -> _Result:

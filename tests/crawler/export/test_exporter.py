@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import io
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from subprocess import Popen
+from typing import Any, NoReturn
 
 import pytest
 import zstandard
@@ -234,9 +237,12 @@ async def test_a_row_group_is_small_also_where_the_first_rows_are_much_smaller_t
 ) -> None:
     table = TableSettings(name="facts", column_settings={"word": "text"})
     groups: list[int] = []
-    monkeypatch.setattr(
-        "arro3.io.write_parquet", lambda _, __, max_row_group_size, **___: groups.append(max_row_group_size)
-    )
+
+    def starting(command: Sequence[str], **_: Any) -> NoReturn:
+        groups.append(int(command[-2]))
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr("crawler.export.formats.Popen", starting)
     async with a_loading_run(database, table) as run:
         rows = [(None,)] * 500 + [("x" * 1500,)] * 500
         await run.store([a_page(f"key-{number}", records=[row]) for number, row in enumerate(rows)])
@@ -244,3 +250,25 @@ async def test_a_row_group_is_small_also_where_the_first_rows_are_much_smaller_t
         with pytest.raises(ShardcrawlError, match="No such file"):  # nothing is written here
             await export(run.eye, await a_plan(run, "parquet", rows=1000), Folder(tmp_path))
     assert ROW_GROUP_BYTES / 2000 < groups[0] < ROW_GROUP_BYTES / 700
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])
+async def test_an_export_whose_writing_process_is_killed_leaves_no_file_and_goes_on(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    class Killed(Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.kill()
+
+    table = TableSettings(name="facts", column_settings={"word": "text"})
+    async with a_loading_run(database, table) as run:
+        await run.store([a_page("key", records=[("x" * 100,)] * rows)])
+        await finished(run.eye, RunTables(run.run_id), run.epoch, [table])
+        with monkeypatch.context() as patch:
+            patch.setattr("crawler.export.formats.Popen", Killed)
+            with pytest.raises(ShardcrawlError, match=r"part-00000.* has ended with -9; start the same export again"):
+                await export(run.eye, await a_plan(run, "parquet"), Folder(tmp_path))
+        assert not [one for one in tmp_path.rglob("*") if one.is_file()]
+        await export(run.eye, await a_plan(run, "parquet", rows=rows), Folder(tmp_path))
+    assert read_parquet(tmp_path / "facts/part-00000.parquet").read_all().num_rows == rows
