@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple
 
 from crawler.model import Page
@@ -47,31 +48,45 @@ class Portion(NamedTuple):
         return self.passing.page.item.user_key
 
 
+class Coming(Enum):
+    """Whether more records come to a transform: at any time, only after some of its own are committed, or not."""
+
+    AT_ANY_TIME = 1
+    AFTER_A_COMMIT = 2
+    NOTHING = 3
+
+
 class Waiting(NamedTuple):
     """What a transform knows when it decides. `rows` and `size` (bytes) wait, `held` rows wait or are in processes.
 
-    `is_idle`: a process has nothing to do. `may_grow`: more records may come before any of these are committed.
-    `is_aged`: the oldest has waited as long as it may.
+    `is_idle`: a process has nothing to do. `is_aged`: the oldest has waited as long as it may.
     """
 
     rows: int
     size: int
     held: int
     is_idle: bool
-    may_grow: bool
+    coming: Coming
     is_aged: bool
 
 
 def rows_of_next(waiting: Waiting, batch: int, processes: int) -> int:
     """How many rows the next batch has at most; 0 when none begins now.
 
-    When nothing more can come, what is there is shared among the processes, in parts small enough that each has two.
-    Less than a whole batch begins only where a process would do nothing else.
+    Less than a whole batch begins only where a process would do nothing else, or when no more can come. Before a commit
+    what is there is shared among the processes, in parts small enough that each has two. At the end each process that
+    has nothing to do gets its share of what waits: with parts that become smaller, all of them end together.
     """
-    size = batch if waiting.may_grow else max(1, min(batch, -(-waiting.held // (BATCHES_AHEAD * processes))))
+    size = batch
+    if waiting.coming is Coming.AFTER_A_COMMIT:
+        size = max(1, min(batch, -(-waiting.held // (BATCHES_AHEAD * processes))))
+    elif waiting.coming is Coming.NOTHING:
+        size = max(1, min(batch, -(-waiting.rows // processes)))
+        if size < batch and not waiting.is_idle:
+            return 0
     if waiting.rows >= size or waiting.size >= MAX_BATCH_BYTES:
         return size
-    return waiting.rows if waiting.is_idle and (waiting.is_aged or not waiting.may_grow) else 0
+    return waiting.rows if waiting.is_idle and (waiting.is_aged or waiting.coming is Coming.AFTER_A_COMMIT) else 0
 
 
 def count_of_next(portions: Iterable[Portion], rows: int) -> int:

@@ -15,7 +15,7 @@ from coordinator.stages.timing import Timing
 from coordinator.tasks import run_until_first_ends
 from crawler.job.job import Job
 from crawler.model import Page
-from crawler.transform.batching import PassingPage
+from crawler.transform.batching import Coming, PassingPage
 from crawler.transform.step import BatchProcess, TransformStep, open_processes
 
 
@@ -64,8 +64,8 @@ class TransformStage:
         onward = self._end
         for number in reversed(range(len(job.transform))):
             timing = timing_of(f"transform {job.transform[number].python}")
-            may_grow = partial(self._may_grow, number)
-            steps.insert(0, TransformStep(job, number, processes[number], onward, may_grow, timing=timing))
+            coming = partial(self._coming, number)
+            steps.insert(0, TransformStep(job, number, processes[number], onward, coming, timing=timing))
             onward = steps[0].add
         self.steps: Sequence[TransformStep] = steps
 
@@ -115,11 +115,13 @@ class TransformStage:
         """End the processes."""
         await asyncio.gather(*(step.close() for step in self.steps))
 
-    def _may_grow(self, number: int) -> bool:
-        """Whether more records may come to a step before those that it has must be committed."""
+    def _coming(self, number: int) -> Coming:
+        """Whether more records come to a step."""
         if any(step.rows_held for step in self.steps[:number]):
-            return True
-        return not (self._draining or self._batch.full or self._is_idle())
+            return Coming.AT_ANY_TIME
+        if self._draining or self._is_idle():
+            return Coming.NOTHING
+        return Coming.AFTER_A_COMMIT if self._batch.full else Coming.AT_ANY_TIME
 
     def _end(self, passing: PassingPage) -> None:
         self._pages -= 1

@@ -22,6 +22,7 @@ from crawler.pool.protocol import pickled, unpickled
 from crawler.transform.batching import (
     BATCHES_AHEAD,
     MAX_BATCH_BYTES,
+    Coming,
     PassingPage,
     Portion,
     Waiting,
@@ -65,8 +66,8 @@ def open_processes(job: Job, number: int, files: Mapping[str, str]) -> list[Batc
 class TransformStep:
     """Takes the records of one table out of pages, and puts what the transform makes of them in their place.
 
-    Pages leave by `onward`, those that have nothing for this transform at once. `may_grow` says whether more pages may
-    come before any of these are committed. `clock` counts seconds. `timing` counts batches, and what each took.
+    Pages leave by `onward`, those that have nothing for this transform at once. `coming` says whether more records
+    come. `clock` counts seconds. `timing` counts batches, and what each took.
 
     For who watches: `rows_waiting` are in no process yet, `rows_held` and `bytes_held` are here at all. `rows_done` and
     `busy_seconds` count up: what came back from processes, and the time that the function took in all of them.
@@ -78,7 +79,7 @@ class TransformStep:
         number: int,
         processes: Sequence[BatchProcess],
         onward: Callable[[PassingPage], None],
-        may_grow: Callable[[], bool],
+        coming: Callable[[], Coming],
         *,
         timing: Timing | None = None,
         clock: Callable[[], float] = monotonic,
@@ -88,7 +89,7 @@ class TransformStep:
         self._processes = processes
         self._batches = [0] * len(processes)  # that each process has
         self._onward = onward
-        self._may_grow = may_grow
+        self._coming = coming
         self._clock = clock
         self._waiting: deque[Portion] = deque()
         self._bytes_waiting = 0
@@ -133,7 +134,8 @@ class TransformStep:
         content = sum(len(one.content) for one in portions)
         self._bytes_waiting += content
         self.bytes_held += content
-        if is_first or self.rows_waiting >= size or self._bytes_waiting >= MAX_BATCH_BYTES or not self._may_grow():
+        is_full = self.rows_waiting >= size or self._bytes_waiting >= MAX_BATCH_BYTES
+        if is_first or is_full or self._coming() is not Coming.AT_ANY_TIME:
             self._changed.set()
 
     def wake(self) -> None:
@@ -169,7 +171,7 @@ class TransformStep:
             size=self._bytes_waiting,
             held=self.rows_held,
             is_idle=self.busy < self.processes,
-            may_grow=self._may_grow(),
+            coming=self._coming(),
             is_aged=self._clock() - self._waiting[0].at >= self._settings.age,
         )
         rows = rows_of_next(waiting, self._settings.batch, self.processes)

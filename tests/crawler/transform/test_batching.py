@@ -4,6 +4,7 @@ import pytest
 
 from crawler.transform.batching import (
     MAX_BATCH_BYTES,
+    Coming,
     PassingPage,
     Portion,
     Waiting,
@@ -17,10 +18,13 @@ from tests.crawler.examples import a_page
 BATCH, PROCESSES = 100, 2
 
 
+ANY, AFTER, NOTHING = Coming
+
+
 def waiting(
-    rows: int, held: int = 0, *, idle: bool = True, grows: bool = True, aged: bool = False, size: int = 0
+    rows: int, held: int = 0, *, idle: bool = True, coming: Coming = ANY, aged: bool = False, size: int = 0
 ) -> Waiting:
-    return Waiting(rows, size, max(rows, held), is_idle=idle, may_grow=grows, is_aged=aged)
+    return Waiting(rows, size, max(rows, held), is_idle=idle, coming=coming, is_aged=aged)
 
 
 @pytest.mark.parametrize(
@@ -33,15 +37,21 @@ def waiting(
         (waiting(99, aged=True), 99),
         (waiting(99, aged=True, idle=False), 0),
         (waiting(1, size=MAX_BATCH_BYTES, idle=False), 100),
-        # Nothing more can come: what is there is shared.
-        (waiting(80, grows=False), 20),
-        (waiting(80, grows=False, idle=False), 20),
-        (waiting(20, 80, grows=False, idle=False), 20),
-        (waiting(19, 80, grows=False, idle=False), 0),
-        (waiting(19, 80, grows=False), 19),
-        (waiting(1000, grows=False), 100),
-        (waiting(1, grows=False), 1),
-        (waiting(0, 80, grows=False), 0),
+        # Nothing comes before a commit: what is there is shared.
+        (waiting(80, coming=AFTER), 20),
+        (waiting(80, coming=AFTER, idle=False), 20),
+        (waiting(20, 80, coming=AFTER, idle=False), 20),
+        (waiting(19, 80, coming=AFTER, idle=False), 0),
+        (waiting(19, 80, coming=AFTER), 19),
+        (waiting(1000, coming=AFTER), 100),
+        (waiting(1, coming=AFTER), 1),
+        (waiting(0, 80, coming=AFTER), 0),
+        # Nothing comes at all: an idle process gets its share of what waits.
+        (waiting(80, 400, coming=NOTHING), 40),
+        (waiting(80, 400, coming=NOTHING, idle=False), 0),
+        (waiting(200, coming=NOTHING, idle=False), 100),
+        (waiting(1, coming=NOTHING), 1),
+        (waiting(0, 80, coming=NOTHING), 0),
     ],
 )
 def test_a_batch_begins_when_it_is_full_or_a_process_would_have_nothing_to_do(state: Waiting, rows: int) -> None:

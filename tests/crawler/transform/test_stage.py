@@ -164,6 +164,27 @@ async def test_pages_of_the_stage_count_as_the_batchs_and_a_full_one_is_shared_a
     assert not passage.batch.full
 
 
+async def test_the_last_records_go_to_the_process_that_has_nothing_to_do_in_parts_that_become_smaller() -> None:
+    """Two equal parts would let one process stand still while the other one works at the last of them."""
+    ends_first, ends_last = StandIn(), StandIn()
+    async with Passage([ends_first, ends_last], batch=100, rows=400).runs() as passage:
+        ends_last.gate.clear()
+        for number in range(400):
+            passage.add(str(number), number)
+        await passage.passed(200)
+        passage.batch.make_due()
+        await passage.batch.due()
+        passage.batch.flushed()
+        for number in range(400, 416):
+            passage.add(str(number), number)
+        passage.end()
+        await passage.passed(16)
+        ends_last.gate.set()
+        await passage.passed(216)
+    assert ends_first.rows == [100, 100, 8, 4, 2, 1, 1]
+    assert ends_last.rows == [100, 100]
+
+
 @pytest.mark.parametrize("failure", [ValueError("unlucky"), TaskFailed("its process hung")])
 async def test_only_the_key_pays_on_which_the_function_fails(failure: Exception) -> None:
     def fails(given: Mapping[str, Sequence[Record]]) -> Mapping[str, Made]:
