@@ -94,11 +94,11 @@ class LimitedBy:
 def limited_by(
     state: RunState, workers: int, counts: RunCounts, waits: Sequence[str], held: Iterable[Held]
 ) -> LimitedBy | None:
-    """What limits a run now; None while that is unknown, and when the run is over.
+    """What limits a run now; None while that is unknown, and when every key is done.
 
     That workers have no keys says something while the source has more; later only when nothing holds up any worker.
     """
-    if state.is_over:
+    if state is not RunState.RUNNING:
         return None
     if not workers:
         return LimitedBy(Constraint.WORKERS)

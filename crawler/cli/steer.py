@@ -114,7 +114,7 @@ def retry_command(
 ) -> None:
     """Let failed and refused keys of a run go back into it. Example: shardcrawl retry my-run --status 401 --status 403
 
-    They are fetched by the next run, or by the coordinate that is under way. Everything else stays as it is. Stored
+    They are fetched by the run or coordinate under way, or by the next one. Everything else stays as it is. Stored
     keys cannot go back, but for those of incomplete lists with --lists: begin a new run for them.
     """
     if lists and (outcomes or statuses or reason):
@@ -128,8 +128,9 @@ def retry_command(
         what = f"is {RETRIED_BY_DEFAULT}" if not outcomes and not statuses else "ended so"
         say(Console(), f"run {name} has no key that {what}{' with this reason' if reason else ''}: nothing is changed")
         return
-    words = outcome_words(RunCounts(outcomes=dict(keys)))
-    say(Console(), f"{words} keys go back into run {name}; go on with shardcrawl run JOB, or coordinate JOB")
+    go = "key goes" if sum(keys.values()) == 1 else "keys go"
+    words = f"{outcome_words(RunCounts(outcomes=dict(keys)))} {go} back into run {name}"
+    say(Console(), f"{words}; a command at work on it takes them, else: shardcrawl run JOB, or coordinate JOB")
 
 
 @command("rebuild")
@@ -155,8 +156,8 @@ async def _change_limit(place: Place, name: str, upstream: str, wanted: WantedLi
 
 
 async def _retry(place: Place, name: str, wanted: PagesToRetry) -> Mapping[Outcome, int]:
-    async with services(place) as addresses, _catalogue(addresses) as catalogue:
-        return await put_back(catalogue, name, wanted)
+    async with opened_services(place) as (connection, _, _):
+        return await put_back(Catalogue(connection), name, wanted)
 
 
 async def _rebuild(place: Place, name: str, folder: str) -> int:

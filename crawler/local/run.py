@@ -59,7 +59,7 @@ from crawler.store.catalogue import open_catalogue
 from crawler.store.postgres import connect_postgres
 from crawler.telemetry import logs
 
-# How often a command without workers of its own checks that Postgres still has the epoch that its run began with.
+# How often a command checks that Postgres still has the epoch that its run began with.
 EPOCH_CHECK_INTERVAL_SECONDS = 5.0
 # Rebuilds in one command: a Redis that loses the run again and again cannot be relied on. After a calm time the count
 # begins anew, because a `retry` during the run counts too.
@@ -225,9 +225,9 @@ async def _supervise(
     """
     specs = children_of_run(addresses, job, listener, workers)
     supervisor = _supervisor(addresses, client, specs, listener, environ)
-    watches = [addresses.embedded.watch()] if addresses.embedded else []
-    if not workers:  # a worker process of ours ends with EpochLost; one on another machine only voids the epoch
-        watches.append(_watch_epoch(addresses.database, record))
+    watches = [_watch_epoch(addresses.database, record, supervisor)]
+    if addresses.embedded:
+        watches.append(addresses.embedded.watch())
     standstill, progress, gave_up = Standstill(), Progress(notifier.stalled_seconds), False
 
     async def look() -> RunSnapshot:
@@ -249,14 +249,23 @@ async def _supervise(
     return gave_up
 
 
-async def _watch_epoch(database: str, record: RunRecord) -> None:
-    """Raise EpochLost when the run gets another epoch in Postgres: a worker saw that Redis was rolled back, or `retry`
-    has put keys back.
+async def _watch_epoch(database: str, record: RunRecord, supervisor: Supervisor) -> None:
+    """Drain, and then raise EpochLost, when the run gets another epoch in Postgres: a worker saw that Redis was rolled
+    back, or `retry` has put keys back. Runs until cancelled.
+
+    Nothing in Redis tells our own workers of a `retry`. What they have in flight is finished first: a POST that was
+    sent would fail with an unknown outcome.
     """
     while True:
         await asyncio.sleep(EPOCH_CHECK_INTERVAL_SECONDS)
-        with suppress(PostgresUnavailable):  # the next check will see it
+        if supervisor.draining:
+            continue
+        try:
             await _check_epoch(database, record)
+        except PostgresUnavailable:
+            continue  # the next check will see it
+        except EpochLost as error:
+            supervisor.drain(error)
 
 
 async def _check_epoch(database: str, record: RunRecord) -> None:

@@ -92,6 +92,7 @@ class Supervisor:
         self._on_line = on_line
         self._on_death = on_death
         self._draining = False
+        self._then: ShardcrawlError | None = None
 
     @property
     def pids(self) -> dict[str, int]:
@@ -115,7 +116,7 @@ class Supervisor:
     async def run(self) -> None:
         """Return when every child has ended its work.
 
-        Raises the ShardcrawlError that a child reports, or one that says that a child cannot be kept running.
+        Raises the ShardcrawlError of a child, of one that cannot be kept running, or of `drain`.
         """
         tasks = [asyncio.create_task(self._keep_alive(child), name=child.spec.name) for child in self._children]
         watch = asyncio.create_task(self._watch(), name="watch")
@@ -123,10 +124,12 @@ class Supervisor:
             await asyncio.gather(*tasks)
         finally:
             await cancel_and_wait([watch, *tasks])
+        if self._then is not None:
+            raise self._then
 
-    def drain(self) -> None:
-        """Ask every child to finish what is in flight and leave; none is restarted."""
-        self._draining = True
+    def drain(self, then: ShardcrawlError | None = None) -> None:
+        """Ask every child to finish what is in flight and leave; then `run` raises `then`, of the last drain."""
+        self._draining, self._then = True, then
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:

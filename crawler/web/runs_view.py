@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from coordinator.limits.activity import read_activity
+from coordinator.limits.activity import read_activity, read_requests
 from coordinator.model import Outcome, RunCounts, RunState, outcomes_json
 from coordinator.queue.history import HistoryPoint, pace, read_history, read_point
 from coordinator.queue.registry import Runs
@@ -85,12 +85,13 @@ class RunsView:
         client = self._stores.client
         snapshot = await read_snapshot(client, run.name, run.record.total if run.record else None)
         fleet, queue = await read_fleet(client, run.name)
-        activity = await read_activity(client, RunKeys(run.name))
+        keys = RunKeys(run.name)
+        activity, requests = await read_activity(client, keys), await read_requests(client, keys)
         limits = limits_in(run.document.get("limits") or {})
         return await self._live(snapshot) | {
             "fleet": [{**asdict(one), "host": one.host} for one in fleet],
             "queue": queue,
-            "upstreams": upstream_rows(limits, snapshot.upstreams, snapshot.unreachable, activity),
+            "upstreams": upstream_rows(limits, snapshot.upstreams, snapshot.unreachable, activity, requests),
         }
 
     async def _final_counts(self, catalogue: Catalogue, run: StoredRun) -> RunCounts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coordinator.limits.activity import UpstreamActivity
+from coordinator.limits.activity import UpstreamActivity, UpstreamRequests
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import limit_now
 from coordinator.limits.unreachable import UnreachableUpstream
@@ -15,6 +15,9 @@ from coordinator.settings import LimitSettings
 # A run can have thousands; those with trouble come first, then those that are sent the most.
 MOST_UPSTREAM_ROWS = 50
 NOTHING_SENT = UpstreamActivity(0.0, 0.0)
+NO_REQUESTS = UpstreamRequests(0, 0, 0)
+# From this share of throttled requests on an upstream is in trouble, also between its pauses.
+MUCH_THROTTLED = 0.05
 
 
 def upstream_rows(
@@ -22,6 +25,7 @@ def upstream_rows(
     unusual: Sequence[UpstreamHealth],
     dead: Sequence[UnreachableUpstream],
     activity: Mapping[str, UpstreamActivity],
+    requests: Mapping[str, UpstreamRequests],
 ) -> Mapping[str, Any]:
     """The upstreams to show, those with trouble first, and how many more there are."""
     health = {one.upstream: one for one in unusual}
@@ -31,15 +35,22 @@ def upstream_rows(
     rows = []
     for name in {*health, *unreachable, *activity}:
         limit, sent = limit_now(name, overrides, matcher), activity.get(name, NOTHING_SENT)
-        rows.append(_row(name, limit, sent, health.get(name), unreachable.get(name)))
-    rows.sort(key=lambda row: (not row["stops"], not row["keys_waiting"], -row["rate"], row["name"]))
+        in_all = requests.get(name, NO_REQUESTS)
+        rows.append(_row(name, limit, sent, in_all, health.get(name), unreachable.get(name)))
+    rows.sort(key=_order)
     return {"shown": rows[:MOST_UPSTREAM_ROWS], "more": max(0, len(rows) - MOST_UPSTREAM_ROWS)}
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    troubled = row["stops"] or row["keys_waiting"] or row["throttled"] > MUCH_THROTTLED * row["sent"]
+    return not troubled, -row["rate"], row["name"]
 
 
 def _row(
     name: str,
     limit: LimitSettings,
     sent: UpstreamActivity,
+    in_all: UpstreamRequests,
     health: UpstreamHealth | None,
     unreachable: UnreachableUpstream | None,
 ) -> dict[str, Any]:
@@ -48,6 +59,8 @@ def _row(
         "name": name,
         "rate": round(sent.rate, 2),
         "failing": round(sent.failing, 3),
+        "sent": in_all.sent,
+        "throttled": in_all.throttled,
         "limit": limit.rate_text,
         "concurrency": limit.concurrency,
         "used": round(min(1.0, sent.rate / bound), 3) if bound else None,

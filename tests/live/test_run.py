@@ -91,6 +91,32 @@ async def test_failed_keys_go_back_into_their_run(shell: Shell, upstream: Upstre
     await shell.run("audit", "again")
 
 
+async def test_failed_keys_go_back_while_their_run_goes_on(shell: Shell, upstream: Upstream) -> None:
+    """`retry` beside a `run` in the same data folder: `run` sees it, and takes these keys long before its end."""
+    paths = [f"/status/500/{number}" if number % 10 == 0 else f"/item/{number}" for number in range(3000)]
+    text = '[run]\nname = "on"\nmax_failed = 1.0\n[source]\npath = "urls.txt"\n[retry]\nattempts = 1\n'
+    shell.write("urls.txt", [upstream.url + path for path in paths])
+    running = await shell.start(
+        "run", shell.write("job.toml", text + '[limits."*"]\nconcurrency = 16\n'), "--rate", "20"
+    )
+
+    async def went_back() -> bool:
+        return "back into run on" in (await shell.run("retry", "on", code=None)).out
+
+    async def is_at_work() -> bool:
+        return bool(json.loads((await shell.run("status", "on", "--json")).out)["workers"])
+
+    await eventually(lambda: bool(upstream.requests), "the run, which has the folder from then on", seconds=60)
+    await eventually(went_back, "keys that failed", seconds=60)
+    await eventually(is_at_work, "the rebuilt run: until then nobody is at work on it", seconds=60)
+    await shell.run("limit", "on", "*", "--rate", "none")
+    ended = await running.end()
+    assert ended.code == 0, ended.err
+    assert "nothing is called done until the run is rebuilt" in ended.err
+    counts = await shell.sql("select outcome, count(*) as keys from pages_current group by 1 order by 1")
+    assert counts == [{"outcome": "failed", "keys": 300}, {"outcome": "stored", "keys": 2700}]
+
+
 async def test_keys_that_wait_for_their_next_attempt_hold_nothing_up(shell: Shell, upstream: Upstream) -> None:
     """Backoff beyond two seconds: the deferred set keeps the key, and `status` says so.
 

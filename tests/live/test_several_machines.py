@@ -175,7 +175,7 @@ async def test_a_run_that_was_given_keys_back_is_rebuilt_by_its_coordinator(
 
     async def some_failed() -> bool:
         ended = await shell.run("retry", "shared", "--reason", "500", environ=environ, code=None)
-        return "failed keys go back" in ended.out
+        return "back into run shared" in ended.out
 
     async def faster() -> bool:
         return not (await shell.run("limit", "shared", "*", "--rate", "none", environ=environ, code=None)).code

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Column
+from rich.text import Text
 
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.settings import ANY_UPSTREAM, POLITE
@@ -141,13 +142,23 @@ def holdup_words(snapshot: RunSnapshot) -> str:
         return absence_words(snapshot)
     words = [one.summary for one in snapshot.unreachable[:SHOWN_UNREACHABLE]]
     if rest := snapshot.unreachable[SHOWN_UNREACHABLE:]:
-        words.append(f"{sum(one.keys for one in rest):,} keys wait for {len(rest):,} more upstreams")
+        words.append(
+            f"{sum(one.keys for one in rest):,} keys wait for {len(rest):,} more upstream{'s' * (len(rest) > 1)}"
+        )
     named = {one.upstream for one in snapshot.unreachable}
     others = tuple(one for one in snapshot.upstreams if one.paused > 0 or one.upstream not in named)
     if others or not words:
         limited = "" if others else snapshot.limited_words
         words.append(f"limited by {limited}" if limited else upstream_words(replace(snapshot, upstreams=others)))
     return "; ".join(words)
+
+
+class _Bar(Progress):
+    """A bar, and below it what slows the run: beside the counts 80 columns have no room for the name of an upstream."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield from (Text(task.fields["upstream"], "yellow", overflow="ellipsis", no_wrap=True) for task in self.tasks)
 
 
 class RunScreen:
@@ -261,8 +272,6 @@ class RunScreen:
 
     def _begin_bar(self, run: str) -> Progress:
         if self._bar is None:
-            # What is waited for may be long: it gets the room that the counts leave.
-            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             columns = (
                 SpinnerColumn(),
                 TextColumn("[bold]{task.description}"),
@@ -270,9 +279,8 @@ class RunScreen:
                 TextColumn("{task.fields[keys]}"),
                 TextColumn("{task.fields[pace]}"),
                 TextColumn("[dim]{task.fields[outcomes]}[/]"),
-                TextColumn("{task.fields[upstream]}", style="yellow", markup=False, table_column=rest),
             )
-            self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4, expand=True)
+            self._bar = _Bar(*columns, console=self._console, transient=True, refresh_per_second=4)
             self._bar.add_task(run, total=None, keys="", pace="", outcomes="", upstream="")
             self._bar.start()
         return self._bar

@@ -10,7 +10,7 @@ const WORDS = {
   limit: [
     "Change limit",
     (of) =>
-      `What all workers together may ask of ${of.upstream}, at once, until it is changed again or the run is complete.`,
+      `What all workers together may ask of ${of.upstream}, at once, until it is changed again or the run is complete. Now: ${of.now}.`,
   ],
   retry: [
     "Retry",
@@ -94,7 +94,7 @@ function open(verb, of) {
 async function send(event, verb, of, { token, wrong, go }) {
   event.preventDefault();
   const given = new FormData(event.target);
-  const { what, ...wanted } = of;
+  const { what, now, ...wanted } = of;
   for (const [name, , hint] of FIELDS[verb] || [])
     wanted[name] = hint === null ? given.has(name) : given.get(name) || null;
   go.disabled = true;

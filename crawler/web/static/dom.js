@@ -64,10 +64,11 @@ export function bytes(value) {
 
 export function duration(seconds) {
   const [day, hour, minute] = [86400, 3600, 60];
+  seconds = Math.round(seconds);
   if (seconds >= 2 * day) return `${Math.round(seconds / day)} days`;
   if (seconds >= hour) return `${Math.floor(seconds / hour)} h ${Math.floor((seconds % hour) / minute)} min`;
-  if (seconds >= minute) return `${Math.floor(seconds / minute)} min ${Math.round(seconds % minute)} s`;
-  return `${Math.round(seconds)} s`;
+  if (seconds >= minute) return `${Math.floor(seconds / minute)} min ${seconds % minute} s`;
+  return `${seconds} s`;
 }
 
 /** A moment, as the user's clock shows it. */

@@ -198,8 +198,9 @@ function upstreams(run) {
       [rate(one.rate), "/s"],
       budget(one),
       one.failing ? `${(100 * one.failing).toFixed(0)} %` : "",
+      one.throttled ? `${number(one.throttled)} of ${number(one.sent)}` : "",
       [one.trouble, one.trouble && one.fault ? "; " : "", one.fault],
-      button("limit", run.state, { run: run.name, upstream: one.name }, "Limit"),
+      button("limit", run.state, { run: run.name, upstream: one.name, now: bound(one) }, "Limit"),
     ],
   }));
   return [
@@ -210,7 +211,8 @@ function upstreams(run) {
         ["Sent", "number"],
         ["Budget used"],
         ["Failing", "number"],
-        ["What is wrong", "wide"],
+        ["Throttled", "number"],
+        ["Now", "wide"],
         [""],
       ],
       rows,
@@ -219,8 +221,12 @@ function upstreams(run) {
   ];
 }
 
+function bound(one) {
+  return `${one.limit === "none" ? "no bound" : one.limit}${one.concurrency ? `, ${one.concurrency} in flight` : ""}`;
+}
+
 function budget(one) {
-  const words = `${one.limit === "none" ? "no bound" : one.limit}${one.concurrency ? `, ${one.concurrency} in flight` : ""}`;
+  const words = bound(one);
   if (one.used === null) return words;
   return [
     h("meter", { min: 0, max: 1, value: one.used, "aria-label": `${Math.round(100 * one.used)} % of the budget` }),
@@ -244,7 +250,7 @@ function stages(run) {
       ],
       number(one.waiting),
       number(one.items),
-      one.items ? `${((1000 * one.seconds) / one.items).toFixed(1)} ms` : "",
+      one.items ? each(one.seconds / one.items) : "",
     ],
   }));
   return table(
@@ -252,6 +258,11 @@ function stages(run) {
     [["Stage"], ["Busy"], ["Waiting", "number"], ["Items", "number"], ["Each", "number"]],
     rows,
   );
+}
+
+function each(seconds) {
+  if (seconds >= 60) return duration(seconds);
+  return seconds >= 1 ? `${seconds.toFixed(1)} s` : `${(1000 * seconds).toFixed(1)} ms`;
 }
 
 /** Workers by machine. With many machines only those that the user opens are listed. */

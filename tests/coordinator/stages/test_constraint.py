@@ -43,6 +43,7 @@ def test_who_is_away_comes_before_what_workers_say_and_nothing_limits_a_run_that
     away = LimitedBy(Constraint.SERVICE, "Postgres: the disk is full")
     assert limited_by(RunState.RUNNING, 1, MORE, ("Postgres: the disk is full",), [RATE]) == away
     assert limited_by(RunState.COMPLETE, 0, MORE, (), []) is None
+    assert limited_by(RunState.RESOLVED, 0, MORE, (), []) is None, "its workers have left, because all is done"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 import crawler.web
+from coordinator.limits.activity import UpstreamActivity, UpstreamRequests
 from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.model import RunState
 from coordinator.queue.registry import Runs
@@ -21,6 +22,7 @@ from crawler.store.catalogue import open_catalogue
 from crawler.web.actions import ACTIONS
 from crawler.web.app import Dashboard
 from crawler.web.guard import Access
+from crawler.web.upstreams_view import upstream_rows
 from tests.crawler.web.world import (
     BROKEN,
     DEAD,
@@ -194,11 +196,19 @@ async def test_the_list_of_runs_and_one_run(dashboard: Dashboard) -> None:
     assert upstreams.keys() == {SLOW, BROKEN, DEAD}
     assert upstreams[SLOW]["stops"]
     assert upstreams[SLOW]["trouble"].startswith("paused")
+    assert (upstreams[SLOW]["throttled"], upstreams[SLOW]["sent"]) == (1, 45)
     assert upstreams[BROKEN]["trouble"].startswith("breaker open")
     assert upstreams[DEAD]["keys_waiting"] == 12
     assert len(await dashboard.runs.history(NEW)) == 1
     complete = await dashboard.runs.run(OLD)
     assert (complete["state"], complete["workers"], complete["current"]) == ("complete", 0, True)
+
+
+def test_an_upstream_that_throttles_much_stays_in_its_place_between_its_pauses() -> None:
+    activity = {"quick.example": UpstreamActivity(50.0, 0.0), "throttles.example": UpstreamActivity(5.0, 0.0)}
+    requests = {"quick.example": UpstreamRequests(900, 1, 0), "throttles.example": UpstreamRequests(100, 13, 0)}
+    rows = upstream_rows({}, (), (), activity, requests)["shown"]
+    assert [row["name"] for row in rows] == ["throttles.example", "quick.example"]
 
 
 async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(dashboard: Dashboard, world: World) -> None:

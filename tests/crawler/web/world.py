@@ -129,7 +129,7 @@ async def goes_on(redis: Redis, database: str, name: str) -> None:
     await redis.zadd(keys.workers, dict.fromkeys(WORKERS, in_an_hour))
     await HistoryKeeper(redis, keys).record()
     limiter = Limiter(redis, keys, UpstreamMatcher(limits_in(LIMITS)))
-    limiter.report(SLOW, sent=45)
+    limiter.report(SLOW, sent=45, throttled=1)
     limiter.report(BROKEN, sent=30, failed=30)
     await limiter.pause(SLOW, 300.0)
     await limiter.refresh()

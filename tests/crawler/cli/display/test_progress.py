@@ -116,10 +116,10 @@ def test_paused_upstreams_are_named() -> None:
 class Shown:
     """Reports progress to a RunScreen from looks that follow a script; the last one is repeated."""
 
-    def __init__(self, *looks: RunSnapshot | Exception, terminal: bool) -> None:
+    def __init__(self, *looks: RunSnapshot | Exception, terminal: bool, width: int = 200) -> None:
         self._looks = list(looks)
         self.out = io.StringIO()
-        self.console = Console(file=self.out, force_terminal=terminal, width=200, color_system=None)
+        self.console = Console(file=self.out, force_terminal=terminal, width=width, color_system=None)
 
     async def look(self) -> RunSnapshot:
         look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
@@ -223,7 +223,7 @@ async def test_a_source_of_unknown_length_is_shown_without_a_total() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("upstream", ["upstream.example", "[fe80::1]:80", "[/bold]"])
 async def test_on_a_terminal_a_bar_tells_keys_outcomes_and_pauses(upstream: str) -> None:
-    shown = Shown(a_snapshot(pauses={upstream: 3.0}), terminal=True)
+    shown = Shown(a_snapshot(pauses={upstream: 3.0}), terminal=True, width=80)
     text = await shown.until(lambda text: "paused" in text)
     for part in ("5,000/20,000", "4,990 stored, 10 gone", f"{upstream} paused 3 s", "ETA ?"):
         assert part in text
