@@ -15,7 +15,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-KEYS = 3000
+KEYS = 6000
 CONCURRENCY = 16
 BATCH_ROWS = 200
 # Keys that one killed worker may have fetched without recording them; they are fetched again.
@@ -28,7 +28,7 @@ async def begin(shell: Shell, upstream: Upstream, workers: int = 2) -> Running:
     urls = shell.write("urls.txt", [f"{upstream.url}/item/{number}" for number in range(KEYS)])
     return await shell.start(
         "run", urls, "--workers", str(workers), "--concurrency", str(CONCURRENCY), "--batch-rows", str(BATCH_ROWS),
-        "--rate", "1250",
+        "--rate", "2500",
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ async def requested(upstream: Upstream, requests: int) -> None:
 
 async def test_kill_9_of_one_worker(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await requested(upstream, 750)
+    await requested(upstream, 1500)
     (await running.child("worker-1")).kill()
     ended = await running.end()
     assert ended.code == 0, ended.err
@@ -49,7 +49,7 @@ async def test_kill_9_of_one_worker(shell: Shell, upstream: Upstream) -> None:
 
 async def test_kill_9_of_all_workers(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await requested(upstream, 750)
+    await requested(upstream, 1500)
     for worker in running.children("worker-"):
         worker.kill()
     ended = await running.end()
@@ -61,7 +61,7 @@ async def test_kill_9_of_all_workers(shell: Shell, upstream: Upstream) -> None:
 async def test_kill_9_of_the_coordinator(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     (await running.child("coordinator")).kill()
-    await requested(upstream, 500)
+    await requested(upstream, 1000)
     (await running.child("coordinator")).kill()
     ended = await running.end()
     assert ended.code == 0, ended.err
@@ -71,9 +71,9 @@ async def test_kill_9_of_the_coordinator(shell: Shell, upstream: Upstream) -> No
 
 async def test_kill_9_of_redis_and_of_postgres(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await requested(upstream, 500)
+    await requested(upstream, 1000)
     (await running.child("redis")).kill()
-    await requested(upstream, 1250)
+    await requested(upstream, 2500)
     (await running.child("postgres")).kill()
     ended = await running.end()
     assert ended.code == 0, ended.err
@@ -82,7 +82,7 @@ async def test_kill_9_of_redis_and_of_postgres(shell: Shell, upstream: Upstream)
 
 async def test_kill_9_of_everything_and_start_again(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await requested(upstream, 1000)
+    await requested(upstream, 2000)
     kill_tree(running.process.pid)
     await running.process.wait()
     before = upstream.requests
@@ -96,7 +96,7 @@ async def test_kill_9_of_everything_and_start_again(shell: Shell, upstream: Upst
 
 async def test_children_of_a_killed_run_leave_by_themselves(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await requested(upstream, 500)
+    await requested(upstream, 1000)
     children = running.children("crawler.local.child")
     assert len(children) == 3
     running.process.kill()
@@ -108,7 +108,7 @@ async def test_children_of_a_killed_run_leave_by_themselves(shell: Shell, upstre
 
 async def test_ctrl_c_drains_and_the_next_run_fetches_only_the_rest(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
-    await requested(upstream, 1000)
+    await requested(upstream, 2000)
     running.interrupt()
     ended = await running.end()
     assert ended.code == 130, ended.err
