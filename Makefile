@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 # A module is compiled once, not by each of the processes that the tests start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-matrix faults security check bench deploy-tools dist lock clean
+.PHONY: demo test tests test-matrix faults security check bench deploy-tools dist lock clean
 
 demo: $(VENV)/ready  ## a sample corpus from a local upstream into Postgres, start to end
 	$(BIN)/shardcrawl demo
 
-test: check  ## what CI runs: lint, types, contracts, unit and live tests
+test: $(VENV)/ready  ## what CI runs: lint, types, contracts, unit and live tests; check has one processor, tests the rest
+	$(MAKE) --jobs 2 check tests
+
+tests: $(VENV)/ready
 	$(BIN)/pytest -n 4 --dist worksteal
 
 faults: $(VENV)/ready  ## every fault by real means, in at most 20 minutes, and a table of them (root fills disks too)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import gc
 import os
 import secrets
 import subprocess
@@ -25,6 +27,15 @@ from tests.live.shell import Shell
 # An example may take long on a loaded machine: no test judges by the clock.
 settings.register_profile("no_clock", deadline=None)
 settings.load_profile("no_clock")
+
+# What is imported and collected stays, and the end of the process frees it: looking for garbage in it takes seconds.
+gc.disable()
+atexit.register(gc.freeze)
+
+
+def pytest_runtestloop() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from importlib import import_module
 from io import TextIOWrapper
@@ -31,7 +33,11 @@ class CommandGroup(click.Group):
         """The command of this name; None when there is none."""
         if cmd_name not in MODULES:
             return None
-        command: click.Command = getattr(import_module(f"crawler.cli.{MODULES[cmd_name]}"), f"{cmd_name}_command")
+        gc.disable()  # what is imported stays: looking for garbage in it took a sixth of the time
+        try:
+            command: click.Command = getattr(import_module(f"crawler.cli.{MODULES[cmd_name]}"), f"{cmd_name}_command")
+        finally:
+            gc.enable()
         return command
 
 
@@ -39,6 +45,7 @@ class CommandGroup(click.Group):
 @click.version_option(package_name="shardcrawl")
 def main() -> None:
     """Refresh a corpus of keys from a rate-limited upstream into Postgres, exactly once."""
+    atexit.register(gc.freeze)  # the end of the process frees everything: a last search for garbage takes time
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a character shows its number
             stream.reconfigure(errors="backslashreplace")

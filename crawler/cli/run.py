@@ -20,7 +20,6 @@ from rich.console import Console
 from coordinator.errors import ShardcrawlError, redacted
 from crawler.cli.display import screen
 from crawler.cli.display.progress import RunScreen, say
-from crawler.cli.inspect import query_rows
 from crawler.cli.options import (
     GRACE_HELP,
     allow_private_option,
@@ -158,6 +157,8 @@ def demo_command(keys: int, workers: int, port: int, **options: Any) -> None:
 
 async def _demo(place: Place, options: Mapping[str, Any], *, keys: int, workers: int, port: int) -> RunEnd:
     """Run a sample corpus against the bundled upstream, then show its outcomes and some rows."""
+    from crawler.cli.inspect import query_rows  # `run` does not need it, and importing takes time
+
     async with services(place) as addresses, _sample_upstream(port) as url:
         corpus = _write_corpus(place.data, "".join(f"item-{number:07}\n" for number in range(keys)))
         document = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
-
 from coordinator.errors import FetchError
 
 
@@ -14,6 +12,8 @@ async def post_json(url: str, content: bytes, *, seconds: float) -> None:
 
     Raises FetchError, without the URL, when it is not taken within `seconds`.
     """
+    import httpx  # few runs have a webhook, and importing takes time
+
     named = {"Content-Type": "application/json"}
     try:
         async with (

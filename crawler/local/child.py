@@ -7,8 +7,13 @@ child, so it drains.
 
 from __future__ import annotations
 
-import asyncio
 import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported: what is imported stays
+
+import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -57,6 +62,7 @@ def main() -> None:
 
     Exit with 1, 2 or 4 and a line "error: …" when it cannot be done.
     """
+    atexit.register(gc.freeze)  # as in cli/main
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
     spec = ChildSpec.decode(channel.makefile("rb").readline())
@@ -98,6 +104,7 @@ async def _coordinate(spec: ChildSpec, client: Redis, pulse: Pulse, on_drain: On
         Following,
     )
 
+    gc.enable()
     record = await retry_unavailable(partial(find_record, spec.database, str(spec.run)), spec.name)
     assert spec.document is not None
     job = with_source_database(read_job(spec.document, spec.folder), spec.database, os.environ)
@@ -145,6 +152,7 @@ def _collect_garbage_seldom() -> None:
     Measured: collection took 4 % of a worker's main thread with Python's thresholds, and takes 0.5 % with these.
     """
     gc.freeze()
+    gc.enable()
     gc.set_threshold(*GC_THRESHOLDS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from crawler.sample.upstream import Upstream
 
 # Kinds of Redis keys about upstreams. Each expires by itself, so they may outlive a complete run.
-UPSTREAM_KEYS = ("slots", "health", "upstreams", "limits", "changes", "robots")
+UPSTREAM_KEYS = ("slots", "health", "upstreams", "requests", "limits", "changes", "active", "robots")
 
 # One row: how many pages there are, of how many digests, and how many of them have the body of their own key.
 COUNT_PAGES = (

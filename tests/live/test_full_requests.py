@@ -76,10 +76,17 @@ async def test_a_pipe(shell: Shell, upstream: Upstream) -> None:
     await full_requests(shell, upstream, await running.end())
 
 
-@pytest.mark.parametrize("generator", GENERATORS.values(), ids=GENERATORS)
-async def test_a_generator(shell: Shell, upstream: Upstream, generator: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("a generator that pauses after each key", marks=pytest.mark.slow),
+        "a generator that pauses longer after a number of keys that fills no request",
+        pytest.param("a generator of pages that an API gives", marks=pytest.mark.slow),
+    ],
+)
+async def test_a_generator(shell: Shell, upstream: Upstream, name: str) -> None:
     written(shell, upstream, 'python = "corpus:keys"')
-    shell.write("corpus.py", "import time\n" + generator.replace("\n        ", "\n"))
+    shell.write("corpus.py", "import time\n" + GENERATORS[name].replace("\n        ", "\n"))
     await full_requests(shell, upstream, await shell.run("run", "job.toml"))
 
 

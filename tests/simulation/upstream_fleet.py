@@ -134,12 +134,16 @@ class Fleet:
         self._polls = 0
 
     async def run(self, until: float) -> None:
-        """Let the workers work until that time."""
+        """Let the workers work until that time. As in `watch`, one reads the changes only when there is a new one."""
+        first, *others = [worker.limiter for worker in self._workers]
         while self.clock() < until:
             for number, worker in enumerate(self._workers):
                 if (self._polls + number) % READS_PER_REPORT == 0:
                     await worker.limiter._send_report()
-                await worker.limiter._read_changes()
+            await first._read_changes()
+            for limiter in others:
+                if limiter._signal.seen != first._signal.seen:
+                    await limiter._read_changes()
             self._polls += 1
             ends = self.clock() + CHANGES_GAP_SECONDS
             while (worker := min(self._workers, key=Worker.next)).next() < ends:
