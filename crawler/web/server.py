@@ -15,7 +15,6 @@ from coordinator.tasks import run_until_first_ends
 from crawler.local.services import LookedAt, Place
 from crawler.web.app import Dashboard
 from crawler.web.guard import Access
-from crawler.web.stores import Stores
 
 # An open page never ends its request by itself.
 SHUTDOWN_SECONDS = 1
@@ -35,13 +34,14 @@ async def serve_page(place: Place, listen: str, access: Access, on_ready: Callab
     """
     with _listening(listen) as listener:
         looked_at = LookedAt(place)
-        dashboard = Dashboard(Stores(lambda: looked_at.addresses), access)
+        dashboard = Dashboard(lambda: looked_at.addresses, access)
         server = _Server(
             uvicorn.Config(
                 dashboard.app,
                 access_log=False,
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # who sends nonsense must not fill the log
                 server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 ws="none",
