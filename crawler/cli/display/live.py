@@ -18,7 +18,7 @@ from rich.text import Text
 
 from coordinator.errors import Unavailable
 from crawler.cli.display.overview import Overview, RunView
-from crawler.cli.display.progress import duration_words, holdup_words, of_total
+from crawler.cli.display.progress import duration_words, holdup_words, of_total, printable
 from crawler.cli.display.snapshot import snapshot_tables
 from crawler.store.reasons import Failure
 
@@ -82,8 +82,7 @@ def _failure_line(failure: Failure) -> Text:
 
 def _line(text: str, style: str = "") -> Text:
     """One line, cut to the width of the terminal. What a key or an upstream says cannot steer the terminal."""
-    shown = "".join(char if char.isprintable() else " " for char in text)
-    return Text(shown, style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
