@@ -107,8 +107,9 @@ async def watched(views: Views) -> str:
 async def test_it_ends_with_the_run_and_goes_on_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crawler.cli.display.live.PICTURE_INTERVAL_SECONDS", 0.01)
     over = RunView(replace(SNAPSHOT, state=RunState.COMPLETE))
-    text = await watched(Views([VIEW], RedisUnavailable("Redis does not answer"), [over]))
+    text = await watched(Views([VIEW], RedisUnavailable("Redis does not answer"), TimeoutError(), [over]))
     assert "not up to date: Redis does not answer" in text
+    assert "not up to date: no response within 60 s" in text
     assert "complete" in text.rpartition("\x1b[?1049l")[2], "what was last is left on the terminal"
 
 
