@@ -68,7 +68,9 @@ async def change_limit(catalogue: Catalogue, client: Redis, name: str, upstream:
     run.refuse_cancelled()
     upstream = _own_budget(upstream, run)
     if not await LimitOverrides(client, RunKeys(name)).change(upstream, *wanted):
-        raise UsageError(f"run {name} is complete: there is nothing to limit any more")
+        lost = "is not in Redis now: let `run`, `coordinate` or `rebuild` open it again"
+        why = lost if run.unfinished else "is complete: there is nothing to limit any more"
+        raise UsageError(f"run {name} {why}")
     return upstream
 
 

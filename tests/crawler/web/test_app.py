@@ -226,11 +226,14 @@ async def test_the_list_of_runs_and_one_run(dashboard: Dashboard) -> None:
     assert (complete["state"], complete["workers"], complete["current"]) == ("complete", 0, True)
 
 
-async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(dashboard: Dashboard, world: World) -> None:
+async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(
+    dashboard: Dashboard, world: World, visitor: httpx.AsyncClient
+) -> None:
     await world.redis.flushall()
     assert (await dashboard.runs.all())["runs"][0]["lost"]
     one = await dashboard.runs.run(NEW)
     assert (one["lost"], one["outcomes"]["failed"]) == (True, 13)
+    assert "is not in Redis now" in (await act(visitor, **BODIES["limit"], verb="limit"))[1]
 
 
 async def test_keys_that_brought_nothing_and_one_key(visitor: httpx.AsyncClient) -> None:
