@@ -241,12 +241,13 @@ async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, 
 async def _watch(place: Place, name: str | None, console: Console) -> None:
     """Show one run, or every unfinished one, live. Raises UsageError for an unknown run."""
     async with services(place, share=True) as addresses:
-        connection, client = await connect_postgres(addresses.database), connect_redis(addresses.redis)
+        client = connect_redis(addresses.redis)
+        overview = Overview(client, addresses.database, name)
         try:
-            await watch_runs(Overview(client, connection, name), console)
+            await watch_runs(overview, console)
         finally:
             await client.aclose()
-            connection.terminate()
+            overview.close()
 
 
 async def all_runs(place: Place) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ import uvloop
 
 from coordinator.errors import ShardcrawlError, UsageError
 from coordinator.source import STANDARD_INPUT
-from crawler.cli.display.progress import RunScreen
+from crawler.cli.display.progress import RunScreen, printable
 from crawler.job.document import JobOverrides, load_document
 from crawler.job.job import Job, read_job
 from crawler.local.child_spec import INTERRUPTED_EXIT_CODE
@@ -63,7 +63,7 @@ class Command(click.Command):
             if as_json:
                 logger.error("%s", text, extra={"event": "command_failed"})
             else:
-                click.echo(f"error: {text}", err=True)
+                click.echo(f"error: {printable(text)}", err=True)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, asyncio.CancelledError):
             ctx.exit(INTERRUPTED_EXIT_CODE)

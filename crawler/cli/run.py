@@ -175,7 +175,8 @@ async def _demo(place: Place, options: Mapping[str, Any], *, keys: int, workers:
         screen.print_summary(end, out, again="shardcrawl demo", at=at)
         if end.stored is not None:
             for query in DEMO_QUERIES:
-                say(out, f'\nshardcrawl sql{at} "{query}"')
+                say(out, "")
+                say(out, f'shardcrawl sql{at} "{query}"')
                 screen.print_table(*await query_rows(addresses.database, query), out)
             say(out, f"everything is kept in {place.data}; next: shardcrawl run YOUR-URLS.txt --rate 10")
         return end

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -30,6 +32,8 @@ def serve_command(listen: str, host: tuple[str, ...], token: str | None, read_on
 
     if token and len(token) < LEAST_TOKEN_CHARACTERS:
         raise UsageError(f"serve: SHARDCRAWL_TOKEN is shorter than {LEAST_TOKEN_CHARACTERS} characters; make it longer")
+    if token and not (token.isascii() and token.isprintable() and token == token.strip()):
+        raise UsageError("serve: no browser can send this SHARDCRAWL_TOKEN: leave out blanks and newlines at its ends")
     if bad := [name for name in host if not re.fullmatch(r"[A-Za-z0-9.-]+", name)]:
         raise UsageError(f"serve: --host is {bad[0]!r}; write a name, like crawl.example.org, without a port")
     access = Access(frozenset(name.lower() for name in host), token or "", read_only)
@@ -37,6 +41,8 @@ def serve_command(listen: str, host: tuple[str, ...], token: str | None, read_on
 
     def on_ready(address: str) -> None:
         reads = "" if access.may_act else "; it only reads" + ("" if read_only else ": actions need SHARDCRAWL_TOKEN")
-        say(console, f"the page is at {address}{reads}")
+        is_local = ip_address(str(urlsplit(address).hostname)).is_loopback
+        seen = "" if is_local else "; whoever reaches this address can read keys and rows"
+        say(console, f"the page is at {address}{reads}{seen}")
 
     run_async(serve_page(place_from(options), listen, access, on_ready))

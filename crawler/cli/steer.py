@@ -23,7 +23,7 @@ from crawler.job.job import read_job
 from crawler.local.services import Addresses, Place, opened_services, services
 from crawler.model import DENIED_STATUSES
 from crawler.opening import open_run
-from crawler.runs.steering import WantedLimit, change_limit, put_back, steer_run, wanted_limit
+from crawler.runs.steering import WantedLimit, change_limit, put_back, steer_run, wanted_limit, whole_number
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.reasons import PagesToRetry
 
@@ -81,9 +81,9 @@ def workers_command(name: str, most: str, **options: Any) -> None:
 
     Those beyond it finish what they have in flight and leave; they come back when there is room.
     """
-    if most != "none" and not (most.isdecimal() and 0 < int(most) <= MAX_WORKERS):
-        raise UsageError(f'workers: --max is {most!r}; write a number from 1 to {MAX_WORKERS:,}, or "none"')
-    bound = None if most == "none" else int(most)
+    bound = whole_number(most, MAX_WORKERS)
+    if bound is None and most != "none":
+        raise UsageError(f'workers: --max is {most!r:.50}; write a number from 1 to {MAX_WORKERS:,}, or "none"')
     run_async(_steer(place_from(options), name, lambda now: replace(now, max_workers=bound)))
     words = "as many workers as there are" if bound is None else f"{bound:,} worker{'' if bound == 1 else 's'} at most"
     say(Console(), f"run {name} has {words}, on all machines; to send nothing at all: shardcrawl pause {name}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
@@ -64,7 +66,7 @@ class Notifier:
         if settings.command:
             try:
                 await asyncio.to_thread(self._run_command, event, text, encoded)
-            except (OSError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
                 logger.warning("[notify] command: %s of %s is not notified: %s", event, run, type(error).__name__)
         if settings.webhook:
             try:
@@ -74,16 +76,22 @@ class Notifier:
 
     def _run_command(self, event: Happening, text: str, encoded: bytes) -> None:
         named = {"SHARDCRAWL_EVENT": event, "SHARDCRAWL_RUN": self._job.run.name, "SHARDCRAWL_TEXT": text}
-        subprocess.run(  # noqa: S602 - the shell's command is the user's own, in the job file of this machine
+        with subprocess.Popen(  # noqa: S602 - the shell's command is the user's own, in the job file of this machine
             self._job.notify.command,
             shell=True,
-            check=True,
             cwd=self._job.folder,
             env={**self._environ, **named},
-            input=encoded,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            timeout=NOTIFY_SECONDS,
-        )
+            start_new_session=True,
+        ) as process:
+            try:
+                process.communicate(encoded, timeout=NOTIFY_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # what the shell has started, too
+                raise
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, "command")
 
     async def _is_first(self, event: Happening, point: object) -> bool:
         """Whether nobody has notified of this event at this point of the run."""

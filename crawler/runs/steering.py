@@ -31,6 +31,8 @@ from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 
 MAX_CONCURRENCY = 100_000
+# Python refuses to read a number of some thousand digits.
+MAX_DIGITS = 100
 # Rate and concurrency, as LimitOverrides.change takes them.
 WantedLimit: TypeAlias = tuple[LimitSettings | str | None, int | str | None]
 
@@ -66,7 +68,9 @@ async def change_limit(catalogue: Catalogue, client: Redis, name: str, upstream:
     run.refuse_cancelled()
     upstream = _own_budget(upstream, run)
     if not await LimitOverrides(client, RunKeys(name)).change(upstream, *wanted):
-        raise UsageError(f"run {name} is complete: there is nothing to limit any more")
+        lost = "is not in Redis now: let `run`, `coordinate` or `rebuild` open it again"
+        why = lost if run.unfinished else "is complete: there is nothing to limit any more"
+        raise UsageError(f"run {name} {why}")
     return upstream
 
 
@@ -88,11 +92,17 @@ def _wanted_concurrency(text: str | None) -> int | str | None:
         return KEEP
     if text in ("default", "none"):
         return DEFAULT if text == "default" else 0
-    if not text.isdecimal() or not 0 < int(text) <= MAX_CONCURRENCY:
+    if (number := whole_number(text, MAX_CONCURRENCY)) is None:
         raise UsageError(
-            f'limit: --concurrency is {text!r}; write a number up to {MAX_CONCURRENCY:,}, "none" or "default"'
+            f'limit: --concurrency is {text!r:.50}; write a number up to {MAX_CONCURRENCY:,}, "none" or "default"'
         )
-    return int(text)
+    return number
+
+
+def whole_number(text: str, most: int) -> int | None:
+    """Pure: the number from 1 to `most` that a user has written; None for anything else, however long it is."""
+    is_short = text.isdecimal() and len(text) <= MAX_DIGITS
+    return int(text) if is_short and 0 < int(text) <= most else None
 
 
 def _own_budget(name: str, run: StoredRun) -> str:

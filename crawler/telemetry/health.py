@@ -54,8 +54,9 @@ class Health:
         host, port = _address(where)
         try:
             server = await asyncio.start_server(self._serve, host, port, limit=LONGEST_REQUEST)
-        except OSError as error:
-            raise UsageError(f"--health {where}: {error.strerror or error}; choose another port") from error
+        except (OSError, ValueError) as error:  # the second of a name that no host can have
+            why = getattr(error, "strerror", None) or error
+            raise UsageError(f"--health {where}: {why}; choose another port") from error
         async with server:
             return await work()
 
@@ -71,6 +72,6 @@ class Health:
 
 def _address(where: str) -> tuple[str, int]:
     host, _, port = where.rpartition(":")
-    if not port.isdecimal() or not port.isascii() or int(port) > 65_535:
+    if not (port.isdecimal() and port.isascii() and len(port) <= 5) or int(port) > 65_535:
         raise UsageError(f"--health is {where!r:.100}; write PORT, or HOST:PORT like 0.0.0.0:8766")
     return host.strip("[]") or "127.0.0.1", int(port)

@@ -43,12 +43,16 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         run = f"{named_run()}: " if named_run() else ""
-        # A key or a reason may come from another program: its control characters must not reach the terminal.
-        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in record.getMessage())
+        text = _escaped(record.getMessage())
         line = f"{self.formatTime(record, self.datefmt)} {self._process:<{NAME_COLUMNS}} {run}{level}{text}"
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+        if record.exc_info:  # no line of it looks like one of the log
+            line += "".join(f"\n  {_escaped(one)}" for one in self.formatException(record.exc_info).split("\n"))
         return line
+
+
+def _escaped(text: str) -> str:
+    """A key or a reason may come from another program: its control characters must not reach the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class _JsonLine(logging.Formatter):

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, TypeAlias
 
+import asyncpg
 import msgspec
 
-from coordinator.errors import Unavailable, UsageError
+from coordinator.errors import Unavailable, UsageError, first_line
 from coordinator.model import Outcome
 from crawler.runs.cancel import cancel_run
 from crawler.runs.publish import publish_run, roll_back
@@ -51,7 +52,7 @@ class Action:
 
 async def _limit(stores: Stores, wanted: Wanted) -> str:
     limit = wanted_limit(wanted.rate or None, None, wanted.concurrency or None)
-    async with stores.catalogue() as catalogue:
+    async with stores.catalogue(has_bound=False) as catalogue:
         upstream = await change_limit(catalogue, stores.client, wanted.run, wanted.upstream, limit)
     return f"the limit of {upstream} is changed for every worker"
 
@@ -61,7 +62,7 @@ async def _retry(stores: Stores, wanted: Wanted) -> str:
         raise UsageError(f"retry: outcome is {wanted.outcome!r:.40}; choose {', '.join(RETRIED)}")
     outcomes = (Outcome(wanted.outcome),) if wanted.outcome else ()
     pages = PagesToRetry(outcomes, reason=wanted.reason or None, digest=bytes.fromhex(wanted.digest) or None)
-    async with stores.catalogue() as catalogue:
+    async with stores.catalogue(has_bound=False) as catalogue:
         keys = sum((await put_back(catalogue, wanted.run, pages)).values())
     if not keys:
         return "no key is left that ended so: nothing is changed"
@@ -83,7 +84,7 @@ async def _cancel(stores: Stores, wanted: Wanted) -> str:
 
 
 async def _publish(stores: Stores, wanted: Wanted) -> str:
-    async with stores.catalogue() as catalogue:
+    async with stores.catalogue(has_bound=False) as catalogue:
         run, held_back = await publish_run(catalogue.connection, wanted.run, force=wanted.force)
     if held_back:
         raise UsageError(f"it is not published: {held_back}")
@@ -91,7 +92,7 @@ async def _publish(stores: Stores, wanted: Wanted) -> str:
 
 
 async def _rollback(stores: Stores, wanted: Wanted) -> str:
-    async with stores.catalogue() as catalogue:
+    async with stores.catalogue(has_bound=False) as catalogue:
         now, before = await roll_back(catalogue.connection, wanted.corpus)
     return f"readers of corpus {wanted.corpus} see run {now} now, no longer {before}"
 
@@ -126,4 +127,7 @@ async def act(stores: Stores, verb: str, body: bytes) -> Mapping[str, Any]:
         bytes.fromhex(wanted.digest)
     except (msgspec.MsgspecError, ValueError) as error:
         raise UsageError(f"{verb}: {error}") from error
-    return {"done": await ACTIONS[verb].act(stores, wanted)}
+    try:
+        return {"done": await ACTIONS[verb].act(stores, wanted)}
+    except asyncpg.DataError as error:  # a text that Postgres cannot have
+        raise UsageError(f"{verb}: {first_line(error)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from coordinator.errors import ShardcrawlError, Unavailable, UsageError
+from crawler.local.services import Addresses
 from crawler.web.actions import ACTIONS, act
 from crawler.web.feed import INTERVAL_SECONDS, Feed, as_json
 from crawler.web.guard import Access, PageGuard
@@ -31,15 +32,19 @@ _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg"
 class Dashboard:
     """The page as an ASGI application. `close` ends what it reads."""
 
-    def __init__(self, stores: Stores, access: Access, seconds: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self, addresses: Callable[[], Addresses | None], access: Access, seconds: float = INTERVAL_SECONDS
+    ) -> None:
         self._access = access
-        self._stores = stores
-        self.runs = RunsView(stores)
-        self.keys = KeysView(stores)
+        self._stores = Stores(addresses)
+        # Pages that take long must not make Postgres look away.
+        self._scraped = Stores(addresses, 1)
+        self.runs = RunsView(self._stores)
+        self.keys = KeysView(self._stores)
         self.feed = Feed(self.runs.news, seconds)
         self._files = {file.name: file.read_bytes() for file in files(__package__).joinpath("static").iterdir()}
         pages = ("/", "/runs/{run}", "/runs/{run}/keys", "/runs/{run}/keys/{digest}", "/diff")
-        metrics = Metrics(stores)
+        metrics = Metrics(self._scraped)
         routes = [
             *(Route(path, metrics) for path in PATHS),
             *(Route(path, self._page) for path in pages),
@@ -61,6 +66,7 @@ class Dashboard:
         """Stop reading, and close all connections."""
         self.feed.close()
         await self._stores.close()
+        await self._scraped.close()
 
     async def _page(self, _: Request) -> Response:
         return self._sent("page.html")

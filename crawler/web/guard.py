@@ -7,10 +7,10 @@ either: a browser names the host by which it came, and one that is not listed (D
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_REQUEST_BYTES = 10_000
 _SAFE_METHODS = ("GET", "HEAD")
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::[0-9]*)?", re.IGNORECASE)
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -53,7 +54,7 @@ def refusal(access: Access, method: str, headers: Mapping[str, str]) -> tuple[in
     if not _is_known_host(host, access.hosts):
         return 421, f"this page is not known as {host[:100]!r}: start `shardcrawl serve` with --host NAME"
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
         return 403, "another page sent this request"
     comes_from, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode")
     if comes_from not in ("none", "same-origin") and (mode != "navigate" or method not in _SAFE_METHODS):
@@ -70,17 +71,16 @@ def refusal(access: Access, method: str, headers: Mapping[str, str]) -> tuple[in
     if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         return 415, "send JSON"
     length = headers.get("content-length", "")
-    if not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
+    if "transfer-encoding" in headers or not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
         return 413, f"send at most {MAX_REQUEST_BYTES:,} bytes, and say how many"
     return None
 
 
 def _is_known_host(host: str, known: frozenset[str]) -> bool:
     """Whether browsers may come by this name. An address cannot be rebound, nor can this machine's own name."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
+    if (found := _HOST.fullmatch(host)) is None:
         return False
+    name = (found[1] or found[2]).lower()
     try:
         return bool(ip_address(name))
     except ValueError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, cast
 
-from coordinator.errors import PostgresUnavailable, UsageError
+from coordinator.errors import UsageError
 from coordinator.model import Outcome
 from coordinator.queue.sharding import digest
 from coordinator.queue.wire import decode_deferral
@@ -22,7 +21,6 @@ from crawler.web.stores import Stores
 
 SHOWN_OUTCOMES = (Outcome.FAILED, Outcome.REFUSED, Outcome.GONE)
 SHOWN_CHANGED = 200
-DIFF_SECONDS = 60.0
 
 
 class KeysView:
@@ -71,9 +69,7 @@ class KeysView:
         """How many keys changed from one complete run to another, of all pages or of one table."""
         async with self._stores.catalogue() as catalogue:
             runs = await runs_to_compare(catalogue, first, second or None)
-            with _in_time():
-                async with asyncio.timeout(DIFF_SECONDS):
-                    found = await compare_runs(catalogue.connection, runs, table or None)
+            found = await compare_runs(catalogue.connection, runs, table or None)
         return {
             "old": runs.old.name,
             "new": runs.new.name,
@@ -90,9 +86,8 @@ class KeysView:
         async with self._stores.catalogue() as catalogue:
             runs = await runs_to_compare(catalogue, first, second or None)
             statement = query("changed-keys-of-kind", changed=changed_keys_query(runs, table or None))
-            with _in_time(), postgres_errors():
-                async with asyncio.timeout(DIFF_SECONDS):
-                    rows = await catalogue.connection.fetch(statement, change, SHOWN_CHANGED)
+            with postgres_errors():
+                rows = await catalogue.connection.fetch(statement, change, SHOWN_CHANGED)
         return [row["key"] for row in rows]
 
 
@@ -101,14 +96,6 @@ def _deferred(wanted: bytes, packed: bytes) -> Mapping[str, Any] | None:
         one = decode_deferral(wanted, packed)
         return {"key": one.key, "attempts": one.attempts.total, "history": one.attempts.history}
     return None
-
-
-@contextmanager
-def _in_time() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise PostgresUnavailable(f"it takes more than {DIFF_SECONDS:.0f} s; `shardcrawl diff` has no bound") from error
 
 
 def _bytes(hexadecimal: str) -> bytes:

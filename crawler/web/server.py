@@ -9,16 +9,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from coordinator.errors import UsageError
 from coordinator.tasks import run_until_first_ends
 from crawler.local.services import LookedAt, Place
 from crawler.web.app import Dashboard
 from crawler.web.guard import Access
-from crawler.web.stores import Stores
 
 # An open page never ends its request by itself.
 SHUTDOWN_SECONDS = 1
+# Who connects and asks for nothing must not take all the files that a process can have open.
+REQUEST_SECONDS = 10.0
+
+
+class _Connection(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, and look again and again whether a request has come."""
+        super().connection_made(transport)
+        self._look_later(self.cycle)
+
+    def _look_later(self, last: RequestResponseCycle | None) -> None:
+        self.loop.call_later(REQUEST_SECONDS, self._close_if_idle, last)
+
+    def _close_if_idle(self, last: RequestResponseCycle | None) -> None:
+        if self.transport.is_closing():
+            return
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.cycle is last:
+            self.transport.close()
+        else:
+            self._look_later(self.cycle)
 
 
 class _Server(uvicorn.Server):
@@ -35,13 +56,15 @@ async def serve_page(place: Place, listen: str, access: Access, on_ready: Callab
     """
     with _listening(listen) as listener:
         looked_at = LookedAt(place)
-        dashboard = Dashboard(Stores(lambda: looked_at.addresses), access)
+        dashboard = Dashboard(lambda: looked_at.addresses, access)
         server = _Server(
             uvicorn.Config(
                 dashboard.app,
                 access_log=False,
+                http=_Connection,
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # who sends nonsense must not fill the log
                 server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 ws="none",
@@ -65,7 +88,7 @@ def _listening(listen: str) -> socket.socket:
             raise ValueError
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host.strip("[]"), int(port)), family=family)
-    except ValueError:
+    except (TypeError, ValueError):  # the first of a name that no host can have
         raise UsageError(f"--listen is {listen!r}; write HOST:PORT, like 127.0.0.1:8765") from None
     except OSError as error:
         raise UsageError(f"--listen {listen}: {error.strerror}; choose another port") from error

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 from redis.asyncio import Redis
 
-from coordinator.errors import Unavailable, UsageError, first_line
+from coordinator.errors import PostgresUnavailable, Unavailable, UsageError, first_line
 from coordinator.redis.connection import connect_redis
 from crawler.local.services import Addresses
 from crawler.store.catalogue import Catalogue
@@ -18,17 +18,19 @@ from crawler.store.rows.stored_run import StoredRun
 
 # However many pages are open, Postgres has no more sessions than these.
 MAX_CONNECTIONS = 4
+# A table that is locked, or a server that vanished without a word, must not keep a session for ever.
+READ_SECONDS = 60.0
 
 
 class Stores:
     """Both services, wherever they are now: `addresses` returns None while they are in no place."""
 
-    def __init__(self, addresses: Callable[[], Addresses | None]) -> None:
+    def __init__(self, addresses: Callable[[], Addresses | None], connections: int = MAX_CONNECTIONS) -> None:
         self._find = addresses
         self._addresses: Addresses | None = None
         self._client: Redis | None = None
         self._idle: list[Catalogue] = []
-        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._free = asyncio.Semaphore(connections)
 
     @property
     def database(self) -> str:
@@ -44,8 +46,20 @@ class Stores:
         return self._client
 
     @asynccontextmanager
-    async def catalogue(self) -> AsyncIterator[Catalogue]:
-        """The runs in Postgres, for one caller at a time. Raises Unavailable, PostgresRefused."""
+    async def catalogue(self, *, has_bound: bool = True) -> AsyncIterator[Catalogue]:
+        """The runs in Postgres, for one caller at a time, and for READ_SECONDS if it `has_bound`.
+
+        Raises Unavailable, PostgresRefused.
+        """
+        try:
+            async with asyncio.timeout(READ_SECONDS if has_bound else None), self._connected() as catalogue:
+                yield catalogue
+        except TimeoutError as error:
+            words = f"Postgres takes more than {READ_SECONDS:.0f} s; commands, like `shardcrawl diff`, have no bound"
+            raise PostgresUnavailable(words) from error
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Catalogue]:
         async with self._free:
             here = self._here()
             idle = self._idle.pop() if self._idle else None

@@ -18,11 +18,13 @@ from rich.text import Text
 
 from coordinator.errors import Unavailable
 from crawler.cli.display.overview import Overview, RunView
-from crawler.cli.display.progress import duration_words, holdup_words, of_total
+from crawler.cli.display.progress import duration_words, holdup_words, of_total, printable
 from crawler.cli.display.snapshot import snapshot_tables
 from crawler.store.reasons import Failure
 
 PICTURE_INTERVAL_SECONDS = 1.0
+# A server that vanished without a word says nothing at all.
+READ_SECONDS = 60.0
 LEAVING_KEYS = b"qQ"
 # Behind the reason of the last attempt: a line has no room for the others, and the key comes first.
 _HISTORY = re.compile(r" after \d+ attempts: .*", re.DOTALL)
@@ -45,9 +47,12 @@ async def watch_runs(overview: Overview, console: Console) -> None:
                 async with asyncio.timeout(PICTURE_INTERVAL_SECONDS):
                     await leave.wait()
             try:
-                views, fault = await overview.read(), ""
+                async with asyncio.timeout(READ_SECONDS):
+                    views, fault = await overview.read(), ""
             except Unavailable as error:
                 fault = str(error)
+            except TimeoutError:
+                fault = f"no response within {READ_SECONDS:.0f} s"
     console.print(picture(views, datetime.now().astimezone(), fault))
 
 
@@ -82,8 +87,7 @@ def _failure_line(failure: Failure) -> Text:
 
 def _line(text: str, style: str = "") -> Text:
     """One line, cut to the width of the terminal. What a key or an upstream says cannot steer the terminal."""
-    shown = "".join(char if char.isprintable() else " " for char in text)
-    return Text(shown, style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager

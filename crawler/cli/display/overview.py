@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import UsageError
+from coordinator.errors import PostgresUnavailable, UsageError
 from coordinator.model import RunCounts
 from coordinator.queue.registry import Runs
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import PostgresConnection, postgres_errors
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.reasons import Failure, newest_failures
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
@@ -31,11 +32,12 @@ class RunView:
 
 
 class Overview:
-    """One run, or every unfinished one, for who looks again and again."""
+    """One run, or every unfinished one, for who looks again and again, also when Postgres was started again."""
 
-    def __init__(self, client: Redis, connection: PostgresConnection, name: str | None = None) -> None:
+    def __init__(self, client: Redis, database: str, name: str | None = None) -> None:
         self._client = client
-        self._connection = connection
+        self._database = database
+        self._connection: PostgresConnection | None = None
         self._name = name
         self._runs: list[StoredRun] = []
         self._failures: dict[int, tuple[Failure, ...]] = {}
@@ -43,17 +45,28 @@ class Overview:
 
     async def read(self) -> list[RunView]:
         """The runs now. Raises UsageError for an unknown run, Unavailable, PostgresRefused."""
-        if monotonic() >= self._ask_postgres_at:
-            with postgres_errors():
-                self._runs = wanted_runs(await Catalogue(self._connection).all(), self._name)
-                self._failures = {
-                    run.run_id: await newest_failures(self._connection, RunTables.of(run)) for run in self._runs
-                }
-            self._ask_postgres_at = monotonic() + POSTGRES_INTERVAL_SECONDS
-        return [
-            RunView(await snapshot_of(self._client, self._connection, run), self._failures[run.run_id])
-            for run in self._runs
-        ]
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect_postgres(self._database)
+        connection = self._connection
+        try:
+            if monotonic() >= self._ask_postgres_at:
+                with postgres_errors():
+                    runs = wanted_runs(await Catalogue(connection).all(), self._name)
+                    found = {run.run_id: await newest_failures(connection, RunTables.of(run)) for run in runs}
+                self._runs, self._failures = runs, found
+                self._ask_postgres_at = monotonic() + POSTGRES_INTERVAL_SECONDS
+            return [
+                RunView(await snapshot_of(self._client, connection, run), self._failures[run.run_id])
+                for run in self._runs
+            ]
+        except (PostgresUnavailable, asyncio.CancelledError):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the connection up."""
+        if self._connection is not None:
+            self._connection.terminate()
 
 
 def wanted_runs(stored: Sequence[StoredRun], name: str | None) -> list[StoredRun]:

@@ -73,8 +73,13 @@ class Pace:
 
 
 def say(console: Console, text: str) -> None:
-    """Print one line as it is: not wrapped, and without reading markup in it."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print one line as it is: not wrapped, without reading markup in it, and so that it cannot steer the terminal."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text without characters that would move the cursor of a terminal, or do more."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def duration_words(seconds: float) -> str:

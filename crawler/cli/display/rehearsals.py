@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from crawler.cli.display.progress import byte_words, say
-from crawler.cli.display.screen import print_table, printable
+from crawler.cli.display.screen import print_table
 from crawler.job.tables import TableSettings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def print_rehearsal(found: Rehearsal, console: Console) -> None:
     """Print what was sent for a key, what came back, and what a run would store of it."""
 
     def line(text: str) -> None:
-        say(console, printable(text))
+        say(console, text)
 
     for exchange in found.exchanges:
         line(f"{exchange.method} {exchange.url}")
@@ -61,23 +61,24 @@ def _print_found(named: Sequence[tuple[str, str]], line: Callable[[str], None]) 
 def print_request(found: Sequence[Rehearsal], console: Console) -> None:
     """Print one request and what became of each of its keys, in a few lines."""
     for exchange in found[0].exchanges:
-        say(console, printable(f"{exchange.method} {exchange.url} -> {exchange.summary}"))
+        say(console, f"{exchange.method} {exchange.url} -> {exchange.summary}")
     for one in found:
         reason = f": {one.reason}" if one.reason else ""
         kept = "".join(f", pages.{part.column} ({part.kind}, {byte_words(part.size)})" for part in one.kept)
-        say(console, printable(f"  {one.key}: {one.outcome or 'no outcome yet'}{reason}{kept}"))
+        say(console, f"  {one.key}: {one.outcome or 'no outcome yet'}{reason}{kept}")
     if found[0].parsed is not None:
         if named := len(found[0].parsed.found):
             say(console, f"  names {named:,} key{'' if named == 1 else 's'} to follow")
         for text in (found[0].parsed.traceback or "").splitlines():
-            say(console, printable(f"  {text}"))
+            say(console, f"  {text}")
 
 
 def print_tables(tables: Sequence[TableSettings], found: Sequence[Rehearsal], console: Console) -> None:
     """Print the rows of these keys for each table, as far as the console is wide."""
     for table in tables:
         columns, rows = [name for name, _ in table.columns], rows_of(table, found)
-        say(console, f"\ntable {table.name}: {len(rows):,} row{'' if len(rows) == 1 else 's'}")
+        say(console, "")
+        say(console, f"table {table.name}: {len(rows):,} row{'' if len(rows) == 1 else 's'}")
         if rows:
             shown = [[row[column] for column in columns] for row in rows[:SHOWN_ROWS]]
             print_table(columns, shown, console, cut=True)

@@ -17,7 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from coordinator.model import Outcome, outcomes_json
-from crawler.cli.display.progress import byte_words, duration_words, of_total, say
+from crawler.cli.display.progress import byte_words, duration_words, of_total, printable, say
 from crawler.cli.display.snapshot import health_json
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount
@@ -206,11 +206,6 @@ def _cell(value: Any, most: int) -> str:
         text = value.isoformat(sep=" ", timespec="milliseconds" if value.microsecond else "seconds")
     text = printable(text)
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """The text without characters that would move the cursor, or do more."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _shown(value: Any) -> Any:

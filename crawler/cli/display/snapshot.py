@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import outcomes_json
@@ -20,6 +21,7 @@ from crawler.cli.display.progress import (
     duration_words,
     of_total,
     outcome_words,
+    printable,
     seconds_words,
 )
 
@@ -29,7 +31,7 @@ LISTED_UNREACHABLE = 10
 def print_snapshot(snapshot: RunSnapshot, console: Console) -> None:
     """Print one run's snapshot."""
     for table in snapshot_tables(snapshot):
-        console.print(table, markup=False)
+        console.print(table)
 
 
 def snapshot_tables(snapshot: RunSnapshot) -> list[Table]:
@@ -37,32 +39,36 @@ def snapshot_tables(snapshot: RunSnapshot) -> list[Table]:
     counts = snapshot.counts
     deferred = f", {counts.deferred:,} of them deferred" if counts.deferred else ""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("run", snapshot.name)
+
+    def row(name: str, text: str) -> None:
+        table.add_row(name, Text(printable(text)))  # a host like [fe80::1] would be read as markup
+
+    row("run", snapshot.name)
     absence = absence_words(snapshot)
     steering = snapshot.steering
     paused = f", paused: go on with shardcrawl resume {snapshot.name}" if steering.paused else ""
-    table.add_row("state", f"{snapshot.state.value}{paused}{', but ' if absence else ''}{absence}")
-    table.add_row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.waiting:,} queued{deferred}")
+    row("state", f"{snapshot.state.value}{paused}{', but ' if absence else ''}{absence}")
+    row("keys", f"{counts.done:,}{of_total(counts)} done, {counts.waiting:,} queued{deferred}")
     if not snapshot.state.is_over:
-        table.add_row("pace", _pace_words(snapshot))
+        row("pace", _pace_words(snapshot))
         if not (absence or snapshot.waits or paused):
-            table.add_row("limited by", snapshot.limited_words or "not known yet")
-    table.add_row("outcomes", outcome_words(counts))
+            row("limited by", snapshot.limited_words or "not known yet")
+    row("outcomes", outcome_words(counts))
     if counts.requests or not snapshot.state.is_over:  # Redis keeps them for an hour
-        table.add_row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
+        row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
     bound = f", {steering.max_workers:,} at most" if steering.max_workers else ""
-    table.add_row("workers", f"{snapshot.workers}{bound}")
-    table.add_row("coordinator", snapshot.leader or "none")
+    row("workers", f"{snapshot.workers}{bound}")
+    row("coordinator", snapshot.leader or "none")
     for health in snapshot.upstreams:
-        table.add_row("upstream", f"{health.upstream} {health.summary}")
+        row("upstream", f"{health.upstream} {health.summary}")
     for unreachable in snapshot.unreachable[:LISTED_UNREACHABLE]:
-        table.add_row("unreachable", unreachable.summary)
+        row("unreachable", unreachable.summary)
     if (more := len(snapshot.unreachable) - LISTED_UNREACHABLE) > 0:
-        table.add_row("unreachable", f"{more:,} more, see --json")
+        row("unreachable", f"{more:,} more, see --json")
     for column in snapshot.null_columns:
-        table.add_row("column", column.summary)
+        row("column", column.summary)
     for cause in snapshot.waits:
-        table.add_row("waits for", cause)
+        row("waits for", cause)
     return [table, _stages_table(snapshot)] if snapshot.figures.stages else [table]
 
 
@@ -81,7 +87,9 @@ def _stages_table(snapshot: RunSnapshot) -> Table:
     for one in snapshot.figures.stages:
         timing = snapshot.timings.get(one.name, NO_TIMES)
         items, each = (f"{timing.items:,}", seconds_words(timing.seconds / timing.items)) if timing.items else ("", "")
-        table.add_row(one.name, f"{100 * one.utilisation:.0f} %", f"{one.size:,}", f"{one.waiting:,}", items, each)
+        table.add_row(
+            Text(one.name), f"{100 * one.utilisation:.0f} %", f"{one.size:,}", f"{one.waiting:,}", items, each
+        )
     return table
 
 

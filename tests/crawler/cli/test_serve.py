@@ -18,6 +18,9 @@ from crawler.cli.main import main
         (("--listen", "127.0.0.1:70000"), "", "write HOST:PORT"),
         (("--host", "http://a"), "", "write a name"),
         ((), "short", "shorter than 16 characters"),
+        ((), "a token of these tests\n", "no browser can send"),
+        ((), "a token of these t\u00e9sts", "no browser can send"),
+        (("--listen", "\udcff:0"), "", "write HOST:PORT"),
     ],
 )
 def test_what_cannot_be_served_is_said_at_once(options: tuple[str, ...], token: str, words: str) -> None:

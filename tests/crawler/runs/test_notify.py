@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,9 +20,11 @@ from coordinator.model import Epoch, Outcome, RunCounts, RunState, Steering
 from coordinator.status import RunSnapshot
 from crawler.job.job import Job, read_job
 from crawler.local.standstill import Progress
+from crawler.runs import notify
 from crawler.runs.notify import Notifier
 from crawler.sample.upstream import Upstream
 from crawler.store.rows.stored_run import StoredRun
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +137,34 @@ def test_a_run_has_stalled_when_no_key_was_done_for_so_long_and_is_said_once() -
     ]
     assert not any(Progress(60.0).has_stalled(a_snapshot(1, paused=True), at) for at in (0, 100, 200))
     assert not any(Progress(None).has_stalled(a_snapshot(1), at) for at in (0, 1e9))
+
+
+async def test_a_command_that_hangs_is_ended_with_what_it_has_started(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "NOTIFY_SECONDS", 0.5)
+    os.mkfifo(tmp_path / "held")
+    job = a_job(tmp_path, command="sleep 600 > held; true")
+    reader = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+
+    def nobody_holds_it() -> bool:
+        with suppress(BlockingIOError):
+            return os.read(reader, 1) == b""
+        return False
+
+    await Notifier(redis, job, {"PATH": "/usr/bin:/bin"}).notify_of_end(a_complete_run())
+    await eventually(nobody_holds_it, "the end of all that the command has started")
+    os.close(reader)
+    assert [record.getMessage() for record in caplog.records] == [
+        "[notify] command: complete of afd-1 is not notified: TimeoutExpired"
+    ]
+
+
+@pytest.mark.parametrize("settings", [{"webhook": "http://xn--a/geheim"}, {"command": "echo \0"}])
+async def test_what_can_never_be_notified_is_one_line_too(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, str]
+) -> None:
+    await Notifier(redis, a_job(tmp_path, **settings), {}).notify_of_end(a_complete_run())
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "complete of afd-1 is not notified" in line
+    assert "geheim" not in line

@@ -60,7 +60,7 @@ async def ask_nobody() -> int:
     return 1
 
 
-@pytest.mark.parametrize("where", ["", "x", "127.0.0.1:", "127.0.0.1:99999", "1:2:x", "²"])
+@pytest.mark.parametrize("where", ["", "x", "127.0.0.1:", "127.0.0.1:99999", "1:2:x", "²", "9" * 5000])
 async def test_an_address_that_is_none_is_named(where: str) -> None:
     with pytest.raises(UsageError, match="write PORT, or HOST:PORT"):
         await Health().serving(where, ask_nobody)
@@ -84,3 +84,8 @@ def test_a_child_is_silent_half_of_the_time_that_its_beat_holds() -> None:
         Pulse(theirs)._send(BEAT_HOLDS_SECONDS)
         assert reader.tick()
         assert not reader.is_silent
+
+
+async def test_a_name_that_no_host_can_have_is_named() -> None:
+    with pytest.raises(UsageError, match="--health a{70}:80: .*choose another port"):
+        await Health().serving(f"{'a' * 70}:80", ask_nobody)

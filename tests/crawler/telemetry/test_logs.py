@@ -135,3 +135,14 @@ def test_events_are_those_of_the_docs() -> None:
                 extras = [one.value for one in node.keywords if one.arg == "extra"]
                 used |= {one.values[0].value for one in extras if isinstance(one.values[0], ast.Constant)}
     assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)))) == used
+
+
+def test_a_traceback_can_neither_steer_the_terminal_nor_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("worker-1", "info", logs.DATE_AND_TIME)
+    try:
+        raise ValueError("\x1b[2Jkey\n2026-11-27 12:00:00 coordinator  forged")
+    except ValueError:
+        logging.getLogger("test").exception("a fault")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith("error: a fault")
+    assert rest[-2:] == ["  ValueError: \\x1b[2Jkey", "  2026-11-27 12:00:00 coordinator  forged"]

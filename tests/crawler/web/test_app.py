@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
 from crawler.runs import cancel
 from crawler.store.catalogue import open_catalogue
+from crawler.web import stores
 from crawler.web.actions import ACTIONS
 from crawler.web.app import Dashboard
 from crawler.web.guard import Access
@@ -57,10 +59,14 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("limit", {"run": NEW, "upstream": SLOW}, "nothing to change"),
     ("limit", {"run": NEW, "upstream": SLOW, "rate": "fast"}, "rate"),
     ("limit", {"run": NEW, "upstream": SLOW, "concurrency": "-1"}, "concurrency"),
+    ("limit", {"run": NEW, "upstream": SLOW, "concurrency": "9" * 5000}, "concurrency"),
     ("limit", {"run": "nobody", "upstream": SLOW, "rate": "1"}, "no run nobody"),
     ("retry", {"run": NEW, "digest": "xyz"}, "fromhex"),
     ("retry", {"run": NEW, "outcome": "stored"}, "outcome is 'stored'"),
-    ("retry", {"run": "a\0b"}, "0x00"),
+    *(
+        (verb, {"run": "a\0b", "corpus": "a\0b"}, "0x00")
+        for verb in ("pause", "cancel", "retry", "publish", "rollback")
+    ),
     ("retry", {"run": NEW, "more": 1}, "more"),
     ("retry", {"run": 7}, "str"),
     ("cancel", {"run": OLD}, "is complete"),
@@ -180,6 +186,25 @@ async def test_what_cannot_be_done_is_said_in_one_line(visitor: httpx.AsyncClien
         assert (response.status_code, words in response.json()["error"]) == (409, True), response.text
 
 
+async def test_a_table_that_is_locked_holds_up_a_page_for_a_bounded_time_and_pages_hold_up_no_metrics(
+    world: World, visitor: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "READ_SECONDS", 0.5)
+    async with open_catalogue(world.database) as catalogue, catalogue.connection.transaction():
+        await catalogue.connection.execute("LOCK TABLE pages IN ACCESS EXCLUSIVE MODE")
+        await catalogue.connection.execute(f"LOCK TABLE {world.run.pages} IN ACCESS EXCLUSIVE MODE")
+        path = f"/api/runs/{NEW}/keys/{digest('item 3').hex()}"
+        looks = [asyncio.create_task(visitor.get(path)) for _ in range(stores.MAX_CONNECTIONS)]
+        responses = [await look for look in looks]
+        assert {one.status_code for one in responses} == {503}
+        assert "Postgres takes more than" in responses[0].json()["error"]
+        monkeypatch.setattr(stores, "READ_SECONDS", 20.0)
+        looks = [asyncio.create_task(visitor.get(path)) for _ in range(stores.MAX_CONNECTIONS)]
+        assert (await visitor.get("/readyz")).status_code == 200
+        assert not any(look.done() for look in looks)
+    assert {(await look).status_code for look in looks} == {200}
+
+
 async def test_the_list_of_runs_and_one_run(dashboard: Dashboard) -> None:
     news = await dashboard.runs.all()
     runs = {run["name"]: run for run in news["runs"]}
@@ -211,11 +236,14 @@ def test_an_upstream_that_throttles_much_stays_in_its_place_between_its_pauses()
     assert [row["name"] for row in rows] == ["throttles.example", "quick.example"]
 
 
-async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(dashboard: Dashboard, world: World) -> None:
+async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(
+    dashboard: Dashboard, world: World, visitor: httpx.AsyncClient
+) -> None:
     await world.redis.flushall()
     assert (await dashboard.runs.all())["runs"][0]["lost"]
     one = await dashboard.runs.run(NEW)
     assert (one["lost"], one["outcomes"]["failed"]) == (True, 13)
+    assert "is not in Redis now" in (await act(visitor, **BODIES["limit"], verb="limit"))[1]
 
 
 async def test_keys_that_brought_nothing_and_one_key(visitor: httpx.AsyncClient) -> None:

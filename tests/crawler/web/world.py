@@ -33,7 +33,6 @@ from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from crawler.web.app import Dashboard
 from crawler.web.guard import Access
-from crawler.web.stores import Stores
 from tests.crawler.examples import a_document, a_page, a_table
 
 TOKEN = "a token of these tests"
@@ -147,7 +146,7 @@ async def a_world(redis: Redis, database: str) -> AsyncIterator[World]:
 @asynccontextmanager
 async def a_dashboard(redis_url: str, database: str, access: Access, seconds: float = 0.2) -> AsyncIterator[Dashboard]:
     addresses = Addresses(redis_url, database)
-    dashboard = Dashboard(Stores(lambda: addresses), access, seconds)
+    dashboard = Dashboard(lambda: addresses, access, seconds)
     try:
         yield dashboard
     finally:

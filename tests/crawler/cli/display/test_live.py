@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from coordinator.errors import RedisUnavailable
+from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Outcome, RunState
 from crawler.cli.display.live import picture, watch_runs
 from crawler.cli.display.overview import Overview, RunView
@@ -33,6 +34,11 @@ FAILURES = (
 VIEW = RunView(SNAPSHOT, FAILURES)
 
 
+HOSTILE = replace(
+    SNAPSHOT, waits=("Postgres \x1b[2J does not answer",), upstreams=(UpstreamHealth("a/[/x]", paused=1.0),)
+)
+
+
 def shown(*views: RunView, width: int = 200, fault: str = "") -> str:
     console, out = a_console(width)
     console.print(picture(views, NOON, fault))
@@ -43,12 +49,16 @@ def test_one_run_is_shown_whole_with_its_newest_failures_first() -> None:
     text = shown(VIEW)
     assert "5 of 20 done, 10 queued" in text
     assert "x.example breaker open" in text
+    assert "[fe80::1]:80 paused" in text, "a host is no markup"
     assert "99 %" in text, "how busy the stages are"
     title, first, second = text.splitlines()[-3:]
     assert title == "newest failures"
     assert "refused: without a reason" in first
     assert "failed: status 500  https://x.example/ [2J[red]a" in second
     assert "\x1b" not in text
+    hostile = shown(RunView(HOSTILE))
+    assert "a/[/x] paused" in hostile
+    assert "\x1b" not in hostile
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
@@ -97,8 +107,9 @@ async def watched(views: Views) -> str:
 async def test_it_ends_with_the_run_and_goes_on_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crawler.cli.display.live.PICTURE_INTERVAL_SECONDS", 0.01)
     over = RunView(replace(SNAPSHOT, state=RunState.COMPLETE))
-    text = await watched(Views([VIEW], RedisUnavailable("Redis does not answer"), [over]))
+    text = await watched(Views([VIEW], RedisUnavailable("Redis does not answer"), TimeoutError(), [over]))
     assert "not up to date: Redis does not answer" in text
+    assert "not up to date: no response within 60 s" in text
     assert "complete" in text.rpartition("\x1b[?1049l")[2], "what was last is left on the terminal"
 
 

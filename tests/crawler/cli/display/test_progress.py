@@ -23,6 +23,7 @@ from crawler.cli.display.progress import (
     duration_words,
     holdup_words,
     outcome_words,
+    say,
     upstream_words,
 )
 from crawler.cli.options import listener_from
@@ -272,3 +273,9 @@ def test_while_all_is_well_the_progress_line_says_what_limits_the_run() -> None:
     assert holdup_words(snapshot) == "limited by fetch"
     paused = replace(snapshot, upstreams=(UpstreamHealth("slow.example", paused=5.0),))
     assert holdup_words(paused) == "slow.example paused 5 s"
+
+
+def test_what_an_upstream_says_cannot_steer_the_terminal() -> None:
+    out = io.StringIO()
+    say(Console(file=out, force_terminal=True), "parser: \x1b[2J[red]\r\nforged\x9b")
+    assert out.getvalue() == "parser:  [2J[red]  forged \n"
