@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import frexp
 from typing import Any
 
 from coordinator.limits.activity import UpstreamActivity
@@ -23,7 +24,7 @@ def upstream_rows(
     dead: Sequence[UnreachableUpstream],
     activity: Mapping[str, UpstreamActivity],
 ) -> Mapping[str, Any]:
-    """The upstreams to show, those with trouble first, and how many more there are."""
+    """The upstreams to show, those with trouble first; how many there are, are stopped, and do not respond."""
     health = {one.upstream: one for one in unusual}
     unreachable = {one.upstream: one for one in dead}
     overrides = {one.upstream: one.override for one in unusual if one.override is not None}
@@ -32,8 +33,18 @@ def upstream_rows(
     for name in {*health, *unreachable, *activity}:
         limit, sent = limit_now(name, overrides, matcher), activity.get(name, NOTHING_SENT)
         rows.append(_row(name, limit, sent, health.get(name), unreachable.get(name)))
-    rows.sort(key=lambda row: (not row["stops"], not row["keys_waiting"], -row["rate"], row["name"]))
-    return {"shown": rows[:MOST_UPSTREAM_ROWS], "more": max(0, len(rows) - MOST_UPSTREAM_ROWS)}
+    rows.sort(key=_order)
+    return {
+        "shown": rows[:MOST_UPSTREAM_ROWS],
+        "all": len(rows),
+        "stopped": sum(row["stops"] for row in rows),
+        "silent": sum(row["keys_waiting"] > 0 for row in rows),
+    }
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Rates of about the same size are alike: a row that is looked at must not move with every count."""
+    return not row["stops"], not row["keys_waiting"], -frexp(row["rate"])[1] if row["rate"] else 99, row["name"]
 
 
 def _row(
