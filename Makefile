@@ -34,7 +34,7 @@ check: $(VENV)/ready  ## lint, format, types and contracts, in seconds
 	$(BIN)/lint-imports
 
 bench: $(VENV)/bench-ready  ## the figures of docs/figures.md, measured here in an hour (needs Debian's nginx-light and postgresql)
-	@failed=; for part in compare pipeline latency parsers footprint growth site refresh export compression waiting first_light faults polite; do \
+	@failed=; for part in compare pipeline latency parsers footprint growth site refresh export compression waiting dashboard first_light faults polite; do \
 		echo "== $$part"; $(BIN)/python -m ops.bench.$$part || failed="$$failed $$part"; \
 	done; test -z "$$failed" || { echo "did not hold, or did not end:$$failed"; exit 1; }
 

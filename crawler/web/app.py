@@ -115,6 +115,7 @@ class Dashboard:
     async def _act(self, request: Request) -> Response:
         verb, body = request.path_params["verb"], await request.body()
         done = await act(self._stores, verb, body)
+        self.keys.forget_reasons()
         logger.info("%s by the page: %s", verb, done["done"])
         return _json(done)
 

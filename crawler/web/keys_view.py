@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from time import monotonic
 from typing import Any, cast
 
 from coordinator.errors import UsageError
@@ -21,13 +23,22 @@ from crawler.web.stores import Stores
 
 SHOWN_OUTCOMES = (Outcome.FAILED, Outcome.REFUSED, Outcome.GONE)
 SHOWN_CHANGED = 200
+# Counting them takes Postgres 0.1 s, and while keys fail each open page asks again and again.
+RECOUNT_SECONDS = 10.0
 
 
 class KeysView:
     """Reads keys. Every method raises Unavailable, PostgresRefused, and UsageError for what is not known."""
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, clock: Callable[[], float] = monotonic) -> None:
         self._stores = stores
+        self._clock = clock
+        self._counting = asyncio.Lock()
+        self._counted: dict[str, tuple[float, Mapping[str, Any]]] = {}  # {run: when, and its reasons}
+
+    def forget_reasons(self) -> None:
+        """Count them anew when somebody asks next."""
+        self._counted.clear()
 
     async def ended(self, name: str, outcome: str, behind: str, text: str) -> Mapping[str, Any]:
         """Some keys of a run that ended so, behind a digest; with `text` those that have it in key or reason."""
@@ -41,7 +52,19 @@ class KeysView:
         return found | {"exact": digest(text) if exact is not None else None, "state": run.state}
 
     async def reasons(self, name: str) -> Mapping[str, Any]:
-        """Why keys of a run failed or were refused; `sampled` says that only some of them were looked at."""
+        """Why keys of a run failed or were refused, as it was `age` seconds ago: all who ask share one count.
+
+        `sampled` says that only some of them were looked at.
+        """
+        async with self._counting:
+            now = self._clock()
+            self._counted = {run: one for run, one in self._counted.items() if now - one[0] < RECOUNT_SECONDS}
+            if name not in self._counted:
+                self._counted[name] = now, await self._count_reasons(name)
+            counted_at, found = self._counted[name]
+        return {**found, "age": round(now - counted_at, 3)}
+
+    async def _count_reasons(self, name: str) -> Mapping[str, Any]:
         async with self._stores.catalogue() as catalogue:
             run = await self._stores.run(catalogue, name)
             reasons = await KeysOfRun(catalogue.connection, run).usual_reasons()

@@ -20,17 +20,17 @@ from crawler.web.guard import Access
 # An open page never ends its request by itself.
 SHUTDOWN_SECONDS = 1
 # Who connects and asks for nothing must not take all the files that a process can have open.
-REQUEST_SECONDS = 10.0
+IDLE_SECONDS = 10.0
 
 
 class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and look again and again whether a request has come."""
         super().connection_made(transport)
-        self._look_later(self.cycle)
+        self._look_again(self.cycle)
 
-    def _look_later(self, last: RequestResponseCycle | None) -> None:
-        self.loop.call_later(REQUEST_SECONDS, self._close_if_idle, last)
+    def _look_again(self, last: RequestResponseCycle | None) -> None:
+        self.loop.call_later(IDLE_SECONDS, self._close_if_idle, last)
 
     def _close_if_idle(self, last: RequestResponseCycle | None) -> None:
         if self.transport.is_closing():
@@ -39,7 +39,7 @@ class _Connection(H11Protocol):
         if is_idle and self.cycle is last:
             self.transport.close()
         else:
-            self._look_later(self.cycle)
+            self._look_again(self.cycle)
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import frexp
 from typing import Any
 
 from coordinator.limits.activity import UpstreamActivity, UpstreamRequests
@@ -27,7 +28,7 @@ def upstream_rows(
     activity: Mapping[str, UpstreamActivity],
     requests: Mapping[str, UpstreamRequests],
 ) -> Mapping[str, Any]:
-    """The upstreams to show, those with trouble first, and how many more there are."""
+    """The upstreams to show, those with trouble first; how many there are, are stopped, and do not respond."""
     health = {one.upstream: one for one in unusual}
     unreachable = {one.upstream: one for one in dead}
     overrides = {one.upstream: one.override for one in unusual if one.override is not None}
@@ -38,12 +39,19 @@ def upstream_rows(
         in_all = requests.get(name, NO_REQUESTS)
         rows.append(_row(name, limit, sent, in_all, health.get(name), unreachable.get(name)))
     rows.sort(key=_order)
-    return {"shown": rows[:MOST_UPSTREAM_ROWS], "more": max(0, len(rows) - MOST_UPSTREAM_ROWS)}
+    return {
+        "shown": rows[:MOST_UPSTREAM_ROWS],
+        "all": len(rows),
+        "stopped": sum(row["stops"] for row in rows),
+        "silent": sum(row["keys_waiting"] > 0 for row in rows),
+    }
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    troubled = row["stops"] or row["keys_waiting"] or row["throttled"] > MUCH_THROTTLED * row["sent"]
-    return not troubled, -row["rate"], row["name"]
+    """Rates of about the same size are alike: a row that is looked at must not move with every count."""
+    throttles = row["throttled"] > MUCH_THROTTLED * row["sent"]
+    rate = -frexp(row["rate"])[1] if row["rate"] else 99
+    return not row["stops"], not row["keys_waiting"], not throttles, rate, row["name"]
 
 
 def _row(

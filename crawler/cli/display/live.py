@@ -24,7 +24,7 @@ from crawler.store.reasons import Failure
 
 PICTURE_INTERVAL_SECONDS = 1.0
 # A server that vanished without a word says nothing at all.
-READ_SECONDS = 60.0
+SILENT_SECONDS = 60.0
 LEAVING_KEYS = b"qQ"
 # Behind the reason of the last attempt: a line has no room for the others, and the key comes first.
 _HISTORY = re.compile(r" after \d+ attempts: .*", re.DOTALL)
@@ -47,12 +47,12 @@ async def watch_runs(overview: Overview, console: Console) -> None:
                 async with asyncio.timeout(PICTURE_INTERVAL_SECONDS):
                     await leave.wait()
             try:
-                async with asyncio.timeout(READ_SECONDS):
+                async with asyncio.timeout(SILENT_SECONDS):
                     views, fault = await overview.read(), ""
             except Unavailable as error:
                 fault = str(error)
             except TimeoutError:
-                fault = f"no response within {READ_SECONDS:.0f} s"
+                fault = f"no response within {SILENT_SECONDS:.0f} s"
     console.print(picture(views, datetime.now().astimezone(), fault))
 
 

@@ -147,9 +147,8 @@ def holdup_words(snapshot: RunSnapshot) -> str:
         return absence_words(snapshot)
     words = [one.summary for one in snapshot.unreachable[:SHOWN_UNREACHABLE]]
     if rest := snapshot.unreachable[SHOWN_UNREACHABLE:]:
-        words.append(
-            f"{sum(one.keys for one in rest):,} keys wait for {len(rest):,} more upstream{'s' * (len(rest) > 1)}"
-        )
+        more = f"{len(rest):,} more upstream{'s' * (len(rest) > 1)}"
+        words.append(f"{sum(one.keys for one in rest):,} keys wait for {more}")
     named = {one.upstream for one in snapshot.unreachable}
     others = tuple(one for one in snapshot.upstreams if one.paused > 0 or one.upstream not in named)
     if others or not words:

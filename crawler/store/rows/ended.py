@@ -20,8 +20,9 @@ from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 
 KEYS_OF_A_VIEW = 50
-# A search looks at so many keys, and says where it stopped.
+# A search looks at so many keys, and says where it stopped; at fewer where so many take longer than TIMEOUT.
 LOOKED_AT = 50_000
+FEWER = 20
 # Of more keys the usual reasons are those of a sample: digests are random, so any part is a fair one.
 SAMPLED_KEYS = 4_000
 BODY_CHARACTERS = 20_000
@@ -85,18 +86,25 @@ class KeysOfRun:
 
     async def ended(self, outcome: Outcome, behind: bytes = b"", text: str = "") -> EndedKeys:
         """The next KEYS_OF_A_VIEW keys of an outcome behind a digest; `text` is a part of their key or reason."""
-        pattern = like_pattern(text) if text else None
-        look_at = LOOKED_AT if text else KEYS_OF_A_VIEW + 1
-        arguments = (outcome.value, behind, look_at)
         with postgres_errors():
-            async with self._connection.transaction(readonly=True):
-                await self._connection.execute(query("look-timeout"), TIMEOUT)
-                statement = query("ended-keys", part=self._part)
-                rows = await self._connection.fetch(statement, *arguments, pattern, KEYS_OF_A_VIEW + 1)
-                keys = [EndedKey(**{**row, "stale": bool(row["stale"])}) for row in rows]
-                if len(keys) > KEYS_OF_A_VIEW:
-                    return EndedKeys(keys[:KEYS_OF_A_VIEW], keys[KEYS_OF_A_VIEW - 1].digest)
-                last = await self._connection.fetchrow(query("last-looked", part=self._part), *arguments)
+            if not text:
+                return await self._ended(outcome, behind, None, KEYS_OF_A_VIEW + 1)
+            pattern = like_pattern(text)
+            try:
+                return await self._ended(outcome, behind, pattern, LOOKED_AT)
+            except asyncpg.QueryCanceledError:
+                return await self._ended(outcome, behind, pattern, LOOKED_AT // FEWER)
+
+    async def _ended(self, outcome: Outcome, behind: bytes, pattern: str | None, look_at: int) -> EndedKeys:
+        arguments = (outcome.value, behind, look_at)
+        async with self._connection.transaction(readonly=True):
+            await self._connection.execute(query("look-timeout"), TIMEOUT)
+            statement = query("ended-keys", part=self._part)
+            rows = await self._connection.fetch(statement, *arguments, pattern, KEYS_OF_A_VIEW + 1)
+            keys = [EndedKey(**{**row, "stale": bool(row["stale"])}) for row in rows]
+            if len(keys) > KEYS_OF_A_VIEW:
+                return EndedKeys(keys[:KEYS_OF_A_VIEW], keys[KEYS_OF_A_VIEW - 1].digest)
+            last = await self._connection.fetchrow(query("last-looked", part=self._part), *arguments)
         if last is None or last["looked"] < look_at:
             return EndedKeys(keys, None)
         return EndedKeys(keys, last["digest"], last["looked"])

@@ -17,7 +17,7 @@ export function h(tag, properties, ...children) {
   return node;
 }
 
-/** Make `node` like `wanted`, and keep what the user has in hand: focus, open details, what is typed. */
+/** Make `node` like `wanted`, and keep what the user has in hand: focus, and what is typed. */
 export function morph(node, wanted) {
   const before = [...node.childNodes];
   [...wanted.childNodes].forEach((child, index) => {
@@ -41,10 +41,10 @@ function id(node) {
 
 function alike(old, child) {
   for (const { name } of [...old.attributes]) {
-    if (!child.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
+    if (!child.hasAttribute(name)) old.removeAttribute(name);
   }
   for (const { name, value } of child.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  for (const name of ["onclick", "onsubmit", "onchange", "onpointermove", "ontoggle"]) old[name] = child[name];
+  for (const name of ["onclick", "onsubmit", "onchange", "onpointermove"]) old[name] = child[name];
 }
 
 export const number = (value) => Math.round(value).toLocaleString("en");

@@ -90,4 +90,15 @@ export function section(title, ...content) {
   return h("section", { "data-key": title }, h("h2", {}, title), content);
 }
 
+/** A part that is made while it is open; `know` keeps what the user has opened or closed, and shows it. */
+export function folded(know, key, title, content, opensItself = false) {
+  const open = know.toggled.has(key) !== opensItself;
+  const onclick = (event) => {
+    event.preventDefault(); // news that come at the same moment would undo what the browser does by itself
+    if (!know.toggled.delete(key)) know.toggled.add(key);
+    know.show();
+  };
+  return h("details", { open, "data-key": key }, h("summary", { onclick }, title), open && content());
+}
+
 export const workers = (run) => (run.workers ? plural(run.workers, "worker") : "no worker");

@@ -2,15 +2,19 @@
 
 import { button, whyNone } from "./actions.js";
 import { chart } from "./chart.js";
-import { address, ask, bytes, duration, h, moment, morph, number, plural, rate, table } from "./dom.js";
+import { address, ask, bytes, duration, h, moment, morph, number, plural, table } from "./dom.js";
 import { follow } from "./live.js";
-import { OUTCOMES, badge, bar, facts, pace, progress, section, state } from "./parts.js";
+import { OUTCOMES, badge, bar, facts, folded, pace, progress, section, state } from "./parts.js";
+import { upstreams } from "./upstreams.js";
 
 const POINT_SECONDS = 5;
 const SHOWN_REASONS = 6;
+const RECOUNT_AFTER = 10_000;
+// More workers or machines than these are folded.
+const FEW = 20;
 
 export function showRun(main, name) {
-  const know = { points: [], reasons: null, counted: 0, hosts: new Set(), show };
+  const know = { points: [], reasons: null, ended: 0, changed: 0, counted: 0, asked: 0, toggled: new Set(), show };
   let news = null;
   let due = false;
   function show() {
@@ -24,13 +28,21 @@ export function showRun(main, name) {
     });
   }
   async function why() {
-    // counted anew when more have failed
+    // counted anew when more have failed, but the server counts once in ten seconds for all pages
     const ended = news.outcomes.failed + news.outcomes.refused;
-    if (know.counted === ended) return;
-    know.counted = ended;
-    know.reasons = ended ? await ask(`/api/runs/${encodeURIComponent(name)}/reasons`).catch(() => know.reasons) : null;
+    const now = Date.now();
+    if (ended !== know.ended) [know.ended, know.changed] = [ended, now];
+    if (!ended) know.reasons = null;
+    if (!ended || know.changed < know.counted || now - know.asked < RECOUNT_AFTER) return;
+    know.asked = now;
+    const found = await ask(`/api/runs/${encodeURIComponent(name)}/reasons`).catch(() => null);
+    if (!found) return;
+    [know.reasons, know.counted] = [found, now - 1000 * found.age];
     show();
   }
+  document.addEventListener("acted", () => {
+    know.asked = 0;
+  });
   new ResizeObserver(show).observe(main);
   ask(`/api/runs/${encodeURIComponent(name)}/history`).then(
     (points) => {
@@ -109,7 +121,7 @@ function view(run, know, width) {
     know.reasons && know.reasons.reasons.length
       ? section("Why keys failed or were refused", reasons(run, know.reasons))
       : null,
-    run.upstreams ? section("Upstreams", upstreams(run)) : null,
+    run.upstreams ? section("Upstreams", upstreams(run, know)) : null,
     run.stages.length ? section("Stages of the workers", stages(run)) : null,
     run.fleet ? section("Workers", fleet(run, know)) : null,
     run.queue ? section("Queue", queue(run)) : null,
@@ -187,53 +199,6 @@ function reasons(run, { reasons: found, sampled }) {
   ];
 }
 
-function upstreams(run) {
-  const { shown, more } = run.upstreams;
-  if (!shown.length) return h("p", { class: "quiet" }, "Nothing was sent in the last minute.");
-  const rows = shown.map((one) => ({
-    key: one.name,
-    kind: one.stops || one.keys_waiting ? "trouble" : "",
-    cells: [
-      one.name,
-      [rate(one.rate), "/s"],
-      budget(one),
-      one.failing ? `${(100 * one.failing).toFixed(0)} %` : "",
-      one.throttled ? `${number(one.throttled)} of ${number(one.sent)}` : "",
-      [one.trouble, one.trouble && one.fault ? "; " : "", one.fault],
-      button("limit", run.state, { run: run.name, upstream: one.name, now: bound(one) }, "Limit"),
-    ],
-  }));
-  return [
-    table(
-      "Upstreams, those with trouble first",
-      [
-        ["Upstream", "wide"],
-        ["Sent", "number"],
-        ["Budget used"],
-        ["Failing", "number"],
-        ["Throttled", "number"],
-        ["Now", "wide"],
-        [""],
-      ],
-      rows,
-    ),
-    more ? h("p", { class: "quiet" }, `${plural(more, "more upstream")}, quieter than these`) : null,
-  ];
-}
-
-function bound(one) {
-  return `${one.limit === "none" ? "no bound" : one.limit}${one.concurrency ? `, ${one.concurrency} in flight` : ""}`;
-}
-
-function budget(one) {
-  const words = bound(one);
-  if (one.used === null) return words;
-  return [
-    h("meter", { min: 0, max: 1, value: one.used, "aria-label": `${Math.round(100 * one.used)} % of the budget` }),
-    ` ${Math.round(100 * one.used)} % of ${words}`,
-  ];
-}
-
 function stages(run) {
   const rows = run.stages.map((one) => ({
     key: one.name,
@@ -265,32 +230,36 @@ function each(seconds) {
   return seconds >= 1 ? `${seconds.toFixed(1)} s` : `${(1000 * seconds).toFixed(1)} ms`;
 }
 
-/** Workers by machine. With many machines only those that the user opens are listed. */
+/** Workers by machine. Many workers, and many machines, are listed when the user opens them. */
 function fleet(run, know) {
   if (!run.fleet.length) return h("p", { class: "quiet" }, "No worker is there.");
   const hosts = [...new Set(run.fleet.map((one) => one.host))];
-  return hosts.map((host) => {
-    const own = run.fleet.filter((one) => one.host === host);
-    const rows = own.map((one) => ({
-      key: one.worker,
-      cells: [
-        one.worker.slice(host.length + 1),
-        one.shards ? `takes from ${plural(one.shards, "shard")}` : "has no block",
-        one.waits_for || (one.unreachable ? `${plural(one.unreachable, "host")} without a response` : "nothing"),
-      ],
-    }));
-    const open = hosts.length < 4 || know.hosts.has(host);
-    const ontoggle = (event) => {
-      know.hosts[event.currentTarget.open ? "add" : "delete"](host);
-      know.show();
-    };
-    return h(
-      "details",
-      { open, ontoggle: hosts.length < 4 ? null : ontoggle, "data-key": host },
-      h("summary", {}, `${host}: ${plural(own.length, "worker")}`),
-      open && table(`Workers on ${host}`, [["Worker"], ["Does"], ["Waits for", "wide"]], rows),
+  const isLong = run.fleet.length > FEW;
+  const machines = () =>
+    hosts.map((host) =>
+      machine(
+        know,
+        host,
+        run.fleet.filter((one) => one.host === host),
+        isLong,
+      ),
     );
-  });
+  if (hosts.length <= FEW) return machines();
+  return folded(know, "machines", `${plural(run.fleet.length, "worker")} on ${number(hosts.length)} machines`, machines);
+}
+
+function machine(know, host, own, isLong) {
+  const rows = own.map((one) => ({
+    key: one.worker,
+    cells: [
+      one.worker.slice(host.length + 1),
+      one.shards ? `takes from ${plural(one.shards, "shard")}` : "has no block",
+      one.waits_for || (one.unreachable ? `${plural(one.unreachable, "host")} without a response` : "nothing"),
+    ],
+  }));
+  const title = `${host}: ${plural(own.length, "worker")}`;
+  const listed = () => table(`Workers on ${host}`, [["Worker"], ["Does"], ["Waits for", "wide"]], rows);
+  return folded(know, host, title, listed, !isLong);
 }
 
 function queue({ queue: found, queued, exhausted }) {

@@ -18,12 +18,15 @@ from coordinator.model import RunState
 from coordinator.queue.registry import Runs
 from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
+from crawler.local.services import Addresses
 from crawler.runs import cancel
 from crawler.store.catalogue import open_catalogue
 from crawler.web import stores
 from crawler.web.actions import ACTIONS
 from crawler.web.app import Dashboard
 from crawler.web.guard import Access
+from crawler.web.keys_view import RECOUNT_SECONDS, KeysView
+from crawler.web.stores import Stores
 from crawler.web.upstreams_view import upstream_rows
 from tests.crawler.web.world import (
     BROKEN,
@@ -270,6 +273,32 @@ async def test_keys_that_brought_nothing_and_one_key(visitor: httpx.AsyncClient)
     assert [version["run"] for version in key["versions"]] == [NEW, OLD]
     waits = (await visitor.get(f"/api/runs/{NEW}/keys/{digest(DEFERRED).hex()}")).json()
     assert (waits["page"], waits["deferred"]["attempts"], len(waits["deferred"]["history"])) == (None, 2, 2)
+
+
+async def test_all_who_ask_share_one_count_of_the_reasons(world: World, redis_url: str) -> None:
+    now = 0.0
+    stores = Stores(lambda: Addresses(redis_url, world.database))
+    view = KeysView(stores, lambda: now)
+    first = await view.reasons(NEW)
+    async with open_catalogue(world.database) as catalogue:
+        await catalogue.connection.execute(f"DELETE FROM {world.run.pages} WHERE reason LIKE 'dns:%'")
+    now = RECOUNT_SECONDS - 1
+    assert await view.reasons(NEW) == {**first, "age": now}
+    now = RECOUNT_SECONDS
+    second = await view.reasons(NEW)
+    assert (second["age"], len(second["reasons"])) == (0, len(first["reasons"]) - 1)
+    assert (await view.reasons(OLD))["reasons"] != second["reasons"]
+    await stores.close()
+
+
+async def test_an_action_has_the_reasons_counted_anew(visitor: httpx.AsyncClient) -> None:
+    async def reasons() -> set[str]:
+        return {one["reason"] for one in (await visitor.get(f"/api/runs/{NEW}/reasons")).json()["reasons"]}
+
+    before = await reasons()
+    body = {"run": NEW, "outcome": "failed", "reason": "status 503"}
+    assert (await visitor.post("/api/actions/retry", json=body, headers=ALLOWED)).status_code == 200
+    assert before - await reasons() == {"status 503"}
 
 
 async def test_what_changed_between_two_runs(world: World, visitor: httpx.AsyncClient) -> None:

@@ -13,7 +13,8 @@ from coordinator.redis.keys import RunKeys
 from crawler.runs import cancel
 from crawler.store.catalogue import open_catalogue
 from crawler.web.guard import Access
-from tests.crawler.web.browser import PHONE, Browser, Tab, chromium
+from ops.browser import PHONE, Browser, Tab
+from tests.crawler.web.browser import chromium
 from tests.crawler.web.world import NEW, OLD, SCRIPT, SLOW, TOKEN, WAITING, World, a_dashboard, a_world, served
 from tests.waiting import eventually
 
@@ -82,6 +83,7 @@ async def _visit_all(browser: Browser, tab: Tab, world: World, port: int) -> Non
     before = await tab.run("Number(document.body.dataset.news)")
     await eventually(lambda: _has_news(tab, before + 2), "more news")
     assert await tab.run("document.activeElement.tagName") == "SUMMARY", "news take the focus away"
+    assert not await tab.run("document.querySelector('details').open"), "news open what the user has closed"
     await assert_sound(tab)
 
     await tab.go(f"{at}/runs/{NEW}/keys", "busy 1")

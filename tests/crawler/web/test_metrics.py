@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from coordinator.errors import PostgresUnavailable, RedisUnavailable
 from coordinator.limits.activity import UpstreamRequests
 from coordinator.limits.overrides import LimitOverride
-from coordinator.limits.unreachable import UnreachableUpstream
+from coordinator.limits.unreachable import UnreachableUpstream, encode_waits
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.model import Epoch, Outcome, RunCounts, RunState, Steering
 from coordinator.settings import LimitSettings, Window
@@ -30,7 +30,7 @@ from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 from crawler.telemetry.exposition import METRICS, Exposition
 from crawler.web.metrics import MOST_UPSTREAMS, FleetLook, Metrics, RunLook, look, render
-from tests.coordinator.parts import Run, record_of, run_in_progress
+from tests.coordinator.parts import ONE, TWO, Run, record_of, run_in_progress
 from tests.crawler.examples import a_document
 
 ROOT = Path(__file__).parents[3]
@@ -253,6 +253,27 @@ async def test_unfinished_runs_of_both_are_there(redis: Redis, connection: Postg
     await redis.delete("shardcrawl:{busy}:state")
     await redis.sadd("shardcrawl:{busy}:state", "x")
     assert {one.name: one.snapshot for one in (await look(both)).runs}["busy"] is None
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_died_has_no_series_when_its_lease_has_ended(
+    redis: Redis, connection: PostgresConnection
+) -> None:
+    await Catalogue(connection).prepare()
+    await stored_as(Catalogue(connection), "busy", "first")
+    run = await run_in_progress(redis, "busy")
+    for worker, stage in ((ONE, "fetch"), (TWO, "transform two")):
+        figures = WorkerFigures(9.0, (StageFigures(stage, 1.5, 128, 7),)).encode()
+        await run.streams.renew(worker, waits=encode_waits(TWO, []) if worker == TWO else b"", figures=figures)
+
+    async def series() -> str:
+        return "\n".join(line for line in samples(await look(Both(redis, connection))) if "stage_busy" in line)
+
+    assert (await series()).count("\n") == 1
+    await redis.zadd(run.keys.workers, {TWO: (await redis.time())[0] * 1000 - 1})
+    assert "transform two" not in await series()
+    assert "fetch" in await series()
+    assert TWO not in "\n".join(samples(await look(Both(redis, connection))))
 
 
 @pytest.mark.anyio

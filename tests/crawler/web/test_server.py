@@ -22,7 +22,7 @@ PART = b"GET / HTTP/1.1\r\nHost: 127"
 async def test_a_connection_without_a_request_is_closed(
     redis_url: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.5)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     place = Place(redis_url, database, Path())
     serving = asyncio.create_task(serve_page(place, "127.0.0.1:0", Access(), ready.set_result))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import asyncpg
 import pytest
 
 from coordinator.model import Outcome
+from coordinator.queue.sharding import digest
 from crawler.model import Page
 from crawler.store.catalogue import Catalogue
 from crawler.store.reasons import like_pattern
@@ -61,6 +64,25 @@ async def test_a_search_says_where_it_stopped(database: str, monkeypatch: pytest
             behind, calls = view.more_behind, calls + 1
         assert (found, calls) == (["key 0"], 4)
         assert [one.key for one in (await keys.ended(Outcome.FAILED, b"", "100 x of it")).keys] == []
+
+
+async def test_a_search_that_takes_too_long_looks_at_fewer(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ended, "LOOKED_AT", 100)
+    async with a_loading_run(database) as run:
+        await run.store([failed(f"key {number}", "status 503") for number in range(100)])
+        keys, fetch, looks = await keys_of(run), asyncpg.Connection.fetch, []
+
+        async def fetch_slowly(connection: asyncpg.Connection, statement: str, *given: Any) -> Any:
+            looks.append(given[2])
+            if given[2] == 100:
+                await connection.execute("SET LOCAL statement_timeout = '1ms'")
+                await connection.execute("SELECT pg_sleep(60)")
+            return await fetch(connection, statement, *given)
+
+        monkeypatch.setattr(asyncpg.Connection, "fetch", fetch_slowly)
+        view = await keys.ended(Outcome.FAILED, b"", "no such")
+        assert (looks, view.keys, view.looked_at) == ([100, 5], [], 5)
+        assert view.more_behind == sorted(digest(f"key {number}") for number in range(100))[4]
 
 
 async def test_a_view_reads_an_index_and_no_other_page(database: str) -> None:
