@@ -30,7 +30,7 @@ FIRST_WAIT_SECONDS = 0.02
 MAX_IDLE_WAIT_SECONDS = 0.5
 # The same in a run that follows: at the end of a depth all workers wait for the next one.
 MAX_LEVEL_WAIT_SECONDS = 0.2
-# The longest wait while claims bring only keys of upstreams that have enough queued; later blocks may have other keys.
+# The longest wait while upstreams have enough queued; later blocks may have other keys.
 MAX_BUSY_WAIT_SECONDS = 2.0
 # A block that was delivered more often than this is suspected of killing workers.
 MAX_DELIVERIES = 3
@@ -89,7 +89,8 @@ class Intake:
             if claim is None:
                 self.feeding = "" if only_waits else "keys"
                 await asyncio.sleep(idle_wait)
-                idle_wait = min(idle_wait * 2, self._most_idle_wait)
+                has_enough = self._scheduler.waiting > self._scheduler.at_hand
+                idle_wait = min(idle_wait * 2, MAX_BUSY_WAIT_SECONDS if has_enough else self._most_idle_wait)
                 continue
             idle_wait = FIRST_WAIT_SECONDS
             self._failpoint("claimed")
