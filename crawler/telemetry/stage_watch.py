@@ -171,7 +171,8 @@ class StageWatch:
 def wanted_seconds() -> float:
     """For how long this thread had the processor, or waited for it; not the latter where the kernel does not say it."""
     try:
-        ran, waited, _ = THREAD_TIMES.read_bytes().split()
+        with THREAD_TIMES.open("rb", buffering=0) as file:  # with a buffer it takes three times as long
+            ran, waited, _ = file.read(100).split()
     except (OSError, ValueError):
         return thread_time()
     return (int(ran) + int(waited)) / 1_000_000_000
