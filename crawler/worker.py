@@ -142,5 +142,6 @@ class Worker:
             raise EpochLost(f"Redis was rolled back behind what worker {self.name} has seen")
         self._moves, self.state = presence.moves, presence.state
         self.scheduler.resize(presence)
+        self.intake.fleet = presence.size
         if presence.state is not RunState.RUNNING or presence.surplus:
             self._drain.set()

@@ -92,7 +92,7 @@ def coordinate_command(job: str, health: str | None, **options: Any) -> None:
         healthy = Health()
         listener = listener_from(options, progress, healthy)
         coordinate = partial(run_at, addresses, job_from(job, options), listener, os.environ, with_workers=False)
-        end = run_async(healthy.serving(health, coordinate))
+        end = run_async(healthy.serving(health, os.environ, coordinate))
     _print_end(end, place)
     sys.exit(exit_code_of(end))
 
@@ -138,7 +138,7 @@ def work_command(
     do_work = partial(
         work, addresses, listener, os.environ, workers=workers, grace_seconds=grace, permissions=permissions
     )
-    run_async(healthy.serving(health, do_work))
+    run_async(healthy.serving(health, os.environ, do_work))
 
 
 @command("demo")

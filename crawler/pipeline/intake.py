@@ -30,8 +30,10 @@ FIRST_WAIT_SECONDS = 0.02
 MAX_IDLE_WAIT_SECONDS = 0.5
 # The same in a run that follows: at the end of a depth all workers wait for the next one.
 MAX_LEVEL_WAIT_SECONDS = 0.2
-# The longest wait while claims bring only keys of upstreams that have enough queued; later blocks may have other keys.
+# The longest wait while all upstreams that are met have enough queued; later blocks may have other keys.
 MAX_BUSY_WAIT_SECONDS = 2.0
+# More workers than these look no more often all together: what one of them takes, the others need not look at.
+WORKERS_THAT_LOOK = 8
 # A block that was delivered more often than this is suspected of killing workers.
 MAX_DELIVERIES = 3
 
@@ -39,7 +41,8 @@ MAX_DELIVERIES = 3
 class Intake:
     """Feeds the scheduler of one worker. While `would_only_wait()` is true, it claims nothing.
 
-    `templates` and `keys_per_request` are those of each kind. In a `refresh` unchanged keys are carried over.
+    `templates` and `keys_per_request` are those of each kind. In a `refresh` unchanged keys are carried over. The run
+    has `fleet` workers.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Intake:
         self._most_idle_wait = most_idle_wait
         self._would_only_wait = would_only_wait
         self._failpoint = failpoint
+        self.fleet = 1
         self._shard: ShardId | None = None
         # What it waits for: "Redis", "keys" from a claim that brought nothing to the next block, or nothing.
         self.feeding = ""
@@ -89,7 +93,8 @@ class Intake:
             if claim is None:
                 self.feeding = "" if only_waits else "keys"
                 await asyncio.sleep(idle_wait)
-                idle_wait = min(idle_wait * 2, self._most_idle_wait)
+                most_idle_wait = self._most_busy_wait if self._has_enough else self._most_idle_wait
+                idle_wait = min(idle_wait * 2, most_idle_wait)
                 continue
             idle_wait = FIRST_WAIT_SECONDS
             self._failpoint("claimed")
@@ -99,7 +104,17 @@ class Intake:
                 busy_wait = FIRST_WAIT_SECONDS
             else:
                 await asyncio.sleep(busy_wait)
-                busy_wait = min(busy_wait * 2, MAX_BUSY_WAIT_SECONDS)
+                busy_wait = min(busy_wait * 2, self._most_busy_wait)
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether each upstream has more waiting here than could leave within a moment, and none is paused."""
+        queues = self._scheduler.queues.values()
+        return bool(queues) and all(len(queue.waiting) > queue.at_hand > 0 for queue in queues)
+
+    @property
+    def _most_busy_wait(self) -> float:
+        return MAX_BUSY_WAIT_SECONDS * max(1.0, self.fleet / WORKERS_THAT_LOOK)
 
     async def _claim(self) -> Claim | None:
         """The next block of this worker's shard, or of the next shard that has one; None when no shard has a block.

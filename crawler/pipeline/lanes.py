@@ -12,7 +12,7 @@ from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.unreachable import UnreachableUpstream, UnreachableUpstreams
 from coordinator.stages.constraint import Constraint
 from coordinator.stages.timing import Timing
-from coordinator.tasks import cancel_and_wait, until_tick
+from coordinator.tasks import cancel_and_wait
 from crawler.fetch.attempt import Defer, FetchResult, Lane, RetryInPlace
 from crawler.fetch.faults import fault_words
 from crawler.fetch.fetcher import Fetcher
@@ -25,9 +25,8 @@ from crawler.pipeline.scheduler import Scheduler
 from crawler.telemetry.stage_watch import Look
 from crawler.transform.stage import TransformStage
 
-# How often slow requests are looked for; while nothing is in flight, how often it is looked whether that has changed.
+# How often slow requests are looked for while something is in flight.
 LOOK_SECONDS = 0.05
-IDLE_LOOK_SECONDS = 0.25
 # To see which queue is the longest, so many of them are looked at.
 MAX_LOOKED_AT = 50
 
@@ -71,6 +70,7 @@ class Lanes:
         self._tasks: dict[asyncio.Task[None], Lane] = {}
         self._failed: asyncio.Future[None] | None = None
         self._draining = False
+        self._some_in_flight = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until cancelled, or until a lane fails; raises what it raised."""
@@ -148,6 +148,7 @@ class Lanes:
                 await self._memory.until_free()
             request = await scheduler.next()
             upstream = lane.upstream = request.upstream  # a redirect may change the request's
+            self._some_in_flight.set()
             is_new = upstream not in scheduler.reached
             try:
                 result = await self._fetcher.fetch(request, lane)
@@ -221,8 +222,10 @@ class Lanes:
 
     async def _lend_slow_lanes(self) -> None:
         while True:
-            in_flight = any(lane.upstream is not None for lane in self._tasks.values())
-            await asyncio.sleep(LOOK_SECONDS if in_flight else until_tick(IDLE_LOOK_SECONDS))
+            if not any(lane.upstream is not None for lane in self._tasks.values()):
+                self._some_in_flight.clear()
+                await self._some_in_flight.wait()
+            await asyncio.sleep(LOOK_SECONDS)
             slow_since = self._clock() - SLOW_SECONDS
             for lane in self._tasks.values():
                 if lane.upstream is not None and not lane.slow and lane.began_at <= slow_since:

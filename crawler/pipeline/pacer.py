@@ -6,18 +6,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from coordinator.errors import RedisUnavailable
 from coordinator.limits.limiter import SLOT_EXPIRY_SECONDS, Limiter
 from coordinator.redis.retrying import REDIS_RETRY_SECONDS
-from coordinator.tasks import until_tick
 
 logger = logging.getLogger(__name__)
 
 # One call reserves the slots of all lanes that become free within this time.
 SLOT_GATHER_SECONDS = 0.005
-# While a reservation waits, it checks this often whether a change of the limits lets it go on earlier.
-RECHECK_SECONDS = 0.25
+# While a reservation waits, it checks this often whether a slot is still wanted.
+RECHECK_SECONDS = 2.0
 
 
 class Pacer:
@@ -28,7 +28,10 @@ class Pacer:
     ever. A slot is a time on the limiter's clock, in seconds.
     """
 
-    __slots__ = ("_limiter", "_not_before", "_on_reserved", "_reserving", "_slots", "_turn_at", "_upstream", "_wanted")
+    __slots__ = (
+        *("_limiter", "_limits_changed", "_not_before", "_on_reserved", "_reserving", "_slots", "_turn_at"),
+        *("_upstream", "_wanted"),
+    )
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Pacer:
         self._slots: deque[float] = deque()
         self._reserving: asyncio.Task[None] | None = None
         self._not_before = self._turn_at = 0.0
+        self._limits_changed = asyncio.Event()
 
     def take_slot(self) -> float | None:
         """Take the next slot, None when none is reserved.
@@ -84,6 +88,7 @@ class Pacer:
     def limits_changed(self) -> None:
         """Ask again now: with a higher limit, or after a probe, requests may leave earlier than Redis said."""
         self._not_before = 0.0
+        self._limits_changed.set()
 
     def close(self) -> None:
         """Cancel the reservation that is under way."""
@@ -94,7 +99,10 @@ class Pacer:
         clock = self._limiter.clock
         while not self._slots and (wanted := self._wanted()):
             if (wait := self._not_before - clock()) > 0:
-                await asyncio.sleep(min(wait, until_tick(RECHECK_SECONDS)))
+                self._limits_changed.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(wait, RECHECK_SECONDS)):
+                        await self._limits_changed.wait()
                 continue
             try:
                 reservation = await self._limiter.reserve(self._upstream, wanted, self._turn_at)

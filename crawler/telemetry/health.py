@@ -1,16 +1,19 @@
-"""`/healthz` of a process with children: it says whether their event loops move, and asks neither Redis nor Postgres.
+"""The health of a process with children: whether their event loops move. It asks neither Redis nor Postgres.
 
-It answers from the process's own event loop: when that stands still, there is no response.
+`/healthz` says it to who asks, and systemd is told. Both are done by the process's own event loop: when that stands
+still, there is no response, and systemd hears nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 from coordinator.errors import UsageError
+from coordinator.tasks import cancel_and_wait
+from crawler.telemetry.systemd import notify_systemd
 
 REQUEST_SECONDS = 5.0
 LONGEST_REQUEST = 8192
@@ -44,11 +47,21 @@ class Health:
         fields = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
         return f"HTTP/1.1 {status}\r\n{fields}\r\n{'' if method == b'HEAD' else body}".encode()
 
-    async def serving(self, where: str | None, work: Callable[[], Awaitable[_Result]]) -> _Result:
-        """What the `work` returns; meanwhile `/healthz` is there at `where`, [HOST:]PORT, if that is given.
+    async def serving(
+        self, where: str | None, environ: Mapping[str, str], work: Callable[[], Awaitable[_Result]]
+    ) -> _Result:
+        """What the `work` returns; meanwhile `/healthz` is there at `where`, [HOST:]PORT, if that is given, and systemd
+        is told if `environ` has its socket.
 
         Raises UsageError when it cannot listen there, and what the work raises.
         """
+        notifying = asyncio.create_task(notify_systemd(environ, lambda: not self._silent()), name="systemd")
+        try:
+            return await self._answering(where, work)
+        finally:
+            await cancel_and_wait([notifying])
+
+    async def _answering(self, where: str | None, work: Callable[[], Awaitable[_Result]]) -> _Result:
         if where is None:
             return await work()
         host, port = _address(where)

@@ -11,7 +11,7 @@ from coordinator.tasks import until_tick
 logger = logging.getLogger(__name__)
 
 # Between two samples, of which each costs about 10 microseconds. A lag is measured at most this much too short.
-SAMPLE_INTERVAL_SECONDS = 0.25
+SAMPLE_INTERVAL_SECONDS = 0.5
 # A lag that is worth a warning. A worker's lease ends after ten times as long.
 LONG_LAG_SECONDS = 1.0
 _MAX_COUNTED_MS = 1000
@@ -25,7 +25,7 @@ class LoopLag:
         self.largest = 0.0
 
     async def watch(self) -> None:
-        """Sample four times a second until cancelled. By a callback: waking a coroutine takes three times as long."""
+        """Sample twice a second until cancelled. By a callback: waking a coroutine takes three times as long."""
         self._timer = self._next_sample()
         try:
             await asyncio.get_running_loop().create_future()

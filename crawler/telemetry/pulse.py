@@ -16,6 +16,8 @@ from contextlib import suppress
 from select import poll
 from time import sleep
 
+from coordinator.tasks import until_tick
+
 BEAT_INTERVAL_SECONDS = 1.0
 # How long a beat holds. A worker whose loop stands still for so long has lost its lease long ago.
 BEAT_HOLDS_SECONDS = 15
@@ -33,7 +35,7 @@ class Pulse:
     def start(self) -> None:
         """Beat as long as the running event loop runs."""
         self.beat()
-        asyncio.get_running_loop().call_later(BEAT_INTERVAL_SECONDS, self.start)
+        asyncio.get_running_loop().call_later(until_tick(BEAT_INTERVAL_SECONDS), self.start)
 
     def beat(self, seconds: int = BEAT_HOLDS_SECONDS) -> None:
         """Tell that the loop runs; the next beat may be `seconds` (at most 255) away."""

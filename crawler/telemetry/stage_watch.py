@@ -1,4 +1,4 @@
-"""Looks at a worker four times a second: how busy its stages are, and what holds it up.
+"""Looks at a worker twice a second: how busy its stages are, and what holds it up.
 
 The stages themselves count nothing for that, so it costs nothing for a key.
 """
@@ -19,7 +19,7 @@ from coordinator.stages.figures import StageFigures, WorkerFigures
 from coordinator.tasks import until_tick
 from crawler.telemetry.timings import Timings
 
-LOOK_INTERVAL_SECONDS = 0.25
+LOOK_INTERVAL_SECONDS = 0.5
 # What was seen so long ago counts for a third (1/e) of what is seen now.
 AVERAGE_SECONDS = 5.0
 # What weighs less is forgotten: so few upstreams are kept, however many there are.
@@ -171,7 +171,8 @@ class StageWatch:
 def wanted_seconds() -> float:
     """For how long this thread had the processor, or waited for it; not the latter where the kernel does not say it."""
     try:
-        ran, waited, _ = THREAD_TIMES.read_bytes().split()
+        with THREAD_TIMES.open("rb", buffering=0) as file:  # with a buffer it takes three times as long
+            ran, waited, _ = file.read(100).split()
     except (OSError, ValueError):
         return thread_time()
     return (int(ran) + int(waited)) / 1_000_000_000

@@ -7,7 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from coordinator.redis.keys import RunKeys
 from crawler.sample.connection import CannedResponse
 from crawler.sample.upstream import Upstream
 from tests.live.shell import Shell
@@ -52,6 +54,32 @@ async def test_an_override_reaches_every_worker_is_in_status_and_outlives_the_wo
     assert ended.code == 0, ended.err
     ended = await shell.run("limit", "urls", host, "--rate", "5", code=2)
     assert "run urls is complete" in ended.err
+
+
+@pytest.mark.slow
+async def test_eight_processes_together_do_not_exceed_a_rate(
+    shell: Shell, upstream: Upstream, redis: Redis, environ: dict[str, str]
+) -> None:
+    """A request may be late on a busy machine, but never early: so the k-th one comes after k slots, to within 1 %."""
+    rate, counted, workers = 200, 2000, 8
+    host, keys = upstream.url.removeprefix("http://"), RunKeys("urls")
+    shell.write("keys.txt", [str(number) for number in range(2 * counted)])
+    text = f'[run]\nname = "urls"\n[source]\npath = "keys.txt"\n[request]\nurl = "{upstream.url}/item/{{key}}"\n'
+    job = shell.write("job.toml", text)
+    running = await shell.start("run", job, "--workers", str(workers), "--rate", "1/h", environ=environ)
+
+    async def all_work() -> bool:
+        return await redis.zcard(keys.workers) == workers and upstream.requests == 1
+
+    await eventually(all_work, "all workers, and the one request of this hour", seconds=60)
+    await shell.run("limit", "urls", host, "--rate", f"{rate}/s", environ=environ)
+    await eventually(lambda: upstream.requests > counted, f"{counted} requests", seconds=60)
+    running.interrupt()
+    await running.end()
+    times = [at for at, _ in upstream.ledger.log()][1 : counted + 1]
+    # Each of the first ones says when the first slot was at the latest.
+    first_slot = min(at - number / rate for number, at in enumerate(times[:100]))
+    assert max(first_slot + number / rate - at for number, at in enumerate(times)) < 0.01 * counted / rate
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from crawler.fetch.retry import add_attempt
 from crawler.model import Page, Request
 from crawler.pipeline.batch import Batch, Load
 from crawler.pipeline.intake import Intake
+from crawler.pipeline.upstream_queue import UpstreamQueue
 from tests.simulation.faulty_client import FaultyClient
 from tests.simulation.truth import Truth, pause
 from tests.simulation.turns import IDLE
@@ -31,6 +32,7 @@ class OneQueueScheduler:
     def __init__(self, enough: int) -> None:
         self._enough = enough
         self.waiting: deque[Request] = deque()
+        self.queues: dict[str, UpstreamQueue] = {}  # without a limit no request is one too many
 
     def put(self, request: Request, delay: float = 0.0) -> None:
         (self.waiting.appendleft if delay else self.waiting.append)(request)

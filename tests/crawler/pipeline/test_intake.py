@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
 from crawler.pipeline.intake import (
     FIRST_WAIT_SECONDS,
+    MAX_BUSY_WAIT_SECONDS,
     MAX_DELIVERIES,
     MAX_IDLE_WAIT_SECONDS,
     MAX_LEVEL_WAIT_SECONDS,
@@ -365,20 +367,42 @@ async def test_a_kind_that_the_job_does_not_have_is_refused(run: Run, feed: Feed
     assert [request.items[0].key for request in feeding.taken()] == [known]
 
 
-@pytest.mark.parametrize("most", [MAX_IDLE_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS])
+# How many requests wait and how many of them are at hand, of each upstream.
+ENOUGH, PAUSED, FEW = (1000, 50), (1000, 0), (50, 50)
+
+
+@pytest.mark.parametrize(
+    ("queues", "fleet", "usual", "most"),
+    [
+        ((), 64, MAX_IDLE_WAIT_SECONDS, MAX_IDLE_WAIT_SECONDS),
+        ((), 64, MAX_LEVEL_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS),
+        ((ENOUGH, ENOUGH), 8, MAX_LEVEL_WAIT_SECONDS, MAX_BUSY_WAIT_SECONDS),
+        ((ENOUGH,), 64, MAX_IDLE_WAIT_SECONDS, 8 * MAX_BUSY_WAIT_SECONDS),
+        ((ENOUGH, FEW), 64, MAX_IDLE_WAIT_SECONDS, MAX_IDLE_WAIT_SECONDS),
+        ((PAUSED,), 64, MAX_IDLE_WAIT_SECONDS, MAX_IDLE_WAIT_SECONDS),
+    ],
+)
 async def test_an_idle_intake_claims_less_and_less_often(
-    run: Run, monkeypatch: pytest.MonkeyPatch, most: float
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    queues: Sequence[tuple[int, int]],
+    fleet: int,
+    usual: float,
+    most: float,
 ) -> None:
     waits: list[float] = []
 
     async def nap(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) == 8:
+        if len(waits) == 12:
             raise asyncio.CancelledError
 
     feeding = Feeding(run, enough=1, keys_per_request=1)
-    feeding._intake._most_idle_wait = most
+    for number, (waiting, at_hand) in enumerate(queues):
+        queue: Any = SimpleNamespace(waiting=range(waiting), at_hand=at_hand)
+        feeding.scheduler.queues[str(number)] = queue
+    feeding._intake._most_idle_wait, feeding._intake.fleet = usual, fleet
     monkeypatch.setattr(asyncio, "sleep", nap)
     with pytest.raises(asyncio.CancelledError):
         await feeding._intake.feed()
-    assert waits == [min(FIRST_WAIT_SECONDS * 2**number, most) for number in range(8)]
+    assert waits == [min(FIRST_WAIT_SECONDS * 2**number, most) for number in range(12)]

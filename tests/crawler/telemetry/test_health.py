@@ -1,9 +1,13 @@
-"""`/healthz` of a command with children, and the silence of which it tells."""
+"""`/healthz` of a command with children, what systemd is told, and the silence of which they tell."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import socket
+from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,8 +15,11 @@ import pytest
 from coordinator.errors import UsageError
 from crawler.telemetry.health import Health
 from crawler.telemetry.pulse import BEAT_HOLDS_SECONDS, Pulse, PulseReader
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
+
+OWN_PID = str(os.getpid())
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,7 @@ async def test_it_responds_while_the_work_goes_on() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"--health {port}: .*in use; choose another port"):
-            await health.serving(str(port), pytest.fail)
+            await health.serving(str(port), {}, pytest.fail)
 
     async def ask() -> list[int]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
@@ -52,8 +59,8 @@ async def test_it_responds_while_the_work_goes_on() -> None:
         writer.close()
         return [well, ill]
 
-    assert await health.serving(f"127.0.0.1:{port}", ask) == [200, 503]
-    assert await Health().serving(None, ask_nobody) == 1
+    assert await health.serving(f"127.0.0.1:{port}", {}, ask) == [200, 503]
+    assert await Health().serving(None, {}, ask_nobody) == 1
 
 
 async def ask_nobody() -> int:
@@ -63,7 +70,59 @@ async def ask_nobody() -> int:
 @pytest.mark.parametrize("where", ["", "x", "127.0.0.1:", "127.0.0.1:99999", "1:2:x", "²", "9" * 5000])
 async def test_an_address_that_is_none_is_named(where: str) -> None:
     with pytest.raises(UsageError, match="write PORT, or HOST:PORT"):
-        await Health().serving(where, ask_nobody)
+        await Health().serving(where, {}, ask_nobody)
+
+
+@pytest.mark.parametrize("watchdog", [{"WATCHDOG_USEC": "10000"}, {"WATCHDOG_USEC": "10000", "WATCHDOG_PID": OWN_PID}])
+@pytest.mark.parametrize("is_abstract", [False, True])
+async def test_systemd_hears_that_it_began_and_then_only_while_all_move(
+    tmp_path: Path, is_abstract: bool, watchdog: dict[str, str]
+) -> None:
+    name = f"@shardcrawl-{secrets.token_hex(8)}" if is_abstract else str(tmp_path / "notify")
+    heard: list[bytes] = []
+    looks: list[None] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name.replace("@", "\0"))
+        systemd.setblocking(False)
+
+        def hear() -> int:
+            with suppress(BlockingIOError):
+                while True:
+                    heard.append(systemd.recv(100))
+            return len(heard)
+
+        def silent() -> list[str]:
+            looks.append(None)
+            return ["worker-1"]
+
+        async def work() -> None:
+            await eventually(lambda: hear() >= 4, "the watchdog to be told")
+            health.watch(silent)
+            await eventually(lambda: bool(looks), "a look at the children")
+            before = hear()
+            await eventually(lambda: len(looks) >= 4, "more looks at the children")
+            assert hear() == before
+
+        health = Health()
+        await health.serving(None, {"NOTIFY_SOCKET": name, **watchdog}, work)
+    assert (heard[0], set(heard[1:])) == (b"READY=1", {b"WATCHDOG=1"})
+
+
+@pytest.mark.parametrize("watchdog", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}])
+async def test_without_a_watchdog_systemd_hears_only_the_beginning(tmp_path: Path, watchdog: dict[str, str]) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+
+        async def work() -> None:
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        for where in ("notify", "nobody"):
+            await Health().serving(None, {"NOTIFY_SOCKET": str(tmp_path / where), **watchdog}, work)
+        assert systemd.recv(100) == b"READY=1"
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
 
 
 def test_a_child_is_silent_half_of_the_time_that_its_beat_holds() -> None:
