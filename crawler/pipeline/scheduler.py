@@ -18,7 +18,8 @@ from crawler.pipeline.upstream_queue import Hold, ReadyQueues, UpstreamQueue
 
 # Requests that wait in a worker, at most. When there are more, some are deferred.
 MAX_WAITING_REQUESTS = 10_000
-OVERFLOW_DEFER_SECONDS = 30.0
+# More than a block brings. To put back thousands at once would hold Redis for so long that slots pass unused.
+OVERFLOW_REQUESTS, OVERFLOW_DEFER_SECONDS = 1_000, 30.0
 # When the queue of a busy upstream is empty, more blocks are claimed to find keys of it. But it may have no keys left:
 # so only until this many requests of other upstreams are at hand.
 MAX_AT_HAND_WHEN_DRY = 2_000
@@ -124,7 +125,7 @@ class Scheduler:
         self.ready.set_speed(self.queues[upstream], self._room.speed(upstream))
 
     def overflow(self) -> list[tuple[Request, float]]:
-        """When too many requests wait, remove the second half of the longest queue; returns what was removed.
+        """When too many requests wait, remove the last ones of the longest queue, at most half of it; returns them.
 
         Each request comes with the seconds for which to defer it: the upstream's pause plus a random time.
         """
@@ -132,7 +133,7 @@ class Scheduler:
             return []
         queue = max(self.queues.values(), key=lambda queue: len(queue.waiting))
         pause = max(0.0, self._limiter.resumes_at(queue.name) - self._limiter.clock())
-        removed = [queue.waiting.pop() for _ in range((len(queue.waiting) + 1) // 2)]
+        removed = [queue.waiting.pop() for _ in range(min(OVERFLOW_REQUESTS, (len(queue.waiting) + 1) // 2))]
         self.waiting -= len(removed)
         self._recount(queue)
         self._forget_if_over(queue)

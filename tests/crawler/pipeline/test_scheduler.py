@@ -16,7 +16,12 @@ from coordinator.errors import EpochLost, RedisUnavailable
 from coordinator.model import Attempts, Presence, RunState
 from crawler.model import Request
 from crawler.pipeline.pacer import SLOT_GATHER_SECONDS
-from crawler.pipeline.scheduler import OVERFLOW_DEFER_SECONDS, Scheduler
+from crawler.pipeline.scheduler import (
+    MAX_WAITING_REQUESTS,
+    OVERFLOW_DEFER_SECONDS,
+    OVERFLOW_REQUESTS,
+    Scheduler,
+)
 from tests.crawler.examples import a_request
 from tests.servers.scripted import ScriptedLimiter
 from tests.simulation.virtual_loop import BACKEND, freeze, now, run_ready_tasks
@@ -470,6 +475,15 @@ async def test_when_too_many_wait_half_of_the_longest_queue_is_removed_from_its_
     async with crew(scheduler, 3) as lanes:
         await lanes.until(lambda: len(lanes.sent) == 61)
     assert not set(names(request for _, request in lanes.sent)) & set(names(request for request, _ in removed))
+
+
+async def test_only_a_thousand_leave_at_once_and_the_next_ones_when_more_come() -> None:
+    scheduler = a_scheduler()
+    fill(scheduler, "a", MAX_WAITING_REQUESTS)
+    assert len(scheduler.overflow()) == OVERFLOW_REQUESTS
+    assert scheduler.overflow() == []
+    fill(scheduler, "a", OVERFLOW_REQUESTS)
+    assert len(scheduler.overflow()) == OVERFLOW_REQUESTS
 
 
 async def test_the_overflow_of_a_paused_queue_is_deferred_until_after_the_pause(
