@@ -1,0 +1,136 @@
+"""Coordinators and workers on hosts of their own, one run, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import asyncpg
+from redis.asyncio import Redis
+
+from coordinator.limits.limiter import SLOT_EXPIRY_SECONDS
+from coordinator.redis.connection import connect_redis
+from coordinator.redis.keys import RunKeys
+from coordinator.status import RunSnapshot, read_snapshot
+from tests.faults.crawl import BATCH_ROWS, CONCURRENCY, KEYS, NAME, Crawl
+from tests.faults.table import Row
+from tests.live.shell import Running, Shell
+from tests.servers.hosts import Host, new_hosts
+from tests.servers.services_host import ServicesHost, serve_on
+from tests.waiting import eventually
+
+# What the documents promise after a host vanished.
+TAKE_OVER_SECONDS = 15.0
+# How much later than it was sent a request may arrive on a busy machine.
+JITTER_SECONDS = 0.15
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The hosts by name: c1, c2, … run `coordinate`, w1, w2, … run `work`. `crawl` audits the run from outside."""
+
+    crawl: Crawl
+    services: ServicesHost
+    redis: Redis
+    add: Callable[[str], Host]
+    hosts: dict[str, Host] = field(default_factory=dict)
+    commands: dict[str, Running] = field(default_factory=dict)
+
+    async def start(self, *names: str, rate: int, environ: Mapping[str, str] | None = None) -> None:
+        """Start the commands of new hosts; `environ` is added to theirs."""
+        corpus = self.crawl.corpus()
+        for name in names:
+            self.hosts[name] = host = self.add(name)
+            options = ["--batch-rows", str(BATCH_ROWS), "--concurrency", str(CONCURRENCY), "--rate", str(rate)]
+            words = ["coordinate", corpus, *options] if name.startswith("c") else ["work"]
+            settings = {**self.services.environ, **(environ or {})}
+            self.commands[name] = await host.shell.start(*words, environ=settings)
+
+    async def snapshot(self) -> RunSnapshot:
+        """The run as Redis has it."""
+        return await read_snapshot(self.redis, NAME)
+
+    async def leader(self) -> str:
+        """The name of the host whose coordinator leads; empty when none does."""
+        leader = (await self.snapshot()).leader
+        return leader.rsplit("-", 2)[0] if leader else ""
+
+    async def working(self) -> list[str]:
+        """The names of the hosts whose workers live, in order."""
+        now = (await self.redis.time())[0] * 1000
+        living = await self.redis.zrangebyscore(RunKeys(NAME).workers, now, "+inf")
+        return sorted(worker.decode().rsplit("-", 2)[0] for worker in living)
+
+    async def ready(self, *names: str) -> None:
+        """Wait until all of these work, and one coordinator leads."""
+
+        async def there() -> bool:
+            return bool(await self.leader()) and set(names) <= set(await self.working())
+
+        await eventually(there, f"{names} to work", seconds=120)
+
+    async def status(self) -> dict[str, Any]:
+        """What the command `status` says, as a program reads it."""
+        ended = await self.crawl.shell.run("status", NAME, "--json", environ=self.services.local_environ)
+        said: dict[str, Any] = json.loads(ended.out)
+        return said
+
+    async def complete(self) -> None:
+        """Wait until the living coordinators end with a complete run, and end the living workers."""
+        for name, command in self.commands.items():
+            if name.startswith("c") and self.hosts[name].link.up:
+                await self.crawl.complete(command)
+        for name, command in self.commands.items():
+            if name.startswith("w") and self.hosts[name].link.up:
+                command.process.terminate()
+                ended = await command.end()
+                assert "Traceback" not in ended.err, ended.err
+
+    async def stored(self) -> set[str]:
+        """The keys that have a page."""
+        connection = await asyncpg.connect(self.services.local_environ["DATABASE_URL"])
+        try:
+            return {row["key"] for row in await connection.fetch("SELECT key FROM pages_r1")}
+        finally:
+            await connection.close()
+
+    def budget_kept(self, rate: int, late: float = JITTER_SECONDS) -> None:
+        """Check that no second of the upstream's log has more requests than the rate allows.
+
+        A request may arrive so many seconds `late`, then those sent after it count in the same second.
+        """
+        times = self.crawl.upstream.times
+        most = rate * (1.0 + SLOT_EXPIRY_SECONDS + late) + 1
+        first = 0
+        for last, at in enumerate(times):
+            while times[first] <= at - 1.0:
+                first += 1
+            assert last - first + 1 <= most, f"{last - first + 1} requests in a second, at {at - times[0]:.2f} s"
+        assert (KEYS - 1) / (times[-1] - times[0]) <= rate
+
+
+async def within(condition: Callable[[], Any], what: str, began: float, seconds: float = TAKE_OVER_SECONDS) -> float:
+    """Wait until the condition holds, at most `seconds` after `began`; returns after how many it did."""
+    await eventually(condition, what, seconds=seconds - (monotonic() - began))
+    return monotonic() - began
+
+
+@asynccontextmanager
+async def new_fleet(
+    folder: Path, shell: Shell, data: Path, report: Callable[[Row], None]
+) -> AsyncIterator[Fleet]:
+    """A services host, and no other yet. Raises NoHosts."""
+    async with new_hosts(folder) as hosts, serve_on(hosts.add("services"), data) as services:
+        crawl = Crawl(shell, services.upstream, report, dict(services.local_environ))
+        client = connect_redis(services.local_environ["REDIS_URL"])
+        try:
+            yield Fleet(crawl, services, client, hosts.add)
+        finally:
+            await client.aclose()
+            for host in hosts.made:
+                await host.shell.kill_rest()
