@@ -6,18 +6,19 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import asyncpg
+import psutil
 from redis.asyncio import Redis
 
-from coordinator.limits.limiter import SLOT_EXPIRY_SECONDS
 from coordinator.redis.connection import connect_redis
 from coordinator.redis.keys import RunKeys
 from coordinator.status import RunSnapshot, read_snapshot
-from tests.faults.crawl import BATCH_ROWS, CONCURRENCY, KEYS, NAME, Crawl
+from tests.faults.crawl import BATCH_ROWS, CONCURRENCY, NAME, Crawl
 from tests.faults.table import Row
 from tests.live.shell import Running, Shell
 from tests.servers.hosts import Host, new_hosts
@@ -26,8 +27,8 @@ from tests.waiting import eventually
 
 # What the documents promise after a host vanished.
 TAKE_OVER_SECONDS = 15.0
-# How much later than it was sent a request may arrive on a busy machine.
-JITTER_SECONDS = 0.15
+# How late a request may arrive: TCP repeats a lost one after 0.2 s and more, and the tests' machine may be busy.
+LATE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -99,19 +100,20 @@ class Fleet:
         finally:
             await connection.close()
 
-    def budget_kept(self, rate: int, late: float = JITTER_SECONDS) -> None:
-        """Check that no second of the upstream's log has more requests than the rate allows.
+    def processes(self, name: str) -> list[psutil.Process]:
+        """The processes of a host's command."""
+        command = psutil.Process(self.commands[name].process.pid)
+        return [command, *command.children(recursive=True)]
 
-        A request may arrive so many seconds `late`, then those sent after it count in the same second.
+    def budget_kept(self, rate: int) -> None:
+        """Check in the upstream's log that no time, however long or short, has more requests than the rate allows.
+
+        A request may arrive LATE_SECONDS late; those that were sent after it then follow it more closely.
         """
         times = self.crawl.upstream.times
-        most = rate * (1.0 + SLOT_EXPIRY_SECONDS + late) + 1
-        first = 0
-        for last, at in enumerate(times):
-            while times[first] <= at - 1.0:
-                first += 1
-            assert last - first + 1 <= most, f"{last - first + 1} requests in a second, at {at - times[0]:.2f} s"
-        assert (KEYS - 1) / (times[-1] - times[0]) <= rate
+        ahead = [index - rate * at for index, at in enumerate(times)]
+        surplus = max(now - least for now, least in zip(ahead, accumulate(ahead, min), strict=True))
+        assert surplus <= 1 + rate * LATE_SECONDS, f"{surplus:.0f} requests too many at {rate}/s"
 
 
 async def within(condition: Callable[[], Any], what: str, began: float, seconds: float = TAKE_OVER_SECONDS) -> float:
@@ -121,9 +123,7 @@ async def within(condition: Callable[[], Any], what: str, began: float, seconds:
 
 
 @asynccontextmanager
-async def new_fleet(
-    folder: Path, shell: Shell, data: Path, report: Callable[[Row], None]
-) -> AsyncIterator[Fleet]:
+async def new_fleet(folder: Path, shell: Shell, data: Path, report: Callable[[Row], None]) -> AsyncIterator[Fleet]:
     """A services host, and no other yet. Raises NoHosts."""
     async with new_hosts(folder) as hosts, serve_on(hosts.add("services"), data) as services:
         crawl = Crawl(shell, services.upstream, report, dict(services.local_environ))

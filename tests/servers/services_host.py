@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,19 +59,17 @@ async def serve_on(host: Host, folder: Path) -> AsyncIterator[ServicesHost]:
     data = open_folder(folder)
     servers = [kind(data, sockets, account_of_servers()) for kind in (_ListeningRedis, _ListeningPostgres)]
     loop = asyncio.get_running_loop()
-    started: asyncio.Future[None] = loop.create_future()
+    started: asyncio.Future[asyncio.AbstractEventLoop] = loop.create_future()
     stopping = asyncio.Event()
-    stop: list[Callable[[], object]] = []
 
     async def serve() -> None:
-        stop.append(lambda inner=asyncio.get_running_loop(): inner.call_soon_threadsafe(stopping.set))
         async with upstream:
             try:
                 for server in servers:
                     await server.spawn()
                 for server in servers:
                     await server.wait_until_ready()
-                loop.call_soon_threadsafe(started.set_result, None)
+                loop.call_soon_threadsafe(started.set_result, asyncio.get_running_loop())
                 await stopping.wait()
             finally:
                 for server in servers:
@@ -86,8 +84,8 @@ async def serve_on(host: Host, folder: Path) -> AsyncIterator[ServicesHost]:
 
     thread = threading.Thread(target=run, name="services host")
     thread.start()
+    there = await started
     try:
-        await started
         database = f"postgresql://{SUPERUSER}@{host.address}:{POSTGRES_PORT}/{DATABASE_NAME}?sslmode=disable"
         yield ServicesHost(
             upstream,
@@ -99,8 +97,7 @@ async def serve_on(host: Host, folder: Path) -> AsyncIterator[ServicesHost]:
             {"REDIS_URL": servers[0].url, "DATABASE_URL": servers[1].url},
         )
     finally:
-        for call in stop:
-            call()
+        there.call_soon_threadsafe(stopping.set)
         await asyncio.to_thread(thread.join)
         data.close()
         shutil.rmtree(sockets, ignore_errors=True)

@@ -32,6 +32,14 @@ SET LOCAL client_min_messages = warning;
 -- Held until the end of the transaction. The number is arbitrary.
 SELECT pg_advisory_xact_lock(7310579615327182);
 
+-- name: end-when-silent
+-- Postgres ends the session of a host that is gone within 10 s, and with it its locks. By default it does so after two
+-- hours. Behind a pooler this is about the pooler's host. Where something is on its way to a reader who takes his time,
+-- nothing is tried.
+SELECT pg_catalog.set_config('tcp_keepalives_idle'::text, '4'::text, false),
+  pg_catalog.set_config('tcp_keepalives_interval'::text, '2'::text, false),
+  pg_catalog.set_config('tcp_keepalives_count'::text, '3'::text, false);
+
 -- name: search-path
 SELECT pg_catalog.current_schemas(true);
 
@@ -329,8 +337,10 @@ SELECT pg_advisory_xact_lock(7310580, hashtext($1));
 SELECT pg_advisory_xact_lock(7310579, $1);
 
 -- name: batch-timeouts
--- A batch fails when it waits longer for a lock. Postgres ends the session of a worker that is frozen within a batch.
-SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true);
+-- A batch fails when it waits longer for a lock. Postgres ends the session of a worker that is frozen within a batch, and
+-- of one whose host does not acknowledge what Postgres sends: its locks would stop who takes over.
+SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true),
+  set_config('tcp_user_timeout', '10s', true);
 
 -- name: make-body-fault
 -- What Postgres says of a body that is no jsonb, in the words of the COPY, and null for one that is. Errors of class 22

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from coordinator.errors import PostgresRefused, PostgresUnavailable, ShardcrawlError
-from crawler.store.postgres import connect_postgres, postgres_errors, postgres_flaw, read_version
+from crawler.store.postgres import connect_postgres, postgres_errors
+from crawler.store.schema import postgres_flaw, read_version
 
 pytestmark = pytest.mark.anyio
 
