@@ -60,22 +60,22 @@ async def test_a_coordinator_and_a_worker_host_vanish(fleet: Fleet) -> None:
     began = monotonic()
     await lost.vanish()
     await leader.vanish()
-    requested = {f"{fleet.crawl.upstream.url}{path}" for path in fleet.crawl.upstream.paths}
-    in_hand = requested - await fleet.stored()
-    assert in_hand
 
     async def other_leads() -> bool:
         return await fleet.leader() not in ("", leader.name)
 
-    async def stored() -> bool:
-        return in_hand <= await fleet.stored()
+    async def released() -> bool:
+        return await fleet.working() == ["w2", "w3"] and not await fleet.sessions(lost)
+
+    async def claimed() -> bool:
+        return not await fleet.blocks(lost)
 
     led = await within(other_leads, "the other coordinator to lead", began)
-    fleet.crawl.recovery = await within(stored, "others to store what the host had fetched", began)
-    assert await fleet.working() == ["w2", "w3"]
+    fleet.crawl.recovery = await within(released, "its lease and its locks to end", began)
+    taken = await within(claimed, "its blocks to be claimed by others", began, seconds=40)
     await fleet.complete()
     fleet.budget_kept(RATE)
-    injected = f"before a COMMIT; led after {led:.1f} s"
+    injected = f"before a COMMIT; led after {led:.1f} s, blocks claimed after {taken:.1f} s"
     await fleet.crawl.audited("23 a coordinator and a worker host vanish", injected, again=IN_HAND)
 
 
