@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from tests.faults.crawl import IN_HAND, KEYS, lasting
-from tests.faults.fleet import Fleet, new_fleet, within
+from tests.faults.crawl_on_hosts import Fleet, new_fleet, within
 from tests.faults.table import Row
 from tests.faults.test_postgres import COMMIT
 from tests.faults.test_workers import FAKETIME
@@ -100,7 +100,7 @@ async def test_all_hosts_vanish_and_others_come(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-async def test_hosts_that_do_not_reach_redis(fleet: Fleet) -> None:
+async def test_hosts_cut_off_from_redis(fleet: Fleet) -> None:
     """The others take over when the leases have ended. Later these hosts work again, and nothing is doubled."""
     await fleet.start("c1", "c2", "w1", "w2", rate=RATE)
     await fleet.ready("w1", "w2")
@@ -129,7 +129,7 @@ async def test_hosts_that_do_not_reach_redis(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-async def test_hosts_that_do_not_reach_postgres(fleet: Fleet) -> None:
+async def test_hosts_cut_off_from_postgres(fleet: Fleet) -> None:
     """Their workers say within 30 s what they wait for, the others go on. Later they store what they have fetched."""
     await fleet.start("c1", "c2", "w1", "w2", rate=RATE)
     await fleet.ready("w1", "w2")

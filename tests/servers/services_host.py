@@ -79,13 +79,14 @@ async def serve_on(host: Host, folder: Path) -> AsyncIterator[ServicesHost]:
         try:
             host.enter()
             uvloop.run(serve())
-        except BaseException as error:  # noqa: BLE001 - the test raises it
-            loop.call_soon_threadsafe(started.set_exception, error)
+        except Exception as error:  # noqa: BLE001 - the test raises it
+            failure = error
+            loop.call_soon_threadsafe(lambda: started.done() or started.set_exception(failure))
 
     thread = threading.Thread(target=run, name="services host")
     thread.start()
-    there = await started
     try:
+        there = await started
         database = f"postgresql://{SUPERUSER}@{host.address}:{POSTGRES_PORT}/{DATABASE_NAME}?sslmode=disable"
         yield ServicesHost(
             upstream,
@@ -97,7 +98,8 @@ async def serve_on(host: Host, folder: Path) -> AsyncIterator[ServicesHost]:
             {"REDIS_URL": servers[0].url, "DATABASE_URL": servers[1].url},
         )
     finally:
-        there.call_soon_threadsafe(stopping.set)
+        if not started.exception():
+            there.call_soon_threadsafe(stopping.set)
         await asyncio.to_thread(thread.join)
         data.close()
         shutil.rmtree(sockets, ignore_errors=True)
