@@ -22,6 +22,7 @@ from tests.faults.crawl import BATCH_ROWS, CONCURRENCY, NAME, Crawl
 from tests.faults.table import Row
 from tests.live.shell import Running, Shell
 from tests.servers.hosts import Host, new_hosts
+from tests.servers.links import Router
 from tests.servers.services_host import ServicesHost, serve_on
 from tests.waiting import eventually
 
@@ -38,6 +39,7 @@ class Fleet:
     crawl: Crawl
     services: ServicesHost
     redis: Redis
+    router: Router
     add: Callable[[str], Host]
     hosts: dict[str, Host] = field(default_factory=dict)
     commands: dict[str, Running] = field(default_factory=dict)
@@ -136,7 +138,7 @@ async def new_fleet(folder: Path, shell: Shell, data: Path, report: Callable[[Ro
         crawl = Crawl(shell, services.upstream, report, dict(services.local_environ))
         client = connect_redis(services.local_environ["REDIS_URL"])
         try:
-            yield Fleet(crawl, services, client, hosts.add)
+            yield Fleet(crawl, services, client, hosts.router, hosts.add)
         finally:
             await client.aclose()
             for host in hosts.made:

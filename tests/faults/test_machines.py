@@ -45,6 +45,7 @@ async def test_links_that_delay_and_lose_packets(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         host.link.delay, host.link.loss = 0.025, 0.02
     await fleet.complete()
+    assert fleet.router.dropped
     fleet.budget_kept(200)
     await fleet.crawl.audited("23 links that delay and lose", "50 ms there and back, 2 % lost")
 

@@ -38,11 +38,9 @@ class Link:
     up: bool = True
     fails_at: Callable[[bytes], bool] | None = None
 
-    def passes(self, packet: bytes, *, lost: bool) -> bool:
-        """Whether it carries this packet."""
-        if not self.up or lost:
-            return False
-        return not (self.blocked and packet[9] == TCP and self.blocked.intersection(ports_of(packet)))
+    def passes(self, packet: bytes) -> bool:
+        """Whether it carries this packet, unless that is lost."""
+        return self.up and not (self.blocked and packet[9] == TCP and self.blocked.intersection(ports_of(packet)))
 
 
 @dataclass(slots=True)
@@ -102,8 +100,7 @@ class Router:
                 continue
             if source.fails_at is not None and source.fails_at(packet):
                 source.up = False
-            loss = source.loss + target.loss
-            if not all(link.passes(packet, lost=chance() < loss) for link in (source, target)):
+            if chance() < source.loss + target.loss or not (source.passes(packet) and target.passes(packet)):
                 self.dropped += 1
                 continue
             self.carried += 1
