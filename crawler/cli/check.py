@@ -43,7 +43,7 @@ from crawler.parse import hook
 from crawler.parse.code import differing_file, parser_files
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
-from crawler.store.postgres import postgres_flaw, read_version
+from crawler.store.schema import postgres_flaw, read_version
 from crawler.transform.here import load_transforms
 
 if TYPE_CHECKING:

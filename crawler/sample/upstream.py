@@ -53,6 +53,7 @@ class Upstream:
     def __init__(
         self,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         size: int = 1_000,
         limit_rate: float = 50.0,
@@ -63,6 +64,7 @@ class Upstream:
         self._robots = CannedResponse(404) if disallow is None else _robots_txt(disallow)
         self.ledger = Ledger(log_max)
         self._connections: set[HttpConnection] = set()
+        self._host = host
         self._port = port
         self._limit_rate = limit_rate
         self._limited: deque[float] = deque()
@@ -87,9 +89,9 @@ class Upstream:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: HttpConnection(self.respond, self._connections, self.post), "127.0.0.1", self._port, backlog=4096
+            lambda: HttpConnection(self.respond, self._connections, self.post), self._host, self._port, backlog=4096
         )
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.url = f"http://{self._host}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -21,8 +21,15 @@ from crawler.store.queries import query, used_functions
 PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 OLDEST_POSTGRES = 14
-# By major version, the first minor one without holes through which a query runs code (CVE-2026-6473, of May 2026).
-_REPAIRED = {14: 23, 15: 18, 16: 14, 17: 10, 18: 4}
+# A connection is given up when the network was silent for so long, though something was sent. Longer than lock_timeout
+# of a batch, in which Postgres may take nothing more from us.
+SILENCE_SECONDS = 20
+_TCP_OPTIONS = {
+    "TCP_KEEPIDLE": SILENCE_SECONDS // 2,
+    "TCP_KEEPINTVL": SILENCE_SECONDS // 4,
+    "TCP_KEEPCNT": 2,
+    "TCP_USER_TIMEOUT": 1000 * SILENCE_SECONDS,
+}
 # The tables and views that every database of ours has.
 OWN_NAMES = ("runs", "corpora", "pages", "pages_current", "schema_version")
 READER = "shardcrawl_reader"
@@ -58,6 +65,19 @@ _POOLER_DATABASE = re.compile(r"no such database")
 _PARAMETER = re.compile(r"startup parameter")
 _TLS_REQUIRED = re.compile(r"(?:SSL|TLS)(?: connection| client certificate)? required")
 _FULL = re.compile(r"no more connections|too many")
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection that ends when the network to the server is gone, and not only hours later, as TCP's own ones do."""
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _TCP_OPTIONS.items():
+                if hasattr(socket, name):  # macOS has not all of them
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def connect_postgres(url: str) -> PostgresConnection:
@@ -155,6 +175,7 @@ async def _connect(url: str, login: tuple[str, str] | None = None) -> PostgresCo
                 address.url,
                 user=user,
                 password=password,
+                connection_class=_Connection,
                 statement_cache_size=0,
                 timeout=address.connect_seconds,
                 command_timeout=None,
@@ -179,31 +200,13 @@ async def _connect(url: str, login: tuple[str, str] | None = None) -> PostgresCo
             f"Postgres at {where} is version {version.major}.{version.minor}; "
             f"shardcrawl needs {OLDEST_POSTGRES} or newer"
         )
+    with postgres_errors(where):
+        await connection.execute(query("end-when-silent"))
     encoding = connection.get_settings().server_encoding
     if encoding != "UTF8":  # no other can hold every key
         connection.terminate()
         raise PostgresRefused(f"the database at {where} has encoding {encoding}; create one with ENCODING 'UTF8'")
     return connection
-
-
-async def read_version(url: str) -> tuple[int, int]:
-    """The server's major and minor version. Raises PostgresUnavailable, PostgresRefused."""
-    connection = await connect_postgres(url)
-    try:
-        version = connection.get_server_version()
-        return version.major, version.micro  # asyncpg calls the third number of old versions so
-    finally:
-        await connection.close()
-
-
-def postgres_flaw(major: int, minor: int) -> str | None:
-    """What is bad about this version and what to do, None when nothing is known."""
-    if minor >= (repaired := _REPAIRED.get(major, 0)):
-        return None
-    return (
-        f"Postgres {major}.{minor} lets a query run code (CVE-2026-6473), unless your distribution has repaired it; "
-        f"change to {major}.{repaired}"
-    )
 
 
 @contextmanager

@@ -1,13 +1,17 @@
-"""The schema in a database: made by numbered migrations, each of them once, and its version recorded."""
+"""The schema in a database: made by numbered migrations, each of them once, and its version recorded. And the version
+of the server.
+"""
 
 from __future__ import annotations
 
 import asyncpg
 
 from coordinator.errors import PostgresRefused, PostgresUnavailable, first_line
-from crawler.store.postgres import OWN_NAMES, PostgresConnection, postgres_errors, refuse_planted
+from crawler.store.postgres import OWN_NAMES, PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import migrations, query
 
+# By major version, the first minor one without holes through which a query runs code (CVE-2026-6473, of May 2026).
+_REPAIRED = {14: 23, 15: 18, 16: 14, 17: 10, 18: 4}
 # The schema of shardcrawl 0.1.0, which recorded no version.
 _UNRECORDED_VERSION = 1
 
@@ -87,4 +91,24 @@ def _other_tables(why: str) -> PostgresRefused:
     return PostgresRefused(
         "Postgres: this database has other tables named runs or pages, corpora or schema_version "
         f"({why}); use another one"
+    )
+
+
+async def read_version(url: str) -> tuple[int, int]:
+    """The server's major and minor version. Raises PostgresUnavailable, PostgresRefused."""
+    connection = await connect_postgres(url)
+    try:
+        version = connection.get_server_version()
+        return version.major, version.micro  # asyncpg calls the third number of old versions so
+    finally:
+        await connection.close()
+
+
+def postgres_flaw(major: int, minor: int) -> str | None:
+    """What is bad about this version and what to do, None when nothing is known."""
+    if minor >= (repaired := _REPAIRED.get(major, 0)):
+        return None
+    return (
+        f"Postgres {major}.{minor} lets a query run code (CVE-2026-6473), unless your distribution has repaired it; "
+        f"change to {major}.{repaired}"
     )

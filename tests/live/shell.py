@@ -86,11 +86,15 @@ class Shell:
 
     Three settings differ from a new user's: upstreams on loopback are allowed, because every test's upstream is there,
     there is no polite default rate, and a command has one worker: a test that needs more says `--workers`. `new_data`
-    makes the data folder before the first command that needs one.
+    makes the data folder before the first command that needs one. `on_host` are the words before each command that let
+    it run on another host.
     """
 
-    def __init__(self, folder: Path, new_data: Callable[[Path], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, new_data: Callable[[Path], None] | None = None, *, on_host: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
+        self._on_host = on_host
         self.data = folder / "data"
         self._new_data = new_data
         self._started: list[asyncio.subprocess.Process] = []
@@ -107,6 +111,7 @@ class Shell:
             if name not in ("REDIS_URL", "DATABASE_URL") and not name.startswith("SHARDCRAWL_")
         }
         process = await asyncio.create_subprocess_exec(
+            *self._on_host,
             sys.executable,
             "-P",
             "-m",

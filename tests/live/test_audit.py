@@ -400,16 +400,21 @@ async def test_leftover_sessions_are_found(crawl: Crawl, database: str) -> None:
     await session.execute("CREATE TEMP TABLE staging_r1 (digest bytea)")
     assert await crawl.broken() == {STAGING}
     await session.execute("DROP TABLE staging_r1")
-    await session.execute("BEGIN")
+    begun = await asyncpg.connect(database)  # it holds nothing
+    await begun.execute("BEGIN")
+    await session.execute("BEGIN; SELECT FROM runs")
 
     async def is_found() -> bool:
         return await crawl.broken() == {IDLE}
 
     await eventually(is_found, "the session idle in its transaction")
-    assert f"pid {session.get_server_pid()}" in (await crawl.findings())[IDLE].note
+    note = (await crawl.findings())[IDLE].note
+    assert f"pid {session.get_server_pid()}" in note
+    assert f"pid {begun.get_server_pid()}" not in note
     await session.close()
 
     async def is_gone() -> bool:
         return await crawl.broken() == set()
 
     await eventually(is_gone, "the end of the session")
+    await begun.close()

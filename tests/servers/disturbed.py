@@ -21,8 +21,8 @@ class Disturbed(Upstream):
     GET /…/NAME responds with `bodies[NAME]` as JSON, or with a redirect to `redirects[NAME]`, if there is one.
     """
 
-    def __init__(self) -> None:
-        super().__init__(size=300)
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__(host=host, port=port, size=300)
         self.bodies: Mapping[str, bytes] = {}
         self.redirects: Mapping[str, str] = {}
         self._held = False

@@ -29,8 +29,16 @@ SET LOCAL lock_timeout = '5s';
 SET LOCAL client_min_messages = warning;
 
 -- name: lock-schema
--- Held until the end of the transaction. The number is arbitrary.
-SELECT pg_advisory_xact_lock(7310579615327182);
+-- Held until the end of the transaction, at most 10 s longer than its host is there. The number is arbitrary.
+SELECT pg_advisory_xact_lock(7310579615327182), set_config('tcp_user_timeout', '10s', true);
+
+-- name: end-when-silent
+-- Postgres ends the session of a host that is gone within 10 s, and with it its locks. By default it does so after two
+-- hours. Behind a pooler this is about the pooler's host. Where something is on its way to a reader who takes his time,
+-- nothing is tried.
+SELECT pg_catalog.set_config('tcp_keepalives_idle'::text, '4'::text, false),
+  pg_catalog.set_config('tcp_keepalives_interval'::text, '2'::text, false),
+  pg_catalog.set_config('tcp_keepalives_count'::text, '3'::text, false);
 
 -- name: search-path
 SELECT pg_catalog.current_schemas(true);
@@ -325,12 +333,14 @@ SELECT outcome, digest FROM {part};
 SELECT pg_advisory_xact_lock(7310580, hashtext($1));
 
 -- name: lock-run
--- Two processes that finish the same run wait for each other.
-SELECT pg_advisory_xact_lock(7310579, $1);
+-- Two processes that finish the same run wait for each other, at most 10 s longer than the host of one is there.
+SELECT pg_advisory_xact_lock(7310579, $1), set_config('tcp_user_timeout', '10s', true);
 
 -- name: batch-timeouts
--- A batch fails when it waits longer for a lock. Postgres ends the session of a worker that is frozen within a batch.
-SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true);
+-- A batch fails when it waits longer for a lock. Postgres ends the session of a worker that is frozen within a batch, and
+-- of one whose host does not acknowledge what Postgres sends: its locks would stop who takes over.
+SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '30s', true),
+  set_config('tcp_user_timeout', '10s', true);
 
 -- name: make-body-fault
 -- What Postgres says of a body that is no jsonb, in the words of the COPY, and null for one that is. Errors of class 22
@@ -508,12 +518,14 @@ FROM (SELECT {columns} FROM (
 {query}) AS given({names})) AS named;
 
 -- name: idle-sessions
--- Sessions that have been idle in a transaction for more than $1 seconds, but for the cursor of a source.
+-- Sessions that have been idle in a transaction for more than $1 seconds, but for the cursor of a source, and but for those
+-- that have only begun one: when the network goes away just then, they stay for a quarter of an hour, and stop nobody.
 SELECT pid, floor(extract(epoch FROM clock_timestamp() - state_change))::bigint AS seconds
-FROM pg_stat_activity
+FROM pg_stat_activity a
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
   AND application_name <> 'shardcrawl source'
   AND state_change < clock_timestamp() - make_interval(secs => $1)
+  AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype <> 'virtualxid')
 ORDER BY pid;
 
 -- name: staging-tables

@@ -10,7 +10,9 @@ import asyncpg
 import pytest
 
 from coordinator.errors import PostgresRefused, PostgresUnavailable, ShardcrawlError
-from crawler.store.postgres import connect_postgres, postgres_errors, postgres_flaw, read_version
+from crawler.store.postgres import connect_postgres, postgres_errors
+from crawler.store.schema import postgres_flaw, read_version
+from tests.servers.network import Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +44,16 @@ async def test_the_version_of_a_server(database: str) -> None:
     finally:
         await connection.close()
     assert await read_version(database) == (number // 10_000, number % 10_000)
+
+
+async def test_a_connection_by_tcp_ends_when_the_network_is_silent(database: str) -> None:
+    """tests/faults/test_machines shows with a real network that it does."""
+    async with Proxy(database) as proxy:
+        connection = await connect_postgres(proxy.url)
+        sock = connection._transport.get_extra_info("socket")
+        options = [sock.getsockopt(socket.IPPROTO_TCP, name) for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPCNT)]
+        assert (sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *options) == (1, 10, 2)
+        await connection.close()
 
 
 async def test_a_postgres_that_is_not_there_is_unavailable() -> None:
