@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import hiredis
 from redis import exceptions
 from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
+from redis.typing import EncodableT
 
 SENTINEL_PORT = 26379
 _SENTINEL_URL = re.compile(
@@ -24,7 +26,16 @@ class _PromptlyCancelled(AbstractConnection):
     """A connection that sends without `asyncio.wait_for`, with which redis-py does.
 
     In Python 3.11 it swallows a cancellation that arrives as the sending ends, and it makes a task for each command.
+    And commands are encoded in C: of the names of 4,000 buckets redis-py's own encoding took half of a call's time.
     """
+
+    def pack_command(self, *args: EncodableT) -> list[bytes]:
+        """The bytes of a command, whose name may be of several words."""
+        name = args[0].encode() if isinstance(args[0], str) else bytes(args[0])
+        try:
+            return [hiredis.pack_command((*name.split(), *args[1:]))]
+        except TypeError:  # an argument of another type than text, bytes and numbers, like an enumeration's number
+            return super().pack_command(*args)
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         timeout, self.socket_timeout = self.socket_timeout, None
