@@ -12,7 +12,6 @@ import hiredis
 from redis import exceptions
 from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
-from redis.typing import EncodableT
 
 SENTINEL_PORT = 26379
 _SENTINEL_URL = re.compile(
@@ -29,11 +28,12 @@ class _PromptlyCancelled(AbstractConnection):
     And commands are encoded in C: of the names of 4,000 buckets redis-py's own encoding took half of a call's time.
     """
 
-    def pack_command(self, *args: EncodableT) -> list[bytes]:
+    def pack_command(self, *args: Any) -> list[bytes]:
         """The bytes of a command, whose name may be of several words."""
-        name = args[0].encode() if isinstance(args[0], str) else bytes(args[0])
+        name = args[0] if isinstance(args[0], bytes) else args[0].encode()
+        command: Any = (*name.split(), *args[1:])
         try:
-            return [hiredis.pack_command((*name.split(), *args[1:]))]
+            return [hiredis.pack_command(command)]
         except TypeError:  # an argument of another type than text, bytes and numbers, like an enumeration's number
             return super().pack_command(*args)
 
