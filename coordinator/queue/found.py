@@ -63,9 +63,12 @@ def found_blocks(
 def _by_kind(found: Iterable[FoundKey]) -> Mapping[str, list[FoundKey]]:
     """The keys of each kind, without pages of lists, which are looked for each time."""
     by_kind: dict[str, list[FoundKey]] = {}
+    context, same = None, list[FoundKey]()
     for one in found:
-        if not one.context.list_key:
-            by_kind.setdefault(one.context.kind, []).append(one)
+        if one.context is not context:  # the keys of one page follow one another, and share theirs
+            context = one.context
+            same = [] if context.list_key else by_kind.setdefault(context.kind, [])
+        same.append(one)
     return by_kind
 
 
@@ -107,7 +110,7 @@ class FoundKeys:
         by_digest: dict[bytes, FoundKey] = {}
         for kind, same in _by_kind(found).items():
             new_keys = set(self.recent[kind].new([one.key for one in same]))
-            by_digest.update((one.digest, one) for one in same if one.key in new_keys)
+            by_digest |= {one.digest: one for one in same if one.key in new_keys}
         new = by_digest.keys() - await self._known.intersection([*by_digest])
         new -= await self._done.intersection([*new])
         self._add_recent(one for key_digest, one in by_digest.items() if key_digest not in new)
@@ -115,7 +118,7 @@ class FoundKeys:
 
     def _add_recent(self, stored: Iterable[FoundKey]) -> None:
         for kind, same in _by_kind(stored).items():
-            self.recent[kind].add(one.key for one in same)
+            self.recent[kind].add([one.key for one in same])
 
     async def publish(self, worker: WorkerId, sequence: int, batches: Sequence[FoundBatch]) -> None:
         """Publish committed batches, or leave pointers to them. A repeated call with the same number changes nothing.

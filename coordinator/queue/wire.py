@@ -65,11 +65,11 @@ def decode_block(shard: ShardId, payload: bytes) -> Block:
             raise ValueError("not a block: keys, refusals and attempts are expected")
     if not all(isinstance(key, str) for key in keys):
         raise ValueError("a block whose keys are not text")
-    if not all(_is_index(index, keys) and isinstance(reason, str) for index, reason in refusals.items()):
+    if not _are_indexes(refusals, keys) or not all(isinstance(reason, str) for reason in refusals.values()):
         raise ValueError("a block whose refusals are not reasons of its keys")
-    if not all(_is_index(index, keys) for index in attempts):
+    if not _are_indexes(attempts, keys):
         raise ValueError("a block whose attempts are not those of its keys")
-    if not all(_is_index(index, keys) for index in contexts):
+    if not _are_indexes(contexts, keys):
         raise ValueError("a block whose contexts are not those of its keys")
     block = Block(
         shard,
@@ -116,6 +116,8 @@ def encode_members(counts: Iterable[int], members: Iterable[int], outcomes: Iter
 
 def context_fields(context: KeyContext) -> tuple[Any, ...]:
     """A context as the values of its fields, in order."""
+    if type(context.fields) is dict and type(context.params) is dict:
+        return context
     kind, depth, page_no, origin, fields, list_key, params, seen = context
     return kind, depth, page_no, origin, dict(fields), list_key, dict(params), seen
 
@@ -125,7 +127,7 @@ def context_from(fields: Any) -> KeyContext:
     if isinstance(fields, tuple) and tuple(map(type, fields)) == _CONTEXT_TYPES:
         _, depth, page_no, _, carried, _, params, _ = fields
         if 0 <= depth <= MAX_DEPTH and 1 <= page_no <= MAX_PAGE_NO and _is_text(carried) and _are_params(params):
-            return KeyContext(*fields)
+            return KeyContext._make(fields)
     raise ValueError("a context of a key that is not one of ours")
 
 
@@ -159,8 +161,8 @@ def _is_history(lines: tuple[Any, ...]) -> bool:
     )
 
 
-def _is_index(index: Any, keys: tuple[Any, ...]) -> bool:
-    return type(index) is int and 0 <= index < len(keys)
+def _are_indexes(indexes: Mapping[Any, Any], keys: tuple[Any, ...]) -> bool:
+    return not indexes or (set(map(type, indexes)) == {int} and min(indexes) >= 0 and max(indexes) < len(keys))
 
 
 def _packed(fields: list[Any]) -> bytes:

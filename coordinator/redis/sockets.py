@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import hiredis
 from redis import exceptions
 from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
@@ -24,7 +25,17 @@ class _PromptlyCancelled(AbstractConnection):
     """A connection that sends without `asyncio.wait_for`, with which redis-py does.
 
     In Python 3.11 it swallows a cancellation that arrives as the sending ends, and it makes a task for each command.
+    And commands are encoded in C: of the names of 4,000 buckets redis-py's own encoding took half of a call's time.
     """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """The bytes of a command, whose name may be of several words."""
+        name = args[0] if isinstance(args[0], bytes) else args[0].encode()
+        command: Any = (*name.split(), *args[1:])
+        try:
+            return [hiredis.pack_command(command)]
+        except TypeError:  # an argument of another type than text, bytes and numbers, like an enumeration's number
+            return super().pack_command(*args)
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         timeout, self.socket_timeout = self.socket_timeout, None

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import methodcaller
 from typing import Any, TypeAlias
 
 import turbohtml
@@ -29,6 +30,7 @@ _NOT_MARKUP = ("application/json", "application/pdf", "image/", "audio/", "video
 # What may stand before the first element. The groups are possessive: nothing of them is tried twice.
 _DOCTYPE = re.compile(r"(?:\s|<\?(?:[^?]|\?(?!>))*+\?>|<!--(?:[^-]|-(?!->))*+-->)*+<!DOCTYPE", re.IGNORECASE)
 _WITH_PREFIX = re.compile(r"[\w*-]\|[\w*]")
+# What an element has, None when it has not got it.
 ValueOf: TypeAlias = Callable[[Any], Any]
 
 
@@ -78,11 +80,13 @@ def _compile_with(
 
         def get(element: Any, url: str) -> Any:
             found = element.select_one(css) if css else element
-            value = ABSENT if found is None else value_of(found)
-            return join_all(base_of(element, url), [value])[0] if is_link and value is not ABSENT else value
+            value = None if found is None else value_of(found)
+            if value is None:
+                return ABSENT
+            return join_all(base_of(element, url), [value])[0] if is_link else value
 
         def get_all(element: Any, url: str) -> Any:
-            values = [value for found in element.select(css) if (value := value_of(found)) is not ABSENT]
+            values = [value for value in map(value_of, element.select(css)) if value is not None]
             return join_all(base_of(element, url), values) if is_link and values else values
 
         return get_all if match["each"] else get
@@ -95,13 +99,7 @@ def _text(element: Any) -> str:
 
 
 def _html_attribute(name: str) -> ValueOf:
-    lower = name.lower()
-
-    def value_of(element: Any) -> Any:
-        value = element.attr(lower)
-        return ABSENT if value is None else value
-
-    return value_of
+    return methodcaller("attr", name.lower())
 
 
 def _xml_attribute(name: str) -> ValueOf:
@@ -109,7 +107,7 @@ def _xml_attribute(name: str) -> ValueOf:
         value = element.attr(name)
         if value is None:
             alike = (text for other, text in element.attrs.items() if other.endswith(f":{name}"))
-            value = next(alike, ABSENT)
+            value = next(alike, None)
         return value
 
     return value_of
@@ -125,7 +123,8 @@ def _html_base(element: Any, url: str) -> str:
 
 @lru_cache(maxsize=1)  # the library looks through the whole page for it, and a page may have a million links
 def _base_of_page(page: Any, url: str) -> str:
-    return join_all(url, [page.base_url(url)])[0]
+    base: str = page.base_url(url)
+    return base if base == url else join_all(url, [base])[0]
 
 
 def _compile_rows_with(check: Callable[[str], None]) -> Callable[[str | None], Rows]:

@@ -102,10 +102,8 @@ class FoundTable:
     async def read(self, connection: PostgresConnection, batch: FoundBatch) -> list[FoundKey]:
         """The keys of a batch."""
         rows = await connection.fetch(query("read-found", found=self._found), batch.batch, batch.depth)
-        return [
-            FoundKey(row["digest"], row["key"], decode_context(row["context"]), row["rule"], row["refusal"])
-            for row in rows
-        ]
+        contexts = {encoded: decode_context(encoded) for encoded in {row["context"] for row in rows}}  # one a page
+        return [FoundKey(digest, key, contexts[encoded], *rest) for digest, key, encoded, *rest in rows]
 
     async def unfetched(self, connection: PostgresConnection) -> tuple[list[FoundBatch], Mapping[int, int]]:
         """The batches that have keys without a page, with the number of these; and {rule: keys of it with a page}."""

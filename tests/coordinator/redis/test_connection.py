@@ -9,13 +9,16 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Redis, UnixDomainSocketConnection
 
 from coordinator.errors import RedisDamaged, RedisRefused, RedisUnavailable, ShardcrawlError, first_line, redacted
+from coordinator.model import Outcome
 from coordinator.queue.registry import RunInRedis
 from coordinator.redis.connection import as_text, check_server, connect_redis, translate_redis_errors
 from coordinator.redis.scripts import Script
@@ -533,3 +536,16 @@ def test_other_errors_pass_untouched() -> None:
         raise LookupError
     with pytest.raises(RedisRefused, match="ours"), translate_redis_errors():
         raise RedisRefused("ours")
+
+
+def test_commands_are_encoded_as_redis_py_does_it() -> None:
+    ours, its = connect_redis("unix:///nowhere").connection_pool.make_connection(), UnixDomainSocketConnection(path="")
+    commands: list[tuple[Any, ...]] = [
+        ("XGROUP CREATE", "a", b"\0\r\n", "\xe9", "", 0, -(2**63), 0.1, 1e22, Outcome.STORED),
+        (b"SET", "a", HTTPStatus.OK),
+        ("EVALSHA", "sha", 5_000, *map(str, range(5_000)), b"x" * 100_000),
+    ]
+    for command in commands:
+        assert b"".join(ours.pack_command(*command)) == b"".join(its.pack_command(*command))
+    with pytest.raises(exceptions.DataError):
+        ours.pack_command("SET", "a", None)
