@@ -147,4 +147,4 @@ def test_a_child_is_silent_half_of_the_time_that_its_beat_holds() -> None:
 
 async def test_a_name_that_no_host_can_have_is_named() -> None:
     with pytest.raises(UsageError, match="--health a{70}:80: .*choose another port"):
-        await Health().serving(f"{'a' * 70}:80", ask_nobody)
+        await Health().serving(f"{'a' * 70}:80", {}, ask_nobody)
