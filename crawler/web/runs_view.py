@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from coordinator.limits.activity import read_activity, read_requests
+from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import Outcome, RunCounts, RunState, outcomes_json
 from coordinator.queue.history import HistoryPoint, pace, read_history, read_point
 from coordinator.queue.registry import Runs
@@ -34,6 +35,8 @@ class RunsView:
         self._stores = stores
         # Of runs that Redis does not have: counting them takes seconds, and nobody changes them meanwhile.
         self._counted: dict[tuple[int, str], RunCounts] = {}
+        # A run keeps its limits, and it may have thousands of them.
+        self._matchers: dict[int, UpstreamMatcher] = {}
 
     async def news(self, topic: str) -> Mapping[str, Any]:
         """What is new about a run, or with an empty topic about all of them."""
@@ -87,11 +90,12 @@ class RunsView:
         fleet, queue = await read_fleet(client, run.name)
         keys = RunKeys(run.name)
         activity, requests = await read_activity(client, keys), await read_requests(client, keys)
-        limits = limits_in(run.document.get("limits") or {})
+        if (matcher := self._matchers.get(run.run_id)) is None:
+            matcher = self._matchers[run.run_id] = UpstreamMatcher(limits_in(run.document.get("limits") or {}))
         return await self._live(snapshot) | {
             "fleet": [{**asdict(one), "host": one.host} for one in fleet],
             "queue": queue,
-            "upstreams": upstream_rows(limits, snapshot.upstreams, snapshot.unreachable, activity, requests),
+            "upstreams": upstream_rows(matcher, snapshot.upstreams, snapshot.unreachable, activity, requests),
         }
 
     async def _final_counts(self, catalogue: Catalogue, run: StoredRun) -> RunCounts:

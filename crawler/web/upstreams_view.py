@@ -22,7 +22,7 @@ MUCH_THROTTLED = 0.05
 
 
 def upstream_rows(
-    limits: Mapping[str, LimitSettings],
+    matcher: UpstreamMatcher,
     unusual: Sequence[UpstreamHealth],
     dead: Sequence[UnreachableUpstream],
     activity: Mapping[str, UpstreamActivity],
@@ -32,7 +32,6 @@ def upstream_rows(
     health = {one.upstream: one for one in unusual}
     unreachable = {one.upstream: one for one in dead}
     overrides = {one.upstream: one.override for one in unusual if one.override is not None}
-    matcher = UpstreamMatcher(limits)
     rows = []
     for name in {*health, *unreachable, *activity}:
         limit, sent = limit_now(name, overrides, matcher), activity.get(name, NOTHING_SENT)

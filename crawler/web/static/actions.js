@@ -32,9 +32,10 @@ const FIELDS = {
 };
 let session = { actions: {}, only_reads: false };
 
-export async function begin() {
-  session = await ask("/api/session");
-}
+/** When it is known what may be done. */
+export const begun = ask("/api/session").then((found) => {
+  session = found;
+});
 
 /** A button for an action, where the server allows it and the run is in a state for it; else nothing. */
 export function button(verb, state, of, label) {

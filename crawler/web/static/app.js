@@ -1,6 +1,6 @@
 // Which page this is.
 
-import { begin } from "./actions.js";
+import { begun } from "./actions.js";
 import { address, h } from "./dom.js";
 import { showDiff } from "./diff.js";
 import { showKey, showKeys } from "./keys.js";
@@ -22,6 +22,7 @@ async function show() {
   const asked = new URLSearchParams(location.search);
   if (room === "diff") {
     crumbs(["Compare", "/diff"]);
+    await begun;
     return showDiff(main, asked);
   }
   if (room !== "runs") return showOverview(main);
@@ -29,13 +30,13 @@ async function show() {
   if (keys) steps.push(["Keys", address("runs", run, "keys")]);
   if (digest) steps.push(["One key", location.pathname]);
   crumbs(...steps);
-  if (digest) return showKey(main, run, digest);
-  return keys ? showKeys(main, run, asked) : showRun(main, run);
+  if (!keys) return showRun(main, run);
+  await begun;
+  return digest ? showKey(main, run, digest) : showKeys(main, run, asked);
 }
 
 try {
-  await begin();
-  await show();
+  await Promise.all([begun, show()]);
 } catch (error) {
   main.replaceChildren(
     h("div", { class: "note bad", role: "alert" }, h("strong", {}, "This cannot be shown. "), error.message),

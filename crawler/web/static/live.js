@@ -1,5 +1,7 @@
 // News from the server, and saying so when there are none.
 
+import { begun } from "./actions.js";
+
 const STALE_AFTER = 10;
 
 /** Call `show` with news about a run (or all of them, for ""), and keep the line in the header right. */
@@ -27,7 +29,8 @@ export function follow(run, show, trouble) {
   }
   function open() {
     source = new EventSource(`/api/news?run=${encodeURIComponent(run)}`);
-    source.addEventListener("news", (event) => {
+    source.addEventListener("news", async (event) => {
+      await begun; // the first news are asked for meanwhile
       last = Date.now();
       wrong = "";
       document.body.dataset.news = 1 + Number(document.body.dataset.news || 0);

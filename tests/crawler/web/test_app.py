@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 import crawler.web
 from coordinator.limits.activity import UpstreamActivity, UpstreamRequests
+from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.upstream_health import read_upstream_health
 from coordinator.model import RunState
 from coordinator.queue.registry import Runs
@@ -235,7 +236,7 @@ async def test_the_list_of_runs_and_one_run(dashboard: Dashboard) -> None:
 def test_an_upstream_that_throttles_much_stays_in_its_place_between_its_pauses() -> None:
     activity = {"quick.example": UpstreamActivity(50.0, 0.0), "throttles.example": UpstreamActivity(5.0, 0.0)}
     requests = {"quick.example": UpstreamRequests(900, 1, 0), "throttles.example": UpstreamRequests(100, 13, 0)}
-    rows = upstream_rows({}, (), (), activity, requests)["shown"]
+    rows = upstream_rows(UpstreamMatcher({}), (), (), activity, requests)["shown"]
     assert [row["name"] for row in rows] == ["throttles.example", "quick.example"]
 
 
