@@ -161,23 +161,24 @@ class Limiter:
     async def reserve(self, upstream: str, wanted: int, turn_at: float = 0.0) -> Reservation:
         """Reserve up to `wanted` slots: at most what the rate gives in 25 ms, and at most 200 ms ahead.
 
-        `turn_at` is the `again_at` of the last reservation, which had no slots: this turn is kept.
+        `turn_at` is the `again_at` of the last reservation: this turn is kept.
         Raises RedisUnavailable, RedisRefused.
         """
         limit = self._limit(upstream)
         with translate_redis_errors():
-            granted, ahead_us, between_us = await self._reserve(
+            granted, ahead_us, between_us, again_us = await self._reserve(
                 [self._keys.slots(upstream), self._keys.upstreams, self._keys.changes, self._keys.changed],
                 [
                     *(upstream, wanted, encode_rate(limit), int(HORIZON_SECONDS * 1_000_000), SLOT_MARGIN),
                     int(1_000_000 * (turn_at - self.clock())) if turn_at else 0,
                 ],
             )
-        first, interval = self.clock() + ahead_us / 1_000_000, float(between_us) / 1_000_000
+        now, interval = self.clock(), float(between_us) / 1_000_000
         if granted and (state := self._state(upstream) if limit.auto else self._states.get(upstream)) is not None:
             state.breaker_open_until = 0.0  # a probe: by the clock of Redis it may leave
             state.found_rate = SLOT_MARGIN / interval if interval else None
-        return Reservation(tuple(first + index * interval for index in range(granted)), first)
+        slots = tuple(now + ahead_us / 1_000_000 + index * interval for index in range(granted))
+        return Reservation(slots, now + again_us / 1_000_000 if again_us else 0.0)
 
     async def pause(self, upstream: str, seconds: float) -> None:
         """Stop all workers at this upstream. A pause can only become longer. Raises RedisUnavailable."""

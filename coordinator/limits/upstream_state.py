@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """When requests may leave, in seconds of the limiter's clock. Without slots, `again_at` is when to ask again."""
+    """When requests may leave, in seconds of the limiter's clock, and when to ask for more; 0: at any time."""
 
     slots: tuple[float, ...]
     again_at: float

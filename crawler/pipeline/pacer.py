@@ -111,11 +111,11 @@ class Pacer:
                 await asyncio.sleep(REDIS_RETRY_SECONDS)
                 continue
             self._slots.extend(reservation.slots)
-            self._turn_at = 0.0 if reservation.slots else reservation.again_at
+            self._turn_at, now = reservation.again_at, clock()
             if not reservation.slots:
-                self._not_before = max(reservation.again_at, clock() + 0.001)
-            elif reservation.slots[0] - clock() > SLOT_GATHER_SECONDS:
-                self._not_before = clock() + SLOT_GATHER_SECONDS
+                self._not_before = max(reservation.again_at, now + 0.001)
+            elif reservation.slots[0] - now > SLOT_GATHER_SECONDS:
+                self._not_before = max(reservation.again_at, now + SLOT_GATHER_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._reserving = None

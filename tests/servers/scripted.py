@@ -78,7 +78,8 @@ class ScriptedLimiter:
         count = min(wanted, most, int((self.clock() + HORIZON_SECONDS - first) / interval) + 1)
         slots = tuple(first + index * interval for index in range(count))
         self.reserved.setdefault(upstream, []).extend(slots)
-        return Reservation(slots, first)
+        free = slots[-1] + interval - HORIZON_SECONDS
+        return Reservation(slots, free if len(slots) < wanted and free > self.clock() else 0.0)
 
 
 class ScriptedHeaders(dict[str, str]):

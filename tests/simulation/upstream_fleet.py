@@ -109,7 +109,7 @@ class Worker:
         else:
             await self._fleet.clock.set(now)
             reservation = await self.limiter.reserve(UPSTREAM, SLOTS_WANTED, self._turn_at)
-            self._turn_at = 0.0 if reservation.slots else reservation.again_at
+            self._turn_at = reservation.again_at
             self._slots, self._ask_at = list(reservation.slots), max(reservation.again_at, now + 0.001)
 
 

@@ -5,7 +5,8 @@
 -- burst would have to keep its lasting rate lower by what the burst lets through at once.
 -- After a pause the rate rises: from a quarter to all of it; without a rate from 10/s to 10,000/s, then without a bound.
 -- While the breaker is not closed, one probe at a time is granted.
--- Who gets no slot gets a turn to ask again: else all workers would ask whenever one slot is free. A turn binds nobody.
+-- Who gets fewer slots than it wants gets a turn to ask again: else all workers would ask whenever one slot is free, and
+-- each once more after a slot that it got. A turn binds nobody.
 -- Turns are closer together than the slots, because some workers die, or have no request any more.
 -- KEYS[1] slots (hash: last -> the last slot, µs; turn -> "µs interval" of the last turn; LENGTH:N -> "bucket count" of a window)
 -- KEYS[2] upstreams (hash: upstream -> record, see fragments/upstream_record)
@@ -15,7 +16,7 @@
 -- ARGV[4] horizon, µs: how far ahead slots may be reserved
 -- ARGV[5] margin: the factor by which slots are further apart than the rate says
 -- ARGV[6] µs until the turn that the worker has already; 0 or less: it has none
--- Returns {granted, µs from now to the first, µs between them as text} | {0, µs until it is worth asking again, '0'}
+-- Returns {granted, µs from now to the first, µs between them as text, µs until it is worth asking again, 0: at any time}
 -- Times have 16 digits, which Lua's own conversion would round: they are formatted with %.0f.
 
 local WINDOW_BUCKETS = 60
@@ -46,7 +47,7 @@ local own_turn_us = tonumber(ARGV[6])
 -- include: keep_a_week
 
 local function nothing_until(at_us)
-  return {0, math.ceil(at_us - now_us), '0'}
+  return {0, 0, '0', math.ceil(at_us - now_us)}
 end
 
 local record = read_record(upstream)
@@ -99,17 +100,20 @@ local function write_turn(turn_us)
 end
 
 local last_turn_us = read_turn()
-if first_us > latest_us then
+
+-- When to ask for the slot at `free_us`, which is beyond the horizon.
+local function again_at(free_us)
   -- Of a low rate a turn that comes late costs a slot. Who comes a little before its turn, as clocks are rounded, keeps it.
   local without_turns = interval_us == 0 or interval_us > horizon_us or pause_end_us > latest_us
-  if without_turns or first_us - latest_us < ROUNDING_US then
-    return nothing_until(first_us - horizon_us)
-  end
-  if own_turn_us > 0 and now_us + own_turn_us <= last_turn_us then return {0, own_turn_us, '0'} end
+  if without_turns or free_us - latest_us < ROUNDING_US then return free_us - horizon_us end
+  if own_turn_us > 0 and now_us + own_turn_us <= last_turn_us then return now_us + own_turn_us end
   local next_turn_us = math.min(last_turn_us + turn_spacing_us, now_us + MOST_TURN_US)
-  write_turn(math.max(first_us - horizon_us, next_turn_us))
-  return nothing_until(math.max(first_us - horizon_us, next_turn_us))
+  next_turn_us = math.max(free_us - horizon_us, next_turn_us)
+  write_turn(next_turn_us)
+  return next_turn_us
 end
+
+if first_us > latest_us then return nothing_until(again_at(first_us)) end
 
 local granted = wanted
 if interval_us > 0 then
@@ -162,8 +166,13 @@ for _, one in ipairs(counted) do
   redis.call('HSET', slots_key, one.field, string.format('%.0f %.0f', one.bucket, one.before + granted))
 end
 -- It does not need its turn any more: the next one who gets a turn has it.
-if own_turn_us > 0 and last_turn_us > 0 then write_turn(math.max(0, last_turn_us - turn_spacing_us)) end
+if own_turn_us > 0 and last_turn_us > 0 then
+  last_turn_us, own_turn_us = math.max(0, last_turn_us - turn_spacing_us), 0
+  write_turn(last_turn_us)
+end
 redis.call('HSET', slots_key, 'last', string.format('%.3f', first_us + (granted - 1) * interval_us))
+local free_us = first_us + granted * interval_us
+local again_us = granted < wanted and free_us > latest_us and math.ceil(again_at(free_us) - now_us) or 0
 redis.call('PEXPIRE', slots_key, math.ceil(lifetime_ms))
 if breaker then
   breaker.probing = true
@@ -173,4 +182,4 @@ if breaker then
   keep_a_week(upstreams_key)
   keep_a_week(changes_key)
 end
-return {granted, math.max(0, math.floor(first_us - now_us)), string.format('%.3f', interval_us)}
+return {granted, math.max(0, math.floor(first_us - now_us)), string.format('%.3f', interval_us), again_us}
