@@ -170,6 +170,11 @@ class UpstreamQueue:
         return self._limiter.needs_slots(self.name)
 
     @property
+    def run_is_paused(self) -> bool:
+        """Whether nothing may leave because somebody has paused the whole run."""
+        return self._limiter.run_is_paused
+
+    @property
     def held_back(self) -> tuple[int, float] | None:
         """The keys that wait because the breaker is not closed, and the seconds to the next probe; else None."""
         limiter = self._limiter

@@ -366,9 +366,11 @@ async def test_a_run_that_is_rebuilt_is_steered_as_before(place: Place) -> None:
     await half_stored(place)
     for change in ({"paused": True}, {"max_workers": 3}):
         await steer_run(place.redis, place.database, "test", lambda now, change=change: replace(now, **change))
+    assert not (await read_snapshot(place.redis, "test")).counts.rebuilt
     await place.redis.flushall()
     await place.open()
     snapshot = await read_snapshot(place.redis, "test")
+    assert snapshot.counts.rebuilt
     assert snapshot.steering == Steering(paused=True, max_workers=3)
 
 
