@@ -53,19 +53,8 @@ class UpstreamQueue:
 
     __slots__ = (
         *("_free_lanes", "_lanes", "_limiter", "_limits_are_known", "_most_at_hand", "_room_at"),
-        *(
-            "at_hand",
-            "held",
-            "in_flight",
-            "name",
-            "speed",
-            "pacer",
-            "pause_timer",
-            "picked",
-            "ready",
-            "room",
-            "waiting",
-        ),
+        *("at_hand", "held", "in_flight", "name", "speed", "pacer"),
+        *("pause_timer", "picked", "ready", "room", "waiting"),
     )
 
     def __init__(

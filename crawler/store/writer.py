@@ -265,8 +265,8 @@ class Writer:
                 if found != self._epoch:
                     name = await connection.fetchval(query("name-of-run"), self._run.run_id)
                     raise EpochLost(
-                        f"run {name or self._run.run_id} in Postgres belongs to another beginning of the run than Redis does; "
-                        "run `shardcrawl run` again to rebuild"
+                        f"run {name or self._run.run_id} in Postgres belongs to another beginning of the run than "
+                        "Redis does; run `shardcrawl run` again to rebuild"
                     )
             except BaseException:
                 connection.terminate()

@@ -18,7 +18,7 @@ from crawler.runs.cancel import cancel_run
 from crawler.runs.publish import publish_run, roll_back
 from crawler.runs.steering import change_limit, put_back, steer_run, wanted_limit
 from crawler.store.reasons import PagesToRetry
-from crawler.web.guard import MOST_LOGGED, REFUSED
+from crawler.web.guard import MOST_LOGGED
 from crawler.web.stores import Stores
 
 logger = logging.getLogger(__name__)
@@ -134,9 +134,11 @@ async def act(stores: Stores, verb: str, body: bytes) -> Mapping[str, Any]:
         except asyncpg.DataError as error:  # a text that Postgres cannot have
             raise UsageError(f"{verb}: {first_line(error)}") from error
     except ShardcrawlError as error:
-        logger.warning("%s by the page is refused: %s", *(named["action"], error), extra=REFUSED | named)
+        logger.warning(
+            "%s by the page is refused: %s", *(named["action"], error), extra={"event": "action_refused", **named}
+        )
         raise
-    logger.info("%s by the page: %s", verb, done, extra={"event": "action_done"} | named)
+    logger.info("%s by the page: %s", verb, done, extra={"event": "action_done", **named})
     return {"done": done}
 
 

@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 10_000
 ACTIONS_PATH = "/api/actions/"
-# What a log line of a refused action has beside its text; and no more than so many characters of what was sent.
-REFUSED: Mapping[str, str] = {"event": "action_refused"}
+# A log line of an action has no more characters of each thing that was sent.
 MOST_LOGGED = 100
 _SAFE_METHODS = ("GET", "HEAD")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::[0-9]*)?", re.IGNORECASE)
@@ -136,4 +135,6 @@ class PageGuard:
         action = scope["path"].removeprefix(ACTIONS_PATH)[:MOST_LOGGED]
         host = (scope.get("client") or ["?"])[0]
         words = (action, host, reason, others)
-        logger.warning("%s by the page is refused, from %s: %s%s", *words, extra=REFUSED | {"action": action})
+        logger.warning(
+            "%s by the page is refused, from %s: %s%s", *words, extra={"event": "action_refused", "action": action}
+        )

@@ -116,9 +116,7 @@ class RunsView:
                 known = self._counted[run.run_id, run.epoch] = RunCounts(total, outcomes=outcomes)
             return known
         sent = await read_counts(self._stores.client, run.name)
-        return RunCounts(
-            total, outcomes=outcomes, requests=sent.requests, received=sent.received, rebuilt=sent.rebuilt
-        )
+        return RunCounts(total, outcomes=outcomes, requests=sent.requests, received=sent.received, rebuilt=sent.rebuilt)
 
 
 def snapshot_view(snapshot: RunSnapshot) -> dict[str, Any]:

@@ -403,7 +403,7 @@ async def test_a_rebuild_that_was_cut_off_is_done_again(
     owner = {"make": Runs, "rebuild": DoneSet, "change_epoch": Catalogue}[step]
     error = PostgresUnavailable("gone") if step == "change_epoch" else RedisUnavailable("gone")
 
-    async def cut_off(*_: Any) -> None:
+    async def cut_off(*_: Any, **__: Any) -> None:
         raise error
 
     with monkeypatch.context() as patch:

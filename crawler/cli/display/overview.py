@@ -91,8 +91,8 @@ async def snapshot_of(client: Redis, connection: PostgresConnection, run: Stored
         outcomes, _ = await Catalogue(connection).outcomes_so_far(RunTables.of(run))
         found = RunSnapshot(run.name, run.state, RunCounts(total, outcomes=dict(outcomes)), workers=0, leader=None)
         with suppress(RedisDamaged):  # those who work on it see within seconds that keys went back
-            live = await read_snapshot(client, run.name, total)
-            found = replace(found, workers=live.workers, leader=live.leader)
+            now = await read_snapshot(client, run.name, total)
+            found = replace(found, workers=now.workers, leader=now.leader)
         return found
     live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)

@@ -94,7 +94,11 @@ async def test_status_says_why_keys_of_a_run_that_goes_on_failed_and_who_works_o
         for _ in ("it goes on", "keys went back"):
             ((snapshot, _, reasons),) = await run_status(place, NEW)
             assert reason_words(Outcome.FAILED, reasons).startswith("failed 13: 9 x status 503, 3 x dns:")
-            assert (snapshot.workers, snapshot.leader, snapshot.counts.outcomes[Outcome.FAILED]) == (4, "alpha-10-abcd", 13)
+            assert (snapshot.workers, snapshot.leader, snapshot.counts.outcomes[Outcome.FAILED]) == (
+                4,
+                "alpha-10-abcd",
+                13,
+            )
             async with open_catalogue(database) as catalogue:
                 await catalogue.connection.execute("UPDATE runs SET epoch = 'void' WHERE name = $1", NEW)
 
