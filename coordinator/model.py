@@ -200,7 +200,8 @@ class RunCounts:
     """A run's progress as Redis knows it: keys by outcome, requests sent, and `received` bytes of bodies.
 
     `total` is the number of keys in the source, as far as it is known. `published` counts a deferred key once more;
-    `deferred` is the number of keys that are in the deferred set now.
+    `deferred` is the number of keys that are in the deferred set now. When the run was `rebuilt`, requests and bytes
+    are counted since then.
     """
 
     total: int | None = None
@@ -211,6 +212,7 @@ class RunCounts:
     requests: int = 0
     received: int = 0
     deferred: int = 0
+    rebuilt: bool = False
 
     @property
     def done(self) -> int:

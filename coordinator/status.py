@@ -19,7 +19,7 @@ from coordinator.queue.registry import as_state
 from coordinator.queue.streams import WORKER_LEASE_SECONDS
 from coordinator.redis.connection import as_number, as_text, translate_redis_errors
 from coordinator.redis.keys import RunKeys
-from coordinator.stages.constraint import LimitedBy, limited_by
+from coordinator.stages.constraint import Constraint, LimitedBy, limited_by
 from coordinator.stages.figures import NO_FIGURES, WorkerFigures, read_figures
 from coordinator.stages.timing import StageTiming, read_timings
 
@@ -62,7 +62,10 @@ class RunSnapshot:
     @property
     def limited_by(self) -> LimitedBy | None:
         """What limits the run now; None while that is unknown, and when the run is over."""
-        return limited_by(self.state, self.workers, self.counts, self.waits, self.figures.held)
+        limited = limited_by(self.state, self.workers, self.counts, self.waits, self.figures.held)
+        # Workers ask one that does not respond by single requests: a higher concurrency would not help.
+        dead = {LimitedBy(Constraint.CONCURRENCY, one.upstream) for one in self.unreachable}
+        return LimitedBy(Constraint.UNREACHABLE, limited.name) if limited is not None and limited in dead else limited
 
     @property
     def limited_words(self) -> str:
@@ -101,6 +104,7 @@ async def read_counts(client: Redis, run: str, total: int | None = None) -> RunC
         requests=as_number(state.get("requests")),
         received=as_number(state.get("received")),
         deferred=deferred,
+        rebuilt=state.get("rebuilt") == "1",
     )
 
 

@@ -207,7 +207,7 @@ async def _rebuild(
     client: Redis, database: str, catalogue: Catalogue, record: RunRecord, limits: Collection[str], failpoint: Failpoint
 ) -> OpenedRun:
     # Postgres gets the new epoch last. Until then no worker joins, and after a crash the next opening rebuilds again.
-    await Runs(client).make(record)
+    await Runs(client).make(record, rebuilt=True)
     logger.info(
         "run %s is not in Redis as it is in Postgres: it is rebuilt from Postgres",
         record.name,

@@ -104,8 +104,11 @@ class Runs:
         found = await self.find(name)
         return None if found is None else found.state
 
-    async def make(self, record: RunRecord) -> None:
-        """Write a new run. Everything that an earlier run of that name has in the queue is deleted first."""
+    async def make(self, record: RunRecord, *, rebuilt: bool = False) -> None:
+        """Write a new run. Everything that an earlier run of that name has in the queue is deleted first.
+
+        `rebuilt` says that it was begun before, so that its counts of requests and bytes are not those of all of it.
+        """
         keys, layout = RunKeys(record.name), record.layout
         await self.forget(record.name)
         await self._unlink(chain(keys.all(layout.shards, layout.buckets), _known(record)))
@@ -118,6 +121,7 @@ class Runs:
                         "state": RunState.RUNNING.value,
                         "cursor": FIRST_CURSOR,
                         "exhausted": "0",
+                        **({"rebuilt": "1"} if rebuilt else {}),
                         **(_steering_fields(record.steering) if record.steering != NOT_STEERED else {}),
                     },
                 )

@@ -11,7 +11,7 @@ from coordinator.model import RunCounts, RunState
 
 
 class Constraint(StrEnum):
-    """What can limit a run. A worker says all but the last three, which follow from the state of the run."""
+    """What can limit a run. A worker says all but the last four, which follow from the state of the run."""
 
     RATE = "rate"
     CONCURRENCY = "concurrency"
@@ -27,6 +27,7 @@ class Constraint(StrEnum):
     SOURCE = "source"
     SERVICE = "service"
     WORKERS = "workers"
+    UNREACHABLE = "unreachable"
 
 
 # When the source is at its end, what held up one worker for less than this share of its time says nothing.
@@ -54,6 +55,7 @@ _WORDS = {
     Constraint.SOURCE: "the source",
     Constraint.SERVICE: "a service that does not respond",
     Constraint.WORKERS: "a lack of workers",
+    Constraint.UNREACHABLE: "an upstream that does not respond",
 }
 
 

@@ -21,7 +21,7 @@ from coordinator.status import RunSnapshot
 from crawler.audit.auditor import audit
 from crawler.cli.display import screen
 from crawler.cli.display.live import watch_runs
-from crawler.cli.display.overview import Overview, snapshot_of, wanted_runs
+from crawler.cli.display.overview import Overview, reasons_of, snapshot_of, wanted_runs
 from crawler.cli.display.progress import byte_words, say
 from crawler.cli.display.snapshot import print_snapshot, snapshot_json
 from crawler.cli.options import command, json_option, place_from, place_options, print_json, run_async
@@ -30,6 +30,8 @@ from crawler.runs.prune import run_sizes
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, connect_reader
 from crawler.store.queries import query
+from crawler.store.reasons import ReasonCount
+from crawler.store.rows.ended import SAMPLED_KEYS, is_sample
 from crawler.store.rows.stored_run import StoredRun
 
 # How a type becomes JSON. Postgres' own form of a numeric is a number, which most readers of JSON would round.
@@ -49,20 +51,27 @@ def status_command(name: str | None, as_json: bool, live: bool, **options: Any) 
             raise UsageError("status --watch needs a terminal; a program calls `status --json` again and again")
         run_async(_watch(place_from(options), name, console))
         return
-    found = run_async(_snapshots(place_from(options), name))
+    found = run_async(run_status(place_from(options), name))
     if as_json:
         listed = [
-            {**snapshot_json(one), "reasons": screen.reasons_json(run.reasons), "shortfall": run.shortfall}
-            for one, run in found
+            {
+                **snapshot_json(one),
+                "reasons": screen.reasons_json(reasons),
+                "reasons_sampled": is_sample(run, reasons),
+                "shortfall": run.shortfall,
+            }
+            for one, run, reasons in found
         ]
         print_json(listed[0] if name else listed)
         return
     console = Console()
     if not found:
         say(console, "no run is under way; `shardcrawl runs` lists the complete ones")
-    for one, run in found:
+    for one, run, reasons in found:
         print_snapshot(one, console)
-        screen.print_reasons(run.reasons, console)
+        screen.print_reasons(reasons, console)
+        if is_sample(run, reasons):
+            say(console, f"of an outcome with more keys than these, a sample of {SAMPLED_KEYS:,} is counted")
         if run.shortfall:
             say(console, f"it is not published: {run.shortfall}")
 
@@ -232,10 +241,15 @@ async def _query_place(place: Place, statement: str, form: str | None) -> None:
     screen.print_rows(columns, records)
 
 
-async def _snapshots(place: Place, name: str | None) -> list[tuple[RunSnapshot, StoredRun]]:
-    """One run, or every unfinished one, as Redis and as Postgres has it. Raises UsageError for an unknown run."""
+async def run_status(place: Place, name: str | None) -> list[tuple[RunSnapshot, StoredRun, Sequence[ReasonCount]]]:
+    """One run, or every unfinished one, as Redis and as Postgres has it, and why keys of it failed or were refused.
+
+    Raises UsageError for an unknown run.
+    """
     async with _known_runs(place) as (client, connection, stored):
-        return [(await snapshot_of(client, connection, run), run) for run in wanted_runs(stored, name)]
+        runs = wanted_runs(stored, name)
+        found = [(await snapshot_of(client, connection, run), run) for run in runs]
+        return [(one, run, await reasons_of(connection, run, one.counts)) for one, run in found]
 
 
 async def _watch(place: Place, name: str | None, console: Console) -> None:

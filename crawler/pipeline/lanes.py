@@ -125,8 +125,8 @@ class Lanes:
         queue = max(queues, key=lambda queue: len(queue.waiting), default=None)
         if queue is None or not queue.waiting:
             return None
-        if queue.pause_timer is not None:
-            return Constraint.PAUSE, queue.name
+        if queue.pause_timer is not None:  # while the run is paused, its upstreams have not asked for that
+            return None if queue.run_is_paused else (Constraint.PAUSE, queue.name)
         # Those that wait for their slot are in flight too, in the words of the queue.
         sent = sum(lane.upstream == queue.name for lane in self._tasks.values())
         if sent < queue.room and queue.needs_slots:

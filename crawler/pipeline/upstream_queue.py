@@ -53,19 +53,8 @@ class UpstreamQueue:
 
     __slots__ = (
         *("_free_lanes", "_lanes", "_limiter", "_limits_are_known", "_most_at_hand", "_room_at"),
-        *(
-            "at_hand",
-            "held",
-            "in_flight",
-            "name",
-            "speed",
-            "pacer",
-            "pause_timer",
-            "picked",
-            "ready",
-            "room",
-            "waiting",
-        ),
+        *("at_hand", "held", "in_flight", "name", "speed", "pacer"),
+        *("pause_timer", "picked", "ready", "room", "waiting"),
     )
 
     def __init__(
@@ -168,6 +157,11 @@ class UpstreamQueue:
     def needs_slots(self) -> bool:
         """Whether each request needs a slot now."""
         return self._limiter.needs_slots(self.name)
+
+    @property
+    def run_is_paused(self) -> bool:
+        """Whether nothing may leave because somebody has paused the whole run."""
+        return self._limiter.run_is_paused
 
     @property
     def held_back(self) -> tuple[int, float] | None:

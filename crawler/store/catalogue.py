@@ -204,7 +204,8 @@ class Catalogue:
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
                 if await self._connection.fetchval(query("is-cancelled"), of_run.run_id):
-                    raise RunCancelled(f"run {of_run.run_id} was cancelled meanwhile")
+                    name = await self._connection.fetchval(query("name-of-run"), of_run.run_id)
+                    raise RunCancelled(f"run {name} was cancelled meanwhile")
                 deleted = await delete_pages(self._connection, of_run, wanted, tables)
                 if deleted:
                     await self._connection.execute(query("reopen-run"), of_run.run_id)
@@ -246,13 +247,14 @@ class Catalogue:
         with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
+                name = await self._connection.fetchval(query("name-of-run"), run_id)
                 if await self._connection.fetchval(query("epoch"), run_id) != epoch:
-                    raise EpochLost(f"run {run_id} was changed in Postgres while it ended; start it again")
+                    raise EpochLost(f"run {name} was changed in Postgres while it ended")
                 final_counts = await self._connection.fetchval(query("final-counts"), run_id)
                 if final_counts is not None:
                     return decode_counts(final_counts)
                 if await self._connection.fetchval(query("is-cancelled"), run_id):
-                    raise RunCancelled(f"run {run_id} was cancelled while it ended")
+                    raise RunCancelled(f"run {name} was cancelled while it ended")
                 counts, reasons = await count_outcomes(self._connection, of_run.pages)
                 await drop_replaced(self._connection, of_run, tables)
                 await self._connection.execute(

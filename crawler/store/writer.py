@@ -263,9 +263,10 @@ class Writer:
                 await refuse_planted(connection, self._parts + self._base_parts)
                 found = await Catalogue(connection).epoch(self._run.run_id)
                 if found != self._epoch:
+                    name = await connection.fetchval(query("name-of-run"), self._run.run_id)
                     raise EpochLost(
-                        f"run {self._run.run_id} in Postgres belongs to another beginning of the run than Redis does; "
-                        "run `shardcrawl run` again to rebuild"
+                        f"run {name or self._run.run_id} in Postgres belongs to another beginning of the run than "
+                        "Redis does; run `shardcrawl run` again to rebuild"
                     )
             except BaseException:
                 connection.terminate()

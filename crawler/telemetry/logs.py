@@ -1,7 +1,7 @@
 """Log lines: for people with time, the process's name, the run, the level if above INFO, and the message; or as JSON.
 
 A line of JSON has an `event` too, whose name stays the same when the words of its text change. Names are given where
-something is logged, as `extra={"event": …}`.
+something is logged, as `extra={"event": …}`; with it perhaps a `run`, and the `action` of somebody at the page.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class _JsonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": at, "level": record.levelname.lower(), "process": self._process}
-        if named_run():
-            line["run"] = named_run()
+        named = {"run": getattr(record, "run", named_run()), "action": getattr(record, "action", "")}
+        line |= {name: text for name, text in named.items() if text}
         line |= {"event": getattr(record, "event", NO_EVENT), "text": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

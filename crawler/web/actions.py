@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -11,13 +12,16 @@ from typing import Any, TypeAlias
 import asyncpg
 import msgspec
 
-from coordinator.errors import Unavailable, UsageError, first_line
+from coordinator.errors import ShardcrawlError, Unavailable, UsageError, first_line
 from coordinator.model import Outcome
 from crawler.runs.cancel import cancel_run
 from crawler.runs.publish import publish_run, roll_back
 from crawler.runs.steering import change_limit, put_back, steer_run, wanted_limit
 from crawler.store.reasons import PagesToRetry
+from crawler.web.guard import MOST_LOGGED
 from crawler.web.stores import Stores
+
+logger = logging.getLogger(__name__)
 
 # The servers of a data folder stop with the command that is cancelled, and are started here anew.
 SERVERS_CHANGE_SECONDS = 30.0
@@ -119,7 +123,26 @@ ACTIONS: Mapping[str, Action] = {
 
 
 async def act(stores: Stores, verb: str, body: bytes) -> Mapping[str, Any]:
-    """Carry out an action with what a page sent. Raises UsageError, and what the action raises."""
+    """Carry out an action with what a page sent, and log it. Raises UsageError, and what the action raises."""
+    named = {"action": verb[:MOST_LOGGED]}
+    try:
+        wanted = _wanted(verb, body)
+        if wanted.run:
+            named["run"] = wanted.run[:MOST_LOGGED]
+        try:
+            done = await ACTIONS[verb].act(stores, wanted)
+        except asyncpg.DataError as error:  # a text that Postgres cannot have
+            raise UsageError(f"{verb}: {first_line(error)}") from error
+    except ShardcrawlError as error:
+        logger.warning(
+            "%s by the page is refused: %s", *(named["action"], error), extra={"event": "action_refused", **named}
+        )
+        raise
+    logger.info("%s by the page: %s", verb, done, extra={"event": "action_done", **named})
+    return {"done": done}
+
+
+def _wanted(verb: str, body: bytes) -> Wanted:
     if verb not in ACTIONS:
         raise UsageError(f"{verb!r:.40} is no action; there are {', '.join(ACTIONS)}")
     try:
@@ -127,7 +150,4 @@ async def act(stores: Stores, verb: str, body: bytes) -> Mapping[str, Any]:
         bytes.fromhex(wanted.digest)
     except (msgspec.MsgspecError, ValueError) as error:
         raise UsageError(f"{verb}: {error}") from error
-    try:
-        return {"done": await ACTIONS[verb].act(stores, wanted)}
-    except asyncpg.DataError as error:  # a text that Postgres cannot have
-        raise UsageError(f"{verb}: {first_line(error)}") from error
+    return wanted

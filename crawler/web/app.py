@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -18,13 +17,11 @@ from coordinator.errors import ShardcrawlError, Unavailable, UsageError
 from crawler.local.services import Addresses
 from crawler.web.actions import ACTIONS, act
 from crawler.web.feed import INTERVAL_SECONDS, Feed, as_json
-from crawler.web.guard import Access, PageGuard
+from crawler.web.guard import ACTIONS_PATH, Access, PageGuard
 from crawler.web.keys_view import KeysView
 from crawler.web.metrics import PATHS, Metrics
 from crawler.web.runs_view import RunsView
 from crawler.web.stores import Stores
-
-logger = logging.getLogger(__name__)
 
 _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -57,7 +54,7 @@ class Dashboard:
             Route("/api/runs/{run}/keys/{digest}", self._key),
             Route("/api/diff", self._diff),
             Route("/api/diff/keys", self._changed),
-            Route("/api/actions/{verb}", self._act, methods=["POST"]),
+            Route(f"{ACTIONS_PATH}{{verb}}", self._act, methods=["POST"]),
         ]
         handlers: Mapping[Any, Any] = {ShardcrawlError: _error_page, HTTPException: _not_found}
         self.app: ASGIApp = PageGuard(Starlette(routes=routes, exception_handlers=handlers), access)
@@ -116,7 +113,6 @@ class Dashboard:
         verb, body = request.path_params["verb"], await request.body()
         done = await act(self._stores, verb, body)
         self.keys.forget_reasons()
-        logger.info("%s by the page: %s", verb, done["done"])
         return _json(done)
 
 

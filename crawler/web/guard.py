@@ -7,7 +7,9 @@ either: a browser names the host by which it came, and one that is not listed (D
 from __future__ import annotations
 
 import hmac
+import logging
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -16,7 +18,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crawler.telemetry.logs import Repeated
+
+logger = logging.getLogger(__name__)
+
 MAX_REQUEST_BYTES = 10_000
+ACTIONS_PATH = "/api/actions/"
+# A log line of an action has no more characters of each thing that was sent.
+MOST_LOGGED = 100
 _SAFE_METHODS = ("GET", "HEAD")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::[0-9]*)?", re.IGNORECASE)
 _HEADERS: Mapping[str, str] = {
@@ -88,11 +97,16 @@ def _is_known_host(host: str, known: frozenset[str]) -> bool:
 
 
 class PageGuard:
-    """Refuses requests, and adds to each response what a browser must not do with it."""
+    """Refuses requests, and adds to each response what a browser must not do with it.
+
+    Actions that it refuses are logged: one line a minute for each reason, however many there are.
+    """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
         self._access = access
+        self._repeated = Repeated()
+        self._refused: Counter[int] = Counter()  # since the last line, by status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the pages do that."""
@@ -107,5 +121,20 @@ class PageGuard:
             await send(message)
 
         refused = refusal(self._access, scope["method"], Headers(scope=scope))
+        if refused is not None and scope["method"] not in _SAFE_METHODS:
+            self._log(scope, *refused)
         app = self._app if refused is None else JSONResponse({"error": refused[1]}, refused[0])
         await app(scope, receive, send_locked)
+
+    def _log(self, scope: Scope, status: int, reason: str) -> None:
+        self._refused[status] += 1
+        if not self._repeated.is_due(str(status)):
+            return
+        more = self._refused.pop(status) - 1
+        others = f" ({more:,} more since the last such line)" if more else ""
+        action = scope["path"].removeprefix(ACTIONS_PATH)[:MOST_LOGGED]
+        host = (scope.get("client") or ["?"])[0]
+        words = (action, host, reason, others)
+        logger.warning(
+            "%s by the page is refused, from %s: %s%s", *words, extra={"event": "action_refused", "action": action}
+        )

@@ -18,7 +18,7 @@ from coordinator.redis.keys import RunKeys
 from crawler.runs.diff import changed_keys_query, compare_runs, runs_to_compare
 from crawler.store.postgres import postgres_errors
 from crawler.store.queries import query
-from crawler.store.rows.ended import SAMPLED_KEYS, KeysOfRun
+from crawler.store.rows.ended import KeysOfRun, is_sample
 from crawler.web.stores import Stores
 
 SHOWN_OUTCOMES = (Outcome.FAILED, Outcome.REFUSED, Outcome.GONE)
@@ -68,7 +68,7 @@ class KeysView:
         async with self._stores.catalogue() as catalogue:
             run = await self._stores.run(catalogue, name)
             reasons = await KeysOfRun(catalogue.connection, run).usual_reasons()
-        return {"reasons": reasons, "sampled": not run.reasons and sum(one.keys for one in reasons) >= SAMPLED_KEYS}
+        return {"reasons": reasons, "sampled": is_sample(run, reasons)}
 
     async def key(self, name: str, hexadecimal: str) -> Mapping[str, Any]:
         """One key: its page, its records, what became of it in other runs, and its attempts while it is deferred."""

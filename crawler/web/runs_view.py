@@ -13,7 +13,7 @@ from coordinator.queue.history import HistoryPoint, pace, read_history, read_poi
 from coordinator.queue.registry import Runs
 from coordinator.redis.keys import RunKeys
 from coordinator.stages.timing import NO_TIMES
-from coordinator.status import RunSnapshot, read_counts, read_fleet, read_snapshot
+from coordinator.status import RunSnapshot, is_in_use, read_counts, read_fleet, read_snapshot
 from crawler.job.sections.limits import limits_in
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import postgres_errors
@@ -56,7 +56,7 @@ class RunsView:
                 if await Runs(self._stores.client).has(row["name"], epoch):
                     one |= await self._live(await read_snapshot(self._stores.client, row["name"], row["total"]))
                 else:
-                    one["lost"] = True
+                    one |= {"lost": True, "in_use": await self._in_use(row["name"])}
             listed.append(one)
         return {"runs": listed, "more": max(0, total - len(listed))}
 
@@ -72,7 +72,16 @@ class RunsView:
         described = _described(run, current, before)
         if is_live:
             return described | await self._whole(run)
-        return described | snapshot_view(RunSnapshot(name, run.state, counts, 0, None)) | {"lost": run.unfinished}
+        lost = {"lost": True, "in_use": await self._in_use(name)} if run.unfinished else {"lost": False}
+        return described | snapshot_view(RunSnapshot(name, run.state, counts, 0, None)) | lost
+
+    async def _in_use(self, name: str) -> bool:
+        """Whether somebody still works on a run that Redis does not have as Postgres does, or opens it now."""
+        if await is_in_use(self._stores.client, name):
+            return True
+        async with self._stores.catalogue() as catalogue:
+            with postgres_errors():
+                return bool(await catalogue.connection.fetchval(query("is-name-locked"), name))
 
     async def history(self, name: str) -> Sequence[HistoryPoint]:
         """How many keys of a run were done at which time."""
@@ -107,7 +116,7 @@ class RunsView:
                 known = self._counted[run.run_id, run.epoch] = RunCounts(total, outcomes=outcomes)
             return known
         sent = await read_counts(self._stores.client, run.name)
-        return RunCounts(total, outcomes=outcomes, requests=sent.requests, received=sent.received)
+        return RunCounts(total, outcomes=outcomes, requests=sent.requests, received=sent.received, rebuilt=sent.rebuilt)
 
 
 def snapshot_view(snapshot: RunSnapshot) -> dict[str, Any]:
@@ -122,6 +131,7 @@ def snapshot_view(snapshot: RunSnapshot) -> dict[str, Any]:
         "deferred": counts.deferred,
         "requests": counts.requests,
         "received": counts.received,
+        "rebuilt": counts.rebuilt,
         "workers": snapshot.workers,
         "coordinator": snapshot.leader,
         "waits": snapshot.waits,

@@ -366,9 +366,11 @@ async def test_a_run_that_is_rebuilt_is_steered_as_before(place: Place) -> None:
     await half_stored(place)
     for change in ({"paused": True}, {"max_workers": 3}):
         await steer_run(place.redis, place.database, "test", lambda now, change=change: replace(now, **change))
+    assert not (await read_snapshot(place.redis, "test")).counts.rebuilt
     await place.redis.flushall()
     await place.open()
     snapshot = await read_snapshot(place.redis, "test")
+    assert snapshot.counts.rebuilt
     assert snapshot.steering == Steering(paused=True, max_workers=3)
 
 
@@ -401,7 +403,7 @@ async def test_a_rebuild_that_was_cut_off_is_done_again(
     owner = {"make": Runs, "rebuild": DoneSet, "change_epoch": Catalogue}[step]
     error = PostgresUnavailable("gone") if step == "change_epoch" else RedisUnavailable("gone")
 
-    async def cut_off(*_: Any) -> None:
+    async def cut_off(*_: Any, **__: Any) -> None:
         raise error
 
     with monkeypatch.context() as patch:

@@ -31,6 +31,7 @@ class ScriptedLimiter:
     calls: list[float] = field(default_factory=list)
     reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     unauthorized: set[str] = field(default_factory=set)
+    run_is_paused: bool = False
     on_change: Callable[[], None] = lambda: None
 
     def clock(self) -> float:

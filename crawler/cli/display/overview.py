@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import PostgresUnavailable, UsageError
-from coordinator.model import RunCounts
+from coordinator.errors import PostgresUnavailable, RedisDamaged, UsageError
+from coordinator.model import Outcome, RunCounts
 from coordinator.queue.registry import Runs
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
-from crawler.store.reasons import Failure, newest_failures
+from crawler.store.reasons import Failure, ReasonCount, newest_failures
+from crawler.store.rows.ended import KeysOfRun
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 
@@ -79,15 +81,26 @@ def wanted_runs(stored: Sequence[StoredRun], name: str | None) -> list[StoredRun
 
 
 async def snapshot_of(client: Redis, connection: PostgresConnection, run: StoredRun) -> RunSnapshot:
-    """A run as Redis knows it; as Postgres does, without workers, once it is complete, when Redis lost it, and when
-    `retry` has put keys back that Redis does not know of.
+    """A run as Redis knows it; as Postgres does, but for who works on it, when Redis lost it, and when `retry` has put
+    keys back that Redis does not know of; as Postgres does, without workers, once it is complete.
     """
     in_redis, total = await Runs(client).find(run.name), run.record.total if run.record else None
     if run.unfinished:
         if in_redis is not None and in_redis.epoch == run.epoch:
             return await read_snapshot(client, run.name, total)
         outcomes, _ = await Catalogue(connection).outcomes_so_far(RunTables.of(run))
-        return RunSnapshot(run.name, run.state, RunCounts(total, outcomes=dict(outcomes)), workers=0, leader=None)
+        found = RunSnapshot(run.name, run.state, RunCounts(total, outcomes=dict(outcomes)), workers=0, leader=None)
+        with suppress(RedisDamaged):  # those who work on it see within seconds that keys went back
+            now = await read_snapshot(client, run.name, total)
+            found = replace(found, workers=now.workers, leader=now.leader)
+        return found
     live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
     return RunSnapshot(run.name, run.state, final, workers=0, leader=None)
+
+
+async def reasons_of(connection: PostgresConnection, run: StoredRun, counts: RunCounts) -> Sequence[ReasonCount]:
+    """Why keys of the run failed or were refused; Postgres is asked only when by these counts some were."""
+    if not any(counts.outcomes.get(one) for one in (Outcome.FAILED, Outcome.REFUSED)):
+        return ()
+    return await KeysOfRun(connection, run).usual_reasons()

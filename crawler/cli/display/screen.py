@@ -45,7 +45,8 @@ def print_summary(end: RunEnd, console: Console, *, again: str, at: str) -> None
             table.add_row(outcome.value, f"{outcomes.get(outcome, 0):,}")
     console.print(table)
     if not end.was_complete:
-        sent = f"{end.counts.requests:,} requests and {byte_words(end.counts.received)} of bodies in the whole run"
+        since = "since it was rebuilt from Postgres" if end.counts.rebuilt else "in the whole run"
+        sent = f"{end.counts.requests:,} requests and {byte_words(end.counts.received)} of bodies {since}"
         say(console, f"{duration_words(end.seconds)} in this session, {sent}")
     print_reasons(end.reasons, console)
     for notice in end.notices:

@@ -55,7 +55,8 @@ def snapshot_tables(snapshot: RunSnapshot) -> list[Table]:
             row("limited by", snapshot.limited_words or "not known yet")
     row("outcomes", outcome_words(counts))
     if counts.requests or not snapshot.state.is_over:  # Redis keeps them for an hour
-        row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies")
+        since = ", since it was rebuilt from Postgres" if counts.rebuilt else ""
+        row("requests", f"{counts.requests:,}, {byte_words(counts.received)} of bodies{since}")
     bound = f", {steering.max_workers:,} at most" if steering.max_workers else ""
     row("workers", f"{snapshot.workers}{bound}")
     row("coordinator", snapshot.leader or "none")

@@ -5,6 +5,7 @@ Every call is bounded, so that one with a million failed keys is as quick as one
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,6 +77,14 @@ class TableRecords:
     records: Sequence[str] | None
 
 
+def is_sample(run: StoredRun, reasons: Sequence[ReasonCount]) -> bool:
+    """Pure: whether these are the reasons of a sample of the run's keys, of at most SAMPLED_KEYS of each outcome."""
+    counts: Counter[Outcome] = Counter()
+    for one in reasons:
+        counts[one.outcome] += one.keys
+    return not run.reasons and max(counts.values(), default=0) >= SAMPLED_KEYS
+
+
 class KeysOfRun:
     """Reads the keys of one run. Every method raises PostgresUnavailable or PostgresRefused."""
 
@@ -119,7 +128,7 @@ class KeysOfRun:
                 async with self._connection.transaction(readonly=True):
                     await self._connection.execute(query("look-timeout"), TIMEOUT)
                     return (await count_outcomes(self._connection, sample))[1]
-            except asyncpg.QueryCanceledError:
+            except (asyncpg.QueryCanceledError, asyncpg.UndefinedTableError):  # the latter of a run without rows
                 return ()
 
     async def page(self, digest: bytes) -> dict[str, Any] | None:

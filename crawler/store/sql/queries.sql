@@ -138,6 +138,9 @@ UPDATE runs SET epoch = $2 WHERE run_id = $1;
 -- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
 UPDATE runs SET epoch = 'void-' || md5(random()::text) WHERE run_id = $1 AND epoch = $2 AND state <> 'complete';
 
+-- name: name-of-run
+SELECT name FROM runs WHERE run_id = $1;
+
 -- name: epoch
 SELECT epoch FROM runs WHERE run_id = $1;
 
@@ -331,6 +334,14 @@ SELECT outcome, digest FROM {part};
 -- name: lock-name
 -- Two processes that make a run of the same name wait for each other.
 SELECT pg_advisory_xact_lock(7310580, hashtext($1));
+
+-- name: is-name-locked
+-- Whether a process has the lock of the query before this one.
+SELECT EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 7310580 AND objsubid = 2
+    AND objid::bigint = hashtext($1)::bigint & 4294967295
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+);
 
 -- name: lock-run
 -- Two processes that finish the same run wait for each other, at most 10 s longer than the host of one is there.

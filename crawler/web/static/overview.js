@@ -55,7 +55,7 @@ function card(run) {
     h("p", { class: "quiet" }, `corpus ${run.corpus}`),
     run.lost ? null : [bar(run), progress(run)],
     run.lost
-      ? h("p", {}, "Nobody works on it. Go on with: ", h("code", {}, "shardcrawl run JOB"))
+      ? h("p", {}, run.in_use ? BEGINS_AGAIN : ["Nobody works on it. Go on with: ", h("code", {}, "shardcrawl run JOB")])
       : h("p", {}, h("strong", {}, `${rate(run.pace || 0)} keys/s`), rest ? `, ${rest} left` : "", `, ${workers(run)}`),
     run.limited_by ? h("p", { class: "limit" }, h("span", { class: "quiet" }, "Limited by "), run.limited_by) : null,
     run.outcomes.failed

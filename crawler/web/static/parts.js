@@ -5,6 +5,10 @@ import { h, number, plural, rate, duration } from "./dom.js";
 export const OUTCOMES = ["stored", "unchanged", "gone", "refused", "failed"];
 const STATES = { running: "good", paused: "warn", resolved: "good", complete: "done", cancelled: "warn" };
 
+/** Of a run that Redis does not have as Postgres does, while somebody still works on it or opens it. */
+export const BEGINS_AGAIN =
+  "Keys went back into it, or Redis lost it: whoever works on it begins it again within seconds.";
+
 export function badge(text, kind) {
   return h("span", { class: `badge ${kind || ""}` }, text);
 }
@@ -16,7 +20,7 @@ export function goes(run) {
 
 /** The state of a run; one that nobody works on says so. */
 export function state(run) {
-  if (run.lost) return badge("interrupted", "warn");
+  if (run.lost) return run.in_use ? badge("begins again", "good") : badge("interrupted", "warn");
   if (run.state === "running" && run.workers === 0) return badge("no worker", "bad");
   if (run.state === "running" && run.workers > 0 && !run.coordinator) return badge("no coordinator", "bad");
   return badge(run.state, STATES[run.state]);

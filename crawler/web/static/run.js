@@ -4,7 +4,7 @@ import { button, whyNone } from "./actions.js";
 import { chart } from "./chart.js";
 import { address, ask, bytes, duration, h, moment, morph, number, plural, table } from "./dom.js";
 import { follow } from "./live.js";
-import { OUTCOMES, badge, bar, facts, folded, pace, progress, section, state } from "./parts.js";
+import { BEGINS_AGAIN, OUTCOMES, badge, bar, facts, folded, pace, progress, section, state } from "./parts.js";
 import { upstreams } from "./upstreams.js";
 
 const POINT_SECONDS = 5;
@@ -114,7 +114,9 @@ function view(run, know, width) {
         : null,
       ["Began", moment(run.created_at)],
       run.finished_at ? ["Ended", moment(run.finished_at)] : null,
-      run.requests ? ["Requests", number(run.requests), `${bytes(run.received)} of bodies`] : null,
+      run.requests
+        ? ["Requests", number(run.requests), `${bytes(run.received)} of bodies${run.rebuilt ? ", since it was rebuilt" : ""}`]
+        : null,
     ),
     section("Keys a second", chart(own(know.points, run), Math.max(280, width - 2))),
     section("Outcomes", outcomes(run)),
@@ -136,7 +138,8 @@ function own(points, run) {
 
 function notes(run) {
   const found = [];
-  if (run.lost) found.push(["warn", "Nobody works on it. Go on with: shardcrawl run JOB"]);
+  if (run.lost && run.in_use) found.push(["warn", BEGINS_AGAIN]);
+  else if (run.lost) found.push(["warn", "Nobody works on it. Go on with: shardcrawl run JOB"]);
   else if (run.state === "running" && !run.workers)
     found.push(["bad", "No worker is there. Start one: shardcrawl work, or shardcrawl run JOB"]);
   if (!run.lost && run.state === "running" && !run.coordinator)

@@ -6,12 +6,19 @@ import csv
 import io
 import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from coordinator.errors import UsageError
-from crawler.cli.inspect import write_rows
+from coordinator.model import Outcome
+from crawler.cli.display.screen import reason_words
+from crawler.cli.inspect import run_status, write_rows
+from crawler.local.services import Place
+from crawler.store.catalogue import open_catalogue
+from tests.crawler.web.world import NEW, a_world
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +84,23 @@ async def test_any_statement_that_reads_has_every_form(
     assert [json.loads(line) for line in (await printed(database, "jsonl", statement)).splitlines()] == rows
     read = list(csv.DictReader(io.StringIO(await printed(database, "csv", statement))))
     assert read == [{name: str(value) for name, value in row.items()} for row in rows]
+
+
+async def test_status_says_why_keys_of_a_run_that_goes_on_failed_and_who_works_on_one_whose_keys_went_back(
+    redis: Redis, database: str, redis_url: str
+) -> None:
+    place = Place(redis_url, database, Path())
+    async with a_world(redis, database):
+        for _ in ("it goes on", "keys went back"):
+            ((snapshot, _, reasons),) = await run_status(place, NEW)
+            assert reason_words(Outcome.FAILED, reasons).startswith("failed 13: 9 x status 503, 3 x dns:")
+            assert (snapshot.workers, snapshot.leader, snapshot.counts.outcomes[Outcome.FAILED]) == (
+                4,
+                "alpha-10-abcd",
+                13,
+            )
+            async with open_catalogue(database) as catalogue:
+                await catalogue.connection.execute("UPDATE runs SET epoch = 'void' WHERE name = $1", NEW)
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv"])

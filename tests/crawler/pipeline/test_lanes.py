@@ -336,6 +336,18 @@ async def test_what_holds_the_lanes_up_is_seen(
     assert (stages["fetch"].size, stages["wait"].waiting > 0) == (8, True)
 
 
+async def test_a_pause_of_the_run_is_none_of_its_upstreams() -> None:
+    crawl = Crawl(("host", 10))
+    await crawl.limiter.pause("host", 100.0)
+    working = asyncio.create_task(crawl.lanes.run())
+    await asyncio.sleep(1.0)
+    assert crawl.lanes.look("").held == (Constraint.PAUSE, "host")
+    crawl.limiter.run_is_paused = True
+    assert crawl.lanes.look("").held is None
+    working.cancel()
+    await crawl.lanes.close()
+
+
 async def test_how_long_a_request_waits_is_counted_once_however_many_attempts_it_takes() -> None:
     crawl = Crawl(("down", 3), lanes=1, attempts=3)
     crawl.hosts.faults["down"] = RESET

@@ -266,7 +266,7 @@ async def test_a_run_whose_failed_keys_were_put_back_while_it_ended_is_not_finis
         await reader.execute("SELECT pg_advisory_xact_lock(7310579, $1)", run_id)
         finishing = asyncio.create_task(finished(connection, RunTables(run_id), EPOCH))
         assert await Catalogue(reader).reopen(RunTables(run_id), PagesToRetry()) == {Outcome.FAILED: 1}
-    with pytest.raises(EpochLost):
+    with pytest.raises(EpochLost, match="run test was changed"):
         await finishing
     run = await catalogue.find("test")
     assert run is not None

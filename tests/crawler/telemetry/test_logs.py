@@ -84,10 +84,12 @@ def test_as_json_a_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> Non
         raise ValueError("x")
     except ValueError:
         logging.getLogger("x").exception("b")
-    first, second = map(orjson.loads, capsys.readouterr().err.splitlines())
+    logging.getLogger("x").info("c", extra={"run": "others", "action": "pause"})
+    first, second, third = map(orjson.loads, capsys.readouterr().err.splitlines())
     assert datetime.fromisoformat(first.pop("time")).utcoffset() is not None
     assert first == {"level": "warning", "process": "worker-1", "event": "worker_left", "text": "a\n?"}
     assert (second["run"], second["event"], second["text"]) == ("titles", logs.NO_EVENT, "b")
+    assert (third["run"], third["action"]) == ("others", "pause")
     assert second["traceback"].endswith("ValueError: x")
     assert logs.line_format() == logs.JSON
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
 from crawler.local.services import Addresses
 from crawler.runs import cancel
+from crawler.runs.naming import name_lock
 from crawler.store.catalogue import open_catalogue
 from crawler.web import stores
 from crawler.web.actions import ACTIONS
@@ -248,6 +250,46 @@ async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(
     one = await dashboard.runs.run(NEW)
     assert (one["lost"], one["outcomes"]["failed"]) == (True, 13)
     assert "is not in Redis now" in (await act(visitor, **BODIES["limit"], verb="limit"))[1]
+
+
+async def test_a_run_whose_keys_went_back_begins_again_while_somebody_works_on_it_or_opens_it(
+    dashboard: Dashboard, world: World, visitor: httpx.AsyncClient
+) -> None:
+    async def in_use() -> set[bool]:
+        listed = (await dashboard.runs.all())["runs"][0]
+        one = await dashboard.runs.run(NEW)
+        assert (listed["name"], listed["lost"], one["lost"]) == (NEW, True, True)
+        return {listed["in_use"], one["in_use"]}
+
+    await act(visitor, "retry", run=NEW, outcome="failed")
+    assert await in_use() == {True}
+    await world.redis.flushall()
+    assert await in_use() == {False}
+    async with name_lock(world.database, NEW):
+        assert await in_use() == {True}
+    assert await in_use() == {False}
+
+
+async def test_actions_are_events_of_the_log_and_a_flood_without_the_token_is_a_line(
+    visitor: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await act(visitor, "pause", run=NEW)
+    await act(visitor, "publish", run=NEW)
+    for _ in range(5):
+        await visitor.post("/api/actions/cancel", json={"run": NEW}, headers={"Authorization": "Bearer wrong"})
+    found = [
+        (record.__dict__["event"], record.__dict__["action"], record.__dict__.get("run"))
+        for record in caplog.records
+        if "event" in record.__dict__
+    ]
+    assert found == [
+        ("action_done", "pause", NEW),
+        ("action_refused", "publish", NEW),
+        ("action_refused", "cancel", None),
+    ]
+    assert "the token is missing or wrong" in caplog.text
+    assert TOKEN not in caplog.text
 
 
 async def test_keys_that_brought_nothing_and_one_key(visitor: httpx.AsyncClient) -> None:

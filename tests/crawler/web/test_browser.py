@@ -156,7 +156,7 @@ async def test_what_can_be_done_is_done_with_the_token_alone(
         await tab.run("document.querySelector('[name=force]').click()")
         await tab.click("Publish")
         await tab.shows("readers of corpus others see run others-1 now")
-        await tab.go(f"{at}/runs/{NEW}", "Cancel run")
+        await tab.go(f"{at}/runs/{NEW}", "whoever works on it begins it again")
         await tab.click("Cancel run")
         await tab.click("Cancel run")
         await tab.shows(f"run {NEW} is cancelled")

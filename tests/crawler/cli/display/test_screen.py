@@ -59,7 +59,9 @@ def test_a_complete_run_is_summed_up_by_postgres_own_counts_and_the_rows_to_look
         ["gone", "3"],
         ["failed", "0"],
     ]
-    assert "0:01:01 in this session, 1,234 requests and 5.6 kB of bodies" in text
+    assert "0:01:01 in this session, 1,234 requests and 5.6 kB of bodies in the whole run" in text
+    rebuilt = replace(an_end(stored=True, stored_keys=3), counts=replace(COUNTS, rebuilt=True))
+    assert "1,234 requests and 5.6 kB of bodies since it was rebuilt from Postgres" in summed(rebuilt)
     assert "where run_id = 7 limit 5" in text
     assert "go on with" not in text
 

@@ -41,6 +41,14 @@ SNAPSHOT = RunSnapshot(
 )
 
 
+def test_a_host_that_does_not_respond_is_what_limits_the_run_and_not_its_concurrency() -> None:
+    words = []
+    for host in ("dead07", "alive"):
+        held = WorkerFigures(held=(Held(Constraint.CONCURRENCY, host, 0.9),))
+        words.append(replace(SNAPSHOT, waits=(), figures=held).limited_words)
+    assert words == ["an upstream that does not respond (dead07)", "upstream concurrency (alive)"]
+
+
 def test_a_snapshot_is_shown_whole() -> None:
     console, out = a_console()
     print_snapshot(SNAPSHOT, console)
