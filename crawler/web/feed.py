@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 2.0
 MAX_PAGES = 500
+# A server that was stopped is given up much later; pages are told before.
+SILENT_SECONDS = 5.0
 
 
 class Feed:
@@ -69,16 +71,25 @@ class Feed:
 
     async def _watch(self, topic: str) -> None:
         while True:
+            reading = asyncio.ensure_future(self._read(topic))
             try:
-                event = as_event("news", await self._read(topic))
+                if not (await asyncio.wait({reading}, timeout=SILENT_SECONDS))[0]:
+                    words = f"Redis or Postgres has not responded for {SILENT_SECONDS:.0f} s"
+                    self._send(topic, as_event("trouble", {"error": words}))
+                event = as_event("news", await reading)
             except ShardcrawlError as error:
                 event = as_event("trouble", {"error": str(error)})
-            self._latest[topic] = event
-            for queue in self._pages.get(topic, ()):
-                if queue.full():  # a page that is slow gets the newest only
-                    queue.get_nowait()
-                queue.put_nowait(event)
+            finally:
+                reading.cancel()
+            self._send(topic, event)
             await asyncio.sleep(self._seconds)
+
+    def _send(self, topic: str, event: bytes) -> None:
+        self._latest[topic] = event
+        for queue in self._pages.get(topic, ()):
+            if queue.full():  # a page that is slow gets the newest only
+                queue.get_nowait()
+            queue.put_nowait(event)
 
 
 def as_event(name: str, value: Any) -> bytes:
