@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 2.0
 MAX_PAGES = 500
 # A server that was stopped is given up much later; pages are told before.
-SILENT_SECONDS = 5.0
+SILENT_READ_SECONDS = 5.0
 
 
 class Feed:
@@ -70,17 +70,16 @@ class Feed:
             self._tasks.pop(topic, None)
 
     async def _watch(self, topic: str) -> None:
+        words = f"Redis or Postgres has not responded for {SILENT_READ_SECONDS:.0f} s"
+        silence = as_event("trouble", {"error": words})
         while True:
-            reading = asyncio.ensure_future(self._read(topic))
+            timer = asyncio.get_running_loop().call_later(SILENT_READ_SECONDS, self._send, topic, silence)
             try:
-                if not (await asyncio.wait({reading}, timeout=SILENT_SECONDS))[0]:
-                    words = f"Redis or Postgres has not responded for {SILENT_SECONDS:.0f} s"
-                    self._send(topic, as_event("trouble", {"error": words}))
-                event = as_event("news", await reading)
+                event = as_event("news", await self._read(topic))
             except ShardcrawlError as error:
                 event = as_event("trouble", {"error": str(error)})
             finally:
-                reading.cancel()
+                timer.cancel()
             self._send(topic, event)
             await asyncio.sleep(self._seconds)
 

@@ -77,7 +77,7 @@ async def test_pages_learn_what_is_wrong_and_that_they_are_too_many(monkeypatch:
 
 
 async def test_pages_learn_of_a_read_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(feed, "SILENT_READ_SECONDS", 0.01)
     goes_on = asyncio.Event()
 
     async def read(topic: str) -> int:
