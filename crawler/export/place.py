@@ -91,6 +91,7 @@ class Folder:
         with _file_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                unfinished.unlink(missing_ok=True)  # the process of a killed export may still write to that one
                 yield unfinished
                 with unfinished.open("rb") as file:
                     os.fsync(file.fileno())

@@ -61,10 +61,13 @@ from crawler.telemetry import logs
 
 # How often a command checks that Postgres still has the epoch that its run began with.
 EPOCH_CHECK_INTERVAL_SECONDS = 5.0
-# Rebuilds in one command: a Redis that loses the run again and again cannot be relied on. After a calm time the count
-# begins anew, because a `retry` during the run counts too.
+# A Redis that loses the run so often in one command cannot be relied on. After a calm time the count begins anew.
 MAX_REBUILDS = 5
 CALM_SECONDS = 60.0
+
+
+class _EpochChanged(EpochLost):
+    """Postgres has another epoch. Of Redis this says nothing: `retry` does it, however often the user likes."""
 
 
 async def run_in(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
@@ -127,6 +130,8 @@ async def _run_at(
             await _report_opening(job, opened, counts, listener.on_event)
             try:
                 gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers, notifier)
+            except _EpochChanged as error:
+                listener.on_event(RunLost(str(error)))
             except EpochLost as error:
                 if monotonic() - opened_at > CALM_SECONDS:
                     rebuilds = 0
@@ -272,7 +277,7 @@ async def _check_epoch(database: str, record: RunRecord) -> None:
     async with open_catalogue(database) as catalogue:
         epoch = await catalogue.epoch(record.run_id)
     if epoch is not None and epoch != record.epoch:
-        raise EpochLost(f"run {record.name} was given another beginning in Postgres")
+        raise _EpochChanged(f"run {record.name} was given another beginning in Postgres")
 
 
 def _supervisor(

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 2.0
 MAX_PAGES = 500
+# A server that was stopped is given up much later; pages are told before.
+SILENT_READ_SECONDS = 5.0
 
 
 class Feed:
@@ -68,17 +70,25 @@ class Feed:
             self._tasks.pop(topic, None)
 
     async def _watch(self, topic: str) -> None:
+        words = f"Redis or Postgres has not responded for {SILENT_READ_SECONDS:.0f} s"
+        silence = as_event("trouble", {"error": words})
         while True:
+            timer = asyncio.get_running_loop().call_later(SILENT_READ_SECONDS, self._send, topic, silence)
             try:
                 event = as_event("news", await self._read(topic))
             except ShardcrawlError as error:
                 event = as_event("trouble", {"error": str(error)})
-            self._latest[topic] = event
-            for queue in self._pages.get(topic, ()):
-                if queue.full():  # a page that is slow gets the newest only
-                    queue.get_nowait()
-                queue.put_nowait(event)
+            finally:
+                timer.cancel()
+            self._send(topic, event)
             await asyncio.sleep(self._seconds)
+
+    def _send(self, topic: str, event: bytes) -> None:
+        self._latest[topic] = event
+        for queue in self._pages.get(topic, ()):
+            if queue.full():  # a page that is slow gets the newest only
+                queue.get_nowait()
+            queue.put_nowait(event)
 
 
 def as_event(name: str, value: Any) -> bytes:

@@ -21,13 +21,29 @@ from crawler.web.guard import Access
 SHUTDOWN_SECONDS = 1
 # Who connects and asks for nothing must not take all the files that a process can have open.
 IDLE_SECONDS = 10.0
+# Nor who asks and does not read. The buffer of the system hides that until it is full, so it is not large.
+UNREAD_SECONDS = 60.0
+SEND_BUFFER_BYTES = 64 * 1024
 
 
 class _Connection(H11Protocol):
+    _giving_up: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and look again and again whether a request has come."""
         super().connection_made(transport)
         self._look_again(self.cycle)
+
+    def pause_writing(self) -> None:
+        """The client takes nothing more for now: it may do so for UNREAD_SECONDS."""
+        super().pause_writing()
+        self._giving_up = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken what was sent, or nearly all of it."""
+        super().resume_writing()
+        if self._giving_up is not None:
+            self._giving_up.cancel()
 
     def _look_again(self, last: RequestResponseCycle | None) -> None:
         self.loop.call_later(IDLE_SECONDS, self._close_if_idle, last)
@@ -87,8 +103,10 @@ def _listening(listen: str) -> socket.socket:
         if not host or not 0 <= int(port) < 65_536:
             raise ValueError
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host.strip("[]"), int(port)), family=family)
+        listener = socket.create_server((host.strip("[]"), int(port)), family=family)
     except (TypeError, ValueError):  # the first of a name that no host can have
         raise UsageError(f"--listen is {listen!r}; write HOST:PORT, like 127.0.0.1:8765") from None
     except OSError as error:
         raise UsageError(f"--listen {listen}: {error.strerror}; choose another port") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # each connection has it, too
+    return listener

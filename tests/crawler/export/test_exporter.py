@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from subprocess import Popen
 from typing import Any, NoReturn
 
 import pytest
@@ -250,25 +249,3 @@ async def test_a_row_group_is_small_also_where_the_first_rows_are_much_smaller_t
         with pytest.raises(ShardcrawlError, match="No such file"):  # nothing is written here
             await export(run.eye, await a_plan(run, "parquet", rows=1000), Folder(tmp_path))
     assert ROW_GROUP_BYTES / 2000 < groups[0] < ROW_GROUP_BYTES / 700
-
-
-@pytest.mark.parametrize("rows", [1, 20_000])
-async def test_an_export_whose_writing_process_is_killed_leaves_no_file_and_goes_on(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
-    class Killed(Popen[bytes]):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.kill()
-
-    table = TableSettings(name="facts", column_settings={"word": "text"})
-    async with a_loading_run(database, table) as run:
-        await run.store([a_page("key", records=[("x" * 100,)] * rows)])
-        await finished(run.eye, RunTables(run.run_id), run.epoch, [table])
-        with monkeypatch.context() as patch:
-            patch.setattr("crawler.export.formats.Popen", Killed)
-            with pytest.raises(ShardcrawlError, match=r"part-00000.* has ended with -9; start the same export again"):
-                await export(run.eye, await a_plan(run, "parquet"), Folder(tmp_path))
-        assert not [one for one in tmp_path.rglob("*") if one.is_file()]
-        await export(run.eye, await a_plan(run, "parquet", rows=rows), Folder(tmp_path))
-    assert read_parquet(tmp_path / "facts/part-00000.parquet").read_all().num_rows == rows

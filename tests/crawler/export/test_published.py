@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -109,15 +110,21 @@ async def test_a_part_that_was_written_anew_and_files_that_somebody_has_deleted_
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow", "csv", "jsonl.zst"])
-async def test_a_full_disk_is_said_in_one_line(run: LoadingRun, tmp_path: Path, form: str) -> None:
-    folder = tmp_path / "out/test/facts"
-    folder.mkdir(parents=True)
-    suffix = SUFFIXES[form]  # type: ignore[index]
-    (folder / f"part-00000{suffix}.tmp").symlink_to("/dev/full")
+async def test_a_full_disk_is_said_in_one_line(
+    run: LoadingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    class Full(Folder):
+        @contextmanager
+        def writing(self, name: str) -> Iterator[Path]:
+            with super().writing(name) as path:
+                path.symlink_to("/dev/full")
+                yield path
+
+    monkeypatch.setattr("crawler.export.published.open_place", lambda where: Full(Path(where)))
     await wants(run, f"{form}:out")
     found = await export_published(run.url, "test", folder=str(tmp_path))
     assert found is not None
-    where = f"{folder}/part-00000{suffix}"
+    where = f"{tmp_path}/out/test/facts/part-00000{SUFFIXES[form]}"  # type: ignore[index]
     assert found.fault == f"{where}: No space left on device; name a folder that you can write to"
 
 

@@ -76,6 +76,22 @@ async def test_pages_learn_what_is_wrong_and_that_they_are_too_many(monkeypatch:
     news.admit()
 
 
+async def test_pages_learn_of_a_read_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "SILENT_READ_SECONDS", 0.01)
+    goes_on = asyncio.Event()
+
+    async def read(topic: str) -> int:
+        await goes_on.wait()
+        return 7
+
+    news = Feed(read, seconds=3600.0)
+    page = news.follow("run")
+    assert (await anext(page)).startswith(b"event: trouble\ndata: ")
+    goes_on.set()
+    assert await anext(page) == b"event: news\ndata: 7\n\n"
+    news.close()
+
+
 async def test_a_fault_of_ours_is_logged_and_the_next_page_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
     calls: list[str] = []
 

@@ -1,17 +1,20 @@
-"""The server of the page: who asks for nothing is sent away, who follows news is not."""
+"""The server of the page: who asks for nothing, or does not read, is sent away; who follows news is not."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
 from coordinator.tasks import cancel_and_wait
 from crawler.local.services import Place
-from crawler.web import server
+from crawler.web import feed, server
 from crawler.web.guard import Access
+from crawler.web.runs_view import RunsView
 from crawler.web.server import serve_page
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -41,4 +44,31 @@ async def test_a_connection_without_a_request_is_closed(
             writer.close()
     assert not news.at_eof()
     following.close()
+    await cancel_and_wait([serving])
+
+
+async def test_a_client_that_does_not_read_loses_its_place(
+    redis_url: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def much_news(_: RunsView, topic: str) -> str:
+        return 10_000_000 * "x"
+
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr(feed, "MAX_PAGES", 1)
+    monkeypatch.setattr(RunsView, "news", much_news)
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(
+        serve_page(Place(redis_url, database, Path()), "127.0.0.1:0", Access(), ready.set_result)
+    )
+    page = await ready
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(page.rstrip("/").rpartition(":")[2]), limit=100)
+    writer.write(WHOLE % b"/api/news")
+    await reader.readuntil(b" 200 OK")  # and no more
+
+    async def has_a_place() -> bool:
+        async with httpx.AsyncClient(base_url=page) as client, client.stream("GET", "/api/news") as news:
+            return news.status_code == 200
+
+    await eventually(has_a_place, "the place of the one that does not read")
+    writer.close()
     await cancel_and_wait([serving])
