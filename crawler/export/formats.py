@@ -116,16 +116,15 @@ async def _write_columns(
 
     batches = _batches(lambda: _in_loop(loop, next_rows()), columns, schema)
     group = max(1, ROW_GROUP_BYTES // max(row_bytes, _row_bytes(first)))
-    started: list[Popen[bytes]] = []
-    arguments = (schema, batches, form, path, group, started.append)
-    writing = asyncio.create_task(asyncio.to_thread(_write_batches, *arguments))
+    command = [sys.executable, "-P", "-m", columnar_file.__name__, form, str(group), str(path)]
+    child = await asyncio.to_thread(Popen, command, stdin=PIPE, stderr=PIPE)
+    writing = asyncio.create_task(asyncio.to_thread(_write_batches, schema, batches, child, path))
     try:
         await asyncio.shield(writing)
     finally:  # a thread cannot be cancelled: it ends when it gets no more rows, and nobody takes those that it has
         is_left = True
         following.cancel()
-        for child in started:
-            child.kill()
+        child.kill()
         await asyncio.gather(writing, following, return_exceptions=True)
 
 
@@ -145,14 +144,7 @@ def record_batch(columns: Sequence[ExportColumn], rows: Sequence[asyncpg.Record]
     return RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _write_batches(
-    schema: Schema,
-    batches: Iterator[RecordBatch],
-    form: Format,
-    path: Path,
-    group: int,
-    on_start: Callable[[Popen[bytes]], None],
-) -> None:
+def _write_batches(schema: Schema, batches: Iterator[RecordBatch], child: Popen[bytes], path: Path) -> None:
     """In a thread of its own: hand batch after batch to the process that writes the file, and wait for it."""
     from arro3.core import RecordBatchReader
     from arro3.io import write_ipc_stream
@@ -167,17 +159,14 @@ def _write_batches(
             raise
 
     unsent: BaseException | None = None
-    command = [sys.executable, "-P", "-m", columnar_file.__name__, form, str(group), str(path)]
-    with Popen(command, stdin=PIPE, stderr=PIPE) as child:  # noqa: S603 - our own module
-        on_start(child)
-        assert child.stdin is not None
-        try:
-            write_ipc_stream(RecordBatchReader.from_batches(schema, kept()), child.stdin, compression=None)
-        except BaseException as error:  # noqa: BLE001 - it is raised below, or says less than the process does
-            unsent = error
-            if failure:
-                child.kill()
-        _, said = child.communicate()  # closes its input too, whether or not it still reads
+    assert child.stdin is not None
+    try:
+        write_ipc_stream(RecordBatchReader.from_batches(schema, kept()), child.stdin, compression=None)
+    except BaseException as error:  # noqa: BLE001 - it is raised below, or says less than the process does
+        unsent = error
+        if failure:
+            child.kill()
+    _, said = child.communicate()  # closes its input too, whether or not it still reads
     if failure:
         raise failure[0] from unsent
     if child.returncode or unsent:
