@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 
 from coordinator.errors import PostgresRefused, RedisDamaged, RedisRefused, ShardcrawlError, UsageError
 from coordinator.limits.activity import OTHER_UPSTREAMS, UpstreamRequests, read_requests
-from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.limits.overrides import limit_now
 from coordinator.model import Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
@@ -26,13 +25,13 @@ from coordinator.redis.keys import RunKeys
 from coordinator.stages.timing import BOUNDS
 from coordinator.stages.wanted import wanted_workers
 from coordinator.status import RunSnapshot, read_snapshot
-from crawler.job.sections.limits import limits_in
 from crawler.job.sections.run import RunSettings
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
 from crawler.telemetry.exposition import CONTENT_TYPE, Exposition
+from crawler.web.upstreams_view import matcher_of
 
 LOOK_AGAIN_SECONDS = 1.0
 # A service that does not respond in this time is away; who scrapes waits for 10 s.
@@ -141,7 +140,7 @@ def _rates(one: RunLook, snapshot: RunSnapshot) -> Iterable[tuple[str, float | N
     if one.stored is None:
         return
     with suppress(UsageError):  # a later version knows other limits
-        matcher = UpstreamMatcher(limits_in(one.stored.document.get("limits") or {}))
+        matcher = matcher_of(one.stored)
         overrides = {health.upstream: health.override for health in snapshot.upstreams if health.override is not None}
         found = {health.upstream: health.found_rate for health in snapshot.upstreams}
         for upstream in one.requests.keys() - {OTHER_UPSTREAMS}:

@@ -14,14 +14,13 @@ from coordinator.queue.registry import Runs
 from coordinator.redis.keys import RunKeys
 from coordinator.stages.timing import NO_TIMES
 from coordinator.status import RunSnapshot, is_in_use, read_counts, read_fleet, read_snapshot
-from crawler.job.sections.limits import limits_in
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun, decode_counts
 from crawler.store.tables import RunTables
 from crawler.web.stores import Stores
-from crawler.web.upstreams_view import upstream_rows
+from crawler.web.upstreams_view import matcher_of, upstream_rows
 
 LISTED_RUNS = 200
 # Runs that go on at the same time are few; of more than these the list has only what Postgres knows.
@@ -100,7 +99,7 @@ class RunsView:
         keys = RunKeys(run.name)
         activity, requests = await read_activity(client, keys), await read_requests(client, keys)
         if (matcher := self._matchers.get(run.run_id)) is None:
-            matcher = self._matchers[run.run_id] = UpstreamMatcher(limits_in(run.document.get("limits") or {}))
+            matcher = self._matchers[run.run_id] = matcher_of(run)
         return await self._live(snapshot) | {
             "fleet": [{**asdict(one), "host": one.host} for one in fleet],
             "queue": queue,

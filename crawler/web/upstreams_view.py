@@ -12,6 +12,8 @@ from coordinator.limits.overrides import limit_now
 from coordinator.limits.unreachable import UnreachableUpstream
 from coordinator.limits.upstream_health import UpstreamHealth
 from coordinator.settings import LimitSettings
+from crawler.job.sections.limits import limits_in
+from crawler.store.rows.stored_run import StoredRun
 
 # A run can have thousands; those with trouble come first, then those that are sent the most.
 MOST_UPSTREAM_ROWS = 50
@@ -19,6 +21,11 @@ NOTHING_SENT = UpstreamActivity(0.0, 0.0)
 NO_REQUESTS = UpstreamRequests(0, 0, 0)
 # From this share of throttled requests on an upstream is in trouble, also between its pauses.
 MUCH_THROTTLED = 0.05
+
+
+def matcher_of(run: StoredRun) -> UpstreamMatcher:
+    """The limits of a run's job. Raises UsageError for those that only a later version knows."""
+    return UpstreamMatcher(limits_in(run.document.get("limits") or {}))
 
 
 def upstream_rows(
