@@ -204,8 +204,7 @@ class Catalogue:
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
                 if await self._connection.fetchval(query("is-cancelled"), of_run.run_id):
-                    name = await self._connection.fetchval(query("name-of-run"), of_run.run_id)
-                    raise RunCancelled(f"run {name} was cancelled meanwhile")
+                    raise RunCancelled(f"run {await self._name(of_run.run_id)} was cancelled meanwhile")
                 deleted = await delete_pages(self._connection, of_run, wanted, tables)
                 if deleted:
                     await self._connection.execute(query("reopen-run"), of_run.run_id)
@@ -247,14 +246,13 @@ class Catalogue:
         with postgres_errors():
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), run_id)
-                name = await self._connection.fetchval(query("name-of-run"), run_id)
                 if await self._connection.fetchval(query("epoch"), run_id) != epoch:
-                    raise EpochLost(f"run {name} was changed in Postgres while it ended")
+                    raise EpochLost(f"run {await self._name(run_id)} was changed in Postgres while it ended")
                 final_counts = await self._connection.fetchval(query("final-counts"), run_id)
                 if final_counts is not None:
                     return decode_counts(final_counts)
                 if await self._connection.fetchval(query("is-cancelled"), run_id):
-                    raise RunCancelled(f"run {name} was cancelled while it ended")
+                    raise RunCancelled(f"run {await self._name(run_id)} was cancelled while it ended")
                 counts, reasons = await count_outcomes(self._connection, of_run.pages)
                 await drop_replaced(self._connection, of_run, tables)
                 await self._connection.execute(
@@ -275,6 +273,9 @@ class Catalogue:
                     for outcome, digest in rows:
                         batch[outcome].append(digest)
                     yield {Outcome(outcome): digests for outcome, digests in batch.items()}
+
+    async def _name(self, run_id: int) -> str:
+        return str(await self._connection.fetchval(query("name-of-run"), run_id))
 
 
 @asynccontextmanager
