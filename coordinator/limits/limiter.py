@@ -174,10 +174,11 @@ class Limiter:
                 ],
             )
         now, interval = self.clock(), float(between_us) / 1_000_000
+        first = now + ahead_us / 1_000_000
         if granted and (state := self._state(upstream) if limit.auto else self._states.get(upstream)) is not None:
             state.breaker_open_until = 0.0  # a probe: by the clock of Redis it may leave
             state.found_rate = SLOT_MARGIN / interval if interval else None
-        slots = tuple(now + ahead_us / 1_000_000 + index * interval for index in range(granted))
+        slots = tuple(first + index * interval for index in range(granted))
         return Reservation(slots, now + again_us / 1_000_000 if again_us else 0.0)
 
     async def pause(self, upstream: str, seconds: float) -> None:

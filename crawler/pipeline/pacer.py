@@ -113,9 +113,10 @@ class Pacer:
             self._slots.extend(reservation.slots)
             self._turn_at, now = reservation.again_at, clock()
             if not reservation.slots:
-                self._not_before = max(reservation.again_at, now + 0.001)
+                now += 0.001
             elif reservation.slots[0] - now > SLOT_GATHER_SECONDS:
-                self._not_before = max(reservation.again_at, now + SLOT_GATHER_SECONDS)
+                now += SLOT_GATHER_SECONDS
+            self._not_before = max(reservation.again_at, now)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._reserving = None
