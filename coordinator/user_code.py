@@ -3,7 +3,8 @@
 A module of the folder is loaded by its file, as a part of a package that stands for the folder. So two jobs may have
 modules of one name, and an installed package never takes the place of a module of the job. What a module of the folder
 imports is looked up in the folder first, except for names of the standard library and of this program. Nobody else sees
-the folder's modules before installed ones: a `redis.py` in it is not what this program imports.
+the folder's modules before installed ones: a `redis.py` in it is not what this program imports. And a module that is
+missing in one job's folder is never taken from that of another job.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
@@ -79,6 +81,7 @@ def load_module(name: str, folder: Path) -> ModuleType:
     package = _package_of(folder)
     if name.startswith(f"{package}.") or file_of(name, folder) is not None:
         return importlib.import_module(name if name.startswith(package) else f"{package}.{name}")
+    _check_installed(name.partition(".")[0], folder)
     return importlib.import_module(name)
 
 
@@ -91,12 +94,36 @@ def file_of(name: str, folder: Path) -> str | None:
         return None
 
 
+def installed_place(top: str, folder: Path) -> Path | None:
+    """Where a module is installed that a job in `folder` needs; None also when only another job's folder has it."""
+    try:
+        spec = find_spec(top)  # it imports nothing: it would only import a parent
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    package = spec.submodule_search_locations
+    place = Path(next(iter(package)) if package else spec.origin or "").parent
+    others = {place for finder in _finders() for place in finder.folders} - {str(folder)}
+    return None if str(place) in others else place
+
+
+def _check_installed(top: str, folder: Path) -> None:
+    if top not in sys.modules and installed_place(top, folder) is None:
+        raise ModuleNotFoundError(f"No module named {top!r}", name=top)
+
+
+def _finders() -> list[_JobFinder]:
+    return [finder for finder in sys.meta_path if isinstance(finder, _JobFinder)]
+
+
 def _package_of(folder: Path) -> str:
     """The name of the package that stands for the folder, which is made at the first call."""
-    if not any(isinstance(finder, _JobFinder) for finder in sys.meta_path):
+    if not _finders():
         sys.meta_path.insert(0, _JobFinder())
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+        _finders()[0].folders.add(str(folder))
         importlib.invalidate_caches()
     package = ModuleType(f"{PACKAGE_PREFIX}{blake2b(str(folder).encode(), digest_size=8).hexdigest()}")
     package.__path__ = [str(folder)]
@@ -105,6 +132,9 @@ def _package_of(folder: Path) -> str:
 
 class _JobFinder(MetaPathFinder):
     """Finds modules of folders as any other, but gives them an import statement of their own."""
+
+    def __init__(self) -> None:
+        self.folders: set[str] = set()  # those that are in sys.path for their jobs only
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -133,7 +163,10 @@ class _JobLoader(SourceFileLoader):
             level: int = 0,
         ) -> ModuleType:
             top = name.partition(".")[0]
-            if level or top in NEVER_OURS or file_of(top, Path(package.__path__[0])) is None:
+            folder = Path(package.__path__[0])
+            if level or top in NEVER_OURS or file_of(top, folder) is None:
+                if not level:
+                    _check_installed(top, folder)
                 return builtins.__import__(name, globals, locals, fromlist or (), level)
             found = builtins.__import__(f"{package.__name__}.{name}", globals, locals, fromlist or (), 0)
             return found if fromlist else sys.modules[f"{package.__name__}.{top}"]

@@ -137,10 +137,17 @@ async def shell(tmp_path: Path, new_data: Callable[[Path], None]) -> AsyncIterat
     await shell.kill_rest()
 
 
+@pytest.fixture(autouse=True)
+def own_path() -> Iterator[None]:
+    """No test finds the modules of another one's folder: loading a job's code adds its folder to sys.path."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder for jobs; modules that are imported meanwhile are removed afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     yield tmp_path
     for name in sys.modules.keys() - before:

@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 
 from coordinator.errors import UsageError
-from coordinator.user_code import NEVER_OURS, file_of
+from coordinator.user_code import NEVER_OURS, file_of, installed_place
 from crawler.job.job import Job
 
 _DIGEST_BYTES = 16
@@ -47,7 +46,7 @@ def _files_of(where: str, module: str, folder: Path, others: Iterable[str]) -> P
         return _read(folder, {*_with_imports(top, folder), *others})
     if top in NEVER_OURS:
         return ParserFiles(folder, {})
-    place = _installed(top)
+    place = installed_place(top, folder)
     if place is None:
         raise UsageError(
             f"[{where}] python: cannot import {module}: this machine has no {folder.joinpath(*module.split('.'))}.py; "
@@ -149,19 +148,6 @@ def _imports(path: Path, *, in_folder: bool) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and (in_folder or not node.level):
             found += [node.module] if node.module else [alias.name for alias in node.names]
     return {name.partition(".")[0] for name in found}
-
-
-def _installed(top: str) -> Path | None:
-    """Where a top-level module is installed that has no file in the job's folder; None when it is not."""
-    try:
-        spec = find_spec(top)  # it imports nothing: it would only import a parent
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations))).parent
-    return Path(spec.origin or "").parent
 
 
 def _read(place: Path, names: Iterable[str]) -> ParserFiles:

@@ -96,8 +96,8 @@ def _speeds(axis: Axes, lines: Sequence[Figures], names: Sequence[str], limit: s
             color=INK,
             fontweight="bold" if line is ours else "normal",
         )
-    for label, line in zip(axis.get_yticklabels(), lines, strict=True):
-        label.set_fontweight("bold" if line is ours else "normal")
+    for name, line in zip(axis.get_yticklabels(), lines, strict=True):
+        name.set_fontweight("bold" if line is ours else "normal")
 
 
 def _bars(axis: Axes, names: Sequence[str], values: Sequence[float], colours: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -86,6 +87,21 @@ def test_a_file_that_was_edited_to_the_same_size_and_time_is_read_anew(
         found.append(module.NAME)
         del sys.modules[module.__name__]
     assert found == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["absent", "asks"])
+def test_a_module_that_is_missing_in_a_folder_is_not_taken_from_another_jobs(folder: Path, name: str) -> None:
+    write(folder / "a", {"absent": "NAME = 'a'"})
+    write(folder / "b", {"asks": "import absent"})
+    assert load_module("absent", folder / "a").NAME == "a"
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'absent'$"):
+        load_module(name, folder / "b")
+    assert "absent" not in sys.modules
+
+
+def test_a_module_that_is_no_text_is_taken_from_the_folder_itself(folder: Path) -> None:
+    shutil.copy(msgpack._cmsgpack.__file__, folder)
+    assert load_module("_cmsgpack", folder).Packer
 
 
 def test_a_module_that_is_not_in_the_folder_is_an_installed_one(folder: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -124,7 +123,6 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     name = f"parse_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
     job = a_job(parse={"python": f"{name}:parse"}, tables=[{"name": "facts", "columns": COLUMNS}])
     return Job(**{field: getattr(job, field) for field in Job.__slots__ if field != "folder"}, folder=str(tmp_path))
 
