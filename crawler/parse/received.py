@@ -17,6 +17,7 @@ from crawler.text.charset import UTF8
 from crawler.text.media_type import media_type
 
 NOTHING_CARRIED: Mapping[str, Any] = MappingProxyType({})
+NOT_READ = object()
 
 
 class Received:
@@ -30,7 +31,7 @@ class Received:
 
     __slots__ = (
         *("_alias_paths", "_aliases", "_key_by_name", "_said"),
-        *("body", "encoding", "followed", "headers", "keys", "scope", "source", "status", "unknown", "url"),
+        *("body", "encoding", "followed", "headers", "keys", "root", "source", "status", "unknown", "url"),
     )
 
     def __init__(
@@ -52,7 +53,7 @@ class Received:
         self.encoding: str | None = None
         self.unknown: list[object] = []
         self.followed: list[tuple[str, str | None]] = []
-        self.scope: object = None  # what selectors have read of the body
+        self.root: object = NOT_READ  # what selectors have read of the body
         self._said: dict[str, tuple[Outcome, str | None] | Again] = {}
         self._alias_paths = alias_paths
         self._aliases: dict[str, str] | None = None  # {a key, or another name of it: the name that follows}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from crawler.parse.received import Received
+from crawler.parse.received import NOT_READ, Received
 from crawler.parse.select.path import Get, Node, SelectorError
 
 # The nodes of the records in a value; None when the path leads to nothing.
@@ -14,20 +14,19 @@ Rows: TypeAlias = Callable[[Any], Iterable[Node] | None]
 MAX_BODY_SHOWN = 40
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Scope:
-    """One response, and the value in its body. `article` is kept there by the language that finds it."""
+    """One response, and the value in its body. A response does not know its scope: no cycle keeps its memory."""
 
     response: Received
     root: Any
-    article: Any = None
 
 
 def scope_of(response: Received, language: Language) -> Scope:
     """The scope of a response, whose body is read once. Raises SelectorError when it is of another format."""
-    if not isinstance(response.scope, Scope):
-        response.scope = Scope(response, language.read(response))
-    return response.scope
+    if response.root is NOT_READ:
+        response.root = language.read(response)
+    return Scope(response, response.root)
 
 
 @dataclass(frozen=True, slots=True)

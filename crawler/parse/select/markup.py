@@ -183,14 +183,12 @@ def _never_quick(_: str, __: bool) -> Get | None:
 
 
 def _article(name: str) -> Callable[[Scope], Any]:
-    """The function to one field of the page's article, which is looked for once."""
+    return lambda scope: getattr(_article_of_page(scope.root), name) or ABSENT
 
-    def value(scope: Scope) -> Any:
-        if scope.article is None:
-            scope.article = scope.root.article()
-        return getattr(scope.article, name) or ABSENT
 
-    return value
+@lru_cache(maxsize=1)  # several columns are of it, and it is costly to find
+def _article_of_page(page: Any) -> Any:
+    return page.article()
 
 
 def _markdown(scope: Scope) -> Any:
