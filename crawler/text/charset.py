@@ -103,7 +103,7 @@ def _declared(head: bytes, declares: Declares) -> str | None:
     for start, name in _XML_UTF16:
         if head.startswith(start):
             return name
-    if declares == "html":
+    if declares == "html" and b"charset" in head.lower():  # else no <meta> can name one
         import turbohtml
 
         found = turbohtml.parse(head)
