@@ -96,15 +96,16 @@ class HttpxEngine:
         except BaseException as error:
             if reader is not None:
                 reader.close()
-            failed = self._fetch_error(error)
-            if failed is None:
+            if not isinstance(error, TimeoutError | httpx.TransportError):
                 raise
-            raise (failed if reader is None else reader.fault(failed)) from error
+            raise self._fetch_error(error, reader) from error
 
-    def _fetch_error(self, error: BaseException) -> FetchError | None:
+    def _fetch_error(self, error: TimeoutError | httpx.TransportError, reader: BodyReader | None) -> FetchError:
         if isinstance(error, TimeoutError):
-            return FetchError("timeout", f"not done in {self._caps.total:g} s")
-        return httpx_fetch_error(error) if isinstance(error, httpx.TransportError) else None
+            failed = FetchError("timeout", f"not done in {self._caps.total:g} s")
+        else:
+            failed = httpx_fetch_error(error)
+        return failed if reader is None else reader.fault(failed)
 
     async def close(self) -> None:
         """Close every connection; requests in flight end with FetchError."""

@@ -30,7 +30,7 @@ from crawler.fetch.engines.protocol import (
     Caps,
     Http2,
 )
-from crawler.fetch.engines.pyreqwest_errors import CLIENT_CLOSED, pyreqwest_fetch_error
+from crawler.fetch.engines.pyreqwest_errors import CLIENT_CLOSED, may_resend, pyreqwest_fetch_error
 from crawler.fetch.engines.response.body import BodyReader
 from crawler.fetch.engines.response.content_encoding import ACCEPT_ENCODING
 from crawler.fetch.engines.response.headers import NativeHeaders
@@ -119,15 +119,14 @@ class PyreqwestEngine:
             try:
                 return await self._send(client, method, href, headers, body)
             except RequestError as error:
-                failed, may_resend = pyreqwest_fetch_error(error)
                 left = self._caps.total - (monotonic() - started)
-                if not may_resend or method not in IDEMPOTENT_METHODS or left <= 0:
-                    raise failed from error
+                if method not in IDEMPOTENT_METHODS or left <= 0 or not may_resend(error):
+                    raise pyreqwest_fetch_error(error) from error
             # The server closed an idle connection while this request was on its way: that is no failure of the request.
             try:
                 return await self._send(client, method, href, headers, body, left)
             except RequestError as error:
-                raise pyreqwest_fetch_error(error)[0] from error
+                raise pyreqwest_fetch_error(error) from error
         except FetchError as error:
             if error.again:
                 self._lenient.add(target.origin.text)
@@ -215,7 +214,7 @@ class PyreqwestEngine:
         except BaseException as error:
             body.close()
             if isinstance(error, RequestError):
-                raise body.fault(pyreqwest_fetch_error(error)[0]) from error
+                raise body.fault(pyreqwest_fetch_error(error)) from error
             raise
 
     async def _client_for(self, host: str) -> Client | None:

@@ -37,17 +37,22 @@ UNREADABLE_HEAD_MESSAGES = frozenset(
 HTTP2_RESET_PREFIXES = ("stream error received", "connection error received")
 
 
-def pyreqwest_fetch_error(error: RequestError) -> tuple[FetchError, bool]:
-    """Return the FetchError, and whether an idempotent request may be sent again at once.
-
-    It may when the server has perhaps closed an idle connection while the request was on its way.
-    """
-    causes = [cause["message"] for cause in error.details["causes"] or [{"message": error.message}]]
-    kind = error_kind(causes)
-    may_resend = kind == "reset" and SENDING in causes and not causes[-1].startswith(HTTP2_RESET_PREFIXES)
-    again = causes[-1] in UNREADABLE_HEAD_MESSAGES
+def pyreqwest_fetch_error(error: RequestError) -> FetchError:
+    """Return the FetchError. Raise it at once: a variable of a frame in its traceback would keep both for long."""
+    causes = _causes(error)
     # Only the innermost cause is kept: the outer ones quote the URL, which may hold a secret.
-    return FetchError(kind, causes[-1], sent=CONNECTING not in causes, again=again), may_resend
+    unreadable = causes[-1] in UNREADABLE_HEAD_MESSAGES
+    return FetchError(error_kind(causes), causes[-1], sent=CONNECTING not in causes, again=unreadable)
+
+
+def may_resend(error: RequestError) -> bool:
+    """Whether an idempotent request may be sent again at once: the server has perhaps closed an idle connection."""
+    causes = _causes(error)
+    return error_kind(causes) == "reset" and SENDING in causes and not causes[-1].startswith(HTTP2_RESET_PREFIXES)
+
+
+def _causes(error: RequestError) -> list[str]:
+    return [cause["message"] for cause in error.details["causes"] or [{"message": error.message}]]
 
 
 def error_kind(causes: Sequence[str]) -> str:

@@ -77,6 +77,25 @@ async def test_hundreds_of_requests_leave_nothing_behind(make_engine: MakeEngine
     assert await leaks(make_engine(Caps(body=400_000)), server, 200, 600) < 12 * 2**20
 
 
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_error_goes_with_its_request(make_engine: MakeEngine, server: Misbehaving, path: str) -> None:
+    """What it kept, the frames of its traceback, may have a large body."""
+    engine = make_engine(Caps(body=400_000))
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            with suppress(FetchError):
+                await engine.fetch("GET", server.url(path), ())
+        gc.collect()
+        assert not [one for one in gc.garbage if isinstance(one, FetchError)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
 @pytest.mark.slow
 async def test_half_a_million_requests_leave_nothing_behind(make_engine: MakeEngine, server: Misbehaving) -> None:
     engine = make_engine(Caps(body=400_000))
