@@ -51,7 +51,7 @@ class RunsView:
         for number, row in enumerate(rows):
             one = {**row, "counts": None} | _done(decode_counts(row["counts"]) if row["counts"] else {}, row["total"])
             epoch = one.pop("epoch")
-            if row["state"] == "running" and number < LIVE_RUNS:
+            if row["state"] in ("running", "paused") and number < LIVE_RUNS:
                 if await Runs(self._stores.client).has(row["name"], epoch):
                     one |= await self._live(await read_snapshot(self._stores.client, row["name"], row["total"]))
                 else:
@@ -72,7 +72,7 @@ class RunsView:
         if is_live:
             return described | await self._whole(run)
         lost = {"lost": True, "in_use": await self._in_use(name)} if run.unfinished else {"lost": False}
-        return described | snapshot_view(RunSnapshot(name, run.state, counts, 0, None)) | lost
+        return described | snapshot_view(RunSnapshot(name, run.state, counts, 0, None, steering=run.steering)) | lost
 
     async def _in_use(self, name: str) -> bool:
         """Whether somebody still works on a run that Redis does not have as Postgres does, or opens it now."""

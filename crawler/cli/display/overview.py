@@ -89,7 +89,8 @@ async def snapshot_of(client: Redis, connection: PostgresConnection, run: Stored
         if in_redis is not None and in_redis.epoch == run.epoch:
             return await read_snapshot(client, run.name, total)
         outcomes, _ = await Catalogue(connection).outcomes_so_far(RunTables.of(run))
-        found = RunSnapshot(run.name, run.state, RunCounts(total, outcomes=dict(outcomes)), workers=0, leader=None)
+        counts = RunCounts(total, outcomes=dict(outcomes))
+        found = RunSnapshot(run.name, run.state, counts, workers=0, leader=None, steering=run.steering)
         with suppress(RedisDamaged):  # those who work on it see within seconds that keys went back
             now = await read_snapshot(client, run.name, total)
             found = replace(found, workers=now.workers, leader=now.leader)

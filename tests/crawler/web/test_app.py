@@ -20,6 +20,7 @@ from coordinator.model import RunState
 from coordinator.queue.registry import Runs
 from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
+from crawler.cli.display.overview import Overview
 from crawler.local.services import Addresses
 from crawler.runs import cancel
 from crawler.runs.naming import name_lock
@@ -245,10 +246,16 @@ def test_an_upstream_that_throttles_much_stays_in_its_place_between_its_pauses()
 async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(
     dashboard: Dashboard, world: World, visitor: httpx.AsyncClient
 ) -> None:
+    await act(visitor, "pause", run=NEW)
     await world.redis.flushall()
-    assert (await dashboard.runs.all())["runs"][0]["lost"]
+    listed = (await dashboard.runs.all())["runs"][0]
     one = await dashboard.runs.run(NEW)
-    assert (one["lost"], one["outcomes"]["failed"]) == (True, 13)
+    assert (listed["lost"], listed["state"]) == (True, "paused")
+    assert (one["lost"], one["state"], one["outcomes"]["failed"]) == (True, "paused", 13)
+    looking = Overview(world.redis, world.database, NEW)
+    assert (await looking.read())[0].snapshot.shown_state == "paused"
+    looking.close()
+    assert f'shardcrawl_run_state{{run="{NEW}",state="paused"}} 1' in (await visitor.get("/metrics")).text
     assert "is not in Redis now" in (await act(visitor, **BODIES["limit"], verb="limit"))[1]
 
 
