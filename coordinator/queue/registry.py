@@ -113,10 +113,12 @@ class Runs:
         await self.forget(record.name)
         await self._unlink(chain(keys.all(layout.shards, layout.buckets), _known(record)))
         with translate_redis_errors():
+            seconds, _ = await self._client.time()
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.hset(
                     keys.state,
                     mapping={
+                        "opened": seconds,
                         "epoch": record.epoch,
                         "state": RunState.RUNNING.value,
                         "cursor": FIRST_CURSOR,
@@ -128,10 +130,12 @@ class Runs:
                 pipe.sadd(RUNS, record.name)
                 await pipe.execute()
 
-    async def list_again(self, name: str) -> None:
+    async def go_on(self, name: str) -> None:
         """Put the name of a run that goes on back into the list of runs, if it is not there."""
         await self.names()  # so that the list is a set
         with translate_redis_errors():
+            seconds, _ = await self._client.time()
+            await self._client.hset(RunKeys(name).state, "opened", seconds)
             await self._client.sadd(RUNS, name)
 
     async def forget(self, name: str) -> None:

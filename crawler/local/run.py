@@ -66,10 +66,6 @@ MAX_REBUILDS = 5
 CALM_SECONDS = 60.0
 
 
-class _EpochChanged(EpochLost):
-    """Postgres has another epoch. Of Redis this says nothing: `retry` does it, however often the user likes."""
-
-
 async def run_in(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
     """Run a job on this machine until it is complete or the user interrupts it; resumes a run of the same name.
 
@@ -130,16 +126,14 @@ async def _run_at(
             await _report_opening(job, opened, counts, listener.on_event)
             try:
                 gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers, notifier)
-            except _EpochChanged as error:
-                listener.on_event(RunLost(str(error)))
             except EpochLost as error:
-                if monotonic() - opened_at > CALM_SECONDS:
-                    rebuilds = 0
-                if rebuilds == MAX_REBUILDS:
-                    raise
-                rebuilds += 1
                 async with open_catalogue(addresses.database) as catalogue:  # if no child did it
-                    await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
+                    is_lost = await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
+                if is_lost:  # else `retry` or `rebuild` did it, however often the user likes
+                    rebuilds = 0 if monotonic() - opened_at > CALM_SECONDS else rebuilds
+                    if rebuilds == MAX_REBUILDS:
+                        raise
+                    rebuilds += 1
                 listener.on_event(RunLost(str(error)))
             else:
                 # One that stood idle between two looks may lead to a Redis that is not there any more.
@@ -277,7 +271,7 @@ async def _check_epoch(database: str, record: RunRecord) -> None:
     async with open_catalogue(database) as catalogue:
         epoch = await catalogue.epoch(record.run_id)
     if epoch is not None and epoch != record.epoch:
-        raise _EpochChanged(f"run {record.name} was given another beginning in Postgres")
+        raise EpochLost(f"run {record.name} was given another beginning in Postgres")
 
 
 def _supervisor(

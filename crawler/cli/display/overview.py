@@ -16,6 +16,7 @@ from coordinator.queue.registry import Runs
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
+from crawler.store.queries import query
 from crawler.store.reasons import Failure, ReasonCount, newest_failures
 from crawler.store.rows.ended import KeysOfRun
 from crawler.store.rows.stored_run import StoredRun
@@ -94,7 +95,8 @@ async def snapshot_of(client: Redis, connection: PostgresConnection, run: Stored
         with suppress(RedisDamaged):  # those who work on it see within seconds that keys went back
             now = await read_snapshot(client, run.name, total)
             found = replace(found, workers=now.workers, leader=now.leader)
-        return found
+        with postgres_errors():
+            return replace(found, begins=await connection.fetchval(query("is-name-locked"), run.name))
     live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
     return RunSnapshot(run.name, run.state, final, workers=0, leader=None)
