@@ -65,6 +65,9 @@ BODIES: dict[str, dict[str, Any]] = {
 IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("limit", {"run": NEW, "upstream": SLOW}, "nothing to change"),
     ("limit", {"run": NEW, "upstream": SLOW, "rate": "fast"}, "rate"),
+    ("limit", {"run": NEW, "upstream": SLOW, "rate": None, "concurrency": "4"}, "rate"),  # what becomes of a NaN
+    ("limit", {"run": NEW, "upstream": SLOW, "rate": "", "concurrency": "4"}, "rate"),
+    ("limit", {"run": NEW, "upstream": SLOW, "rate": True}, "rate"),
     ("limit", {"run": NEW, "upstream": SLOW, "concurrency": "-1"}, "concurrency"),
     ("limit", {"run": NEW, "upstream": SLOW, "concurrency": "9" * 5000}, "concurrency"),
     ("limit", {"run": "nobody", "upstream": SLOW, "rate": "1"}, "no run nobody"),
