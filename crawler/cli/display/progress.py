@@ -134,9 +134,7 @@ def absence_words(snapshot: RunSnapshot) -> str:
         return "no coordinator is there: start `shardcrawl coordinate`"
     if snapshot.leader is not None:
         return "no worker is there: start `shardcrawl work`"
-    if snapshot.begins:
-        return ""
-    return "nobody works on it and nobody coordinates it: start `shardcrawl run` again"
+    return "" if snapshot.begins else "nobody works on it and nobody coordinates it: start `shardcrawl run` again"
 
 
 def holdup_words(snapshot: RunSnapshot) -> str:
