@@ -21,7 +21,7 @@ from coordinator.errors import (
 )
 from coordinator.failpoints import failpoint_at
 from coordinator.model import RunCounts
-from coordinator.queue.registry import RunRecord
+from coordinator.queue.registry import RunRecord, Runs
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.roles.membership import release_dead
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
@@ -127,6 +127,7 @@ async def _run_at(
             try:
                 gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers, notifier)
             except EpochLost as error:
+                await Runs(client).mark_opened(job.run.name)
                 async with open_catalogue(addresses.database) as catalogue:  # if no child did it
                     is_lost = await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
                 if is_lost:  # else `retry` or `rebuild` did it, however often the user likes
@@ -224,7 +225,7 @@ async def _supervise(
     """
     specs = children_of_run(addresses, job, listener, workers)
     supervisor = _supervisor(addresses, client, specs, listener, environ)
-    watches = [_watch_epoch(addresses.database, record, supervisor)]
+    watches = [_watch_epoch(client, addresses.database, record, supervisor)]
     if addresses.embedded:
         watches.append(addresses.embedded.watch())
     standstill, progress, gave_up = Standstill(), Progress(notifier.stalled_seconds), False
@@ -248,7 +249,7 @@ async def _supervise(
     return gave_up
 
 
-async def _watch_epoch(database: str, record: RunRecord, supervisor: Supervisor) -> None:
+async def _watch_epoch(client: Redis, database: str, record: RunRecord, supervisor: Supervisor) -> None:
     """Drain, and then raise EpochLost, when the run gets another epoch in Postgres: a worker saw that Redis was rolled
     back, or `retry` has put keys back. Runs until cancelled.
 
@@ -264,6 +265,7 @@ async def _watch_epoch(database: str, record: RunRecord, supervisor: Supervisor)
         except PostgresUnavailable:
             continue  # the next check will see it
         except EpochLost as error:
+            await Runs(client).mark_opened(record.name)
             supervisor.drain(error)
 
 

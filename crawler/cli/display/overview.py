@@ -94,9 +94,10 @@ async def snapshot_of(client: Redis, connection: PostgresConnection, run: Stored
         found = RunSnapshot(run.name, run.state, counts, workers=0, leader=None, steering=run.steering)
         with suppress(RedisDamaged):  # those who work on it see within seconds that keys went back
             now = await read_snapshot(client, run.name, total)
-            found = replace(found, workers=now.workers, leader=now.leader)
+            found = replace(found, workers=now.workers, leader=now.leader, begins=now.begins)
         with postgres_errors():
-            return replace(found, begins=await connection.fetchval(query("is-name-locked"), run.name))
+            is_opened = await connection.fetchval(query("is-name-locked"), run.name)
+        return replace(found, begins=found.begins or is_opened)
     live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
     return RunSnapshot(run.name, run.state, final, workers=0, leader=None)
