@@ -7,7 +7,7 @@ SELECT set_config('synchronize_seqscans', 'off', true), set_config('DateStyle', 
        set_config('work_mem', '64MB', true);
 
 -- name: try-lock-place
--- Whether no other command exports to this place; then this one does, to the end of the transaction.
+-- Whether no other command exports to this place: then this one does, to the end of the transaction.
 SELECT pg_try_advisory_xact_lock(7310581, hashtext($1));
 
 -- name: lock-place
