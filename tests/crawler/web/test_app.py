@@ -273,6 +273,12 @@ async def test_a_run_whose_keys_went_back_begins_again_while_somebody_works_on_i
 
     await act(visitor, "retry", run=NEW, outcome="failed")
     assert await in_use() == {True}
+    keys = RunKeys(NEW)
+    await world.redis.delete(keys.workers, keys.leader)
+    await world.redis.hset(keys.state, "opened", 0)
+    assert await in_use() == {False}
+    await Runs(world.redis).mark_opened(NEW)  # a command has seen it, and its processes have ended
+    assert await in_use() == {True}
     await world.redis.flushall()
     assert await in_use() == {False}
     async with name_lock(world.database, NEW):
