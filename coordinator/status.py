@@ -23,6 +23,9 @@ from coordinator.stages.constraint import Constraint, LimitedBy, limited_by
 from coordinator.stages.figures import NO_FIGURES, WorkerFigures, read_figures
 from coordinator.stages.timing import StageTiming, read_timings
 
+# Workers and coordinators of a run that was opened are there after so long, also on a busy machine.
+BEGINS_SECONDS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
@@ -32,7 +35,8 @@ class RunSnapshot:
     that workers wait for. `upstreams` are those with a pause, an open breaker, an override, or a rate found by "auto";
     `unreachable` are those that do not respond while keys wait for them, with the most keys first. `null_columns` are
     those of records that turned null. `figures` are what the living workers do, `timings` how long each
-    stage took in the whole run, `last_commit` how many seconds ago keys were done.
+    stage took in the whole run, `last_commit` how many seconds ago keys were done. `begins`: a command opens it, or has
+    just done so and starts its processes.
     """
 
     name: str
@@ -48,6 +52,7 @@ class RunSnapshot:
     figures: WorkerFigures = NO_FIGURES
     timings: Mapping[str, StageTiming] = field(default_factory=dict)
     last_commit: float | None = None
+    begins: bool = False
 
     @property
     def pauses(self) -> dict[str, float]:
@@ -119,8 +124,8 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         lease_ends: dict[str, float] = {as_text(worker): end_ms for worker, end_ms in cast("list[Any]", workers)}
         encoded_waits = await client.hgetall(keys.waits)
         leader = await client.get(keys.leader)
-        state, paused, most, committed_ms = await client.hmget(
-            keys.state, "state", "paused", "max_workers", "committed_ms"
+        state, paused, most, committed_ms, opened = await client.hmget(
+            keys.state, "state", "paused", "max_workers", "committed_ms", "opened"
         )
     waits = [
         decode_waits(cast("bytes", packed), WORKER_LEASE_SECONDS - (lease_ends[as_text(worker)] - now_ms) / 1000)
@@ -141,6 +146,7 @@ async def read_snapshot(client: Redis, run: str, total: int | None = None) -> Ru
         figures=await read_figures(client, keys, list(lease_ends)),
         timings=await read_timings(client, keys),
         last_commit=max(0, now_ms - as_number(committed_ms)) / 1000 if committed_ms else None,
+        begins=0 <= seconds - as_number(opened) < BEGINS_SECONDS,
     )
 
 

@@ -153,7 +153,7 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
             record = replace(record, document=job.document, folder=job.folder, parser_files=files)
             record = _with_content(record, job, record)
             await catalogue.rewrite(record)
-            await runs.list_again(record.name)
+            await runs.go_on(record.name)
             return OpenedRun(record, resumed=True)
         case Rebuild(run_id):
             record = await _new_record(job, run_id, found.parser_files if found else {})

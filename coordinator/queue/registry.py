@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from coordinator.errors import RedisDamaged
+from coordinator.errors import RedisDamaged, Unavailable
 from coordinator.model import NOT_STEERED, Epoch, Outcome, RunState, Steering
 from coordinator.queue.sharding import Layout
 from coordinator.redis.connection import as_text, translate_redis_errors
@@ -113,10 +113,12 @@ class Runs:
         await self.forget(record.name)
         await self._unlink(chain(keys.all(layout.shards, layout.buckets), _known(record)))
         with translate_redis_errors():
+            seconds, _ = await self._client.time()
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.hset(
                     keys.state,
                     mapping={
+                        "opened": seconds,
                         "epoch": record.epoch,
                         "state": RunState.RUNNING.value,
                         "cursor": FIRST_CURSOR,
@@ -128,11 +130,20 @@ class Runs:
                 pipe.sadd(RUNS, record.name)
                 await pipe.execute()
 
-    async def list_again(self, name: str) -> None:
+    async def go_on(self, name: str) -> None:
         """Put the name of a run that goes on back into the list of runs, if it is not there."""
         await self.names()  # so that the list is a set
         with translate_redis_errors():
             await self._client.sadd(RUNS, name)
+        await self.mark_opened(name)
+
+    async def mark_opened(self, name: str) -> None:
+        """Let others see that a command opens the run now, if this Redis responds and knows it; it raises nothing."""
+        with suppress(Unavailable, RedisDamaged):
+            if await self.find(name) is not None:
+                with translate_redis_errors():
+                    seconds, _ = await self._client.time()
+                    await self._client.hset(RunKeys(name).state, "opened", seconds)
 
     async def forget(self, name: str) -> None:
         """Delete whatever this Redis has of a run, whoever wrote it, but its history and its upstreams' limits."""

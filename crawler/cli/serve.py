@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from ipaddress import ip_address
 from typing import Any
@@ -12,6 +13,9 @@ from rich.console import Console
 from coordinator.errors import UsageError
 from crawler.cli.display.progress import say
 from crawler.cli.options import command, option, place_from, place_options, run_async
+from crawler.telemetry import logs
+
+logger = logging.getLogger(__name__)
 
 LEAST_TOKEN_CHARACTERS = 16
 
@@ -37,12 +41,15 @@ def serve_command(listen: str, host: tuple[str, ...], token: str | None, read_on
     if bad := [name for name in host if not re.fullmatch(r"[A-Za-z0-9.-]+", name)]:
         raise UsageError(f"serve: --host is {bad[0]!r}; write a name, like crawl.example.org, without a port")
     access = Access(frozenset(name.lower() for name in host), token or "", read_only)
-    console = Console(stderr=True)
 
     def on_ready(address: str) -> None:
         reads = "" if access.may_act else "; it only reads" + ("" if read_only else ": actions need SHARDCRAWL_TOKEN")
         is_local = ip_address(str(urlsplit(address).hostname)).is_loopback
         seen = "" if is_local else "; whoever reaches this address can read keys and rows"
-        say(console, f"the page is at {address}{reads}{seen}")
+        text = f"the page is at {address}{reads}{seen}"
+        if logs.line_format() == logs.JSON:
+            logger.info("%s", text, extra={"event": "page_served"})
+        else:
+            say(Console(stderr=True), text)
 
     run_async(serve_page(place_from(options), listen, access, on_ready))

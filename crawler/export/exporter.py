@@ -9,6 +9,7 @@ When `retry` was called, the run is complete since another moment, which makes i
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -30,6 +31,8 @@ from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import PAGES, RunTables, quoted
+
+logger = logging.getLogger(__name__)
 
 MANIFEST, PROGRESS, CARD = "manifest.json", "unfinished.json", "README.md"
 DEFAULT_ROWS_PER_FILE = 1_000_000
@@ -90,23 +93,28 @@ async def export(
     with postgres_errors():
         async with connection.transaction(readonly=True, isolation="repeatable_read"):
             await connection.execute(query("export-settings"))
-            await connection.execute(query("lock-place"), place.address)
+            if not await connection.fetchval(query("try-lock-place"), place.address):
+                logger.info("another command exports to %s: this one waits for it", place.address)
+                await connection.execute(query("lock-place"), place.address)
             now = await Catalogue(connection).find(plan.run.name)
             if now is None or now.finished_at != plan.run.finished_at:
                 raise UsageError(f"export: run {plan.run.name} has changed just now; start again")
-            files = _files_there(plan, place, replaces=replaces)
-            if place.read(MANIFEST) is None or not all(place.has(one.name) for one in files):
-                files, found = await _usable(connection, plan, place, files), files
-                if len(files) < len(found):
-                    place.write(PROGRESS, _encoded(plan, files))
-                    place.remove(MANIFEST)
-                for table in plan.tables:
-                    await _export_table(connection, plan, table, place, files, on_rows, failpoint)
-                if plan.form == "hf":
-                    place.write(CARD, data_set_card(plan).encode())
-                place.write(MANIFEST, _encoded(plan, files))
-                failpoint("whole")
-            place.remove(PROGRESS)
+            if not replaces:
+                _files_there(plan, place, replaces=False)  # what belongs to another export is left alone
+            with place.alone():
+                files = _files_there(plan, place, replaces=replaces)
+                if place.read(MANIFEST) is None or not all(place.has(one.name) for one in files):
+                    files, found = await _usable(connection, plan, place, files), files
+                    if len(files) < len(found):
+                        place.write(PROGRESS, _encoded(plan, files))
+                        place.remove(MANIFEST)
+                    for table in plan.tables:
+                        await _export_table(connection, plan, table, place, files, on_rows, failpoint)
+                    if plan.form == "hf":
+                        place.write(CARD, data_set_card(plan).encode())
+                    place.write(MANIFEST, _encoded(plan, files))
+                    failpoint("whole")
+                place.remove(PROGRESS)
     return files
 
 

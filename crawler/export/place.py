@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 # Of a bucket that does not respond; by default it would be asked for three minutes.
 _RETRIES: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
 
+_WRITER = "writer"
+_NOT_ALONE = "another command exports to this place now; wait for its end, or name another place with -o"
+
 
 class FilePlace(Protocol):
     """A place for files by name, with `/` between folders. Two places are the same one when their addresses are."""
@@ -26,6 +31,13 @@ class FilePlace(Protocol):
     @property
     def address(self) -> str:
         """Where it is."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While no other process writes there, also one of another database, or one that was stopped and goes on.
+
+        Raises ShardcrawlError; a bucket does so as soon as another process takes it, when this one writes to it.
+        """
         ...
 
     def read(self, name: str) -> bytes | None:
@@ -59,6 +71,24 @@ class Folder:
     def address(self) -> str:
         """The folder's path from the root on."""
         return str(self._path.resolve())
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this process has the folder's lock, which ends with it. Some network file systems have none."""
+        with _file_errors(self._path):
+            self._path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ShardcrawlError(f"export: {self._path}: {_NOT_ALONE}") from None
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None when it is not there."""
@@ -106,6 +136,21 @@ class Bucket:
     def __init__(self, address: str, store: ObjectStore) -> None:
         self.address = address
         self._store = store
+        self._writer: bytes | None = None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While the object `writer` there names this process: the last one that came has the bucket."""
+        self._writer = secrets.token_hex(8).encode()
+        with _store_errors(self.address):
+            self._store.put(_WRITER, self._writer)
+        yield
+        self.remove(_WRITER)  # after an error it stays: the next command writes its own there
+        self._writer = None
+
+    def _check_writer(self) -> None:
+        if self._writer is not None and self.read(_WRITER) != self._writer:
+            raise ShardcrawlError(f"export: {self.address}: {_NOT_ALONE}")
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None when it is not there."""
@@ -125,11 +170,13 @@ class Bucket:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, in the place of one that is there."""
+        self._check_writer()
         with _store_errors(self.address):
             self._store.put(name, content)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
+        self._check_writer()
         with _store_errors(self.address):
             try:
                 self._store.delete(name)
@@ -143,6 +190,7 @@ class Bucket:
         with _file_errors(here), tempfile.TemporaryDirectory(prefix="shardcrawl-export-", dir=here) as folder:
             path = Path(folder) / Path(name).name
             yield path
+            self._check_writer()
             with _store_errors(self.address):
                 self._store.put(name, path)
 

@@ -21,7 +21,7 @@ from coordinator.errors import (
 )
 from coordinator.failpoints import failpoint_at
 from coordinator.model import RunCounts
-from coordinator.queue.registry import RunRecord
+from coordinator.queue.registry import RunRecord, Runs
 from coordinator.redis.connection import check_server, connect_redis
 from coordinator.roles.membership import release_dead
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
@@ -64,10 +64,6 @@ EPOCH_CHECK_INTERVAL_SECONDS = 5.0
 # A Redis that loses the run so often in one command cannot be relied on. After a calm time the count begins anew.
 MAX_REBUILDS = 5
 CALM_SECONDS = 60.0
-
-
-class _EpochChanged(EpochLost):
-    """Postgres has another epoch. Of Redis this says nothing: `retry` does it, however often the user likes."""
 
 
 async def run_in(place: Place, job: Job, listener: Listener, environ: Mapping[str, str]) -> RunEnd:
@@ -130,16 +126,15 @@ async def _run_at(
             await _report_opening(job, opened, counts, listener.on_event)
             try:
                 gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers, notifier)
-            except _EpochChanged as error:
-                listener.on_event(RunLost(str(error)))
             except EpochLost as error:
-                if monotonic() - opened_at > CALM_SECONDS:
-                    rebuilds = 0
-                if rebuilds == MAX_REBUILDS:
-                    raise
-                rebuilds += 1
+                await Runs(client).mark_opened(job.run.name)
                 async with open_catalogue(addresses.database) as catalogue:  # if no child did it
-                    await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
+                    is_lost = await catalogue.void_epoch(opened.record.run_id, opened.record.epoch)
+                if is_lost:  # else `retry` or `rebuild` did it, however often the user likes
+                    rebuilds = 0 if monotonic() - opened_at > CALM_SECONDS else rebuilds
+                    if rebuilds == MAX_REBUILDS:
+                        raise
+                    rebuilds += 1
                 listener.on_event(RunLost(str(error)))
             else:
                 # One that stood idle between two looks may lead to a Redis that is not there any more.
@@ -230,7 +225,7 @@ async def _supervise(
     """
     specs = children_of_run(addresses, job, listener, workers)
     supervisor = _supervisor(addresses, client, specs, listener, environ)
-    watches = [_watch_epoch(addresses.database, record, supervisor)]
+    watches = [_watch_epoch(client, addresses.database, record, supervisor)]
     if addresses.embedded:
         watches.append(addresses.embedded.watch())
     standstill, progress, gave_up = Standstill(), Progress(notifier.stalled_seconds), False
@@ -254,7 +249,7 @@ async def _supervise(
     return gave_up
 
 
-async def _watch_epoch(database: str, record: RunRecord, supervisor: Supervisor) -> None:
+async def _watch_epoch(client: Redis, database: str, record: RunRecord, supervisor: Supervisor) -> None:
     """Drain, and then raise EpochLost, when the run gets another epoch in Postgres: a worker saw that Redis was rolled
     back, or `retry` has put keys back. Runs until cancelled.
 
@@ -270,6 +265,7 @@ async def _watch_epoch(database: str, record: RunRecord, supervisor: Supervisor)
         except PostgresUnavailable:
             continue  # the next check will see it
         except EpochLost as error:
+            await Runs(client).mark_opened(record.name)
             supervisor.drain(error)
 
 
@@ -277,7 +273,7 @@ async def _check_epoch(database: str, record: RunRecord) -> None:
     async with open_catalogue(database) as catalogue:
         epoch = await catalogue.epoch(record.run_id)
     if epoch is not None and epoch != record.epoch:
-        raise _EpochChanged(f"run {record.name} was given another beginning in Postgres")
+        raise EpochLost(f"run {record.name} was given another beginning in Postgres")
 
 
 def _supervisor(

@@ -47,8 +47,13 @@ def shortfall(bounds: PublishSettings, facts: Facts) -> str:
                 f"min_keys is {_percent(bounds.min_keys)}, and {facts.keys_with_rows:,} keys have rows, after "
                 f"{before:,} in the current run ({_percent(facts.keys_with_rows / before)})"
             )
-        if bounds.min_keys is None and not facts.keys_with_rows and not facts.may_be_empty:
+    if bounds.min_keys is None and not facts.keys_with_rows and not facts.may_be_empty:
+        if before:
             found.append(f"min_keys is not given, and no key has rows, after {before:,} in the current run")
+        elif lost and bounds != PublishSettings():  # without [publish] it is a crawl, whose log people want to see
+            found.append(
+                f"min_keys is not given, and no key has rows: {lost:,} of {facts.keys:,} failed or were denied"
+            )
     if bounds.max_incomplete is not None and facts.incomplete > bounds.max_incomplete:
         found.append(f"max_incomplete is {bounds.max_incomplete:,}, and {facts.incomplete:,} lists broke off")
     return f"{FALLS_SHORT}{'; '.join(found)}" if found else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from coordinator.status import RunSnapshot
 from crawler.fetch.network.credentials import fill_secrets
 from crawler.fetch.webhook import post_json
 from crawler.job.job import Job
+from crawler.job.request.placeholders import places_in
 from crawler.job.request_checks import seconds_of
 from crawler.store.rows.stored_run import StoredRun
 
@@ -28,6 +30,16 @@ logger = logging.getLogger(__name__)
 
 Happening: TypeAlias = Literal["complete", "held_back", "stalled"]
 NOTIFY_SECONDS = 30.0
+
+# Who has them can do what the command that runs can do.
+OUR_SECRETS = frozenset({"REDIS_URL", "DATABASE_URL", "SHARDCRAWL_TOKEN"})
+
+
+def environ_for(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
+    """Pure: the environment of the job's command, without our secrets and the job's, but for those that it names."""
+    secrets = OUR_SECRETS | {place.name for place in places_in(job.document) if place.is_secret}
+    hidden = secrets - set(re.findall(r"\$\{?(\w+)", job.notify.command))
+    return {name: value for name, value in environ.items() if name not in hidden}
 
 
 class Notifier:
@@ -80,7 +92,7 @@ class Notifier:
             self._job.notify.command,
             shell=True,
             cwd=self._job.folder,
-            env={**self._environ, **named},
+            env={**environ_for(self._job, self._environ), **named},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,

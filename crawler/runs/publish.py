@@ -115,9 +115,10 @@ async def _falls_short(connection: PostgresConnection, run: StoredRun, job: Job)
 async def _facts(connection: PostgresConnection, run: StoredRun, job: Job) -> Facts:
     """What the bounds of `[publish]` are about; what no bound of this job needs is not counted."""
     bounds, part = job.publish, RunTables.of(run).pages
-    incomplete, compared = 0, {}
     may_be_empty = job.run.since is not None or any(table.mode == "merge" for table in job.tables)
-    is_empty = not (may_be_empty or run.counts.get(Outcome.STORED) or run.counts.get(Outcome.UNCHANGED))
+    with_rows = run.counts.get(Outcome.STORED, 0) + run.counts.get(Outcome.UNCHANGED, 0)
+    is_empty = not (may_be_empty or with_rows)
+    incomplete, compared = 0, {"keys_with_rows": with_rows}
     with postgres_errors():
         if bounds.max_incomplete is not None:
             incomplete = await connection.fetchval(query("count-broken-lists", part=part))

@@ -101,7 +101,7 @@ def _wanted_concurrency(text: str | None) -> int | str | None:
 
 def whole_number(text: str, most: int) -> int | None:
     """Pure: the number from 1 to `most` that a user has written; None for anything else, however long it is."""
-    is_short = text.isdecimal() and len(text) <= MAX_DIGITS
+    is_short = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
     return int(text) if is_short and 0 < int(text) <= most else None
 
 

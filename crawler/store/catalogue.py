@@ -182,15 +182,17 @@ class Catalogue:
         with postgres_errors():
             await self._connection.execute(query("change-epoch"), run_id, epoch)
 
-    async def void_epoch(self, run_id: int, epoch: Epoch) -> None:
+    async def void_epoch(self, run_id: int, epoch: Epoch) -> bool:
         """Give the run an epoch that no Redis has, if it still has this one. The next opening then rebuilds Redis.
 
-        A complete run keeps its epoch. Raises UsageError when somebody deleted the run.
+        Returns whether its epoch is void now: not when `retry` or an opening changed it. A complete run keeps its
+        epoch. Raises UsageError when somebody deleted the run.
         """
         with postgres_errors():
             await self._connection.execute(query("void-epoch"), run_id, epoch)
-        if await self.epoch(run_id) is None:
+        if (now := await self.epoch(run_id)) is None:
             raise UsageError(f"run {run_id} is no longer in Postgres: somebody deleted it")
+        return now.startswith("void-")
 
     async def reopen(
         self, of_run: RunTables, wanted: PagesToRetry, tables: Sequence[TableSettings] = ()

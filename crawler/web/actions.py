@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import asyncpg
 import msgspec
@@ -29,14 +29,18 @@ RETRY_CANCEL_SECONDS = 0.2
 RETRIED = (Outcome.FAILED, Outcome.REFUSED, Outcome.GONE)
 
 
+# What is left out stays as it is. A null may be a NaN, which JSON cannot say: it is refused.
+Given: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)] | msgspec.UnsetType
+
+
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a page sends with an action. Each action uses what it needs."""
 
     run: str = ""
     corpus: str = ""
     upstream: str = ""
-    rate: str | None = None
-    concurrency: str | None = None
+    rate: Given = msgspec.UNSET
+    concurrency: Given = msgspec.UNSET
     outcome: str = ""
     reason: str | None = None
     digest: str = ""

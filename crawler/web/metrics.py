@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from coordinator.errors import PostgresRefused, RedisDamaged, RedisRefused, ShardcrawlError, UsageError
 from coordinator.limits.activity import OTHER_UPSTREAMS, UpstreamRequests, read_requests
 from coordinator.limits.overrides import limit_now
-from coordinator.model import Outcome, RunCounts, RunState
+from coordinator.model import NOT_STEERED, Outcome, RunCounts, RunState
 from coordinator.queue.registry import Runs
 from coordinator.redis.connection import translate_redis_errors
 from coordinator.redis.keys import RunKeys
@@ -71,7 +71,8 @@ def render(fleet: FleetLook) -> bytes:
     text.add("shardcrawl_redis_memory_bytes", fleet.memory)
     text.add("shardcrawl_redis_memory_most_bytes", fleet.most_memory)
     for run in fleet.runs:
-        snapshot = run.snapshot or RunSnapshot(run.name, RunState.RUNNING, RunCounts(), 0, None)
+        steering = run.stored.steering if run.stored is not None else NOT_STEERED
+        snapshot = run.snapshot or RunSnapshot(run.name, RunState.RUNNING, RunCounts(), 0, None, steering=steering)
         _add_presence(text, snapshot)
         if run.snapshot is not None:
             _add_run(text, run, snapshot)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from coordinator.errors import RedisDamaged
 from coordinator.limits.activity import read_activity, read_requests
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import Outcome, RunCounts, RunState, outcomes_json
@@ -13,7 +15,7 @@ from coordinator.queue.history import HistoryPoint, pace, read_history, read_poi
 from coordinator.queue.registry import Runs
 from coordinator.redis.keys import RunKeys
 from coordinator.stages.timing import NO_TIMES
-from coordinator.status import RunSnapshot, is_in_use, read_counts, read_fleet, read_snapshot
+from coordinator.status import RunSnapshot, read_counts, read_fleet, read_snapshot
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import postgres_errors
 from crawler.store.queries import query
@@ -51,7 +53,7 @@ class RunsView:
         for number, row in enumerate(rows):
             one = {**row, "counts": None} | _done(decode_counts(row["counts"]) if row["counts"] else {}, row["total"])
             epoch = one.pop("epoch")
-            if row["state"] == "running" and number < LIVE_RUNS:
+            if row["state"] in ("running", "paused") and number < LIVE_RUNS:
                 if await Runs(self._stores.client).has(row["name"], epoch):
                     one |= await self._live(await read_snapshot(self._stores.client, row["name"], row["total"]))
                 else:
@@ -72,12 +74,14 @@ class RunsView:
         if is_live:
             return described | await self._whole(run)
         lost = {"lost": True, "in_use": await self._in_use(name)} if run.unfinished else {"lost": False}
-        return described | snapshot_view(RunSnapshot(name, run.state, counts, 0, None)) | lost
+        return described | snapshot_view(RunSnapshot(name, run.state, counts, 0, None, steering=run.steering)) | lost
 
     async def _in_use(self, name: str) -> bool:
         """Whether somebody still works on a run that Redis does not have as Postgres does, or opens it now."""
-        if await is_in_use(self._stores.client, name):
-            return True
+        with suppress(RedisDamaged):
+            now = await read_snapshot(self._stores.client, name)
+            if now.workers or now.leader is not None or now.begins:
+                return True
         async with self._stores.catalogue() as catalogue:
             with postgres_errors():
                 return bool(await catalogue.connection.fetchval(query("is-name-locked"), name))
@@ -133,6 +137,7 @@ def snapshot_view(snapshot: RunSnapshot) -> dict[str, Any]:
         "rebuilt": counts.rebuilt,
         "workers": snapshot.workers,
         "coordinator": snapshot.leader,
+        "begins": snapshot.begins,
         "waits": snapshot.waits,
         "null_columns": [one.summary for one in snapshot.null_columns],
         "limited_by": limited_words(snapshot),
@@ -145,7 +150,7 @@ def limited_words(snapshot: RunSnapshot) -> str:
     if snapshot.state is not RunState.RUNNING or snapshot.steering.paused:
         return ""
     if not snapshot.workers:
-        return "no worker is there"
+        return "" if snapshot.begins else "no worker is there"
     if snapshot.waits:
         return snapshot.waits[0]
     if known := snapshot.limited_words:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from coordinator.limits.limiter import Limiter
 from coordinator.limits.unreachable import UnreachableUpstream, encode_waits
 from coordinator.model import Outcome, RunState
-from coordinator.status import RunSnapshot, read_counts, read_snapshot
+from coordinator.status import BEGINS_SECONDS, RunSnapshot, read_counts, read_snapshot
 from tests.coordinator.parts import COORDINATOR, LIMITS, ONE, TWO, Run, completion, numbered, record_of, run_in_progress
 
 pytestmark = pytest.mark.anyio
@@ -56,8 +56,10 @@ async def test_a_snapshot_shows_counts_living_workers_leader_and_pauses(redis: R
     assert 10 < found.pauses["example.org"] <= 30
     assert found.last_commit is not None
     assert replace(found, upstreams=(), last_commit=None) == RunSnapshot(
-        name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=COORDINATOR
+        name="run", state=RunState.RUNNING, counts=await run.counts(), workers=2, leader=COORDINATOR, begins=True
     )
+    await redis.hincrby(run.keys.state, "opened", -BEGINS_SECONDS)
+    assert not (await read_snapshot(redis, run.record.name, run.record.total)).begins
     assert found.counts.outcomes[Outcome.GONE] == found.counts.resolved == 100
     assert (found.counts.requests, found.counts.received) == (9, 90)
 

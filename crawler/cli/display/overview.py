@@ -16,6 +16,7 @@ from coordinator.queue.registry import Runs
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
+from crawler.store.queries import query
 from crawler.store.reasons import Failure, ReasonCount, newest_failures
 from crawler.store.rows.ended import KeysOfRun
 from crawler.store.rows.stored_run import StoredRun
@@ -89,11 +90,14 @@ async def snapshot_of(client: Redis, connection: PostgresConnection, run: Stored
         if in_redis is not None and in_redis.epoch == run.epoch:
             return await read_snapshot(client, run.name, total)
         outcomes, _ = await Catalogue(connection).outcomes_so_far(RunTables.of(run))
-        found = RunSnapshot(run.name, run.state, RunCounts(total, outcomes=dict(outcomes)), workers=0, leader=None)
+        counts = RunCounts(total, outcomes=dict(outcomes))
+        found = RunSnapshot(run.name, run.state, counts, workers=0, leader=None, steering=run.steering)
         with suppress(RedisDamaged):  # those who work on it see within seconds that keys went back
             now = await read_snapshot(client, run.name, total)
-            found = replace(found, workers=now.workers, leader=now.leader)
-        return found
+            found = replace(found, workers=now.workers, leader=now.leader, begins=now.begins)
+        with postgres_errors():
+            is_opened = await connection.fetchval(query("is-name-locked"), run.name)
+        return replace(found, begins=found.begins or is_opened)
     live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
     return RunSnapshot(run.name, run.state, final, workers=0, leader=None)

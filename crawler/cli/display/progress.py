@@ -128,7 +128,7 @@ def upstream_words(snapshot: RunSnapshot) -> str:
 
 def absence_words(snapshot: RunSnapshot) -> str:
     """Who is not there of those whom an unfinished run needs, and how to start them; empty when they all are."""
-    if snapshot.state.is_over or (snapshot.workers and snapshot.leader is not None):
+    if snapshot.state.is_over or snapshot.begins or (snapshot.workers and snapshot.leader is not None):
         return ""
     if snapshot.workers:
         return "no coordinator is there: start `shardcrawl coordinate`"
@@ -143,8 +143,8 @@ def holdup_words(snapshot: RunSnapshot) -> str:
         return f"paused: go on with shardcrawl resume {snapshot.name}"
     if snapshot.waits:
         return "waits: " + "; ".join(snapshot.waits)
-    if snapshot.leader is not None and not snapshot.workers and snapshot.state is RunState.RUNNING:
-        return absence_words(snapshot)
+    if snapshot.state is RunState.RUNNING and snapshot.leader is not None and (absence := absence_words(snapshot)):
+        return absence
     words = [one.summary for one in snapshot.unreachable[:SHOWN_UNREACHABLE]]
     if rest := snapshot.unreachable[SHOWN_UNREACHABLE:]:
         more = f"{len(rest):,} more upstream{'s' * (len(rest) > 1)}"

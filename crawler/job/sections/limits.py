@@ -24,6 +24,8 @@ from crawler.job.fields import (
 _RATE = re.compile(RATE)
 _PORT = re.compile(r":(?:[0-9]+|\*)$")
 _SECONDS_BY_UNIT = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+# One request in a year is the lowest rate: Redis' clock has no room for much longer.
+LONGEST_WINDOW_SECONDS = 366 * 86400.0
 
 
 # fmt: off
@@ -112,7 +114,9 @@ def _window(value: Any, where: str) -> Window:
         match = _RATE.fullmatch(value.strip())
         if match:
             count, seconds = float(match[1]), _SECONDS_BY_UNIT[match[2] or "s"]
-    if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count <= 1e6 * seconds:
+    if isinstance(count, bool) or not isinstance(count, int | float):
+        raise UsageError(f"{where}: {RATE_FORMS}")
+    if not seconds / LONGEST_WINDOW_SECONDS <= count <= 1e6 * seconds:
         raise UsageError(f"{where}: {RATE_FORMS}")
     # Less than one request in a window means one request in a window that is longer.
     return Window(float(count), seconds) if count >= 1 else Window(1.0, seconds / count)

@@ -21,7 +21,9 @@ class NotifySettings(Section, frozen=True, kw_only=True):
     command: Annotated[str, text(
         "A command for the shell, in the job file's folder. Its environment has SHARDCRAWL_EVENT (`complete`, "
         "`held_back` or `stalled`), SHARDCRAWL_RUN and SHARDCRAWL_TEXT; its standard input has these and the "
-        "counts, as JSON.",
+        "counts, as JSON. REDIS_URL, DATABASE_URL, SHARDCRAWL_TOKEN and what the job has as `${NAME}` are in its "
+        'environment only where it names them: `psql "$DATABASE_URL" …`, or '
+        '`DATABASE_URL="$DATABASE_URL" ./after.sh`.',
         'mail -s "$SHARDCRAWL_TEXT" me@example.org < /dev/null')] = ""
     webhook: Annotated[str, text(
         "A URL that gets the same JSON by POST. Its member `text` is what chats show.",

@@ -36,8 +36,8 @@ class PublishSettings(Section, frozen=True, kw_only=True):
     min_keys: Annotated[float, number(
         "How many keys must have rows, as a share of those in the run before.",
         0.95, 0.0, 1.0,
-        absent="at least one key when the run before had any, unless the job has `[run] since` or a table that "
-        "merges")] | None = None
+        absent="at least one key when the run before had any, and in a first run in which keys failed; no bound in a "
+        "job that has `[run] since` or a table that merges")] | None = None
     max_incomplete: Annotated[int, number(
         "How many lists of `[paginate]` may have broken off.",
         0, 0, 2**31, absent="no bound")] | None = None

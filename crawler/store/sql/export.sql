@@ -6,6 +6,10 @@ SELECT set_config('synchronize_seqscans', 'off', true), set_config('DateStyle', 
        set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true),
        set_config('work_mem', '64MB', true);
 
+-- name: try-lock-place
+-- Whether no other command exports to this place: then this one does, to the end of the transaction.
+SELECT pg_try_advisory_xact_lock(7310581, hashtext($1));
+
 -- name: lock-place
 -- Two commands that export to the same place wait for each other, to the end of the transaction.
 SELECT pg_advisory_xact_lock(7310581, hashtext($1));

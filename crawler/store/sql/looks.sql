@@ -6,8 +6,8 @@ SELECT set_config('statement_timeout', $1, true);
 
 -- name: listed-runs
 -- The $1 newest runs, those that are not complete first.
-SELECT r.run_id, r.name, r.corpus, r.state, r.epoch, r.counts::text AS counts, r.created_at, r.finished_at,
-       r.published_at, r.shortfall, (r.layout ->> 'total')::bigint AS total, c.current_run IS NOT DISTINCT FROM r.run_id AS current
+SELECT r.run_id, r.name, r.corpus, CASE WHEN r.state = 'running' AND r.paused THEN 'paused' ELSE r.state END AS state,
+       r.epoch, r.counts::text AS counts, r.created_at, r.finished_at, r.published_at, r.shortfall, (r.layout ->> 'total')::bigint AS total, c.current_run IS NOT DISTINCT FROM r.run_id AS current
 FROM runs r LEFT JOIN corpora c USING (corpus)
 ORDER BY r.state <> 'running', r.run_id DESC LIMIT $1;
 

@@ -320,9 +320,9 @@ WITH deleted AS (DELETE FROM {part} WHERE {wanted} RETURNING outcome)
 SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;
 
 -- name: reopen-run
--- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it.
+-- The new epoch is one that no Redis has, so whoever opens the run next rebuilds it. It is not called void: nothing is lost.
 UPDATE runs SET state = 'running', counts = NULL, reasons = NULL, finished_at = NULL, shortfall = NULL,
-                epoch = 'void-' || md5(random()::text)
+                epoch = 'retry-' || md5(random()::text)
 WHERE run_id = $1;
 
 -- name: attach

@@ -97,7 +97,7 @@ async function send(event, verb, of, { token, wrong, go }) {
   const given = new FormData(event.target);
   const { what, now, ...wanted } = of;
   for (const [name, , hint] of FIELDS[verb] || [])
-    wanted[name] = hint === null ? given.has(name) : given.get(name) || null;
+    wanted[name] = hint === null ? given.has(name) : given.get(name) || undefined; // which is left out
   go.disabled = true;
   wrong.hidden = true;
   try {

@@ -20,7 +20,9 @@ export function goes(run) {
 
 /** The state of a run; one that nobody works on says so. */
 export function state(run) {
+  if (run.lost && run.state === "paused") return badge("interrupted, paused", "warn");
   if (run.lost) return run.in_use ? badge("begins again", "good") : badge("interrupted", "warn");
+  if (run.state === "running" && run.begins && !(run.workers && run.coordinator)) return badge("begins", "good");
   if (run.state === "running" && run.workers === 0) return badge("no worker", "bad");
   if (run.state === "running" && run.workers > 0 && !run.coordinator) return badge("no coordinator", "bad");
   return badge(run.state, STATES[run.state]);

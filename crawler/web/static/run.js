@@ -142,7 +142,7 @@ function notes(run) {
   else if (run.lost) found.push(["warn", "Nobody works on it. Go on with: shardcrawl run JOB"]);
   else if (run.state === "running" && !run.workers)
     found.push(["bad", "No worker is there. Start one: shardcrawl work, or shardcrawl run JOB"]);
-  if (!run.lost && run.state === "running" && !run.coordinator)
+  if (!run.lost && run.state === "running" && !run.coordinator && !run.begins)
     found.push([
       "bad",
       "No coordinator is there: nothing new is planned. Start one: shardcrawl coordinate JOB, or shardcrawl run JOB",

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from arro3.core import Table
 from arro3.io import read_parquet
+from obstore.store import MemoryStore
 
-from coordinator.errors import UsageError
+from coordinator.errors import ShardcrawlError, UsageError
 from crawler.export.exporter import ExportPlan, export
 from crawler.export.formats import SUFFIXES
-from crawler.export.place import Folder, open_place
+from crawler.export.place import Bucket, Folder, open_place
 from crawler.export.published import PublishedFiles, export_published
 from crawler.job.tables import TableSettings
 from crawler.store.catalogue import Catalogue
@@ -210,6 +211,37 @@ async def test_two_exports_to_one_place_wait_for_each_other_and_a_lost_connectio
         assert not (tmp_path / "test").exists()
     await second
     assert keys_in(tmp_path / "test") == KEYS
+
+
+async def test_what_another_process_writes_to_is_left_alone_also_by_the_export_of_another_database(
+    run: LoadingRun, tmp_path: Path
+) -> None:
+    with Folder(tmp_path).alone():
+        with pytest.raises(ShardcrawlError, match="another command exports to this place now"):
+            await export(run.eye, await a_plan(run), Folder(tmp_path))
+        assert list(tmp_path.iterdir()) == []
+    await export(run.eye, await a_plan(run), Folder(tmp_path))
+    assert keys_in(tmp_path) == KEYS
+
+
+def test_who_was_stopped_writes_nothing_more_to_a_bucket_that_another_one_has_taken(tmp_path: Path) -> None:
+    store = MemoryStore()
+    stopped, other = Bucket("memory:///", store), Bucket("memory:///", store)
+
+    def write_file() -> None:
+        with stopped.writing("file") as path:
+            path.write_bytes(b"old")
+
+    with stopped.alone():
+        write_file()
+        with other.alone():
+            for write in (write_file, lambda: stopped.write("file", b"old"), lambda: stopped.remove("file")):
+                with pytest.raises(ShardcrawlError, match="another command exports to this place now"):
+                    write()
+            other.write("file", b"new")
+        stopped._writer = None  # nobody has it
+    assert [one["path"] for one in store.list().collect()] == ["file"]
+    assert other.read("file") == b"new"
 
 
 async def test_what_keeps_files_away_is_said_and_does_not_raise(run: LoadingRun, tmp_path: Path) -> None:

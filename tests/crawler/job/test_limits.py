@@ -27,7 +27,8 @@ def test_a_rate_is_windows_the_shortest_first(rate: Any, windows: list[tuple[flo
 
 @pytest.mark.parametrize(
     "rate",
-    [0, -1, True, "fast", "50/y", "0/s", "-5/s", "nan", "inf", float("nan"), 1e7, "", {}, ["50/s", "auto"], "5/s,"],
+    [0, -1, True, "fast", "50/y", "0/s", "-5/s", "nan", "inf", float("nan"), 1e7, "", {}, ["50/s", "auto"], "5/s,"]
+    + [float("inf"), -float("inf"), 10**400, 1e-320, "0.002/d", "9" * 5000, "\u0663/s"],
 )
 def test_a_rate_that_is_none_is_an_error(rate: Any) -> None:
     with pytest.raises(UsageError, match="^x rate: write requests a second") as caught:

@@ -22,7 +22,7 @@ FULL = Facts(keys=1000, failed=20, denied=10, incomplete=3, keys_before=2000, go
         pytest.param({"max_failed": 0.0}, Facts(keys=1000), "", id="none failed, and none may"),
         pytest.param(
             {"max_failed": 0.0},
-            Facts(keys=3, failed=1),
+            Facts(keys=3, failed=1, keys_with_rows=2),
             "max_failed is 0 %, and 1 of 3 keys failed (33.33 %)",
             id="none may fail",
         ),
@@ -51,6 +51,15 @@ FULL = Facts(keys=1000, failed=20, denied=10, incomplete=3, keys_before=2000, go
         ),
         pytest.param({}, Facts(keys=0, keys_before=2000, may_be_empty=True), "", id="nothing is new"),
         pytest.param({"min_keys": 0.0}, Facts(keys=0, keys_before=2000), "", id="no rows, and none need be"),
+        pytest.param({}, Facts(keys=5, failed=5), "", id="a first run without rows, of a job without [publish]"),
+        pytest.param(
+            {"max_gone": 0.05},
+            Facts(keys=5, failed=3, denied=1),
+            "min_keys is not given, and no key has rows: 4 of 5 failed or were denied",
+            id="a first run without rows",
+        ),
+        pytest.param({"max_gone": 0.05, "min_keys": 0.0}, Facts(keys=5, failed=5), "", id="it may be without rows"),
+        pytest.param({"max_gone": 0.05}, Facts(keys=5), "", id="all keys of the first run are gone"),
         pytest.param({"max_incomplete": 3}, FULL, "", id="as many lists as may"),
         pytest.param(
             {"max_incomplete": 2}, FULL, "max_incomplete is 2, and 3 lists broke off", id="too many broken lists"

@@ -79,6 +79,21 @@ async def test_of_each_event_the_command_that_sees_it_first_notifies(redis: Redi
     )
 
 
+async def test_a_command_has_the_secrets_that_it_names_and_no_others(redis: Redis, tmp_path: Path) -> None:
+    command = 'env > environment; : "$DATABASE_URL" "${OWN:-none}"'
+    document = {"run": {"name": "afd-1"}, "source": {"path": "keys.txt"}, "notify": {"command": command}}
+    document["request"] = {
+        "url": "https://h.example/{key}?own=${OWN}",
+        "headers": {"Authorization": "Bearer ${TOKEN}"},
+    }
+    secrets = ("REDIS_URL", "DATABASE_URL", "SHARDCRAWL_TOKEN", "TOKEN", "OWN")
+    given = {"PATH": "/usr/bin:/bin", "DISPLAY": ":0", **dict.fromkeys(secrets, "geheim")}
+    await Notifier(redis, read_job(document, str(tmp_path)), given).notify_of_end(a_complete_run())
+    found = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines())
+    assert {name for name, value in found.items() if value == "geheim"} == {"DATABASE_URL", "OWN"}
+    assert (found["DISPLAY"], found["SHARDCRAWL_EVENT"]) == (":0", "complete")
+
+
 async def test_a_command_or_webhook_that_fails_is_one_line_without_the_secret(
     redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

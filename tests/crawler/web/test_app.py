@@ -20,6 +20,7 @@ from coordinator.model import RunState
 from coordinator.queue.registry import Runs
 from coordinator.queue.sharding import digest
 from coordinator.redis.keys import RunKeys
+from crawler.cli.display.overview import Overview
 from crawler.local.services import Addresses
 from crawler.runs import cancel
 from crawler.runs.naming import name_lock
@@ -64,6 +65,9 @@ BODIES: dict[str, dict[str, Any]] = {
 IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("limit", {"run": NEW, "upstream": SLOW}, "nothing to change"),
     ("limit", {"run": NEW, "upstream": SLOW, "rate": "fast"}, "rate"),
+    ("limit", {"run": NEW, "upstream": SLOW, "rate": None, "concurrency": "4"}, "rate"),  # what becomes of a NaN
+    ("limit", {"run": NEW, "upstream": SLOW, "rate": "", "concurrency": "4"}, "rate"),
+    ("limit", {"run": NEW, "upstream": SLOW, "rate": True}, "rate"),
     ("limit", {"run": NEW, "upstream": SLOW, "concurrency": "-1"}, "concurrency"),
     ("limit", {"run": NEW, "upstream": SLOW, "concurrency": "9" * 5000}, "concurrency"),
     ("limit", {"run": "nobody", "upstream": SLOW, "rate": "1"}, "no run nobody"),
@@ -245,10 +249,16 @@ def test_an_upstream_that_throttles_much_stays_in_its_place_between_its_pauses()
 async def test_a_run_that_redis_lost_is_shown_as_postgres_has_it(
     dashboard: Dashboard, world: World, visitor: httpx.AsyncClient
 ) -> None:
+    await act(visitor, "pause", run=NEW)
     await world.redis.flushall()
-    assert (await dashboard.runs.all())["runs"][0]["lost"]
+    listed = (await dashboard.runs.all())["runs"][0]
     one = await dashboard.runs.run(NEW)
-    assert (one["lost"], one["outcomes"]["failed"]) == (True, 13)
+    assert (listed["lost"], listed["state"]) == (True, "paused")
+    assert (one["lost"], one["state"], one["outcomes"]["failed"]) == (True, "paused", 13)
+    looking = Overview(world.redis, world.database, NEW)
+    assert (await looking.read())[0].snapshot.shown_state == "paused"
+    looking.close()
+    assert f'shardcrawl_run_state{{run="{NEW}",state="paused"}} 1' in (await visitor.get("/metrics")).text
     assert "is not in Redis now" in (await act(visitor, **BODIES["limit"], verb="limit"))[1]
 
 
@@ -262,6 +272,12 @@ async def test_a_run_whose_keys_went_back_begins_again_while_somebody_works_on_i
         return {listed["in_use"], one["in_use"]}
 
     await act(visitor, "retry", run=NEW, outcome="failed")
+    assert await in_use() == {True}
+    keys = RunKeys(NEW)
+    await world.redis.delete(keys.workers, keys.leader)
+    await world.redis.hset(keys.state, "opened", 0)
+    assert await in_use() == {False}
+    await Runs(world.redis).mark_opened(NEW)  # a command has seen it, and its processes have ended
     assert await in_use() == {True}
     await world.redis.flushall()
     assert await in_use() == {False}

@@ -90,7 +90,9 @@ def test_what_limits_a_run_is_shown_when_everybody_is_there() -> None:
     ],
 )
 def test_who_is_not_there_is_said_in_words(state: RunState, workers: int, leader: str | None, words: str) -> None:
-    assert absence_words(RunSnapshot("test", state, COUNTS, workers, leader)) == words
+    snapshot = RunSnapshot("test", state, COUNTS, workers, leader)
+    assert absence_words(snapshot) == words
+    assert absence_words(replace(snapshot, begins=True)) == "", "a command that has just opened it starts its processes"
 
 
 def test_a_snapshot_as_json_names_every_count() -> None:
