@@ -30,19 +30,28 @@ _NOT_MARKUP = ("application/json", "application/pdf", "image/", "audio/", "video
 # What may stand before the first element. The groups are possessive: nothing of them is tried twice.
 _DOCTYPE = re.compile(r"(?:\s|<\?(?:[^?]|\?(?!>))*+\?>|<!--(?:[^-]|-(?!->))*+-->)*+<!DOCTYPE", re.IGNORECASE)
 _WITH_PREFIX = re.compile(r"[\w*-]\|[\w*]")
+# HTML Standard, section 15.3, "Rendering": what is not shown, and what does not continue a line.
+_HIDDEN = "script, style, template"
+_BREAKS = (
+    "address, article, aside, blockquote, body, br, caption, center, dd, details, dialog, dir, div, dl, dt, fieldset, "
+    "figcaption, figure, footer, form, h1, h2, h3, h4, h5, h6, header, hgroup, hr, legend, li, listing, main, menu, "
+    "nav, ol, optgroup, option, p, plaintext, pre, search, section, summary, table, tbody, td, tfoot, th, thead, tr, "
+    "ul, xmp"
+)
+_HIDDEN_TAGS, _BREAKING_TAGS = frozenset(_HIDDEN.split(", ")), frozenset(_BREAKS.split(", "))
 # What an element has, None when it has not got it.
 ValueOf: TypeAlias = Callable[[Any], Any]
 
 
 def _read_html(response: Received) -> turbohtml.Document:
     _refuse_others(response, "HTML")
-    return turbohtml.parse(response.text(), positions=False)
+    return turbohtml.parse(response.text("html"), positions=False)
 
 
 def _read_xml(response: Received) -> turbohtml.Document:
     """The document, its elements without prefixes. What a DOCTYPE declares is never read: it is refused."""
     _refuse_others(response, "XML", "image/svg+xml")
-    text = response.text()
+    text = response.text("xml")
     if _DOCTYPE.match(text):
         raise SelectorError("the response is XML with a DOCTYPE, whose entities may be endless, so it is not read")
     try:
@@ -69,17 +78,26 @@ def _refuse_others(response: Received, name: str, but: str = "") -> None:
 
 
 def _compile_with(
-    value_of_attribute: Callable[[str], ValueOf], base_of: Callable[[Any, str], str], check: Callable[[str], None]
+    text_of: ValueOf,
+    value_of_attribute: Callable[[str], ValueOf],
+    base_of: Callable[[Any, str], str],
+    check: Callable[[str], None],
 ) -> Callable[[str], Callable[[Any, str], Any]]:
     def compile_get(path: str) -> Callable[[Any, str], Any]:
         match = _PATH.fullmatch(path.strip())
         assert match is not None  # each of its parts may be empty
         css, attribute = match["css"].strip(), match["attribute"]
+        if attribute and attribute.endswith("[]"):
+            raise ValueError(f"{path!r}: write {css}[] @{attribute[:-2]}")
         check(css)
-        value_of, is_link = (value_of_attribute(attribute), attribute.lower() in LINKS) if attribute else (_text, False)
+        value_of, is_link = text_of, False
+        if attribute:
+            value_of, is_link = value_of_attribute(attribute), attribute.lower() in LINKS
 
         def get(element: Any, url: str) -> Any:
             found = element.select_one(css) if css else element
+            if attribute and isinstance(found, turbohtml.Document):
+                found = found.select_one(":root")  # a document has none
             value = None if found is None else value_of(found)
             if value is None:
                 return ABSENT
@@ -96,6 +114,24 @@ def _compile_with(
 
 def _text(element: Any) -> str:
     return " ".join(element.text.split())
+
+
+def _html_text(element: Any) -> str:
+    """The text of an element with blanks where a browser begins another line or cell; without scripts and styles."""
+    if element.select_one("*") is None or element.select_one(f"{_HIDDEN}, {_BREAKS}") is None:
+        return _text(element)
+    parts: list[str] = []
+    rest: list[Any] = [*element.children][::-1]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, str):
+            parts.append(node)
+        elif isinstance(node, turbohtml.Text):
+            parts.append(node.data)
+        elif isinstance(node, turbohtml.Element) and node.tag not in _HIDDEN_TAGS:
+            blanks = [" "] if node.tag in _BREAKING_TAGS else []
+            rest += [*blanks, *[*node.children][::-1], *blanks]
+    return " ".join("".join(parts).split())
 
 
 def _html_attribute(name: str) -> ValueOf:
@@ -132,6 +168,8 @@ def _compile_rows_with(check: Callable[[str], None]) -> Callable[[str | None], R
         if path is None:
             return lambda document: (Node(document),)
         css = path.strip().removesuffix("[]").strip()
+        if not css:
+            return lambda document: (Node(document),)
         check(css)
 
         def rows(document: Any) -> Iterable[Node] | None:
@@ -200,7 +238,7 @@ def _markdown(scope: Scope) -> Any:
 
 HTML = Language(
     _read_html,
-    _compile_with(_html_attribute, _html_base, _check_html),
+    _compile_with(_html_text, _html_attribute, _html_base, _check_html),
     _never_quick,
     _compile_rows_with(_check_html),
     _compile_without_with(_check_html),
@@ -214,7 +252,7 @@ HTML = Language(
 )
 XML = Language(
     _read_xml,
-    _compile_with(_xml_attribute, lambda _, url: url, _check_xml),
+    _compile_with(_text, _xml_attribute, lambda _, url: url, _check_xml),
     _never_quick,
     _compile_rows_with(_check_xml),
     _compile_without_with(_check_xml),
@@ -234,7 +272,8 @@ class Element:
     @property
     def text(self) -> str:
         """Its text, with one blank for each run of blanks."""
-        return _text(self.node)
+        text: str = self.language.compile_get("")(self.node, self.url)
+        return text
 
     def attr(self, name: str) -> str | None:
         """An attribute, absolute where it is a link; None when it has not got it."""
