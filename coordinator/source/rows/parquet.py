@@ -16,6 +16,7 @@ from coordinator.source.rows.row import Row
 # Cells can be large, and a batch is in memory as a whole.
 _BATCH_ROWS = 256
 _MAGIC = b"PAR1"
+_NOT_FINITE = ("NaN", "inf", "-inf")
 
 
 def parquet_rows(
@@ -45,9 +46,12 @@ def parquet_rows(
                     # Arrow writes dates, times and decimals as texts; the rest is judged as it is. Of bytes that are no
                     # text it would make nulls.
                     as_it_is = any(is_kind(column.type) for is_kind in kept)
-                    values.append((column if as_it_is else column.cast(DataType.string())).to_pylist())
-                for number, cells in enumerate(zip(*values, strict=True), before + start + 1):
-                    yield Row(number, number, number, dict(zip(names, cells, strict=True)))
+                    cells = (column if as_it_is else column.cast(DataType.string())).to_pylist()
+                    if DataType.is_floating(column.type):
+                        cells = [float(cell) if cell in _NOT_FINITE else cell for cell in cells]
+                    values.append(cells)
+                for number, row in enumerate(zip(*values, strict=True), before + start + 1):
+                    yield Row(number, number, number, dict(zip(names, row, strict=True)))
             before += count
     except (SourceError, GeneratorExit, KeyboardInterrupt):
         raise

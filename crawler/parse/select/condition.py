@@ -14,6 +14,7 @@ from crawler.parse.values import exact_json
 
 _CONDITION = re.compile(r"(?P<selector>.+?)(?:\s+(?P<operator>!?=)\s+(?P<value>.*))?", re.DOTALL)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SECOND = re.compile(r"(?:\sand|\sor|&&|\|\|)\s.*\s!?=(?:\s|$)", re.DOTALL)
 # What no path has outside of quotes: it was meant as a comparison, and would never hold.
 _OPERATOR = re.compile(r"[!=<>]+")
 # The reason when a condition holds, None when it does not.
@@ -32,9 +33,9 @@ class Condition:
 def compile_condition(text: str, language: Language) -> Condition:
     """The compiled condition. Raises ValueError, which says where it is wrong.
 
-    A path alone holds when something is there that is neither null nor false; where all values are texts, the text
-    "false" is. A value is JSON where it can be, else text, also in single quotes; nothing, and null, are equal to null
-    alone. The reason is the text that a path alone leads to, else the condition.
+    A path alone holds when something is there that is neither null, false, nor an empty list or object; where all
+    values are texts, the text "false" is false. A value is JSON where it can be, else text, also in single quotes;
+    nothing, and null, are equal to null alone. The reason is the text that a path alone leads to, else the condition.
     """
     match = _CONDITION.fullmatch(text.strip())
     if match is None:
@@ -50,12 +51,14 @@ def compile_condition(text: str, language: Language) -> Condition:
 
         def is_there(node: Node, scope: Scope) -> str | None:
             value = select(node, scope)
-            if value is ABSENT or value is None or value is False or (value == "false" and language.is_text):
-                return None
-            return value if isinstance(value, str) and value.strip() else text
+            if isinstance(value, str):
+                return None if language.is_text and value == "false" else value if value.strip() else text
+            return None if value is ABSENT or value is None or value is False or value in ([], {}) else text
 
         return Condition(is_there, selector.is_of_response, selector.is_of_head)
     literal = literal.strip()
+    if literal[:1] not in ("'", '"') and _SECOND.search(literal):
+        raise ValueError(f"{text!r}: write a list of conditions, of which one is enough")
     wanted = _literal(literal)
 
     def compares(node: Node, scope: Scope) -> str | None:

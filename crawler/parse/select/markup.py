@@ -188,8 +188,16 @@ def _check_html(css: str) -> None:
         _NO_PAGE.select(css)
 
 
+def _is_css(css: str) -> bool:
+    try:
+        _NO_PAGE.select(css)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_xml(css: str) -> None:
-    if _WITH_PREFIX.search(css):
+    if _WITH_PREFIX.search(css) or (":" in css and not _is_css(css)):
         raise ValueError(f"{css!r}: write names without the prefix of their namespace, like title for dc:title")
     _check_html(css)
 

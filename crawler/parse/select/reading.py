@@ -217,6 +217,10 @@ def reading(name: str) -> Read:
     if name in READINGS:
         return READINGS[name]
     if "%" in name:
-        datetime(2000, 1, 1, tzinfo=UTC).strftime(name)
+        try:
+            datetime.strptime("", name)
+        except ValueError as error:
+            if "does not match" not in str(error):  # as an empty text does not
+                raise ValueError(f"as is {name!r}; {error}") from None
         return _formatted(name)
     raise ValueError(f"as is {name!r}; known are {', '.join(READINGS)}, and a format like %d.%m.%Y")

@@ -262,6 +262,9 @@ def test_bytes_of_parquet_that_are_no_text_are_refused_and_not_null(tmp_path: Pa
     parquet(tmp_path / "t.parquet", [b"a", b"\xff", b"c"], DataType.binary(), ["", "", ""])
     found = whole(source_of(tmp_path, "t.parquet"))
     assert (found.keys, [(bad.line, bad.reason) for bad in found.refused]) == (["a", "c"], [(2, "is not valid UTF-8")])
+    parquet(tmp_path / "n.parquet", [1.5, float("nan")], DataType.float64(), ["", ""])
+    found = whole(source_of(tmp_path, "n.parquet"))
+    assert (found.keys, [bad.reason[:11] for bad in found.refused]) == (["1.5"], ["its sku is "])
     parquet(tmp_path / "u.parquet", [b"0123456789abcdef"], DataType.binary(16), [""])
     assert whole(source_of(tmp_path, "u.parquet")).keys == ["0123456789abcdef"]
 
@@ -377,6 +380,7 @@ def test_a_generator_yields_dicts(folder: Path) -> None:
         "    yield 'text'\n"
         "    yield {'sku': 1, 'caption': 'second'}\n"
         "    yield {'caption': 'x'}\n"
+        "    yield {'sku': float('nan'), 'caption': 'x'}\n"
     )
     source = open_source(None, "rowsource:keys", columns=SKU, cursor=Cursor(), key_rule=IDS, folder=folder)
     found = whole(source)
@@ -384,6 +388,7 @@ def test_a_generator_yields_dicts(folder: Path) -> None:
     assert [(bad.line, bad.reason) for bad in found.refused] == [
         (2, "is no dict but str; [source] key names its fields"),
         (4, "has no sku; it has caption"),
+        (5, "its sku is nan; it must be a text or a number"),
     ]
 
 

@@ -315,6 +315,7 @@ def test_a_response_of_another_format_fails_and_says_what_came(
             "dc|title",
             "'dc|title': write names without the prefix of their namespace",
         ),
+        ({"format": "xml"}, "media:content @url", "'media:content': write names without the prefix"),
         ({"format": "xml"}, "$article.text", "$article.text' is not known; write one of $key"),
         ({"gone": "p..x"}, "a", "[parse] gone: invalid CSS selector"),
     ],
