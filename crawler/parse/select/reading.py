@@ -19,6 +19,7 @@ Read: TypeAlias = Callable[[Any], Any]
 
 _MINUS = "\u2212"  # the sign of mathematics, which browsers show
 _SIGNS = f"+-\u2013{_MINUS}"
+_FRACTIONS = "\u00bc-\u00be\u2044\u2150-\u215f"  # a half and the like, which are no digits
 _GROUPS = "'\u2019 \u00a0\u2007\u2009\u202f"  # between thousands: Swiss apostrophes, and blanks of several widths
 # Digits with separators of any kind. A point behind a letter or a slash ends a word: "Rs.500", "S/.25".
 _DIGITS = re.compile(rf"(?:(?<![^\W\d_])(?<!/)[.,])?\d+(?:[.,{_GROUPS}]\d+)*")
@@ -45,7 +46,7 @@ def read_number(value: Any) -> Any:
         return value
     text = value.strip() if isinstance(value, str) else ""
     match = _DIGITS.search(text)
-    if match is None or re.search(r"\d", text[match.end() :]):
+    if match is None or re.search(rf"[\d{_FRACTIONS}]", text[match.end() :]):
         raise ValueError(f"{abbreviated(value)} is not one number")
     before = _NO_SIGN.sub("", text[: match.start()])
     signs = [(at, sign) for at, sign in enumerate(before) if sign in _SIGNS]

@@ -49,7 +49,7 @@ def test_a_number_as_people_write_it(text: str, number: str) -> None:
 @pytest.mark.parametrize(
     "value",
     ["", "free", "5 of 10", "1-2", "2026-01-02", "1,2,3", "1,29,9", "1,2.3,4", True, [1]]
-    + ["5 10", "1, 2", "1,234 567", "030 123 456", "Size - 42", "- -5"],
+    + ["5 10", "1, 2", "1,234 567", "030 123 456", "Size - 42", "5\u00bd", "- -5"],
 )
 def test_what_is_not_one_number_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="is not one number"):
