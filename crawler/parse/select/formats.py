@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ def _read_csv(response: Received) -> Any:
         delimiter = delimiter_of(re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(filter(None, lines), [])]
-        if twice := next((name for at, name in enumerate(names) if name and name in names[:at]), None):
-            raise ValueError(f"two columns are called {twice!r}")
+        if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+            raise ValueError(f"two columns are called {twice[0]!r}")
         for fields in lines:
             if fields and len(fields) != len(names):
                 raise ValueError(f"line {lines.line_num} has {len(fields)} fields, the first line {len(names)}")

@@ -182,7 +182,7 @@ def test_what_cannot_be_requested_is_a_refused_key_without_secrets() -> None:
         f"{HOST}/" + "x" * 9000,
         "https://x\ud800/",
         "//me:pa55word@shop.example/",
-        "/\\me:pa55word@other.example/",
+        "/\t\\pa55word@other.example/",
         "//",
     ]
     no_pages = ["mailto:me:pa55word@shop.example", "java\nscript:void(0)", " tel:1"]
