@@ -175,7 +175,8 @@ def next_link(header: str) -> str | None:
     """
     at = 0
     while (target := _TARGET.search(header, at)) is not None:
-        at, found = target.end(), dict[str, str]()
+        at = target.end()
+        found: dict[str, str] = {}
         while (parameter := _PARAMETER.match(header, at)) is not None:
             at = parameter.end()
             value = re.sub(r"\\(.)", r"\1", parameter[2] or "") or parameter[3] or ""

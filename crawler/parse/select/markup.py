@@ -38,6 +38,7 @@ _BREAKS = (
     "nav, ol, optgroup, option, p, plaintext, pre, search, section, summary, table, tbody, td, tfoot, th, thead, tr, "
     "ul, xmp"
 )
+_NOT_INLINE = f"{_HIDDEN}, {_BREAKS}"
 _HIDDEN_TAGS, _BREAKING_TAGS = frozenset(_HIDDEN.split(", ")), frozenset(_BREAKS.split(", "))
 # What an element has, None when it has not got it.
 ValueOf: TypeAlias = Callable[[Any], Any]
@@ -118,7 +119,7 @@ def _text(element: Any) -> str:
 
 def _html_text(element: Any) -> str:
     """The text of an element with blanks where a browser begins another line or cell; without scripts and styles."""
-    if element.select_one("*") is None or element.select_one(f"{_HIDDEN}, {_BREAKS}") is None:
+    if element.select_one("*") is None or element.select_one(_NOT_INLINE) is None:
         return _text(element)
     parts: list[str] = []
     rest: list[Any] = [*element.children][::-1]
@@ -128,9 +129,9 @@ def _html_text(element: Any) -> str:
             parts.append(node)
         elif isinstance(node, turbohtml.Text):
             parts.append(node.data)
-        elif isinstance(node, turbohtml.Element) and node.tag not in _HIDDEN_TAGS:
-            blanks = [" "] if node.tag in _BREAKING_TAGS else []
-            rest += [*blanks, *[*node.children][::-1], *blanks]
+        elif isinstance(node, turbohtml.Element) and (tag := node.tag) not in _HIDDEN_TAGS:
+            inner = reversed([*node.children])
+            rest += (" ", *inner, " ") if tag in _BREAKING_TAGS else inner
     return " ".join("".join(parts).split())
 
 

@@ -18,13 +18,17 @@ from crawler.parse.values.times import check_fraction
 Read: TypeAlias = Callable[[Any], Any]
 
 _MINUS = "\u2212"  # the sign of mathematics, which browsers show
-_SIGNS = f"+-\u2013{_MINUS}"
+_SIGNS = f"+\\-\u2013{_MINUS}"
 _FRACTIONS = "\u00bc-\u00be\u2044\u2150-\u215f"  # a half and the like, which are no digits
 _GROUPS = "'\u2019 \u00a0\u2007\u2009\u202f"  # between thousands: Swiss apostrophes, and blanks of several widths
 # Digits with separators of any kind. A point behind a letter or a slash ends a word: "Rs.500", "S/.25".
 _DIGITS = re.compile(rf"(?:(?<![^\W\d_])(?<!/)[.,])?\d+(?:[.,{_GROUPS}]\d+)*")
 # A hyphen in a word, and a dash between blanks.
 _NO_SIGN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])|(?<=\s)\u2013(?=\s)")
+_SIGN = re.compile(f"[{_SIGNS}]")
+_ANOTHER = re.compile(rf"[\d{_FRACTIONS}]")
+_BLANK, _DIGIT, _SEPARATOR = re.compile(f"[{_GROUPS}]"), re.compile(r"\d"), re.compile("[., ]")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 _NO_CENTS = re.compile(r"[.,](?=[-\u2013\u2014=])")
 # Groups of thousands, or groups as in India; the first one does not begin with 0.
 _GROUPED = re.compile(r"[1-9]\d{0,2}([., ])\d{3}(?:\1\d{3})*|[1-9]\d?(?:,\d{2})*,\d{3}")
@@ -46,24 +50,27 @@ def read_number(value: Any) -> Any:
         return value
     text = value.strip() if isinstance(value, str) else ""
     match = _DIGITS.search(text)
-    if match is None or re.search(rf"[\d{_FRACTIONS}]", text[match.end() :]):
+    if match is None or _ANOTHER.search(text, match.end()):
         raise ValueError(f"{abbreviated(value)} is not one number")
-    before = _NO_SIGN.sub("", text[: match.start()])
-    signs = [(at, sign) for at, sign in enumerate(before) if sign in _SIGNS]
+    signs: list[tuple[int, str]] = []
+    before = text[: match.start()]
+    if _SIGN.search(before):
+        before = _NO_SIGN.sub("", before)
+        signs = [(found.start(), found[0]) for found in _SIGN.finditer(before)]
     # A hyphen before a blank may stand between a name and its number.
     if len(signs) > 1 or any(at and sign != _MINUS and before[at + 1 : at + 2].isspace() for at, sign in signs):
         raise ValueError(f"{abbreviated(value)} is not one number")
-    digits = re.sub(f"[{_GROUPS}]", " ", match[0])
-    separators = re.sub(r"\d", "", digits)
-    decimal = separators[-1:].strip() if len(set(separators)) > 1 or len(separators) == 1 else ""
-    cents = _NO_CENTS.match(text, match.end())
-    if (cents and cents[0] not in separators) or re.fullmatch(r"[1-9]\d{0,2},\d{3}", digits):
+    digits = match[0] if match[0].isalnum() else _BLANK.sub(" ", match[0])
+    separators = "" if digits.isdecimal() else _DIGIT.sub("", digits)
+    decimal = separators[-1:].strip() if len(separators) == 1 or len(set(separators)) > 1 else ""
+    cents = decimal and _NO_CENTS.match(text, match.end())
+    if (cents and cents[0] not in separators) or (separators == "," and _THOUSANDS.fullmatch(digits)):
         decimal = ""
     whole, _, fraction = digits.rpartition(decimal) if decimal else (digits, "", "")
     if not (not whole or whole.isdecimal() or _GROUPED.fullmatch(whole)):
         raise ValueError(f"{abbreviated(value)} is not one number")
     minus = "-" if signs and signs[0][1] != "+" else ""
-    units = re.sub("[., ]", "", whole) or "0"
+    units = _SEPARATOR.sub("", whole) or "0"
     return Decimal(f"{minus}{units}.{fraction}") if fraction else int(f"{minus}{units}")  # a bigint takes no Decimal
 
 
