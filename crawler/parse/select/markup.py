@@ -52,7 +52,7 @@ def _read_html(response: Received) -> turbohtml.Document:
 def _read_xml(response: Received) -> turbohtml.Document:
     """The document, its elements without prefixes. What a DOCTYPE declares is never read: it is refused."""
     _refuse_others(response, "XML", "image/svg+xml")
-    text = response.text("xml")
+    text = response.text("xml").lstrip()  # some feeds begin with an empty line
     if _DOCTYPE.match(text):
         raise SelectorError("the response is XML with a DOCTYPE, whose entities may be endless, so it is not read")
     try:

@@ -109,7 +109,7 @@ def test_the_text_of_an_element_has_blanks_where_lines_and_cells_end(markup: str
 
 @pytest.mark.parametrize(
     ("kind", "head"),
-    [("xml", '<?xml version="1.0" encoding="windows-1251"?>'), ("html", '<meta charset="windows-1251">')],
+    [("xml", '\n<?xml version="1.0" encoding="windows-1251"?>'), ("html", '<meta charset="windows-1251">')],
 )
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", ""])
 def test_what_a_document_declares_counts_whatever_its_media_type_is(kind: str, head: str, content_type: str) -> None:
