@@ -1,4 +1,4 @@
-"""CSS selectors through HTML and XML: the only module that knows the library.
+"""CSS selectors through HTML and XML. Only this module and `rendered` know the library.
 
 `li.product a` is the text of the first element that matches, with its blanks as browsers show them; `a @href` is an
 attribute, absolute where it is a link; `li[]` and `a[] @href` are lists of all; `.` is the record itself. In XML an
@@ -21,6 +21,7 @@ from coordinator.url import join_all
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, Scope, not_of_format
 from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
+from crawler.parse.select.rendered import html_text, plain_text
 from crawler.text.media_type import media_type
 
 _PATH = re.compile(r"(?P<css>.*?)(?P<each>\[\])?(?:(?:^|\s+)@(?P<attribute>[^\s@\"'<>/=]+))?", re.DOTALL)
@@ -30,16 +31,6 @@ _NOT_MARKUP = ("application/json", "application/pdf", "image/", "audio/", "video
 # What may stand before the first element. The groups are possessive: nothing of them is tried twice.
 _DOCTYPE = re.compile(r"(?:\s|<\?(?:[^?]|\?(?!>))*+\?>|<!--(?:[^-]|-(?!->))*+-->)*+<!DOCTYPE", re.IGNORECASE)
 _WITH_PREFIX = re.compile(r"[\w*-]\|[\w*]")
-# HTML Standard, section 15.3, "Rendering": what is not shown, and what does not continue a line.
-_HIDDEN = "script, style, template"
-_BREAKS = (
-    "address, article, aside, blockquote, body, br, caption, center, dd, details, dialog, dir, div, dl, dt, fieldset, "
-    "figcaption, figure, footer, form, h1, h2, h3, h4, h5, h6, header, hgroup, hr, legend, li, listing, main, menu, "
-    "nav, ol, optgroup, option, p, plaintext, pre, search, section, summary, table, tbody, td, tfoot, th, thead, tr, "
-    "ul, xmp"
-)
-_NOT_INLINE = f"{_HIDDEN}, {_BREAKS}"
-_HIDDEN_TAGS, _BREAKING_TAGS = frozenset(_HIDDEN.split(", ")), frozenset(_BREAKS.split(", "))
 # What an element has, None when it has not got it.
 ValueOf: TypeAlias = Callable[[Any], Any]
 
@@ -111,28 +102,6 @@ def _compile_with(
         return get_all if match["each"] else get
 
     return compile_get
-
-
-def _text(element: Any) -> str:
-    return " ".join(element.text.split())
-
-
-def _html_text(element: Any) -> str:
-    """The text of an element with blanks where a browser begins another line or cell; without scripts and styles."""
-    if element.select_one("*") is None or element.select_one(_NOT_INLINE) is None:
-        return _text(element)
-    parts: list[str] = []
-    rest: list[Any] = [*element.children][::-1]
-    while rest:
-        node = rest.pop()
-        if isinstance(node, str):
-            parts.append(node)
-        elif isinstance(node, turbohtml.Text):
-            parts.append(node.data)
-        elif isinstance(node, turbohtml.Element) and (tag := node.tag) not in _HIDDEN_TAGS:
-            inner = reversed([*node.children])
-            rest += (" ", *inner, " ") if tag in _BREAKING_TAGS else inner
-    return " ".join("".join(parts).split())
 
 
 def _html_attribute(name: str) -> ValueOf:
@@ -247,7 +216,7 @@ def _markdown(scope: Scope) -> Any:
 
 HTML = Language(
     _read_html,
-    _compile_with(_html_text, _html_attribute, _html_base, _check_html),
+    _compile_with(html_text, _html_attribute, _html_base, _check_html),
     _never_quick,
     _compile_rows_with(_check_html),
     _compile_without_with(_check_html),
@@ -261,7 +230,7 @@ HTML = Language(
 )
 XML = Language(
     _read_xml,
-    _compile_with(_text, _xml_attribute, lambda _, url: url, _check_xml),
+    _compile_with(plain_text, _xml_attribute, lambda _, url: url, _check_xml),
     _never_quick,
     _compile_rows_with(_check_xml),
     _compile_without_with(_check_xml),
