@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -38,6 +38,7 @@ __all__ = ["Parsed", "parse", "parse_file", "response"]
 
 GivenHeaders: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 Tables: TypeAlias = dict[str, list[dict[str, Any]]]
+ResponseFormat: TypeAlias = Literal["json", "ndjson", "csv", "html", "xml"]
 # The key of a response whose test does not say another one.
 SOME_KEY = "key"
 MAX_NAME_CHARACTERS = 80
@@ -84,7 +85,7 @@ def response(
     status: int = 200,
     headers: GivenHeaders | None = None,
     source: Mapping[str, str] | None = None,
-    format: Literal["json", "ndjson", "csv", "html", "xml"] = "json",  # noqa: A002 - it is called so in the job file
+    format: ResponseFormat = "json",  # noqa: A002 - it is called so in the job file
 ) -> Response:
     """A response as a parser gets it. The body is bytes, text (sent as UTF-8), or any other value, sent as JSON.
 
@@ -102,6 +103,10 @@ def response(
         if "content-type" not in dict(sent):
             sent.append(("content-type", "application/json"))
     found = (key or url or SOME_KEY,) if keys is None else tuple(keys)
+    if not found or not all(isinstance(one, str) for one in found):
+        raise UsageError(f"response: keys are texts, at least one; these are {list(found)!r}")
+    if format not in get_args(ResponseFormat):
+        raise UsageError(f"response: format is {format!r}; write one of {', '.join(get_args(ResponseFormat))}")
     return Response(found, url or "", status, ListedHeaders(sent), body, source=source or {}, language=format)
 
 

@@ -23,8 +23,8 @@ _REMOVED_AT_ENDS = "".join(map(chr, range(33)))
 _REMOVED = re.compile(r"[\t\n\r]")
 # Blanks around a key in a line of text are not part of it, nor is a byte order mark between files that were joined.
 BLANKS = "\t \xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\ufeff"
-# What can be user:password@ in a URL, also in a malformed one that has no authority.
-_SECRET = re.compile(r"(?s)(?<=://).*@|^(?!\w+://)[^/@]*:.*@")
+# What can be user:password@ in a URL, also in one that is relative, and in a malformed one that has no authority.
+_SECRET = re.compile(r"(?s)(?<=://).*@|^\s*[/\\]\s*[/\\].*@|^(?!\w+://)[^/@:]*+:.*@")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _MARK = "0key0"
 # Before a key, this could make a dot of it: the standard reads %2e as one.
 _HALF_ENCODED = re.compile("%2?$")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][+-]?[0-9]{1,3})?")
 
 
 class Template:
@@ -116,7 +116,7 @@ class Template:
     def _target_of_fields(self, parts: Parts, values: _Values) -> Target:
         places = (part for part in parts if isinstance(part, Placeholder))
         try:
-            written = {p: quote(str(values.of(p)), safe="/" if p.form == "path" else "") for p in places}
+            written = {p: quote(values.of(p), safe="/" if p.form == "path" else "") for p in places}
         except UnicodeEncodeError:
             raise InvalidUrl("has a field that is not valid UTF-8") from None
         pieces = [written[part] if isinstance(part, Placeholder) else part for part in parts]
@@ -167,16 +167,16 @@ class _Values:
         self._joint = joint
         self._fields = context.fields
 
-    def of(self, place: Placeholder) -> str | int | float:
+    def of(self, place: Placeholder) -> str:
         """The value of a place; the keys are joined by the separator. Raises InvalidUrl."""
         value = self._joint.join(self.keys) if place.name in KEY_NAMES else self._fields.get(place.name)
         if value is None:
             raise InvalidUrl(f"has no field {place.name!r}, which [request] names")
-        return _number(value, place.name) if place.form == "number" else value
+        return _checked_number(value, place.name) if place.form == "number" else value
 
     def text(self, parts: str | Parts) -> str:
         """A compiled text with its values."""
-        return parts if isinstance(parts, str) else "".join(p if isinstance(p, str) else str(self.of(p)) for p in parts)
+        return parts if isinstance(parts, str) else "".join(p if isinstance(p, str) else self.of(p) for p in parts)
 
     def header(self, name: str, parts: Parts) -> str:
         """The value of a header. Raises InvalidUrl for one that would be another header, or none."""
@@ -194,7 +194,11 @@ class _Values:
         if not isinstance(node, tuple):
             return node
         if len(node) == 1 and as_json:
-            return list(self.keys) if node[0].name == "keys" else self.of(node[0])
+            place = node[0]
+            texts: Sequence[Any] = self.keys if place.name == "keys" else [self.of(place)]
+            if place.form == "number":  # which stands there as it is written, with all of its digits
+                texts = [msgspec.Raw(_checked_number(one, place.name).encode()) for one in texts]
+            return list(texts) if place.name == "keys" else texts[0]
         return self.text(node)
 
 
@@ -259,11 +263,10 @@ def _plain(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _number(value: str, name: str) -> int | float:
-    found = _NUMBER.fullmatch(value)
-    if found is None:
+def _checked_number(value: str, name: str) -> str:
+    if not _NUMBER.fullmatch(value):
         raise InvalidUrl(f"is no number, or has one that is none in the field {name!r}")
-    return float(value) if found[1] or found[2] else int(value)
+    return value
 
 
 def _quoted(key: str) -> str:

@@ -168,6 +168,9 @@ class Hook:
 
         Raises ValueError when a record is of no table of the job, or does not say whose it is.
         """
+        if not isinstance(records, Mapping | None):
+            what = type(records).__name__
+            raise ValueError(f"the parser returned a {what}; return the records of each table: {{'TABLE': [...]}}")
         by_key = {page.item.user_key: page for page in pages}
         only = pages[0] if len(pages) == 1 else None
         for table_name, rows in (records or {}).items():

@@ -12,8 +12,9 @@ from coordinator.model import Outcome
 from crawler.job.fields import MEDIAWIKI_ALIASES
 from crawler.model import MAX_REASON_CHARACTERS, Again, Headers
 from crawler.parse.values import exact_json
+from crawler.parse.values.shown import abbreviated
 from crawler.text.body import decoded_json, json_in_utf8, text_of
-from crawler.text.charset import UTF8
+from crawler.text.charset import UTF8, Declares
 from crawler.text.media_type import media_type
 
 NOTHING_CARRIED: Mapping[str, Any] = MappingProxyType({})
@@ -83,21 +84,28 @@ class Received:
                 raise
         return exact_json.loads(text)  # it was not the UTF-8 that it seemed to be
 
-    def text(self) -> str:
+    def json_lines(self) -> list[bytes]:
+        """The lines of a body that has JSON in each, in UTF-8; it is decoded as `json` is."""
+        text, self.encoding = decoded_json(self.body, media_type(self.headers.joined("content-type")).encoding)
+        return text.split(b"\n")
+
+    def text(self, declares: Declares | None = None) -> str:
         """The body as text, decoded as browsers do it; what stands for no character becomes U+FFFD, and so does NUL.
 
         What decides: a byte order mark, the charset of Content-Type, what HTML or XML declares; else it is UTF-8 if it
-        can be, and windows-1252 if not.
+        can be, and windows-1252 if not. `declares`: it is HTML or XML, whatever its media type is.
         """
-        decoded = text_of(self.headers.joined("content-type"), self.body)
+        decoded = text_of(self.headers.joined("content-type"), self.body, declares)
         self.encoding = decoded.summary
         return decoded.text
 
-    def key_for(self, name: str) -> str | None:
-        """The key of this request that the upstream calls by this name; None when there is none.
+    def key_for(self, name: str | int) -> str | None:
+        """The key of this request that the upstream calls by this name, or this number; None when there is none.
 
         That is the key itself, or what the upstream made of it, by the lists at `[parse] alias` and by `alias`.
         """
+        if isinstance(name, int):
+            name = str(name)
         if name in self.keys:
             return name
         if self._key_by_name is None:
@@ -116,11 +124,14 @@ class Received:
         self._known_aliases()[key] = name
         self._key_by_name = None
 
-    def follow(self, key_or_url: str, kind: str | None = None) -> None:
+    def follow(self, key_or_url: str | int, kind: str | None = None) -> None:
         """Fetch another key too, each once: a URL, also one relative to this response's, or what a template takes.
 
-        `kind` is one of the job's [kinds]; without it the key is of this response's kind.
+        `kind` is one of the job's [kinds]; without it the key is of this response's kind. Raises ValueError for what is
+        neither text nor a whole number.
         """
+        if isinstance(key_or_url, bool) or not isinstance(key_or_url, str | int):
+            raise ValueError(f"response.follow: {abbreviated(key_or_url)} is no key; give it a text or a whole number")
         self.followed.append((str(key_or_url), kind))
 
     def gone(self, key: str, reason: str = "the response says that it does not exist") -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import orjson
 
-from crawler.text.charset import UNDECODABLE, UTF8, UTF16, Decoded, decode, is_utf8
+from crawler.text.charset import UNDECODABLE, UTF8, UTF16, Declares, Decoded, decode, is_utf8
 from crawler.text.media_type import MAX_CHARACTERS, OCTET_STREAM, Group, kept_as, media_type
 
 # The first bytes of JSON in UTF-8.
@@ -66,12 +66,15 @@ def kept(content_type: str | None, body: bytes, coding: str | None = None) -> Ke
     return Kept(text, None, None, decoded.summary)
 
 
-def text_of(content_type: str | None, body: bytes) -> Decoded:
-    """A body as text, whatever its media type. Never raises."""
+def text_of(content_type: str | None, body: bytes, declares: Declares | None = None) -> Decoded:
+    """A body as text, whatever its media type; `declares` is the kind of document that it is, if that is known.
+
+    Never raises.
+    """
     media = media_type(content_type)
     if media.group is Group.UNKNOWN:
         media = kept_as(media, body)
-    return decode(body, media.encoding, media.declares)
+    return decode(body, media.encoding, declares or media.declares)
 
 
 def json_in_utf8(body: bytes, encoding: str | None) -> tuple[bytes, str]:

@@ -31,7 +31,7 @@ _CAN_SAY_REPLACEMENT = {
     "gbk": "gb18030",
 }
 _BOM_BYTES = tuple(bom for bom, _ in _BOMS)
-_XML_ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']\s*([^"'\s]+)""")
+_XML_ENCODING = re.compile(rb"""\s*<\?xml\s[^>]*?encoding\s*=\s*["']\s*([^"'\s]+)""")
 _XML_UTF16 = ((b"<\0?\0x\0", "utf-16le"), (b"\0<\0?\0x", "utf-16be"))
 
 Declares: TypeAlias = Literal["html", "xml"]

@@ -233,13 +233,16 @@ def test_a_saved_body_is_parsed_with_what_was_saved_beside_it(
         (JOB, {"status": 302, "headers": {"location": "/x"}}, "status 302 decides no key"),
         (JOB, {"url": "x"}, "url 'x' does not start with http"),
         (JOB, {"keys": ["a"]}, "not both"),
+        (JOB, {"key": None, "keys": []}, "keys are texts, at least one; these are []"),
+        (JOB, {"key": None, "keys": [5]}, "keys are texts, at least one; these are [5]"),
+        (JOB, {"format": "yaml"}, "format is 'yaml'; write one of json, ndjson, csv, html, xml"),
         (re.sub("url = .*|keys_per.*|headers.*", "", JOB), {}, "key 'values' does not start with http"),
     ],
 )
 def test_what_no_run_would_do_is_a_usage_error(job: Path, text: str, more: dict[str, Any], message: str) -> None:
     job.write_text(text)
     with pytest.raises(UsageError, match=re.escape(message)):
-        parsed_as(job, "values", **more)
+        parse(job, response(b"{}", **{"key": "values", **more}))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, time
@@ -82,6 +83,8 @@ def _text_of(name: str, value: object, *, in_key: bool) -> str:
         case bool():
             if not in_key:
                 return "true" if value else "false"
+        case float() if not math.isfinite(value):  # what pandas has where nothing is
+            raise BadRow(f"its {name} is {value}; it must be a text or a number")
         case str() | int() | float() | Decimal() | UUID():
             return str(value)
         case date() | time():  # datetime is a date

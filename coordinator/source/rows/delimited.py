@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 
 from coordinator.errors import SourceError
@@ -11,7 +12,13 @@ from coordinator.source.rows.columns import Columns, require_columns
 from coordinator.source.rows.row import Row
 
 # What may stand between the cells, as the header shows it.
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
+_QUOTED = re.compile(r'"[^"]*"?')
+
+
+def delimiter_of(header: str) -> str:
+    """What stands between the cells of a CSV: what its first line has most often outside of quotes."""
+    return max(_DELIMITERS, key=_QUOTED.sub("", header).count)
 
 
 class _TooLong(Exception):
@@ -68,7 +75,9 @@ class Delimited:
         row = _RowLines(lines)
         try:
             first = next(row, "").removeprefix("\ufeff")
-            self._delimiter = "\t" if tabs else max(_DELIMITERS, key=first.count)
+            while first.isspace():
+                first = next(row, "")
+            self._delimiter = "\t" if tabs else delimiter_of(first)
             header = next(csv.reader(_after(first, row), delimiter=self._delimiter), [])
         except (_TooLong, csv.Error):
             raise SourceError(f"{name}: its first line is no header of columns; a CSV begins with one") from None

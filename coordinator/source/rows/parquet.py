@@ -16,6 +16,7 @@ from coordinator.source.rows.row import Row
 # Cells can be large, and a batch is in memory as a whole.
 _BATCH_ROWS = 256
 _MAGIC = b"PAR1"
+_NOT_FINITE = ("NaN", "inf", "-inf")
 
 
 def parquet_rows(
@@ -31,6 +32,8 @@ def parquet_rows(
     try:
         reader = read_parquet(Path(path), batch_size=_BATCH_ROWS)
         names = require_columns(columns, reader.schema.names, path).names
+        kept = [DataType.is_boolean, DataType.is_nested, DataType.is_binary, DataType.is_large_binary]
+        kept += [DataType.is_binary_view, DataType.is_fixed_size_binary]
         before, skipped = 0, cursor.line
         for batch in reader:
             if closed():
@@ -40,11 +43,15 @@ def parquet_rows(
                 start = max(0, skipped - before)
                 values = []
                 for column in (batch.column(name).slice(start) for name in names):
-                    # Arrow writes dates, times and decimals as texts; the rest is judged as it is.
-                    as_it_is = DataType.is_boolean(column.type) or DataType.is_nested(column.type)
-                    values.append((column if as_it_is else column.cast(DataType.string())).to_pylist())
-                for number, cells in enumerate(zip(*values, strict=True), before + start + 1):
-                    yield Row(number, number, number, dict(zip(names, cells, strict=True)))
+                    # Arrow writes dates, times and decimals as texts; the rest is judged as it is. Of bytes that are no
+                    # text it would make nulls.
+                    as_it_is = any(is_kind(column.type) for is_kind in kept)
+                    cells = (column if as_it_is else column.cast(DataType.string())).to_pylist()
+                    if DataType.is_floating(column.type):
+                        cells = [float(cell) if cell in _NOT_FINITE else cell for cell in cells]
+                    values.append(cells)
+                for number, row in enumerate(zip(*values, strict=True), before + start + 1):
+                    yield Row(number, number, number, dict(zip(names, row, strict=True)))
             before += count
     except (SourceError, GeneratorExit, KeyboardInterrupt):
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email.message import Message
 from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -14,6 +15,14 @@ MAX_SITES = 10_000
 # When a site has set more cookies, those of its last response take the place of them all. Browsers keep about as many.
 MAX_COOKIES_OF_A_SITE = 180
 MAX_COOKIE_CHARACTERS = 4096
+# What counts of a Set-Cookie field, and the values that count.
+_ATTRIBUTES = {
+    "domain": re.compile(r"\.?[^.].*"),
+    "path": re.compile(r"/.*"),
+    "max-age": re.compile(r"-?[0-9]+"),
+    "expires": re.compile(r".+"),
+    "secure": re.compile(r".*"),
+}
 
 
 class WorkerCookies:
@@ -40,7 +49,7 @@ class WorkerCookies:
         """Keep the cookies that a response from this target sets."""
         if not headers.has(("set-cookie",)):
             return
-        site, received = self._site(target), _Received(headers)
+        site, received = self._site(target), _Received(headers, target.origin.host)
         if site not in self._jars:
             if len(self._jars) >= MAX_SITES:
                 del self._jars[next(iter(self._jars))]
@@ -59,14 +68,34 @@ class WorkerCookies:
 class _Received:
     """A response as the standard library's jar reads it."""
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: Headers, host: str) -> None:
         self._message = Message()
         for name, text in headers.items():
             if name == "set-cookie":
-                self._message["Set-Cookie"] = text
+                self._message["Set-Cookie"] = _as_standard(text, host)
 
     def info(self) -> Message:
         return self._message
+
+
+def _as_standard(set_cookie: str, host: str) -> str:
+    """A Set-Cookie field without the attributes, and the values of attributes, that RFC 6265, section 5.2, leaves out.
+
+    The library would keep no cookie that has one of them, nor one for a host of a single label, like localhost. Of
+    several attributes of one name the last one counts.
+    """
+    pair, *rest = set_cookie.split(";")
+    found: dict[str, str] = {}
+    for attribute in rest:
+        name, _, value = (part.strip() for part in attribute.partition("="))
+        counts = _ATTRIBUTES.get(name := name.lower())
+        if counts is None:
+            continue
+        if counts.fullmatch(value) and not (name == "domain" and value.lower() == host and "." not in host):
+            found[name] = attribute
+        elif name == "path":  # one that does not count stands for none
+            found.pop(name, None)
+    return ";".join([pair, *("secure" if name == "secure" else attribute for name, attribute in found.items())])
 
 
 class _Policy(DefaultCookiePolicy):

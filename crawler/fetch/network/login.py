@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -154,9 +155,12 @@ async def _until_slot(limiter: Limiter, upstream: str) -> None:
 
 def _token_in(body: bytes, path: str) -> str | None:
     try:
-        found: Any = msgspec.json.decode(body)
+        found: Any = msgspec.json.decode(body.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
     return found if isinstance(found, str) and _TOKEN.fullmatch(found) else None

@@ -39,7 +39,8 @@ class LoginSettings(Section, frozen=True, kw_only=True):
         "Headers of this request.",
         {"Authorization": "Basic ${CLIENT}"}, each=HEADER_RULE)] = field(default_factory=dict)
     token: Annotated[str, text(
-        "Where the JSON response has a token, as a path. It is sent as `Authorization: Bearer`, where credentials go.",
+        "Where the JSON response has a token, as a path (`data.0.token`). It is sent as `Authorization: Bearer`, where "
+        "credentials go.",
         "access_token", absent="none; the cookies of the response are sent")] | None = None
 
 
@@ -68,7 +69,7 @@ class RequestSettings(Section, frozen=True, kw_only=True):
         absent="GET; POST with `json`, `form` or `body`")] | None = None
     json: Annotated[dict[str, Any] | list[Any], value(
         'The body of a request, as JSON. A text that is "{keys}" becomes the list of the keys, and "{name:number}" a '
-        "number.",
+        'number, with the digits that it has; "{keys:number}" is a list of numbers.',
         {"ids": "{keys}"}, write="write a table or a list")] | None = None
     form: Annotated[dict[str, str | int | float | tuple[str, ...]], value(
         "The body of a request, as a form. Several keys are joined by `separator`; a list is a field several times.",

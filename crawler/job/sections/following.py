@@ -42,7 +42,8 @@ class FollowSettings(Section, frozen=True, kw_only=True):
         "The kind of the pages that are searched.",
         "product", f"^{KIND_NAME}$", absent="the keys of the source, and what is found of their kind")] = ""
     allow: Annotated[tuple[str, ...], value(
-        "Patterns with * over the whole key or URL; one of them must match.",
+        "Patterns with * over the whole key or URL; one of them must match. Letters beyond ASCII match as a URL has "
+        "them, too.",
         ["*/p/*"])] = ()
     deny: Annotated[tuple[str, ...], value(
         "Patterns with * over the whole key or URL; none of them may match.",

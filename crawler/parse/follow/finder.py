@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
+from urllib.parse import quote
 
 from coordinator.errors import UsageError
 from coordinator.model import FoundKey, KeyContext, Outcome
@@ -13,7 +14,7 @@ from coordinator.queue.recent import RecentKeys
 from coordinator.queue.sharding import digest
 from coordinator.queue.wire import MAX_DEPTH
 from coordinator.source.key_rule import KeyRule, refuse
-from coordinator.url import InvalidUrl, Origin, Target, parse
+from coordinator.url import DEFAULT_PORTS, InvalidUrl, Origin, Target, parse
 from crawler.job.job import Job
 from crawler.job.sections.following import FollowSettings
 from crawler.model import Item, Page
@@ -36,6 +37,7 @@ MOST_SURE_CHARACTERS = 2000
 # Of a rule that bounds nothing, by `response.follow`.
 _ANY = FollowSettings(hosts="any")
 _UNBOUNDED = -1
+_SCHEME = re.compile(r"[\0- ]*([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 class _Rule:
@@ -145,8 +147,8 @@ class Finder:
                         continue  # a place in the page itself
                     key = target.href
                 except InvalidUrl as error:
-                    if not key.lower().startswith(("http:", "https:")):
-                        continue  # mailto:, javascript: and the like are no links to pages
+                    if not may_be_page(key):
+                        continue
                     reason = str(error)
             # A URL that is parsed can only be too long, or have the separator in it.
             if reason is None and (target is None or key_rule.separator or len(key) > MOST_SURE_CHARACTERS):
@@ -169,15 +171,31 @@ class Finder:
             raise UsageError(f"job: [[follow]] {number + 1}: from: {error}") from error
 
 
+def may_be_page(link: str) -> bool:
+    """Whether a link that cannot be requested was meant to lead to a page, as mailto: and javascript: are not."""
+    scheme = _SCHEME.match(re.sub("[\t\n\r]", "", link))  # which browsers remove
+    return scheme is None or scheme[1].lower() in DEFAULT_PORTS
+
+
 def _key_rule(job: Job) -> KeyRule:
     separator = job.request.separator if job.request.keys_per_request > 1 else None
     return KeyRule(absolute_url=job.request.url is None, separator=separator)
 
 
 def _any_of(patterns: Sequence[str]) -> Callable[[str], object] | None:
-    """Whether one of the patterns matches the whole text, in linear time; None without patterns."""
-    texts = [_linear(*map(re.escape, pattern.split("*"))) for pattern in patterns]
+    """Whether one of the patterns matches the whole text, in linear time; None without patterns.
+
+    What a URL has percent-encoded, like é, matches both as it is and encoded.
+    """
+    texts = [_linear(*map(_literal, pattern.split("*"))) for pattern in patterns]
     return re.compile("|".join(texts), re.DOTALL).fullmatch if texts else None
+
+
+def _literal(text: str) -> str:
+    return "".join(
+        re.escape(one) if "!" <= one <= "~" else f"(?:{re.escape(one)}|(?i:{quote(one, errors='replace')}))"
+        for one in text
+    )
 
 
 def _linear(begin: str, *rest: str) -> str:
@@ -193,6 +211,10 @@ def _hosts(number: int, hosts: str | Sequence[str]) -> frozenset[str]:
             origin = parse(f"http://{host}/" if not re.search("[/?#@]", host) else "http://").origin
         except InvalidUrl as error:
             raise UsageError(f"job: [[follow]] {number + 1}: hosts: {host!r} {error}") from error
+        if "*" in host:
+            raise UsageError(
+                f'job: [[follow]] {number + 1}: hosts: {host!r} is no single host; write each of them, or "any"'
+            )
         found.add(_host_and_port(origin) if re.search(r":[0-9]+$", host) else origin.upstream_host)
     return frozenset(found)
 

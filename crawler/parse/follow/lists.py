@@ -27,9 +27,9 @@ from crawler.parse.select.selector import Selector, compile_selector
 from crawler.parse.values.shown import abbreviated
 
 INCOMPLETE = "list incomplete"
-# A target of a Link header, and one of the parameters behind it (RFC 8288, section 3).
+# A target of a Link header, and one of the parameters behind it (RFC 8288, appendix B).
 _TARGET = re.compile(r"<([^<>]*)>")
-_PARAMETER = re.compile(r'\s*;\s*([\w!#$&+\-.^`|~*]*)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?', re.DOTALL)
+_PARAMETER = re.compile(r'\s*;\s*([^\s=;,]*)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^,;"]*)))?', re.DOTALL)
 # What a block in the queue can have.
 _MAX_INTEGER = 2**63 - 1
 
@@ -169,15 +169,19 @@ class ListPages:
 
 
 def next_link(header: str) -> str | None:
-    """The target with the relation type "next" in a Link header (RFC 8288); None when there is none."""
+    """The target with the relation type "next" in a Link header (RFC 8288); None when there is none.
+
+    A link with `anchor` is one of another resource than the response.
+    """
     at = 0
     while (target := _TARGET.search(header, at)) is not None:
-        at, relation = target.end(), None
+        at = target.end()
+        found: dict[str, str] = {}
         while (parameter := _PARAMETER.match(header, at)) is not None:
             at = parameter.end()
-            if relation is None and parameter[1].lower() == "rel":  # the first one counts
-                relation = parameter[2] or parameter[3] or ""
-        if "next" in (relation or "").lower().split():
+            value = re.sub(r"\\(.)", r"\1", parameter[2] or "") or parameter[3] or ""
+            found.setdefault(parameter[1].lower(), value)  # the first one counts
+        if "next" in found.get("rel", "").lower().split() and "anchor" not in found:
             return target[1]
     return None
 
@@ -190,7 +194,7 @@ def params_key(list_key: str, params: Mapping[str, Any]) -> str:
 def _rows_of(job: Job, language: Language) -> list[Nodes]:
     """The rows of each table, or those of the format when there is no table; none where a response is a row."""
     texts = {table.rows or job.parse.rows for table in job.own_tables} or {job.parse.rows}
-    return [] if None in texts else [compile_rows(text, language) for text in texts]
+    return [] if None in texts and not language.has_lines else [compile_rows(text, language) for text in texts]
 
 
 def _is_unicode(value: Any) -> bool:

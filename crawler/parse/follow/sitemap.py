@@ -21,9 +21,10 @@ from crawler.fetch.engines.response.content_encoding import BodyDecoder
 from crawler.job.job import Job
 from crawler.job.sections.source import SITEMAP
 from crawler.model import Page
-from crawler.parse.follow.finder import MOST_FOUND_CHARACTERS
+from crawler.parse.follow.finder import MOST_FOUND_CHARACTERS, may_be_page
 from crawler.parse.received import Received
 from crawler.parse.select.path import SelectorError
+from crawler.text.charset import UTF8, UTF16, decode, encoding_of
 
 MOST_URLS = 50_000  # by the protocol
 # An index may name sitemaps only, but some name other indexes. A server that makes them up would never end.
@@ -38,7 +39,8 @@ MAX_LASTMOD_CHARACTERS = 40
 _DAY_HOURS = 36
 _ROOTS = {"urlset": "url", "sitemapindex": "sitemap"}
 _DAY = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
-_SITEMAP_LINE = re.compile(r"(?im)^\s*sitemap\s*:\s*([^\s#]+)")
+_ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)""")
+_SITEMAP_LINE = re.compile(r"(?im)(?:^|\r)[ \t]*sitemap[ \t]*:[ \t]*([^\s#]+)")
 
 
 class Entry(NamedTuple):
@@ -91,7 +93,7 @@ class SitemapFinder:
         try:
             key = parse(key, base).href
         except InvalidUrl as error:
-            if not key.startswith(("http:", "https:")):
+            if not may_be_page(key):
                 return
             reason = str(error)
         reason = reason or self._rule.reason(key)
@@ -113,11 +115,12 @@ def entries(body: bytes, url: Target, most_bytes: int) -> Iterable[Entry]:
         body = _unpacked(body, most_bytes)
     if _is_markup(body[:1000]):
         return _xml_entries(body)
+    is_robots = url.path.partition("?")[0].endswith("/robots.txt")
     try:
-        text = body.decode().removeprefix(_BOM)
+        text = body.decode(errors="replace" if is_robots else "strict").removeprefix(_BOM)
     except UnicodeDecodeError:
         raise SelectorError("sitemap: it is neither XML nor a text in UTF-8") from None
-    if url.path.partition("?")[0].endswith("/robots.txt"):
+    if is_robots:
         if not (named := _SITEMAP_LINE.findall(text)):
             raise SelectorError("sitemap: the robots.txt has no line that begins with Sitemap:")
         return [Entry(one, "", is_sitemap=True) for one in named]
@@ -154,13 +157,16 @@ def _is_markup(start: bytes) -> bool:
 class _XmlReader:
     """Collects the entries of a sitemap or an index, whatever the prefixes of its names are."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: str | None) -> None:
         self._depth = 0
         self._entry = ""  # the name of the elements that are entries
+        self._prefix = ""  # that of an entry, and of what belongs to it: an image's <image:loc> does not
+        self._has_entries = False
+        self._other = ""  # the name of an element that stands where entries do
         self._texts: dict[str, list[str]] = {}
         self._into: list[str] | None = None
         self._entries: list[Entry] = []
-        parser = expat.ParserCreate()
+        parser = expat.ParserCreate(encoding)
         parser.StartDoctypeDeclHandler = _refuse_doctype
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -173,20 +179,26 @@ class _XmlReader:
             self._parse(piece, is_last)
         except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding that nobody knows
             raise SelectorError(f"sitemap: it is not well-formed XML: {error}") from None
+        if is_last and self._other and not self._has_entries:
+            raise SelectorError(f"sitemap: it has <{self._other[:40]}> where <{self._entry}> should be")
         read, self._entries = self._entries, []
         return read
 
     def _start(self, name: str, _: dict[str, str]) -> None:
         self._depth += 1
-        local = name.rpartition(":")[2]
+        prefix, _colon, local = name.rpartition(":")
         if self._depth == 1:
             if local not in _ROOTS:
                 raise SelectorError(f"sitemap: it is no sitemap but XML or HTML that begins with <{local[:40]}>")
             self._entry = _ROOTS[local]
         elif self._depth == 2 and local == self._entry:
+            self._has_entries = True
+            self._prefix = prefix
             self._texts = {"loc": [], "lastmod": []}
-        elif self._depth == 3:
-            self._into = self._texts.get(local)
+        elif self._depth == 2:
+            self._other = local
+        elif self._depth == 3 and prefix == self._prefix and not self._texts.get(local):
+            self._into = self._texts.get(local)  # of several the first one counts
 
     def _add(self, text: str) -> None:
         if self._into is not None and self._depth == 3:
@@ -204,9 +216,12 @@ class _XmlReader:
 
 
 def _xml_entries(body: bytes) -> Iterator[Entry]:
-    reader = _XmlReader()
-    begin = len(body) - len(body.lstrip())  # some begin with an empty line
-    for start in range(begin, len(body), _PIECE_BYTES):
+    body = body.removeprefix(_BOM.encode()).lstrip()  # some begin with an empty line
+    declared, encoding = _ENCODING.match(body), None
+    if declared and encoding_of(declared[1].decode()) not in (None, UTF8, *UTF16):  # expat has few others
+        body, encoding = decode(body, declares="xml").text.encode(), UTF8
+    reader = _XmlReader(encoding)
+    for start in range(0, len(body), _PIECE_BYTES):
         yield from reader.read(body[start : start + _PIECE_BYTES])
     yield from reader.read(b"", is_last=True)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from coordinator.source.rows.delimited import delimiter_of
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, not_of_format
 from crawler.parse.select.path import ABSENT, Each, Node, Step, compile_path, compile_quick, expand, read_path, walk
 from crawler.parse.values import exact_json
-
-DELIMITERS = ",;\t|"
 
 
 def _read_json(response: Received) -> Any:
@@ -24,24 +25,26 @@ def _read_json(response: Received) -> Any:
 
 def _read_ndjson(response: Received) -> Any:
     records = []
-    for number, line in enumerate(response.text().split("\n"), 1):
+    for number, line in enumerate(response.json_lines(), 1):
         if line.strip():
             try:
-                records.append(exact_json.loads(line.encode()))
+                records.append(exact_json.loads(line.lstrip(b"\x1e")))  # which begins a record of RFC 7464
             except ValueError:
                 raise not_of_format(response, "NDJSON", ValueError(f"line {number} is no JSON")) from None
     return records
 
 
 def _read_csv(response: Received) -> Any:
-    """A list of mappings by the names in the first line. The delimiter is the one that stands there most often."""
+    """A list of mappings by the names in the first line that is not empty."""
     text = response.text()
-    first, _, _ = text.partition("\n")
-    delimiter = max(DELIMITERS, key=first.count)
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # which is one for the process
     records: list[Mapping[str, str]] = []
     try:
+        delimiter = delimiter_of(re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        names = [name.strip() for name in next(lines, [])]
+        names = [name.strip() for name in next(filter(None, lines), [])]
+        if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+            raise ValueError(f"two columns are called {twice[0]!r}")
         for fields in lines:
             if fields and len(fields) != len(names):
                 raise ValueError(f"line {lines.line_num} has {len(fields)} fields, the first line {len(names)}")
@@ -69,7 +72,7 @@ def _compile_rows(path: str | None) -> Rows:
     return rows
 
 
-def _compile_rows_of_list(path: str | None) -> Rows:
+def _compile_rows_of_lines(path: str | None) -> Rows:
     return _compile_rows(path or "")
 
 
@@ -115,6 +118,10 @@ def language_of(name: str) -> Language:
 
 _LANGUAGES = {
     "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without),
-    "ndjson": Language(_read_ndjson, _compile_get, compile_quick, _compile_rows_of_list, _compile_without),
-    "csv": Language(_read_csv, _compile_get, compile_quick, _compile_rows_of_list, _compile_without, is_text=True),
+    "ndjson": Language(
+        _read_ndjson, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, has_lines=True
+    ),
+    "csv": Language(
+        _read_csv, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, is_text=True, has_lines=True
+    ),
 }

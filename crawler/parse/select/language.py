@@ -36,8 +36,8 @@ class Language:
     `read` makes the value of a response. `compile_get` makes the function from a value, and the URL of the response, to
     that to which a path leads; `compile_quick` what path.compile_quick says; `compile_without` the function from a
     value to its bytes without that to which some paths lead. `behind` stands between `$` or `^` and a path. `is_text`:
-    values are texts, which the types of their columns turn into what they take. `words` are those that this format has
-    beside the usual ones, like `$markdown`.
+    values are texts, which the types of their columns turn into what they take. `has_lines`: without `rows` each line
+    is a record, and not the response. `words` are those that this format has beside the usual ones, like `$markdown`.
     """
 
     read: Callable[[Received], Any]
@@ -47,6 +47,7 @@ class Language:
     compile_without: Callable[[Sequence[str]], Callable[[Any], bytes]]
     behind: str = "."
     is_text: bool = False
+    has_lines: bool = False
     words: Mapping[str, Callable[[Scope], Any]] = field(default_factory=dict)
 
 

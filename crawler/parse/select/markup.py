@@ -1,4 +1,4 @@
-"""CSS selectors through HTML and XML: the only module that knows the library.
+"""CSS selectors through HTML and XML. Only this module and `rendered` know the library.
 
 `li.product a` is the text of the first element that matches, with its blanks as browsers show them; `a @href` is an
 attribute, absolute where it is a link; `li[]` and `a[] @href` are lists of all; `.` is the record itself. In XML an
@@ -21,6 +21,7 @@ from coordinator.url import join_all
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, Scope, not_of_format
 from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
+from crawler.parse.select.rendered import html_text, plain_text
 from crawler.text.media_type import media_type
 
 _PATH = re.compile(r"(?P<css>.*?)(?P<each>\[\])?(?:(?:^|\s+)@(?P<attribute>[^\s@\"'<>/=]+))?", re.DOTALL)
@@ -36,13 +37,13 @@ ValueOf: TypeAlias = Callable[[Any], Any]
 
 def _read_html(response: Received) -> turbohtml.Document:
     _refuse_others(response, "HTML")
-    return turbohtml.parse(response.text(), positions=False)
+    return turbohtml.parse(response.text("html"), positions=False)
 
 
 def _read_xml(response: Received) -> turbohtml.Document:
     """The document, its elements without prefixes. What a DOCTYPE declares is never read: it is refused."""
     _refuse_others(response, "XML", "image/svg+xml")
-    text = response.text()
+    text = response.text("xml").lstrip()  # some feeds begin with an empty line
     if _DOCTYPE.match(text):
         raise SelectorError("the response is XML with a DOCTYPE, whose entities may be endless, so it is not read")
     try:
@@ -69,17 +70,26 @@ def _refuse_others(response: Received, name: str, but: str = "") -> None:
 
 
 def _compile_with(
-    value_of_attribute: Callable[[str], ValueOf], base_of: Callable[[Any, str], str], check: Callable[[str], None]
+    text_of: ValueOf,
+    value_of_attribute: Callable[[str], ValueOf],
+    base_of: Callable[[Any, str], str],
+    check: Callable[[str], None],
 ) -> Callable[[str], Callable[[Any, str], Any]]:
     def compile_get(path: str) -> Callable[[Any, str], Any]:
         match = _PATH.fullmatch(path.strip())
         assert match is not None  # each of its parts may be empty
         css, attribute = match["css"].strip(), match["attribute"]
+        if attribute and attribute.endswith("[]"):
+            raise ValueError(f"{path!r}: write {css}[] @{attribute[:-2]}")
         check(css)
-        value_of, is_link = (value_of_attribute(attribute), attribute.lower() in LINKS) if attribute else (_text, False)
+        value_of, is_link = text_of, False
+        if attribute:
+            value_of, is_link = value_of_attribute(attribute), attribute.lower() in LINKS
 
         def get(element: Any, url: str) -> Any:
             found = element.select_one(css) if css else element
+            if attribute and isinstance(found, turbohtml.Document):
+                found = found.select_one(":root")  # a document has none
             value = None if found is None else value_of(found)
             if value is None:
                 return ABSENT
@@ -92,10 +102,6 @@ def _compile_with(
         return get_all if match["each"] else get
 
     return compile_get
-
-
-def _text(element: Any) -> str:
-    return " ".join(element.text.split())
 
 
 def _html_attribute(name: str) -> ValueOf:
@@ -132,6 +138,8 @@ def _compile_rows_with(check: Callable[[str], None]) -> Callable[[str | None], R
         if path is None:
             return lambda document: (Node(document),)
         css = path.strip().removesuffix("[]").strip()
+        if not css:
+            return lambda document: (Node(document),)
         check(css)
 
         def rows(document: Any) -> Iterable[Node] | None:
@@ -150,8 +158,16 @@ def _check_html(css: str) -> None:
         _NO_PAGE.select(css)
 
 
+def _is_css(css: str) -> bool:
+    try:
+        _NO_PAGE.select(css)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_xml(css: str) -> None:
-    if _WITH_PREFIX.search(css):
+    if _WITH_PREFIX.search(css) or (":" in css and not _is_css(css)):
         raise ValueError(f"{css!r}: write names without the prefix of their namespace, like title for dc:title")
     _check_html(css)
 
@@ -198,7 +214,7 @@ def _markdown(scope: Scope) -> Any:
 
 HTML = Language(
     _read_html,
-    _compile_with(_html_attribute, _html_base, _check_html),
+    _compile_with(html_text, _html_attribute, _html_base, _check_html),
     _never_quick,
     _compile_rows_with(_check_html),
     _compile_without_with(_check_html),
@@ -212,7 +228,7 @@ HTML = Language(
 )
 XML = Language(
     _read_xml,
-    _compile_with(_xml_attribute, lambda _, url: url, _check_xml),
+    _compile_with(plain_text, _xml_attribute, lambda _, url: url, _check_xml),
     _never_quick,
     _compile_rows_with(_check_xml),
     _compile_without_with(_check_xml),
@@ -232,7 +248,8 @@ class Element:
     @property
     def text(self) -> str:
         """Its text, with one blank for each run of blanks."""
-        return _text(self.node)
+        text: str = self.language.compile_get("")(self.node, self.url)
+        return text
 
     def attr(self, name: str) -> str | None:
         """An attribute, absolute where it is a link; None when it has not got it."""

@@ -18,7 +18,7 @@ from crawler.parse.values.shown import abbreviated
 MAX_STEPS = 100
 _STEP = re.compile(
     r'(?P<each>\[\])|\["(?P<quoted>(?:[^"\\]|\\.)*)"\]'
-    r"|(?P<dot>\.?)(?:(?P<values>\*)|(?P<index>-?\d{1,9})(?=[.\[]|$)|(?P<name>[^.\[\]\"?^$*]+))"
+    r"|(?P<dot>\.?)(?:(?P<values>\*)|(?P<index>0|-?[1-9][0-9]{0,8})(?=[.\[]|$)|(?P<name>[^.\[\]\"?^$*]+))"
 )
 
 

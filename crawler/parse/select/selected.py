@@ -18,7 +18,7 @@ from crawler.parse.select.condition import Condition, compile_condition, first_t
 from crawler.parse.select.formats import language_of
 from crawler.parse.select.language import Language, Scope, scope_of
 from crawler.parse.select.path import ABSENT, Node, SelectorError
-from crawler.parse.select.reading import Read, of_text, reading
+from crawler.parse.select.reading import Read, for_column, of_text, reading
 from crawler.parse.select.selector import Selector, compile_selector
 
 Compiled = TypeVar("Compiled")
@@ -187,9 +187,10 @@ def compile_rows(text: str | None, language: Language) -> Nodes:
 
 
 def _reading(given: ColumnSettings, language: Language) -> Read | None:
+    kind = column_type(given.type)
     if given.reading is not None:
-        return reading(given.reading)
-    return of_text(column_type(given.type)) if language.is_text else None
+        return for_column(reading(given.reading), kind, is_text=language.is_text)
+    return of_text(kind) if language.is_text else None
 
 
 def _not_quick(_: Any) -> Any:

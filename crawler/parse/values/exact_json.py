@@ -25,12 +25,14 @@ _LONG_NUMBER, _SMALL_NUMBER = b"0" * 16, b"0e-000"
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LARGEST_INTEGER = 2**64 - 1
 _SMALLEST_INTEGER = -(2**63)
+_MOST_DIGITS_OF_INT = 4000  # Python makes no int of a text that has 300 more
 
 
 def loads(body: bytes) -> Any:
     """The value in JSON of UTF-8. Raises ValueError when it is none.
 
-    A number is an int; or a float, when Python writes that float with the same value; else a Decimal.
+    A number is an int; or a float, when Python writes that float with the same value; else a Decimal, as is an int of
+    more than 4000 digits.
     """
     classes = body.translate(_DIGIT_CLASSES, b".")
     if _LONG_NUMBER not in classes and _SMALL_NUMBER not in classes:
@@ -49,11 +51,15 @@ def _number(literal: str) -> float | Decimal:
     return value if exact == Decimal(written) else exact
 
 
+def _whole_number(literal: str) -> int | Decimal:
+    return int(literal) if len(literal) <= _MOST_DIGITS_OF_INT else Decimal(literal)
+
+
 def _refuse_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_float=_number, parse_int=_whole_number, parse_constant=_refuse_constant)
 
 
 def dumps(value: Any) -> str:

@@ -74,11 +74,16 @@ def interval(value: Any) -> timedelta:
 def _read(kind: type[_Moment], value: Any) -> Any:
     """The moment in a text; any other value as it is. Raises ValueError for a fraction of a microsecond."""
     if isinstance(value, str):
-        if _BEYOND_MICROSECONDS.search(value):
-            raise ValueError(f"{abbreviated(value)} has more digits than the microseconds that Postgres keeps")
-        return kind.fromisoformat(value)
+        check_fraction(value)
+        return kind.fromisoformat(value.upper())  # RFC 3339 has t and z too
     _check_nanoseconds(value)
     return value
+
+
+def check_fraction(text: str) -> None:
+    """Raise ValueError when a text of ISO 8601 has a fraction of a microsecond, which Python would cut."""
+    if _BEYOND_MICROSECONDS.search(text):
+        raise ValueError(f"{abbreviated(text)} has more digits than the microseconds that Postgres keeps")
 
 
 def _check_nanoseconds(value: Any) -> None:

@@ -152,6 +152,13 @@ def test_a_bad_row_of_a_csv_is_refused_with_its_line_and_the_next_one_is_read(
     assert resumed(tmp_path, "t.csv", SKU, 1) == found
 
 
+@pytest.mark.parametrize("text", ['"a, b, c";sku;caption\n1;k;2\n', "\r\n\nsku|caption\nk|2\n"])
+def test_the_header_says_what_stands_between_the_cells(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text + text.split("\n")[-2], newline="")
+    found = resumed(tmp_path, "t.csv", SKU, 1)
+    assert (found.keys, found.fields, found.refused) == (["k", "k"], {"k": {"sku": "k", "caption": "2"}}, [])
+
+
 def test_a_refused_row_is_never_taken_for_a_key_of_the_same_text(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("sku,caption\nQ1\nQ1,x\n")
     found = whole(source_of(tmp_path, "t.csv"))
@@ -249,6 +256,17 @@ def test_a_large_cell_and_a_null_of_parquet_are_refused(tmp_path: Path) -> None:
         (1, "its key and fields have 16,777,228 bytes, and 12,000 may travel"),
         (2, "its sku is null"),
     ]
+
+
+def test_bytes_of_parquet_that_are_no_text_are_refused_and_not_null(tmp_path: Path) -> None:
+    parquet(tmp_path / "t.parquet", [b"a", b"\xff", b"c"], DataType.binary(), ["", "", ""])
+    found = whole(source_of(tmp_path, "t.parquet"))
+    assert (found.keys, [(bad.line, bad.reason) for bad in found.refused]) == (["a", "c"], [(2, "is not valid UTF-8")])
+    parquet(tmp_path / "n.parquet", [1.5, float("nan")], DataType.float64(), ["", ""])
+    found = whole(source_of(tmp_path, "n.parquet"))
+    assert (found.keys, [bad.reason[:11] for bad in found.refused]) == (["1.5"], ["its sku is "])
+    parquet(tmp_path / "u.parquet", [b"0123456789abcdef"], DataType.binary(16), [""])
+    assert whole(source_of(tmp_path, "u.parquet")).keys == ["0123456789abcdef"]
 
 
 def test_what_is_no_parquet_and_a_missing_extra_are_said_in_one_line(
@@ -362,6 +380,7 @@ def test_a_generator_yields_dicts(folder: Path) -> None:
         "    yield 'text'\n"
         "    yield {'sku': 1, 'caption': 'second'}\n"
         "    yield {'caption': 'x'}\n"
+        "    yield {'sku': float('nan'), 'caption': 'x'}\n"
     )
     source = open_source(None, "rowsource:keys", columns=SKU, cursor=Cursor(), key_rule=IDS, folder=folder)
     found = whole(source)
@@ -369,6 +388,7 @@ def test_a_generator_yields_dicts(folder: Path) -> None:
     assert [(bad.line, bad.reason) for bad in found.refused] == [
         (2, "is no dict but str; [source] key names its fields"),
         (4, "has no sku; it has caption"),
+        (5, "its sku is nan; it must be a text or a number"),
     ]
 
 

@@ -51,6 +51,7 @@ def test_every_number_keeps_its_value(literals: list[str]) -> None:
         ("1e22", 1e22),
         ("9007199254740993e0", Decimal(9007199254740993)),
         ("1e400", Decimal("1e400")),
+        ("9" * 5000, Decimal("9" * 5000)),
         ("1E-400", Decimal("1e-400")),
         ("1e-0005", 1e-5),
         ("2.5e-323", 2.5e-323),

@@ -206,7 +206,7 @@ def test_an_exception_that_ends_the_process_is_not_caught(error: type[BaseExcept
         ({"facts": [(1,)]}, 'facts: with several keys in a request a record says whose it is: "_key"'),
         ({"facts": [{"_key": ["a"], "n": 1}]}, "unhashable"),
         ({"facts": None}, "not iterable"),
-        ([{"n": 1}], "items"),
+        ([{"n": 1}], "the parser returned a list; return the records of each table"),
     ],
 )
 def test_records_that_belong_to_no_table_or_key_fail_the_request(records: Any, words: str) -> None:

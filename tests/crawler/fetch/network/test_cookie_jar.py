@@ -43,6 +43,11 @@ def sent_to(url: str, *set_cookies: str, one_site: bool = True, first: str = HOM
         (HOME, "a=1; Max-Age=0", True, None),
         (HOME, "a=1; Expires=Thu, 01 Jan 1970 00:00:00 GMT", True, None),
         (HOME, "a=1; Expires=Thu, 01 Jan 2099 00:00:00 GMT; HttpOnly; SameSite=Lax", True, "a=1"),
+        # Attributes that do not count, by RFC 6265, and of several of one name the last one.
+        (HOME, "a=1; Domain=; Max-Age=soon; Port=80; Version=1", True, "a=1"),
+        (HOME, "a=1; Path=relative", True, "a=1"),
+        (HOME, "a=1; Path=/; Path=/b", True, None),
+        (HOME, "a=1; Secure=no", True, "a=1"),
         (HOME, "", True, None),
         (HOME, ";=;;,\x01", True, None),
         (HOME, "a=\xe9", True, None),
@@ -55,6 +60,10 @@ def test_a_cookie_goes_back_only_to_where_it_belongs(
     url: str, set_cookie: str, one_site: bool, sent: str | None
 ) -> None:
     assert sent_to(url, set_cookie, one_site=one_site) == sent
+
+
+def test_a_host_of_a_single_label_may_name_itself() -> None:
+    assert sent_to("http://localhost/", "a=1; Domain=localhost", first="http://localhost/") == "a=1"
 
 
 def test_no_cookie_is_for_a_whole_suffix() -> None:

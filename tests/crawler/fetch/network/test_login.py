@@ -47,7 +47,9 @@ class Account:
             self.logins, self.used = self.logins + 1, 0
             if self.by_cookie:
                 return status(302, b"", "Location: /home", f"Set-Cookie: session=t{self.logins}; Path=/")
-            return status(200, b'{"data": {"token": "t%d"}}' % self.logins)
+            return status(
+                200, b'\xef\xbb\xbf{"data": {"token": "t%d"}, "all": [{"token": "t%d"}]}' % (2 * (self.logins,))
+            )
         session = sent.headers.get("cookie" if self.by_cookie else "authorization", "")
         self.used += 1
         is_known = session.endswith(f"t{self.logins}") and (self.lasts is None or self.used <= self.lasts)
@@ -154,7 +156,14 @@ async def test_a_wrong_password_refuses_keys_after_one_login(account: tuple[Acco
     await client.close()
 
 
-@pytest.mark.parametrize("path", ["token", "data", "data.token.x"])
+async def test_a_token_may_stand_in_a_list(account: tuple[Account, Api], engine: str) -> None:
+    _, server = account
+    client = Client(server, engine, token="all.0.token")
+    assert await client.outcomes("a") == [STORED]
+    await client.close()
+
+
+@pytest.mark.parametrize("path", ["token", "data", "data.token.x", "all.1.token"])
 async def test_a_token_that_is_not_there_refuses_keys(account: tuple[Account, Api], engine: str, path: str) -> None:
     _, server = account
     client = Client(server, engine, token=path)

@@ -69,14 +69,16 @@ def test_links_are_relative_to_base_and_each_url_is_found_once() -> None:
     [
         ({"allow": ["*/p/*"]}, ["/p/1", "/p/1?sort=x"]),
         ({"allow": ["*/p/*"], "deny": ["*?sort=*"]}, ["/p/1"]),  # ? and [ stand for themselves
-        ({"deny": ["*/p/*", "*[x]*"]}, ["/q/1", "/q/sort=x"]),
+        ({"deny": ["*/p/*", "*[x]*", "*/\u043f/*"]}, ["/q/1", "/q/sort=x"]),
         ({"allow": ["*/P/*"]}, []),
         ({"allow": ["/p/*"]}, []),  # the whole URL
         ({"allow": ["*/q/[1]"]}, []),
+        ({"allow": ["*/\u043f/ *"]}, ["/%D0%BF/%20x"]),  # as it is written, and as a URL has it
     ],
 )
 def test_patterns_are_over_the_whole_url(rule: dict[str, Any], expected: list[str]) -> None:
-    links = "".join(f"<a href='{href}'>" for href in ("/p/1", "/p/1?sort=x", "/q/1", "/q/[x]", "/q/sort=x"))
+    hrefs = ("/p/1", "/p/1?sort=x", "/q/1", "/q/[x]", "/q/sort=x", "/\u043f/ x")
+    links = "".join(f"<a href='{href}'>" for href in hrefs)
     assert found_keys(parsed(html_job(rule=rule), links)[0]) == [f"{HOST}{path}" for path in expected]
 
 
@@ -98,9 +100,11 @@ def test_links_lead_to_the_hosts_of_the_rule(hosts: Any, expected: str) -> None:
     assert sorted(found_keys(page)) == sorted(urls[name] for name in expected.split())
 
 
-@pytest.mark.parametrize("hosts", [["a b"], ["https://shop.example/"], [""]])
+@pytest.mark.parametrize("hosts", [["a b"], ["https://shop.example/"], [""], ["*.example"]])
 def test_a_host_that_is_none_is_one_line(hosts: Any) -> None:
-    with pytest.raises(UsageError, match=r"^job: \[\[follow\]\] 1: hosts: .* has no valid host$"):
+    with pytest.raises(
+        UsageError, match=r"^job: \[\[follow\]\] 1: hosts: .* (has no valid host|is no single host; .*)$"
+    ):
         hook.load(html_job(rule={"hosts": hosts}))
 
 
@@ -176,8 +180,13 @@ def test_what_cannot_be_requested_is_a_refused_key_without_secrets() -> None:
         "HTTP://pa55word@shop.example/",
         f"{HOST}:99999/",
         f"{HOST}/" + "x" * 9000,
+        "https://x\ud800/",
+        "//me:pa55word@shop.example/",
+        "/\t\\pa55word@other.example/",
+        "//",
     ]
-    (page,) = parsed(a_job(follow=[{"from": "links"}]), {"links": [*bad, "\ud800", "https://x\ud800/"]})
+    no_pages = ["mailto:me:pa55word@shop.example", "java\nscript:void(0)", " tel:1"]
+    (page,) = parsed(a_job(follow=[{"from": "links"}]), {"links": [*bad, *no_pages]})
     assert page.outcome is Outcome.STORED
     refusals = {one.key: one.refusal for one in page.found}
     assert list(refusals.values()) == [
@@ -186,6 +195,9 @@ def test_what_cannot_be_requested_is_a_refused_key_without_secrets() -> None:
         "it contains user information before the host",
         "it has no valid port",
         "it is longer than 8192 bytes",
+        "it has no valid host",
+        "it contains user information before the host",
+        "it contains user information before the host",
         "it has no valid host",
     ]
     assert "pa55word" not in str(page.found)
@@ -302,6 +314,16 @@ def test_a_parser_follows_links_and_keys(folder: Path, child: bool) -> None:
     [
         ([], b'{"follow": ["/1"]}', "response.follow: the job follows nothing; write [[follow]] in it"),
         ([{}], b'{"follow": [["/1", "prodct"]]}', "response.follow: no kind 'prodct'; [kinds] has product, api"),
+        (
+            [{}],
+            b'{"follow": [null]}',
+            "response.follow: None is no key; give it a text or a whole number (following.py, line 4)",
+        ),
+        (
+            [{}],
+            b'{"follow": [1.5]}',
+            "response.follow: 1.5 is no key; give it a text or a whole number (following.py, line 4)",
+        ),
     ],
 )
 def test_what_a_parser_cannot_follow_is_one_line(

@@ -142,6 +142,15 @@ def test_rows_that_the_job_leaves_out_do_not_end_a_list() -> None:
     assert (len(requests), reason) == (3, None)
 
 
+@pytest.mark.parametrize(
+    ("kind", "pages"), [("csv", ["id\n1\n", "id\n2\n", "id\n"]), ("ndjson", ["{}\n", "{} \n", ""])]
+)
+def test_lines_are_rows_and_a_page_without_any_ends_a_list(kind: str, pages: list[str]) -> None:
+    tables = [{"name": "works", "columns": {"id": {"type": "bigint", "from": "id?"}}}]
+    requests, reason = walk(listing({"set": {"offset": "+1"}}, parse={"format": kind}, tables=tables), *pages)
+    assert (len(requests), reason) == (3, None)
+
+
 def test_rows_end_a_list_without_tables_too() -> None:
     job = a_job(request={"url": API}, parse={"rows": "items"}, paginate={"set": {"offset": "+1"}})
     assert len(walk(job, page_of(1), page_of(2), page_of())[0]) == 3
@@ -244,6 +253,9 @@ def test_a_next_page_has_the_place_of_its_list() -> None:
         ("<?1>; rel=prev; rel=next, <?2>; rel=next", "?2"),  # the first rel counts
         ("<?a,b;c>; rel=next", "?a,b;c"),
         ("<?2> ; rel = next", "?2"),
+        ("<?2>; title=two words; rel=next", "?2"),
+        ('<?2>; rel="ne\\xt"', "?2"),
+        ('<?1>; rel=next; anchor="#part", <?2>; rel=next', "?2"),  # the next one of another resource
         ("<?2>; rel=nextpage", None),
         ('<?2>; rel="prev"', None),
         ("<?2>", None),

@@ -67,6 +67,16 @@ BODIES = {
         *("<url><loc>/a</loc></url>", url("/a"), url("/b"), "<url><loc>mailto:x@example.org</loc></url>"),
         *("<url><loc/></url>", "<url/>"),
     ),
+    "a byte order mark and an empty line": b"\xef\xbb\xbf\n" + urlset(url("/a"), url("/b"), head=XML),
+    "an encoding of several bytes": urlset(
+        url("/a"), f"<!-- \u65e5 -->{url('/b')}", head='<?xml version="1.0" encoding="gb2312"?>'
+    )
+    .decode()
+    .encode("gb2312"),
+    "two places, and that of an image before": urlset(
+        f'<url><image:loc xmlns:image="i">{HOST}/a.png</image:loc><loc>{HOST}/a</loc><loc>{HOST}/c</loc></url>',
+        url("/b"),
+    ),
     "text": f"{HOST}/a\r\n\r\n{HOST}/b\n".encode(),
     "text with a byte order mark, in gzip": gzip.compress(f"\ufeff{HOST}/a\n{HOST}/b".encode()),
 }
@@ -118,6 +128,7 @@ NO_SITEMAPS = {
     "an entity bomb": (b'<!DOCTYPE x [<!ENTITY a "aaaa">]><urlset><url><loc>&a;</loc></url></urlset>', "DOCTYPE"),
     "html in lower case": (b"<!doctype html><title>404</title>", "it is not well-formed XML: "),
     "cut short": (urlset(url("/a"))[:-9], "it is not well-formed XML: "),
+    "other elements": (urlset("<URL><loc>/a</loc></URL>"), "it has <URL> where <url> should be"),
     "an unknown entity": (urlset("<url><loc>/&a;</loc></url>"), "it is not well-formed XML: undefined entity"),
     "an unknown encoding": (urlset(url("/a"), head='<?xml version="1.0" encoding="x-y"?>'), "unknown encoding"),
     "a text that is none": (b"not found\n", "neither XML nor a list of URLs, but 'not found'"),
@@ -141,8 +152,16 @@ def test_what_is_no_sitemap_fails_in_one_line(body: bytes, words: str) -> None:
     assert "\n" not in reason
 
 
+@pytest.mark.parametrize(
+    "robots",
+    [b"User-agent: *\rSitemap: /1.xml\rDisallow:\r", b"# caf\xe9\nSitemap: /1.xml\n", b"Sitemap:\n sitemap:/1.xml"],
+)
+def test_a_robots_txt_is_read_by_lines_of_any_kind(robots: bytes) -> None:
+    assert read(robots, f"{HOST}/robots.txt").found == ((f"{HOST}/1.xml", SITEMAP),)
+
+
 def test_a_robots_txt_without_a_sitemap_fails() -> None:
-    outcome = read(b"User-agent: *\nDisallow:\n", f"{HOST}/robots.txt").outcomes[f"{HOST}/robots.txt"]
+    outcome = read(b"User-agent: *\nDisallow:\nSitemap:\n", f"{HOST}/robots.txt").outcomes[f"{HOST}/robots.txt"]
     assert outcome == ("failed", "parse: sitemap: the robots.txt has no line that begins with Sitemap:")
 
 
@@ -163,8 +182,9 @@ def test_indexes_in_indexes_end() -> None:
 
 
 def test_a_url_that_no_key_can_be_is_refused_and_the_others_are_found() -> None:
-    parsed = read(urlset("<url><loc>https://user:pass@example.org/</loc></url>", url("/a")))
-    assert len(parsed.found) == 2
+    bad = ("https://user:pass@example.org/", "HTTPS://user:pass@example.org/", "//user:pass@example.org/")
+    parsed = read(urlset(*(f"<url><loc>{one}</loc></url>" for one in bad), url("/a")))
+    assert len(parsed.found) == 4
     assert not [key for key, _ in parsed.found if "pass" in key]
 
 

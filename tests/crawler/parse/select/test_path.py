@@ -7,7 +7,7 @@ import pytest
 from crawler.parse.select.path import ABSENT, SelectorError, compile_path, compile_quick
 
 RESPONSE = {
-    "a": {"b": 1, "b.c": 2, 'q"': 3, "0": 4, "-": 5, "@id": 6, "nul": None},
+    "a": {"b": 1, "b.c": 2, 'q"': 3, "0": 4, "01": 7, "-0": 8, "-": 5, "@id": 6, "nul": None},
     "list": [{"x": 1}, {"x": None}, {}, {"x": 2}],
     "deep": [{"in": [{"x": 1}, {"x": 2}]}, {"in": []}, {}, {"in": None}],
     "map": {"k": {"x": 1}, "l": {"x": 2}},
@@ -25,6 +25,8 @@ RESPONSE = {
         ('a["b.c"]', 2),
         (r'a["q\""]', 3),
         ("a.0", 4),
+        ("a.01", 7),
+        ("a.-0", 8),
         ("a.-", 5),
         ("a.@id", 6),
         ("a.nul", None),

@@ -27,6 +27,18 @@ from crawler.parse.select.reading import reading
         (".5", "0.5"),
         ("3.", "3"),
         (" 7 ", "7"),
+        ("0,123", "0.123"),  # no group of thousands begins with 0
+        ("1.299,- \u20ac", "1299"),
+        ("kr 1.299,\u2014", "1299"),
+        ("12.-", "12"),
+        ("Rs. 1,299.00", "1299.00"),
+        ("Rs.500", "500"),
+        ("S/.25", "25"),
+        ("$.50", "0.50"),
+        ("\u20135 \u00b0C", "-5"),
+        ("Price \u2013 5 \u20ac", "5"),
+        ("Pre-order 5", "5"),
+        ("1\u2009234,5", "1234.5"),
     ],
 )
 def test_a_number_as_people_write_it(text: str, number: str) -> None:
@@ -34,7 +46,11 @@ def test_a_number_as_people_write_it(text: str, number: str) -> None:
     assert (found, str(found)) == (Decimal(number), number)
 
 
-@pytest.mark.parametrize("value", ["", "free", "5 of 10", "1-2", "2026-01-02", "1,2,3", "1,29,9", "1,2.3,4", True, [1]])
+@pytest.mark.parametrize(
+    "value",
+    ["", "free", "5 of 10", "1-2", "2026-01-02", "1,2,3", "1,29,9", "1,2.3,4", True, [1]]
+    + ["5 10", "1, 2", "1,234 567", "030 123 456", "Size - 42", "5\u00bd", "- -5"],
+)
 def test_what_is_not_one_number_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="is not one number"):
         reading("number")(value)
@@ -55,7 +71,10 @@ AT = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
         ("date", "2023-11-14T22:13:20Z", AT),
         ("date", "Tue, 14 Nov 2023 22:13:20 GMT", AT),
         ("date", "Tue, 14 Nov 2023 23:13:20 +0100", AT.astimezone(timezone(timedelta(hours=1)))),
+        ("date", "Tue, 14 Nov 2023 22:13:20 -0000", AT),
+        ("date", "2023-11-14t22:13:20z", AT),
         ("date", AT, AT),
+        ("%Y-%m-%d %H:%M:%S %Z", "2023-11-14 22:13:20 UTC", AT),
         ("%d.%m.%Y %H:%M:%S %z", " 14.11.2023 22:13:20 +0000 ", AT),
     ],
 )
@@ -73,6 +92,10 @@ def test_a_format_without_a_zone_gives_a_moment_without_one() -> None:
         ("unix", 1e30, "no time of the calendar"),
         ("unix", "0.0000001", "more digits than the microseconds"),
         ("unix", "yesterday", "is not one number"),
+        ("unix", Decimal("1e999999"), "no time of the calendar"),  # a whole number of it would take a minute
+        ("unix", Decimal("1.00000000000000000000000000000001"), "more digits than the microseconds"),
+        ("date", "2023-11-14T22:13:20.1234567Z", "more digits than the microseconds"),
+        ("date", "Tue, 14 Nov 2023 22:13:20 CET", "has a zone of which RFC 5322 does not say where it is"),
         ("date", "yesterday", "is no time"),
         ("date", "", "is no time"),
         ("%d.%m.%Y", "1/2/2023", "does not match format"),

@@ -83,6 +83,24 @@ def test_rows_and_columns(rows: str | None, column: str, values: list[Any]) -> N
 
 
 @pytest.mark.parametrize(
+    ("kind", "reading", "given", "stored"),
+    [
+        ("date", "date", "2026-01-02", "2026-01-02"),
+        ("date", "%d.%m.%Y", "02.01.2026", "2026-01-02"),
+        ("time", "%H.%M", "10.30", "10:30:00"),
+        ("timetz", "%H.%M %z", "10.30 +0100", "10:30:00+01:00"),
+        ("timestamp", "%d.%m.%Y", "02.01.2026", "2026-01-02 00:00:00"),
+        ("date", "date", "2026-01-02T10:00:00", "facts.c: datetime.datetime(2026, 1, 2, 10, 0) is no date (ISO 8601)"),
+        ("numeric[]", "number", ["1", None, "2,5"], "[Decimal('1'), None, Decimal('2.5')]"),
+        ("numeric", "number", "", "facts.c: '' is not one number"),  # in csv, html and xml it is null
+    ],
+)
+def test_what_is_read_is_what_its_column_takes(kind: str, reading: str, given: Any, stored: str) -> None:
+    (page,) = applied({"c": given}, tables=table({"c": {"type": kind, "as": reading}}))
+    assert str(page.records[0][1][0] if page.records else page.reason).removeprefix("parse: ") == stored
+
+
+@pytest.mark.parametrize(
     ("rows", "column", "reason"),
     [
         ("none", {"type": "text", "from": "x"}, "rows: nothing at none; write none? where that means no rows"),
@@ -133,6 +151,16 @@ def test_another_body_fails_and_says_what_came(body: bytes, content_type: str, s
         ({"gone": "ok != true"}, {"id": 1}, "gone", "ok != true"),
         ({"failed": "$status != 200"}, {"id": 1}, "stored", None),
         ({"failed": "bad", "gone": "bad"}, {"id": 1, "bad": 1}, "failed", "bad"),
+        ({"gone": "state = 'not there'"}, {"id": 1, "state": "not there"}, "gone", "state = 'not there'"),
+        ({"gone": "ok = false"}, {"id": 1, "ok": "false"}, "gone", "ok = false"),
+        ({"gone": "ok = 1"}, {"id": 1, "ok": True}, "stored", None),
+        ({"gone": "a = 'x and y = z'"}, {"id": 1, "a": "x and y = z"}, "gone", "a = 'x and y = z'"),
+        ({"failed": "errors"}, {"id": 1, "errors": []}, "stored", None),
+        ({"failed": "errors"}, {"id": 1, "errors": {}}, "stored", None),
+        ({"failed": "errors[].text"}, {"id": 1, "errors": []}, "stored", None),
+        ({"failed": "errors"}, {"id": 1, "errors": 0}, "failed", "errors"),
+        ({"gone": "n = NaN"}, {"id": 1, "n": "NaN"}, "gone", "n = NaN"),
+        ({"gone": 'a["="] = x'}, {"id": 1, "a": {"=": "x"}}, "gone", 'a["="] = x'),
     ],
 )
 def test_conditions_end_a_key(conditions: dict[str, Any], body: Any, outcome: str, reason: str | None) -> None:
@@ -227,11 +255,27 @@ def test_several_keys_a_request_each_get_their_own() -> None:
     ]
 
 
+def test_a_record_says_its_key_by_a_number_too() -> None:
+    pages = applied(
+        {"items": [{"id": 6, "n": 1}, {"id": 5, "gone": 1}]},
+        ("5", "6"),
+        request={"url": "https://upstream.example/{keys}", "keys_per_request": 5},
+        parse={"rows": "items", "key": "id", "gone": "gone"},
+        tables=table({"n": "bigint"}),
+    )
+    assert [(page.outcome.value, page.records) for page in pages] == [("gone", []), ("stored", [(0, (1,))])]
+
+
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
         ({"parse": {"rows": "a["}}, "table facts: rows: 'a[' is wrong at character 2"),
         ({"parse": {"gone": "a..b"}}, "[parse] gone: 'a..b' is wrong at character 2"),
+        ({"parse": {"gone": "a=b"}}, "[parse] gone: 'a=b': write PATH = value or PATH != value"),
+        ({"parse": {"gone": "a == b"}}, "'a == b': write PATH = value"),
+        ({"parse": {"gone": "a = 1 and b = 2"}}, "write a list of conditions, of which one is enough"),
+        ({"tables": table({"c": {"type": "date", "as": "%d.%Q"}})}, "as is '%d.%Q'; 'Q' is a bad directive"),
+        ({"tables": table({"c": "text"}, skip="a > 5")}, "'a > 5': write PATH = value"),
         (
             {"parse": {"failed": "$staus = 1"}},
             "[parse] failed: '$staus' is not known; write one of $key, $url, $status",
