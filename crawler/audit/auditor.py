@@ -96,7 +96,7 @@ async def _findings(
         runs = await Catalogue(connection).all()
         job = complete(read_job(stored.document, stored.folder or folder))
         in_source = await _in_source(connection, stored, job, record)
-        in_postgres = await _in_postgres(connection, stored, job, runs)
+        in_postgres = await _in_postgres(connection, stored, job)
         versions = [check_current(runs, stored, await Corpora(connection).current(stored.corpus))]
         versions += await check_carried(connection, stored, runs, job)
         logged = await _logged(connection, log, job) if log else None
@@ -203,20 +203,13 @@ async def _in_source(
     )
 
 
-async def _in_postgres(
-    connection: PostgresConnection, stored: StoredRun, job: Job, runs: Sequence[StoredRun]
-) -> InPostgres:
+async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: Job) -> InPostgres:
     of_run, tables = RunTables.of(stored), [PAGES, *table_names(job.tables)]
     parts, pages = {table: of_run.part(table) for table in tables}, of_run.pages
     outcomes = await connection.fetch(query("count-outcomes", part=pages))
-    others = [run for run in runs if run.corpus == stored.corpus and run.published_at and run.run_id != stored.run_id]
     orphans = []
     for table in job.tables:
-        kept = query("nothing-kept")
-        if table.mode == "merge" and others:
-            kept = query("kept-of-another-run", table=of_run.whole(table.name), run_id=of_run.run_id)
-        elif table.mode == "merge":
-            kept = query("kept-of-a-run-that-is-gone")
+        kept = query("kept-of-an-earlier-run") if table.mode == "merge" else query("nothing-kept")
         statement = query("orphan-records", part=parts[table.name], pages=pages, kept=kept)
         row = await connection.fetchrow(statement, MAX_EXAMPLES)
         assert row is not None

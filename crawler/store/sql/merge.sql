@@ -41,9 +41,10 @@ INSERT INTO {part} (run_id, digest, {columns})
 SELECT {run_id}, substring(o.digest FOR 16) || '\x00'::bytea, {columns} FROM {before} o WHERE {stays};
 
 -- name: stays-by-columns
--- `o` is a record of the run before. One with a NULL stays, unless its page is in this run with the same content.
+-- `o` is a record of the run before. One with a NULL stays, unless its page is in this run with the same content, and so
+-- has it already. One that was kept there is of no page.
 NOT EXISTS (SELECT FROM {part} n WHERE {equal})
-AND ({no_null} OR NOT EXISTS (
+AND ({no_null} OR length(o.digest) > 16 OR NOT EXISTS (
     SELECT FROM {pages} p
     WHERE p.digest = substring(o.digest FOR 16) AND p.outcome NOT IN ('stored', 'gone') AND {decided}));
 

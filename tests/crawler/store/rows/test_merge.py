@@ -176,6 +176,10 @@ async def test_records_of_earlier_runs_stay_until_they_are_replaced(corpus: Corp
     assert await versions.current() == whole
     await versions.publish(run)
     assert await versions.current() == whole, "nothing is doubled when it is published again"
+    same = a_page("list", records=[(1, "third")])
+    same.outcome, same.body_digest = Outcome.UNCHANGED, b"same"
+    await versions.add(same)
+    assert await versions.current() == whole, "what was kept stays beside a page that a refresh found unchanged"
 
 
 async def test_without_unique_columns_a_key_keeps_its_records_until_it_has_content(corpus: Corpus) -> None:
