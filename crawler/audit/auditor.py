@@ -187,7 +187,7 @@ async def _in_source(
     except SourceError as error:
         return Finding("the source", "cannot be read", "readable", False, str(error))
     part = RunTables.of(stored).pages
-    await connection.execute("ANALYZE audit_source")
+    await connection.execute("ANALYZE audit_source_r0")
     row = await connection.fetchrow(query("audit-source", part=part))
     assert row is not None
     missing = await connection.fetch(query("missing-digests", part=part), MAX_EXAMPLES) if stored.complete else []
@@ -235,7 +235,6 @@ async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: J
             if await connection.fetchval(query("is-attached"), of_run.whole(table), part)
         ],
         published=stored.published_at is not None,
-        undecided=stored.complete and stored.published_at is None and stored.shortfall is None,
     )
 
 
@@ -245,7 +244,7 @@ async def _logged(connection: PostgresConnection, log: Path, job: Job) -> Logged
     read = UpstreamLog(log, job.request)
     keys = read.keys()
     while batch := await asyncio.to_thread(lambda: [(key,) for key in islice(keys, AUDIT_CHUNK_KEYS)]):
-        await connection.copy_records_to_table("audit_requests", records=batch, columns=["key"])
+        await connection.copy_records_to_table("audit_requests_r0", records=batch, columns=["key"])
     row = await connection.fetchrow(query("audit-requests"), MAX_EXAMPLES)
     assert row is not None
     return LoggedRequests(

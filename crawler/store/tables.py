@@ -76,8 +76,13 @@ class RunTables:
 
     @property
     def staging_name(self) -> str:
-        """The name of the temporary table through which a batch is merged."""
-        return f"staging_r{self.run_id}"
+        """The name of the temporary table through which a batch is merged. No table of a user's ends in _r0."""
+        return f"staging_{self.run_id}_r0"
+
+    @property
+    def found_staging_name(self) -> str:
+        """The same for found keys."""
+        return f"staging_found_{self.run_id}_r0"
 
 
 def column_list(columns: Sequence[tuple[str, str]]) -> str:

@@ -399,9 +399,9 @@ async def test_a_key_that_was_requested_twice_is_found_also_in_another_request(c
 async def test_leftover_sessions_are_found(crawl: Crawl, database: str) -> None:
     await crawl.finish()
     session = await asyncpg.connect(database)
-    await session.execute("CREATE TEMP TABLE staging_r1 (digest bytea)")
+    await session.execute("CREATE TEMP TABLE staging_1_r0 (digest bytea)")
     assert await crawl.broken() == {STAGING}
-    await session.execute("DROP TABLE staging_r1")
+    await session.execute("DROP TABLE staging_1_r0")
     begun = await asyncpg.connect(database)  # it holds nothing
     await begun.execute("BEGIN")
     await session.execute("BEGIN; SELECT FROM runs")

@@ -20,7 +20,7 @@ from crawler.store.postgres import PostgresConnection, connect_postgres, postgre
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows import copyformat
-from crawler.store.tables import FOUND, RunTables, quoted
+from crawler.store.tables import RunTables, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class FoundTable:
 
     def __init__(self, tables: RunTables) -> None:
         self._found, self._part = tables.found, tables.pages
-        self._staging = tables.part_name(FOUND) + "_staging"
+        self._staging = tables.found_staging_name
 
     async def make(self, connection: PostgresConnection) -> None:
         """Make the table of a new run."""

@@ -167,12 +167,13 @@ async def test_rows_go_in_the_order_of_their_digests_so_that_two_writers_lock_th
     assert all(digests == sorted(digests) for digests in sent)
 
 
-async def test_a_merge_leaves_nothing_in_the_staging_table(database: str) -> None:
-    async with a_loading_run(database) as run, run.writer() as writer:
-        for _ in range(3):
-            await writer.write([a_page(str(number)) for number in range(10)])
+async def test_a_merge_leaves_nothing_in_the_staging_table_which_is_no_table_of_the_users(database: str) -> None:
+    async with a_loading_run(database, a_table("staging", n="bigint")) as run, run.writer() as writer:
+        for more in range(3):
+            await writer.write([a_page(str(number), records=[(number,)]) for number in range(10 + more)])
+        assert await run.records() == [(number,) for number in range(12)]
         assert writer._connection is not None
-        assert await writer._connection.fetchval(f"SELECT count(*) FROM staging_r{run.run_id}") == 0
+        assert await writer._connection.fetchval(f"SELECT count(*) FROM staging_{run.run_id}_r0") == 0
 
 
 async def ended_backend(run: LoadingRun, victim: PostgresConnection) -> None:
