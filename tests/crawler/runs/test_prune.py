@@ -13,7 +13,7 @@ from coordinator.errors import PostgresRefused, PostgresUnavailable
 from coordinator.model import Epoch
 from coordinator.redis.keys import RUNS, RunKeys
 from crawler.runs import prune as prune_module
-from crawler.runs.prune import drop_orphans, orphans, prunable, prune, run_sizes, to_prune
+from crawler.runs.prune import Part, drop_orphans, orphans, prunable, prune, run_sizes, to_prune
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres
@@ -148,6 +148,25 @@ async def test_the_base_of_a_run_that_goes_on_stays_and_of_a_complete_one_it_may
     await finished(connection, RunTables(run_id), Epoch("e"))
     await connection.execute("UPDATE corpora SET current_run = 3")
     assert [run.name for run in (await prune(connection, redis, database, "c", keep=1))[0]] == ["first", "next"]
+
+
+async def test_a_new_run_that_has_got_the_name_of_a_pruned_one_meanwhile_keeps_what_redis_has(
+    catalogue: Catalogue,
+    connection: PostgresConnection,
+    redis: Redis,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await published(catalogue, connection, "first", "second")
+
+    async def begin(*_: object) -> list[Part]:
+        await catalogue.make("first", a_document(), Epoch("new"), [], corpus="c")
+        await redis.hset(RunKeys("first").state, mapping={"state": "running", "epoch": "new"})
+        return []
+
+    monkeypatch.setattr(prune_module, "drop_orphans", begin)
+    assert [run.name for run in (await prune(connection, redis, database, "c", keep=1))[0]] == ["first"]
+    assert await redis.exists(RunKeys("first").state)
 
 
 async def test_a_table_of_somebody_else_stays_whatever_its_name_is(

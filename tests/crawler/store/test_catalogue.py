@@ -320,11 +320,13 @@ async def test_digests_come_in_batches_by_outcome(
 async def test_a_table_of_every_type_serves_one_run_after_another(
     catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection
 ) -> None:
-    first = await made(catalogue, "first", FACTS)
-    await finished(connection, RunTables(first), EPOCH, [FACTS])
-    second = await made(catalogue, "second", FACTS)
-    await finished(connection, RunTables(second), EPOCH, [FACTS])
-    assert await reader.fetch("SELECT * FROM facts_current") == []
+    tables = [FACTS, a_table("t" * 40, n="integer")]
+    first = await made(catalogue, "first", *tables)
+    await finished(connection, RunTables(first), EPOCH, tables)
+    second = await made(catalogue, "second", *tables)
+    await finished(connection, RunTables(second), EPOCH, tables)
+    for table in tables:
+        assert await reader.fetch(f"SELECT * FROM {table.name}_current") == []
 
 
 @pytest.mark.parametrize(
