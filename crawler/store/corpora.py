@@ -18,7 +18,7 @@ from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.merge import keep_records
-from crawler.store.tables import PAGES, RunTables, in_schema, table_names
+from crawler.store.tables import PAGES, RunTables, in_schema, quoted, table_names
 
 # Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
 # statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
@@ -40,8 +40,12 @@ class Corpora:
         return run_id
 
     async def find(self, corpus: str, schema: str) -> asyncpg.Record | None:
-        """The row of a corpus, None when it is new. Raises PostgresRefused when it has its tables in another schema."""
+        """The row of a corpus, None when it is new. Raises PostgresRefused when it has its tables in another schema, and
+        when it is new and would have its own schema where the others have none.
+        """
         row = await self._connection.fetchrow(query("find-corpus"), corpus)
+        if row is None and schema and await self._connection.fetchval(query("is-schema-of-runs"), quoted(schema)):
+            raise PostgresRefused(f"[store] schema {schema} is the one that the address names anyway; leave it out")
         if row is not None and row["schema"] != schema:
             there = f"schema {row['schema']}" if row["schema"] else "the schema that the address names"
             raise PostgresRefused(

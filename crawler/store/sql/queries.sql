@@ -206,6 +206,10 @@ SELECT schema, tables, current_run, current_run IS NULL AND EXISTS (
     SELECT FROM runs WHERE runs.corpus = corpora.corpus AND published_at IS NOT NULL) AS is_left_out
 FROM corpora WHERE corpus = $1;
 
+-- name: is-schema-of-runs
+-- Whether the quoted schema $1 has `runs`, and with them the tables of the corpora that have no schema of their own.
+SELECT relnamespace = to_regnamespace($1) FROM pg_class WHERE oid = to_regclass('runs');
+
 -- name: add-corpus
 INSERT INTO corpora (corpus, schema, tables) VALUES ($1, $2, $3)
 ON CONFLICT (corpus) DO UPDATE SET tables = corpora.tables || excluded.tables;

@@ -386,6 +386,8 @@ async def test_a_rehearsal_refuses_what_a_run_of_the_corpus_would(catalogue: Cat
     await made(catalogue, "first", a_table(n="integer"))
     with pytest.raises(PostgresRefused, match="corpus test has its tables in the schema that the address names; leave"):
         await catalogue.rehearse("second", [a_table(n="integer")], "shop", "test")
+    with pytest.raises(PostgresRefused, match="schema public is the one that the address names anyway; leave it out"):
+        await catalogue.rehearse("second", [a_table(n="integer")], "public", "other")
 
 
 async def test_a_table_that_exists_with_another_size_is_refused(catalogue: Catalogue) -> None:
