@@ -100,6 +100,7 @@ async def _close(connection: PostgresConnection, run: StoredRun) -> Mapping[Outc
     with postgres_errors():
         async with connection.transaction():
             await connection.execute(query("lock-run"), run.run_id)
+            await connection.execute(query("stop-batches", part=of_run.pages))
             counts, reasons = await count_outcomes(connection, of_run.pages)
             keys = orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode()
             await connection.execute(query("close-cancelled"), run.run_id, keys, encode_reasons(reasons))

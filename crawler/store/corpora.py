@@ -40,8 +40,9 @@ class Corpora:
         return run_id
 
     async def find(self, corpus: str, schema: str) -> asyncpg.Record | None:
-        """The row of a corpus, None when it is new. Raises PostgresRefused when it has its tables in another schema, and
-        when it is new and would have its own schema where the others have none.
+        """The row of a corpus, None when it is new.
+
+        Raises PostgresRefused when its tables are in another schema, and when a new one names that of all the others.
         """
         row = await self._connection.fetchrow(query("find-corpus"), corpus)
         if row is None and schema and await self._connection.fetchval(query("is-schema-of-runs"), quoted(schema)):

@@ -131,6 +131,7 @@ async def delete_pages(
     Of lists all pages are deleted. Records go with their pages. What is stale stays when its base was pruned.
     """
     part, found = of_run.pages, of_run.found
+    await connection.execute(query("stop-batches", part=part))
     has_base = await connection.fetchval(query("has-base"), of_run.run_id)
     if wanted.lists:
         broken = await connection.fetch(query("broken-lists", part=part))

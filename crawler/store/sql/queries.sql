@@ -234,12 +234,14 @@ WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
 -- name: changed-parts
--- The parts whose columns differ from those of the table that they will be part of.
+-- The parts whose columns differ from those of the table that they will be part of. And NULL when run $3 was cancelled, and
+-- its pages are counted: who comes that late stores nothing.
 SELECT part FROM unnest($1::text[], $2::text[]) AS pair(whole, part)
 WHERE ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
             WHERE attrelid = to_regclass(whole) AND attnum > 0 AND NOT attisdropped ORDER BY attname)
    <> ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
-            WHERE attrelid = to_regclass(part) AND attnum > 0 AND NOT attisdropped ORDER BY attname);
+            WHERE attrelid = to_regclass(part) AND attnum > 0 AND NOT attisdropped ORDER BY attname)
+UNION ALL SELECT NULL FROM runs WHERE run_id = $3 AND state = 'cancelled' AND finished_at IS NOT NULL;
 
 -- name: is-partitioned
 SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass($1));
@@ -305,6 +307,11 @@ AND ($5::bytea IS NULL OR digest = $5);
 -- name: has-base
 -- Whether run $1 has a base, which then stays until this transaction ends.
 SELECT base_run IS NOT NULL FROM runs WHERE run_id = $1 FOR NO KEY UPDATE;
+
+-- name: stop-batches
+-- To the end of the transaction batches of workers wait, and those under way are waited for. Else a page could be
+-- committed after its records were looked for, and be deleted without them. Readers go on.
+LOCK TABLE {part} IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: not-stale
 -- The pages that are `wanted`, but for those whose rows nobody could bring back.

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable
+from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, RunCancelled
 from coordinator.model import Epoch, Outcome
 from crawler.job.tables import TableSettings
 from crawler.model import Page
@@ -174,6 +174,17 @@ async def test_a_merge_leaves_nothing_in_the_staging_table_which_is_no_table_of_
         assert await run.records() == [(number,) for number in range(12)]
         assert writer._connection is not None
         assert await writer._connection.fetchval(f"SELECT count(*) FROM staging_{run.run_id}_r0") == 0
+
+
+async def test_a_worker_that_comes_back_after_its_run_was_cancelled_stores_nothing(database: str) -> None:
+    async with a_loading_run(database) as run, run.writer() as writer:
+        await writer.write([a_page("before")])
+        await run.eye.execute("UPDATE runs SET state = 'cancelled'")
+        await writer.write([a_page("in flight")])
+        await run.eye.execute("UPDATE runs SET finished_at = now()")
+        with pytest.raises(RunCancelled):
+            await writer.write([a_page("late")])
+        assert set(await run.pages()) == {"before", "in flight"}
 
 
 async def ended_backend(run: LoadingRun, victim: PostgresConnection) -> None:

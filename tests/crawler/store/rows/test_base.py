@@ -307,6 +307,28 @@ async def test_a_retry_of_the_base_waits_for_who_carries_over(database: str) -> 
         assert [number for _, number, _ in await corpus.records()] == [1]
 
 
+async def test_a_page_that_is_stored_during_a_retry_keeps_its_records_or_goes_with_them(database: str) -> None:
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)])
+        other = await connect_postgres(database)
+        wanted = PagesToRetry(outcomes=(Outcome.STORED,))
+        async with corpus.eye.transaction():
+            await corpus.eye.execute("SELECT FROM facts_r2 FOR UPDATE")
+            retrying = asyncio.create_task(Catalogue(other).reopen(corpus.run, wanted, [TABLE]))
+            await eventually(lambda: corpus.eye.fetchval(f"{waiting} HAVING count(*) = 1"), "retry to delete records")
+            storing = asyncio.create_task(corpus.store([fetched("b", 2)]))
+
+            async def is_stored_or_waits() -> bool:
+                return storing.done() or bool(await corpus.eye.fetchval(f"{waiting} HAVING count(*) = 2"))
+
+            await eventually(is_stored_or_waits, "the page to be stored, or to wait")
+        await asyncio.gather(retrying, storing)
+        await other.close()
+        pages = {row["digest"] for row in await corpus.eye.fetch("SELECT digest FROM pages_r2")}
+        assert {row["digest"] for row in await corpus.eye.fetch("SELECT digest FROM facts_r2")} == pages
+
+
 async def test_records_that_a_constraint_of_the_users_refuses_fail_their_keys_alone(database: str) -> None:
     async with a_corpus(database) as corpus:
         keys = [f"{number}" for number in range(12)]
