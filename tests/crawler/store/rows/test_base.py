@@ -381,8 +381,9 @@ async def test_two_writers_of_the_same_keys_carry_each_once(database: str) -> No
 
 async def test_records_are_found_by_an_index_that_is_made_once(database: str) -> None:
     async with a_corpus(database) as corpus:
-        for _ in range(2):
-            await Catalogue(corpus.eye).index_records(corpus.base, [TABLE])
+        other = await connect_postgres(database)
+        await asyncio.gather(*(Catalogue(one).index_records(corpus.base, [TABLE]) for one in (corpus.eye, other)))
+        await other.close()
         indexes = await corpus.eye.fetch("SELECT indexdef FROM pg_indexes WHERE tablename = 'facts_r1'")
         assert [row["indexdef"].partition(" USING ")[2] for row in indexes] == ["btree (digest)"]
 
