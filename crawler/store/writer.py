@@ -202,7 +202,7 @@ class Writer:
         ]
 
     async def _check_columns(self, connection: PostgresConnection) -> None:
-        """Raise RunCancelled when the run is closed, PostgresRefused when its parts have other columns than their tables.
+        """Raise RunCancelled when the run is closed, PostgresRefused when parts have other columns than their tables.
 
         A binary COPY does not compare types: if somebody changed a column's type, wrong bytes can fit. The COPY's locks
         keep the columns as they are until the commit.
