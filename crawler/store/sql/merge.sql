@@ -15,7 +15,7 @@ WITH ranked AS (
     WHERE {no_null}
     WINDOW newest AS (
         PARTITION BY {columns}
-        ORDER BY CASE WHEN p.stale THEN NULL ELSE p.fetched_at END DESC NULLS LAST, r.digest DESC, r.ctid DESC
+        ORDER BY CASE WHEN p.stale THEN NULL ELSE p.fetched_at END DESC NULLS LAST, length(r.digest), r.digest DESC, r.ctid DESC
     )
 ), replaced AS MATERIALIZED (
     SELECT place, digest, winner FROM ranked WHERE rank > 1
@@ -34,6 +34,25 @@ WITH deleted AS (
     RETURNING 1
 )
 SELECT count(*) FROM deleted;
+
+-- name: put-aside
+-- Records of stale pages that are `wanted` again, in a run that was published: it is not given once more what stays of the
+-- run before. They are of no page until the run is complete, and have the byte 1 behind their digest.
+WITH wanted AS (
+    SELECT digest FROM {pages} WHERE stale AND {wanted}
+), before AS (
+    DELETE FROM {part} WHERE digest IN (SELECT digest || '\x01'::bytea FROM wanted)
+)
+UPDATE {part} SET digest = digest || '\x01'::bytea WHERE digest IN (SELECT digest FROM wanted);
+
+-- name: drop-put-aside
+-- The page has them again.
+DELETE FROM {part} r WHERE substring(r.digest FROM 17) = '\x01'::bytea AND EXISTS (
+    SELECT FROM {pages} p
+    WHERE p.digest = substring(r.digest FOR 16) AND p.outcome NOT IN ('stored', 'gone') AND {decided});
+
+-- name: keep-put-aside
+UPDATE {part} SET digest = substring(digest FOR 16) || '\x00'::bytea WHERE substring(digest FROM 17) = '\x01'::bytea;
 
 -- name: keep-records
 -- The digest of a record that is kept is that of its page in the run where it was made, and one byte.

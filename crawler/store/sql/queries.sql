@@ -463,6 +463,10 @@ SELECT coalesce(kind, '') AS kind, count(*) AS pages, count(list) AS list_pages,
        count(*) FILTER (WHERE outcome NOT IN ('stored', 'unchanged')) AS unread
 FROM {part} GROUP BY 1;
 
+-- name: of-lists
+-- Pages of these lists, the first ones too.
+(digest = ANY($1::bytea[]) OR list = ANY($1));
+
 -- name: delete-list-records
 DELETE FROM {records} r USING {part} p WHERE r.digest = p.digest AND (p.digest = ANY($1::bytea[]) OR p.list = ANY($1));
 
