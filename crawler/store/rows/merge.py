@@ -25,15 +25,15 @@ async def drop_replaced(connection: PostgresConnection, of_run: RunTables, table
     for table in tables:
         part, pages = of_run.part(table.name), of_run.pages
         if table.mode == "merge":
-            await connection.execute(query("drop-put-aside", part=part, pages=pages, decided=query("decided")))
-            await connection.execute(query("keep-put-aside", part=part))
+            await connection.execute(query("drop-loose-records", part=part, pages=pages, decided=query("decided")))
+            await connection.execute(query("keep-loose-records", part=part))
         if statement := _drop(of_run, table):
             await connection.execute(query("merge-settings"))
             if dropped := await connection.fetchval(statement):
                 logger.info("%s records of table %s gave way to newer ones", f"{dropped:,}", table.name)
 
 
-async def put_aside(
+async def loosen_stale_records(
     connection: PostgresConnection, of_run: RunTables, table: TableSettings, wanted: str, *arguments: object
 ) -> None:
     """Let a run that readers have seen keep the records of stale pages that are `wanted` again, if the table merges.
@@ -41,7 +41,7 @@ async def put_aside(
     They give way to what is fetched as those of the run before do. Raises asyncpg's errors.
     """
     if table.mode == "merge" and await connection.fetchval(query("was-published"), of_run.run_id):
-        statement = query("put-aside", part=of_run.part(table.name), pages=of_run.pages, wanted=wanted)
+        statement = query("loosen-stale-records", part=of_run.part(table.name), pages=of_run.pages, wanted=wanted)
         await connection.execute(statement, *arguments)
 
 

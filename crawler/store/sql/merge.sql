@@ -35,7 +35,7 @@ WITH deleted AS (
 )
 SELECT count(*) FROM deleted;
 
--- name: put-aside
+-- name: loosen-stale-records
 -- Records of stale pages that are `wanted` again, in a run that was published: it is not given once more what stays of the
 -- run before. They are of no page until the run is complete, and have the byte 1 behind their digest.
 WITH wanted AS (
@@ -45,13 +45,13 @@ WITH wanted AS (
 )
 UPDATE {part} SET digest = digest || '\x01'::bytea WHERE digest IN (SELECT digest FROM wanted);
 
--- name: drop-put-aside
+-- name: drop-loose-records
 -- The page has them again.
 DELETE FROM {part} r WHERE substring(r.digest FROM 17) = '\x01'::bytea AND EXISTS (
     SELECT FROM {pages} p
     WHERE p.digest = substring(r.digest FOR 16) AND p.outcome NOT IN ('stored', 'gone') AND {decided});
 
--- name: keep-put-aside
+-- name: keep-loose-records
 UPDATE {part} SET digest = substring(digest FOR 16) || '\x00'::bytea WHERE substring(digest FROM 17) = '\x01'::bytea;
 
 -- name: keep-records
