@@ -22,9 +22,10 @@ async def drop_replaced(connection: PostgresConnection, of_run: RunTables, table
 
     Raises asyncpg's errors.
     """
+    was_published = await connection.fetchval(query("was-published"), of_run.run_id)
     for table in tables:
         part, pages = of_run.part(table.name), of_run.pages
-        if table.mode == "merge":
+        if table.mode == "merge" and was_published:
             await connection.execute(query("drop-loose-records", part=part, pages=pages, decided=query("decided")))
             await connection.execute(query("keep-loose-records", part=part))
         if statement := _drop(of_run, table):
