@@ -42,7 +42,8 @@ async def cancel_run(
 ) -> Mapping[Outcome, int]:
     """Cancel a run that is not complete; returns its keys by outcome. With `drop` its rows and its name are deleted.
 
-    Raises UsageError when it is not known or complete, RedisUnavailable, PostgresUnavailable, PostgresRefused.
+    Raises UsageError when it is not known or complete, or when another run needs its rows; RedisUnavailable,
+    PostgresUnavailable, PostgresRefused.
     """
     connection = await connect_postgres(database)
     try:
@@ -62,7 +63,12 @@ async def cancel_run(
             counts = await _close(connection, run)
             await Runs(client).erase(name)
         failpoint("erased")
-        if drop and await delete_row(connection, run.run_id):
+        if drop:
+            if not await delete_row(connection, run.run_id) and await Catalogue(connection).find(name) is not None:
+                raise UsageError(
+                    f"run {name} is cancelled, and its rows stay: another run began with it, and goes on; "
+                    "`shardcrawl prune` deletes them later"
+                )
             failpoint("unlisted")
             await drop_orphans(connection, database, failpoint)
         return counts
