@@ -162,10 +162,12 @@ async def test_a_cancelled_run_with_which_another_one_began_keeps_its_rows_and_s
     monkeypatch.setattr(cancel_module, "QUIET_SECONDS", 0.0)
     await published(catalogue, connection, "first", "second")
     await catalogue.make("third", a_document(), Epoch("e"), [], corpus="c", base_run=1)
+    await connection.execute("UPDATE runs SET base_run = 1 WHERE name = 'second'")
     await connection.execute("UPDATE runs SET state = 'running' WHERE name = 'first'")
     with pytest.raises(UsageError, match="its rows stay"):
         await cancel_run(redis, database, "first", drop=True)
     assert await connection.fetchval("SELECT state FROM runs WHERE name = 'first'") == "cancelled"
+    assert await connection.fetchval("SELECT base_run FROM runs WHERE name = 'second'") == 1
     assert await orphans(connection) == []
 
 
