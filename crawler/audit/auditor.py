@@ -96,7 +96,7 @@ async def _findings(
         runs = await Catalogue(connection).all()
         job = complete(read_job(stored.document, stored.folder or folder))
         in_source = await _in_source(connection, stored, job, record)
-        in_postgres = await _in_postgres(connection, stored, job, runs)
+        in_postgres = await _in_postgres(connection, stored, job)
         versions = [check_current(runs, stored, await Corpora(connection).current(stored.corpus))]
         versions += await check_carried(connection, stored, runs, job)
         logged = await _logged(connection, log, job) if log else None
@@ -187,7 +187,7 @@ async def _in_source(
     except SourceError as error:
         return Finding("the source", "cannot be read", "readable", False, str(error))
     part = RunTables.of(stored).pages
-    await connection.execute("ANALYZE audit_source")
+    await connection.execute("ANALYZE audit_source_r0")
     row = await connection.fetchrow(query("audit-source", part=part))
     assert row is not None
     missing = await connection.fetch(query("missing-digests", part=part), MAX_EXAMPLES) if stored.complete else []
@@ -203,20 +203,13 @@ async def _in_source(
     )
 
 
-async def _in_postgres(
-    connection: PostgresConnection, stored: StoredRun, job: Job, runs: Sequence[StoredRun]
-) -> InPostgres:
+async def _in_postgres(connection: PostgresConnection, stored: StoredRun, job: Job) -> InPostgres:
     of_run, tables = RunTables.of(stored), [PAGES, *table_names(job.tables)]
     parts, pages = {table: of_run.part(table) for table in tables}, of_run.pages
     outcomes = await connection.fetch(query("count-outcomes", part=pages))
-    others = [run for run in runs if run.corpus == stored.corpus and run.published_at and run.run_id != stored.run_id]
     orphans = []
     for table in job.tables:
-        kept = query("nothing-kept")
-        if table.mode == "merge" and others:
-            kept = query("kept-of-another-run", table=of_run.whole(table.name), run_id=of_run.run_id)
-        elif table.mode == "merge":
-            kept = query("kept-of-a-run-that-is-gone")
+        kept = query("kept-of-an-earlier-run") if table.mode == "merge" else query("nothing-kept")
         statement = query("orphan-records", part=parts[table.name], pages=pages, kept=kept)
         row = await connection.fetchrow(statement, MAX_EXAMPLES)
         assert row is not None
@@ -242,7 +235,6 @@ async def _in_postgres(
             if await connection.fetchval(query("is-attached"), of_run.whole(table), part)
         ],
         published=stored.published_at is not None,
-        undecided=stored.complete and stored.published_at is None and stored.shortfall is None,
     )
 
 
@@ -252,7 +244,7 @@ async def _logged(connection: PostgresConnection, log: Path, job: Job) -> Logged
     read = UpstreamLog(log, job.request)
     keys = read.keys()
     while batch := await asyncio.to_thread(lambda: [(key,) for key in islice(keys, AUDIT_CHUNK_KEYS)]):
-        await connection.copy_records_to_table("audit_requests", records=batch, columns=["key"])
+        await connection.copy_records_to_table("audit_requests_r0", records=batch, columns=["key"])
     row = await connection.fetchrow(query("audit-requests"), MAX_EXAMPLES)
     assert row is not None
     return LoggedRequests(

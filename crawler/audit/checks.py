@@ -63,8 +63,7 @@ class InPostgres:
     """A run's rows: `pages` by outcome, also by values that are no outcome of ours.
 
     `empty` is None when the job has no tables. `counts` are the final ones in `runs`; `attached` are those of its
-    `tables` of which the run is a partition. It is `undecided` when it is complete, and nobody has decided yet whether
-    it is published.
+    `tables` of which the run is a partition.
     """
 
     complete: bool
@@ -76,7 +75,6 @@ class InPostgres:
     tables: Sequence[str]
     attached: Sequence[str]
     published: bool
-    undecided: bool
 
     @property
     def total(self) -> int:
@@ -183,15 +181,17 @@ def _of_postgres(postgres: InPostgres) -> list[Finding]:
 
 
 def _of_readers(postgres: InPostgres) -> Finding:
-    """A published run is a partition of all of its tables, another one of none: it goes on, or fell short."""
+    """A published run is a partition of all of its tables. Another one is of none; or of all, if who published it died
+    before readers saw it, or saw that it may not be published any more.
+    """
     what, found, all_tables = (
         "tables where readers see the run",
         ", ".join(postgres.attached),
         ", ".join(postgres.tables),
     )
-    if postgres.undecided:
-        return Finding(what, found or "none", "decided by the next `shardcrawl run`", found in ("", all_tables))
-    return _same(what, found or "none", all_tables if postgres.published else "none")
+    if postgres.published:
+        return _same(what, found or "none", all_tables)
+    return Finding(what, found or "none", "none, or all of them", found in ("", all_tables))
 
 
 def _of_redis(redis: InRedis, postgres: InPostgres) -> list[Finding]:

@@ -28,7 +28,7 @@ async def load_digests(connection: PostgresConnection, job: Job) -> tuple[int, s
         while not exhausted:
             digests, exhausted = await asyncio.to_thread(_read_digests, source)
             lines += len(digests)
-            await connection.copy_records_to_table("audit_source", records=digests, columns=["digest"])
+            await connection.copy_records_to_table("audit_source_r0", records=digests, columns=["digest"])
         return lines, await asyncio.to_thread(source.fingerprint)
     finally:
         source.close()

@@ -39,6 +39,8 @@ async def check_carried(
     base = next((one for one in runs if one.run_id == run.carried_run), None)
     if base is None:
         return [*findings, Finding(CARRIED, "the base is no longer there", "not compared", True)]
+    if base.finished_at is None or base.finished_at > run.created_at:
+        return [*findings, Finding(CARRIED, "`retry` has changed the base since", "not compared", True)]
     await connection.execute(query("comparison-memory"))
     of_base = RunTables.of(base).pages
     unlike = query("pages-unlike-base", pages=pages, base=of_base)

@@ -62,12 +62,17 @@ class ExportPlan:
     rows_per_file: int = DEFAULT_ROWS_PER_FILE
 
     def head(self) -> dict[str, object]:
-        """What the manifest says beside the files. An export goes on where this is the same."""
+        """What the manifest says beside the files. An export goes on where this is the same.
+
+        A table that merges gets records of the run before when its run is published, and is not complete until then.
+        """
+        tables = self.run.document.get("tables", ())
+        merges = any(table.get("mode") == "merge" and table["name"] in self.tables for table in tables)
         return {
             "corpus": self.run.corpus,
             "run": self.run.name,
             "run_id": self.run.run_id,
-            "complete": self.run.complete,
+            "complete": self.run.complete and not (merges and self.run.published_at is None),
             "finished_at": self.run.finished_at and self.run.finished_at.isoformat(),
             "format": self.form,
             "rows_per_file": self.rows_per_file,

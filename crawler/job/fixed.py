@@ -14,7 +14,7 @@ from crawler.job.job import Job
 _FIXED_SETTINGS = (
     ("source", None),
     *(("request", name) for name in ("url", "method", "json", "form", "body", "keys_per_request")),
-    *(("tables", None), ("kinds", None)),
+    *(("tables", None), ("kinds", None), ("store", "schema")),
 )
 _SHOWN_CHARACTERS = 60
 

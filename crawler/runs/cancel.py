@@ -42,7 +42,8 @@ async def cancel_run(
 ) -> Mapping[Outcome, int]:
     """Cancel a run that is not complete; returns its keys by outcome. With `drop` its rows and its name are deleted.
 
-    Raises UsageError when it is not known or complete, RedisUnavailable, PostgresUnavailable, PostgresRefused.
+    Raises UsageError when it is not known or complete, or when another run needs its rows; RedisUnavailable,
+    PostgresUnavailable, PostgresRefused.
     """
     connection = await connect_postgres(database)
     try:
@@ -62,7 +63,12 @@ async def cancel_run(
             counts = await _close(connection, run)
             await Runs(client).erase(name)
         failpoint("erased")
-        if drop and await delete_row(connection, run.run_id):
+        if drop:
+            if not await delete_row(connection, run.run_id) and await Catalogue(connection).find(name) is not None:
+                raise UsageError(
+                    f"run {name} is cancelled, and its rows stay: another run began with it, and goes on; "
+                    "`shardcrawl prune` deletes them later"
+                )
             failpoint("unlisted")
             await drop_orphans(connection, database, failpoint)
         return counts
@@ -100,6 +106,7 @@ async def _close(connection: PostgresConnection, run: StoredRun) -> Mapping[Outc
     with postgres_errors():
         async with connection.transaction():
             await connection.execute(query("lock-run"), run.run_id)
+            await connection.execute(query("stop-batches", part=of_run.pages))
             counts, reasons = await count_outcomes(connection, of_run.pages)
             keys = orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode()
             await connection.execute(query("close-cancelled"), run.run_id, keys, encode_reasons(reasons))

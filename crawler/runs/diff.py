@@ -96,11 +96,14 @@ def previous_and_current(
 
 
 def previous_run(runs: Sequence[StoredRun], run: StoredRun) -> StoredRun | None:
-    """Pure: the run's base, or without one the newest of its corpus that was published before it; None without both."""
-    for one in runs:
-        if one.run_id == run.base_run:
-            return one
-    earlier = [one for one in runs if one.corpus == run.corpus and one.published_at and one.run_id < run.run_id]
+    """Pure: the run's base, or without one the newest of its corpus that was published before it; None without both.
+
+    One that goes on again, or was cancelled then, is none of both.
+    """
+    complete = [one for one in runs if one.complete]
+    if base := [one for one in complete if one.run_id == run.base_run]:
+        return base[0]
+    earlier = [one for one in complete if one.corpus == run.corpus and one.published_at and one.run_id < run.run_id]
     return earlier[-1] if earlier else None
 
 

@@ -118,7 +118,9 @@ async def prune(
     failpoint("unlisted")
     dropped = await drop_orphans(connection, database, failpoint)
     for run in deleted:
-        await Runs(client).erase(run.name)
+        async with name_lock(database, run.name):
+            if await Catalogue(connection).find(run.name) is None:  # else a new run has got its name meanwhile
+                await Runs(client).erase(run.name)
     await _erase_unneeded(connection, client)
     return deleted, dropped
 
@@ -204,8 +206,10 @@ def _held_up(which: str) -> PostgresUnavailable:
 
 async def _erase_unneeded(connection: PostgresConnection, client: Redis) -> None:
     """Erase runs in Redis that are over, or that Postgres does not have and on which nobody works."""
-    runs, stored = Runs(client), {run.name: run for run in await Catalogue(connection).all()}
-    for name in await runs.names():
+    runs = Runs(client)
+    names = await runs.names()  # first: a run that is begun now is in Postgres before it is in Redis
+    stored = {run.name: run for run in await Catalogue(connection).all()}
+    for name in names:
         if not re.fullmatch(RUN_NAME, name):
             continue  # it is not ours, and its keys could be everybody's
         run = stored.get(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from coordinator.errors import UsageError
+from coordinator.errors import EpochLost, UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import Outcome
 from coordinator.queue.registry import RunRecord
@@ -34,16 +34,20 @@ async def finish_run(
         corpora = Corpora(catalogue.connection)
         await catalogue.complete(RunTables.of(run), run.epoch, job.tables)
         failpoint("counted")
-        complete = await _found(catalogue, run.name)
-        if complete.shortfall is None:
-            if held_back := await _held_back(catalogue.connection, complete, job):
+        while (complete := await _found(catalogue, run.name)).complete and complete.shortfall is None:
+            # What readers see may change while this is decided and done: then it is decided anew.
+            current, tables = await corpora.current(complete.corpus), RunTables.of(complete)
+            if held_back := await _held_back(catalogue.connection, complete, job, current):
                 logger.warning(
                     "run %s is not published: %s", complete.name, held_back, extra={"event": "run_held_back"}
                 )
                 await corpora.refuse(complete.run_id, held_back)
             else:
-                await corpora.publish(complete.corpus, RunTables.of(complete), job.tables, failpoint)
-        return await _found(catalogue, run.name)
+                await corpora.publish(complete.corpus, tables, job.tables, failpoint, instead_of=current)
+        complete.refuse_cancelled()
+        if not complete.complete:
+            raise EpochLost(f"run {complete.name} was changed in Postgres while it ended")
+        return complete
 
 
 async def publish_run(
@@ -87,9 +91,8 @@ async def _found(catalogue: Catalogue, name: str) -> StoredRun:
     return run
 
 
-async def _held_back(connection: PostgresConnection, run: StoredRun, job: Job) -> str:
-    """Why the run is not published by itself, "" when it is."""
-    current = await Corpora(connection).current(run.corpus)
+async def _held_back(connection: PostgresConnection, run: StoredRun, job: Job, current: int | None) -> str:
+    """Why the run is not published by itself in the place of the `current` one, "" when it is."""
     if current is not None and current > run.run_id:
         return f"corpus {run.corpus} has a newer run that is published; `shardcrawl publish {run.name}` goes back to it"
     if current == run.run_id:

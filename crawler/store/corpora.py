@@ -12,17 +12,19 @@ from dataclasses import replace
 
 import asyncpg
 
-from coordinator.errors import PostgresRefused, PostgresUnavailable, UsageError
+from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, UsageError
 from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
 from crawler.store.queries import query
 from crawler.store.rows.merge import keep_records
-from crawler.store.tables import PAGES, RunTables, in_schema, table_names
+from crawler.store.tables import PAGES, RunTables, in_schema, quoted, table_names
 
 # Between attaching a run's parts and publishing it. Postgres plans a statement before it takes its snapshot: a
 # statement that was planned before the attaching, and takes its snapshot after the publishing, would find no rows.
 PUBLISH_DELAY_SECONDS = 0.2
+# In the place of the run_id of the run that readers must still see when another one is published: no run has it.
+ANY_RUN = 0
 
 
 class Corpora:
@@ -38,8 +40,13 @@ class Corpora:
         return run_id
 
     async def find(self, corpus: str, schema: str) -> asyncpg.Record | None:
-        """The row of a corpus, None when it is new. Raises PostgresRefused when it has its tables in another schema."""
+        """The row of a corpus, None when it is new.
+
+        Raises PostgresRefused when its tables are in another schema, and when a new one names that of all the others.
+        """
         row = await self._connection.fetchrow(query("find-corpus"), corpus)
+        if row is None and schema and await self._connection.fetchval(query("is-schema-of-runs"), quoted(schema)):
+            raise PostgresRefused(f"[store] schema {schema} is the one that the address names anyway; leave it out")
         if row is not None and row["schema"] != schema:
             there = f"schema {row['schema']}" if row["schema"] else "the schema that the address names"
             raise PostgresRefused(
@@ -75,13 +82,20 @@ class Corpora:
             ) from error
 
     async def publish(
-        self, corpus: str, of_run: RunTables, tables: Sequence[TableSettings], failpoint: Failpoint = no_failpoint
-    ) -> None:
+        self,
+        corpus: str,
+        of_run: RunTables,
+        tables: Sequence[TableSettings],
+        failpoint: Failpoint = no_failpoint,
+        *,
+        instead_of: int | None = ANY_RUN,
+    ) -> bool:
         """Let readers of the corpus see this run and no other, from one moment on.
 
+        False, and nothing, when readers see another run by then than the one that this is to be published `instead_of`.
         Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises UsageError
-        when somebody deleted the run meanwhile, and PostgresUnavailable while somebody's query holds up a view that
-        must be made: to be called again then.
+        when somebody deleted the run meanwhile, EpochLost when `retry` put keys of it back, and PostgresUnavailable
+        while somebody's query holds up a view that must be made: to be called again then.
         """
         with postgres_errors():
             names = table_names(tables)
@@ -92,15 +106,20 @@ class Corpora:
             async with self._connection.transaction():
                 await self._connection.execute(query("lock-run"), of_run.run_id)
                 before = await self._connection.fetchval(query("lock-corpus"), corpus)
+                if instead_of not in (ANY_RUN, before):
+                    return False
                 if before and not await self._connection.fetchval(query("was-published"), of_run.run_id):
                     await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
                 failpoint("merged")
-                if await self._connection.execute(query("mark-published"), of_run.run_id) == "UPDATE 0":
-                    raise UsageError(f"run {of_run.run_id} is not in Postgres: somebody deleted it")
+                if await self._connection.fetchval(query("mark-published"), of_run.run_id) is None:
+                    if (name := await self._connection.fetchval(query("name-of-run"), of_run.run_id)) is None:
+                        raise UsageError(f"run {of_run.run_id} is not in Postgres: somebody deleted it")
+                    raise EpochLost(f"run {name} is not published: keys of it were put back just now")
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
+        return True
 
     async def refuse(self, run_id: int, shortfall: str) -> None:
-        """Keep why a complete run is not published."""
+        """Keep why a complete run is not published; nothing of one that is not complete any more."""
         with postgres_errors():
             await self._connection.execute(query("mark-shortfall"), run_id, shortfall)
 

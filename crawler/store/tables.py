@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from crawler.job.tables import OWN_COLUMNS, TableSettings, column_type, identifier_fault
+from crawler.job.tables import OWN_COLUMNS, TableSettings, column_type
 
 PAGES, FOUND = "pages", "pages_found"
 
 
+# As long as Postgres has them: a view and a part have the name of their table, and more.
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
 def quoted(name: str) -> str:
-    """A name in double quotes. Raises ValueError when it is not an identifier that a job may use."""
-    if identifier_fault(name):
+    """A name in double quotes. Raises ValueError when it has other characters than a job may use, or too many."""
+    if not _NAME.fullmatch(name):
         raise ValueError(f"not an identifier: {name!r}")
     return f'"{name}"'
 
@@ -76,8 +81,13 @@ class RunTables:
 
     @property
     def staging_name(self) -> str:
-        """The name of the temporary table through which a batch is merged."""
-        return f"staging_r{self.run_id}"
+        """The name of the temporary table through which a batch is merged. No table of a user's ends in _r0."""
+        return f"staging_{self.run_id}_r0"
+
+    @property
+    def found_staging_name(self) -> str:
+        """The same for found keys."""
+        return f"staging_found_{self.run_id}_r0"
 
 
 def column_list(columns: Sequence[tuple[str, str]]) -> str:

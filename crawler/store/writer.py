@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from coordinator.errors import EpochLost, PostgresRefused, first_line
+from coordinator.errors import EpochLost, PostgresRefused, RunCancelled, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.model import BATCH_BITS, Epoch, FoundBatch
 from crawler.job.tables import OWN_COLUMNS, TableSettings
@@ -81,7 +81,8 @@ class Writer:
         A page that the run has already is left as it is, and its records are not added again. Returns what is to be
         published of the keys that the pages have named.
         Raises PostgresUnavailable: then it is unknown what was stored, and the same call may be repeated. Raises
-        PostgresRefused when the tables were changed during the run, and EpochLost when the run was given another epoch.
+        PostgresRefused when the tables were changed during the run, EpochLost when the run was given another epoch, and
+        RunCancelled when it was cancelled and closed.
         """
         by_digest = {page.item.digest: page for page in pages}
         # Sorted, so that two writers lock the same rows in the same order.
@@ -201,14 +202,17 @@ class Writer:
         ]
 
     async def _check_columns(self, connection: PostgresConnection) -> None:
-        """Raise PostgresRefused unless the run's parts still have the columns of the tables that they will be part of.
+        """Raise RunCancelled when the run is closed, PostgresRefused when parts have other columns than their tables.
 
         A binary COPY does not compare types: if somebody changed a column's type, wrong bytes can fit. The COPY's locks
         keep the columns as they are until the commit.
         """
-        changed = await connection.fetch(query("changed-parts"), self._wholes, self._parts)
+        rows = await connection.fetch(query("changed-parts"), self._wholes, self._parts, self._run.run_id)
+        changed = [row["part"] for row in rows]
+        if None in changed:
+            raise RunCancelled("the run was cancelled: what comes so late is not stored")
         if changed:
-            shown = ", ".join(row["part"] for row in changed)
+            shown = ", ".join(changed)
             raise PostgresRefused(f"Postgres: columns of {shown} were changed during the run; change them back")
 
     # -- a row that Postgres refuses is found, or isolated

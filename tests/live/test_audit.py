@@ -244,6 +244,8 @@ REFRESHED = (
     ("UPDATE pages_r2 SET content_digest = 'other' WHERE key = 'k1'", {UNLIKE}),
     ("UPDATE pages_r2 SET content_digest = '' WHERE key = 'k1'; DELETE FROM things_r2 WHERE name = 'k1'", set()),
     ("DELETE FROM pages_r1 WHERE key = 'k1'", {UNLIKE}),
+    ("DELETE FROM pages_r1 WHERE key = 'k1'; UPDATE runs SET finished_at = now() WHERE run_id = 1", set()),
+    ("DELETE FROM pages_r1 WHERE key = 'k1'; UPDATE runs SET finished_at = NULL WHERE run_id = 1", set()),
     ("UPDATE pages_r1 SET outcome = 'gone' WHERE key = 'k1'", {UNLIKE}),
     (f"{WITH_BODIES}; UPDATE pages_r2 SET body = '1'", set()),
     (f"{WITH_BODIES}; UPDATE pages_r2 SET body = CASE key WHEN 'k1' THEN '2'::jsonb ELSE '1' END", {UNLIKE}),
@@ -269,15 +271,15 @@ UNDO = f"""
         END IF;
     END $$;
     {"; ".join(f"TRUNCATE {name}; INSERT INTO {name} TABLE kept_{name}" for name in ROWS)};
-    UPDATE runs r SET (spec, layout, shortfall, published_at) = (k.spec, k.layout, k.shortfall, k.published_at)
-        FROM kept_runs k WHERE k.run_id = r.run_id;
+    UPDATE runs r SET (spec, layout, shortfall, published_at, finished_at)
+        = (k.spec, k.layout, k.shortfall, k.published_at, k.finished_at) FROM kept_runs k WHERE k.run_id = r.run_id;
     UPDATE corpora c SET current_run = k.current_run FROM kept_corpora k WHERE k.corpus = c.corpus;
 """
 MERGED = """UPDATE runs SET spec = jsonb_set(spec, '{tables,0,mode}', '"merge"'); """
 KEPT = "INSERT INTO things_r2 SELECT 2, digest || '\\x00', name FROM things WHERE name = 'k1'"
 KEPT_RECORDS = (
     (KEPT, set()),
-    ("INSERT INTO things_r2 VALUES (2, '\\x0123456789abcdef0123456789abcdef00', 'of no run')", {ORPHANS}),
+    ("INSERT INTO things_r2 VALUES (2, '\\x0123456789abcdef0123456789abcdef00', 'of a run that was pruned')", set()),
     ("INSERT INTO things_r2 VALUES (2, '\\x00', 'of no key')", {ORPHANS}),
     (f"{KEPT}; UPDATE runs SET published_at = NULL WHERE run_id = 1; UPDATE corpora SET current_run = NULL", set()),
 )
@@ -397,9 +399,9 @@ async def test_a_key_that_was_requested_twice_is_found_also_in_another_request(c
 async def test_leftover_sessions_are_found(crawl: Crawl, database: str) -> None:
     await crawl.finish()
     session = await asyncpg.connect(database)
-    await session.execute("CREATE TEMP TABLE staging_r1 (digest bytea)")
+    await session.execute("CREATE TEMP TABLE staging_1_r0 (digest bytea)")
     assert await crawl.broken() == {STAGING}
-    await session.execute("DROP TABLE staging_r1")
+    await session.execute("DROP TABLE staging_1_r0")
     begun = await asyncpg.connect(database)  # it holds nothing
     await begun.execute("BEGIN")
     await session.execute("BEGIN; SELECT FROM runs")

@@ -20,7 +20,8 @@ from crawler.store.postgres import PostgresConnection, connect_postgres, postgre
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows import copyformat
-from crawler.store.tables import FOUND, RunTables, quoted
+from crawler.store.rows.merge import loosen_stale_records
+from crawler.store.tables import RunTables, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class FoundTable:
 
     def __init__(self, tables: RunTables) -> None:
         self._found, self._part = tables.found, tables.pages
-        self._staging = tables.part_name(FOUND) + "_staging"
+        self._staging = tables.found_staging_name
 
     async def make(self, connection: PostgresConnection) -> None:
         """Make the table of a new run."""
@@ -131,6 +132,7 @@ async def delete_pages(
     Of lists all pages are deleted. Records go with their pages. What is stale stays when its base was pruned.
     """
     part, found = of_run.pages, of_run.found
+    await connection.execute(query("stop-batches", part=part))
     has_base = await connection.fetchval(query("has-base"), of_run.run_id)
     if wanted.lists:
         broken = await connection.fetch(query("broken-lists", part=part))
@@ -138,6 +140,7 @@ async def delete_pages(
         _say_left(len(broken) - len(lists), "lists with stale pages")
         for table in tables:
             records = of_run.part(table.name)
+            await loosen_stale_records(connection, of_run, table, query("of-lists"), lists)
             await connection.execute(query("delete-list-records", records=records, part=part), lists)
         await connection.execute(query("delete-list-found", found=found, part=part), lists)
         await connection.execute(query("keep-links-of-lists", part=part), lists)
@@ -149,6 +152,7 @@ async def delete_pages(
             _say_left(await connection.fetchval(stale, *wanted.arguments), "stale keys")
             condition = query("not-stale", wanted=condition)
         for table in tables:
+            await loosen_stale_records(connection, of_run, table, condition, *wanted.arguments)
             statement = query("delete-records", records=of_run.part(table.name), part=part, wanted=condition)
             await connection.execute(statement, *wanted.arguments)
         rows = await connection.fetch(query("delete-pages", part=part, wanted=condition), *wanted.arguments)

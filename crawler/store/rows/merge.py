@@ -22,11 +22,28 @@ async def drop_replaced(connection: PostgresConnection, of_run: RunTables, table
 
     Raises asyncpg's errors.
     """
+    was_published = await connection.fetchval(query("was-published"), of_run.run_id)
     for table in tables:
+        part, pages = of_run.part(table.name), of_run.pages
+        if table.mode == "merge" and was_published:
+            await connection.execute(query("drop-loose-records", part=part, pages=pages, decided=query("decided")))
+            await connection.execute(query("keep-loose-records", part=part))
         if statement := _drop(of_run, table):
             await connection.execute(query("merge-settings"))
             if dropped := await connection.fetchval(statement):
                 logger.info("%s records of table %s gave way to newer ones", f"{dropped:,}", table.name)
+
+
+async def loosen_stale_records(
+    connection: PostgresConnection, of_run: RunTables, table: TableSettings, wanted: str, *arguments: object
+) -> None:
+    """Let a run that readers have seen keep the records of stale pages that are `wanted` again, if the table merges.
+
+    They give way to what is fetched as those of the run before do. Raises asyncpg's errors.
+    """
+    if table.mode == "merge" and await connection.fetchval(query("was-published"), of_run.run_id):
+        statement = query("loosen-stale-records", part=of_run.part(table.name), pages=of_run.pages, wanted=wanted)
+        await connection.execute(statement, *arguments)
 
 
 async def keep_records(

@@ -15,7 +15,7 @@ WITH ranked AS (
     WHERE {no_null}
     WINDOW newest AS (
         PARTITION BY {columns}
-        ORDER BY CASE WHEN p.stale THEN NULL ELSE p.fetched_at END DESC NULLS LAST, r.digest DESC, r.ctid DESC
+        ORDER BY CASE WHEN p.stale THEN NULL ELSE p.fetched_at END DESC NULLS LAST, length(r.digest), r.digest DESC, r.ctid DESC
     )
 ), replaced AS MATERIALIZED (
     SELECT place, digest, winner FROM ranked WHERE rank > 1
@@ -35,15 +35,35 @@ WITH deleted AS (
 )
 SELECT count(*) FROM deleted;
 
+-- name: loosen-stale-records
+-- Records of stale pages that are `wanted` again, in a run that was published: it is not given once more what stays of the
+-- run before. They are of no page until the run is complete, and have the byte 1 behind their digest.
+WITH wanted AS (
+    SELECT digest FROM {pages} WHERE stale AND {wanted}
+), before AS (
+    DELETE FROM {part} WHERE digest IN (SELECT digest || '\x01'::bytea FROM wanted)
+)
+UPDATE {part} SET digest = digest || '\x01'::bytea WHERE digest IN (SELECT digest FROM wanted);
+
+-- name: drop-loose-records
+-- The page has them again.
+DELETE FROM {part} r WHERE substring(r.digest FROM 17) = '\x01'::bytea AND EXISTS (
+    SELECT FROM {pages} p
+    WHERE p.digest = substring(r.digest FOR 16) AND p.outcome NOT IN ('stored', 'gone') AND {decided});
+
+-- name: keep-loose-records
+UPDATE {part} SET digest = substring(digest FOR 16) || '\x00'::bytea WHERE substring(digest FROM 17) = '\x01'::bytea;
+
 -- name: keep-records
 -- The digest of a record that is kept is that of its page in the run where it was made, and one byte.
 INSERT INTO {part} (run_id, digest, {columns})
 SELECT {run_id}, substring(o.digest FOR 16) || '\x00'::bytea, {columns} FROM {before} o WHERE {stays};
 
 -- name: stays-by-columns
--- `o` is a record of the run before. One with a NULL stays, unless its page is in this run with the same content.
+-- `o` is a record of the run before. One with a NULL stays, unless its page is in this run with the same content, and so
+-- has it already. One that was kept there is of no page.
 NOT EXISTS (SELECT FROM {part} n WHERE {equal})
-AND ({no_null} OR NOT EXISTS (
+AND ({no_null} OR length(o.digest) > 16 OR NOT EXISTS (
     SELECT FROM {pages} p
     WHERE p.digest = substring(o.digest FOR 16) AND p.outcome NOT IN ('stored', 'gone') AND {decided}));
 

@@ -206,6 +206,10 @@ SELECT schema, tables, current_run, current_run IS NULL AND EXISTS (
     SELECT FROM runs WHERE runs.corpus = corpora.corpus AND published_at IS NOT NULL) AS is_left_out
 FROM corpora WHERE corpus = $1;
 
+-- name: is-schema-of-runs
+-- Whether the quoted schema $1 has `runs`, and with them the tables of the corpora that have no schema of their own.
+SELECT relnamespace = to_regnamespace($1) FROM pg_class WHERE oid = to_regclass('runs');
+
 -- name: add-corpus
 INSERT INTO corpora (corpus, schema, tables) VALUES ($1, $2, $3)
 ON CONFLICT (corpus) DO UPDATE SET tables = corpora.tables || excluded.tables;
@@ -217,10 +221,11 @@ SELECT current_run FROM corpora WHERE corpus = $1;
 UPDATE corpora SET current_run = $2 WHERE corpus = $1;
 
 -- name: mark-published
-UPDATE runs SET published_at = now(), shortfall = '' WHERE run_id = $1;
+-- No row when the run is not complete, or not there.
+UPDATE runs SET published_at = now(), shortfall = '' WHERE run_id = $1 AND state = 'complete' RETURNING run_id;
 
 -- name: mark-shortfall
-UPDATE runs SET shortfall = $2 WHERE run_id = $1 AND shortfall IS NULL;
+UPDATE runs SET shortfall = $2 WHERE run_id = $1 AND state = 'complete' AND shortfall IS NULL;
 
 -- name: columns-of
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
@@ -229,12 +234,14 @@ WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
 -- name: changed-parts
--- The parts whose columns differ from those of the table that they will be part of.
+-- The parts whose columns differ from those of the table that they will be part of. And NULL when run $3 was cancelled, and
+-- its pages are counted: who comes that late stores nothing.
 SELECT part FROM unnest($1::text[], $2::text[]) AS pair(whole, part)
 WHERE ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
             WHERE attrelid = to_regclass(whole) AND attnum > 0 AND NOT attisdropped ORDER BY attname)
    <> ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
-            WHERE attrelid = to_regclass(part) AND attnum > 0 AND NOT attisdropped ORDER BY attname);
+            WHERE attrelid = to_regclass(part) AND attnum > 0 AND NOT attisdropped ORDER BY attname)
+UNION ALL SELECT NULL FROM runs WHERE run_id = $3 AND state = 'cancelled' AND finished_at IS NOT NULL;
 
 -- name: is-partitioned
 SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass($1));
@@ -300,6 +307,11 @@ AND ($5::bytea IS NULL OR digest = $5);
 -- name: has-base
 -- Whether run $1 has a base, which then stays until this transaction ends.
 SELECT base_run IS NOT NULL FROM runs WHERE run_id = $1 FOR NO KEY UPDATE;
+
+-- name: stop-batches
+-- To the end of the transaction batches of workers wait, and those under way are waited for. Else a page could be
+-- committed after its records were looked for, and be deleted without them. Readers go on.
+LOCK TABLE {part} IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: not-stale
 -- The pages that are `wanted`, but for those whose rows nobody could bring back.
@@ -451,6 +463,10 @@ SELECT coalesce(kind, '') AS kind, count(*) AS pages, count(list) AS list_pages,
        count(*) FILTER (WHERE outcome NOT IN ('stored', 'unchanged')) AS unread
 FROM {part} GROUP BY 1;
 
+-- name: of-lists
+-- Pages of these lists, the first ones too.
+(digest = ANY($1::bytea[]) OR list = ANY($1));
+
 -- name: delete-list-records
 DELETE FROM {records} r USING {part} p WHERE r.digest = p.digest AND (p.digest = ANY($1::bytea[]) OR p.list = ANY($1));
 
@@ -470,7 +486,7 @@ SELECT outcome, count(*) AS keys FROM deleted GROUP BY 1;
 -- name: add-found-digests
 -- Those of the rules $1, which have found as many as they may, only where they were fetched.
 WITH added AS (
-    INSERT INTO audit_source SELECT digest FROM {found} f
+    INSERT INTO audit_source_r0 SELECT digest FROM {found} f
     WHERE NOT rule = ANY($1::integer[]) OR EXISTS (SELECT FROM {part} p WHERE p.digest = f.digest)
     RETURNING 1
 )
@@ -484,22 +500,23 @@ WHERE origin IS NOT NULL AND NOT EXISTS (SELECT FROM {part} o WHERE o.digest = p
 SELECT set_config('idle_in_transaction_session_timeout', '0', true), set_config('client_min_messages', 'warning', true);
 
 -- name: make-audit-source
-CREATE TEMP TABLE audit_source (digest bytea NOT NULL) ON COMMIT DROP;
+-- No table of a user's ends in _r0.
+CREATE TEMP TABLE audit_source_r0 (digest bytea NOT NULL) ON COMMIT DROP;
 
 -- name: audit-source
 -- How many keys the source has, how many of them have no page, and how many pages have no key in the source.
 SELECT count(s.digest) AS keys,
        count(*) FILTER (WHERE p.digest IS NULL) AS missing,
        count(*) FILTER (WHERE s.digest IS NULL) AS unknown
-FROM (SELECT DISTINCT digest FROM audit_source) s FULL JOIN (SELECT DISTINCT digest FROM {part}) p USING (digest);
+FROM (SELECT DISTINCT digest FROM audit_source_r0) s FULL JOIN (SELECT DISTINCT digest FROM {part}) p USING (digest);
 
 -- name: missing-digests
-SELECT DISTINCT digest FROM audit_source s
+SELECT DISTINCT digest FROM audit_source_r0 s
 WHERE NOT EXISTS (SELECT FROM {part} p WHERE p.digest = s.digest) LIMIT $1;
 
 -- name: unknown-keys
 SELECT key FROM {part} p
-WHERE NOT EXISTS (SELECT FROM audit_source s WHERE s.digest = p.digest) ORDER BY key LIMIT $1;
+WHERE NOT EXISTS (SELECT FROM audit_source_r0 s WHERE s.digest = p.digest) ORDER BY key LIMIT $1;
 
 -- name: count-digests
 SELECT count(DISTINCT digest) FROM {part};
@@ -508,14 +525,14 @@ SELECT count(DISTINCT digest) FROM {part};
 SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1) AND inhrelid = to_regclass($2));
 
 -- name: make-audit-requests
-CREATE TEMP TABLE audit_requests (key text NOT NULL) ON COMMIT DROP;
+CREATE TEMP TABLE audit_requests_r0 (key text NOT NULL) ON COMMIT DROP;
 
 -- name: audit-requests
 -- Keys in the log of an upstream: all, different ones, and examples that were requested more than once.
 SELECT count(*) AS total, count(DISTINCT key) AS distinct,
-       ARRAY(SELECT key FROM audit_requests GROUP BY key HAVING count(*) > 1 ORDER BY count(*) DESC, key LIMIT $1)
+       ARRAY(SELECT key FROM audit_requests_r0 GROUP BY key HAVING count(*) > 1 ORDER BY count(*) DESC, key LIMIT $1)
            AS examples
-FROM audit_requests;
+FROM audit_requests_r0;
 
 -- name: exact-output
 -- To the end of the transaction, whatever the server's settings are: what is written can be read in one way only.

@@ -52,8 +52,9 @@ UPDATE runs SET epoch = 'void-' || md5(random()::text), counts = $2::text::jsonb
 WHERE run_id = $1 AND state = 'cancelled';
 
 -- name: free-base
--- A complete run does not need its base any more.
-UPDATE runs SET base_run = NULL WHERE base_run = $1 AND state <> 'running';
+-- A complete run does not need its base any more. When one that is under way needs it, it stays that of both.
+UPDATE runs SET base_run = NULL WHERE base_run = $1
+   AND NOT EXISTS (SELECT FROM runs AS other WHERE other.base_run = $1 AND other.state = 'running');
 
 -- name: delete-run
 -- Neither a run that is under way, nor the current one, nor the base of another.

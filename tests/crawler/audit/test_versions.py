@@ -52,22 +52,21 @@ ALL, NONE = ("pages", "things"), ()
 
 
 @pytest.mark.parametrize(
-    ("complete", "published", "undecided", "attached", "ok"),
+    ("complete", "published", "attached", "ok"),
     [
-        pytest.param(True, True, False, ALL, True, id="published"),
-        pytest.param(True, True, False, ("pages",), False, id="published, and a table lacks it"),
-        pytest.param(True, False, False, NONE, True, id="it fell short"),
-        pytest.param(True, False, False, ALL, False, id="it fell short, and is seen"),
-        pytest.param(False, False, False, NONE, True, id="it goes on"),
-        pytest.param(False, True, False, ALL, True, id="it goes on after it was published"),
-        pytest.param(True, False, True, NONE, True, id="nobody has decided yet"),
-        pytest.param(True, False, True, ALL, True, id="who published it died"),
-        pytest.param(True, False, True, ("pages",), False, id="nobody has decided, and one table has it"),
+        pytest.param(True, True, ALL, True, id="published"),
+        pytest.param(True, True, ("pages",), False, id="published, and a table lacks it"),
+        pytest.param(True, True, NONE, False, id="published, and nobody sees it"),
+        pytest.param(True, False, NONE, True, id="it fell short"),
+        pytest.param(True, False, ALL, True, id="who published it died"),
+        pytest.param(True, False, ("pages",), False, id="it fell short, and one table has it"),
+        pytest.param(False, False, NONE, True, id="it goes on"),
+        pytest.param(False, True, ALL, True, id="it goes on after it was published"),
     ],
 )
-def test_a_run_is_a_partition_of_all_tables_when_it_is_published_and_else_of_none(
-    *, complete: bool, published: bool, undecided: bool, attached: Sequence[str], ok: bool
+def test_a_run_is_a_partition_of_all_tables_when_it_is_published_and_else_of_all_or_none(
+    *, complete: bool, published: bool, attached: Sequence[str], ok: bool
 ) -> None:
-    postgres = InPostgres(complete, {}, {}, 0, [], None, ALL, attached, published, undecided)
+    postgres = InPostgres(complete, {}, {}, 0, [], None, ALL, attached, published)
     findings = compare(NOT_COMPARED, postgres, NOT_COMPARED, Sessions(0, []), None, 0)
     assert [one.ok for one in findings if one.what == "tables where readers see the run"] == [ok]

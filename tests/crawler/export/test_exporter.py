@@ -193,6 +193,21 @@ async def test_another_export_is_not_overwritten(run: LoadingRun, tmp_path: Path
             await export(run.eye, await a_plan(run, "csv"), Folder(tmp_path), replaces=True)
 
 
+async def test_a_run_that_merges_is_exported_anew_when_it_is_published(run: LoadingRun, tmp_path: Path) -> None:
+    """Then it has got what stays of the run before, each record with the key of its page."""
+    await run.eye.execute("UPDATE runs SET published_at = NULL, spec = jsonb_set(spec, '{tables,0,mode}', '\"merge\"')")
+    await export(run.eye, await a_plan(run, "jsonl.zst", rows=100), Folder(tmp_path))
+    await run.eye.execute(
+        "UPDATE runs SET published_at = now(); INSERT INTO facts_r1 (run_id, digest, big) "
+        "SELECT 1, digest || '\\x00', 99 FROM pages WHERE key = 'key-7'"
+    )
+    plan = await a_plan(run, "jsonl.zst", rows=100)
+    with pytest.raises(UsageError, match="another export"):
+        await export(run.eye, plan, Folder(tmp_path))
+    (file,) = await export(run.eye, plan, Folder(tmp_path), replaces=True)
+    assert [row["_key"] for row in read(tmp_path / file.name) if row["big"] == 99] == ["key-7"]
+
+
 async def test_a_table_without_rows_is_a_file_with_its_columns(database: str, tmp_path: Path) -> None:
     async with a_loading_run(database, TABLE) as run:
         await finished(run.eye, RunTables(run.run_id), run.epoch, [TABLE])

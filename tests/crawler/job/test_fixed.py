@@ -34,6 +34,12 @@ def test_a_column_that_is_new_needs_a_new_run() -> None:
     assert changed_setting(job, Begun(**with_table(n="bigint", t="text"))) is None
 
 
+def test_the_tables_of_a_run_stay_in_their_schema() -> None:
+    job = a_job(store={"schema": "afd", "batch_rows": 7})
+    assert changed_setting(job, Begun(store={"schema": "afd"})) is None
+    assert "begun with another [store] schema" in (changed_setting(job, Begun()) or "")
+
+
 @pytest.mark.parametrize("then", [with_table(n="text"), with_table(n="bigint", t="text"), {}])
 def test_another_difference_between_tables_is_shown(then: dict[str, Any]) -> None:
     message = changed_setting(a_job(**with_table(n="bigint")), Begun(**then))

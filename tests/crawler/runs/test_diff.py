@@ -63,6 +63,8 @@ def a_run(run_id: int, *, corpus: str = "afd", base_run: int | None = None, publ
         ([a_run(1), a_run(2, published=False), a_run(3)], 3, 1),
         ([a_run(1), a_run(2, corpus="other"), a_run(3)], 3, 1),
         ([a_run(1), a_run(2), a_run(3)], 2, 1),
+        ([a_run(1), replace(a_run(2), complete=False), a_run(3)], 3, 1),
+        ([a_run(1), replace(a_run(2), complete=False), a_run(3, base_run=2)], 3, 1),
     ],
 )
 def test_a_corpus_is_compared_with_the_run_with_which_its_current_one_began(

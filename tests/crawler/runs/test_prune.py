@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis.asyncio import Redis
 
-from coordinator.errors import PostgresRefused, PostgresUnavailable
+from coordinator.errors import PostgresRefused, PostgresUnavailable, UsageError
 from coordinator.model import Epoch
 from coordinator.redis.keys import RUNS, RunKeys
+from crawler.runs import cancel as cancel_module
 from crawler.runs import prune as prune_module
-from crawler.runs.prune import drop_orphans, orphans, prunable, prune, run_sizes, to_prune
+from crawler.runs.cancel import cancel_run
+from crawler.runs.prune import Part, drop_orphans, orphans, prunable, prune, run_sizes, to_prune
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres
@@ -148,6 +150,44 @@ async def test_the_base_of_a_run_that_goes_on_stays_and_of_a_complete_one_it_may
     await finished(connection, RunTables(run_id), Epoch("e"))
     await connection.execute("UPDATE corpora SET current_run = 3")
     assert [run.name for run in (await prune(connection, redis, database, "c", keep=1))[0]] == ["first", "next"]
+
+
+async def test_a_cancelled_run_with_which_another_one_began_keeps_its_rows_and_says_so(
+    catalogue: Catalogue,
+    connection: PostgresConnection,
+    redis: Redis,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cancel_module, "QUIET_SECONDS", 0.0)
+    await published(catalogue, connection, "first", "second")
+    await catalogue.make("third", a_document(), Epoch("e"), [], corpus="c", base_run=1)
+    await connection.execute("UPDATE runs SET base_run = 1 WHERE name = 'second'")
+    await connection.execute("UPDATE runs SET state = 'running' WHERE name = 'first'")
+    with pytest.raises(UsageError, match="its rows stay"):
+        await cancel_run(redis, database, "first", drop=True)
+    assert await connection.fetchval("SELECT state FROM runs WHERE name = 'first'") == "cancelled"
+    assert await connection.fetchval("SELECT base_run FROM runs WHERE name = 'second'") == 1
+    assert await orphans(connection) == []
+
+
+async def test_a_new_run_that_has_got_the_name_of_a_pruned_one_meanwhile_keeps_what_redis_has(
+    catalogue: Catalogue,
+    connection: PostgresConnection,
+    redis: Redis,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await published(catalogue, connection, "first", "second")
+
+    async def begin(*_: object) -> list[Part]:
+        await catalogue.make("first", a_document(), Epoch("new"), [], corpus="c")
+        await redis.hset(RunKeys("first").state, mapping={"state": "running", "epoch": "new"})
+        return []
+
+    monkeypatch.setattr(prune_module, "drop_orphans", begin)
+    assert [run.name for run in (await prune(connection, redis, database, "c", keep=1))[0]] == ["first"]
+    assert await redis.exists(RunKeys("first").state)
 
 
 async def test_a_table_of_somebody_else_stays_whatever_its_name_is(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
+from coordinator.errors import EpochLost
 from coordinator.model import Epoch, Outcome
 from crawler.model import Page
 from crawler.runs.publish import finish_run, publish_run, roll_back
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection
+from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
@@ -67,6 +70,44 @@ async def test_the_run_to_which_readers_go_back_is_not_held_back_any_more(
     first, second = await catalogue.all()
     assert (first.shortfall, second.shortfall) == ("", "")
     assert await Corpora(connection).current("afd") == of_first.run_id
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, run: StoredRun, happens: Callable[[], Awaitable[object]]) -> None:
+    """Let something happen once, when this run is on its way to its readers and they do not see it yet."""
+    attach, left = Corpora._attach, [happens]
+
+    async def attach_and_wait(self: Corpora, of_run: RunTables, tables: Sequence[str]) -> bool:
+        found = await attach(self, of_run, tables)
+        if of_run.run_id == run.run_id and left:
+            await left.pop()()
+        return found
+
+    monkeypatch.setattr(Corpora, "_attach", attach_and_wait)
+
+
+async def test_a_run_is_not_published_over_a_newer_one_that_was_published_meanwhile(
+    connection: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = [await made(connection, name) for name in ("old", "new")]
+    meanwhile(monkeypatch, old, lambda: finish_run(database, new, a_job()))
+    assert "newer run that is published" in ((await finish_run(database, old, a_job())).shortfall or "")
+    assert await Corpora(connection).current("afd") == new.run_id
+
+
+async def test_a_run_whose_keys_were_put_back_meanwhile_is_not_published(
+    connection: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tables = await made(connection, "first"), RunTables(1)
+    page = a_page("a")
+    page.fail("why")
+    await store(database, tables, page)
+    meanwhile(monkeypatch, run, lambda: Catalogue(connection).reopen(tables, PagesToRetry()))
+    with pytest.raises(EpochLost):
+        await finish_run(database, run, a_job())
+    await Corpora(connection).refuse(run.run_id, "why")
+    (found,) = await Catalogue(connection).all()
+    assert (found.unfinished, found.published_at, found.shortfall) == (True, None, None)
+    assert await Corpora(connection).current("afd") is None
 
 
 @pytest.mark.parametrize(

@@ -320,11 +320,13 @@ async def test_digests_come_in_batches_by_outcome(
 async def test_a_table_of_every_type_serves_one_run_after_another(
     catalogue: Catalogue, connection: PostgresConnection, reader: PostgresConnection
 ) -> None:
-    first = await made(catalogue, "first", FACTS)
-    await finished(connection, RunTables(first), EPOCH, [FACTS])
-    second = await made(catalogue, "second", FACTS)
-    await finished(connection, RunTables(second), EPOCH, [FACTS])
-    assert await reader.fetch("SELECT * FROM facts_current") == []
+    tables = [FACTS, a_table("t" * 40, n="integer")]
+    first = await made(catalogue, "first", *tables)
+    await finished(connection, RunTables(first), EPOCH, tables)
+    second = await made(catalogue, "second", *tables)
+    await finished(connection, RunTables(second), EPOCH, tables)
+    for table in tables:
+        assert await reader.fetch(f"SELECT * FROM {table.name}_current") == []
 
 
 @pytest.mark.parametrize(
@@ -384,6 +386,8 @@ async def test_a_rehearsal_refuses_what_a_run_of_the_corpus_would(catalogue: Cat
     await made(catalogue, "first", a_table(n="integer"))
     with pytest.raises(PostgresRefused, match="corpus test has its tables in the schema that the address names; leave"):
         await catalogue.rehearse("second", [a_table(n="integer")], "shop", "test")
+    with pytest.raises(PostgresRefused, match="schema public is the one that the address names anyway; leave it out"):
+        await catalogue.rehearse("second", [a_table(n="integer")], "public", "other")
 
 
 async def test_a_table_that_exists_with_another_size_is_refused(catalogue: Catalogue) -> None:

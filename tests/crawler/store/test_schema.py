@@ -161,7 +161,7 @@ async def test_a_worker_of_the_version_before_goes_on_after_the_migration(old: P
     await Catalogue(old).prepare(upgrade=True)
     for run_id in (FINISHED, UNFINISHED):
         await copy_as_0_1_0_does(old, run_id, "after")
-        assert await old.fetch(query("changed-parts"), ["pages"], [f"pages_r{run_id}"]) == []
+        assert await old.fetch(query("changed-parts"), ["pages"], [f"pages_r{run_id}"], run_id) == []
     await old.execute(query("attach", table="pages", part=f"pages_r{UNFINISHED}", run_id=UNFINISHED))
     assert await old.fetchval("SELECT count(*) FROM pages") == 4
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable
+from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, RunCancelled
 from coordinator.model import Epoch, Outcome
 from crawler.job.tables import TableSettings
 from crawler.model import Page
@@ -167,12 +167,24 @@ async def test_rows_go_in_the_order_of_their_digests_so_that_two_writers_lock_th
     assert all(digests == sorted(digests) for digests in sent)
 
 
-async def test_a_merge_leaves_nothing_in_the_staging_table(database: str) -> None:
-    async with a_loading_run(database) as run, run.writer() as writer:
-        for _ in range(3):
-            await writer.write([a_page(str(number)) for number in range(10)])
+async def test_a_merge_leaves_nothing_in_the_staging_table_which_is_no_table_of_the_users(database: str) -> None:
+    async with a_loading_run(database, a_table("staging", n="bigint")) as run, run.writer() as writer:
+        for more in range(3):
+            await writer.write([a_page(str(number), records=[(number,)]) for number in range(10 + more)])
+        assert await run.records() == [(number,) for number in range(12)]
         assert writer._connection is not None
-        assert await writer._connection.fetchval(f"SELECT count(*) FROM staging_r{run.run_id}") == 0
+        assert await writer._connection.fetchval(f"SELECT count(*) FROM staging_{run.run_id}_r0") == 0
+
+
+async def test_a_worker_that_comes_back_after_its_run_was_cancelled_stores_nothing(database: str) -> None:
+    async with a_loading_run(database) as run, run.writer() as writer:
+        await writer.write([a_page("before")])
+        await run.eye.execute("UPDATE runs SET state = 'cancelled'")
+        await writer.write([a_page("in flight")])
+        await run.eye.execute("UPDATE runs SET finished_at = now()")
+        with pytest.raises(RunCancelled):
+            await writer.write([a_page("late")])
+        assert set(await run.pages()) == {"before", "in flight"}
 
 
 async def ended_backend(run: LoadingRun, victim: PostgresConnection) -> None:

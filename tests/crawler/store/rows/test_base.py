@@ -307,6 +307,28 @@ async def test_a_retry_of_the_base_waits_for_who_carries_over(database: str) -> 
         assert [number for _, number, _ in await corpus.records()] == [1]
 
 
+async def test_a_page_that_is_stored_during_a_retry_keeps_its_records_or_goes_with_them(database: str) -> None:
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1)])
+        other = await connect_postgres(database)
+        wanted = PagesToRetry(outcomes=(Outcome.STORED,))
+        async with corpus.eye.transaction():
+            await corpus.eye.execute("SELECT FROM facts_r2 FOR UPDATE")
+            retrying = asyncio.create_task(Catalogue(other).reopen(corpus.run, wanted, [TABLE]))
+            await eventually(lambda: corpus.eye.fetchval(f"{waiting} HAVING count(*) = 1"), "retry to delete records")
+            storing = asyncio.create_task(corpus.store([fetched("b", 2)]))
+
+            async def is_stored_or_waits() -> bool:
+                return storing.done() or bool(await corpus.eye.fetchval(f"{waiting} HAVING count(*) = 2"))
+
+            await eventually(is_stored_or_waits, "the page to be stored, or to wait")
+        await asyncio.gather(retrying, storing)
+        await other.close()
+        pages = {row["digest"] for row in await corpus.eye.fetch("SELECT digest FROM pages_r2")}
+        assert {row["digest"] for row in await corpus.eye.fetch("SELECT digest FROM facts_r2")} == pages
+
+
 async def test_records_that_a_constraint_of_the_users_refuses_fail_their_keys_alone(database: str) -> None:
     async with a_corpus(database) as corpus:
         keys = [f"{number}" for number in range(12)]
@@ -359,8 +381,9 @@ async def test_two_writers_of_the_same_keys_carry_each_once(database: str) -> No
 
 async def test_records_are_found_by_an_index_that_is_made_once(database: str) -> None:
     async with a_corpus(database) as corpus:
-        for _ in range(2):
-            await Catalogue(corpus.eye).index_records(corpus.base, [TABLE])
+        other = await connect_postgres(database)
+        await asyncio.gather(*(Catalogue(one).index_records(corpus.base, [TABLE]) for one in (corpus.eye, other)))
+        await other.close()
         indexes = await corpus.eye.fetch("SELECT indexdef FROM pg_indexes WHERE tablename = 'facts_r1'")
         assert [row["indexdef"].partition(" USING ")[2] for row in indexes] == ["btree (digest)"]
 

@@ -176,6 +176,10 @@ async def test_records_of_earlier_runs_stay_until_they_are_replaced(corpus: Corp
     assert await versions.current() == whole
     await versions.publish(run)
     assert await versions.current() == whole, "nothing is doubled when it is published again"
+    same = a_page("list", records=[(1, "third")])
+    same.outcome, same.body_digest = Outcome.UNCHANGED, b"same"
+    await versions.add(same)
+    assert await versions.current() == whole, "what was kept stays beside a page that a refresh found unchanged"
 
 
 async def test_without_unique_columns_a_key_keeps_its_records_until_it_has_content(corpus: Corpus) -> None:
@@ -229,6 +233,37 @@ async def test_what_retry_brings_replaces_what_was_kept(corpus: Corpus, table: T
     assert await versions.current() == [(1, "new"), (2, "old")]
     await versions.add(a_page("c", records=[(3, "c")]))
     assert await versions.current() == [(1, "new"), (2, "old"), (3, "c")]
+
+
+@pytest.mark.parametrize("is_stale_again", [False, True])
+@pytest.mark.parametrize("table", [MERGED, MERGED_BY_KEY])
+async def test_a_stale_key_that_is_requested_again_takes_no_record_of_the_run_before_away(
+    corpus: Corpus, table: TableSettings, is_stale_again: bool
+) -> None:
+    versions = corpus(table)
+    old = [(1, "old"), (2, "old"), (None, "old")]
+    await versions.add(a_page("a", records=old))
+    run = await versions.begin()
+
+    async def store_stale() -> None:
+        await versions.store(run, a_page("a", records=old))
+        await versions.connection.execute(f"UPDATE {run.pages} SET outcome = 'failed', stale = true")
+        await versions.connection.execute("UPDATE runs SET base_run = 1 WHERE run_id = 2")
+
+    for _ in range(3 if is_stale_again else 1):
+        await store_stale()
+        await versions.complete(run)
+        await versions.publish(run)
+        assert await versions.current() == old
+        await versions.retry(run)
+        assert await versions.current() == old, "readers have them meanwhile"
+    if is_stale_again:
+        await store_stale()
+    else:
+        await versions.store(run, a_page("a", records=[(1, "new"), (3, "new")]))
+    await versions.complete(run)
+    stays = [] if table == MERGED_BY_KEY else [(2, "old"), (None, "old")]
+    assert await versions.current() == (old if is_stale_again else sorted([(1, "new"), (3, "new"), *stays], key=str))
 
 
 async def test_what_is_kept_is_no_record_of_a_page_of_the_run(corpus: Corpus) -> None:
