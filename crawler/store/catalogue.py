@@ -172,12 +172,7 @@ class Catalogue:
     async def index_records(self, of_run: RunTables, tables: Sequence[TableSettings]) -> None:
         """Let the records of pages be found in a run, which is complete, so that they can be carried over from it."""
         with postgres_errors():
-            async with self._connection.transaction():  # two refreshes may begin at once
-                await self._connection.execute(query("lock-run"), of_run.run_id)
-                for table in tables:
-                    part = of_run.part(table.name)
-                    if not await self._connection.fetchval(query("has-digest-index"), part):
-                        await self._connection.execute(query("index-digests", part=part))
+            await UserTables(self._connection, of_run).index(tables)
 
     async def change_epoch(self, run_id: int, epoch: Epoch) -> None:
         """Give the run a new epoch."""

@@ -40,6 +40,14 @@ class UserTables:
         await self._connection.execute(query("index-ended", part=run.pages))
         return [column for table in tables for column in await self._make(table, widens=widens)]
 
+    async def index(self, tables: Sequence[TableSettings]) -> None:
+        """Index the records of the run's parts by their pages, where that is not done."""
+        async with self._connection.transaction():  # two refreshes may begin at once
+            await self._connection.execute(query("lock-run"), self._of_run.run_id)
+            for part in (self._of_run.part(table.name) for table in tables):
+                if not await self._connection.fetchval(query("has-digest-index"), part):
+                    await self._connection.execute(query("index-digests", part=part))
+
     async def _make(self, table: TableSettings, *, widens: bool) -> Sequence[AddedColumn]:
         whole = self._of_run.whole(table.name)
         wanted = await self._columns_as_postgres_writes_them(table)
