@@ -38,6 +38,7 @@ def job(upstream: Upstream, name: str) -> str:
     """
 
 
+@pytest.mark.slow
 async def test_two_runs_of_a_corpus_are_compared(shell: Shell, upstream: Upstream, environ: dict[str, str]) -> None:
     async def diff(*arguments: str, code: int = 0) -> CommandResult:
         return await shell.run("diff", *arguments, environ=environ, code=code)

@@ -37,6 +37,7 @@ async def requested(upstream: Upstream, requests: int) -> None:
     await eventually(lambda: upstream.requests >= requests, f"{requests} requests at the upstream", seconds=60)
 
 
+@pytest.mark.slow
 async def test_kill_9_of_one_worker(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     await requested(upstream, 1500)
@@ -47,6 +48,7 @@ async def test_kill_9_of_one_worker(shell: Shell, upstream: Upstream) -> None:
     assert upstream.requests <= KEYS + REFETCHED_AFTER_A_KILL
 
 
+@pytest.mark.slow
 async def test_kill_9_of_all_workers(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     await requested(upstream, 1500)
@@ -58,6 +60,7 @@ async def test_kill_9_of_all_workers(shell: Shell, upstream: Upstream) -> None:
     assert upstream.requests <= KEYS + 2 * REFETCHED_AFTER_A_KILL
 
 
+@pytest.mark.slow
 async def test_kill_9_of_the_coordinator(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     (await running.child("coordinator")).kill()
@@ -69,6 +72,7 @@ async def test_kill_9_of_the_coordinator(shell: Shell, upstream: Upstream) -> No
     assert upstream.requests == KEYS
 
 
+@pytest.mark.slow
 async def test_kill_9_of_redis_and_of_postgres(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     await requested(upstream, 1000)

@@ -200,6 +200,7 @@ async def test_a_key_is_kept_byte_for_byte(shell: Shell, upstream: Upstream) -> 
     assert all(row["key"] == row["id"] for row in rows), rows
 
 
+@pytest.mark.slow
 async def test_compressed_and_piped_corpora(shell: Shell, upstream: Upstream) -> None:
     lines = "".join(f"{upstream.url}/item/{number}\n" for number in range(300)).encode()
     (shell.folder / "urls.txt.gz").write_bytes(gzip.compress(lines))
@@ -277,6 +278,7 @@ async def test_no_redis_key_of_the_queue_outlives_a_complete_run(
     assert set(names) <= {"shardcrawl", "spec", "state", "timings", "history", "done", "leader", *UPSTREAM_KEYS}, names
 
 
+@pytest.mark.slow
 async def test_fewer_requests_at_once_than_workers(shell: Shell, upstream: Upstream) -> None:
     """Workers whose fair share of the upstream is zero claim nothing; keys that they had claimed are fetched."""
     shell.write("keys.txt", [f"k{number}" for number in range(400)])

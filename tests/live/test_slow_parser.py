@@ -132,6 +132,7 @@ async def test_a_worker_that_is_killed_takes_its_parser_along(shell: Shell, upst
     assert await shell.sql(RECORDS) == [{"n": KEYS, "names": KEYS}]
 
 
+@pytest.mark.slow
 async def test_a_drain_waits_for_what_is_being_parsed(shell: Shell, upstream: Upstream) -> None:
     running = await start_run(shell, upstream)
     process = await parser_process(await running.child("worker-1"))

@@ -61,7 +61,12 @@ async def test_a_file_that_is_added_to_a_folder_between_two_commands_is_named(sh
 
 
 @pytest.mark.parametrize(
-    "way", ["/dev/stdin", pytest.param("process substitution", marks=pytest.mark.slow), "named pipe"]
+    "way",
+    [
+        "/dev/stdin",
+        pytest.param("process substitution", marks=pytest.mark.slow),
+        pytest.param("named pipe", marks=pytest.mark.slow),
+    ],
 )
 async def test_a_pipe_is_read_whatever_its_name(shell: Shell, upstream: Upstream, way: str) -> None:
     text = shell.write("urls.txt", urls(upstream, 0, 300))
