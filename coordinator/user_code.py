@@ -104,8 +104,7 @@ def installed_place(top: str, folder: Path) -> Path | None:
         return None
     package = spec.submodule_search_locations
     place = Path(next(iter(package)) if package else spec.origin or "").parent
-    others = {place for finder in _finders() for place in finder.folders} - {str(folder)}
-    return None if str(place) in others else place
+    return None if str(place) in _finder().folders - {str(folder)} else place
 
 
 def _check_installed(top: str, folder: Path) -> None:
@@ -113,17 +112,21 @@ def _check_installed(top: str, folder: Path) -> None:
         raise ModuleNotFoundError(f"No module named {top!r}", name=top)
 
 
-def _finders() -> list[_JobFinder]:
-    return [finder for finder in sys.meta_path if isinstance(finder, _JobFinder)]
+def _finder() -> _JobFinder:
+    """The finder of this process, which is made at the first call."""
+    finder = next((one for one in sys.meta_path if isinstance(one, _JobFinder)), None)
+    if finder is None:
+        finder = _JobFinder()
+        sys.meta_path.insert(0, finder)
+    return finder
 
 
 def _package_of(folder: Path) -> str:
     """The name of the package that stands for the folder, which is made at the first call."""
-    if not _finders():
-        sys.meta_path.insert(0, _JobFinder())
+    finder = _finder()
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
-        _finders()[0].folders.add(str(folder))
+        finder.folders.add(str(folder))
         importlib.invalidate_caches()
     package = ModuleType(f"{PACKAGE_PREFIX}{blake2b(str(folder).encode(), digest_size=8).hexdigest()}")
     package.__path__ = [str(folder)]
