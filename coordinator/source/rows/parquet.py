@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
+from typing import Any
 
 from coordinator.errors import SourceError
 from coordinator.source.chunk import Cursor
@@ -46,7 +47,7 @@ def parquet_rows(
                     # Arrow writes dates, times and decimals as texts; the rest is judged as it is. Of bytes that are no
                     # text it would make nulls.
                     as_it_is = any(is_kind(column.type) for is_kind in kept)
-                    cells = (column if as_it_is else column.cast(DataType.string())).to_pylist()
+                    cells: Iterable[Any] = (column if as_it_is else column.cast(DataType.string())).to_pylist()
                     if DataType.is_floating(column.type):
                         cells = [float(cell) if cell in _NOT_FINITE else cell for cell in cells]
                     values.append(cells)
