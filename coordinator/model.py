@@ -161,6 +161,12 @@ class Claim:
     deliveries: int
     block: Block
 
+    @property
+    def brings_found(self) -> bool:
+        """Whether nobody has had this block before, and all of its keys are of a depth that pages have named."""
+        contexts, keys = self.block.contexts, self.block.keys
+        return self.deliveries == 1 and len(contexts) == len(keys) and all(one.depth for one in contexts.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Presence:

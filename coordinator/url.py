@@ -6,6 +6,7 @@ It stands here, below both packages, because the rule for keys, the limits, the 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -31,6 +32,8 @@ _CANONICAL_PATH = (
 _CANONICAL = re.compile(rf"({CANONICAL_ORIGIN})({_CANONICAL_PATH})?")
 # A link to a path of the same host, which the standard only appends to the origin.
 _CANONICAL_LINK = re.compile(rf"(?!//){_CANONICAL_PATH}")
+# What plain paths are made of, which are most links: to find that nothing else is there takes a sixth of a search.
+_PLAIN = (string.ascii_letters + string.digits + "/-._~\n").encode()
 # Lines of such links, and of URLs: one search for a whole page.
 _CANONICAL_LINKS = re.compile(rf"(?:(?:(?!//)|{CANONICAL_ORIGIN}){_CANONICAL_PATH}(?:\n(?!\Z)|\Z))+")
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:]+\]|[^:/@\[\]]+)(?::([0-9]+))?")
@@ -102,10 +105,18 @@ def join(base: str, link: str) -> str:
 def join_all(base: str, links: Sequence[str]) -> list[str]:
     """The URLs to which links lead from `base`, as browsers resolve them; one that is no URL as it stands."""
     lines = "\n".join(links)
-    if _CANONICAL_LINKS.fullmatch(lines) and lines.count("\n") == len(links) - 1 and base.startswith("http"):
+    are_links = lines.count("\n") == len(links) - 1 and base.startswith("http")
+    if are_links and (_are_plain_paths(lines, len(links)) or _CANONICAL_LINKS.fullmatch(lines)):
         origin = _origin_text(base)
         return [origin + link if link[0] == "/" else link for link in links]
     return [_join_or_not(base, link.strip()) for link in links]
+
+
+def _are_plain_paths(lines: str, count: int) -> bool:
+    """Whether each of the lines is a path from the root that the standard only appends to the origin."""
+    if not lines.startswith("/") or lines.count("\n/") != count - 1 or "//" in lines or "/." in lines:
+        return False
+    return lines.isascii() and not lines.encode().translate(None, _PLAIN)
 
 
 def _join_or_not(base: str, link: str) -> str:

@@ -35,7 +35,7 @@ from crawler.job.job import Job
 from crawler.parse import hook
 from crawler.parse.parser import Parser
 from crawler.pipeline.batch import Batch
-from crawler.pipeline.intake import MAX_IDLE_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS, Intake
+from crawler.pipeline.intake import Intake
 from crawler.pipeline.lanes import Lanes
 from crawler.pipeline.page_builder import PageBuilder
 from crawler.pipeline.refresh import Refresh
@@ -134,7 +134,8 @@ async def build_worker(
         matcher=matcher,
         scheduler=scheduler,
         keys_per_request={one.kind: one.request.keys_per_request for one in job.every_kind},
-        most_idle_wait=MAX_LEVEL_WAIT_SECONDS if job.follows else MAX_IDLE_WAIT_SECONDS,
+        follows=job.follows,
+        by_level=job.by_level,
         refresh=None if base_reader is None else Refresh(job, base_reader),
         would_only_wait=lambda: (
             limiter.run_is_paused or (only_upstream is not None and scheduler.would_only_wait(only_upstream))

@@ -44,10 +44,11 @@ class RecentKeys:
     def new(self, keys: Sequence[str]) -> Sequence[str]:
         """Those of the keys that are not remembered."""
         hashes, mask = self._hashes, self._mask
-        new = []
-        for key in keys:
-            one = hash(key)
-            at = one & mask
-            if hashes[at] != one and hashes[at + 1] != one and hashes[at + 2] != one and hashes[at + 3] != one:
-                new.append(key)
-        return new
+        return [
+            key
+            for key in keys
+            if hashes[(at := (one := hash(key)) & mask)] != one
+            and hashes[at + 1] != one
+            and hashes[at + 2] != one
+            and hashes[at + 3] != one
+        ]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from coordinator.failpoints import Failpoint, no_failpoint
 from coordinator.limits.matcher import UpstreamMatcher
@@ -28,8 +29,9 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 0.02
 # The longest wait while no shard has a block.
 MAX_IDLE_WAIT_SECONDS = 0.5
-# The same in a run that follows: at the end of a depth all workers wait for the next one.
-MAX_LEVEL_WAIT_SECONDS = 0.2
+# The same in a run that follows, where all workers wait for the next depth, or page of a list: together they look 40
+# times a second, while they are so few that each looks at least as often as the second number says.
+LEVEL_WAIT_A_WORKER, MAX_LEVEL_WAIT_SECONDS = 0.025, 0.2
 # The longest wait while all upstreams that are met have enough queued; later blocks may have other keys.
 MAX_BUSY_WAIT_SECONDS = 2.0
 # More workers than these look no more often all together: what one of them takes, the others need not look at.
@@ -42,7 +44,7 @@ class Intake:
     """Feeds the scheduler of one worker. While `would_only_wait()` is true, it claims nothing.
 
     `templates` and `keys_per_request` are those of each kind. In a `refresh` unchanged keys are carried over. The run
-    has `fleet` workers.
+    has `fleet` workers. With `by_level` the keys of one depth wait until all of the depth before are resolved.
     """
 
     def __init__(
@@ -57,7 +59,8 @@ class Intake:
         scheduler: Scheduler,
         keys_per_request: Mapping[str, int],
         refresh: Refresh | None = None,
-        most_idle_wait: float = MAX_IDLE_WAIT_SECONDS,
+        follows: bool = False,
+        by_level: bool = False,
         would_only_wait: Callable[[], bool] = lambda: False,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
@@ -70,7 +73,7 @@ class Intake:
         self._scheduler = scheduler
         self._keys_per_request = keys_per_request
         self._refresh = refresh
-        self._most_idle_wait = most_idle_wait
+        self._follows, self._by_level = follows, by_level
         self._would_only_wait = would_only_wait
         self._failpoint = failpoint
         self.fleet = 1
@@ -93,8 +96,7 @@ class Intake:
             if claim is None:
                 self.feeding = "" if only_waits else "keys"
                 await asyncio.sleep(idle_wait)
-                most_idle_wait = self._most_busy_wait if self._has_enough else self._most_idle_wait
-                idle_wait = min(idle_wait * 2, most_idle_wait)
+                idle_wait = min(idle_wait * 2, self._most_busy_wait if self._has_enough else self._most_idle_wait)
                 continue
             idle_wait = FIRST_WAIT_SECONDS
             self._failpoint("claimed")
@@ -111,6 +113,10 @@ class Intake:
         """Whether each upstream has more waiting here than could leave within a moment, and none is paused."""
         queues = self._scheduler.queues.values()
         return bool(queues) and all(len(queue.waiting) > queue.at_hand > 0 for queue in queues)
+
+    @property
+    def _most_idle_wait(self) -> float:
+        return min(LEVEL_WAIT_A_WORKER * self.fleet, MAX_LEVEL_WAIT_SECONDS) if self._follows else MAX_IDLE_WAIT_SECONDS
 
     @property
     def _most_busy_wait(self) -> float:
@@ -135,7 +141,9 @@ class Intake:
         """Make requests of the block's keys that are not done. Returns False when all of the requests only wait."""
         keys = claim.block.keys
         digests = block_digests(claim.block)
-        done = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
+        done = set[bytes]()
+        if not (self._by_level and claim.brings_found):  # each of those is published once, when it was not done
+            done = await retry_unavailable(lambda: self._done.intersection(digests), "worker")
         block = OpenBlock(claim.shard, claim.entry, len(keys), len(keys) - len(done), claim.deliveries)
         if claim.deliveries > 1:
             logger.info(
@@ -231,7 +239,7 @@ class Intake:
                     self._refuse(item, str(error))
                 continue
             if attempts:
-                most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=_total)
+                most = max((attempts.get(item.digest, NO_ATTEMPTS) for item in part), key=attrgetter("total"))
             request = Request(target, part, self._matcher.upstream_of(target), most, payload, attempts, base)
             request.waits_since = now
             self._scheduler.put(request)
@@ -288,7 +296,3 @@ class Intake:
     def _fail(self, item: Item, reason: str, base: Mapping[bytes, BasePage] | None) -> None:
         known = base and base.get(item.digest)
         self._batch.add(Page(item, None, Outcome.FAILED, reason, fetched_at=time.time(), base=known or None))
-
-
-def _total(attempts: Attempts) -> int:
-    return attempts.total

@@ -74,6 +74,7 @@ class WorkerProcess(Process):
             matcher=SimpleNamespace(upstream_of=lambda target: "upstream"),  # type: ignore[arg-type]
             scheduler=self.scheduler,  # type: ignore[arg-type]
             keys_per_request={"": self.simulation.keys_per_request},
+            by_level=bool(self.simulation.following and self.simulation.following.by_level),
         )
         doing: dict[str, Any] = {
             "fetcher": CountingFetcher(self.truth, self.who, meter),

@@ -21,6 +21,7 @@ from crawler.model import Request
 from crawler.pipeline.batch import Batch, Load
 from crawler.pipeline.intake import (
     FIRST_WAIT_SECONDS,
+    LEVEL_WAIT_A_WORKER,
     MAX_BUSY_WAIT_SECONDS,
     MAX_DELIVERIES,
     MAX_IDLE_WAIT_SECONDS,
@@ -367,19 +368,45 @@ async def test_a_kind_that_the_job_does_not_have_is_refused(run: Run, feed: Feed
     assert [request.items[0].key for request in feeding.taken()] == [known]
 
 
+@pytest.mark.parametrize(
+    ("by_level", "depth", "earlier", "looked_up"),
+    [
+        pytest.param(True, 1, 0, False, id="found at another depth"),
+        pytest.param(True, 1, 1, True, id="taken over"),
+        pytest.param(True, 0, 0, True, id="of the source"),
+        pytest.param(False, 1, 0, True, id="the source may have it too"),
+    ],
+)
+async def test_keys_that_cannot_be_done_are_not_looked_up(
+    run: Run, by_level: bool, depth: int, earlier: int, looked_up: bool
+) -> None:
+    keys = tuple(by_digest(numbered(2)))
+    await publish(run, Block(ShardId(0), keys, contexts=dict.fromkeys(range(2), KeyContext(depth=depth))))
+    await run.streams.complete(ONE, 1, Completion([(digest(key), Outcome.STORED) for key in keys]))
+    await died_of(run, earlier)
+    feeding = Feeding(run, enough=1, keys_per_request=1)
+    feeding._intake._by_level = by_level
+    feeding.begin()
+    await feeding.claimed(1)
+    await feeding.end()
+    assert keys_of(feeding.taken()) == ([] if looked_up else list(keys))
+
+
 # How many requests wait and how many of them are at hand, of each upstream.
 ENOUGH, PAUSED, FEW = (1000, 50), (1000, 0), (50, 50)
 
 
 @pytest.mark.parametrize(
-    ("queues", "fleet", "usual", "most"),
+    ("queues", "fleet", "follows", "most"),
     [
-        ((), 64, MAX_IDLE_WAIT_SECONDS, MAX_IDLE_WAIT_SECONDS),
-        ((), 64, MAX_LEVEL_WAIT_SECONDS, MAX_LEVEL_WAIT_SECONDS),
-        ((ENOUGH, ENOUGH), 8, MAX_LEVEL_WAIT_SECONDS, MAX_BUSY_WAIT_SECONDS),
-        ((ENOUGH,), 64, MAX_IDLE_WAIT_SECONDS, 8 * MAX_BUSY_WAIT_SECONDS),
-        ((ENOUGH, FEW), 64, MAX_IDLE_WAIT_SECONDS, MAX_IDLE_WAIT_SECONDS),
-        ((PAUSED,), 64, MAX_IDLE_WAIT_SECONDS, MAX_IDLE_WAIT_SECONDS),
+        ((), 64, False, MAX_IDLE_WAIT_SECONDS),
+        ((), 1, True, LEVEL_WAIT_A_WORKER),
+        ((), 2, True, 2 * LEVEL_WAIT_A_WORKER),
+        ((), 64, True, MAX_LEVEL_WAIT_SECONDS),
+        ((ENOUGH, ENOUGH), 8, True, MAX_BUSY_WAIT_SECONDS),
+        ((ENOUGH,), 64, False, 8 * MAX_BUSY_WAIT_SECONDS),
+        ((ENOUGH, FEW), 64, False, MAX_IDLE_WAIT_SECONDS),
+        ((PAUSED,), 64, False, MAX_IDLE_WAIT_SECONDS),
     ],
 )
 async def test_an_idle_intake_claims_less_and_less_often(
@@ -387,7 +414,7 @@ async def test_an_idle_intake_claims_less_and_less_often(
     monkeypatch: pytest.MonkeyPatch,
     queues: Sequence[tuple[int, int]],
     fleet: int,
-    usual: float,
+    follows: bool,
     most: float,
 ) -> None:
     waits: list[float] = []
@@ -401,7 +428,7 @@ async def test_an_idle_intake_claims_less_and_less_often(
     for number, (waiting, at_hand) in enumerate(queues):
         queue: Any = SimpleNamespace(waiting=range(waiting), at_hand=at_hand)
         feeding.scheduler.queues[str(number)] = queue
-    feeding._intake._most_idle_wait, feeding._intake.fleet = usual, fleet
+    feeding._intake._follows, feeding._intake.fleet = follows, fleet
     monkeypatch.setattr(asyncio, "sleep", nap)
     with pytest.raises(asyncio.CancelledError):
         await feeding._intake.feed()
