@@ -73,7 +73,7 @@ class Template:
         if self._is_plain and not context.list_key:
             return target, GET
         by_url = context.list_key and not context.params
-        values = _Values([context.list_key] if context.list_key and context.params else keys, self._joint, context)
+        values = _Values([context.list_key] if context.list_key else keys, self._joint, context)
         ours = not by_url or self._base is None or may_carry_credentials(self._base, target)
         headers = tuple((name, values.header(name, text)) for name, text in self._headers.items()) if ours else ()
         if by_url:

@@ -70,7 +70,7 @@ def require_columns(columns: Columns | None, found: Iterable[str], name: str) ->
     for wanted in columns.names:
         if wanted not in there:
             near = difflib.get_close_matches(wanted, there, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = f"did you mean {showable(near[0])}? " if near else ""
             raise SourceError(f"{name} has no column {wanted}; {hint}it has {listed}")
         if there.count(wanted) > 1:
             raise SourceError(f"{name} has two columns {wanted}; give one of them another name")

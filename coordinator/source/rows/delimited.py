@@ -78,7 +78,7 @@ class Delimited:
             while first.isspace():
                 first = next(row, "")
             self._delimiter = "\t" if tabs else delimiter_of(first)
-            header = next(csv.reader(_after(first, row), delimiter=self._delimiter), [])
+            header = next(self._reader(_after(first, row)), [])
         except (_TooLong, csv.Error):
             raise SourceError(f"{name}: its first line is no header of columns; a CSV begins with one") from None
         self._header = [cell.strip() for cell in header]
@@ -88,7 +88,7 @@ class Delimited:
         """The rows of lines behind the header. A row that is none is refused, and the next one is read."""
         header, row = self._header, _RowLines(lines)
         wanted = [(name, header.index(name)) for name in self._names]
-        reader = csv.reader(row, delimiter=self._delimiter)
+        reader = self._reader(row)
         while True:
             row.begin()
             reason = ""
@@ -102,8 +102,9 @@ class Delimited:
                 row.skip_row()
             except csv.Error as error:
                 reason = f"is no row of a CSV: {error}"
-                row.skip_row()
-            if row.ended and not reason:
+                if len(row.parts) > 1:
+                    reason += f" in line {lines.line}; is a quote of line {row.first} not closed?"
+            if row.ended:
                 reason = "has a quote that is not closed"
             if not reason:
                 if not cells:
@@ -114,6 +115,10 @@ class Delimited:
                     continue
                 reason = f"has {len(cells)} columns, and the header {len(header)}"
             yield Row(row.first, lines.offset, lines.line, None, row.text, reason)
+
+    def _reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
+        """What reads rows. Strict, or a quote that is not closed takes the rows up to the next quote into its cell."""
+        return csv.reader(lines, delimiter=self._delimiter, strict=True)
 
 
 def _after(first: str, rest: Iterator[str]) -> Iterator[str]:

@@ -104,8 +104,9 @@ class Finder:
         found.pop(page.item.digest, None)  # a page that names itself
         page.found = list(found.values())
         if self._list is not None:
-            following, page.reason = self._list.next(page.item, response, any(page.records for page in pages))
-            if self._list.is_repeated(page.item, response):
+            seen, has_records = self._list.content_of(response), any(page.records for page in pages)
+            following, page.reason = self._list.next(page.item, response, has_records, seen)
+            if seen == page.item.context.seen:
                 page.records = []  # they are those of the page before
             if following is not None:
                 if len(pages) > 1:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
+from types import NoneType
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import orjson
 from xxhash import xxh3_128_digest
@@ -15,9 +17,11 @@ from coordinator.model import FoundKey, KeyContext
 from coordinator.queue.sharding import digest
 from coordinator.source.key_rule import MAX_KEY_BYTES
 from coordinator.url import InvalidUrl, parse
+from crawler.fetch.template import Template
 from crawler.job.job import Job
 from crawler.job.sections.following import is_step
 from crawler.model import Item
+from crawler.parse.content import digest_of_records
 from crawler.parse.received import Received
 from crawler.parse.select.condition import compile_condition
 from crawler.parse.select.language import Language, Scope, scope_of
@@ -30,6 +34,7 @@ INCOMPLETE = "list incomplete"
 # A target of a Link header, and one of the parameters behind it (RFC 8288, appendix B).
 _TARGET = re.compile(r"<([^<>]*)>")
 _PARAMETER = re.compile(r'\s*;\s*([^\s=;,]*)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^,;"]*)))?', re.DOTALL)
+_NO_LINK = re.compile(r"\s*javascript:", re.IGNORECASE)
 # What a block in the queue can have.
 _MAX_INTEGER = 2**63 - 1
 
@@ -43,6 +48,7 @@ class ListPages:
         self._language = language
         self._where = f"[kinds.{job.kind}.paginate]" if job.kind else "[paginate]"
         self._most = settings.most
+        self._template = Template(job.request)
         self._sent = job.request.json or job.request.form
         self._rows = None if job.parse.python else _rows_of(job, language)
         self._parser_makes_rows = bool(job.own_tables)
@@ -64,21 +70,24 @@ class ListPages:
         except ValueError as error:
             raise UsageError(f"job: {self._where} more: {error}") from error
 
-    def next(self, item: Item, response: Received, has_records: bool) -> tuple[FoundKey | None, str | None]:
+    def next(
+        self, item: Item, response: Received, has_records: bool, seen: bytes
+    ) -> tuple[FoundKey | None, str | None]:
         """The next page, None at the list's end; and why the list is incomplete, None when it is not.
 
-        `has_records`: the response has records for the job's tables. Raises SelectorError.
+        `has_records`: the response has records for the job's tables. `seen` is what `content_of` says of it. Raises
+        SelectorError.
         """
         context = item.context
         scope = scope_of(response, self._language)
-        if self.is_repeated(item, response):
+        if context.seen == seen:
             return None, f"{INCOMPLETE}: page {context.page_no} is the same as the one before"
         if not has_records and self._is_empty(scope):
             return None, None
         if self._more is not None and self._more.holds(Node(scope.root), scope) is None:
             return None, None
         try:
-            following = self._by_params(item, response, scope) if self._next is None else self._by_url(response, scope)
+            following = self._by_params(item, scope) if self._next is None else self._by_url(response, scope)
         except InvalidUrl as error:  # it is not shown: it may have a password
             return None, f"{INCOMPLETE}: the URL of the next page {error}"
         if following is None:
@@ -86,10 +95,6 @@ class ListPages:
         key, params = following
         if context.page_no >= self._most:
             return None, f"{INCOMPLETE}: it has more than {self._most} pages ({self._where} most)"
-        if key in (item.key, context.list_key, response.url) or (params and params == context.params):
-            return None, f"{INCOMPLETE}: page {context.page_no} names itself, or the first page, as the next one"
-        if len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES:
-            return None, f"{INCOMPLETE}: the next page's address is longer than {MAX_KEY_BYTES} bytes"
         found = KeyContext(
             kind=context.kind,
             depth=context.depth,
@@ -98,13 +103,37 @@ class ListPages:
             fields=context.fields,
             list_key=context.list_key or item.key,
             params=params,
-            seen=xxh3_128_digest(response.body),
+            seen=seen,
         )
+        if key == response.url or self._is_requested_before(key, found, item):
+            return None, f"{INCOMPLETE}: page {context.page_no} names itself, or the first page, as the next one"
+        if len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES:
+            return None, f"{INCOMPLETE}: the next page's address is longer than {MAX_KEY_BYTES} bytes"
         return FoundKey(digest(key, found), key, found), None
 
-    def is_repeated(self, item: Item, response: Received) -> bool:
-        """Whether this page has the body of the one before it."""
-        return bool(item.context.seen) and item.context.seen == xxh3_128_digest(response.body)
+    def content_of(self, response: Received) -> bytes:
+        """What tells whether a page is the one before it: the digest of its rows as they stand there, else of its body.
+
+        A server that sends its last page for ever may write another page number, time or token around the same rows.
+        Rows that are plain values may well be those of the page before. Raises SelectorError.
+        """
+        scope = scope_of(response, self._language)
+        rows = [node.value for nodes in self._rows or () for node in nodes(scope)]
+        if not rows or isinstance(rows[0], (str, int, float, Decimal, NoneType)):
+            return xxh3_128_digest(response.body)
+        return digest_of_records([(0, tuple(getattr(row, "html", row) for row in rows))])
+
+    def _is_requested_before(self, key: str, found: KeyContext, item: Item) -> bool:
+        """Whether the request for the next page is the one of this page or of the first one."""
+        context = item.context
+        try:
+            first = self._template.build([found.list_key], KeyContext(context.kind, fields=context.fields))
+            before = (first, self._template.build([item.key], context))
+            if not found.params:
+                return key in {target.href for target, _ in before}
+            return self._template.build([key], found) in before
+        except InvalidUrl:  # which the next page's own outcome says
+            return False
 
     def _is_empty(self, scope: Scope) -> bool:
         """Whether a page has no rows. Those that the job leaves out are rows, and without `rows` every page has one."""
@@ -118,18 +147,21 @@ class ListPages:
         value = self._next.select(Node(scope.root), scope)
         if self._is_link_header and isinstance(value, str):
             value = next_link(value)
-        if value is ABSENT or value is None or value == "" or value is False:
+        if value is ABSENT or value is None or value is False:
             return None
         if not isinstance(value, str):
             raise SelectorError(f"{self._where} next: {abbreviated(value)} is no URL; select one text")
-        return parse(value, parse(response.url)).href, {}
+        page = parse(response.url)
+        # As buttons have it that lead to no page.
+        if not value.strip() or _NO_LINK.match(value):
+            return None
+        following = parse(value, page)
+        return None if "#" in value and following.href == page.href else (following.href, {})
 
-    def _by_params(self, item: Item, response: Received, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
+    def _by_params(self, item: Item, scope: Scope) -> tuple[str, Mapping[str, Any]] | None:
         """The next page by what it changes in the request of the list's key. Raises SelectorError."""
         node = Node(scope.root)
-        params: dict[str, Any] = {
-            name: self._current(name, item, response) + step for name, step in self._steps.items()
-        }
+        params: dict[str, Any] = {name: self._current(name, item) + step for name, step in self._steps.items()}
         for name, selector in self._set.items():
             value = selector.select(node, scope)
             if value is ABSENT or value is None or value == "" or value is False:
@@ -149,11 +181,12 @@ class ListPages:
                 raise SelectorError(f"{self._where} set.{name}: {abbreviated(value)} {what}")
         return params_key(item.context.list_key or item.key, params), params
 
-    def _current(self, name: str, item: Item, response: Received) -> int:
-        """The number that a parameter has in the request of this page; 0 when it has none."""
+    def _current(self, name: str, item: Item) -> int:
+        """The number that a parameter has in the request of this page, before any redirect; 0 when it has none."""
         value: Any = item.context.params.get(name)
         if value is None:
-            value = next(iter(parse_qs(urlsplit(response.url).query).get(name, ())), None)
+            query = self._template.target([item.key], item.context).path.partition("?")[2]
+            value = next(iter(parse_qs(query).get(name, ())), None)
         if value is None:
             value = _member(self._sent, name)
         try:
@@ -193,7 +226,7 @@ def params_key(list_key: str, params: Mapping[str, Any]) -> str:
 
 def _rows_of(job: Job, language: Language) -> list[Nodes]:
     """The rows of each table, or those of the format when there is no table; none where a response is a row."""
-    texts = {table.rows or job.parse.rows for table in job.own_tables} or {job.parse.rows}
+    texts = dict.fromkeys(table.rows or job.parse.rows for table in job.own_tables) or {job.parse.rows: None}
     return [] if None in texts and not language.has_lines else [compile_rows(text, language) for text in texts]
 
 

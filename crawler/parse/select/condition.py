@@ -34,8 +34,9 @@ def compile_condition(text: str, language: Language) -> Condition:
     """The compiled condition. Raises ValueError, which says where it is wrong.
 
     A path alone holds when something is there that is neither null, false, nor an empty list or object; where all
-    values are texts, the text "false" is false. A value is JSON where it can be, else text, also in single quotes;
-    nothing, and null, are equal to null alone. The reason is the text that a path alone leads to, else the condition.
+    values are texts, as in headers, the text "false" is false. A value is JSON where it can be, else text, also in
+    single quotes; nothing, and null, are equal to null alone. The reason is the text that a path alone leads to, else
+    the condition.
     """
     match = _CONDITION.fullmatch(text.strip())
     if match is None:
@@ -48,11 +49,12 @@ def compile_condition(text: str, language: Language) -> Condition:
     selector = compile_selector(match["selector"], language)
     select = selector.select
     if operator is None:
+        all_texts = language.is_text or selector.is_of_head
 
         def is_there(node: Node, scope: Scope) -> str | None:
             value = select(node, scope)
             if isinstance(value, str):
-                return None if language.is_text and value == "false" else value if value.strip() else text
+                return None if all_texts and value == "false" else value if value.strip() else text
             return None if value is ABSENT or value is None or value is False or value in ([], {}) else text
 
         return Condition(is_there, selector.is_of_response, selector.is_of_head)

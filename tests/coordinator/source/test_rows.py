@@ -174,6 +174,34 @@ def test_a_quote_that_is_not_closed_is_refused_at_the_end(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "keys", "reason"),
+    [
+        # The quote of the next quoted cell would close it, and the rows between would be a part of its cell.
+        (
+            'b,"2\nc,"3"\n',
+            ["a", "z"],
+            "is no row of a CSV: ',' expected after '\"' in line 4; is a quote of line 3 not",
+        ),
+        (
+            'b,"2\nc,3\nd,"4"\n',
+            ["a", "z"],
+            "is no row of a CSV: ',' expected after '\"' in line 5; is a quote of line 3",
+        ),
+        ('"b"x,2\n', ["a", "z"], "is no row of a CSV: ',' expected after '\"'"),
+        ('"b" ,2\n', ["a", "z"], "is no row of a CSV: ',' expected after '\"'"),
+    ],
+)
+def test_a_quote_that_is_not_closed_takes_no_rows_without_a_word(
+    tmp_path: Path, rows: str, keys: list[str], reason: str
+) -> None:
+    (tmp_path / "t.csv").write_text(f"sku,caption\na,1\n{rows}z,9\n")
+    found = whole(source_of(tmp_path, "t.csv"))
+    assert (found.keys, [bad.line for bad in found.refused]) == (keys, [3])
+    assert found.refused[0].reason.startswith(reason)
+    assert resumed(tmp_path, "t.csv", SKU, 1) == found
+
+
 def test_memory_does_not_grow_with_a_cell(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open("w") as file:
         file.write('sku,caption\na,"')

@@ -74,6 +74,11 @@ def page_of(*items: int, **more: Any) -> dict[str, Any]:
         ({"set": {"offset": "+1"}, "more": "left != 0"}, [page_of(1, left=1), page_of(2, left=0)], 2, None),
         ({"next": "next"}, [page_of(1, next="?b"), page_of(2)], 2, None),
         ({"next": "next", "most": 2}, [page_of(1, next="?b"), page_of(2)], 2, None),
+        # A button that leads to no page:
+        ({"next": "next"}, [page_of(1, next="?b"), page_of(2, next="#")], 2, None),
+        ({"next": "next"}, [page_of(1, next="?b"), page_of(2, next="?b#top")], 2, None),
+        ({"next": "next"}, [page_of(1, next="?b"), page_of(2, next=" JavaScript:void(0)")], 2, None),
+        ({"next": "next"}, [page_of(1, next="?b"), page_of(2, next=" ")], 2, None),
         # A list that broke off:
         (
             {"set": {"cursor": "next"}},
@@ -92,6 +97,22 @@ def page_of(*items: int, **more: Any) -> dict[str, Any]:
             [page_of(1, next="?b"), page_of(2, next="?b")],
             2,
             "page 2 names itself, or the first page, as the next one",
+        ),
+        # The first page again, by its URL or by the parameters that it has:
+        (
+            {"next": "next"},
+            [page_of(1, next="?b"), page_of(2, next="?q=all&offset=0"), page_of(1, next="?b")],
+            2,
+            "page 2 names itself, or the first page, as the next one",
+        ),
+        *(
+            (
+                {"set": {"offset": "next"}},
+                [page_of(1, next=1), page_of(2, next=first), page_of(1, next=1)],
+                2,
+                "page 2 names itself, or the first page, as the next one",
+            )
+            for first in (0, "0")
         ),
         ({"set": {"offset": "+1"}}, [page_of(1), page_of(2), page_of(2)], 3, "page 3 is the same as the one before"),
         (
@@ -127,6 +148,37 @@ def test_a_list_ends(paginate: dict[str, Any], bodies: list[Any], requests: int,
     assert (len(made), found) == (requests, reason and f"list incomplete: {reason}")
 
 
+ROWS = {
+    "json": ["items", '{"at": %d, "items": [{"id": "a"}, {"id": "b"}]}'],
+    "html": ["li.work", "<input name=token value=%d><li class=work><a href=/1>1</a>"],
+    "xml": ["work", "<list at='%d'><work id='1'/></list>"],
+}
+
+
+@pytest.mark.parametrize(("kind", "rows"), ROWS.items(), ids=ROWS)
+def test_the_last_page_for_ever_ends_a_list_whatever_stands_around_its_rows(kind: str, rows: list[str]) -> None:
+    """As servers do that count pages down to their last one, and write the number, a time or a token into it."""
+    path, body = rows
+    tables = [{"name": "works", "columns": {"id": {"type": "text", "from": "id?"}}}]
+    job = listing({"set": {"page": "+1"}}, parse={"format": kind, "rows": path}, tables=tables)
+    requests, reason = walk(job, *(body % number for number in range(20)))
+    assert (len(requests), reason) == (2, "list incomplete: page 2 is the same as the one before")
+
+
+def test_plain_values_and_pages_without_rows_are_the_same_only_with_the_same_body() -> None:
+    job, plain = listing({"set": {"page": "+1"}}), {"items": [0, 0]}
+    assert len(walk(job, {**plain, "at": 1}, {**plain, "at": 2}, {"items": []})[0]) == 3
+    job = a_job(request={"url": API}, paginate={"set": {"page": "+1"}, "more": "more"})
+    assert len(walk(job, {"more": 1}, {"more": 2}, {"more": False})[0]) == 3
+
+
+@pytest.mark.parametrize(("said", "requests"), [("true", 3), ("false", 1), ("", 3)])
+def test_a_header_says_whether_the_list_goes_on(said: str, requests: int) -> None:
+    job = listing({"set": {"page": "+1"}, "more": "$header.x-more"})
+    made, reason = walk(job, page_of(1), page_of(2), page_of(), headers={"x-more": said})
+    assert (len(made), reason) == (requests, None)
+
+
 def test_a_page_that_comes_again_has_no_records() -> None:
     job, again = listing({"set": {"offset": "+1"}}), page_of(7)
     (first,) = parsed(job, again, a_list_page("all"), url=API)
@@ -143,7 +195,7 @@ def test_rows_that_the_job_leaves_out_do_not_end_a_list() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "pages"), [("csv", ["id\n1\n", "id\n2\n", "id\n"]), ("ndjson", ["{}\n", "{} \n", ""])]
+    ("kind", "pages"), [("csv", ["id\n1\n", "id\n2\n", "id\n"]), ("ndjson", ['{"id": 1}\n', "{}\n", ""])]
 )
 def test_lines_are_rows_and_a_page_without_any_ends_a_list(kind: str, pages: list[str]) -> None:
     tables = [{"name": "works", "columns": {"id": {"type": "bigint", "from": "id?"}}}]
@@ -178,6 +230,29 @@ def test_what_is_set_stands_in_the_query(paginate: dict[str, Any], bodies: list[
 def test_a_number_counts_on_over_all_pages() -> None:
     requests, _ = walk(listing({"set": {"offset": "+10"}}), page_of(1), page_of(2), page_of(3), page_of())
     assert [request.rpartition("=")[2] for request in requests] == ["0", "10", "20", "30"]
+
+
+def test_a_number_counts_on_from_the_request_and_not_from_where_it_was_redirected() -> None:
+    """Sites lead ?page=1 to the URL without it: counted from there, the second page would be the first one again."""
+    job = listing({"set": {"page": "+1"}}, "https://api.example/list?q={key}&page=1")
+    page = a_list_page("all")
+    parsed(job, page_of(1), page, url="https://api.example/all/")
+    assert sent(job, page.found[0].key, page.found[0].context).endswith("&page=2")
+
+
+def test_what_cannot_stand_in_the_request_is_said_of_the_next_page() -> None:
+    request = {"url": "https://api.example/", "json": [{"q": "{key}"}]}
+    page = a_list_page("all")
+    parsed(listing({"set": {"page": "+1"}}, request=request), page_of(1), page, url="https://api.example/")
+    assert (page.outcome, len(page.records), len(page.found)) == (Outcome.STORED, 1, 1)
+
+
+def test_the_key_of_a_list_stands_in_the_headers_of_all_of_its_pages() -> None:
+    request = {"url": API, "headers": {"X-Topic": "{key}"}}
+    job, page = listing({"next": "next"}, request=request), a_list_page("all")
+    parsed(job, page_of(1, next="https://api.example/list?at=2"), page, url="https://api.example/list?q=all")
+    second = next_of(page).item
+    assert Template(job.request).build([second.key], second.context)[1].headers == (("X-Topic", "all"),)
 
 
 @pytest.mark.parametrize(
