@@ -44,7 +44,8 @@ def found_notices(job: Job, found: Mapping[str, FoundCounts], broken_lists: int)
         counts = found.get(one.kind, none)
         if one.paginate is not None and counts.pages and not counts.list_pages:
             where = f"[kinds.{one.kind}.paginate]" if one.kind else "[paginate]"
-            notices.append(f"{where}: no page named a next one; is that right?")
+            but = " that no [[follow]] takes" if counts.followed else ""
+            notices.append(f"{where}: no page named a next one{but}; is that right?")
     for number, rule in enumerate(job.follow, 1):
         kind = rule.of if rule.kind is None else rule.kind
         if found.get(rule.of, none).pages and not found.get(kind, none).followed:

@@ -85,6 +85,7 @@ class Finder:
         named = [(number, rule) for number, rule in rules if rule.source is None]
         self._named = {kind if rule.kind is None else rule.kind: _Rule(number, rule) for number, rule in named}
         self._list = None if own.paginate is None else ListPages(own, self._language)
+        self._is_unbounded = not any(rule.depth or rule.most for rule in job.follow)
 
     def find(self, pages: Sequence[Page], response: Received) -> None:
         """Give the pages what they name. Raises ValueError when the response has not what it must have."""
@@ -111,7 +112,21 @@ class Finder:
             if following is not None:
                 if len(pages) > 1:
                     raise SelectorError("the response has a next page, and it is not known of which key")
-                page.found.append(following)
+                if not self._is_followed(following, found):
+                    page.found.append(following)
+
+    def _is_followed(self, following: FoundKey, found: Mapping[bytes, FoundKey]) -> bool:
+        """Whether the next page is a key anyway, by a rule that takes the links of a list's pages too.
+
+        Each of them would be the first page of a list of its own, and a list of n pages cost n²/2 requests. A rule with
+        a bound may leave it out, and a key has no fields of the list.
+        """
+        context = following.context
+        if context.params or context.fields or not (self._is_unbounded and self._are_urls[self._kind]):
+            return False
+        if self._recent is not None and not self._recent[self._kind].new([following.key]):
+            return True
+        return digest(following.key, KeyContext(self._kind)) in found
 
     def _followed(self, item: Item, response: Received) -> Iterator[FoundKey]:
         if self._rules:

@@ -24,6 +24,12 @@ MISSING_RULES = [
         ({"paginate": LIST}, {"": FoundCounts(5, 0, 0, 0)}, 0, [MISSING_LIST]),
         ({"paginate": LIST}, {"": FoundCounts(5, 3, 0, 0)}, 0, []),
         ({"paginate": LIST}, {}, 0, []),
+        (
+            {"paginate": LIST, "follow": RULE[:1]},
+            {"": FoundCounts(5, 0, 4, 0)},
+            0,
+            ["[paginate]: no page named a next one that no [[follow]] takes; is that right?"],
+        ),
         ({"follow": RULE, "kinds": KINDS}, {"": FoundCounts(5, 0, 0, 0)}, 0, MISSING_RULES),
         ({"follow": RULE, "kinds": KINDS}, {"": FoundCounts(5, 0, 2, 0), "product": FoundCounts(1, 0, 1, 0)}, 0, []),
         (

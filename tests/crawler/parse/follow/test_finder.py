@@ -418,6 +418,33 @@ def test_keys_that_are_known_to_be_stored_are_left_out() -> None:
     assert found_keys(page) == [f"{HOST}/p/2"]
 
 
+@pytest.mark.parametrize(
+    ("more", "fields", "is_key", "is_key_when_known"),
+    [
+        ({}, {}, True, True),
+        ({"rule": {"deny": ["*page=*"]}}, {}, False, True),
+        ({"rule": {"kind": "product"}, "kinds": {"product": {"parse": {"format": "html"}}}}, {}, False, True),
+        ({"rule": {"depth": 3}}, {}, False, False),
+        ({"rule": {"most": 3}}, {}, False, False),
+        ({}, {"sku": "7"}, False, False),  # which a followed key does not have
+    ],
+)
+def test_a_next_page_that_a_rule_follows_is_a_key_and_no_page_of_the_list(
+    more: dict[str, Any], fields: dict[str, str], is_key: bool, is_key_when_known: bool
+) -> None:
+    """Else each page of a list would be the first one of another list."""
+    job = html_job(paginate={"next": "a.next @href"}, **more)
+    for known, ends in (([], is_key), ([f"{URL}&page=2"], is_key_when_known)):
+        recent = {kind: RecentKeys() for kind in ("", "product")}
+        recent[""].add(known)
+        page, parser = a_list_page(context=KeyContext(fields=fields)), hook.load(job, recent=recent)
+        assert parser is not None
+        parser.apply([page], URL, HttpResponse(200, Sent(), f"<a class=next href='{URL}&page=2'>".encode()))
+        pages_of_list = [one for one in page.found if one.context.list_key]
+        assert [one.context.list_key for one in pages_of_list] == ([] if ends else [URL])
+        assert [one for one in page.found if one.key != f"{URL}&page=2"] == []
+
+
 def test_a_page_that_names_too_much_fails_also_when_all_of_it_is_known() -> None:
     recent = {"": RecentKeys()}
     links = [f"/{number}" for number in range(MOST_FOUND + 1)]
