@@ -34,6 +34,7 @@ _TCP_OPTIONS = {
 OWN_NAMES = ("runs", "corpora", "pages", "pages_current", "schema_version")
 READER = "shardcrawl_reader"
 READER_ATTEMPTS = 3
+NOT_THERE_ERRORS = (asyncpg.UndefinedObjectError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 # Errors after which a later attempt may succeed: the server starts, stops, restarts, is full, has too many clients, or
 # was asked to cancel the statement.
 TRANSIENT_ERRORS = (
@@ -234,7 +235,7 @@ def postgres_errors(where: str = "") -> Iterator[None]:
         raise PostgresUnavailable(f"Postgres{at} broke the connection off: {first_line(error)}") from error
     except (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError) as error:
         raise PostgresRefused(f"Postgres{at}: {first_line(error)}; grant the rights or use another user") from error
-    except (asyncpg.UndefinedObjectError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+    except NOT_THERE_ERRORS as error:
         raise PostgresRefused(f"Postgres{at}: {first_line(error)}; was the schema changed during the run?") from error
 
 

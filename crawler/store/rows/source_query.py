@@ -15,7 +15,7 @@ import asyncpg
 from asyncpg.cursor import Cursor as PostgresCursor
 
 from coordinator.errors import PostgresRefused, PostgresUnavailable, SourceError, first_line
-from crawler.store.postgres import PostgresConnection, connect_reader, postgres_errors
+from crawler.store.postgres import NOT_THERE_ERRORS, PostgresConnection, connect_reader, postgres_errors
 from crawler.store.queries import query
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,12 @@ class SourceQuery:
         try:
             return await work
         except (PostgresUnavailable, PostgresRefused) as error:
-            raise SourceError(f"[source] query: {error}") from error
+            # Tables of the user's own, of which the advice for those of a run says nothing.
+            cause = first_line(error.__cause__) if isinstance(error.__cause__, NOT_THERE_ERRORS) else error
+            raise SourceError(f"[source] query: {cause}") from error
         except asyncpg.PostgresError as error:
-            raise SourceError(f"[source] query: {first_line(error)}") from error
+            hint = "; leave out the semicolon" if 'near ";"' in str(error) else ""
+            raise SourceError(f"[source] query: {first_line(error)}{hint}") from error
 
     async def _connect(self) -> PostgresConnection:
         """A connection in a transaction that reads, and may be idle while nobody asks for more keys."""
@@ -110,6 +113,8 @@ class SourceQuery:
     async def _describe(self) -> Sequence[str]:
         with postgres_errors():
             statement = await (await self._connect()).prepare(self._statement)
+            if statement.get_parameters():
+                raise SourceError("[source] query has a parameter, like $1; write its value there")
             return [attribute.name for attribute in statement.get_attributes()]
 
     async def _open(self, skip: int) -> int:
