@@ -38,7 +38,9 @@ MAX_LASTMOD_CHARACTERS = 40
 # A day has ended everywhere on Earth so many hours after it began in UTC.
 _DAY_HOURS = 36
 _ROOTS = {"urlset": "url", "sitemapindex": "sitemap"}
-_DAY = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
+_DAY = re.compile(r"\d{4}(?!\d)(-\d\d(-\d\d)?)?")
+# No page of the web is older. Programs write 0001-01-01 or 1970-01-01 where they know no date.
+_FIRST_YEAR = "1991"
 _ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)""")
 _SITEMAP_LINE = re.compile(r"(?im)(?:^|\r)[ \t]*sitemap[ \t]*:[ \t]*([^\s#]+)")
 
@@ -85,7 +87,7 @@ class SitemapFinder:
 
     def _is_older(self, modified: str) -> bool:
         day = _DAY.match(modified)  # a year or a month, when there is no more
-        return day is not None and day[0] < self._since[: len(day[0])]
+        return day is not None and _FIRST_YEAR <= day[0] < self._since[: len(day[0])]
 
     def _found(self, page: Page, entry: Entry, base: Target) -> Iterator[FoundKey]:
         """The key that an entry stands for; none when it is no http or https URL."""
@@ -133,6 +135,8 @@ def entries(body: bytes, url: Target, most_bytes: int) -> Iterable[Entry]:
 def modified_by(lastmod: str) -> float:
     """When a page with this `lastmod` was changed last, at the latest: seconds since 1970, infinite for no date."""
     try:
+        if lastmod < _FIRST_YEAR:
+            return math.inf
         moment = datetime.fromisoformat(lastmod)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC) + timedelta(hours=_DAY_HOURS)).timestamp()
     except (ValueError, OverflowError):  # it is no date, or the last day of all

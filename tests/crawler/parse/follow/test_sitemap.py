@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from coordinator.model import KeyContext, Outcome
 from crawler.job.job import Job, read_job
 from crawler.job.sections.source import SITEMAP
 from crawler.model import Item, Page
-from crawler.parse.follow.sitemap import MAX_LEVELS, MOST_URLS, SitemapFinder
+from crawler.parse.follow.sitemap import MAX_LEVELS, MOST_URLS, SitemapFinder, modified_by
 from crawler.parse.remote import NO_BLOCK
 from crawler.parse.select.path import SelectorError
 from crawler.testing import Parsed, parse, response
@@ -114,12 +115,31 @@ def test_an_index_and_a_robots_txt_name_sitemaps() -> None:
         ("2025", False),
         ("", True),
         ("yesterday", True),
+        ("1600000000", True),  # no date, but seconds since 1970
+        ("0001-01-01T00:00:00", True),  # where a program knows none
+        ("1970-01-01T00:00:00Z", True),
     ],
 )
 def test_since_leaves_out_what_is_older(modified: str, is_kept: bool) -> None:
     assert bool(read(urlset(url("/a", modified)), since="2026-05-10").found) is is_kept
     index = urlset(f"<sitemap><loc>/1.xml</loc><lastmod>{modified}</lastmod></sitemap>", root="sitemapindex")
     assert bool(read(index, since="2026-05-10").found) is is_kept
+
+
+@pytest.mark.parametrize(
+    ("modified", "moment"),
+    [
+        ("1991-08-06T00:00:00Z", 681436800.0),
+        ("2026-05-10T02:00:00+02:00", 1778371200.0),
+        ("2026-05-10", 1778371200.0 + 36 * 3600),
+        ("0001-01-01T00:00:00", math.inf),
+        ("1970-01-01T00:00:00Z", math.inf),
+        ("1600000000", math.inf),
+        ("", math.inf),
+    ],
+)
+def test_when_a_page_was_changed_at_the_latest(modified: str, moment: float) -> None:
+    assert modified_by(modified) == moment
 
 
 NO_SITEMAPS = {
