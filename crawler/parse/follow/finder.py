@@ -107,8 +107,8 @@ class Finder:
         if self._list is not None:
             seen, has_records = self._list.content_of(response), any(page.records for page in pages)
             following, page.reason = self._list.next(page.item, response, has_records, seen)
-            if seen == page.item.context.seen:
-                page.records = []  # they are those of the page before
+            if self._list.repeats(page.item, response, seen) is not None:
+                page.records = []  # they are those of another page
             if following is not None:
                 if len(pages) > 1:
                     raise SelectorError("the response has a next page, and it is not known of which key")

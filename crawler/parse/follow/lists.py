@@ -80,8 +80,8 @@ class ListPages:
         """
         context = item.context
         scope = scope_of(response, self._language)
-        if context.seen == seen:
-            return None, f"{INCOMPLETE}: page {context.page_no} is the same as the one before"
+        if (reason := self.repeats(item, response, seen)) is not None:
+            return None, reason
         if not has_records and self._is_empty(scope):
             return None, None
         if self._more is not None and self._more.holds(Node(scope.root), scope) is None:
@@ -122,6 +122,17 @@ class ListPages:
         if not rows or isinstance(rows[0], (str, int, float, Decimal, NoneType)):
             return xxh3_128_digest(response.body)
         return digest_of_records([(0, tuple(getattr(row, "html", row) for row in rows))])
+
+    def repeats(self, item: Item, response: Received, seen: bytes) -> str | None:
+        """Why the rows of a page are those of another page of its list; None when they are not."""
+        context = item.context
+        if context.seen == seen:
+            return f"{INCOMPLETE}: page {context.page_no} is the same as the one before"
+        if context.list_key and self._template.target([item.key], context).href != response.url:
+            first = self._template.target([context.list_key], KeyContext(context.kind, fields=context.fields))
+            if response.url == first.href:
+                return f"{INCOMPLETE}: page {context.page_no} was redirected to the first page"
+        return None
 
     def _is_requested_before(self, key: str, found: KeyContext, item: Item) -> bool:
         """Whether the request for the next page is the one of this page or of the first one."""

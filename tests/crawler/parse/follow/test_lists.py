@@ -186,6 +186,18 @@ def test_a_page_that_comes_again_has_no_records() -> None:
     assert (len(first.records), second.records, second.found) == (1, [], [])
 
 
+@pytest.mark.parametrize("kind", ["get", "post"])
+def test_a_page_that_is_redirected_to_the_first_one_has_no_records(kind: str) -> None:
+    """But the pages of a list by POST have the URL of the first one."""
+    url, more = ("https://api.example/", {"json": {"q": "{key}"}}) if kind == "post" else (API, {})
+    job = listing({"set": {"offset": "+1"}}, request={"url": url, **more})
+    url = Template(job.request).target(["all"]).href
+    (first,) = parsed(job, page_of(1), a_list_page("all"), url=url)
+    (second,) = parsed(job, page_of(2), next_of(first), url=url)
+    reason = "list incomplete: page 2 was redirected to the first page"
+    assert (len(second.records), second.reason) == ((0, reason) if kind == "get" else (1, None))
+
+
 def test_rows_that_the_job_leaves_out_do_not_end_a_list() -> None:
     """A page with nothing but rows that are skipped is no empty page."""
     tables = [{"name": "works", "skip": "draft", "columns": {"id": "bigint"}}]
