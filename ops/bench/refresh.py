@@ -1,9 +1,10 @@
 """`python -m ops.bench.refresh`: a first run of pages with ETags, 1 % of which change, and a refresh of it.
 
 The promise: the refresh makes at least 1.5 times the keys a second of the first run, every key has one page, and what
-is carried over equals the base. Shown beside it are the bytes of both runs on the network and in Postgres' WAL, and
-what it costs Postgres to carry pages over. Prints a table, writes refresh.json, and exits with 1 when the promise does
-not hold.
+is carried over equals the base. The job makes rows of a table, one of each record of a response; with `--bodies` it has
+no table, and keeps the bodies as they are. Shown beside it are the bytes of both runs on the network and in Postgres'
+WAL, and what it costs Postgres to carry pages over. Prints a table, writes refresh.json, and exits with 1 when the
+promise does not hold.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import asyncpg
 
 from coordinator.errors import ShardcrawlError
 from coordinator.model import EntryId, Epoch, Outcome, ShardId
+from crawler.job.document import load_job_file
+from crawler.job.job import read_job
 from crawler.model import Item, OpenBlock, Page
 from crawler.store.catalogue import Catalogue
 from crawler.store.rows.base import BaseReader, CarriedPages
@@ -54,6 +57,23 @@ rate = "none"
 [store]
 batch_rows = 4000
 """
+RECORDS = """
+[parse]
+format = "json"
+[[tables]]
+name = "records"
+rows = "records[]"
+[tables.columns]
+edition = { type = "integer", from = "^.edition" }
+number = "integer"
+title = "text"
+url = "text"
+summary = "text"
+active = "boolean"
+changed = "date"
+tags = "jsonb"
+follows = "integer"
+"""
 PAGES = """
 SELECT count(*) AS pages, count(DISTINCT digest) AS keys, count(*) FILTER (WHERE outcome = 'unchanged') AS unchanged,
        extract(epoch FROM max(fetched_at) - min(fetched_at))::float8 AS seconds
@@ -62,7 +82,13 @@ FROM pages WHERE run_id = $1
 CARRIED_OTHERWISE = """
 SELECT count(*) FROM pages_r2 n LEFT JOIN pages_r1 b USING (digest)
 WHERE n.outcome = 'unchanged'
-  AND (b.key, b.body, b.etag, b.body_digest) IS DISTINCT FROM (n.key, n.body, n.etag, n.body_digest)
+  AND (b.key, b.body, b.etag, b.body_digest, b.content_digest)
+      IS DISTINCT FROM (n.key, n.body, n.etag, n.body_digest, n.content_digest)
+"""
+# The rows of the unchanged keys in each run: how many, and the sum of the hashes of their values.
+ROWS_OF_UNCHANGED = """
+SELECT count(*) AS rows, sum(hashtextextended((to_jsonb(r) - 'run_id')::text, 0)::numeric) AS hashes
+FROM {part} r JOIN pages_r2 n USING (digest) WHERE n.outcome = 'unchanged'
 """
 
 
@@ -99,7 +125,7 @@ class Carry:
     wal: int
 
 
-async def measure(keys: int) -> tuple[list[Measured], Carry, int]:
+async def measure(keys: int, *, bodies: bool) -> tuple[list[Measured], Carry, int]:
     """Both runs, the cost of carrying, and how many carried pages differ from their base."""
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     try:
@@ -108,7 +134,7 @@ async def measure(keys: int) -> tuple[list[Measured], Carry, int]:
                 await arena.clear()
                 source, job = folder / "urls.txt", folder / "job.toml"
                 source.write_text("".join(f"{nginx.url}/item/{number}\n" for number in range(keys)))
-                job.write_text(JOB.format(source=source, concurrency=CONCURRENCY))
+                job.write_text(JOB.format(source=source, concurrency=CONCURRENCY) + ("" if bodies else RECORDS))
                 upstream = Upstream(nginx.url, BODY_BYTES, nginx.pid)
                 runs = [await _run(arena, upstream, job, "first run", 1)]
                 nginx.edit()
@@ -116,7 +142,9 @@ async def measure(keys: int) -> tuple[list[Measured], Carry, int]:
                 connection = await asyncpg.connect(arena.database)
                 try:
                     differing = await connection.fetchval(CARRIED_OTHERWISE)
-                    carry = await _carry(arena.database, connection, min(keys, CARRIED_AT_MOST))
+                    if not bodies:
+                        await _compare_rows(connection)
+                    carry = await _carry(arena.database, connection, job, min(keys, CARRIED_AT_MOST))
                 finally:
                     await connection.close()
     finally:
@@ -152,12 +180,12 @@ async def _run(arena: Arena, upstream: Upstream, job: Path, what: str, run_id: i
     )
 
 
-async def _carry(database: str, connection: Any, pages: int) -> Carry:
-    """Carry pages of the first run over into a third one, batch by batch."""
-    base, epoch = RunTables(1), Epoch(secrets.token_hex(8))
-    run = RunTables(await Catalogue(connection).make("carried", {}, epoch, (), base_run=1))
+async def _carry(database: str, connection: Any, job: Path, pages: int) -> Carry:
+    """Carry pages of the first run over into a third one, batch by batch, with their rows."""
+    base, epoch, tables = RunTables(1), Epoch(secrets.token_hex(8)), read_job(load_job_file(job)).tables
+    run = RunTables(await Catalogue(connection).make("carried", {}, epoch, tables, base_run=1))
     digests = [row[0] for row in await connection.fetch("SELECT digest FROM pages_r1 ORDER BY digest LIMIT $1", pages)]
-    reader, carried, block = BaseReader(database, base, keeps=True), CarriedPages(run, base, ()), _a_block()
+    reader, carried, block = BaseReader(database, base, keeps=True), CarriedPages(run, base, tables), _a_block()
     wal, seconds = await _wal(connection), 0.0
     for first in range(0, len(digests), CARRIED_A_BATCH):
         known = await reader.pages(digests[first : first + CARRIED_A_BATCH])
@@ -172,6 +200,14 @@ async def _carry(database: str, connection: Any, pages: int) -> Carry:
         assert len(new) == len(batch)
     reader.close()
     return Carry(len(digests), seconds, await _wal(connection) - wal)
+
+
+async def _compare_rows(connection: Any) -> None:
+    base, carried = [await connection.fetchrow(ROWS_OF_UNCHANGED.format(part=f"records_r{run}")) for run in (1, 2)]
+    if not base["rows"] or base != carried:
+        raise watch.ContenderFailed(
+            f"the refresh has {carried['rows']} rows of unchanged keys, the base {base['rows']}"
+        )
 
 
 def _a_block() -> OpenBlock:
@@ -224,16 +260,22 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--bodies", action="store_true", help="keep bodies instead of making rows")
     parser.add_argument("--output", type=watch.output_folder, default=HERE, help="folder of refresh.json")
     arguments = parser.parse_args()
     watch.stop_on_sigterm()
     where = machine()
     try:
-        runs, carry, differing = asyncio.run(measure(arguments.keys))
+        runs, carry, differing = asyncio.run(measure(arguments.keys, bodies=arguments.bodies))
     except ShardcrawlError as error:
         sys.exit(f"error: {error}")
     rows = rows_of(runs, carry, differing, arguments.keys)
-    results = {"machine": where, "runs": [asdict(run) for run in runs], "carry": asdict(carry)}
+    results = {
+        "machine": where,
+        "bodies": arguments.bodies,
+        "runs": [asdict(run) for run in runs],
+        "carry": asdict(carry),
+    }
     (arguments.output / "refresh.json").write_text(json.dumps(results, indent=1) + "\n")
     sys.exit(report(rows))
 

@@ -99,36 +99,39 @@ async def rows_of(shell: Shell, run: str) -> list[tuple[int, str]]:
     return [(row["id"], row["title"]) for row in found]
 
 
-async def by_run(shell: Shell, query: str) -> dict[str, list[dict[str, Any]]]:
+async def by_run(shell: Shell, query: str, environ: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     """The rows of a query, by the name of their run, which is in column `run`."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in await shell.sql(query):
+    for row in await shell.sql(query, environ):
         found.setdefault(row.pop("run"), []).append(row)
     return found
 
 
-async def test_the_same_corpus_six_ways(shell: Shell) -> None:
+async def test_the_same_corpus_six_ways(shell: Shell, environ: dict[str, str]) -> None:
     """Equal rows, and each page is requested for once. Only the list by offsets needs an empty page to end."""
     expected = [{"id": number, "title": f"Work {number}"} for number in range(WORKS)]
     requests = {name: 6 if name == "offset" else 5 for name in WAYS}
     async with api(works_server) as server:
         shell.write("ids.txt", [str(number) for number in range(WORKS)])
         job = JOB.format(name="ids", request=f'url = "{server.url()}/works/{{key}}"', parse="", paginate="", **COLUMNS)
-        await shell.run("run", shell.write("ids.toml", job.replace("[paginate]", "")))
+        await shell.run("run", shell.write("ids.toml", job.replace("[paginate]", "")), environ=environ)
         for name, (request, parse, paginate) in WAYS.items():
             server.sent.clear()
             shell.write(f"{name}.txt", ["all"])
             columns = COLUMNS if name != "html" else HTML_COLUMNS
             request = request.format(url=server.url())
             job = JOB.format(name=name, request=request, parse=parse, paginate=paginate, **columns)
-            await shell.run("run", shell.write(f"{name}.toml", job))
+            await shell.run("run", shell.write(f"{name}.toml", job), environ=environ)
             assert (len(server.lines), len(set(server.lines))) == (requests[name], requests[name]), server.lines
-    rows = await by_run(shell, "select name as run, id, title from works join runs using (run_id) order by 1, 2, 3")
+    rows = await by_run(
+        shell, "select name as run, id, title from works join runs using (run_id) order by 1, 2, 3", environ
+    )
     assert rows == dict.fromkeys(["ids", *WAYS], expected)
     pages = await by_run(
         shell,
         "select name as run, page_no, outcome, reason, depth, kind, origin, list, digest "
         "from pages join runs using (run_id) where name <> 'ids' order by 1, 2",
+        environ,
     )
     assert pages.keys() == WAYS.keys()
     for name, found in pages.items():
@@ -137,7 +140,7 @@ async def test_the_same_corpus_six_ways(shell: Shell) -> None:
         assert [page["origin"] for page in found[1:]] == [page["digest"] for page in found[:-1]]
         assert {page["list"] for page in found[1:]} == {found[0]["digest"]}
     for name in ("cursor", "html"):
-        await shell.run("audit", name)
+        await shell.run("audit", name, environ=environ)
 
 
 SITE = """

@@ -11,7 +11,8 @@ WHERE run_id = {run_id} AND digest = ANY($1::bytea[]) AND (outcome IN ('stored',
 
 -- name: hold-base
 -- To the end of the transaction: `retry` and the end of the base wait, so that pages and records are of one state of it.
-SELECT pg_advisory_xact_lock_shared(7310579, {base_run});
+-- And a base that was never analyzed is not read whole: without statistics Postgres believes that it has few digests.
+SELECT pg_advisory_xact_lock_shared(7310579, {base_run}), set_config('enable_seqscan', 'off', true);
 
 -- name: carry-pages
 -- The content must be the one that was compared. A key that failed keeps the content alone. What was not requested keeps

@@ -310,7 +310,7 @@ def looks_like_text(text: bytes) -> bool:
     return True
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(text=TEXT, limit=st.integers(1, 5), piece=st.sampled_from([4, 64, 1 << 18]), suffix=st.sampled_from(list(PACK)))
 def test_resuming_at_every_chunk_reads_what_one_pass_reads(text: bytes, limit: int, piece: int, suffix: str) -> None:
     assume(looks_like_text(text))

@@ -514,16 +514,16 @@ async def test_there_is_no_overflow_when_all_that_waits_is_parked(monkeypatch: p
 
 
 @pytest.mark.parametrize("limits", [{}, {"rates": "all"}, {"concurrencies": "all"}, {"paused_until": "all"}])
-async def test_ten_thousand_hosts_are_forgotten_when_they_are_done(limits: dict[str, Any]) -> None:
-    hosts = [f"host-{number}" for number in range(10_000)]
+async def test_thousands_of_hosts_are_forgotten_when_they_are_done(limits: dict[str, Any]) -> None:
+    hosts = [f"host-{number}" for number in range(2_000)]
     figure = {"rates": 5.0, "concurrencies": 1, "paused_until": now() + 2.0}
     scheduler = a_scheduler(ScriptedLimiter(**{name: dict.fromkeys(hosts, figure[name]) for name in limits}))
     for host in hosts:
         scheduler.put(a_request("key", host))
     async with crew(scheduler, 50) as lanes:
-        await lanes.until(lambda: len(lanes.sent) == 10_000)
+        await lanes.until(lambda: len(lanes.sent) == 2_000)
         await run_ready_tasks()
-        assert len({request.upstream for _, request in lanes.sent}) == 10_000
+        assert len({request.upstream for _, request in lanes.sent}) == 2_000
         assert not scheduler.queues
         assert not scheduler.ready
         assert scheduler._at_hand == scheduler.waiting == 0

@@ -24,6 +24,7 @@ from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.base import LOST, BaseReader, CarriedPages
 from crawler.store.tables import RunTables
+from crawler.store.user_tables import UserTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import MOMENT, a_document, a_page, a_table
 from tests.crawler.store.rows.test_found import naming
@@ -32,6 +33,10 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 TABLE = a_table(n="smallint", name_="text")
+SCANS = """
+SELECT sum(seq_scan)::bigint AS whole, sum(idx_scan)::bigint AS looked_up FROM pg_stat_user_tables
+WHERE relname = ANY($1::text[])
+"""
 COLUMNS = "key, url, etag, last_modified, final_url, body_digest, content_digest, encoding, content_type, content, body"
 
 
@@ -128,6 +133,28 @@ async def test_pages_and_their_records_are_carried_over_as_they_are(database: st
         assert await corpus.records() == sorted(
             [(digest("a"), 1, "a 1"), (digest("a"), 2, "a 2"), (digest("new"), 4, "x")]
         )
+
+
+async def test_a_base_that_was_never_analyzed_is_not_read_whole(database: str) -> None:
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched(str(number), 1, 2) for number in range(500)], of_base=True)
+        await UserTables(corpus.eye, corpus.base).index([TABLE])
+
+        async def scans() -> tuple[int, int]:
+            tables = [f"{name}_r{corpus.base.run_id}" for name in ("facts", "pages")]
+            row = await corpus.eye.fetchrow(SCANS, tables)
+            assert row is not None
+            return row["whole"], row["looked_up"]
+
+        before = await scans()
+        await corpus.store([await corpus.unmodified(str(number)) for number in range(300)])
+
+        async def looked_up() -> bool:
+            return (await scans())[1] > before[1]
+
+        await eventually(looked_up, "Postgres to count what its other process did")
+        assert len(await corpus.records()) == 600
+        assert (await scans())[0] == before[0]
 
 
 async def test_the_base_says_what_it_has_of_keys(database: str) -> None:
