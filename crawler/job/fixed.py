@@ -56,11 +56,12 @@ def changed_setting(job: Job, stored: BegunRun) -> str | None:
             if key is None and isinstance(then, dict) and isinstance(now, dict):
                 key = next(key for key in {**then, **now} if then.get(key) != now.get(key))
                 then, now = then.get(key), now.get(key)
-            setting = f"[{section}] {key}" if key else f"[{section}]"
-            return (
-                f"run {stored.name} was begun with another {setting} ({_shortened(then)}, now {_shortened(now)}): "
-                "give the new run another --name"
-            )
+            return _begun_with_another(stored, f"[{section}] {key}" if key else f"[{section}]", then, now)
+    corpus = (stored.document.get("run") or {}).get("corpus")
+    if corpus is None and stored.folder is not None:  # one of an older version stays what it is, whatever the job says
+        corpus = stored.name
+    if corpus not in (None, job.corpus):
+        return _begun_with_another(stored, "[run] corpus", corpus, job.corpus)
     return None
 
 
@@ -76,6 +77,13 @@ def other_corpus(job: Job, newest: BegunRun) -> str | None:
     return (
         f"corpus {job.corpus} is that of the job in {newest.folder}, which has another [source] or [request] url: "
         f'write [run] corpus = "…" with another name into this job file, or corpus = "{job.corpus}" to go on with it'
+    )
+
+
+def _begun_with_another(stored: BegunRun, setting: str, then: Any, now: Any) -> str:
+    return (
+        f"run {stored.name} was begun with another {setting} ({_shortened(then)}, now {_shortened(now)}): "
+        "give the new run another --name"
     )
 
 

@@ -21,6 +21,7 @@ from coordinator.status import is_in_use
 from crawler.runs.naming import name_lock
 from crawler.runs.prune import delete_row, drop_orphans
 from crawler.store.catalogue import Catalogue
+from crawler.store.corpora import lock_run
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 from crawler.store.reasons import count_outcomes, encode_reasons
@@ -52,9 +53,7 @@ async def cancel_run(
             return {}  # a call before this one deleted the row, and died
         if run is None:
             raise UsageError(f"run {name} is not known; `shardcrawl runs` lists every run")
-        if not await _mark(connection, run):
-            why = "is complete" if run.complete else "is the one that readers see, and keys of it go again"
-            raise UsageError(f"run {name} {why}, so it is not cancelled; `shardcrawl rollback` and `prune` may help")
+        await _mark(connection, run)
         failpoint("cancelled")
         await Runs(client).cancel(name)
         await _wait_until_left(client, name)
@@ -76,12 +75,16 @@ async def cancel_run(
         connection.terminate()
 
 
-async def _mark(connection: PostgresConnection, run: StoredRun) -> bool:
-    """Call the run cancelled in Postgres; False when it is complete."""
+async def _mark(connection: PostgresConnection, run: StoredRun) -> None:
+    """Call the run cancelled in Postgres. Raises UsageError when it is complete, gone, or seen by readers."""
     with postgres_errors():
         async with connection.transaction():
-            await connection.execute(query("lock-run"), run.run_id)
-            return await connection.fetchval(query("cancel-run"), run.run_id) is not None
+            await lock_run(connection, run.run_id, run.name)
+            if await connection.fetchval(query("cancel-run"), run.run_id) is not None:
+                return
+            is_complete = await connection.fetchval(query("final-counts"), run.run_id) is not None
+    why = "is complete" if is_complete else "is the one that readers see, and keys of it go again"
+    raise UsageError(f"run {run.name} {why}, so it is not cancelled; `shardcrawl rollback` and `prune` may help")
 
 
 async def _wait_until_left(client: Redis, name: str) -> None:
@@ -101,11 +104,11 @@ async def _wait_until_left(client: Redis, name: str) -> None:
 
 
 async def _close(connection: PostgresConnection, run: StoredRun) -> Mapping[Outcome, int]:
-    """Let nothing more be stored in the run, and count what it has."""
+    """Let nothing more be stored in the run, and count what it has. Raises UsageError when it is gone."""
     of_run = RunTables.of(run)
     with postgres_errors():
         async with connection.transaction():
-            await connection.execute(query("lock-run"), run.run_id)
+            await lock_run(connection, run.run_id, run.name)
             await connection.execute(query("stop-batches", part=of_run.pages))
             counts, reasons = await count_outcomes(connection, of_run.pages)
             keys = orjson.dumps({outcome.value: keys for outcome, keys in counts.items()}).decode()

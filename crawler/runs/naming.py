@@ -1,19 +1,22 @@
-"""The name of a run: what it is when its job gives none, and a lock on it."""
+"""The name of a run: what it is when its job gives none, a lock on it, and who uses it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace as changed
+from redis.asyncio import Redis
 
+from coordinator.errors import RedisDamaged
+from coordinator.status import read_snapshot
 from crawler.job.job import Job
 from crawler.store.catalogue import Catalogue
-from crawler.store.postgres import connect_postgres
+from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
 from crawler.store.queries import query
 
 
@@ -59,3 +62,31 @@ async def name_lock(database: str, name: str) -> AsyncIterator[None]:
             yield
     finally:
         connection.terminate()
+
+
+@dataclass(frozen=True, slots=True)
+class RunPresence:
+    """Who is with a run: how many workers, the coordinator that leads; `begins`: a command opens it, or just did."""
+
+    workers: int = 0
+    leader: str | None = None
+    begins: bool = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anybody is."""
+        return self.workers > 0 or self.leader is not None or self.begins
+
+
+async def presence_of(client: Redis, connection: PostgresConnection, name: str) -> RunPresence:
+    """Who is with a run, also with one that Redis lost: by leases, and by the lock on its name in Postgres.
+
+    Raises RedisUnavailable, PostgresUnavailable.
+    """
+    found = RunPresence()
+    with suppress(RedisDamaged):
+        now = await read_snapshot(client, name)
+        found = RunPresence(now.workers, now.leader, now.begins)
+    with postgres_errors():
+        is_opened = await connection.fetchval(query("is-name-locked"), name)
+    return replace(found, begins=found.begins or is_opened)

@@ -78,7 +78,13 @@ async def roll_back(connection: PostgresConnection, corpus: str) -> tuple[str, s
     if current is None:
         raise UsageError(f"corpus {corpus} has no run that readers see; `shardcrawl runs` lists every run")
     with postgres_errors():
-        name = await connection.fetchval(query("roll-back"), corpus, current.run_id)
+        async with connection.transaction():  # the corpus first, as who publishes locks it before the run
+            if await connection.fetchval(query("lock-corpus"), corpus) != current.run_id:
+                raise UsageError(
+                    f"corpus {corpus}: another command has just changed which run readers see; "
+                    "`shardcrawl runs` shows which one it is"
+                )
+            name = await connection.fetchval(query("roll-back"), corpus, current.run_id)
     if name is None:
         raise UsageError(f"corpus {corpus} has no complete run that was published before {current.name}")
     return str(name), current.name

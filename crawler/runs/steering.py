@@ -50,6 +50,7 @@ async def steer_run(client: Redis, database: str, name: str, change: Callable[[S
         arguments = (run.run_id, steering.paused, steering.max_workers)
         with postgres_errors():
             if await catalogue.connection.fetchval(query("steer-run"), *arguments) is None:
+                await _known(catalogue, name)  # cancelled or deleted meanwhile
                 raise UsageError(f"run {name} is complete: nobody works on it any more")
         await Runs(client).steer(name, steering)
     return steering

@@ -14,7 +14,7 @@ from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, 
 from coordinator.model import Epoch, Outcome
 from coordinator.queue.registry import RunRecord
 from crawler.job.tables import TableSettings
-from crawler.store.corpora import Corpora
+from crawler.store.corpora import Corpora, lock_run
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors, refuse_planted
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry, ReasonCount, count_outcomes, encode_reasons
@@ -197,11 +197,11 @@ class Catalogue:
         """Delete the pages that are wanted again, those of lists with their records; returns how many, by outcome.
 
         If any was deleted, the run is running again and has an epoch that no Redis has: the next opening rebuilds
-        Redis, and these keys are planned again. A published run stays published. Raises RunCancelled.
+        Redis, and these keys are planned again. A published run stays published. Raises RunCancelled, UsageError.
         """
         with postgres_errors():
             async with self._connection.transaction():
-                await self._connection.execute(query("lock-run"), of_run.run_id)
+                await lock_run(self._connection, of_run.run_id)
                 if await self._connection.fetchval(query("is-cancelled"), of_run.run_id):
                     raise RunCancelled(f"run {await self._name(of_run.run_id)} was cancelled meanwhile")
                 deleted = await delete_pages(self._connection, of_run, wanted, tables)

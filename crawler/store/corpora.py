@@ -27,6 +27,16 @@ PUBLISH_DELAY_SECONDS = 0.2
 ANY_RUN = 0
 
 
+async def lock_run(connection: PostgresConnection, run_id: int, name: str = "") -> None:
+    """Take the lock under which a run is changed and deleted, in a transaction and to its end.
+
+    Raises UsageError when another command has deleted the run, also where its tables are still there.
+    """
+    await connection.execute(query("lock-run"), run_id)
+    if await connection.fetchval(query("name-of-run"), run_id) is None:
+        raise UsageError(f"run {name or run_id} is gone: another command deleted it; `shardcrawl runs` lists every run")
+
+
 class Corpora:
     """The corpora of one Postgres. Every method raises PostgresUnavailable or PostgresRefused."""
 
@@ -104,7 +114,7 @@ class Corpora:
                 await asyncio.sleep(PUBLISH_DELAY_SECONDS)
             failpoint("attached")
             async with self._connection.transaction():
-                await self._connection.execute(query("lock-run"), of_run.run_id)
+                await lock_run(self._connection, of_run.run_id)
                 before = await self._connection.fetchval(query("lock-corpus"), corpus)
                 if instead_of not in (ANY_RUN, before):
                     return False
@@ -112,8 +122,7 @@ class Corpora:
                     await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
                 failpoint("merged")
                 if await self._connection.fetchval(query("mark-published"), of_run.run_id) is None:
-                    if (name := await self._connection.fetchval(query("name-of-run"), of_run.run_id)) is None:
-                        raise UsageError(f"run {of_run.run_id} is not in Postgres: somebody deleted it")
+                    name = await self._connection.fetchval(query("name-of-run"), of_run.run_id)
                     raise EpochLost(f"run {name} is not published: keys of it were put back just now")
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
         return True
@@ -126,7 +135,7 @@ class Corpora:
     async def _attach(self, of_run: RunTables, tables: Sequence[str]) -> bool:
         """Make the run's parts partitions, all in one transaction; False when all of them were partitions before."""
         async with self._connection.transaction():
-            await self._connection.execute(query("lock-run"), of_run.run_id)
+            await lock_run(self._connection, of_run.run_id)
             attached = 0
             for name in tables:
                 whole, part = of_run.whole(name), of_run.part(name)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from coordinator.errors import RedisDamaged
 from coordinator.limits.activity import read_activity, read_requests
 from coordinator.limits.matcher import UpstreamMatcher
 from coordinator.model import Outcome, RunCounts, RunState, outcomes_json
@@ -16,6 +14,7 @@ from coordinator.queue.registry import Runs
 from coordinator.redis.keys import RunKeys
 from coordinator.stages.timing import NO_TIMES
 from coordinator.status import RunSnapshot, read_counts, read_fleet, read_snapshot
+from crawler.runs.naming import presence_of
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import postgres_errors
 from crawler.store.queries import query
@@ -78,13 +77,8 @@ class RunsView:
 
     async def _in_use(self, name: str) -> bool:
         """Whether somebody still works on a run that Redis does not have as Postgres does, or opens it now."""
-        with suppress(RedisDamaged):
-            now = await read_snapshot(self._stores.client, name)
-            if now.workers or now.leader is not None or now.begins:
-                return True
         async with self._stores.catalogue() as catalogue:
-            with postgres_errors():
-                return bool(await catalogue.connection.fetchval(query("is-name-locked"), name))
+            return (await presence_of(self._stores.client, catalogue.connection, name)).in_use
 
     async def history(self, name: str) -> Sequence[HistoryPoint]:
         """How many keys of a run were done at which time."""

@@ -284,6 +284,7 @@ async def test_a_complete_run_is_opened_as_what_it_is(place: Place) -> None:
         ({"request": {}}, "another [request] url"),
         ({"request": {"url": "https://upstream.example/{key}", "keys_per_request": 2}}, "[request] keys_per_request"),
         ({"tables": TABLES, "parse": {"python": "a:b"}}, "another [tables]"),
+        ({"run": {"name": "test", "corpus": "other"}}, "another [run] corpus"),
     ],
 )
 @pytest.mark.parametrize("complete", [False, True], ids=["running", "complete"])

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from redis.asyncio import Redis
 
-from coordinator.errors import PostgresUnavailable, RedisDamaged, UsageError
+from coordinator.errors import PostgresUnavailable, UsageError
 from coordinator.model import Outcome, RunCounts
 from coordinator.queue.registry import Runs
 from coordinator.status import RunSnapshot, read_counts, read_snapshot
+from crawler.runs.naming import presence_of
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres, postgres_errors
-from crawler.store.queries import query
 from crawler.store.reasons import Failure, ReasonCount, newest_failures
 from crawler.store.rows.ended import KeysOfRun
 from crawler.store.rows.stored_run import StoredRun
@@ -91,13 +90,10 @@ async def snapshot_of(client: Redis, connection: PostgresConnection, run: Stored
             return await read_snapshot(client, run.name, total)
         outcomes, _ = await Catalogue(connection).outcomes_so_far(RunTables.of(run))
         counts = RunCounts(total, outcomes=dict(outcomes))
-        found = RunSnapshot(run.name, run.state, counts, workers=0, leader=None, steering=run.steering)
-        with suppress(RedisDamaged):  # those who work on it see within seconds that keys went back
-            now = await read_snapshot(client, run.name, total)
-            found = replace(found, workers=now.workers, leader=now.leader, begins=now.begins)
-        with postgres_errors():
-            is_opened = await connection.fetchval(query("is-name-locked"), run.name)
-        return replace(found, begins=found.begins or is_opened)
+        now = await presence_of(client, connection, run.name)  # they see within seconds that keys went back
+        return RunSnapshot(
+            run.name, run.state, counts, now.workers, now.leader, steering=run.steering, begins=now.begins
+        )
     live = await read_counts(client, run.name, total) if in_redis is not None else RunCounts()
     final = replace(live, outcomes=dict(run.counts), total=sum(run.counts.values()) if run.complete else None)
     return RunSnapshot(run.name, run.state, final, workers=0, leader=None)

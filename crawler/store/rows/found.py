@@ -20,7 +20,7 @@ from crawler.store.postgres import PostgresConnection, connect_postgres, postgre
 from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows import copyformat
-from crawler.store.rows.merge import loosen_stale_records
+from crawler.store.rows.merge import loosen_records
 from crawler.store.tables import RunTables, quoted
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ async def delete_pages(
         _say_left(len(broken) - len(lists), "lists with stale pages")
         for table in tables:
             records = of_run.part(table.name)
-            await loosen_stale_records(connection, of_run, table, query("of-lists"), lists)
+            await loosen_records(connection, of_run, table, query("of-lists"), lists)
             await connection.execute(query("delete-list-records", records=records, part=part), lists)
         await connection.execute(query("delete-list-found", found=found, part=part), lists)
         await connection.execute(query("keep-links-of-lists", part=part), lists)
@@ -152,7 +152,7 @@ async def delete_pages(
             _say_left(await connection.fetchval(stale, *wanted.arguments), "stale keys")
             condition = query("not-stale", wanted=condition)
         for table in tables:
-            await loosen_stale_records(connection, of_run, table, condition, *wanted.arguments)
+            await loosen_records(connection, of_run, table, condition, *wanted.arguments)
             statement = query("delete-records", records=of_run.part(table.name), part=part, wanted=condition)
             await connection.execute(statement, *wanted.arguments)
         rows = await connection.fetch(query("delete-pages", part=part, wanted=condition), *wanted.arguments)

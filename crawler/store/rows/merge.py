@@ -34,15 +34,14 @@ async def drop_replaced(connection: PostgresConnection, of_run: RunTables, table
                 logger.info("%s records of table %s gave way to newer ones", f"{dropped:,}", table.name)
 
 
-async def loosen_stale_records(
+async def loosen_records(
     connection: PostgresConnection, of_run: RunTables, table: TableSettings, wanted: str, *arguments: object
 ) -> None:
-    """Let a run that readers have seen keep the records of stale pages that are `wanted` again, if the table merges.
-
-    They give way to what is fetched as those of the run before do. Raises asyncpg's errors.
+    """Let a run that readers have seen keep the records of stale and unchanged pages that are `wanted` again, if the
+    table merges: these have records of the run before, which give way to what is fetched. Raises asyncpg's errors.
     """
     if table.mode == "merge" and await connection.fetchval(query("was-published"), of_run.run_id):
-        statement = query("loosen-stale-records", part=of_run.part(table.name), pages=of_run.pages, wanted=wanted)
+        statement = query("loosen-records", part=of_run.part(table.name), pages=of_run.pages, wanted=wanted)
         await connection.execute(statement, *arguments)
 
 

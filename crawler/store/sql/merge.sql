@@ -35,11 +35,11 @@ WITH deleted AS (
 )
 SELECT count(*) FROM deleted;
 
--- name: loosen-stale-records
--- Records of stale pages that are `wanted` again, in a run that was published: it is not given once more what stays of the
--- run before. They are of no page until the run is complete, and have the byte 1 behind their digest.
+-- name: loosen-records
+-- Records of the run before that stale and unchanged pages have, which are `wanted` again, in a run that was published: it is not
+-- given once more what stays of that run. They are of no page until the run is complete, and have the byte 1 behind their digest.
 WITH wanted AS (
-    SELECT digest FROM {pages} WHERE stale AND {wanted}
+    SELECT digest FROM {pages} WHERE (stale OR outcome = 'unchanged') AND {wanted}
 ), before AS (
     DELETE FROM {part} WHERE digest IN (SELECT digest || '\x01'::bytea FROM wanted)
 )

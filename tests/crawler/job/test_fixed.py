@@ -40,6 +40,22 @@ def test_the_tables_of_a_run_stay_in_their_schema() -> None:
     assert "begun with another [store] schema" in (changed_setting(job, Begun()) or "")
 
 
+@pytest.mark.parametrize(
+    ("then", "folder", "message"),
+    [
+        ({"corpus": "afd"}, "/job", None),
+        ({"corpus": "old"}, "/job", '"old", now "afd"'),
+        ({}, "/job", '"test", now "afd"'),
+        ({}, None, None),
+    ],
+    ids=["the same", "another one", "none, which is the name", "of an older version"],
+)
+def test_a_run_stays_in_its_corpus(then: dict[str, Any], folder: str | None, message: str | None) -> None:
+    job = a_job(run={"name": "test", "corpus": "afd"})
+    refused = f"run test was begun with another [run] corpus ({message}): give the new run another --name"
+    assert changed_setting(job, Begun(folder, run={"name": "test", **then})) == (refused if message else None)
+
+
 @pytest.mark.parametrize("then", [with_table(n="text"), with_table(n="bigint", t="text"), {}])
 def test_another_difference_between_tables_is_shown(then: dict[str, Any]) -> None:
     message = changed_setting(a_job(**with_table(n="bigint")), Begun(**then))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,6 +20,7 @@ from crawler.runs.prune import Part, drop_orphans, orphans, prunable, prune, run
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 from tests.crawler.examples import a_document, a_table, finished
@@ -80,6 +82,25 @@ async def catalogue(connection: PostgresConnection) -> Catalogue:
     return catalogue
 
 
+@dataclass(frozen=True)
+class Place:
+    """Redis and Postgres, and the runs in it."""
+
+    catalogue: Catalogue
+    connection: PostgresConnection
+    redis: Redis
+    database: str
+
+    async def prune(self, *, keep: int) -> tuple[list[StoredRun], list[Part]]:
+        """Prune corpus c."""
+        return await prune(self.connection, self.redis, self.database, "c", keep=keep)
+
+
+@pytest.fixture
+def place(catalogue: Catalogue, connection: PostgresConnection, redis: Redis, database: str) -> Place:
+    return Place(catalogue, connection, redis, database)
+
+
 @pytest.fixture
 async def reader(database: str) -> AsyncIterator[PostgresConnection]:
     connection = await connect_postgres(database)
@@ -118,82 +139,73 @@ async def tables(connection: PostgresConnection) -> set[str]:
 
 
 @pytest.mark.parametrize("schema", ["", "own"])
-async def test_old_runs_go_with_their_tables_and_with_what_redis_has(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, schema: str, database: str
-) -> None:
-    await published(catalogue, connection, "first", "second", "third", schema=schema)
+async def test_old_runs_go_with_their_tables_and_with_what_redis_has(place: Place, schema: str) -> None:
+    await published(place.catalogue, place.connection, "first", "second", "third", schema=schema)
     for name in ("first", "third"):
-        await redis.hset(RunKeys(name).state, mapping={"state": "complete", "epoch": "e"})
-        await redis.hset(RunKeys(name).limits, "x", "y")
-    await redis.sadd(RUNS, "first")
-    assert [run.name for run in await prunable(connection, "c", keep=2)] == ["first"]
-    sizes = await run_sizes(connection)
+        await place.redis.hset(RunKeys(name).state, mapping={"state": "complete", "epoch": "e"})
+        await place.redis.hset(RunKeys(name).limits, "x", "y")
+    await place.redis.sadd(RUNS, "first")
+    assert [run.name for run in await prunable(place.connection, "c", keep=2)] == ["first"]
+    sizes = await run_sizes(place.connection)
     assert {run_id: current for run_id, (_, current) in sizes.items()} == {1: False, 2: False, 3: True}
     assert all(size > 8192 for size, _ in sizes.values())
-    runs, parts = await prune(connection, redis, database, "c", keep=2)
+    runs, parts = await place.prune(keep=2)
     assert [run.name for run in runs] == ["first"]
     assert sorted(part.name for part in parts) == ["facts_r1", "pages_found_r1", "pages_r1"]
     assert sum(part.size for part in parts) == sizes[1][0]
-    assert await tables(connection) == {f"{name}_r{n}" for name in ("pages", "facts", "pages_found") for n in (2, 3)}
-    assert {key.decode() async for key in redis.scan_iter()} == {RunKeys("third").state, RunKeys("third").limits}
-    assert await connection.fetchval("SELECT count(*) FROM pages") == 4
-    assert await prune(connection, redis, database, "c", keep=2) == ([], [])
+    assert await tables(place.connection) == {
+        f"{name}_r{n}" for name in ("pages", "facts", "pages_found") for n in (2, 3)
+    }
+    assert {key.decode() async for key in place.redis.scan_iter()} == {RunKeys("third").state, RunKeys("third").limits}
+    assert await place.connection.fetchval("SELECT count(*) FROM pages") == 4
+    assert await place.prune(keep=2) == ([], [])
 
 
-async def test_the_base_of_a_run_that_goes_on_stays_and_of_a_complete_one_it_may_go(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, database: str
-) -> None:
-    await published(catalogue, connection, "first")
-    run_id = await catalogue.make("next", a_document(), Epoch("e"), [], corpus="c", base_run=1)
-    await published(catalogue, connection, "newest")
-    assert (await prune(connection, redis, database, "c", keep=1))[0] == []
-    await finished(connection, RunTables(run_id), Epoch("e"))
-    await connection.execute("UPDATE corpora SET current_run = 3")
-    assert [run.name for run in (await prune(connection, redis, database, "c", keep=1))[0]] == ["first", "next"]
+async def test_the_base_of_a_run_that_goes_on_stays_and_of_a_complete_one_it_may_go(place: Place) -> None:
+    await published(place.catalogue, place.connection, "first")
+    run_id = await place.catalogue.make("next", a_document(), Epoch("e"), [], corpus="c", base_run=1)
+    await published(place.catalogue, place.connection, "newest")
+    assert (await place.prune(keep=1))[0] == []
+    await finished(place.connection, RunTables(run_id), Epoch("e"))
+    await place.connection.execute("UPDATE corpora SET current_run = 3")
+    assert [run.name for run in (await place.prune(keep=1))[0]] == [
+        "first",
+        "next",
+    ]
 
 
 async def test_a_cancelled_run_with_which_another_one_began_keeps_its_rows_and_says_so(
-    catalogue: Catalogue,
-    connection: PostgresConnection,
-    redis: Redis,
-    database: str,
-    monkeypatch: pytest.MonkeyPatch,
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cancel_module, "QUIET_SECONDS", 0.0)
-    await published(catalogue, connection, "first", "second")
-    await catalogue.make("third", a_document(), Epoch("e"), [], corpus="c", base_run=1)
-    await connection.execute("UPDATE runs SET base_run = 1 WHERE name = 'second'")
-    await connection.execute("UPDATE runs SET state = 'running' WHERE name = 'first'")
+    await published(place.catalogue, place.connection, "first", "second")
+    await place.catalogue.make("third", a_document(), Epoch("e"), [], corpus="c", base_run=1)
+    await place.connection.execute("UPDATE runs SET base_run = 1 WHERE name = 'second'")
+    await place.connection.execute("UPDATE runs SET state = 'running' WHERE name = 'first'")
     with pytest.raises(UsageError, match="its rows stay"):
-        await cancel_run(redis, database, "first", drop=True)
-    assert await connection.fetchval("SELECT state FROM runs WHERE name = 'first'") == "cancelled"
-    assert await connection.fetchval("SELECT base_run FROM runs WHERE name = 'second'") == 1
-    assert await orphans(connection) == []
+        await cancel_run(place.redis, place.database, "first", drop=True)
+    assert await place.connection.fetchval("SELECT state FROM runs WHERE name = 'first'") == "cancelled"
+    assert await place.connection.fetchval("SELECT base_run FROM runs WHERE name = 'second'") == 1
+    assert await orphans(place.connection) == []
 
 
 async def test_a_new_run_that_has_got_the_name_of_a_pruned_one_meanwhile_keeps_what_redis_has(
-    catalogue: Catalogue,
-    connection: PostgresConnection,
-    redis: Redis,
-    database: str,
-    monkeypatch: pytest.MonkeyPatch,
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await published(catalogue, connection, "first", "second")
+    await published(place.catalogue, place.connection, "first", "second")
 
     async def begin(*_: object) -> list[Part]:
-        await catalogue.make("first", a_document(), Epoch("new"), [], corpus="c")
-        await redis.hset(RunKeys("first").state, mapping={"state": "running", "epoch": "new"})
+        await place.catalogue.make("first", a_document(), Epoch("new"), [], corpus="c")
+        await place.redis.hset(RunKeys("first").state, mapping={"state": "running", "epoch": "new"})
         return []
 
     monkeypatch.setattr(prune_module, "drop_orphans", begin)
-    assert [run.name for run in (await prune(connection, redis, database, "c", keep=1))[0]] == ["first"]
-    assert await redis.exists(RunKeys("first").state)
+    assert [run.name for run in (await place.prune(keep=1))[0]] == ["first"]
+    assert await place.redis.exists(RunKeys("first").state)
 
 
-async def test_a_table_of_somebody_else_stays_whatever_its_name_is(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, database: str
-) -> None:
-    await published(catalogue, connection, "first")
+async def test_a_table_of_somebody_else_stays_whatever_its_name_is(place: Place) -> None:
+    await published(place.catalogue, place.connection, "first")
     others = {
         "pages_r7": "(a integer)",
         "facts_r2024": "(run_id integer NOT NULL, digest bytea NOT NULL, n integer)",
@@ -205,63 +217,56 @@ async def test_a_table_of_somebody_else_stays_whatever_its_name_is(
         "facts_r012": "(LIKE facts, CHECK (run_id = 12))",
     }
     for name, columns in others.items():
-        await connection.execute(f"CREATE TABLE {name} {columns}")
-    await connection.execute("CREATE ROLE somebody; CREATE TABLE facts_r13 (LIKE facts, CHECK (run_id = 13))")
+        await place.connection.execute(f"CREATE TABLE {name} {columns}")
+    await place.connection.execute("CREATE ROLE somebody; CREATE TABLE facts_r13 (LIKE facts, CHECK (run_id = 13))")
     try:
-        assert [part.name for part in await orphans(connection)] == ["facts_r13"]
-        await connection.execute("CREATE TABLE facts_r14 (LIKE facts, CHECK (run_id = 14))")
-        await connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO somebody; SET ROLE somebody")
-        assert await orphans(connection) == []
+        assert [part.name for part in await orphans(place.connection)] == ["facts_r13"]
+        await place.connection.execute("CREATE TABLE facts_r14 (LIKE facts, CHECK (run_id = 14))")
+        await place.connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO somebody; SET ROLE somebody")
+        assert await orphans(place.connection) == []
     finally:
-        await connection.execute("RESET ROLE; DROP OWNED BY somebody; DROP ROLE somebody")
-    await prune(connection, redis, database, "c", keep=1)
-    assert await tables(connection) == {"pages_r1", "facts_r1", "pages_found_r1", *others}
+        await place.connection.execute("RESET ROLE; DROP OWNED BY somebody; DROP ROLE somebody")
+    await place.prune(keep=1)
+    assert await tables(place.connection) == {"pages_r1", "facts_r1", "pages_found_r1", *others}
 
 
-async def test_a_run_whose_row_was_deleted_by_hand_is_cleaned_up_with_any_corpus(
-    catalogue: Catalogue, connection: PostgresConnection, redis: Redis, database: str
-) -> None:
-    await published(catalogue, connection, "first", "second")
-    await catalogue.make("lost", a_document(), Epoch("e"), [], corpus="another")
-    await connection.execute("DELETE FROM runs WHERE name IN ('lost', 'first')")
+async def test_a_run_whose_row_was_deleted_by_hand_is_cleaned_up_with_any_corpus(place: Place) -> None:
+    await published(place.catalogue, place.connection, "first", "second")
+    await place.catalogue.make("lost", a_document(), Epoch("e"), [], corpus="another")
+    await place.connection.execute("DELETE FROM runs WHERE name IN ('lost', 'first')")
     for name in ("lost", "used"):
-        await redis.sadd(RUNS, name)
-        await redis.hset(RunKeys(name).state, mapping={"state": "running", "epoch": "e"})
-    await redis.set(RunKeys("used").leader, "of another database", ex=10)
-    await redis.sadd(RUNS, "*")  # no name of a run, and a pattern for the keys of all
-    runs, parts = await prune(connection, redis, database, "c", keep=5)
+        await place.redis.sadd(RUNS, name)
+        await place.redis.hset(RunKeys(name).state, mapping={"state": "running", "epoch": "e"})
+    await place.redis.set(RunKeys("used").leader, "of another database", ex=10)
+    await place.redis.sadd(RUNS, "*")  # no name of a run, and a pattern for the keys of all
+    runs, parts = await place.prune(keep=5)
     assert runs == []
     assert sorted(part.name for part in parts) == ["facts_r1", "pages_found_r1", "pages_r1", "pages_r3"]
-    assert await redis.smembers(RUNS) == {b"used", b"*"}
-    assert await redis.exists(RunKeys("used").leader)
-    assert not await redis.exists(RunKeys("lost").state)
+    assert await place.redis.smembers(RUNS) == {b"used", b"*"}
+    assert await place.redis.exists(RunKeys("used").leader)
+    assert not await place.redis.exists(RunKeys("lost").state)
 
 
 @pytest.mark.parametrize("touched", ["SELECT count(*) FROM facts_current", "SELECT 1"])
 async def test_a_reader_in_a_transaction_is_waited_for_and_sees_all_that_it_saw(
-    catalogue: Catalogue,
-    connection: PostgresConnection,
-    reader: PostgresConnection,
-    redis: Redis,
-    touched: str,
-    database: str,
+    place: Place, reader: PostgresConnection, touched: str
 ) -> None:
     """Also one whose snapshot is older than the publishing, and that has not read the corpus yet."""
-    await published(catalogue, connection, "first")
+    await published(place.catalogue, place.connection, "first")
     transaction = reader.transaction(isolation="repeatable_read")
     await transaction.start()
     await reader.fetchval(touched)
-    await published(catalogue, connection, "second")
+    await published(place.catalogue, place.connection, "second")
     with pytest.raises(PostgresUnavailable, match="prune` again"):
-        await prune(connection, redis, database, "c", keep=1)
+        await place.prune(keep=1)
     joined = "SELECT count(*), min(p.run_id), max(f.n) FROM pages_current p CROSS JOIN facts_current f"
     assert tuple(await reader.fetchrow(joined)) == (2, 1, 7)
     # Who comes meanwhile does not wait, although a partition may be half detached.
     async with asyncio.timeout(5):
-        assert tuple(await connection.fetchrow(joined)) == (2, 2, 7)
+        assert tuple(await place.connection.fetchrow(joined)) == (2, 2, 7)
     await transaction.rollback()
-    assert len((await prune(connection, redis, database, "c", keep=1))[1]) == 3
-    assert await tables(connection) == {"pages_r2", "facts_r2", "pages_found_r2"}
+    assert len((await place.prune(keep=1))[1]) == 3
+    assert await tables(place.connection) == {"pages_r2", "facts_r2", "pages_found_r2"}
     assert tuple(await reader.fetchrow(joined)) == (2, 2, 7)
 
 
@@ -276,3 +281,53 @@ async def test_a_table_on_which_something_else_depends_is_named(
     await drop_orphans(connection, database)
     assert await Corpora(connection).current("c") == 2
     assert await tables(connection) == {"pages_r2", "facts_r2", "pages_found_r2"}
+
+
+@pytest.mark.parametrize("drop", [False, True], ids=["cancel", "drop"])
+async def test_a_run_that_another_command_drops_while_it_is_cancelled_is_said_to_be_gone(
+    place: Place, monkeypatch: pytest.MonkeyPatch, drop: bool
+) -> None:
+    """And a new run that has got its name meanwhile keeps what Redis has."""
+    monkeypatch.setattr(cancel_module, "QUIET_SECONDS", 0.0)
+    wait, left = cancel_module._wait_until_left, [True]
+
+    async def other_command(redis: Redis, name: str) -> None:
+        await wait(redis, name)
+        if left:
+            left.clear()
+            await cancel_run(redis, place.database, name, drop=True)
+            await place.catalogue.make("first", a_document(), Epoch("new"), [], corpus="c")
+            await redis.hset(RunKeys("first").state, mapping={"state": "running", "epoch": "new"})
+
+    monkeypatch.setattr(cancel_module, "_wait_until_left", other_command)
+    await place.catalogue.make("first", a_document(), Epoch("e"), [], corpus="c")
+    with pytest.raises(UsageError, match="run first is gone: another command deleted it"):
+        await cancel_run(place.redis, place.database, "first", drop=drop)
+    assert await place.redis.exists(RunKeys("first").state)
+
+
+async def test_what_a_run_is_that_cannot_be_cancelled_is_looked_up_at_that_moment(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await published(place.catalogue, place.connection, "first")
+    run = await place.catalogue.find("first")
+    assert run is not None
+    before = replace(run, complete=False)
+
+    async def found(*_: object) -> StoredRun:
+        return before
+
+    monkeypatch.setattr(Catalogue, "find", found)
+    with pytest.raises(UsageError, match="run first is complete"):
+        await cancel_run(place.redis, place.database, "first")
+
+
+async def test_a_run_that_is_pruned_meanwhile_is_neither_published_nor_retried(place: Place) -> None:
+    await published(place.catalogue, place.connection, "first", "second")
+    await place.prune(keep=1)
+    for late in (
+        Corpora(place.connection).publish("c", RunTables(1), [FACTS]),
+        place.catalogue.reopen(RunTables(1), PagesToRetry(), [FACTS]),
+    ):
+        with pytest.raises(UsageError, match="run 1 is gone: another command deleted it"):
+            await late

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from coordinator.errors import EpochLost
+from coordinator.errors import EpochLost, UsageError
 from coordinator.model import Epoch, Outcome
 from crawler.model import Page
 from crawler.runs.publish import finish_run, publish_run, roll_back
 from crawler.store.catalogue import Catalogue
 from crawler.store.corpora import Corpora
-from crawler.store.postgres import PostgresConnection
+from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.queries import query
 from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_job, a_page
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +73,30 @@ async def test_the_run_to_which_readers_go_back_is_not_held_back_any_more(
     first, second = await catalogue.all()
     assert (first.shortfall, second.shortfall) == ("", "")
     assert await Corpora(connection).current("afd") == of_first.run_id
+
+
+async def test_a_rollback_beside_a_command_that_publishes_waits_for_it_and_says_so(
+    connection: PostgresConnection, database: str
+) -> None:
+    """They lock the corpus before the run: else each would wait for the other."""
+    for name in ("first", "second"):
+        await finish_run(database, await made(connection, name), a_job())
+    publishing = await connect_postgres(database)
+    async with publishing.transaction():
+        await publishing.fetchval(query("lock-corpus"), "afd")
+        going_back = asyncio.create_task(roll_back(connection, "afd"))
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+        async def is_waited_for() -> bool:
+            return bool(await publishing.fetchval(waits))
+
+        await eventually(is_waited_for, "the rollback waits")
+        await publishing.fetchval(query("mark-published"), 1)
+        await publishing.execute(query("point-corpus"), "afd", 1)
+    await publishing.close()
+    with pytest.raises(UsageError, match="another command has just changed which run readers see"):
+        await going_back
+    assert await Corpora(connection).current("afd") == 1
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, run: StoredRun, happens: Callable[[], Awaitable[object]]) -> None:

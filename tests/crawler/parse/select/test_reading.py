@@ -29,6 +29,8 @@ from crawler.parse.select.reading import reading
         (" 7 ", "7"),
         ("0,123", "0.123"),  # no group of thousands begins with 0
         ("1.299,- \u20ac", "1299"),
+        ("(5)", "5"),
+        ("5-", "5"),
         ("kr 1.299,\u2014", "1299"),
         ("12.-", "12"),
         ("Rs. 1,299.00", "1299.00"),

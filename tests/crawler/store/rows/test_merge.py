@@ -70,9 +70,9 @@ class Versions:
         await self.publish(run)
         return run
 
-    async def retry(self, run: RunTables, *pages: Page) -> None:
+    async def retry(self, run: RunTables, *pages: Page, wanted: PagesToRetry = PagesToRetry()) -> None:  # noqa: B008
         """Let what failed go back into the run, and store it; the run has a new epoch."""
-        await self.catalogue.reopen(run, PagesToRetry(), [self.table])
+        await self.catalogue.reopen(run, wanted, [self.table])
         await self.catalogue.change_epoch(run.run_id, EPOCH)
         await self.store(run, *pages)
 
@@ -235,35 +235,36 @@ async def test_what_retry_brings_replaces_what_was_kept(corpus: Corpus, table: T
     assert await versions.current() == [(1, "new"), (2, "old"), (3, "c")]
 
 
-@pytest.mark.parametrize("is_stale_again", [False, True])
+@pytest.mark.parametrize("ends", ["outcome = 'failed', stale = true", "outcome = 'unchanged', body_digest = 'x'"])
+@pytest.mark.parametrize("ends_so_again", [False, True])
 @pytest.mark.parametrize("table", [MERGED, MERGED_BY_KEY])
-async def test_a_stale_key_that_is_requested_again_takes_no_record_of_the_run_before_away(
-    corpus: Corpus, table: TableSettings, is_stale_again: bool
+async def test_a_stale_or_unchanged_key_that_is_requested_again_takes_no_record_of_the_run_before_away(
+    corpus: Corpus, table: TableSettings, ends_so_again: bool, ends: str
 ) -> None:
     versions = corpus(table)
     old = [(1, "old"), (2, "old"), (None, "old")]
     await versions.add(a_page("a", records=old))
     run = await versions.begin()
 
-    async def store_stale() -> None:
+    async def store_kept() -> None:
         await versions.store(run, a_page("a", records=old))
-        await versions.connection.execute(f"UPDATE {run.pages} SET outcome = 'failed', stale = true")
+        await versions.connection.execute(f"UPDATE {run.pages} SET {ends}")
         await versions.connection.execute("UPDATE runs SET base_run = 1 WHERE run_id = 2")
 
-    for _ in range(3 if is_stale_again else 1):
-        await store_stale()
+    for _ in range(3 if ends_so_again else 1):
+        await store_kept()
         await versions.complete(run)
         await versions.publish(run)
         assert await versions.current() == old
-        await versions.retry(run)
+        await versions.retry(run, wanted=PagesToRetry((Outcome.FAILED, Outcome.UNCHANGED)))
         assert await versions.current() == old, "readers have them meanwhile"
-    if is_stale_again:
-        await store_stale()
+    if ends_so_again:
+        await store_kept()
     else:
         await versions.store(run, a_page("a", records=[(1, "new"), (3, "new")]))
     await versions.complete(run)
     stays = [] if table == MERGED_BY_KEY else [(2, "old"), (None, "old")]
-    assert await versions.current() == (old if is_stale_again else sorted([(1, "new"), (3, "new"), *stays], key=str))
+    assert await versions.current() == (old if ends_so_again else sorted([(1, "new"), (3, "new"), *stays], key=str))
 
 
 async def test_what_is_kept_is_no_record_of_a_page_of_the_run(corpus: Corpus) -> None:
