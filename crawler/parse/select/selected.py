@@ -183,6 +183,7 @@ def compile_selectors(job: Job) -> Callable[[Received], Mapping[str, Iterable[An
 
 def compile_rows(text: str | None, language: Language) -> Nodes:
     """The function from a response to the nodes of its records. Raises ValueError."""
+    text = text and text.strip()
     may_be_absent = (text or "").endswith("?")
     path = text and text.removesuffix("?").removeprefix("$").removeprefix(language.behind if text[0] == "$" else "")
     rows = language.compile_rows(path)

@@ -67,6 +67,8 @@ def applied(
         ("named.x", "bigint n", [1]),
         (None, "bigint page", [3]),
         ("none?", "bigint id", []),
+        ("items ", "bigint id", [1, 2]),
+        ("none ? ", "bigint id", []),
         (None, "text $key", ["k"]),
         (None, "text $url", ["https://upstream.example/api"]),
         (None, "bigint $status", [200]),
