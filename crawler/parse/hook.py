@@ -185,8 +185,8 @@ class Hook:
             for record in rows:
                 page = only
                 if isinstance(record, Mapping) and KEY_FIELD in record:
-                    name: Any = record[KEY_FIELD]
-                    if not issubclass(type(name), str | int | None):
+                    name = record[KEY_FIELD]
+                    if type(name).__hash__ is None:
                         raise ValueError(
                             f"{table_name}: {KEY_FIELD} is {abbreviated(name)}; give it a text or a number"
                         )

@@ -216,7 +216,6 @@ def test_an_exception_that_ends_the_process_is_not_caught(error: type[BaseExcept
         ({"facts": [{"n": 1}]}, 'facts: with several keys in a request a record says whose it is: "_key"'),
         ({"facts": [(1,)]}, 'facts: with several keys in a request a record says whose it is: "_key"'),
         ({"facts": [{"_key": ["a"], "n": 1}]}, "facts: _key is ['a']; give it a text"),
-        ({"facts": [{"_key": b"a", "n": 1}]}, "facts: _key is b'a'; give it a text"),
         ({"facts": None}, "facts: None is no list of records; return [] for none"),
         ({"facts": {"n": 1}}, "facts: {'n': 1} is no list of records"),
         ({"facts": 5}, "facts: 5 is no list of records"),

@@ -275,6 +275,8 @@ def test_a_record_says_its_key_by_a_number_too() -> None:
         ({"parse": {"gone": "a..b"}}, "[parse] gone: 'a..b' is wrong at character 2"),
         ({"parse": {"gone": "a=b"}}, "[parse] gone: 'a=b': write PATH = value or PATH != value"),
         ({"parse": {"gone": "a == b"}}, "'a == b': write PATH = value"),
+        ({"parse": {"gone": 'a = "b'}}, '[parse] gone: "b is no text in quotes'),
+        ({"parse": {"gone": "a = 'b' or c = 'd"}}, "is no text in quotes"),
         ({"parse": {"gone": "a = 1 and b = 2"}}, "write a list of conditions, of which one is enough"),
         ({"tables": table({"c": {"type": "date", "as": "%d.%Q"}})}, "as is '%d.%Q'; 'Q' is a bad directive"),
         ({"tables": table({"c": "text"}, skip="a > 5")}, "'a > 5': write PATH = value"),
