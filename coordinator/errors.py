@@ -116,7 +116,11 @@ class FetchError(ShardcrawlError):
 
 def first_line(error: BaseException) -> str:
     """An exception's first line of text, or its class when it has none."""
-    return next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error of the user's own class, whose text may have one
+        text = ""
+    return next(iter(text.splitlines()), "").rstrip(". ") or type(error).__name__
 
 
 def redacted(url: str) -> str:

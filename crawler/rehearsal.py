@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class Rehearsal:
     body: bytes | None = None
     parsed: Parsed | None = None
     kept: Sequence[KeptBody] = ()
+    context: KeyContext = field(default_factory=KeyContext)
 
     @property
     def is_stored(self) -> bool:
@@ -132,7 +133,7 @@ async def rehearse(
         await fetching.limiter.refresh()
         await run_until_first_ends(send(), fetching.limiter.watch())
         await fetching.limiter.refresh()
-    found = Rehearsal("", None, None, exchanges, request.target.href)
+    found = Rehearsal("", None, None, exchanges, request.target.href, context=contexts[0])
     result = results[0]
     if isinstance(result, str):
         return [replace(found, key=key, reason=result) for key in keys]
@@ -159,7 +160,8 @@ def save(found: Rehearsal, folder: Path) -> Path | None:
     if found.body is None or found.status is None:
         return None
     headers = tuple(pair for pair in found.headers if pair[0].lower() not in UNSAVED_HEADERS)
-    return write_response(folder, SavedResponse(found.key, found.url, found.status, headers), found.body)
+    saved = SavedResponse(found.key, found.url, found.status, headers, dict(found.context.fields), found.context.kind)
+    return write_response(folder, saved, found.body)
 
 
 async def _send(request: Request, fetching: Fetching) -> FetchResult | str:

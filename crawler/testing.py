@@ -24,7 +24,7 @@ from coordinator.url import parse as parse_url
 from coordinator.user_code import TimeLimit
 from crawler.fetch.retry import End, after_response
 from crawler.fetch.template import Template
-from crawler.job.document import load_job_file
+from crawler.job.document import JobOverrides, load_document
 from crawler.job.job import Job, read_job
 from crawler.job.tables import TableSettings, column_type
 from crawler.model import HttpResponse, Item, Page
@@ -67,13 +67,15 @@ class Parsed:
         return self.by_key[key]
 
 
-class SavedResponse(msgspec.Struct, frozen=True):
+class SavedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """What stands in PATH.json, beside a body that `shardcrawl fetch --save` has saved as PATH."""
 
     key: str
     url: str
     status: int
     headers: tuple[tuple[str, str], ...]
+    source: Mapping[str, str] = {}
+    kind: str = ""
 
 
 def response(
@@ -119,8 +121,8 @@ def parse(job: str | Path | Job, response: Response, *, kind: str = "") -> Parse
     and for a response that decides no key: a redirect that is followed, a 503.
     """
     if not isinstance(job, Job):
-        path = Path(job)
-        job = read_job(load_job_file(path), str(path.resolve().parent))
+        document, folder, _ = load_document(str(job), JobOverrides())
+        job = read_job(document, folder)
     own = job.of_kind(kind)
     with _alarm_kept():
         parser = hook.load(job, kind=kind)
@@ -151,6 +153,8 @@ def parse_file(
     url: str | None = None,
     status: int | None = None,
     headers: GivenHeaders | None = None,
+    source: Mapping[str, str] | None = None,
+    kind: str | None = None,
 ) -> Parsed:
     """What `parse` makes of a body in a file.
 
@@ -168,7 +172,9 @@ def parse_file(
     if saved is not None:
         key, url, status = key or saved.key, url or saved.url, status or saved.status
         headers = saved.headers if headers is None else headers
-    return parse(job, response(content, key=key, url=url, status=status or 200, headers=headers))
+        source, kind = saved.source if source is None else source, saved.kind if kind is None else kind
+    made = response(content, key=key, url=url, status=status or 200, headers=headers, source=source)
+    return parse(job, made, kind=kind or "")
 
 
 def write_response(folder: Path, saved: SavedResponse, body: bytes) -> Path:

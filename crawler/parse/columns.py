@@ -116,7 +116,10 @@ def _text(value: Any) -> str:
         raise ValueError(f"{abbreviated(value)} is no text")
     if "\0" in value:
         raise ValueError("text with a NUL character")
-    value.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{abbreviated(value)} has half a character (a lone surrogate)") from None
     # An HTML parser's text can be a subclass of str that holds its whole document, also when it is pickled.
     return value if type(value) is str else str.__str__(value)
 

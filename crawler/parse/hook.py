@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +25,7 @@ from crawler.parse.received import NOTHING_CARRIED
 from crawler.parse.response import Response
 from crawler.parse.select.path import SelectorError
 from crawler.parse.select.selected import compile_selectors
+from crawler.parse.values.shown import abbreviated
 
 NO_RECORD = "no record"
 # Of an error's text. Behind it stands where it was raised, which the bound on a reason must not cut.
@@ -93,9 +93,11 @@ class Hook:
         try:
             records = self._parse(response)
             self._assign(pages, records, response)
-        # The user's code may raise anything, and call sys.exit. Its keys fail, and nothing else does. A CancelledError
-        # would cancel the lane, and the run would wait for its request for ever.
-        except (Exception, SystemExit, CancelledError) as error:  # noqa: BLE001
+        except (KeyboardInterrupt, GeneratorExit, OutOfTime):
+            raise
+        # The user's code may raise anything, and call sys.exit; a panic in Rust is a BaseException too. Its keys fail,
+        # and nothing else. A CancelledError would cancel the lane, and the run would wait for its request for ever.
+        except BaseException as error:  # noqa: BLE001
             return self.fail(pages, error)
         for page in pages:
             page.encoding = response.encoding
@@ -177,11 +179,18 @@ class Hook:
             number = self._numbers.get(table_name)
             if number is None:
                 raise ValueError(f"no table {table_name!r} in the job; it has {', '.join(self._numbers) or 'none'}")
+            if isinstance(rows, Mapping | str | bytes) or not isinstance(rows, Iterable):
+                raise ValueError(f"{table_name}: {abbreviated(rows)} is no list of records; return [] for none")
             convert = self._conversions[number]
             for record in rows:
                 page = only
                 if isinstance(record, Mapping) and KEY_FIELD in record:
-                    page = by_key.get(record[KEY_FIELD]) or by_key.get(response.key_for(record[KEY_FIELD]) or "")
+                    name = record[KEY_FIELD]
+                    if type(name).__hash__ is None:
+                        raise ValueError(
+                            f"{table_name}: {KEY_FIELD} is {abbreviated(name)}; give it a text or a number"
+                        )
+                    page = by_key.get(name) or by_key.get(response.key_for(name) or "")
                     if page is None:
                         continue
                     record = {name: value for name, value in record.items() if name != KEY_FIELD}
@@ -233,8 +242,9 @@ def load_function(
     try:
         with TimeLimit(IMPORT_SECONDS):
             module = load_module(module_name or name, folder)
-    # Importing runs the user's code, which may raise anything.
-    except (Exception, SystemExit, CancelledError, OutOfTime) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing runs the user's code, which may raise anything
         raise UsageError(f"{where} python: cannot import {name}: {shown_error(error, str(folder))}") from error
     function = getattr(module, function_name, None)
     if not callable(function):

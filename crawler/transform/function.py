@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from coordinator.errors import UsageError
-from coordinator.user_code import OutOfTime, TimeLimit
+from coordinator.user_code import TimeLimit
 from crawler.job.job import Job
 from crawler.job.tables import KEY_FIELD
 from crawler.parse.columns import Table
@@ -48,7 +47,9 @@ class Transform:
         try:
             with TimeLimit(SETUP_SECONDS):
                 setup()
-        except (Exception, SystemExit, CancelledError, OutOfTime) as error:  # the user's code may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's code may raise anything
             raise UsageError(f"[transform] {self._python}: setup: {shown_error(error, self._folder)}") from error
         setattr(self._module, _IS_SET_UP, True)
 

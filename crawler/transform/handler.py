@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 from coordinator.errors import first_line
-from coordinator.user_code import OutOfTime, TimeLimit
+from coordinator.user_code import TimeLimit
 from crawler.job.job import Job
 from crawler.parse.code import check_parser
 from crawler.pool.protocol import pickled, unpickled
@@ -62,7 +61,9 @@ def transform_handler(setup: TransformSetup) -> Callable[[BatchTask], BatchResul
             if not was_fresh:  # perhaps earlier batches have left too little: the batch begins anew in another process
                 raise
             return BatchResult((), transform.reason(error), perf_counter() - began)
-        except (Exception, SystemExit, CancelledError, OutOfTime) as error:  # noqa: BLE001 - the user's code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code
             return BatchResult((), transform.reason(error), perf_counter() - began)
         return BatchResult(made, None, perf_counter() - began)
 

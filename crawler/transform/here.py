@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 
-from coordinator.user_code import OutOfTime, TimeLimit
+from coordinator.user_code import TimeLimit
 from crawler.job.job import Job
 from crawler.model import Page
 from crawler.transform.batching import take_records
@@ -31,7 +30,9 @@ def transform_here(job: Job, pages: Sequence[Page], on_error: Callable[[BaseExce
             try:
                 with limit:
                     return transform.apply({key: part})[key]
-            except (Exception, SystemExit, CancelledError, OutOfTime) as error:  # noqa: BLE001 - the user's code
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the user's code
                 on_error(error)
                 return transform.reason(error)
 

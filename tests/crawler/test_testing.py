@@ -16,7 +16,7 @@ import pytest
 
 from coordinator.errors import UsageError
 from crawler import Response
-from crawler.testing import Parsed, parse, parse_file, response
+from crawler.testing import Parsed, SavedResponse, parse, parse_file, response, write_response
 
 JOB = """
 [run]
@@ -219,6 +219,40 @@ def test_a_saved_body_is_parsed_with_what_was_saved_beside_it(
     if saved is not None:
         Path(f"{path}.json").write_text(json.dumps(saved))
     assert [row["text"] for row in parse_file(job, path, **more).tables["notes"]] == seen
+
+
+OF_KINDS = """
+[source]
+path = "keys.csv"
+key = "id"
+carry = "lang"
+[request]
+url = "https://api.example.org/{key}"
+[kinds.extra]
+request = { url = "https://api.example.org/extra/{key}" }
+[[follow]]
+from = "extra[]?"
+kind = "extra"
+[[tables]]
+name = "notes"
+columns = { lang = { type = "text", from = "$source.lang" } }
+[[tables]]
+name = "extras"
+kind = "extra"
+columns = { url = { type = "text", from = "$url" } }
+"""
+
+
+def test_a_saved_body_has_what_its_source_carries_and_its_kind(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(OF_KINDS)
+    of_source, of_kind = (
+        write_response(tmp_path, SavedResponse(key, f"https://api.example.org/{key}", 200, (), fields, kind), b"{}")
+        for key, fields, kind in (("a", {"lang": "de"}, ""), ("b", {}, "extra"))
+    )
+    assert parse_file(job, of_source).tables["notes"] == [{"lang": "de"}]
+    assert parse_file(job, of_source, source={"lang": "en"}).tables["notes"] == [{"lang": "en"}]
+    assert parse_file(job, of_kind).tables["extras"] == [{"url": "https://api.example.org/b"}]
 
 
 @pytest.mark.parametrize(

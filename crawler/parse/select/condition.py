@@ -83,7 +83,11 @@ def _literal(text: str) -> Any:
     try:
         return exact_json.loads(text.encode())
     except ValueError:
-        return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
+        if len(text) > 1 and text[0] == text[-1] == "'":
+            return text[1:-1]
+        if text[:1] in ('"', "'"):
+            raise ValueError(f"{text} is no text in quotes; close them, or put it in the other ones") from None
+        return text
 
 
 def _is_equal(value: Any, wanted: Any) -> bool:

@@ -6,21 +6,24 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from coordinator.source.rows.delimited import delimiter_of
 from crawler.parse.received import Received
-from crawler.parse.select.language import Language, Rows, not_of_format
+from crawler.parse.select.language import Language, Lines, Rows, not_of_format
 from crawler.parse.select.path import ABSENT, Each, Node, Step, compile_path, compile_quick, expand, read_path, walk
 from crawler.parse.values import exact_json
+
+# How a page, XML and JSON begin. As a csv each may be one line of names, with no lines behind it.
+_OTHER_FORMAT = re.compile(r"\s*(?:<(?:!doctype|html|\?xml)\b|\{\s*[\"}]|\[\s*[{\"\]])", re.IGNORECASE)
 
 
 def _read_json(response: Received) -> Any:
     try:
         return response.json()
-    except ValueError:
-        raise not_of_format(response, "JSON") from None
+    except (ValueError, RecursionError) as error:
+        raise not_of_format(response, "JSON", ValueError(exact_json.fault(error))) from None
 
 
 def _read_ndjson(response: Received) -> Any:
@@ -29,7 +32,7 @@ def _read_ndjson(response: Received) -> Any:
         if line.strip():
             try:
                 records.append(exact_json.loads(line.lstrip(b"\x1e")))  # which begins a record of RFC 7464
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise not_of_format(response, "NDJSON", ValueError(f"line {number} is no JSON")) from None
     return records
 
@@ -37,8 +40,10 @@ def _read_ndjson(response: Received) -> Any:
 def _read_csv(response: Received) -> Any:
     """A list of mappings by the names in the first line that is not empty."""
     text = response.text()
+    if _OTHER_FORMAT.match(text):
+        raise not_of_format(response, "CSV")
     csv.field_size_limit(max(len(text), csv.field_size_limit()))  # which is one for the process
-    records: list[Mapping[str, str]] = []
+    records = Lines()
     try:
         delimiter = delimiter_of(re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -50,6 +55,7 @@ def _read_csv(response: Received) -> Any:
                 raise ValueError(f"line {lines.line_num} has {len(fields)} fields, the first line {len(names)}")
             if fields:
                 records.append(dict(zip(names, fields, strict=True)))
+        records.names = names
     except (csv.Error, ValueError) as error:
         raise not_of_format(response, "CSV", error) from None
     return records

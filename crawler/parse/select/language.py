@@ -29,6 +29,12 @@ def scope_of(response: Received, language: Language) -> Scope:
     return Scope(response, response.root)
 
 
+class Lines(list[Mapping[str, str]]):
+    """The lines of a csv, and the names of all of their fields."""
+
+    names: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Language:
     """What one format needs. The functions of paths raise ValueError for a wrong one, `read` SelectorError.

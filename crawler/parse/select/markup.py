@@ -33,6 +33,8 @@ _DOCTYPE = re.compile(r"(?:\s|<\?(?:[^?]|\?(?!>))*+\?>|<!--(?:[^-]|-(?!->))*+-->
 _WITH_PREFIX = re.compile(r"[\w*-]\|[\w*]")
 # What an element has, None when it has not got it.
 ValueOf: TypeAlias = Callable[[Any], Any]
+# The links of elements, in their order, absolute; with the URL of the response.
+Absolute: TypeAlias = Callable[[Sequence[Any], Sequence[str], str], Sequence[str]]
 
 
 def _read_html(response: Received) -> turbohtml.Document:
@@ -72,7 +74,7 @@ def _refuse_others(response: Received, name: str, but: str = "") -> None:
 def _compile_with(
     text_of: ValueOf,
     value_of_attribute: Callable[[str], ValueOf],
-    base_of: Callable[[Any, str], str],
+    absolute: Absolute,
     check: Callable[[str], None],
 ) -> Callable[[str], Callable[[Any, str], Any]]:
     def compile_get(path: str) -> Callable[[Any, str], Any]:
@@ -93,11 +95,12 @@ def _compile_with(
             value = None if found is None else value_of(found)
             if value is None:
                 return ABSENT
-            return join_all(base_of(element, url), [value])[0] if is_link else value
+            return absolute([found], [value], url)[0] if is_link else value
 
         def get_all(element: Any, url: str) -> Any:
-            values = [value for value in map(value_of, element.select(css)) if value is not None]
-            return join_all(base_of(element, url), values) if is_link and values else values
+            found = [(node, value) for node in element.select(css) if (value := value_of(node)) is not None]
+            values = [value for _, value in found]
+            return absolute([node for node, _ in found], values, url) if is_link and values else values
 
         return get_all if match["each"] else get
 
@@ -119,12 +122,24 @@ def _xml_attribute(name: str) -> ValueOf:
     return value_of
 
 
-def _html_base(element: Any, url: str) -> str:
-    """What links are relative to: the page's <base>, or its URL."""
-    page = element
-    for page in element.ancestors:  # noqa: B007 - the last one is the document
+def _html_links(elements: Sequence[Any], links: Sequence[str], url: str) -> Sequence[str]:
+    """What they are relative to is the page's <base>, or its URL."""
+    page = elements[0]
+    for page in elements[0].ancestors:  # noqa: B007 - the last one is the document
         pass
-    return _base_of_page(page, url)
+    return join_all(_base_of_page(page, url), links)
+
+
+def _xml_links(elements: Sequence[Any], links: Sequence[str], url: str) -> Sequence[str]:
+    """What they are relative to is the `xml:base` of their elements (W3C XML Base; RFC 4287, section 2), or the URL."""
+    return [join_all(_xml_base(element, url), [link])[0] for element, link in zip(elements, links, strict=True)]
+
+
+def _xml_base(element: Any, url: str) -> str:
+    around = (node for node in (element, *element.ancestors) if isinstance(node, turbohtml.Element))
+    for base in reversed([base for node in around if (base := node.attr("xml:base"))]):
+        url = join_all(url, [base])[0]
+    return url
 
 
 @lru_cache(maxsize=1)  # the library looks through the whole page for it, and a page may have a million links
@@ -214,7 +229,7 @@ def _markdown(scope: Scope) -> Any:
 
 HTML = Language(
     _read_html,
-    _compile_with(html_text, _html_attribute, _html_base, _check_html),
+    _compile_with(html_text, _html_attribute, _html_links, _check_html),
     _never_quick,
     _compile_rows_with(_check_html),
     _compile_without_with(_check_html),
@@ -228,7 +243,7 @@ HTML = Language(
 )
 XML = Language(
     _read_xml,
-    _compile_with(plain_text, _xml_attribute, lambda _, url: url, _check_xml),
+    _compile_with(plain_text, _xml_attribute, _xml_links, _check_xml),
     _never_quick,
     _compile_rows_with(_check_xml),
     _compile_without_with(_check_xml),

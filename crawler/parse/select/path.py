@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from crawler.parse.values.shown import abbreviated
 
 MAX_STEPS = 100
+_HINT = 'write a.b for a member, a["b c"] for an odd name, a.0 for an element, a[] and a.* for all'
 _STEP = re.compile(
     r'(?P<each>\[\])|\["(?P<quoted>(?:[^"\\]|\\.)*)"\]'
     r"|(?P<dot>\.?)(?:(?P<values>\*)|(?P<index>0|-?[1-9][0-9]{0,8})(?=[.\[]|$)|(?P<name>[^.\[\]\"?^$*]+))"
@@ -57,13 +58,14 @@ class Node(NamedTuple):
 
 
 def read_path(text: str) -> Sequence[Step]:
-    """The steps of a path, none for an empty one. Raises ValueError, which says where it is wrong."""
+    """The steps of a path, none for an empty one; blanks around it are none of a name's. Raises ValueError."""
+    text = text.strip()
     steps: list[Step] = []
     at = 0
     while at < len(text):
         match = _STEP.match(text, at)
         if match is None or (match["dot"] is not None and bool(match["dot"]) != bool(steps)):
-            raise ValueError(f"{text!r} is wrong at character {at + 1}")
+            raise ValueError(f"{text!r} is wrong at character {at + 1}; {_HINT}")
         at = match.end()
         if match["each"]:
             steps.append(Each.ELEMENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from crawler.job.tables import ColumnType
 from crawler.parse.values import exact_json
 from crawler.parse.values.numbers import numeric
 from crawler.parse.values.shown import abbreviated
-from crawler.parse.values.times import check_fraction
+from crawler.parse.values.times import iso
 
 Read: TypeAlias = Callable[[Any], Any]
 
@@ -32,9 +32,15 @@ _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 _NO_CENTS = re.compile(r"[.,](?=[-\u2013\u2014=])")
 # Groups of thousands, or groups as in India; the first one does not begin with 0.
 _GROUPED = re.compile(r"[1-9]\d{0,2}([., ])\d{3}(?:\1\d{3})*|[1-9]\d?(?:,\d{2})*,\d{3}")
-_ZONE = re.compile(r"-0000|(?<=\d )[A-Za-z]+$")
+# RFC 5322, section 3.3 and 4.3: what may stand behind the time, and asctime's year. Python passes over anything else,
+# takes +01 for a minute, and 10:00 PM for the morning.
+_BEHIND_TIME = re.compile(
+    r"[^:]*\d:\d\d(?::\d\d)?(?P<zone>\s+(?:[+-]\d{4}|UTC?|GMT|Z|[ECMP][SD]T))?(?:\s+\d{4})?(?:\s*\(.*\))?",
+    re.ASCII | re.IGNORECASE | re.DOTALL,
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_DAY = date(1900, 1, 1)  # what strptime gives a text that has none
+# The directives of strptime that say a part of a day, and those that say its year.
+_OF_DAY, _OF_YEAR = frozenset("aAwdbBmyYjUWcxGuV"), frozenset("yYGcx")
 _MICROSECOND = timedelta(microseconds=1)
 # The seconds of no moment have more. Making a whole number of 1e999999 takes a minute.
 _MAX_DIGITS = 18
@@ -106,22 +112,18 @@ def read_moment(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    try:
-        moment = datetime.fromisoformat(text.upper())
-    except ValueError:
-        pass
-    else:
-        check_fraction(text)
+    if (moment := iso(datetime, text)) is not None:
         return moment
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"{abbreviated(value)} is no time (ISO 8601 or RFC 5322)") from error
-    if moment.tzinfo is None and (zone := _ZONE.search(text)):
-        if zone[0] != "-0000":
-            raise ValueError(f"{abbreviated(value)} has a zone of which RFC 5322 does not say where it is")
-        return moment.replace(tzinfo=UTC)
-    return moment
+        hint = 'write its format, like as = "%d.%m.%Y"'
+        raise ValueError(f"{abbreviated(value)} is no time (ISO 8601 or RFC 5322); {hint}") from error
+    behind = _BEHIND_TIME.fullmatch(text)
+    if behind is None:
+        hint = 'write its format, like as = "%d %b %Y %I:%M %p %z"'
+        raise ValueError(f"{abbreviated(value)} has a zone, or more, of which RFC 5322 does not say what it is; {hint}")
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None and behind["zone"] else moment  # for -0000
 
 
 def _formatted(layout: str) -> Read:
@@ -129,16 +131,33 @@ def _formatted(layout: str) -> Read:
     # What other names of zones mean depends on the machine.
     layouts = {zone: layout.replace("%Z", zone) for zone in ("UTC", "GMT")} if "%Z" in layout else {}
 
-    def read(value: Any) -> datetime:
+    has_day = not _OF_DAY.isdisjoint(_directives(layout))  # strptime gives a text that has none the 1 January 1900
+
+    def read(value: Any) -> datetime | time:
         if not isinstance(value, str):
             raise ValueError(f"{abbreviated(value)} is no text")
         text = value.strip()
-        for zone, in_zone in layouts.items():
-            if zone in text:
-                return datetime.strptime(text, in_zone).replace(tzinfo=UTC)
-        return datetime.strptime(text, layout)
+        zone = next((zone for zone in layouts if zone in text), None)
+        moment = datetime.strptime(text, layouts[zone] if zone else layout)
+        moment = moment.replace(tzinfo=UTC) if zone else moment
+        return moment if has_day else moment.timetz()
 
     return read
+
+
+def _directives(layout: str) -> frozenset[str]:
+    return frozenset(re.findall("%(.)", layout.replace("%%", "")))
+
+
+def _check_layout(layout: str) -> None:
+    """Raise ValueError for a format with which strptime passes over a part, or fills in what is not there."""
+    found = _directives(layout)
+    if ("I" in found) != ("p" in found):
+        raise ValueError(f"as is {layout!r}; %I and %p stand together; the hour of a day with 24 is %H")
+    if not found.isdisjoint("UW") and found.isdisjoint("aAwu"):
+        raise ValueError(f"as is {layout!r}; a week without its day is no date; write %a, %A, %w or %u beside %U or %W")
+    if not found.isdisjoint(_OF_DAY) and found.isdisjoint(_OF_YEAR):
+        raise ValueError(f"as is {layout!r}; a day without its year is no date; write %Y or %y")
 
 
 def of_text(kind: ColumnType) -> Read | None:
@@ -171,9 +190,7 @@ def for_column(read: Read, kind: ColumnType, *, is_text: bool) -> Read:
         found = read(value)
         if not isinstance(found, datetime):
             return found
-        if kind.name == "date" and found.timetz() == time.min:
-            return found.date()
-        return found.timetz() if kind.name in ("time", "timetz") and found.date() == _NO_DAY else found
+        return found.date() if kind.name == "date" and found.timetz() == time.min else found
 
     return _of_each(read_one) if kind.is_array else read_one
 
@@ -195,6 +212,13 @@ def _exact(text: str) -> Decimal:
         raise ValueError(f'{error}; as = "number" reads one with separators or a unit') from None
 
 
+def _json(text: str) -> Any:
+    try:
+        return exact_json.loads(text.encode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{abbreviated(text)} is no JSON ({exact_json.fault(error)})") from None
+
+
 def _truth(text: str) -> bool:
     word = text.lower()
     if word not in _TRUTH:
@@ -209,7 +233,7 @@ _TRUTH = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True) | dict.fromke
 _OF_TEXT: dict[str, Read] = {
     **dict.fromkeys(("smallint", "integer", "bigint"), _whole),
     **dict.fromkeys(("numeric", "real", "double precision"), _exact),
-    **dict.fromkeys(("json", "jsonb"), lambda text: exact_json.loads(text.encode())),
+    **dict.fromkeys(("json", "jsonb"), _json),
     "boolean": _truth,
 }
 READINGS: dict[str, Read] = {
@@ -230,5 +254,6 @@ def reading(name: str) -> Read:
         except ValueError as error:
             if "does not match" not in str(error):  # as an empty text does not
                 raise ValueError(f"as is {name!r}; {error}") from None
+        _check_layout(name)
         return _formatted(name)
     raise ValueError(f"as is {name!r}; known are {', '.join(READINGS)}, and a format like %d.%m.%Y")

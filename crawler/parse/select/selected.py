@@ -16,7 +16,7 @@ from crawler.job.tables import KEY_FIELD, ColumnSettings, TableSettings, column_
 from crawler.parse.received import Received
 from crawler.parse.select.condition import Condition, compile_condition, first_that_holds
 from crawler.parse.select.formats import language_of
-from crawler.parse.select.language import Language, Scope, scope_of
+from crawler.parse.select.language import Language, Lines, Scope, scope_of
 from crawler.parse.select.path import ABSENT, Node, SelectorError
 from crawler.parse.select.reading import Read, for_column, of_text, reading
 from crawler.parse.select.selector import Selector, compile_selector
@@ -69,6 +69,7 @@ class _SelectedTable:
         where, language = f"table {table.name}", language_of(settings.format)
         self.name = table.name
         rows = table.rows or settings.rows
+        self._is_of_lines = language.has_lines and rows is None
         self._nodes = _compiled(f"{where}: rows", compile_rows, rows, language)
         self._key = None if settings.key is None else _compiled("[parse] key", compile_selector, settings.key, language)
         if several and self._key is None:
@@ -90,11 +91,20 @@ class _SelectedTable:
 
     def records(self, scope: Scope) -> Iterator[Any]:
         """The records of the response. Raises SelectorError for one that has not what it must have."""
+        if self._is_of_lines and isinstance(scope.root, Lines) and not scope.root:
+            self._check_names(scope.root.names, scope)
         for node, key in self.open_nodes(scope):
             if self._skip and first_that_holds(self._skip, node, scope) is not None:
                 continue
             row = self._row(node, scope)
             yield row if key is None else {KEY_FIELD: key, **dict(zip(self._columns, row, strict=True))}
+
+    def _check_names(self, names: Sequence[str], scope: Scope) -> None:
+        """Raise SelectorError when a csv without lines has not the columns: it may be a page that is no csv."""
+        node = Node(dict.fromkeys(names, ""))
+        for name, selector in zip(self._columns, self._selectors, strict=True):
+            if names and selector.quick is not None:
+                self._required(selector, node, scope, f"{self.name}.{name}")
 
     def open_nodes(self, scope: Scope) -> Iterator[tuple[Node, Any]]:
         """The nodes of records, each with its key if it says that, but those whose keys a condition ends."""
@@ -173,6 +183,7 @@ def compile_selectors(job: Job) -> Callable[[Received], Mapping[str, Iterable[An
 
 def compile_rows(text: str | None, language: Language) -> Nodes:
     """The function from a response to the nodes of its records. Raises ValueError."""
+    text = text and text.strip()
     may_be_absent = (text or "").endswith("?")
     path = text and text.removesuffix("?").removeprefix("$").removeprefix(language.behind if text[0] == "$" else "")
     rows = language.compile_rows(path)

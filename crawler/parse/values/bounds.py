@@ -1,7 +1,7 @@
 """Pure: whether a type with bounds, like numeric(p, s), varchar(n) or timestamp(p), keeps a value as it is.
 
-Postgres refuses what is too long or too large. But without an error it rounds digits beyond a scale or a precision, and
-cuts blanks at the end of a text (PostgreSQL documentation, chapters 8.1.2, 8.3 and 8.5).
+Postgres refuses what is too long or too large, but names no column. And without an error it rounds digits beyond a
+scale or a precision, and cuts blanks at the end of a text (PostgreSQL documentation, chapters 8.1.2, 8.3 and 8.5).
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def fits(kind: ColumnType) -> Fits | None:
     return (lambda value: check(value, bounds)) if check and bounds else None
 
 
-def _fits_scale(number: Decimal, bounds: Sequence[int]) -> bool:
-    scale = bounds[1] if len(bounds) > 1 else 0
+def _fits_digits(number: Decimal, bounds: Sequence[int]) -> bool:
+    precision, scale = (*bounds, 0)[:2]
     _, digits, exponent = number.as_tuple()  # Decimal's own arithmetic would round to 28 digits
     surplus = -int(exponent) - scale
-    return surplus <= 0 or not any(digits[-surplus:])
+    return (not number or number.adjusted() < precision - scale) and (surplus <= 0 or not any(digits[-surplus:]))
 
 
 def _fits_length(text: str, bounds: Sequence[int]) -> bool:
@@ -68,7 +68,7 @@ def _is_multiple(microseconds: int, digits: int) -> bool:
 
 
 _CHECKS: Mapping[str, Callable[[Any, Sequence[int]], bool]] = {
-    "numeric": _fits_scale,
+    "numeric": _fits_digits,
     "varchar": _fits_length,
     "char": _fits_length,
     "timestamptz": _fits_precision,

@@ -43,6 +43,15 @@ def loads(body: bytes) -> Any:
     return _DECODER.decode(body.decode())
 
 
+def fault(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text of which `loads` raised this."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"wrong at line {error.lineno}, column {error.colno}"
+    return str(error)
+
+
 def _number(literal: str) -> float | Decimal:
     value = float(literal)
     if (written := repr(value)) == literal:

@@ -161,6 +161,15 @@ def test_an_outcome_for_a_key_of_another_request_fails_all_keys() -> None:
     assert [page.reason for page in pages] == ["parse: ValueError: key 'z' is not one of this request's"] * 2
 
 
+class PanicException(BaseException):
+    """What Rust's libraries for Python raise: it is no Exception, and no module exports it."""
+
+
+class WithoutText(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("message")
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -170,6 +179,8 @@ def test_an_outcome_for_a_key_of_another_request_fails_all_keys() -> None:
         (RecursionError("deep"), "parse: RecursionError: deep"),
         (SystemExit("bye"), "parse: SystemExit: bye"),
         (asyncio.CancelledError("x"), "parse: CancelledError: x"),
+        (PanicException("out of bounds"), "parse: PanicException: out of bounds"),
+        (WithoutText(), "parse: WithoutText"),
     ],
 )
 def test_a_parser_that_raises_fails_its_keys_alone(error: BaseException, reason: str) -> None:
@@ -204,8 +215,10 @@ def test_an_exception_that_ends_the_process_is_not_caught(error: type[BaseExcept
         ({"pages": [{"n": 1}]}, "no table 'pages' in the job; it has facts, notes"),
         ({"facts": [{"n": 1}]}, 'facts: with several keys in a request a record says whose it is: "_key"'),
         ({"facts": [(1,)]}, 'facts: with several keys in a request a record says whose it is: "_key"'),
-        ({"facts": [{"_key": ["a"], "n": 1}]}, "unhashable"),
-        ({"facts": None}, "not iterable"),
+        ({"facts": [{"_key": ["a"], "n": 1}]}, "facts: _key is ['a']; give it a text"),
+        ({"facts": None}, "facts: None is no list of records; return [] for none"),
+        ({"facts": {"n": 1}}, "facts: {'n': 1} is no list of records"),
+        ({"facts": 5}, "facts: 5 is no list of records"),
         ([{"n": 1}], "the parser returned a list; return the records of each table"),
     ],
 )

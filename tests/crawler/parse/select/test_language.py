@@ -240,6 +240,22 @@ def test_the_columns_types_read_the_texts_of_csv() -> None:
     ]
 
 
+@pytest.mark.parametrize("body", ["", "h1,h2\n", "<h1>,h1\n"])
+def test_a_csv_with_its_columns_may_have_no_lines(body: str) -> None:
+    columns = {"c": {"type": "bigint", "from": "h1"}, "d": {"type": "text", "from": "h9?"}}
+    (page,) = applied(body.encode(), content_type="text/csv", parse={"format": "csv"}, tables=table(columns))
+    assert (page.outcome, page.records) == (Outcome.STORED, [])
+
+
+def test_links_of_xml_are_relative_to_their_base() -> None:
+    feed = """<feed xml:base="http://ex.org/a/"><link href="b"/><entry xml:base="c/"><link href="d"/></entry>
+        <entry xml:base="//other.example/"><link href="?e"/></entry></feed>"""
+    columns = {"c": {"type": "text[]", "from": "link[] @href"}, "d": {"type": "text", "from": "entry link @href"}}
+    (page,) = applied(feed.encode(), content_type="text/xml", parse={"format": "xml"}, tables=table(columns))
+    links = ["http://ex.org/a/b", "http://ex.org/a/c/d", "http://other.example/?e"]
+    assert page.records == [(0, (links, links[1]))]
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "content_type", "says"),
     [
@@ -252,6 +268,13 @@ def test_the_columns_types_read_the_texts_of_csv() -> None:
             "no CSV but text/csv: 'a,b\\n1,2,3\\n' (line 2 has 3 fields",
         ),
         ("csv", b'a,b\n"1,2\n', "text/csv", "the response is no CSV but text/csv"),
+        ("csv", b"<html><h1>Sorry</h1>", "text/html", "no CSV but text/html: '<html><h1>Sorry</h1>'"),
+        ("csv", b'{"error": "busy", "code": 5}', "application/json", "the response is no CSV but application/json"),
+        ("csv", b"Sorry, busy", "text/plain", "facts.c: nothing at h1"),
+        ("json", b'{"a": 1,\n "b": NaN}', "application/json", "(NaN is not JSON)"),
+        ("json", b'{"a": 1,\n "b": }', "application/json", "(wrong at line 2, column 7)"),
+        ("json", b"[" * 200_000, "application/json", "(it is nested too deeply)"),
+        ("ndjson", b"1\n" + b"[" * 200_000, "application/json", "(line 2 is no JSON)"),
         ("ndjson", b'{"c": 1}\n{"c": \n', "text/plain", "(line 2 is no JSON)"),
         ("xml", b"<a>\n<b>\n</c></a>", "text/xml", "'<a>\\n<b>\\n</c></a>' (mismatched tag at line 3, column 3)"),
         ("xml", b"<a>&nbsp;</a>", "text/xml", "(undefined entity at line 1, column 4)"),
@@ -277,6 +300,13 @@ def test_the_columns_types_read_the_texts_of_csv() -> None:
         "pdf",
         "too many fields",
         "open quote",
+        "a page",
+        "an error",
+        "no column",
+        "a constant",
+        "a place",
+        "deep json",
+        "deep line",
         "broken line",
         "bad xml",
         "entity",

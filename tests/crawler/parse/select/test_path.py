@@ -22,6 +22,7 @@ RESPONSE = {
     [
         ("", RESPONSE),
         ("a.b", 1),
+        (" a.b ", 1),  # as in "a.b ?"
         ('a["b.c"]', 2),
         (r'a["q\""]', 3),
         ("a.0", 4),
@@ -77,7 +78,7 @@ def test_a_value_of_another_kind_is_an_error(path: str, says: str) -> None:
     [(".a", 1), ("a.", 2), ("a..b", 2), ("a[", 2), ("a[0]", 2), ('a["b', 2), ("a[]b", 4), ("[].a b[", 7), ("a.b?", 4)],
 )
 def test_a_wrong_path_says_where(path: str, at: int) -> None:
-    with pytest.raises(ValueError, match=f"is wrong at character {at}$"):
+    with pytest.raises(ValueError, match=f"is wrong at character {at}; write a.b for"):
         compile_path(path)
 
 

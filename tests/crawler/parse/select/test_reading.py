@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -76,6 +76,10 @@ AT = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
         ("date", "Tue, 14 Nov 2023 22:13:20 -0000", AT),
         ("date", "2023-11-14t22:13:20z", AT),
         ("date", AT, AT),
+        ("date", "2023-11-14 22:13:20 +0000", AT),
+        ("date", "Tue Nov 14 22:13:20 UTC 2023", AT),
+        ("date", "14 Nov 2023 22:13:20 Z (a comment)", AT),
+        ("%d.%m.%Y %I:%M:%S %p %Z", "14.11.2023 10:13:20 PM UTC", AT),
         ("%Y-%m-%d %H:%M:%S %Z", "2023-11-14 22:13:20 UTC", AT),
         ("%d.%m.%Y %H:%M:%S %z", " 14.11.2023 22:13:20 +0000 ", AT),
     ],
@@ -97,7 +101,21 @@ def test_a_format_without_a_zone_gives_a_moment_without_one() -> None:
         ("unix", Decimal("1e999999"), "no time of the calendar"),  # a whole number of it would take a minute
         ("unix", Decimal("1.00000000000000000000000000000001"), "more digits than the microseconds"),
         ("date", "2023-11-14T22:13:20.1234567Z", "more digits than the microseconds"),
-        ("date", "Tue, 14 Nov 2023 22:13:20 CET", "has a zone of which RFC 5322 does not say where it is"),
+        ("date", "Tue, 14 Nov 2023 22:13:20 CET", "has a zone, or more, of which RFC 5322 does not say"),
+        *(
+            ("date", f"3 Feb 2026 10:00{behind}", "has a zone, or more, of which RFC 5322 does not say")
+            for behind in (
+                ":00 +01",
+                ":00 +02:00",
+                " PM EST",
+                ":00 GMT+0100 (CET)",
+                " UTC+2",
+                " 24 +0100",
+            )
+        ),
+        ("date", "20260203123456Z", "is no time"),
+        ("date", "2026-02-03+01:00", "is no time"),
+        ("date", "2026-02-30T10:00:00Z", "day is out of range"),
         ("date", "yesterday", "is no time"),
         ("date", "", "is no time"),
         ("%d.%m.%Y", "1/2/2023", "does not match format"),
@@ -107,6 +125,25 @@ def test_a_format_without_a_zone_gives_a_moment_without_one() -> None:
 def test_what_is_no_moment_is_refused(name: str, value: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         reading(name)(value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        ("%d.%m.%Y %H:%M %p", "%I and %p stand together"),  # strptime passes over %p
+        ("%d.%m.%Y %I:%M", "%I and %p stand together"),
+        ("%Y %W", "a week without its day"),
+        ("%d.%m.", "a day without its year"),
+        ("%A %H:%M", "a day without its year"),
+    ],
+)
+def test_a_format_that_would_be_read_as_another_time_is_refused(layout: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        reading(layout)
+
+
+def test_a_format_without_a_day_gives_a_time_of_day() -> None:
+    assert reading("%H:%M")("10:05") == time(10, 5)  # no 1 January 1900
 
 
 def test_an_unknown_reading_names_those_there_are() -> None:
