@@ -135,6 +135,8 @@ class Payload:
 
 
 GET = Payload()
+# To a GET with a condition some servers respond so: bad request, precondition failed, header fields too large.
+ABOUT_CONDITIONS = frozenset({400, 412, 431})
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +144,8 @@ class Request:
     """One HTTP request for one key or several.
 
     `counted_at` is when its last failed attempt was counted, on the fetcher's clock. `renewed`: it was sent again in
-    another session. `waits_since` is when it began to wait for its first attempt, on the monotonic clock; 0 after that.
+    another session. `is_whole`: it was sent again without conditions. `waits_since` is when it began to wait for its
+    first attempt, on the monotonic clock; 0 after that.
 
     `first_target` is that before any redirect, `target` the one to send next, `hops` how many redirects were followed.
     `attempts` are those of the key with the most of them; `attempts_of` has those of each key, by digest, before this
@@ -161,6 +164,7 @@ class Request:
     renewed: bool = False
     counted_at: float = -math.inf
     waits_since: float = 0.0
+    is_whole: bool = False
 
     def __post_init__(self) -> None:
         self.target = self.first_target
@@ -173,10 +177,17 @@ class Request:
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """The headers by which it asks for what has changed: of one key, at the URL whose response the base has."""
-        if self.base is None or len(self.items) != 1 or self.payload.method not in ("GET", "HEAD"):
+        if self.base is None or self.is_whole or len(self.items) != 1 or self.payload.method not in ("GET", "HEAD"):
             return ()
         page = self.base.get(self.items[0].digest)
         return page.conditions if page is not None and page.url == self.target.href else ()
+
+    def becomes_whole(self, status: int) -> bool:
+        """Whether this status may be that of the conditions, not of the key: then the key is requested without them."""
+        if status in ABOUT_CONDITIONS and self.conditions:
+            self.is_whole = True
+            return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Fetcher:
             lane.fault = error if error.kind in UPSTREAM_FAULTS else None
         else:
             ended_at = time.time()
-            if session is not None and self._has_ended(session, request, response.status):
+            if self._has_ended(session, request, response.status) or request.becomes_whole(response.status):
                 lane.must_finish = False
                 return RetryInPlace()
             decision = self._decide_on_response(request, response, ended_at, time.monotonic() - started)
@@ -182,9 +182,9 @@ class Fetcher:
         request.attempts, request.counted_at = step.attempts, self._clock()
         return unsent_after(step.delay if delay is None else delay)
 
-    def _has_ended(self, session: Session, request: Request, status: int) -> bool:
+    def _has_ended(self, session: Session | None, request: Request, status: int) -> bool:
         login = self._login
-        return login is not None and self._with_credentials(request) and login.has_ended(session, request, status)
+        return bool(session and login and self._with_credentials(request) and login.has_ended(session, request, status))
 
     async def _begin_session(self, request: Request, login: Login) -> FetchResult | RetryInPlace | Defer:
         """Log in; the request goes back into its queue, because its slot has passed."""

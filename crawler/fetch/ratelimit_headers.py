@@ -218,17 +218,18 @@ def _seconds_until(text: str | None, headers: Headers, now: float, longest: floa
     if text and (duration := _DURATION.fullmatch(text)):
         parts = zip(duration.groups("0"), _DURATION_UNITS.values(), strict=True)
         return sum(float(count) * unit for count, unit in parts)
-    until = _parse_date(text)
+    until = http_date(text)
     return None if until is None else until - _date_of_response(headers, now)
 
 
 def _date_of_response(headers: Headers, now: float) -> float:
     """Return the response's own Date if it is near `now`, else `now`; both are seconds since 1970."""
-    date = _parse_date(headers.get("date") or "")
+    date = http_date(headers.get("date") or "")
     return date if date is not None and abs(date - now) <= MAX_CLOCK_DIFFERENCE_SECONDS else now
 
 
-def _parse_date(text: str) -> float | None:
+def http_date(text: str) -> float | None:
+    """The moment in one of the three forms of an HTTP-date, or in ISO 8601: seconds since 1970; None in other texts."""
     try:
         date = datetime.fromisoformat(text) if text[:4].isdigit() else parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -177,3 +178,8 @@ def _fault(kind: inspect.Type, extra: Mapping[str, str], value: Any) -> str:
         case inspect.DictType():
             return f" is {value!r}; it must be a table"
     return f" is {value!r}; {extra['write']}"
+
+
+def part_of(share: float, count: int) -> Fraction:
+    """Pure: this share of so many, of the share as it was written: 0.29 of 100 are 29, and as floats a little less."""
+    return Fraction(str(share)) * count

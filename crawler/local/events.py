@@ -11,6 +11,7 @@ from coordinator.model import Outcome, RunCounts
 from coordinator.queue.notices import NullColumn
 from coordinator.status import RunSnapshot
 from crawler.export.published import PublishedFiles
+from crawler.job.fields import part_of
 from crawler.job.job import Job
 from crawler.local.child_spec import OnDrain
 from crawler.store.reasons import ReasonCount
@@ -176,4 +177,4 @@ class RunEnd:
     def too_many_failed(self) -> bool:
         """Whether more keys failed, or were denied, than the job allows."""
         lost = self.outcomes.get(Outcome.FAILED, 0) + self.denied
-        return lost > self.job.run.max_failed * sum(self.outcomes.values())
+        return lost > part_of(self.job.run.max_failed, sum(self.outcomes.values()))

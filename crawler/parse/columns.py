@@ -165,6 +165,6 @@ _CONVERSIONS: Mapping[str, Convert] = {
     "interval": times.interval,
     "bytea": _bytes,
     "json": exact_json.dumps,
-    "jsonb": exact_json.dumps,
+    "jsonb": exact_json.sorted_dumps,
     "uuid": _uuid,
 }

@@ -16,13 +16,15 @@ from crawler.fetch.retry import End, after_parser
 from crawler.fetch.template import Template
 from crawler.job.job import Job
 from crawler.job.request_checks import seconds_of
-from crawler.model import Again, HttpResponse, Item, Page, Request
+from crawler.model import Again, Headers, HttpResponse, Item, Page, Request
 from crawler.parse.follow.hiding import without_secrets
 from crawler.parse.parser import Parser
 from crawler.text.body import is_plain_json, kept
 from crawler.text.charset import UTF8
 
 MAX_VALIDATOR_CHARACTERS = 1000
+# Sent back, the first would mean whatever there is, and that never changes. Nor does a tag with nothing in it.
+OF_EVERY_VERSION = ("*", '""')
 NOTHING_TO_CARRY = "said to be unchanged, but not since the base of this refresh, which may have other rows"
 
 
@@ -89,7 +91,7 @@ class PageBuilder:
         if response is not None:
             status = response.status
             if single and not unmodified:  # those of a response for several keys are of none
-                etag, modified = _usable(response.headers.get("etag")), _usable(response.headers.get("last-modified"))
+                etag, modified = _usable(response.headers, "etag"), _usable(response.headers, "last-modified")
             digest = xxh3_128_digest(response.body) if response.body else None
         outcome, reason, attempts, at, _ = result
         pages = []
@@ -191,10 +193,13 @@ def _carry_unchanged(pages: Sequence[Page]) -> None:
             page.unmodified, page.records = True, []
 
 
-def _usable(validator: str | None) -> str | None:
-    """The validator, None when a part of it would be cut, or when it cannot be sent back."""
+def _usable(headers: Headers, name: str) -> str | None:
+    """The validator, None when a part of it would be cut, when it cannot be sent back, or is that of no version."""
+    validator = headers.get(name)
     if not validator or len(validator) > MAX_VALIDATOR_CHARACTERS:
         return None
-    if validator == "*":  # sent back it would mean whatever there is, and that never changes
+    if validator.removeprefix("W/") in OF_EVERY_VERSION:
+        return None
+    if headers.joined(name) != validator:  # several lines, and nobody knows which one is meant
         return None
     return validator if validator.isascii() and validator.isprintable() else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from coordinator.model import Outcome
 from coordinator.redis.retrying import retry_unavailable
+from crawler.fetch.ratelimit_headers import http_date
 from crawler.job.job import Job
 from crawler.job.request_checks import seconds_of
 from crawler.model import BasePage, Item, Page
@@ -57,13 +58,24 @@ class Refresh:
     def requested(self, item: Item, base: BasePage) -> BasePage:
         """What the base has of a key that is requested, without validators where it must come whole."""
         if item.context.kind in self._conditional_kinds and base.content and self._depends_on_key(item):
-            return base
+            return base if _is_version(base) else base._replace(last_modified=None)
         return base._replace(etag=None, last_modified=None)
 
     def _depends_on_key(self, item: Item) -> bool:
         """Whether the key alone decides what is requested and stored of it."""
         context = item.context
         return context.kind in self._carried_kinds and context.fields.keys() <= self._key_columns
+
+
+def _is_version(base: BasePage) -> bool:
+    """Whether its Last-Modified, if any, says of which version it is: not one that is no date, or is of the future.
+
+    RFC 9110, sections 13.1.3 and 8.8.2.1: what is changed before such a moment would never be asked for.
+    """
+    if base.last_modified is None:
+        return True
+    modified = http_date(base.last_modified)
+    return modified is not None and modified <= (base.fetched_at or 0.0)
 
 
 def _names_keys(job: Job) -> bool:

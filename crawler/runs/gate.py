@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from crawler.job.fields import part_of
 from crawler.job.sections.publish import PublishSettings
 from crawler.store.rows.stored_run import FALLS_SHORT
 
@@ -30,19 +31,19 @@ def shortfall(bounds: PublishSettings, facts: Facts) -> str:
     """Which bounds the run does not keep, in one line for people; "" when it keeps all of them."""
     found = []
     lost = facts.failed + facts.denied
-    if bounds.max_failed is not None and lost > bounds.max_failed * facts.keys:
+    if bounds.max_failed is not None and lost > part_of(bounds.max_failed, facts.keys):
         denied = f", {facts.denied:,} of them denied" if facts.denied else ""
         found.append(
             f"max_failed is {_percent(bounds.max_failed)}, and {lost:,} of {facts.keys:,} keys failed{denied} "
             f"({_percent(lost / facts.keys)})"
         )
     if before := facts.keys_before:
-        if bounds.max_gone is not None and facts.gone_since > bounds.max_gone * before:
+        if bounds.max_gone is not None and facts.gone_since > part_of(bounds.max_gone, before):
             found.append(
                 f"max_gone is {_percent(bounds.max_gone)}, and {facts.gone_since:,} of {before:,} keys with rows are "
                 f"gone or no longer in the source ({_percent(facts.gone_since / before)})"
             )
-        if bounds.min_keys is not None and facts.keys_with_rows < bounds.min_keys * before:
+        if bounds.min_keys is not None and facts.keys_with_rows < part_of(bounds.min_keys, before):
             found.append(
                 f"min_keys is {_percent(bounds.min_keys)}, and {facts.keys_with_rows:,} keys have rows, after "
                 f"{before:,} in the current run ({_percent(facts.keys_with_rows / before)})"

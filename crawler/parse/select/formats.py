@@ -90,7 +90,7 @@ def _compile_without(paths: Sequence[str]) -> Callable[[Any], bytes]:
     def without(value: Any) -> bytes:
         for steps in found:
             _remove(value, steps)
-        return exact_json.dumps(value).encode()
+        return exact_json.sorted_dumps(value).encode()
 
     return without
 

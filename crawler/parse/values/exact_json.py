@@ -71,13 +71,18 @@ def _refuse_constant(word: str) -> Any:
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_whole_number, parse_constant=_refuse_constant)
 
 
-def dumps(value: Any) -> str:
+def sorted_dumps(value: Any) -> str:
+    """What `dumps` makes, members by their names: for jsonb, of which Postgres orders them too, and for digests."""
+    return dumps(value, orjson.OPT_SORT_KEYS)
+
+
+def dumps(value: Any, option: int = 0) -> str:
     """The value as JSON that Postgres takes. Raises TypeError or ValueError when it would change."""
     try:
-        text = orjson.dumps(value, default=_digits).decode()
+        text = orjson.dumps(value, default=_digits, option=option).decode()
     except TypeError:
         try:
-            text = orjson.dumps(_with_digits(value), default=_digits).decode()
+            text = orjson.dumps(_with_digits(value), default=_digits, option=option).decode()
         except TypeError as error:
             raise error.__cause__ or error from None
     if "\\u0000" in text and _NUL_ESCAPE.search(text):

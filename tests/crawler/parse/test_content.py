@@ -41,6 +41,23 @@ def test_table_and_order_count() -> None:
     assert len({digest_of_records(each) for each in records}) == len(records)
 
 
+@pytest.mark.parametrize(("kind", "counts"), [("jsonb", False), ("jsonb[]", False), ("json", True)])
+def test_the_order_of_members_counts_where_postgres_keeps_it(kind: str, counts: bool) -> None:
+    column = '"list"' if kind.endswith("[]") else '"one"'
+    tables = [{"name": "facts", "columns": {"of": {"type": kind, "from": column.strip('"')}}}]
+    loaded = hook.load(a_job(tables=tables))
+    assert loaded is not None
+    digests = set()
+    for one in (b'{"a": 1, "b": {"x": 1, "y": 1e400}}', b'{"b": {"y": 1e400, "x": 1}, "a": 1}'):
+        page = a_page("a")
+        body = b'{"one": %b, "list": [%b]}' % (one, one)
+        json = HttpResponse(200, headers(content_type="application/json"), body)
+        loaded.apply([page], "https://upstream.example/", json)
+        assert (page.outcome, page.reason) == (Outcome.STORED, None)
+        digests.add(page.content_digest)
+    assert len(digests) == 1 + counts
+
+
 def content_of(body: bytes, ignore: list[str], form: str, content_type: str = "text/html") -> bytes | None:
     loaded = hook.load(a_job(parse={"format": form, "ignore": ignore}))
     assert loaded is not None
@@ -56,6 +73,7 @@ def content_of(body: bytes, ignore: list[str], form: str, content_type: str = "t
         ("json", ["m.id", "$.at"], [b'{"a": 1, "m": {"id": 1}, "at": 1}', b'{"a": 1, "m": {"id": 2}}'], b'{"a": 2}'),
         ("json", ["items[].id"], [b'{"items": [{"n": 1, "id": 1}]}', b'{"items": [{"n": 1}]}'], b'{"items": []}'),
         ("json", ["b.*.at", "l.-1"], [b'{"b": {"x": {"at": 1}}, "l": [1]}', b'{"b": {"x": {}}, "l": [3]}'], b"{}"),
+        ("json", ["at"], [b'{"a": {"x": 1, "y": 2}, "b": 1}', b'{"b": 1, "at": 1, "a": {"y": 2, "x": 1}}'], b"{}"),
         ("json", ["items[]"], [b'{"items": [1, 2]}', b'{"items": [3]}'], b'{"items": {}}'),
         ("ndjson", ["[].id"], [b'{"n": 1, "id": 1}\n{"n": 2}', b'{"n": 1}\n{"n": 2, "id": 3}'], b'{"n": 1}'),
         ("csv", ["[].id"], [b"n,id\n1,2", b"n,id\n1,3"], b"n,id\n2,2"),

@@ -16,6 +16,7 @@ from coordinator.model import KeyContext, Outcome
 from coordinator.queue.sharding import digest
 from coordinator.url import parse
 from crawler.fetch.attempt import FetchResult, Lane, Meter, RetryInPlace
+from crawler.fetch.engines.response.headers import RawHeaders
 from crawler.fetch.fetcher import Fetcher
 from crawler.fetch.template import Template
 from crawler.job.job import Job
@@ -101,6 +102,39 @@ async def test_validators_are_sent_only_to_the_url_that_responded_in_the_base() 
         True,
         "https://upstream.example/final",
     )
+
+
+@pytest.mark.parametrize("status", [400, 412, 431])
+async def test_what_is_refused_because_of_its_conditions_is_requested_once_more_without_them(status: int) -> None:
+    limiter: Any = ScriptedLimiter()
+    for last, outcome in ((response(200, b"{}"), Outcome.STORED), (response(status), Outcome.REFUSED)):
+        engine = Recording(response(status), last)
+        fetcher = Fetcher(engine, limiter, UpstreamMatcher({}), a_job(), Meter())
+        request = asking()
+        assert isinstance(await fetcher.fetch(request, Lane()), RetryInPlace)
+        result = await fetcher.fetch(request, Lane())
+        assert engine.sent == [CONDITIONS, ()]
+        assert isinstance(result, FetchResult)
+        assert (result.outcome, result.attempts) == (outcome, 1)
+
+
+@pytest.mark.parametrize(
+    ("modified", "is_sent"),
+    [
+        (MODIFIED, True),
+        ("Thursday, 01-Jan-26 00:00:00 GMT", True),
+        ("Thu Jan  1 00:00:00 2026", True),
+        ("2026-01-01T00:00:00Z", True),
+        ("Sun, 01 Jan 2040 00:00:00 GMT", False),
+        ("never", False),
+        ("0", False),
+        ("-1", False),
+    ],
+)
+def test_a_last_modified_that_is_of_no_version_is_not_sent(modified: str, is_sent: bool) -> None:
+    base = BASE._replace(last_modified=modified)
+    sent = a_refresh(a_job()).requested(an_item(), base)
+    assert sent == (base if is_sent else base._replace(last_modified=None))
 
 
 # -- what is decided
@@ -273,11 +307,17 @@ async def test_a_failed_key_keeps_its_content_if_the_job_wants_that(is_kept: boo
     assert not page.is_carried
 
 
-@pytest.mark.parametrize("etag", ["x" * (MAX_VALIDATOR_CHARACTERS + 1), '"é"', '"a\nb"', "*", ""])
-async def test_a_validator_that_cannot_be_sent_back_whole_is_none(etag: str) -> None:
+@pytest.mark.parametrize("etag", ["x" * (MAX_VALIDATOR_CHARACTERS + 1), '"é"', '"a\nb"', "*", "", '""', 'W/""', "W/*"])
+async def test_a_validator_that_cannot_be_sent_back_whole_or_is_of_every_version_is_none(etag: str) -> None:
     assert (await built(None, response(200, b"{}", etag=etag))).etag is None
     longest = "x" * MAX_VALIDATOR_CHARACTERS
     assert (await built(None, response(200, b"{}", etag=longest))).etag == longest
+
+
+async def test_of_several_validators_nobody_knows_which_one_is_meant() -> None:
+    lines = [(b"etag", b'"a"'), (b"ETag", b'"b"'), (b"last-modified", MODIFIED.encode())]
+    page = await built(None, HttpResponse(200, RawHeaders(lines), b"{}"))
+    assert (page.etag, page.last_modified) == (None, MODIFIED)
 
 
 async def test_validators_of_several_keys_are_of_none() -> None:

@@ -72,6 +72,17 @@ def test_a_bound_that_is_not_kept_is_named_with_what_was_found(
     assert shortfall(PublishSettings(**bounds), facts).removeprefix("[publish] ") == words
 
 
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_a_bound_is_kept_by_as_many_keys_as_it_says(percent: int) -> None:
+    """As floats 0.29 of 100 are less than 29, and 0.55 of 100 more than 55."""
+    share = percent / 100
+    bounds = PublishSettings(max_failed=share, max_gone=share, min_keys=share)
+    exact = Facts(keys=100, failed=percent, keys_before=100, gone_since=percent, keys_with_rows=percent)
+    assert shortfall(bounds, exact) == ""
+    worse = Facts(keys=100, failed=percent + 1, keys_before=100, gone_since=percent + 1, keys_with_rows=percent - 1)
+    assert shortfall(bounds, worse).count("%") == 6
+
+
 def test_all_bounds_that_are_not_kept_are_in_one_line() -> None:
     found = shortfall(PublishSettings(max_failed=0.0, max_gone=0.0, min_keys=1.0, max_incomplete=0), FULL)
     assert [part.split()[0] for part in found.removeprefix("[publish] ").split("; ")] == [
