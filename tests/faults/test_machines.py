@@ -80,6 +80,7 @@ async def test_a_coordinator_and_a_worker_host_vanish(fleet: Fleet) -> None:
     await fleet.crawl.audited("23 a coordinator and a worker host vanish", injected, again=IN_HAND)
 
 
+@pytest.mark.slow
 async def test_all_hosts_vanish_and_others_come(fleet: Fleet) -> None:
     """`status` says so when the leases have ended. The new hosts go on with the run."""
     await fleet.start("c1", "w1", rate=700)

@@ -100,7 +100,9 @@ async def damaged(redis: Redis, upstream: str) -> None:
     await pipe.execute()
 
 
-@pytest.mark.parametrize("what", ["bounded", "damaged", pytest.param("numbers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "what", ["damaged", *(pytest.param(what, marks=pytest.mark.slow) for what in ("bounded", "numbers"))]
+)
 async def test_whatever_another_program_writes_the_run_goes_on(
     shell: Shell, upstream: Upstream, redis: Redis, environ: dict[str, str], what: str
 ) -> None:

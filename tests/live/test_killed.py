@@ -98,6 +98,7 @@ async def test_kill_9_of_everything_and_start_again(shell: Shell, upstream: Upst
     assert upstream.requests - before < KEYS
 
 
+@pytest.mark.slow
 async def test_children_of_a_killed_run_leave_by_themselves(shell: Shell, upstream: Upstream) -> None:
     running = await begin(shell, upstream)
     await requested(upstream, 1000)

@@ -26,6 +26,7 @@ kind = "item"
 """
 
 
+@pytest.mark.slow
 async def test_two_corpora_have_tables_of_one_name_in_two_schemas(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:

@@ -91,6 +91,7 @@ def items(response):
 """
 
 
+@pytest.mark.slow
 async def test_keys_whose_parser_never_returns_fail_alone_on_two_machines(
     shell: Shell, upstream: Upstream, environ: dict[str, str]
 ) -> None:

@@ -122,6 +122,7 @@ async def test_what_is_odd_about_a_source_is_said_by_check_and_by_run(shell: She
         assert ran.err.count(says) == (source != "some.txt"), ran.err
 
 
+@pytest.mark.slow
 async def test_no_host_is_called_unlimited_when_the_only_one_has_a_limit(shell: Shell, upstream: Upstream) -> None:
     host = upstream.url.removeprefix("http://")
     shell.write("urls.txt", urls(upstream, 0, 20))
@@ -135,6 +136,7 @@ async def test_no_host_is_called_unlimited_when_the_only_one_has_a_limit(shell: 
     assert "limit of 127.0.0.1:9" in [row["what"] for row in json.loads(checked.out)]
 
 
+@pytest.mark.slow
 async def test_rows_with_a_key_of_two_columns_go_on_after_a_kill_and_feed_a_query(
     shell: Shell, upstream: Upstream
 ) -> None:
