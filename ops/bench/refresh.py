@@ -87,7 +87,8 @@ WHERE n.outcome = 'unchanged'
 """
 # The rows of the unchanged keys in each run: how many, and the sum of the hashes of their values.
 ROWS_OF_UNCHANGED = """
-SELECT count(*) AS rows, sum(hashtextextended((to_jsonb(r) - 'run_id')::text, 0)::numeric) AS hashes
+SELECT count(*) AS rows, sum(hash_record_extended((r.digest, r.edition, r.number, r.title, r.url, r.summary, r.active,
+                                                   r.changed, r.tags, r.follows), 0)::numeric) AS hashes
 FROM {part} r JOIN pages_r2 n USING (digest) WHERE n.outcome = 'unchanged'
 """
 

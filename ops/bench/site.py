@@ -2,9 +2,8 @@
 
 Two promises. A crawl from one page, with 20 links on each, makes at least 0.8 times the pages a second of the same
 pages as a list; every page once, at its least depth. And selectors make at least 3 times the pages a second of Scrapy
-with its own selectors on the same pages. A page has 30 KB: the median one of the web has 18 KB of HTML as it is sent,
-mostly compressed (HTTP Archive, Web Almanac 2024), which is more than that without. With `--kb 2` it has little beside
-the links. Rounds alternate. Prints a table, writes site.json, and exits with 1 when a promise does not hold.
+with its own selectors on the same pages. Rounds alternate. Prints a table, writes site.json, and exits with 1 when a
+promise does not hold.
 """
 
 from __future__ import annotations
@@ -98,11 +97,10 @@ def neighbours(page: int, pages: int) -> list[int]:
     return [(page * LINKS + link) % pages for link in range(1, LINKS + 1)]
 
 
-def write_site(folder: Path, pages: int, kb: int) -> None:
-    """Write the files of the shop, of about so many KB each."""
+def write_site(folder: Path, pages: int) -> None:
+    """Write the files of the shop."""
     folder.mkdir(parents=True, exist_ok=True)
     for page in range(pages):
-        texts = "".join(_text(page, number) for number in range(max(0, kb - 2) * 1000 // len(_text(page, 0))))
         links = "".join(
             f'<li><a href="/site/{one}">{WORDS[one % 16]} {one}</a></li>' for one in neighbours(page, pages)
         )
@@ -111,15 +109,8 @@ def write_site(folder: Path, pages: int, kb: int) -> None:
             f"<!DOCTYPE html><html><head><title>{page}</title></head><body><h1>{WORDS[page % 16]} chair {page}</h1>"
             f'<div class="product" data-sku="S-{page}"><span class="price">${page % 900 + 1:,}.50</span>'
             f'<b class="stock">{page % 7}</b><p class="about">{about}</p></div>'
-            f'<ul class="next">{links}</ul><main>{texts}</main></body></html>'
+            f'<ul class="next">{links}</ul></body></html>'
         )
-
-
-def _text(page: int, number: int) -> str:
-    """A paragraph of the page beside its product, with a tag for each 60 characters."""
-    words = [WORDS[(page + number + word * word) % 16] for word in range(40)]
-    lines = [f"<span>{' '.join(words[at : at + 8])}</span> " for at in range(0, 40, 8)]
-    return f'<section class="more"><h3>{words[3]} {number:3}</h3><p>{"".join(lines)}</p></section>'
 
 
 def depths(pages: int) -> Counter[int]:
@@ -134,13 +125,13 @@ def depths(pages: int) -> Counter[int]:
     return Counter(depth.values())
 
 
-async def measure(pages: int, kb: int, rounds: int, parts: Sequence[str], console: Console) -> list[Crawl]:
+async def measure(pages: int, rounds: int, parts: Sequence[str], console: Console) -> list[Crawl]:
     """Crawls in turn; each round begins with another one."""
     crawls: list[Crawl] = []
     folder = Path(tempfile.mkdtemp(prefix="shardcrawl-bench-"))
     try:
         with Nginx(folder / "nginx") as nginx:
-            write_site(nginx.site, pages, kb)
+            write_site(nginx.site, pages)
             async with open_arena(folder) as arena:
                 for number in range(rounds):
                     for part in parts if number % 2 == 0 else parts[::-1]:
@@ -203,9 +194,9 @@ def promises(crawls: Sequence[Crawl], parts: Sequence[str]) -> dict[str, bool]:
     return held
 
 
-def table(crawls: Sequence[Crawl], parts: Sequence[str], kb: int) -> Table:
+def table(crawls: Sequence[Crawl], parts: Sequence[str]) -> Table:
     """The figures: medians of the rounds."""
-    shown = Table(box=box.SIMPLE_HEAD, title=f"{crawls[0].pages:,} HTML pages of {kb} KB with {LINKS} links each")
+    shown = Table(box=box.SIMPLE_HEAD, title=f"{crawls[0].pages:,} HTML pages with {LINKS} links each")
     for column in ("crawl", "pages/s", "ratio to the next", "MB at most"):
         shown.add_column(column, justify="left" if column == "crawl" else "right")
     for number, part in enumerate(parts):
@@ -221,7 +212,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=["follow", "select", []], default=[])
     parser.add_argument("--pages", type=int, default=200_000)
-    parser.add_argument("--kb", type=int, default=30, help="the size of a page")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=watch.output_folder, default=HERE, help="folder of site.json")
     arguments = parser.parse_args()
@@ -230,14 +220,14 @@ def main() -> None:
     parts = [*([FOLLOWED, LISTED] if "follow" in wanted else []), *([SELECTED, SCRAPY] if "select" in wanted else [])]
     where = machine()
     try:
-        crawls = asyncio.run(measure(arguments.pages, arguments.kb, arguments.rounds, parts, Console(stderr=True)))
+        crawls = asyncio.run(measure(arguments.pages, arguments.rounds, parts, Console(stderr=True)))
     except ShardcrawlError as error:
         sys.exit(f"error: {error}")
     held = promises(crawls, parts)
-    results = {"machine": where, "kb": arguments.kb, "crawls": [asdict(crawl) for crawl in crawls], "promises": held}
+    results = {"machine": where, "crawls": [asdict(crawl) for crawl in crawls], "promises": held}
     (arguments.output / "site.json").write_text(json.dumps(results, indent=1) + "\n")
     console = Console(width=120)
-    console.print(table(crawls, parts, arguments.kb))
+    console.print(table(crawls, parts))
     for promise, holds in held.items():
         console.print(f"{'yes' if holds else 'NO ':<4} {promise}", highlight=False)
     sys.exit(0 if all(held.values()) else 1)
