@@ -201,9 +201,9 @@ class Catalogue:
         """
         with postgres_errors():
             async with self._connection.transaction():
-                await lock_run(self._connection, of_run.run_id)
+                name = await lock_run(self._connection, of_run.run_id)
                 if await self._connection.fetchval(query("is-cancelled"), of_run.run_id):
-                    raise RunCancelled(f"run {await self._name(of_run.run_id)} was cancelled meanwhile")
+                    raise RunCancelled(f"run {name} was cancelled meanwhile")
                 deleted = await delete_pages(self._connection, of_run, wanted, tables)
                 if deleted:
                     await self._connection.execute(query("reopen-run"), of_run.run_id)

@@ -27,14 +27,16 @@ PUBLISH_DELAY_SECONDS = 0.2
 ANY_RUN = 0
 
 
-async def lock_run(connection: PostgresConnection, run_id: int, name: str = "") -> None:
-    """Take the lock under which a run is changed and deleted, in a transaction and to its end.
+async def lock_run(connection: PostgresConnection, run_id: int, name: str = "") -> str:
+    """Take the lock under which a run is changed and deleted, in a transaction and to its end; returns its name.
 
     Raises UsageError when another command has deleted the run, also where its tables are still there.
     """
     await connection.execute(query("lock-run"), run_id)
-    if await connection.fetchval(query("name-of-run"), run_id) is None:
+    found: str | None = await connection.fetchval(query("name-of-run"), run_id)
+    if found is None:
         raise UsageError(f"run {name or run_id} is gone: another command deleted it; `shardcrawl runs` lists every run")
+    return found
 
 
 class Corpora:
@@ -114,7 +116,7 @@ class Corpora:
                 await asyncio.sleep(PUBLISH_DELAY_SECONDS)
             failpoint("attached")
             async with self._connection.transaction():
-                await lock_run(self._connection, of_run.run_id)
+                name = await lock_run(self._connection, of_run.run_id)
                 before = await self._connection.fetchval(query("lock-corpus"), corpus)
                 if instead_of not in (ANY_RUN, before):
                     return False
@@ -122,7 +124,6 @@ class Corpora:
                     await keep_records(self._connection, of_run, replace(of_run, run_id=before), tables)
                 failpoint("merged")
                 if await self._connection.fetchval(query("mark-published"), of_run.run_id) is None:
-                    name = await self._connection.fetchval(query("name-of-run"), of_run.run_id)
                     raise EpochLost(f"run {name} is not published: keys of it were put back just now")
                 await self._connection.execute(query("point-corpus"), corpus, of_run.run_id)
         return True

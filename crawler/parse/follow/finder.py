@@ -105,10 +105,13 @@ class Finder:
         found.pop(page.item.digest, None)  # a page that names itself
         page.found = list(found.values())
         if self._list is not None:
-            seen, has_records = self._list.content_of(response), any(page.records for page in pages)
-            following, page.reason = self._list.next(page.item, response, has_records, seen)
-            if self._list.repeats(page.item, response, seen) is not None:
+            seen, following = self._list.content_of(response), None
+            page.reason = self._list.repeats(page.item, response, seen)
+            if page.reason is not None:
                 page.records = []  # they are those of another page
+            else:
+                has_records = any(page.records for page in pages)
+                following, page.reason = self._list.next(page.item, response, has_records, seen)
             if following is not None:
                 if len(pages) > 1:
                     raise SelectorError("the response has a next page, and it is not known of which key")

@@ -73,15 +73,13 @@ class ListPages:
     def next(
         self, item: Item, response: Received, has_records: bool, seen: bytes
     ) -> tuple[FoundKey | None, str | None]:
-        """The next page, None at the list's end; and why the list is incomplete, None when it is not.
+        """The next page of one that `repeats` none, None at the list's end; and why the list is incomplete, or None.
 
         `has_records`: the response has records for the job's tables. `seen` is what `content_of` says of it. Raises
         SelectorError.
         """
         context = item.context
         scope = scope_of(response, self._language)
-        if (reason := self.repeats(item, response, seen)) is not None:
-            return None, reason
         if not has_records and self._is_empty(scope):
             return None, None
         if self._more is not None and self._more.holds(Node(scope.root), scope) is None:
