@@ -61,10 +61,7 @@ async def test_another_program_puts_hostile_entries_into_the_queue(crawl: Crawl,
     """They are quarantined and logged; their shards go on, and every key is stored."""
     running = await crawl.start(rate=500)
     await crawl.requested(KEYS // 10)
-    stream = await first_stream(redis)
-    for payload in MALFORMED:
-        await redis.xadd(stream, {"b": payload})
-    await redis.xadd(stream, {"another": "field"})
+    await write_entries(redis, [*({"b": payload} for payload in MALFORMED), {"another": "field"}])
     ended = await crawl.complete(running)
     assert await redis.llen(RunKeys(NAME).quarantine) == len(MALFORMED) + 1
     assert ended.err.count("is quarantined") == len(MALFORMED) + 1
@@ -104,7 +101,7 @@ async def test_hostile_keys(crawl: Crawl, redis: Redis, way: str) -> None:
         crawl.environ["SHARDCRAWL_RATE"] = "100"
         running = await crawl.start_job(keys)
         await crawl.requested(50)
-        await redis.xadd(await first_stream(redis), {"b": a_payload(hostile)})
+        await write_entries(redis, [{"b": a_payload(hostile)}])
     ended = await crawl.complete(running)
     found = await crawl.outcomes()
     assert all(found.pop(key) == ("stored", None) for key in keys)
@@ -118,5 +115,14 @@ async def test_hostile_keys(crawl: Crawl, redis: Redis, way: str) -> None:
     crawl.report(Row("25 hostile keys", f"{len(HOSTILE)} in the {way}", 0, 0, None))
 
 
-async def first_stream(redis: Redis) -> bytes:
-    return bytes(min([name async for name in redis.scan_iter(match="*:stream:*")]))
+async def write_entries(redis: Redis, entries: Sequence[dict[str, bytes | str]]) -> None:
+    """Append entries to the stream of shard 0, at one moment; without its place in `ready`, a drained shard is not
+    read again."""
+    keys = RunKeys(NAME)
+    stream = keys.stream(ShardId(0))
+    async with redis.pipeline(transaction=True) as pipeline:
+        pipeline.xgroup_create(stream, "workers", id="0", mkstream=True)
+        for entry in entries:
+            pipeline.xadd(stream, entry)
+        pipeline.zincrby(keys.ready, len(entries), "0")
+        await pipeline.execute(raise_on_error=False)  # mostly the group exists
