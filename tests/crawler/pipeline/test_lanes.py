@@ -349,7 +349,7 @@ async def test_a_pause_of_the_run_is_none_of_its_upstreams() -> None:
 
 
 async def test_how_long_a_request_waits_is_counted_once_however_many_attempts_it_takes() -> None:
-    crawl = Crawl(("down", 3), lanes=1, attempts=3)
+    crawl = Crawl(("down", 3), lanes=1, attempts=3, backoff=600)  # no second attempt comes before a first one
     crawl.hosts.faults["down"] = RESET
     (queue,) = crawl.scheduler.queues.values()
     await asyncio.sleep(1.0)
