@@ -218,9 +218,9 @@ class Server(ABC):
     @classmethod
     def runs(cls, pid: int, data: Path) -> bool:
         """Whether this process is this server on this data folder, by its command line."""
-        words = command_line(pid)
-        named = any(Path(word).name in cls.executables for word in words)
-        return named and any(word.rpartition("=")[2] == str(data / cls.name) for word in words)
+        words, folder = command_line(pid), str(data / cls.name)
+        on_folder = any(word.rpartition("=")[2] == folder for word in words)
+        return on_folder and any(Path(word).name in cls.executables for word in words)
 
 
 def binary(package: str, *path: str) -> Path:
@@ -270,7 +270,8 @@ async def stop_process(
 def command_line(pid: int) -> list[str]:
     """The arguments of a process; none when it is gone or we may not see them."""
     try:
-        return list(psutil.Process(pid).cmdline())
+        # A process of Postgres overwrites its arguments with its title, and fills the rest with hundreds of empty ones.
+        return [word for word in psutil.Process(pid).cmdline() if word]
     except psutil.Error:
         return []
 

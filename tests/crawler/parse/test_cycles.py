@@ -75,12 +75,14 @@ def test_a_page_leaves_no_garbage(tmp_path: Path, sections: dict[str, Any], body
         if reason is not None:
             assert reason in str(page.reason)
 
-    parse()
-    gc.collect()
-    gc.disable()
-    try:
+    def garbage() -> int:
         for _ in range(PAGES):
             parse()
-        assert gc.collect() < PAGES
+        return gc.collect()
+
+    gc.disable()
+    try:
+        # The first times also bring what tests before this one have left.
+        assert min(garbage() for _ in range(3)) < PAGES
     finally:
         gc.enable()
