@@ -73,7 +73,9 @@ async def end_of(addresses: Addresses, client: Redis, record: RunRecord, job: Jo
             unmatched = tuple(name for name in without_match if name != ANY_UPSTREAM)
             found = found_notices(job, *await catalogue.found(RunTables.of(record))) if job.follows else ()
             return replace(end, stored=stored, reasons=stored.reasons, unmatched=unmatched, found=found)
-        _, reasons = await catalogue.outcomes_so_far(RunTables.of(record))
+        outcomes, reasons = await catalogue.outcomes_so_far(RunTables.of(record))
+    if outcomes:  # Redis may have lost the run in the last moments
+        end = replace(end, counts=replace(counts, outcomes=dict(outcomes)))
     upstreams = await read_upstream_health(client, RunKeys(record.name))
     unauthorized = tuple(health for health in upstreams if health.status is not None)
     return replace(end, reasons=reasons, unauthorized=unauthorized)

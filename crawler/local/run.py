@@ -112,7 +112,7 @@ async def _run_at(
     notifier = Notifier(client, job, environ)
     try:
         await _check_servers(client, addresses, listener.on_event)
-        rebuilds = 0
+        rebuilds, before = 0, None
         while True:
             opened = await open_run(client, addresses.database, job, failpoint)
             if opened.complete_run is not None:
@@ -124,8 +124,13 @@ async def _run_at(
             opened_at = monotonic()
             counts = await read_counts(client, opened.record.name, opened.record.total)
             await _report_opening(job, opened, counts, listener.on_event)
+            specs = children_of_run(addresses, job, listener, workers)
+            supervisor = _supervisor(addresses, client, specs, listener, environ)
+            if before is not None and before.interrupted:  # since a child saw that Redis lost the run
+                supervisor.drain()
+            before = supervisor
             try:
-                gave_up = await _supervise(addresses, client, opened.record, job, listener, environ, workers, notifier)
+                gave_up = await _supervise(supervisor, addresses, client, opened.record, listener, workers, notifier)
             except EpochLost as error:
                 await Runs(client).mark_opened(job.run.name)
                 async with open_catalogue(addresses.database) as catalogue:  # if no child did it
@@ -209,12 +214,11 @@ async def _report_opening(job: Job, opened: OpenedRun, now: RunCounts, on_event:
 
 
 async def _supervise(
+    supervisor: Supervisor,
     addresses: Addresses,
     client: Redis,
     record: RunRecord,
-    job: Job,
     listener: Listener,
-    environ: Mapping[str, str],
     workers: int,
     notifier: Notifier,
 ) -> bool:
@@ -223,8 +227,6 @@ async def _supervise(
     Returns whether it drained because all that is left is for upstreams that refuse everything. A command without
     workers never does: what an upstream refuses may be mended where the workers are.
     """
-    specs = children_of_run(addresses, job, listener, workers)
-    supervisor = _supervisor(addresses, client, specs, listener, environ)
     watches = [_watch_epoch(client, addresses.database, record, supervisor)]
     if addresses.embedded:
         watches.append(addresses.embedded.watch())

@@ -21,13 +21,7 @@ from coordinator.source import STANDARD_INPUT
 from coordinator.tasks import cancel_and_wait
 from crawler.corpus import is_rereadable
 from crawler.job.job import Job
-from crawler.local.child_spec import (
-    EPOCH_LOST_EXIT_CODE,
-    ERROR_PREFIX,
-    FAILPOINT_VARIABLE,
-    ChildSpec,
-    ending_words,
-)
+from crawler.local.child_spec import EPOCH_LOST_EXIT_CODE, ERROR_PREFIX, FAILPOINT_VARIABLE, ChildSpec, ending_words
 from crawler.local.events import Listener
 from crawler.local.services import Addresses
 from crawler.telemetry import logs
@@ -112,6 +106,11 @@ class Supervisor:
     def draining(self) -> bool:
         """Whether the children were asked to leave."""
         return self._draining
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether they were asked to leave for good."""
+        return self._draining and self._then is None
 
     async def run(self) -> None:
         """Return when every child has ended its work.

@@ -184,6 +184,7 @@ class Crawl:
         counts = (await self.shell.sql(COUNT_PAGES, environ=self.environ))[0]
         lost, doubled = keys - counts["digests"], counts["keys"] - counts["digests"]
         self.report(Row(scenario, injected, lost, doubled, self.recovery))
+        assert ended.out, f"exit code {ended.code}: {ended.err}"
         failed = [check for check in json.loads(ended.out) if not check["ok"]]
         assert not failed, failed
         return counts

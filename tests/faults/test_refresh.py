@@ -82,16 +82,24 @@ async def test_versions_behind_pgbouncer_in_transaction_mode(crawl: Crawl) -> No
 
 @pytest.mark.slow
 async def test_redis_is_emptied_in_a_refresh_that_goes_on_from_its_base(crawl: Crawl, redis: Redis) -> None:
-    """Also when its command is called again, and readers were given another run meanwhile."""
+    """Also when its command is interrupted before it has rebuilt the run, and called again when readers were given
+    another run meanwhile.
+    """
     await begun(crawl)
     (row,) = await crawl.shell.sql("select corpus from corpora", environ=crawl.environ)
     await crawl.complete(await crawl.start("--name", "whole", rate=None))
-    running = await crawl.start("--refresh", "--name", "second")
-    await crawl.requested(2 * KEYS + KEYS // 4)
+    running = await crawl.start("--refresh", "--name", "second", rate=KEYS // 5)
+    await crawl.requested(2 * KEYS + 1)
+
+    async def some_committed() -> bool:
+        return bool(await crawl.shell.sql("select from pages_r3 limit 1", environ=crawl.environ))
+
+    await eventually(some_committed, "the first commit")
     await redis.flushall()
-    await crawl.recovered()
     running.interrupt()
-    await running.end()
+    interrupted = await running.end()
+    assert interrupted.code == 130, interrupted.err
+    assert "second is interrupted: 0 of" not in interrupted.out
     await redis.flushall()
     await crawl.shell.run("rollback", row["corpus"], environ=crawl.environ)
     ended = await crawl.complete(await crawl.start("--refresh", "--name", "second", rate=None))
