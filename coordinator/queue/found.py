@@ -227,7 +227,8 @@ class Frontier:
     ) -> bool:
         """Publish what became of one pointer: blocks, `skipped` keys that are done, and {rule: (published, cut)}.
 
-        Returns False, and changes nothing, when another coordinator leads or the pointer is gone. Raises EpochLost.
+        Returns False, and changes nothing, when another coordinator leads, the pointer is gone or the run is resolved.
+        Raises EpochLost.
         """
         keys = [self._keys.state, self._keys.leader, self._keys.ready, self._keys.frontier]
         arguments: list[Argument] = [self._epoch, coordinator, batch.pointer, batch.size, batch.depth, skipped]

@@ -5,7 +5,7 @@
 -- ARGV[7] number of rules, then for each: rule, how many keys of it are published, and how many are cut
 -- then for each stream: shard, number of blocks, then for each block: keys in it, payload
 -- Returns "ok" | "moved" the frontier does not have this pointer any more | "epoch" Redis has another run |
---   "deposed" another coordinator leads, or none
+--   "resolved" every key has its outcome, so that the pointer is none of ours | "deposed" another coordinator leads, or none
 
 local state_key = KEYS[1]
 local leader_key = KEYS[2]
@@ -27,6 +27,9 @@ if is_other_run() then
 end
 if not is_leader() then
   return 'deposed'
+end
+if redis.call('HGET', state_key, 'state') ~= 'running' then
+  return 'resolved'
 end
 if redis.call('ZREM', frontier_key, pointer) == 0 then
   return 'moved'

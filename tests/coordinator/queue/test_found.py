@@ -333,7 +333,7 @@ async def test_a_pointer_is_published_all_at_once(redis: Redis) -> None:
     assert await redis.hget(run.keys.state, "cut") == b"20"
 
 
-@pytest.mark.parametrize("why", ["moved", "deposed", "epoch"])
+@pytest.mark.parametrize("why", ["moved", "deposed", "epoch", "resolved"])
 async def test_a_pointer_is_not_published(redis: Redis, why: str) -> None:
     run = await a_run(redis)
     frontier, batch = frontier_of(run), a_found_batch(7, numbered(10), rule=2)
@@ -341,6 +341,8 @@ async def test_a_pointer_is_not_published(redis: Redis, why: str) -> None:
     blocks = found_blocks(batch.keys, run.layout)
     if why == "moved":
         assert await frontier.publish(COORDINATOR, batch, blocks, skipped=0, by_rule={2: (10, 0)})
+    if why == "resolved":  # another program has written the pointer
+        await redis.hset(run.keys.state, "state", "complete")
     if why == "epoch":
         await redis.hset(run.keys.state, "epoch", "second")
     before = await run.everything()

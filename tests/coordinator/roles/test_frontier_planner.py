@@ -58,8 +58,8 @@ class Found:
 async def a_run(redis: Redis, *, exhausted: bool = True) -> tuple[Run, Found]:
     """A run whose source has no key."""
     run = await Run.create(redis, record_of(follows=True))
+    await run.streams.join(ONE)  # before that, or the run were resolved
     await run.publish([], exhausted=exhausted)
-    await run.streams.join(ONE)
     return run, Found(run)
 
 

@@ -372,7 +372,7 @@ async def test_a_part_filled_request_waits_so_long_and_no_longer(redis: Redis) -
     """The source has no more keys for now: what it gave is published, and what comes later too."""
     run = await Run.create(redis)
     source = MemorySource(numbered(180), held_at=120)
-    planning = asyncio.create_task(planner_of(run, source, keys_per_request=50, fill_seconds=0.01).plan())
+    planning = asyncio.create_task(planner_of(run, source, keys_per_request=50, fill_seconds=0.3).plan())
 
     async def first_ones() -> bool:
         return (await run.counts()).published == 120
