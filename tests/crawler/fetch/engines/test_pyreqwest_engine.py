@@ -175,7 +175,7 @@ async def test_a_panic_of_the_library_is_a_failure_of_the_request(make_engine: M
 
 async def test_the_connect_timeout_is_kept_below_the_read_timeout(make_engine: MakeEngine) -> None:
     """If they were equal, a connect that hangs could be reported as a read timeout of a request that was sent."""
-    engine = make_engine(Caps(connect=0.3, read=0.3, total=5.0))
+    engine = make_engine(Caps(connect=2.0, read=2.0, total=10.0))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(FetchError) as failure:
         await engine.fetch("GET", f"https://127.0.0.1:{silent.getsockname()[1]}/", ())
     assert (failure.value.kind, failure.value.sent) == ("timeout", False)
