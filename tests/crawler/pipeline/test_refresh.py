@@ -104,7 +104,7 @@ async def test_validators_are_sent_only_to_the_url_that_responded_in_the_base() 
     )
 
 
-@pytest.mark.parametrize("status", [400, 412, 431])
+@pytest.mark.parametrize("status", [400, 403, 412, 431])
 async def test_what_is_refused_because_of_its_conditions_is_requested_once_more_without_them(status: int) -> None:
     limiter: Any = ScriptedLimiter()
     for last, outcome in ((response(200, b"{}"), Outcome.STORED), (response(status), Outcome.REFUSED)):
@@ -112,10 +112,24 @@ async def test_what_is_refused_because_of_its_conditions_is_requested_once_more_
         fetcher = Fetcher(engine, limiter, UpstreamMatcher({}), a_job(), Meter())
         request = asking()
         assert isinstance(await fetcher.fetch(request, Lane()), RetryInPlace)
+        assert limiter.reports.pop() == (request.upstream, {"undecided": 1}), "as a probe it makes way for the next one"
         result = await fetcher.fetch(request, Lane())
         assert engine.sent == [CONDITIONS, ()]
         assert isinstance(result, FetchResult)
         assert (result.outcome, result.attempts) == (outcome, 1)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+async def test_what_is_refused_because_of_a_limit_is_requested_with_its_conditions_again(status: int) -> None:
+    limiter: Any = ScriptedLimiter()
+    throttled = response(status, b"Rate limit exceeded", retry_after="1")
+    engine = Recording(throttled, response(304))
+    fetcher = Fetcher(engine, limiter, UpstreamMatcher({}), a_job(), Meter())
+    request = asking()
+    assert isinstance(await fetcher.fetch(request, Lane()), RetryInPlace)
+    assert limiter.resumes_at(request.upstream)
+    assert isinstance(await fetcher.fetch(request, Lane()), FetchResult)
+    assert engine.sent == [CONDITIONS, CONDITIONS]
 
 
 @pytest.mark.parametrize(
