@@ -335,6 +335,7 @@ async def test_of_several_validators_nobody_knows_which_one_is_meant() -> None:
     lines = [(b"etag", b'"a"'), (b"ETag", b'"b"'), (b"last-modified", MODIFIED.encode())]
     page = await built(None, HttpResponse(200, RawHeaders(lines), b"{}"))
     assert (page.etag, page.last_modified) == (None, MODIFIED)
+    assert (await built(None, response(200, b"{}", etag='W/"a", "b"'))).etag is None, "a proxy may join the lines"
 
 
 async def test_validators_of_several_keys_are_of_none() -> None:
