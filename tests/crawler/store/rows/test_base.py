@@ -485,7 +485,8 @@ async def test_a_list_that_fails_twice_keeps_its_rows_and_what_it_had_named(data
         nothing: Any = Nothing()
         listed = fetched("list", 1)
         found = naming("list", ["x"]).found[0]
-        listed.found = [found._replace(context=KeyContext(depth=1, origin=origin))]
+        fields = {"lastmod": "2025-12-01", "level": "2"}
+        listed.found = [found._replace(context=KeyContext(depth=1, origin=origin, fields=fields))]
         await corpus.store([listed], of_base=True)
         third_id = await Catalogue(corpus.eye).make(
             "third", a_document(), corpus.epoch, [TABLE], corpus="facts", base_run=corpus.run.run_id, follows=True
@@ -500,7 +501,7 @@ async def test_a_list_that_fails_twice_keeps_its_rows_and_what_it_had_named(data
             writer = Writer(corpus.url, run, corpus.epoch, [TABLE], follows=True, base=base)
             (batch,) = await writer.write([page])
             await writer.close()
-            assert [one.key for one in batch.keys] == ["x"]
+            assert [(one.key, one.context.fields) for one in batch.keys] == [("x", {"level": "2"})], "no lastmod of now"
             row = (await corpus.pages(run))["list"]
             assert (row["outcome"], row["stale"], row["content_digest"]) == ("failed", True, listed.content_digest)
             assert await corpus.records(run) == [(origin, 1, "list 1")]
