@@ -135,8 +135,6 @@ class Payload:
 
 
 GET = Payload()
-# To a GET with a condition some servers respond so: bad request, precondition failed, header fields too large.
-ABOUT_CONDITIONS = frozenset({400, 412, 431})
 
 
 @dataclass(slots=True, eq=False)
@@ -181,13 +179,6 @@ class Request:
             return ()
         page = self.base.get(self.items[0].digest)
         return page.conditions if page is not None and page.url == self.target.href else ()
-
-    def becomes_whole(self, status: int) -> bool:
-        """Whether this status may be that of the conditions, not of the key: then the key is requested without them."""
-        if status in ABOUT_CONDITIONS and self.conditions:
-            self.is_whole = True
-            return True
-        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,14 @@ from typing import NamedTuple
 
 from coordinator.errors import FetchError
 from coordinator.model import Outcome
+from crawler.fetch.ratelimit_headers import is_throttled
 from crawler.fetch.retry_budget import MAX_IN_PLACE_SECONDS
-from crawler.model import HttpResponse
+from crawler.model import HttpResponse, Request
 from crawler.telemetry.timings import Timings
+
+# To a GET with a condition some servers respond so: bad request, precondition failed, header fields too large; and
+# forbidden, where a firewall takes an ETag for an attack. Others do not look at a condition then (RFC 9110, 13.2.1).
+_ABOUT_CONDITIONS = frozenset({400, 403, 412, 431})
 
 
 class FetchResult(NamedTuple):
@@ -79,3 +84,12 @@ class Meter:
 def unsent_after(delay: float) -> RetryInPlace | Defer:
     """Where a request waits that was not sent, so that it costs no retry budget."""
     return RetryInPlace(delay) if delay <= MAX_IN_PLACE_SECONDS else Defer(delay)
+
+
+def becomes_whole(request: Request, response: HttpResponse) -> bool:
+    """Whether the response may be to the conditions, and not about the key: then the request has none any more."""
+    status, headers, body, *_ = response
+    if status in _ABOUT_CONDITIONS and request.conditions and not is_throttled(status, headers, body):
+        request.is_whole = True
+        return True
+    return False

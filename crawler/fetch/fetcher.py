@@ -14,7 +14,7 @@ from coordinator.limits.robots_cache import RobotsCache
 from coordinator.model import Outcome
 from coordinator.redis.retrying import retry_unavailable
 from coordinator.url import Target
-from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace, unsent_after
+from crawler.fetch.attempt import Defer, FetchResult, Lane, Meter, RetryInPlace, becomes_whole, unsent_after
 from crawler.fetch.engines.protocol import Engine
 from crawler.fetch.faults import UPSTREAM_FAULTS, DeadOrigins
 from crawler.fetch.network.credentials import NO_CREDENTIALS, Credentials
@@ -117,7 +117,8 @@ class Fetcher:
             lane.fault = error if error.kind in UPSTREAM_FAULTS else None
         else:
             ended_at = time.time()
-            if self._has_ended(session, request, response.status) or request.becomes_whole(response.status):
+            if self._has_ended(session, request, response.status) or becomes_whole(request, response):
+                self._limiter.report(request.upstream, undecided=1)  # it may be a probe
                 lane.must_finish = False
                 return RetryInPlace()
             decision = self._decide_on_response(request, response, ended_at, time.monotonic() - started)
@@ -135,9 +136,8 @@ class Fetcher:
 
     async def _send(self, request: Request, session: Session | None) -> HttpResponse:
         payload, allowed = request.payload, self._with_credentials(request)
-        headers = (*payload.own_headers, *request.conditions)
-        if session is not None and allowed:
-            headers = (*headers, *session.headers)
+        of_session = session.headers if session is not None and allowed else ()
+        headers = (*payload.own_headers, *request.conditions, *of_session)
         return await self._engine.fetch(payload.method, request.target, headers, allowed, payload.body)
 
     def _with_credentials(self, request: Request) -> bool:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from time import monotonic
 
-from coordinator.model import Attempts, Outcome
+from coordinator.model import Attempts, FoundKey, Outcome
 from coordinator.queue.found import FoundKeys
 from coordinator.queue.streams import Completion, FinishedBlock
 from coordinator.queue.wire import Deferral
 from crawler.job.models import StoreSettings
 from crawler.model import Item, OpenBlock, Page, Request
+from crawler.parse.follow.sitemap import LASTMOD
 from crawler.store.rows.base import BaseReader
 
 
@@ -160,16 +161,22 @@ async def drop_seen(pages: Sequence[Page], found_keys: FoundKeys, base: BaseRead
     """Drop what pages have named that was named before or is done, but next pages of lists.
 
     Pages that failed, and keep what the base has of them, name what they had named there: lists lose no page. So do
-    those that the parser calls unchanged. Raises RedisUnavailable, PostgresUnavailable, PostgresRefused.
+    those that the parser calls unchanged. But what a sitemap said of pages then is not what it would say now.
+    Raises RedisUnavailable, PostgresUnavailable, PostgresRefused.
     """
     kept = {page.item.digest: page for page in pages if page.is_carried and _was_read_before(page)}
     if base is not None and kept:
         for digest, found in (await base.found(list(kept))).items():
-            kept[digest].found = found
+            kept[digest].found = [_without_lastmod(one) for one in found]
     if any(page.found for page in pages):
         new = await found_keys.new(one for page in pages for one in page.found)
         for page in pages:
             page.found = [one for one in page.found if one.digest in new or one.context.list_key]
+
+
+def _without_lastmod(one: FoundKey) -> FoundKey:
+    fields = {name: text for name, text in one.context.fields.items() if name != LASTMOD}
+    return one._replace(context=one.context._replace(fields=fields))
 
 
 def _was_read_before(page: Page) -> bool:

@@ -200,6 +200,6 @@ def _usable(headers: Headers, name: str) -> str | None:
         return None
     if validator.removeprefix("W/") in OF_EVERY_VERSION:
         return None
-    if headers.joined(name) != validator:  # several lines, and nobody knows which one is meant
-        return None
+    if headers.joined(name) != validator or validator.count('"') > 2:
+        return None  # several lines, or one that a proxy made of them, and nobody knows which one is meant
     return validator if validator.isascii() and validator.isprintable() else None

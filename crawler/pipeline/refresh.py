@@ -16,6 +16,8 @@ from crawler.store.rows.base import BaseReader
 
 # What was fetched longer after now was fetched by a clock that was wrong, and would be young for years.
 MOST_SKEW_SECONDS = 3600.0
+# 1991: no page of the web is older. Where builds are to be always the same, all files are of 1970 or 1980.
+FIRST_PAGE_AT = 662_688_000.0
 _CONDITIONS = {"if-none-match", "if-modified-since"}
 
 
@@ -68,14 +70,15 @@ class Refresh:
 
 
 def _is_version(base: BasePage) -> bool:
-    """Whether its Last-Modified, if any, says of which version it is: not one that is no date, or is of the future.
+    """Whether its Last-Modified, if any, says of which version it is: no date of the future, or from before the web.
 
-    RFC 9110, sections 13.1.3 and 8.8.2.1: what is changed before such a moment would never be asked for.
+    RFC 9110, sections 13.1.3 and 8.8.2.1: what is changed before a moment of the future would never be asked for, nor
+    would be what always has the same one.
     """
     if base.last_modified is None:
         return True
     modified = http_date(base.last_modified)
-    return modified is not None and modified <= (base.fetched_at or 0.0)
+    return modified is not None and FIRST_PAGE_AT <= modified <= (base.fetched_at or 0.0)
 
 
 def _names_keys(job: Job) -> bool:

@@ -14,6 +14,8 @@ _REQUEST = (
     *("url", "method", "headers", "json", "form", "body", "keys_per_request", "separator"),
     *("cookies", "auth", "login"),  # who asks may see another page
 )
+# So do these say who asks. Where none of them is given, a run has the hash that an earlier version gave it.
+_ALSO_REQUEST = ("cookie_jar", "hosts", "client_cert")
 _NOT_OF_CONTENT = ("timeout", "wait_most")
 
 
@@ -25,8 +27,10 @@ def content_hash(job: Job, parser_files: Mapping[str, str]) -> str | None:
     if job.functions and not parser_files:
         return None
     given = job.document
+    request = given.get("request", {})
+    also = {key: request[key] for key in _ALSO_REQUEST if key in request}
     made_by = {
-        "request": {key: given.get("request", {}).get(key) for key in _REQUEST},
+        "request": {key: request.get(key) for key in _REQUEST} | also,
         "parse": {key: value for key, value in given.get("parse", {}).items() if key not in _NOT_OF_CONTENT},
         **{section: given.get(section) for section in ("tables", "kinds", "paginate", "follow")},
         "files": dict(parser_files),

@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from coordinator.source.rows.delimited import delimiter_of
@@ -82,10 +83,12 @@ def _compile_rows_of_lines(path: str | None) -> Rows:
     return _compile_rows(path or "")
 
 
-def _compile_without(paths: Sequence[str]) -> Callable[[Any], bytes]:
+def _compile_without(paths: Sequence[str], *, of_lines: bool = False) -> Callable[[Any], bytes]:
     found = [read_path(path.removeprefix("$").removeprefix(".")) for path in paths]
     if not all(found):
         raise ValueError("an empty path is all of the response")
+    if of_lines:  # a name is a member of each line, as in the columns of a table: the list of all lines has none
+        found = [[Each.ELEMENT, *steps] if isinstance(steps[0], str) else steps for steps in found]
 
     def without(value: Any) -> bytes:
         for steps in found:
@@ -93,6 +96,9 @@ def _compile_without(paths: Sequence[str]) -> Callable[[Any], bytes]:
         return exact_json.sorted_dumps(value).encode()
 
     return without
+
+
+_compile_without_of_lines = partial(_compile_without, of_lines=True)
 
 
 def _remove(value: Any, steps: Sequence[Step]) -> None:
@@ -125,9 +131,11 @@ def language_of(name: str) -> Language:
 _LANGUAGES = {
     "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without),
     "ndjson": Language(
-        _read_ndjson, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, has_lines=True
+        _read_ndjson, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without_of_lines, has_lines=True
     ),
     "csv": Language(
-        _read_csv, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, is_text=True, has_lines=True
+        *(_read_csv, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without_of_lines),
+        is_text=True,
+        has_lines=True,
     ),
 }

@@ -142,4 +142,8 @@ def _arguments(pages: Sequence[Page], batch: int | None) -> Sequence[object]:
         [context.page_no for context in contexts],
         batch,
         [context.origin or None for context in contexts],
+        [None if page.outcome is Outcome.FAILED else page.body_digest for page in pages],
+        [page.etag for page in pages],
+        [page.last_modified for page in pages],
+        [page.final_url for page in pages],
     )

@@ -104,7 +104,7 @@ async def test_validators_are_sent_only_to_the_url_that_responded_in_the_base() 
     )
 
 
-@pytest.mark.parametrize("status", [400, 412, 431])
+@pytest.mark.parametrize("status", [400, 403, 412, 431])
 async def test_what_is_refused_because_of_its_conditions_is_requested_once_more_without_them(status: int) -> None:
     limiter: Any = ScriptedLimiter()
     for last, outcome in ((response(200, b"{}"), Outcome.STORED), (response(status), Outcome.REFUSED)):
@@ -112,10 +112,24 @@ async def test_what_is_refused_because_of_its_conditions_is_requested_once_more_
         fetcher = Fetcher(engine, limiter, UpstreamMatcher({}), a_job(), Meter())
         request = asking()
         assert isinstance(await fetcher.fetch(request, Lane()), RetryInPlace)
+        assert limiter.reports.pop() == (request.upstream, {"undecided": 1}), "as a probe it makes way for the next one"
         result = await fetcher.fetch(request, Lane())
         assert engine.sent == [CONDITIONS, ()]
         assert isinstance(result, FetchResult)
         assert (result.outcome, result.attempts) == (outcome, 1)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+async def test_what_is_refused_because_of_a_limit_is_requested_with_its_conditions_again(status: int) -> None:
+    limiter: Any = ScriptedLimiter()
+    throttled = response(status, b"Rate limit exceeded", retry_after="1")
+    engine = Recording(throttled, response(304))
+    fetcher = Fetcher(engine, limiter, UpstreamMatcher({}), a_job(), Meter())
+    request = asking()
+    assert isinstance(await fetcher.fetch(request, Lane()), RetryInPlace)
+    assert limiter.resumes_at(request.upstream)
+    assert isinstance(await fetcher.fetch(request, Lane()), FetchResult)
+    assert engine.sent == [CONDITIONS, CONDITIONS]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +140,9 @@ async def test_what_is_refused_because_of_its_conditions_is_requested_once_more_
         ("Thu Jan  1 00:00:00 2026", True),
         ("2026-01-01T00:00:00Z", True),
         ("Sun, 01 Jan 2040 00:00:00 GMT", False),
+        ("Tue, 06 Aug 1991 00:00:00 GMT", True),
+        ("Fri, 01 Feb 1980 00:00:00 GMT", False),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", False),
         ("never", False),
         ("0", False),
         ("-1", False),
@@ -318,6 +335,7 @@ async def test_of_several_validators_nobody_knows_which_one_is_meant() -> None:
     lines = [(b"etag", b'"a"'), (b"ETag", b'"b"'), (b"last-modified", MODIFIED.encode())]
     page = await built(None, HttpResponse(200, RawHeaders(lines), b"{}"))
     assert (page.etag, page.last_modified) == (None, MODIFIED)
+    assert (await built(None, response(200, b"{}", etag='W/"a", "b"'))).etag is None, "a proxy may join the lines"
 
 
 async def test_validators_of_several_keys_are_of_none() -> None:

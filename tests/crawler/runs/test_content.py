@@ -34,6 +34,8 @@ def test_what_makes_no_other_content_does_not_change_the_hash(change: dict[str, 
         {"request": {"url": "https://a.example/{key}", "headers": {"Accept-Language": "de"}}},
         {"request": {"url": "https://a.example/{key}", "cookies": {"country": "de"}}},
         {"request": {"url": "https://a.example/{key}", "auth": "bearer:${TOKEN}"}},
+        {"request": {"url": "https://a.example/{key}", "cookie_jar": True}},
+        {"request": {"url": "https://a.example/{key}", "client_cert": "me.pem"}},
         {
             "request": {
                 "url": "https://a.example/{key}",
@@ -47,6 +49,14 @@ def test_what_makes_no_other_content_does_not_change_the_hash(change: dict[str, 
 )
 def test_what_makes_other_content_changes_the_hash(change: dict[str, Any]) -> None:
     assert content_hash(a_job(**BEFORE | change), {}) != content_hash(a_job(**BEFORE), {})
+
+
+def test_which_hosts_get_credentials_is_part_of_it() -> None:
+    hashes = [
+        content_hash(a_job(request={"auth": "bearer:${TOKEN}", "hosts": hosts}, tables=TABLES), {})
+        for hosts in (["a.example"], ["a.example", "b.example"])
+    ]
+    assert len(set(hashes)) == 2
 
 
 def test_the_parsers_files_are_part_of_it_and_unknown_ones_are_no_hash() -> None:

@@ -188,6 +188,20 @@ async def test_what_was_not_requested_keeps_when_it_was_fetched(database: str) -
         assert (after["fetched_at"], after["status"], after["attempts"]) == (before["fetched_at"], 200, 0)
 
 
+async def test_what_came_whole_and_keeps_its_records_has_the_validators_that_came(database: str) -> None:
+    """Else it would be requested by those of an older response, or by none, and come whole each time."""
+    async with a_corpus(database) as corpus:
+        await corpus.store([fetched("a", 1), fetched("b", 2)], of_base=True)
+        same, failed = await corpus.unmodified("a"), await corpus.failed("b")
+        for page in (same, failed):
+            page.etag, page.last_modified, page.final_url, page.body_digest = '"new"', None, None, digest("new body")
+        await corpus.store([same, failed])
+        after = await corpus.pages()
+        names = ("etag", "last_modified", "final_url", "body_digest")
+        assert [after["a"][name] for name in names] == ['"new"', None, None, digest("new body")]
+        assert [after["b"][name] for name in names] == [None, None, None, digest("body of b")]
+
+
 async def test_a_failed_key_keeps_rows_that_a_retry_deletes(database: str) -> None:
     async with a_corpus(database) as corpus:
         await corpus.store([fetched("a", 1), fetched("b", 2)], of_base=True)
@@ -471,7 +485,8 @@ async def test_a_list_that_fails_twice_keeps_its_rows_and_what_it_had_named(data
         nothing: Any = Nothing()
         listed = fetched("list", 1)
         found = naming("list", ["x"]).found[0]
-        listed.found = [found._replace(context=KeyContext(depth=1, origin=origin))]
+        fields = {"lastmod": "2025-12-01", "level": "2"}
+        listed.found = [found._replace(context=KeyContext(depth=1, origin=origin, fields=fields))]
         await corpus.store([listed], of_base=True)
         third_id = await Catalogue(corpus.eye).make(
             "third", a_document(), corpus.epoch, [TABLE], corpus="facts", base_run=corpus.run.run_id, follows=True
@@ -486,7 +501,7 @@ async def test_a_list_that_fails_twice_keeps_its_rows_and_what_it_had_named(data
             writer = Writer(corpus.url, run, corpus.epoch, [TABLE], follows=True, base=base)
             (batch,) = await writer.write([page])
             await writer.close()
-            assert [one.key for one in batch.keys] == ["x"]
+            assert [(one.key, one.context.fields) for one in batch.keys] == [("x", {"level": "2"})], "no lastmod of now"
             row = (await corpus.pages(run))["list"]
             assert (row["outcome"], row["stale"], row["content_digest"]) == ("failed", True, listed.content_digest)
             assert await corpus.records(run) == [(origin, 1, "list 1")]
