@@ -487,3 +487,16 @@ async def test_a_job_file_of_another_folder_does_not_begin_a_run_of_the_corpus(p
     assert [name for name, _ in await place.runs()] == ["first"]
     await open_run(place.redis, place.database, job)
     assert [name for name, _ in await place.runs()] == ["first", "second"]
+
+
+async def test_a_job_without_a_table_that_merges_does_not_begin_a_run(place: Place) -> None:
+    """Its records would be in no version any more; one run with another mode says that this is meant."""
+    table = {"name": "facts", "columns": {"n": "bigint"}}
+    for name, mode in (("first", "merge"), ("second", "replace")):
+        opened = await place.open(run={"name": name, "corpus": "job"}, tables=[{**table, "mode": mode}])
+        assert opened.record is not None
+        await finished(place.eye, RunTables.of(opened.record), opened.record.epoch)
+        if mode == "merge":
+            with pytest.raises(UsageError, match="table facts merges, and the job has it no longer"):
+                await place.open(run={"name": "third", "corpus": "job"})
+    await place.open(run={"name": "third", "corpus": "job"})
