@@ -22,7 +22,7 @@ from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 from crawler.corpus import survey_corpus
-from crawler.job.fixed import changed_setting, other_corpus
+from crawler.job.fixed import changed_setting, left_out_table, other_corpus
 from crawler.job.job import Job
 from crawler.parse.code import differing_file, parser_files
 from crawler.runs.content import content_hash
@@ -133,11 +133,10 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
         case Refuse(error, message):
             raise error(message)
         case AlreadyComplete(stored, in_redis):
-            if stored.record is not None:
-                try:
-                    await _check_source(job, stored.record)
-                except UsageError as changed:
-                    logger.warning("%s", changed)
+            try:
+                await _check_source(job, stored)
+            except UsageError as changed:
+                logger.warning("%s", changed)
             if stored.shortfall is None:  # who completed it died before it was published
                 stored = await finish_run(database, stored, job, failpoint)
             if in_redis is not None and in_redis.state is not RunState.COMPLETE:
@@ -148,7 +147,7 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
                     await runs.erase(stored.name)
             return OpenedRun(stored.record, resumed=True, complete_run=stored)
         case GoOn(record):
-            await _check_source(job, record)
+            await _check_source(job, found)
             files = await _parser_files(job, record.parser_files)
             record = replace(record, document=job.document, folder=job.folder, parser_files=files)
             record = _with_content(record, job, record)
@@ -156,6 +155,7 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
             await runs.go_on(record.name)
             return OpenedRun(record, resumed=True)
         case Rebuild(run_id):
+            await _check_source(job, found)
             record = await _new_record(job, run_id, found.parser_files if found else {})
             record = replace(_with_content(record, job, found), steering=found.steering) if found else record
             return await _rebuild(client, database, catalogue, record, job.limits, failpoint)
@@ -166,6 +166,8 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
 async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
     before = [run for run in await catalogue.all() if run.corpus == job.corpus]
     if before and (refused := other_corpus(job, before[-1])):
+        raise UsageError(refused)
+    if refused := left_out_table(job, await catalogue.current(job.corpus)):
         raise UsageError(refused)
     record = await _new_record(job, run_id=0)
     record = replace(record, content_hash=content_hash(job, record.parser_files))
@@ -283,12 +285,12 @@ async def _parser_files(job: Job, earlier: Mapping[str, str]) -> Mapping[str, st
     return found
 
 
-async def _check_source(job: Job, record: RunRecord) -> None:
+async def _check_source(job: Job, run: StoredRun | None) -> None:
     """Raise UsageError when the source has changed since the run began."""
-    if record.fingerprint:
+    if run is not None and run.fingerprint:
         fingerprint, _ = await asyncio.to_thread(survey_corpus, job, count=False)
-        if fingerprint != record.fingerprint:
+        if fingerprint != run.fingerprint:
             raise UsageError(
-                f"source {job.source.name} has changed since run {record.name} began: "
+                f"source {job.source.name} has changed since run {run.name} began: "
                 "bring the old one back, or give the new run another --name"
             )

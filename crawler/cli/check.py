@@ -34,7 +34,7 @@ from crawler.cli.options import (
 )
 from crawler.corpus import sample_corpus, survey_corpus, with_source_database
 from crawler.fetch.network.credentials import resolve_every
-from crawler.job.fixed import changed_setting
+from crawler.job.fixed import changed_setting, left_out_table
 from crawler.job.job import Job
 from crawler.job.reference import job_schema
 from crawler.job.request.settings import RequestSettings
@@ -212,10 +212,12 @@ async def _services(
     async with open_catalogue(addresses.database) as catalogue:
         store = job.store
         stored, added = await catalogue.rehearse(job.run.name, job.tables, store.schema, job.corpus, store.compression)
-        base = await catalogue.current(job.corpus) if job.run.refresh and stored is None else None
+        current = await catalogue.current(job.corpus) if stored is None else None
+    if refused := left_out_table(job, current):
+        raise UsageError(refused)
     rows: list[Checked] = [("columns", f"a new run {column}", "postgres") for column in added]
     if job.run.refresh and stored is None:
-        rows.append(("base", base.name if base else "none: the first run of its corpus", "postgres"))
+        rows.append(("base", current.name if current else "none: the first run of its corpus", "postgres"))
     if stored is not None:
         if changed := changed_setting(job, stored):
             raise UsageError(changed)

@@ -7,8 +7,8 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from time import monotonic
+from datetime import UTC, datetime
+from time import monotonic, time
 from typing import Any, TypeAlias
 
 import click
@@ -95,7 +95,8 @@ def prune_command(corpus: str, keep: int | None, older_than: str | None, dry_run
         raise UsageError("prune: give --keep N or --older-than AGE")
     if older_than is not None and not re.fullmatch(AGE, older_than):
         raise UsageError(f"prune: --older-than is {older_than!r}; {AGE_FORMS}")
-    before = datetime.now(UTC) - timedelta(seconds=seconds_of(older_than)) if older_than else None
+    # No run is older than 1970, and a datetime cannot be much older.
+    before = datetime.fromtimestamp(max(0.0, time() - seconds_of(older_than)), UTC) if older_than else None
     look = _prunable if dry_run else _prune
     runs, parts, sizes = run_async(look(place_from(options), corpus, keep, before))
     console = Console()

@@ -91,8 +91,9 @@ async def export(
 ) -> list[ExportedFile]:
     """Export a run to a place; returns the files. `on_rows` is told how many rows more are written.
 
-    What the place has of this run in another state or format is removed first if this `replaces` it. Raises UsageError
-    when another export is there, or a value does not fit; ShardcrawlError, PostgresUnavailable, PostgresRefused.
+    What the place has of this run in another state or format, or of one that was deleted and had its name, is removed
+    first if this `replaces` it. Raises UsageError when another export is there, or a value does not fit;
+    ShardcrawlError, PostgresUnavailable, PostgresRefused.
     """
     need_columns_extra(plan.form)
     with postgres_errors():
@@ -275,7 +276,7 @@ def _files_there(plan: ExportPlan, place: FilePlace, *, replaces: bool) -> list[
         raise UsageError("export: there is another manifest.json in its place; name another one with -o") from error
     if found == plan.head():
         return files
-    if not replaces or found.get("run_id") != plan.run.run_id:
+    if not replaces or (found.get("corpus"), found.get("run")) != (plan.run.corpus, plan.run.name):
         raise UsageError(
             f"export: there is another export in its place (run {found.get('run')}, {found.get('format')}, complete "
             f"since {found.get('finished_at')}); name another one with -o, or remove that one"

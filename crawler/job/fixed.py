@@ -80,6 +80,22 @@ def other_corpus(job: Job, newest: BegunRun) -> str | None:
     )
 
 
+def left_out_table(job: Job, current: BegunRun | None) -> str | None:
+    """Pure: the error message when the job has a table no longer that merges in the corpus' `current` run; else None.
+
+    A new run would not have its records, nor would any later one.
+    """
+    names = {table.name for table in job.tables}
+    for table in current.document.get("tables", ()) if current is not None else ():
+        if table.get("mode") == "merge" and table["name"] not in names:
+            return (
+                f"table {table['name']} merges, and the job has it no longer: {table['name']}_current would lose what "
+                f"runs of corpus {job.corpus} have brought; bring it back, or let one run have it with "
+                'mode = "replace" before'
+            )
+    return None
+
+
 def _begun_with_another(stored: BegunRun, setting: str, then: Any, now: Any) -> str:
     return (
         f"run {stored.name} was begun with another {setting} ({_shortened(then)}, now {_shortened(now)}): "

@@ -55,6 +55,7 @@ async def publish_run(
 ) -> tuple[StoredRun, str]:
     """Let readers see this complete run, with `force` also when it falls short; returns it, and why it is held back.
 
+    One that they see already is not held back: it may be that its files are missing.
     Raises UsageError when it is not known or not complete, RunCancelled, PostgresUnavailable, PostgresRefused.
     """
     catalogue = Catalogue(connection)
@@ -63,7 +64,8 @@ async def publish_run(
     if not run.complete:
         raise UsageError(f"run {name} is not complete: finish it with `shardcrawl run JOB` or `coordinate JOB` first")
     job = read_job(run.document, run.folder or ".")
-    if not force and (falls_short := await _falls_short(connection, run, job)):
+    is_seen = await Corpora(connection).current(run.corpus) == run.run_id
+    if not (force or is_seen) and (falls_short := await _falls_short(connection, run, job)):
         return run, falls_short
     await Corpora(connection).publish(run.corpus, RunTables.of(run), job.tables, failpoint)
     return run, ""

@@ -37,6 +37,7 @@ from crawler.runs.naming import name_lock
 from crawler.runs.steering import steer_run
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
+from crawler.store.reasons import PagesToRetry
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables
 from crawler.store.writer import Writer
@@ -308,8 +309,15 @@ async def test_the_order_of_a_tables_columns_is_not_another_table(place: Place) 
     assert (await place.open(tables=turned, parse=parse)).resumed
 
 
-async def test_a_source_file_that_changed_is_refused(place: Place) -> None:
+@pytest.mark.parametrize("is_retried", [False, True])
+async def test_a_source_file_that_changed_is_refused(place: Place, is_retried: bool) -> None:
+    """Else keys that `retry` put back could be in it no longer, and would be lost."""
     await place.open()
+    if is_retried:
+        page = a_page(KEYS[0])
+        page.fail("why")
+        await place.store([page])
+        await Catalogue(place.eye).reopen(RunTables((await place.record()).run_id), PagesToRetry())
     (place.folder / "keys.txt").write_text("\n".join([*KEYS[:-1], "another"]) + "\n")
     assert "keys.txt has changed since run test began" in await refusal(place)
     (place.folder / "keys.txt").write_text("\n".join(KEYS) + "\n")
@@ -487,3 +495,16 @@ async def test_a_job_file_of_another_folder_does_not_begin_a_run_of_the_corpus(p
     assert [name for name, _ in await place.runs()] == ["first"]
     await open_run(place.redis, place.database, job)
     assert [name for name, _ in await place.runs()] == ["first", "second"]
+
+
+async def test_a_job_without_a_table_that_merges_does_not_begin_a_run(place: Place) -> None:
+    """Its records would be in no version any more; one run with another mode says that this is meant."""
+    table = {"name": "facts", "columns": {"n": "bigint"}}
+    for name, mode in (("first", "merge"), ("second", "replace")):
+        opened = await place.open(run={"name": name, "corpus": "job"}, tables=[{**table, "mode": mode}])
+        assert opened.record is not None
+        await finished(place.eye, RunTables.of(opened.record), opened.record.epoch)
+        if mode == "merge":
+            with pytest.raises(UsageError, match="table facts merges, and the job has it no longer"):
+                await place.open(run={"name": "third", "corpus": "job"})
+    await place.open(run={"name": "third", "corpus": "job"})

@@ -110,6 +110,11 @@ async def test_each_run_asks_for_what_is_new_and_the_view_has_everything(corpus:
     assert await corpus.current() == everything
     ended = await corpus.shell.run("runs", "--json", environ=corpus.environ)
     assert len(json.loads(ended.out)) == 3
+    corpus.shell.write(
+        "renamed.toml", JOB.replace("URL", corpus.server.url()).replace('name = "issues"', 'name = "other"')
+    )
+    ended = await corpus.shell.run("check", "renamed.toml", environ=corpus.environ, code=2)
+    assert "table issues merges, and the job has it no longer" in ended.err
     corpus.write('state = "text"\n')
     ended = await corpus.shell.run("check", "issues.toml", environ=corpus.environ)
     assert "a new run adds column state text to table issues" in ended.out

@@ -314,6 +314,7 @@ async def test_a_complete_run_is_not_cancelled(corpus: Corpus) -> None:
     assert "--keep N or --older-than" in one_line(await corpus.command("prune", "c", code=2))
     assert "no corpus nothing" in one_line(await corpus.command("prune", "nothing", "--older-than", "1d", code=2))
     assert "90d" in one_line(await corpus.command("prune", "c", "--older-than", "soon", code=2))
+    assert "0 runs" in (await corpus.command("prune", "c", "--older-than", "999999999.9d")).out
 
 
 @pytest.mark.slow

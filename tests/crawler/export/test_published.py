@@ -129,10 +129,13 @@ async def test_a_full_disk_is_said_in_one_line(
     assert found.fault == f"{where}: No space left on device; name a folder that you can write to"
 
 
-async def test_a_run_that_was_completed_again_is_another_export_which_replaces_the_first_one(
-    run: LoadingRun, tmp_path: Path
+@pytest.mark.parametrize("run_id", [1, 7], ids=["completed again", "with the name of a deleted one"])
+async def test_a_run_that_was_made_anew_is_another_export_which_replaces_the_first_one(
+    run: LoadingRun, tmp_path: Path, run_id: int
 ) -> None:
     await export(run.eye, await a_plan(run), Folder(tmp_path))
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"run_id": 1', f'"run_id": {run_id}'))
     await run.eye.execute(f"DELETE FROM facts_r{run.run_id} WHERE n >= 5")
     await run.eye.execute("UPDATE runs SET finished_at = finished_at + interval '1 hour'")
     plan = await a_plan(run)

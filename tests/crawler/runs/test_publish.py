@@ -61,6 +61,20 @@ async def test_a_refresh_does_not_undo_a_rollback(connection: PostgresConnection
     assert current.name == "third"
 
 
+async def test_a_run_that_readers_see_by_force_is_published_again_without(
+    connection: PostgresConnection, database: str
+) -> None:
+    """As who has to write its files says."""
+    run, page = await made(connection, "first"), a_page("a")
+    page.fail("why")
+    await store(database, RunTables.of(run), page)
+    await connection.execute('UPDATE runs SET spec = spec || \'{"publish": {"max_failed": 0.1}}\'')
+    assert (await finish_run(database, run, a_job(publish={"max_failed": 0.1}))).falls_short
+    assert (await publish_run(connection, "first"))[1]
+    assert (await publish_run(connection, "first", force=True))[1] == ""
+    assert (await publish_run(connection, "first"))[1] == ""
+
+
 async def test_the_run_to_which_readers_go_back_is_not_held_back_any_more(
     connection: PostgresConnection, database: str
 ) -> None:
