@@ -82,6 +82,21 @@ def _compile_rows_of_lines(path: str | None) -> Rows:
     return _compile_rows(path or "")
 
 
+def _is_list(path: str) -> bool:
+    return any(isinstance(step, Each) for step in read_path(path))
+
+
+def _levels(path: str | None) -> int:
+    if path is None:
+        return 0
+    steps = read_path(path)
+    return sum(isinstance(step, Each) for step in steps) + (not isinstance(steps[-1] if steps else "", Each))
+
+
+def _levels_of_lines(path: str | None) -> int:
+    return _levels(path or "")
+
+
 def _compile_without(paths: Sequence[str]) -> Callable[[Any], bytes]:
     found = [read_path(path.removeprefix("$").removeprefix(".")) for path in paths]
     if not all(found):
@@ -123,11 +138,13 @@ def language_of(name: str) -> Language:
 
 
 _LANGUAGES = {
-    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without),
+    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without, _is_list, _levels),
     "ndjson": Language(
-        _read_ndjson, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, has_lines=True
+        _read_ndjson, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, _is_list,
+        _levels_of_lines, has_lines=True,
     ),
     "csv": Language(
-        _read_csv, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, is_text=True, has_lines=True
+        _read_csv, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without, _is_list,
+        _levels_of_lines, is_text=True, has_lines=True,
     ),
-}
+}  # fmt: skip
