@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import asyncpg
 
-from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, UsageError
+from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, UsageError, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
@@ -70,20 +70,27 @@ class Corpora:
     async def add(self, corpus: str, schema: str, tables: Sequence[str]) -> None:
         """Add a corpus, or tables to it, in a transaction, and make the views anew that show it.
 
-        Raises PostgresRefused when the corpus has its tables in another schema, and PostgresUnavailable while a
-        query on such a view goes on: then nothing is added.
+        So are those that somebody dropped, or whose table has other columns since. Raises PostgresRefused when the
+        corpus has its tables in another schema, or a view cannot get the columns of its table, and PostgresUnavailable
+        while a query on such a view goes on: then nothing is added.
         """
         row = await self.find(corpus, schema)
         new = [name for name in tables if row is None or name not in row["tables"]]
         is_seen = row is not None and not row["is_left_out"]
-        if is_seen and not new:
+        names = [PAGES, *tables]
+        if is_seen:
+            wholes = [RunTables(0, schema).whole(name) for name in names]
+            views = [in_schema(schema, f"{name}_current") for name in names]
+            differing = await self._connection.fetch(query("differing-views"), names, wholes, views)
+            names = [*new, *(one["name"] for one in differing if one["name"] not in new)]
+        if not names:
             return
         try:
             async with self._connection.transaction():
                 await self._connection.execute(query("hide-notices"))
                 await self._connection.execute(query("add-corpus"), corpus, schema, new)
                 await self._connection.execute(query("view-timeout"))
-                for name in new if is_seen else [PAGES, *tables]:
+                for name in names:
                     await self.make_view(schema, name, corpus)
                 if schema and not is_seen:
                     await self.make_view("", PAGES, corpus)
@@ -159,4 +166,10 @@ class Corpora:
         branches = " UNION ALL ".join(query("view-branch", table=whole, corpus=row["literal"]) for row in corpora)
         if branches:
             view = in_schema(schema, f"{table}_current")
-            await self._connection.execute(query("make-view", view=view, branches=branches))
+            try:
+                await self._connection.execute(query("make-view", view=view, branches=branches))
+            except asyncpg.InvalidTableDefinitionError as error:
+                raise PostgresRefused(
+                    f"somebody changed columns of table {table}, and its view cannot follow ({first_line(error)}); "
+                    f"drop view {view}, and the next run makes it anew"
+                ) from error

@@ -91,6 +91,40 @@ async def test_a_rehearsal_adds_no_column(catalogue: Catalogue, connection: Post
     assert await connection.fetch(query("columns-of"), "facts") == before
 
 
+@pytest.mark.parametrize("corpus", ["test", "apart"])
+async def test_a_view_that_differs_from_its_table_is_made_anew(
+    catalogue: Catalogue, connection: PostgresConnection, corpus: str
+) -> None:
+    """Somebody dropped it, to change a type or with the table, or added a column by hand that the job then has."""
+    schema = "mine" if corpus == "apart" else ""
+    await begun(catalogue, "first", OLD, corpus)
+    for number, statement in enumerate(
+        [
+            "DROP VIEW {0}_current",
+            "DROP TABLE {0} CASCADE",
+            "ALTER TABLE {0} ADD at timestamptz(3), ADD many numeric(5,2)[]",
+        ]
+    ):
+        await connection.execute(statement.format("mine.facts" if schema else "facts"))
+        await begun(catalogue, f"run {number}", NEW if "ADD" in statement else OLD, corpus)
+        table = await connection.fetch(query("columns-of"), f"{schema or 'public'}.facts")
+        assert table == await connection.fetch(query("columns-of"), f"{schema or 'public'}.facts_current") != []
+
+
+async def test_a_view_that_keeps_a_renamed_column_is_named(
+    catalogue: Catalogue, connection: PostgresConnection
+) -> None:
+    await begun(catalogue, "first", OLD)
+    await connection.execute("ALTER TABLE facts RENAME n TO number")
+    renamed = a_table(number="integer", t="varchar(5)")
+    for make in (begun(catalogue, "second", renamed), catalogue.rehearse("second", [renamed], corpus="test")):
+        with pytest.raises(PostgresRefused, match='name of view column "n" .* drop view "facts_current"'):
+            await make
+    await connection.execute("DROP VIEW facts_current")
+    await begun(catalogue, "second", renamed)
+    assert await connection.fetch("SELECT number FROM facts_current") == []
+
+
 async def test_a_reader_that_holds_it_up_is_named_and_nothing_is_changed(
     catalogue: Catalogue, connection: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
