@@ -7,7 +7,8 @@ gets a table: then it waits for its readers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import asyncpg
@@ -37,6 +38,18 @@ async def lock_run(connection: PostgresConnection, run_id: int, name: str = "") 
     if found is None:
         raise UsageError(f"run {name or run_id} is gone: another command deleted it; `shardcrawl runs` lists every run")
     return found
+
+
+@contextmanager
+def _changed_tables(of_run: RunTables) -> Iterator[None]:
+    """Turn into PostgresRefused what Postgres says of rows that a table, which somebody has changed, does not take."""
+    try:
+        yield
+    except (asyncpg.DatatypeMismatchError, asyncpg.IntegrityConstraintViolationError) as error:
+        raise PostgresRefused(
+            f"Postgres: {first_line(error)}; a table was changed since run_id {of_run.run_id} began, and does not take "
+            "its rows: change it back, or the rows"
+        ) from error
 
 
 class Corpora:
@@ -113,10 +126,11 @@ class Corpora:
 
         False, and nothing, when readers see another run by then than the one that this is to be published `instead_of`.
         Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises UsageError
-        when somebody deleted the run meanwhile, EpochLost when `retry` put keys of it back, and PostgresUnavailable
-        while somebody's query holds up a view that must be made: to be called again then.
+        when somebody deleted the run meanwhile, EpochLost when `retry` put keys of it back, PostgresRefused when its
+        rows do not fit into tables that somebody changed, and PostgresUnavailable while somebody's query holds up a
+        view that must be made: to be called again then.
         """
-        with postgres_errors():
+        with postgres_errors(), _changed_tables(of_run):
             names = table_names(tables)
             await self.add(corpus, of_run.schema, names)
             if await self._attach(of_run, [PAGES, *names]):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from crawler.job.tables import OWN_COLUMNS, TableSettings, column_type
+from crawler.job.tables import OWN_COLUMNS, TableSettings, column_type, is_column_type
 
 PAGES, FOUND = "pages", "pages_found"
 
@@ -107,6 +107,8 @@ def columns_fault(found: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, 
         if there.get(name, kind) != kind:
             return f"column {name} is {there[name]} there, and {kind} in the job"
     if more := [name for name in there if name not in dict(wanted)]:
+        if other := next((name for name in more if not is_column_type(there[name])), None):
+            return f"the job has no column {other} {there[other]}, and cannot have one of this type; drop it there"
         entries = ", ".join(f'{name} = "{there[name]}"' for name in more)
         why = "it had it, or another one has"
         return f"the job has no column {more[0]} {there[more[0]]} ({why}; add {entries} to columns)"

@@ -120,8 +120,8 @@ class UserTables:
         columns = column_list(table.columns)
         try:
             await self._connection.execute(query("make-example", columns=columns))
-        except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
-            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
+        except (asyncpg.PostgresSyntaxError, asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
+            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns") from error
         written = await self._columns("pg_temp.example")
         await self._connection.execute(query("drop-example"))
         return written

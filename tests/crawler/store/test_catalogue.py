@@ -407,9 +407,40 @@ async def test_a_table_that_could_not_be_published_is_refused_at_the_beginning(
     assert "unpartitioned" in await refusal(catalogue, a_table(n="integer"))
 
 
-@pytest.mark.parametrize("kind", ["numeric(2000)", "varchar(0)"])
-async def test_a_type_that_postgres_refuses_is_one_line(catalogue: Catalogue, kind: str) -> None:
-    assert "correct its columns' types" in await refusal(catalogue, a_table(n=kind))
+@pytest.mark.parametrize(
+    "columns", [{"n": "numeric(2000)"}, {"n": "varchar(0)"}, {f"c{number}": "integer" for number in range(1_600)}]
+)
+async def test_columns_that_postgres_refuses_are_one_line(catalogue: Catalogue, columns: dict[str, str]) -> None:
+    assert "correct its columns" in await refusal(catalogue, a_table(**columns))
+
+
+async def test_a_column_of_a_type_that_no_job_has_is_not_proposed(
+    catalogue: Catalogue, connection: PostgresConnection
+) -> None:
+    await made(catalogue, "first", a_table(n="integer"))
+    await connection.execute("ALTER TABLE facts ADD more text, ADD words tsvector")
+    says = "the job has no column words tsvector, and cannot have one of this type; drop it there"
+    assert says in await refusal(catalogue, a_table(n="integer"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("ALTER TABLE facts ADD CONSTRAINT large CHECK (n > 5)", 'child table is missing constraint "large"'),
+        ("CREATE UNIQUE INDEX ON facts (run_id, n)", "could not create unique index"),
+    ],
+)
+async def test_rows_that_a_changed_table_does_not_take_are_not_published(
+    catalogue: Catalogue, connection: PostgresConnection, database: str, changed: str, says: str
+) -> None:
+    table = a_table(n="integer")
+    run = RunTables(await made(catalogue, "first", table))
+    writer = Writer(database, run, EPOCH, [table])
+    await writer.write([a_page("a", records=[(1,), (1,)])])
+    await writer.close()
+    await connection.execute(changed)
+    with pytest.raises(PostgresRefused, match=f"{says}.*; a table was changed since run_id {run.run_id} began"):
+        await finished(connection, run, EPOCH, [table])
 
 
 async def test_what_a_deleted_run_left_behind_is_not_taken_for_the_new_runs(
