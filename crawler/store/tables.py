@@ -16,6 +16,24 @@ PAGES, FOUND = "pages", "pages_found"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
+# What is no name without quotes: `pg_get_keywords()`, catcode R and T.
+_RESERVED = """
+all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation column
+concurrently constraint create cross current_catalog current_date current_role current_schema current_time
+current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze from
+full grant group having ilike in initially inner intersect into is isnull join lateral leading left like limit localtime
+localtimestamp natural not notnull null offset on only or order outer overlaps placing primary references returning
+right select session_user similar some symmetric system_user table tablesample then to trailing true union unique user
+using variadic verbose when where window with
+"""
+RESERVED_WORDS = frozenset(_RESERVED.split())
+
+
+def readable(name: str) -> str:
+    """A name as people write it in a query: in quotes where it is a word of SQL."""
+    return quoted(name) if name in RESERVED_WORDS else name
+
+
 def quoted(name: str) -> str:
     """A name in double quotes. Raises ValueError when it has other characters than a job may use, or too many."""
     if not _NAME.fullmatch(name):

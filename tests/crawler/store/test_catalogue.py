@@ -17,7 +17,7 @@ from crawler.store import corpora
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.reasons import PagesToRetry
-from crawler.store.tables import RunTables
+from crawler.store.tables import RESERVED_WORDS, RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page, a_table, finished
 from tests.waiting import eventually
@@ -479,3 +479,9 @@ async def test_a_user_without_rights_is_refused_in_one_line(connection: Postgres
         assert len(str(caught.value).splitlines()) == 1
     finally:
         await connection.execute("RESET ROLE; DROP ROLE reader_only")
+
+
+async def test_words_of_sql_are_known(connection: PostgresConnection) -> None:
+    """Earlier versions of Postgres have fewer."""
+    reserved = "SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')"
+    assert {row["word"] for row in await connection.fetch(reserved)} <= RESERVED_WORDS
