@@ -64,11 +64,10 @@ class Catalogue:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
                 corpora = Corpora(self._connection)
-                known = await corpora.find(corpus or name, schema)
+                await corpora.find(corpus or name, schema)
                 added = await UserTables(self._connection, RunTables(0, schema), compression).make(tables, widens=False)
-                if known is not None:
-                    with suppress(PostgresUnavailable):  # as when a run is made
-                        await corpora.add(corpus or name, schema, table_names(tables))
+                with suppress(PostgresUnavailable):  # as when a run is made
+                    await corpora.add(corpus or name, schema, table_names(tables))
                 return await self.find(name), added
             finally:
                 await transaction.rollback()

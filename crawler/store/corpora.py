@@ -84,7 +84,7 @@ class Corpora:
         """Add a corpus, or tables to it, in a transaction, and make the views anew that show it.
 
         So are those that somebody dropped, or whose table has other columns since. Raises PostgresRefused when the
-        corpus has its tables in another schema, or a view cannot get the columns of its table, and PostgresUnavailable
+        corpus has its tables in another schema, or something else has the name of a view, and PostgresUnavailable
         while a query on such a view goes on: then nothing is added.
         """
         row = await self.find(corpus, schema)
@@ -182,8 +182,8 @@ class Corpora:
             view = in_schema(schema, f"{table}_current")
             try:
                 await self._connection.execute(query("make-view", view=view, branches=branches))
-            except asyncpg.InvalidTableDefinitionError as error:
+            except (asyncpg.InvalidTableDefinitionError, asyncpg.WrongObjectTypeError) as error:
                 raise PostgresRefused(
-                    f"somebody changed columns of table {table}, and its view cannot follow ({first_line(error)}); "
-                    f"drop view {view}, and the next run makes it anew"
+                    f"Postgres cannot make the view {view}: {first_line(error)}; drop or rename what is there, and run "
+                    "this command again"
                 ) from error

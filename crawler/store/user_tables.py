@@ -90,7 +90,9 @@ class UserTables:
         Raises PostgresUnavailable while a query on the table goes on.
         """
         run = self._of_run
-        columns = ", ".join(f"ADD COLUMN {quoted(column.name)} {column_type(column.kind)}" for column in added)
+        columns = ", ".join(
+            f"ADD COLUMN IF NOT EXISTS {quoted(column.name)} {column_type(column.kind)}" for column in added
+        )
         try:
             await self._connection.execute(query("migration-timeout"))
             await self._connection.execute(query("lock-view", view=in_schema(run.schema, f"{table}_current")))

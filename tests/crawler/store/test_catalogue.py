@@ -407,6 +407,16 @@ async def test_a_table_that_could_not_be_published_is_refused_at_the_beginning(
     assert "unpartitioned" in await refusal(catalogue, a_table(n="integer"))
 
 
+@pytest.mark.parametrize("foreign", ["TABLE facts_current (n integer)", "VIEW facts_current AS SELECT 1 AS n"])
+async def test_what_has_the_name_of_a_view_is_named_also_by_a_rehearsal(
+    catalogue: Catalogue, connection: PostgresConnection, foreign: str
+) -> None:
+    await connection.execute(f"CREATE {foreign}")
+    assert 'cannot make the view "facts_current"' in await refusal(catalogue, a_table(n="integer"))
+    with pytest.raises(PostgresRefused, match='cannot make the view "facts_current"'):
+        await catalogue.rehearse("second", [a_table(n="integer")])
+
+
 @pytest.mark.parametrize(
     "columns", [{"n": "numeric(2000)"}, {"n": "varchar(0)"}, {f"c{number}": "integer" for number in range(1_600)}]
 )
