@@ -51,9 +51,9 @@ class Catalogue:
     async def rehearse(
         self, name: str, tables: Sequence[TableSettings], schema: str = "", corpus: str = "", compression: str = "auto"
     ) -> tuple[StoredRun | None, Sequence[AddedColumn]]:
-        """Make what a run would make, and take it back.
+        """Make what a new run would make, and take it back; nothing where there is a run of that name.
 
-        Returns the run of that name if there is one, and the columns that a new run would add to tables which exist.
+        Returns that run if there is one, and the columns that a new run would add to tables which exist.
         Raises PostgresRefused when a right is missing, a table or view exists with other columns, the corpus has its
         tables in another schema, or the server lacks the compression.
         """
@@ -63,12 +63,12 @@ class Catalogue:
             try:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
-                corpora = Corpora(self._connection)
-                await corpora.find(corpus or name, schema)
+                if (found := await self.find(name)) is not None:
+                    return found, ()
                 added = await UserTables(self._connection, RunTables(0, schema), compression).make(tables, widens=False)
                 with suppress(PostgresUnavailable):  # as when a run is made
-                    await corpora.add(corpus or name, schema, table_names(tables))
-                return await self.find(name), added
+                    await Corpora(self._connection).add(corpus or name, schema, table_names(tables))
+                return None, added
             finally:
                 await transaction.rollback()
 
