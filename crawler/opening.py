@@ -22,7 +22,7 @@ from coordinator.queue.registry import RunInRedis, RunRecord, Runs
 from coordinator.queue.sharding import Layout
 from coordinator.redis.keys import RunKeys
 from crawler.corpus import survey_corpus
-from crawler.job.fixed import changed_setting, left_out_table, other_corpus
+from crawler.job.fixed import changed_setting, why_no_new_run
 from crawler.job.job import Job
 from crawler.parse.code import differing_file, parser_files
 from crawler.runs.content import content_hash
@@ -165,9 +165,7 @@ async def _open(client: Redis, database: str, catalogue: Catalogue, job: Job, fa
 
 async def _begin(runs: Runs, catalogue: Catalogue, job: Job, failpoint: Failpoint) -> OpenedRun:
     before = [run for run in await catalogue.all() if run.corpus == job.corpus]
-    if before and (refused := other_corpus(job, before[-1])):
-        raise UsageError(refused)
-    if refused := left_out_table(job, await catalogue.current(job.corpus)):
+    if refused := why_no_new_run(job, before[-1] if before else None, await catalogue.current(job.corpus)):
         raise UsageError(refused)
     record = await _new_record(job, run_id=0)
     record = replace(record, content_hash=content_hash(job, record.parser_files))

@@ -34,16 +34,17 @@ from crawler.cli.options import (
 )
 from crawler.corpus import sample_corpus, survey_corpus, with_source_database
 from crawler.fetch.network.credentials import resolve_every
-from crawler.job.fixed import changed_setting, left_out_table
+from crawler.job.fixed import changed_setting, why_no_new_run
 from crawler.job.job import Job
 from crawler.job.reference import job_schema
 from crawler.job.request.settings import RequestSettings
 from crawler.local.services import Addresses, Place, services
 from crawler.parse import hook
 from crawler.parse.code import differing_file, parser_files
+from crawler.runs.naming import with_name
 from crawler.store.address import address_warnings
 from crawler.store.catalogue import open_catalogue
-from crawler.store.schema import postgres_flaw, read_version
+from crawler.store.schema import postgres_flaw, read_version, refuse_older, schema_version
 from crawler.transform.here import load_transforms
 
 if TYPE_CHECKING:
@@ -210,15 +211,20 @@ async def _services(
     redis = await read_server_kind(client)
     postgres = await read_version(addresses.database)
     async with open_catalogue(addresses.database) as catalogue:
-        store = job.store
+        await refuse_older(catalogue.connection)
+        store, before = job.store, []
+        if await schema_version(catalogue.connection):
+            job = await with_name(job, catalogue)
+            before = [run for run in await catalogue.all() if run.corpus == job.corpus]
         stored, added = await catalogue.rehearse(job.run.name, job.tables, store.schema, job.corpus, store.compression)
         current = await catalogue.current(job.corpus) if stored is None else None
-    if refused := left_out_table(job, current):
+    if stored is None and (refused := why_no_new_run(job, before[-1] if before else None, current)):
         raise UsageError(refused)
     rows: list[Checked] = [("columns", f"a new run {column}", "postgres") for column in added]
     if job.run.refresh and stored is None:
         rows.append(("base", current.name if current else "none: the first run of its corpus", "postgres"))
     if stored is not None:
+        stored.refuse_cancelled()
         if changed := changed_setting(job, stored):
             raise UsageError(changed)
         state = "complete already: nothing is left to do" if stored.complete else "begun before: it goes on"

@@ -65,12 +65,19 @@ def changed_setting(job: Job, stored: BegunRun) -> str | None:
     return None
 
 
-def other_corpus(job: Job, newest: BegunRun) -> str | None:
-    """Pure: the error message when the corpus, of which this is the `newest` run, is another job's; else None.
+def why_no_new_run(job: Job, newest: BegunRun | None, current: BegunRun | None) -> str | None:
+    """Pure: the error message when the job must not begin a run in its corpus, after the `newest` run, and the `current`
+    one that readers see; else None.
+    """
+    return _other_corpus(job, newest) or _left_out_table(job, current)
 
-    Two job files with the same name in two folders are two corpora when they fetch other things. With the name in the
+
+def _other_corpus(job: Job, newest: BegunRun | None) -> str | None:
+    """Two job files with the same name in two folders are two corpora when they fetch other things. With the name in the
     job file it is meant.
     """
+    if newest is None:
+        return None
     then, now = ((one.get("source"), (one.get("request") or {}).get("url")) for one in (newest.document, job.document))
     if job.names_corpus or newest.folder in (None, job.folder) or then == now:
         return None
@@ -80,11 +87,8 @@ def other_corpus(job: Job, newest: BegunRun) -> str | None:
     )
 
 
-def left_out_table(job: Job, current: BegunRun | None) -> str | None:
-    """Pure: the error message when the job has a table no longer that merges in the corpus' `current` run; else None.
-
-    A new run would not have its records, nor would any later one.
-    """
+def _left_out_table(job: Job, current: BegunRun | None) -> str | None:
+    """A new run would not have the records of a table that merges and is no longer in the job, nor would a later one."""
     names = {table.name for table in job.tables}
     for table in current.document.get("tables", ()) if current is not None else ():
         if table.get("mode") == "merge" and table["name"] not in names:

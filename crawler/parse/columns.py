@@ -33,7 +33,7 @@ class Table:
         self._columns = tuple(name for name, _ in settings.columns)
         self._known = frozenset(self._columns)
         types = [column_type(kind) for _, kind in settings.columns]
-        self._conversions = tuple(_conversion(kind) for kind in types)
+        self._conversions = tuple(conversion(kind) for kind in types)
         measures = (measure(kind) for kind in types)
         self._measures = tuple((index, size_of) for index, size_of in enumerate(measures) if size_of is not None)
 
@@ -86,7 +86,8 @@ class Table:
         return tuple(row)
 
 
-def _conversion(kind: ColumnType) -> Convert:
+def conversion(kind: ColumnType) -> Convert:
+    """The function from a value to what a column takes. It raises ValueError, TypeError or OverflowError."""
     convert = _CONVERSIONS[kind.name]
     check = fits(kind)
     exactly = convert if check is None else _checked(convert, check, kind)

@@ -22,7 +22,7 @@ from crawler.store.rows.found import FoundCounts, FoundTable, delete_pages
 from crawler.store.rows.merge import drop_replaced
 from crawler.store.rows.stored_run import StoredRun, decode_counts, encode_layout
 from crawler.store.schema import migrate, refuse_older, schema_version
-from crawler.store.tables import PAGES, AddedColumn, RunTables
+from crawler.store.tables import PAGES, AddedColumn, RunTables, table_names
 from crawler.store.user_tables import UserTables
 
 DIGESTS_PER_FETCH = 50_000
@@ -51,12 +51,11 @@ class Catalogue:
     async def rehearse(
         self, name: str, tables: Sequence[TableSettings], schema: str = "", corpus: str = "", compression: str = "auto"
     ) -> tuple[StoredRun | None, Sequence[AddedColumn]]:
-        """Make what a run would make, and take it back.
+        """Make what a new run would make, and take it back; nothing where there is a run of that name.
 
-        Returns the run of that name if there is one, and the columns that a new run would add to tables which exist.
-
-        Raises PostgresRefused when a right is missing, a table exists with other columns, the corpus has its tables in
-        another schema, or the server lacks the compression.
+        Returns that run if there is one, and the columns that a new run would add to tables which exist.
+        Raises PostgresRefused when a right is missing, a table or view exists with other columns, the corpus has its
+        tables in another schema, or the server lacks the compression.
         """
         with postgres_errors():
             transaction = self._connection.transaction()
@@ -64,9 +63,12 @@ class Catalogue:
             try:
                 await self._connection.execute(query("hide-notices"))
                 await self.prepare()
-                await Corpora(self._connection).find(corpus or name, schema)
+                if (found := await self.find(name)) is not None:
+                    return found, ()
                 added = await UserTables(self._connection, RunTables(0, schema), compression).make(tables, widens=False)
-                return await self.find(name), added
+                with suppress(PostgresUnavailable):  # as when a run is made
+                    await Corpora(self._connection).add(corpus or name, schema, table_names(tables))
+                return None, added
             finally:
                 await transaction.rollback()
 
@@ -166,7 +168,7 @@ class Catalogue:
                         f"{first_line(error)}: a deleted run has left it; drop it, or use another database"
                     ) from error
                 with suppress(PostgresUnavailable):  # views that cannot be made now are made when the run is published
-                    await Corpora(self._connection).add(corpus or name, of_run.schema, [table.name for table in tables])
+                    await Corpora(self._connection).add(corpus or name, of_run.schema, table_names(tables))
         return run_id
 
     async def index_records(self, of_run: RunTables, tables: Sequence[TableSettings]) -> None:

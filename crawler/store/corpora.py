@@ -7,12 +7,13 @@ gets a table: then it waits for its readers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import asyncpg
 
-from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, UsageError
+from coordinator.errors import EpochLost, PostgresRefused, PostgresUnavailable, UsageError, first_line
 from coordinator.failpoints import Failpoint, no_failpoint
 from crawler.job.tables import TableSettings
 from crawler.store.postgres import PostgresConnection, postgres_errors
@@ -37,6 +38,18 @@ async def lock_run(connection: PostgresConnection, run_id: int, name: str = "") 
     if found is None:
         raise UsageError(f"run {name or run_id} is gone: another command deleted it; `shardcrawl runs` lists every run")
     return found
+
+
+@contextmanager
+def _changed_tables(of_run: RunTables) -> Iterator[None]:
+    """Turn into PostgresRefused what Postgres says of rows that a table, which somebody has changed, does not take."""
+    try:
+        yield
+    except (asyncpg.DatatypeMismatchError, asyncpg.IntegrityConstraintViolationError) as error:
+        raise PostgresRefused(
+            f"Postgres: {first_line(error)}; a table was changed since run_id {of_run.run_id} began, and does not take "
+            "its rows: change it back, or the rows"
+        ) from error
 
 
 class Corpora:
@@ -70,20 +83,27 @@ class Corpora:
     async def add(self, corpus: str, schema: str, tables: Sequence[str]) -> None:
         """Add a corpus, or tables to it, in a transaction, and make the views anew that show it.
 
-        Raises PostgresRefused when the corpus has its tables in another schema, and PostgresUnavailable while a
-        query on such a view goes on: then nothing is added.
+        So are those that somebody dropped, or whose table has other columns since. Raises PostgresRefused when the
+        corpus has its tables in another schema, or something else has the name of a view, and PostgresUnavailable
+        while a query on such a view goes on: then nothing is added.
         """
         row = await self.find(corpus, schema)
         new = [name for name in tables if row is None or name not in row["tables"]]
         is_seen = row is not None and not row["is_left_out"]
-        if is_seen and not new:
+        names = [PAGES, *tables]
+        if is_seen:
+            wholes = [RunTables(0, schema).whole(name) for name in names]
+            views = [in_schema(schema, f"{name}_current") for name in names]
+            differing = await self._connection.fetch(query("differing-views"), names, wholes, views)
+            names = [*new, *(one["name"] for one in differing if one["name"] not in new)]
+        if not names:
             return
         try:
             async with self._connection.transaction():
                 await self._connection.execute(query("hide-notices"))
                 await self._connection.execute(query("add-corpus"), corpus, schema, new)
                 await self._connection.execute(query("view-timeout"))
-                for name in new if is_seen else [PAGES, *tables]:
+                for name in names:
                     await self.make_view(schema, name, corpus)
                 if schema and not is_seen:
                     await self.make_view("", PAGES, corpus)
@@ -106,10 +126,11 @@ class Corpora:
 
         False, and nothing, when readers see another run by then than the one that this is to be published `instead_of`.
         Tables that merge get what stays of the run that readers saw, once in the life of this run. Raises UsageError
-        when somebody deleted the run meanwhile, EpochLost when `retry` put keys of it back, and PostgresUnavailable
-        while somebody's query holds up a view that must be made: to be called again then.
+        when somebody deleted the run meanwhile, EpochLost when `retry` put keys of it back, PostgresRefused when its
+        rows do not fit into tables that somebody changed, and PostgresUnavailable while somebody's query holds up a
+        view that must be made: to be called again then.
         """
-        with postgres_errors():
+        with postgres_errors(), _changed_tables(of_run):
             names = table_names(tables)
             await self.add(corpus, of_run.schema, names)
             if await self._attach(of_run, [PAGES, *names]):
@@ -159,4 +180,10 @@ class Corpora:
         branches = " UNION ALL ".join(query("view-branch", table=whole, corpus=row["literal"]) for row in corpora)
         if branches:
             view = in_schema(schema, f"{table}_current")
-            await self._connection.execute(query("make-view", view=view, branches=branches))
+            try:
+                await self._connection.execute(query("make-view", view=view, branches=branches))
+            except (asyncpg.InvalidTableDefinitionError, asyncpg.WrongObjectTypeError) as error:
+                raise PostgresRefused(
+                    f"Postgres cannot make the view {view}: {first_line(error)}; drop or rename what is there, and run "
+                    "this command again"
+                ) from error

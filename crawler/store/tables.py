@@ -7,13 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from crawler.job.tables import OWN_COLUMNS, TableSettings, column_type
+from crawler.job.tables import OWN_COLUMNS, TableSettings, column_type, is_column_type
 
 PAGES, FOUND = "pages", "pages_found"
 
 
 # As long as Postgres has them: a view and a part have the name of their table, and more.
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+# What is no name without quotes: `pg_get_keywords()`, catcode R and T.
+_RESERVED = """
+all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation column
+concurrently constraint create cross current_catalog current_date current_role current_schema current_time
+current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze from
+full grant group having ilike in initially inner intersect into is isnull join lateral leading left like limit localtime
+localtimestamp natural not notnull null offset on only or order outer overlaps placing primary references returning
+right select session_user similar some symmetric system_user table tablesample then to trailing true union unique user
+using variadic verbose when where window with
+"""
+RESERVED_WORDS = frozenset(_RESERVED.split())
+
+
+def readable(name: str) -> str:
+    """A name as people write it in a query: in quotes where it is a word of SQL."""
+    return quoted(name) if name in RESERVED_WORDS else name
 
 
 def quoted(name: str) -> str:
@@ -107,6 +125,8 @@ def columns_fault(found: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, 
         if there.get(name, kind) != kind:
             return f"column {name} is {there[name]} there, and {kind} in the job"
     if more := [name for name in there if name not in dict(wanted)]:
+        if other := next((name for name in more if not is_column_type(there[name])), None):
+            return f"the job has no column {other} {there[other]}, and cannot have one of this type; drop it there"
         entries = ", ".join(f'{name} = "{there[name]}"' for name in more)
         why = "it had it, or another one has"
         return f"the job has no column {more[0]} {there[more[0]]} ({why}; add {entries} to columns)"

@@ -90,7 +90,9 @@ class UserTables:
         Raises PostgresUnavailable while a query on the table goes on.
         """
         run = self._of_run
-        columns = ", ".join(f"ADD COLUMN {quoted(column.name)} {column_type(column.kind)}" for column in added)
+        columns = ", ".join(
+            f"ADD COLUMN IF NOT EXISTS {quoted(column.name)} {column_type(column.kind)}" for column in added
+        )
         try:
             await self._connection.execute(query("migration-timeout"))
             await self._connection.execute(query("lock-view", view=in_schema(run.schema, f"{table}_current")))
@@ -120,8 +122,8 @@ class UserTables:
         columns = column_list(table.columns)
         try:
             await self._connection.execute(query("make-example", columns=columns))
-        except (asyncpg.PostgresSyntaxError, asyncpg.DataError) as error:
-            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns' types") from error
+        except (asyncpg.PostgresSyntaxError, asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
+            raise PostgresRefused(f"table {table.name}: {first_line(error)}; correct its columns") from error
         written = await self._columns("pg_temp.example")
         await self._connection.execute(query("drop-example"))
         return written

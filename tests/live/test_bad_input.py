@@ -87,7 +87,7 @@ async def test_check_names_what_a_run_would_be_refused_for(
     def job(name: str, kind: str, *, keys: Path = urls) -> Path:
         text = f"""
             [run]
-            name = "{name}"
+            {f'name = "{name}"' if name else ""}
             [source]
             path = "{keys}"
             [parse]
@@ -109,6 +109,11 @@ async def test_check_names_what_a_run_would_be_refused_for(
     says = "run first was begun with another [source]"
     await refused(shell, "check", job("first", "bigint", keys=shell.write("b.txt", [])), code=2, says=says, **environ)
     await refused(shell, "check", job("second", "xmin"), code=2, says="known types are", **environ)
+    connection = await asyncpg.connect(environ["DATABASE_URL"])
+    await connection.execute("UPDATE runs SET state = 'running'")
+    await connection.close()
+    says = "run first was begun with another [tables] things"  # which is the one that goes on without a name
+    await refused(shell, "check", job("", "text"), code=2, says=says, **environ)
 
 
 async def test_redis_that_evicts(shell: Shell, urls: Path, redis: Redis, redis_url: str, database: str) -> None:

@@ -22,7 +22,7 @@ from crawler.cli.display.snapshot import health_json
 from crawler.local.events import RunEnd
 from crawler.store.reasons import ReasonCount
 from crawler.store.rows.stored_run import StoredRun
-from crawler.store.tables import PAGES, RunTables
+from crawler.store.tables import PAGES, RunTables, readable
 
 CELL_CHARACTERS = 60
 CUT_CHARACTERS = (CELL_CHARACTERS, 40, 25, 16, 10)
@@ -80,7 +80,8 @@ def _query_words(end: RunEnd, stored: StoredRun, at: str) -> str:
             name, in_own_schema = of_run.part_name(table), True
         else:
             name, in_own_schema = table, table != PAGES
-        return f"{of_run.schema}.{name}" if of_run.schema and in_own_schema else name
+        names = [of_run.schema, name] if of_run.schema and in_own_schema else [name]
+        return ".".join(readable(one) for one in names).replace('"', '\\"')  # the query stands in a shell's quotes
 
     where = f"run_id = {stored.run_id}"
     if end.outcomes.get(Outcome.FAILED):

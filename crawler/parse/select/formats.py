@@ -83,6 +83,21 @@ def _compile_rows_of_lines(path: str | None) -> Rows:
     return _compile_rows(path or "")
 
 
+def _is_list(path: str) -> bool:
+    return any(isinstance(step, Each) for step in read_path(path))
+
+
+def _levels(path: str | None) -> int:
+    if path is None:
+        return 0
+    steps = read_path(path)
+    return sum(isinstance(step, Each) for step in steps) + (not isinstance(steps[-1] if steps else "", Each))
+
+
+def _levels_of_lines(path: str | None) -> int:
+    return _levels(path or "")
+
+
 def _compile_without(paths: Sequence[str], *, of_lines: bool = False) -> Callable[[Any], bytes]:
     found = [read_path(path.removeprefix("$").removeprefix(".")) for path in paths]
     if not all(found):
@@ -96,9 +111,6 @@ def _compile_without(paths: Sequence[str], *, of_lines: bool = False) -> Callabl
         return exact_json.sorted_dumps(value).encode()
 
     return without
-
-
-_compile_without_of_lines = partial(_compile_without, of_lines=True)
 
 
 def _remove(value: Any, steps: Sequence[Step]) -> None:
@@ -128,14 +140,12 @@ def language_of(name: str) -> Language:
     return _LANGUAGES[name]
 
 
+_OF_LINES = (
+    *(_compile_get, compile_quick, _compile_rows_of_lines),
+    *(partial(_compile_without, of_lines=True), _is_list, _levels_of_lines),
+)
 _LANGUAGES = {
-    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without),
-    "ndjson": Language(
-        _read_ndjson, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without_of_lines, has_lines=True
-    ),
-    "csv": Language(
-        *(_read_csv, _compile_get, compile_quick, _compile_rows_of_lines, _compile_without_of_lines),
-        is_text=True,
-        has_lines=True,
-    ),
+    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without, _is_list, _levels),
+    "ndjson": Language(_read_ndjson, *_OF_LINES, has_lines=True),
+    "csv": Language(_read_csv, *_OF_LINES, is_text=True, has_lines=True),
 }

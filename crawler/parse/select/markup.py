@@ -31,7 +31,7 @@ _NOT_MARKUP = ("application/json", "application/pdf", "image/", "audio/", "video
 # What may stand before the first element. The groups are possessive: nothing of them is tried twice.
 _DOCTYPE = re.compile(r"(?:\s|<\?(?:[^?]|\?(?!>))*+\?>|<!--(?:[^-]|-(?!->))*+-->)*+<!DOCTYPE", re.IGNORECASE)
 _WITH_PREFIX = re.compile(r"[\w*-]\|[\w*]")
-# What an element has, None when it has not got it.
+# What an element has, or None.
 ValueOf: TypeAlias = Callable[[Any], Any]
 # The links of elements, in their order, absolute; with the URL of the response.
 Absolute: TypeAlias = Callable[[Sequence[Any], Sequence[str], str], Sequence[str]]
@@ -150,9 +150,7 @@ def _base_of_page(page: Any, url: str) -> str:
 
 def _compile_rows_with(check: Callable[[str], None]) -> Callable[[str | None], Rows]:
     def compile_rows(path: str | None) -> Rows:
-        if path is None:
-            return lambda document: (Node(document),)
-        css = path.strip().removesuffix("[]").strip()
+        css = (path or "").strip().removesuffix("[]").strip()
         if not css:
             return lambda document: (Node(document),)
         check(css)
@@ -209,6 +207,14 @@ def _compile_without_with(check: Callable[[str], None]) -> Callable[[Sequence[st
     return compile_without
 
 
+def _is_list(path: str) -> bool:
+    return re.search(r"\[\](\s+@\S*)?\s*$", path) is not None
+
+
+def _levels(path: str | None) -> int:
+    return 1 if (path or "").strip("[] \t\n") else 0
+
+
 def _never_quick(_: str, __: bool) -> Get | None:
     return None
 
@@ -233,6 +239,8 @@ HTML = Language(
     _never_quick,
     _compile_rows_with(_check_html),
     _compile_without_with(_check_html),
+    _is_list,
+    _levels,
     behind=" ",
     is_text=True,
     words={
@@ -247,6 +255,8 @@ XML = Language(
     _never_quick,
     _compile_rows_with(_check_xml),
     _compile_without_with(_check_xml),
+    _is_list,
+    _levels,
     behind=" ",
     is_text=True,
 )

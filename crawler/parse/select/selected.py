@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar
 
@@ -13,6 +14,7 @@ from crawler.fetch.retry import NOT_READY
 from crawler.job.job import Job
 from crawler.job.sections.parse import ParseSettings
 from crawler.job.tables import KEY_FIELD, ColumnSettings, TableSettings, column_type
+from crawler.parse.columns import conversion
 from crawler.parse.received import Received
 from crawler.parse.select.condition import Condition, compile_condition, first_that_holds
 from crawler.parse.select.formats import language_of
@@ -30,9 +32,11 @@ ENDS = ("wait", "retry", "failed", "gone")
 class _Conditions:
     """The conditions of `[parse]` that end keys, or request them again: those of one kind."""
 
-    def __init__(self, settings: ParseSettings, language: Language, of_kind: Callable[[Condition], bool]) -> None:
+    def __init__(
+        self, settings: ParseSettings, language: Language, levels: int, of_kind: Callable[[Condition], bool]
+    ) -> None:
         ends = [
-            (end, [_compiled(f"[parse] {end}", compile_condition, text, language) for text in _texts(given)])
+            (end, [_compiled(f"[parse] {end}", compile_condition, text, language, levels) for text in _texts(given)])
             for end in ENDS
             if (given := getattr(settings, end))
         ]
@@ -64,28 +68,39 @@ class _SelectedTable:
     """One table, its records and columns."""
 
     def __init__(
-        self, table: TableSettings, settings: ParseSettings, conditions: _Conditions, *, several: bool
+        self, table: TableSettings, settings: ParseSettings, conditions: _Conditions, *, several: bool, is_raw: bool
     ) -> None:
+        """With `is_raw` a transform makes of its records what the columns take."""
         where, language = f"table {table.name}", language_of(settings.format)
         self.name = table.name
         rows = table.rows or settings.rows
+        levels = _levels(rows, language)
         self._is_of_lines = language.has_lines and rows is None
         self._nodes = _compiled(f"{where}: rows", compile_rows, rows, language)
-        self._key = None if settings.key is None else _compiled("[parse] key", compile_selector, settings.key, language)
+        self._key = (
+            None if settings.key is None else _compiled("[parse] key", compile_selector, settings.key, language, levels)
+        )
         if several and self._key is None:
             raise UsageError('job: [parse] key: with several keys a request, say whose a record is, like key = "id"')
-        self._skip = [_compiled(f"{where}: skip", compile_condition, text, language) for text in _texts(table.skip)]
+        self._skip = [
+            _compiled(f"{where}: skip", compile_condition, text, language, levels) for text in _texts(table.skip)
+        ]
         self._conditions = conditions
         columns = [(name, _column(given, name)) for name, given in table.column_settings.items()]
         self._columns = tuple(name for name, _ in columns)
         self._selectors = [
-            _compiled(f"{where}: column {name}", compile_selector, given.source, language) for name, given in columns
+            _compiled(f"{where}: column {name}", compile_selector, given.source, language, levels)
+            for name, given in columns
         ]
         self._readings = [
             (index, read)
             for index, (name, given) in enumerate(columns)
             if (read := _compiled(f"{where}: column {name}: as", _reading, given, language)) is not None
         ]
+        if not is_raw:
+            reads = dict(self._readings)
+            for index, ((name, given), selector) in enumerate(zip(columns, self._selectors, strict=True)):
+                _compiled(f"{where}: column {name}", _check_type, given, selector, reads.get(index))
         quick = [selector.quick for selector in self._selectors if selector.quick is not None]
         self._quick = quick if len(quick) == len(self._selectors) else (_not_quick,)
 
@@ -150,11 +165,15 @@ def compile_selectors(job: Job) -> Callable[[Received], Mapping[str, Iterable[An
     The function raises SelectorError when the response is of another format, or has not what it must have.
     """
     language = language_of(job.parse.format)
-    of_response = _Conditions(job.parse, language, lambda one: one.is_of_response)
-    of_head = _Conditions(job.parse, language, lambda one: one.is_of_head)
-    of_records = _Conditions(job.parse, language, lambda one: not one.is_of_response)
-    several = job.request.keys_per_request > 1
-    tables = [_SelectedTable(table, job.parse, of_records, several=several) for table in job.own_tables]
+    levels = min((_levels(table.rows or job.parse.rows, language) for table in job.own_tables), default=0)
+    of_response = _Conditions(job.parse, language, levels, lambda one: one.is_of_response)
+    of_head = _Conditions(job.parse, language, levels, lambda one: one.is_of_head)
+    of_records = _Conditions(job.parse, language, levels, lambda one: not one.is_of_response)
+    several, raw = job.request.keys_per_request > 1, {one.table for one in job.transform}
+    tables = [
+        _SelectedTable(table, job.parse, of_records, several=several, is_raw=table.name in raw)
+        for table in job.own_tables
+    ]
 
     def select(response: Received) -> Mapping[str, Iterable[Any]]:
         if not tables and not of_response:
@@ -183,9 +202,8 @@ def compile_selectors(job: Job) -> Callable[[Received], Mapping[str, Iterable[An
 
 def compile_rows(text: str | None, language: Language) -> Nodes:
     """The function from a response to the nodes of its records. Raises ValueError."""
-    text = text and text.strip()
-    may_be_absent = (text or "").endswith("?")
-    path = text and text.removesuffix("?").removeprefix("$").removeprefix(language.behind if text[0] == "$" else "")
+    may_be_absent = (text or "").strip().endswith("?")
+    path = _path_of_rows(text, language)
     rows = language.compile_rows(path)
 
     def nodes(scope: Scope) -> Iterable[Node]:
@@ -195,6 +213,37 @@ def compile_rows(text: str | None, language: Language) -> Nodes:
         raise SelectorError(f"rows: nothing at {path}; write {path}? where that means no rows")
 
     return nodes
+
+
+def _path_of_rows(text: str | None, language: Language) -> str | None:
+    text = text and text.strip()
+    return text and text.removesuffix("?").removeprefix("$").removeprefix(language.behind if text[0] == "$" else "")
+
+
+def _levels(rows: str | None, language: Language) -> int:
+    """How many levels enclose a record of these rows; none where they are wrong, which is said elsewhere."""
+    try:
+        return language.levels(_path_of_rows(rows, language))
+    except ValueError:
+        return 0
+
+
+def _check_type(given: ColumnSettings, selector: Selector, read: Read | None) -> None:
+    """Raise ValueError when nothing to which the selector can lead is of the column's type."""
+    kind, fault = column_type(given.type), ""
+    examples = [one for one in selector.examples if isinstance(one, list) is kind.is_array] or selector.examples
+    if given.reading is not None and "%" in given.reading:
+        written = datetime(1970, 1, 1, tzinfo=UTC).strftime(given.reading)
+        examples = [[written] if isinstance(one, list) else written for one in examples]
+    convert = conversion(kind)
+    for example in examples:
+        try:
+            convert(example if read is None else read(example))
+        except (ValueError, TypeError, OverflowError) as error:
+            fault = str(error)
+        else:
+            return
+    raise ValueError(f"nothing at {selector.text} can go into {kind}: {fault}")
 
 
 def _reading(given: ColumnSettings, language: Language) -> Read | None:
@@ -218,8 +267,8 @@ def _column(given: str | ColumnSettings, name: str) -> ColumnSettings:
     return ColumnSettings(type=given.type, source=name, reading=given.reading) if given.source == "" else given
 
 
-def _compiled(where: str, compile_one: Callable[[Any, Language], Compiled], given: Any, language: Language) -> Compiled:
+def _compiled(where: str, compile_one: Callable[..., Compiled], *given: Any) -> Compiled:
     try:
-        return compile_one(given, language)
+        return compile_one(*given)
     except ValueError as error:
         raise UsageError(f"job: {where}: {error}") from error

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from crawler.parse.select.language import Language, Scope
-from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
+from crawler.parse.select.path import ABSENT, Get, Node
 
 _SELECTOR = re.compile(
     r"(?:(?P<outer>\^+)|\$(?P<word>[a-z0-9]+)(?:\.(?P<member>[\w-]+))?|(?P<root>\$))?(?P<path>.*?)(?P<may>\??)"
@@ -30,6 +31,13 @@ _WORDS: dict[str, Callable[[Node, Scope], Any]] = {
 }
 
 
+# Of each kind of text one that some type takes; and of everything that a selector can lead to.
+# fmt: off
+_TEXTS = ("0", "true", "00:00", "00:00Z", "1970-01-01", "1970-01-01T00:00", "1970-01-01T00:00Z", str(UUID(int=0)), "a")
+# fmt: on
+_SINGLE = (0, True, *_TEXTS)
+_ANYTHING = (*([one] for one in _SINGLE), *_SINGLE)
+
 Select: TypeAlias = Callable[[Node, Scope], Any]
 
 
@@ -38,6 +46,7 @@ class Selector:
     """A compiled selector. `quick` is what compile_quick made of a path in the record.
 
     `is_of_response`: it leads to the same from every record of a response; `is_of_head`: whatever the body is.
+    `examples` are of every kind of value to which it can lead.
     """
 
     text: str
@@ -46,15 +55,16 @@ class Selector:
     quick: Get | None = None
     is_of_response: bool = False
     is_of_head: bool = False
+    examples: Sequence[Any] = _ANYTHING
 
 
-def compile_selector(text: str | Sequence[str], language: Language) -> Selector:
-    """The compiled selector. Raises ValueError, which says where it is wrong."""
+def compile_selector(text: str | Sequence[str], language: Language, levels: int = 0) -> Selector:
+    """The compiled selector for a node that so many `levels` enclose. Raises ValueError, which says what is wrong."""
     if isinstance(text, str):
-        return _compile(text, language)
+        return _compile(text, language, levels)
     if not text:
         raise ValueError("a list without a selector")
-    parts = [_compile(part, language) for part in text]
+    parts = [_compile(part, language, levels) for part in text]
 
     def select(node: Node, scope: Scope) -> Any:
         for part in parts:
@@ -66,10 +76,11 @@ def compile_selector(text: str | Sequence[str], language: Language) -> Selector:
         " or ".join(text), select, any(part.may_be_absent for part in parts),
         is_of_response=all(part.is_of_response for part in parts),
         is_of_head=all(part.is_of_head for part in parts),
+        examples=[example for part in parts for example in part.examples],
     )  # fmt: skip
 
 
-def _compile(text: str, language: Language) -> Selector:
+def _compile(text: str, language: Language, most_levels: int) -> Selector:
     match = _SELECTOR.fullmatch(text.strip())
     if match is None or not text.strip():
         raise ValueError(f"{text!r} is no selector")
@@ -82,13 +93,25 @@ def _compile(text: str, language: Language) -> Selector:
         path = path.removeprefix(language.behind)
     elif path == ".":
         path = ""
+    levels = len(match["outer"] or "")
+    if levels > most_levels:
+        raise ValueError(f"{text!r}: nothing encloses the record there")
+    single = _TEXTS if language.is_text and path else _SINGLE
+    examples = [[one] for one in single] if language.is_list(path) else _TEXTS if single is _TEXTS else _ANYTHING
     get = language.compile_get(path)
+
+    def select(node: Node, scope: Scope) -> Any:
+        for _ in range(levels):
+            assert node.outer is not None  # there are as many
+            node = node.outer
+        return get(node.value, scope.response.url)
+
     if match["root"]:
-        return Selector(text, lambda _, scope: get(scope.root, scope.response.url), may, is_of_response=True)
-    if levels := len(match["outer"] or ""):
-        return Selector(text, lambda node, scope: get(_outer(node, levels, text), scope.response.url), may)
-    quick = language.compile_quick(path, may)
-    return Selector(text, lambda node, scope: get(node.value, scope.response.url), may, quick)
+        return Selector(
+            text, lambda _, scope: get(scope.root, scope.response.url), may, is_of_response=True, examples=examples
+        )
+    quick = None if levels else language.compile_quick(path, may)
+    return Selector(text, select, may, quick, examples=examples)
 
 
 def _word(text: str, word: str, member: str | None, path: str, may: bool, language: Language) -> Selector:
@@ -112,12 +135,3 @@ def _word(text: str, word: str, member: str | None, path: str, may: bool, langua
         )
     of_response = word not in ("index", "name", "key")
     return Selector(text, _WORDS[word], may, is_of_response=of_response, is_of_head=of_response)
-
-
-def _outer(node: Node, levels: int, text: str) -> Any:
-    found: Node | None = node
-    for _ in range(levels):
-        found = found and found.outer
-    if found is None:
-        raise SelectorError(f"{text}: nothing encloses the record there")
-    return found.value

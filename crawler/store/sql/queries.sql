@@ -187,6 +187,14 @@ CREATE SCHEMA IF NOT EXISTS {schema};
 -- name: make-view
 CREATE OR REPLACE VIEW {view} AS {branches};
 
+-- name: differing-views
+-- Of the tables $1, in SQL $2, those whose view $3 has other columns, or was dropped.
+SELECT name FROM unnest($1::text[], $2::text[], $3::text[]) AS one(name, whole, view)
+WHERE ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
+            WHERE attrelid = to_regclass(whole) AND attnum > 0 AND NOT attisdropped ORDER BY attnum)
+   <> ARRAY(SELECT (attname, atttypid, atttypmod)::text FROM pg_attribute
+            WHERE attrelid = to_regclass(view) AND attnum > 0 AND NOT attisdropped ORDER BY attnum);
+
 -- name: view-branch
 -- The pointer is read while the query runs, and then no other partition is.
 SELECT * FROM {table} WHERE run_id = (SELECT current_run FROM corpora WHERE corpus = {corpus})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crawler.job.fixed import changed_setting, other_corpus
+from crawler.job.fixed import changed_setting, why_no_new_run
 from tests.crawler.job.examples import a_document, a_job
 
 
@@ -84,7 +84,7 @@ def test_a_job_file_in_another_folder_does_not_take_a_corpus_over(
     folder: str | None, names_corpus: bool, changed: dict[str, Any], is_refused: bool
 ) -> None:
     job = replace(a_job(**changed), folder="/first", names_corpus=names_corpus)
-    message = other_corpus(job, Begun(folder=folder))
+    message = why_no_new_run(job, Begun(folder=folder), None)
     assert (message is not None) is is_refused
     if message:
         assert "the job in /other" in message

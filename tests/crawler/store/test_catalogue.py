@@ -17,7 +17,7 @@ from crawler.store import corpora
 from crawler.store.catalogue import Catalogue
 from crawler.store.postgres import PostgresConnection, connect_postgres
 from crawler.store.reasons import PagesToRetry
-from crawler.store.tables import RunTables
+from crawler.store.tables import RESERVED_WORDS, RunTables
 from crawler.store.writer import Writer
 from tests.crawler.examples import a_document, a_page, a_table, finished
 from tests.waiting import eventually
@@ -375,10 +375,12 @@ async def test_a_rehearsal_leaves_nothing_behind_and_finds_the_run(connection: P
     await catalogue.prepare()
     await made(catalogue, "first", a_table(n="integer"))
     there = await connection.fetchval(count)
-    found, added = await catalogue.rehearse("first", [a_table(m="float", n="int"), a_table("others", t="text")])
+    wider = [a_table(m="float", n="int"), a_table("others", t="text")]
+    nothing, added = await catalogue.rehearse("second", wider)
     assert [str(column) for column in added] == ["adds column m double precision to table facts"]
-    assert found is not None
-    assert found.name == "first"
+    assert nothing is None
+    found, added = await catalogue.rehearse("first", wider)
+    assert (found and found.name, added) == ("first", ())
     assert await connection.fetchval(count) == there
 
 
@@ -407,9 +409,50 @@ async def test_a_table_that_could_not_be_published_is_refused_at_the_beginning(
     assert "unpartitioned" in await refusal(catalogue, a_table(n="integer"))
 
 
-@pytest.mark.parametrize("kind", ["numeric(2000)", "varchar(0)"])
-async def test_a_type_that_postgres_refuses_is_one_line(catalogue: Catalogue, kind: str) -> None:
-    assert "correct its columns' types" in await refusal(catalogue, a_table(n=kind))
+@pytest.mark.parametrize("foreign", ["TABLE facts_current (n integer)", "VIEW facts_current AS SELECT 1 AS n"])
+async def test_what_has_the_name_of_a_view_is_named_also_by_a_rehearsal(
+    catalogue: Catalogue, connection: PostgresConnection, foreign: str
+) -> None:
+    await connection.execute(f"CREATE {foreign}")
+    assert 'cannot make the view "facts_current"' in await refusal(catalogue, a_table(n="integer"))
+    with pytest.raises(PostgresRefused, match='cannot make the view "facts_current"'):
+        await catalogue.rehearse("second", [a_table(n="integer")])
+
+
+@pytest.mark.parametrize(
+    "columns", [{"n": "numeric(2000)"}, {"n": "varchar(0)"}, {f"c{number}": "integer" for number in range(1_600)}]
+)
+async def test_columns_that_postgres_refuses_are_one_line(catalogue: Catalogue, columns: dict[str, str]) -> None:
+    assert "correct its columns" in await refusal(catalogue, a_table(**columns))
+
+
+async def test_a_column_of_a_type_that_no_job_has_is_not_proposed(
+    catalogue: Catalogue, connection: PostgresConnection
+) -> None:
+    await made(catalogue, "first", a_table(n="integer"))
+    await connection.execute("ALTER TABLE facts ADD more text, ADD words tsvector")
+    says = "the job has no column words tsvector, and cannot have one of this type; drop it there"
+    assert says in await refusal(catalogue, a_table(n="integer"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("ALTER TABLE facts ADD CONSTRAINT large CHECK (n > 5)", 'child table is missing constraint "large"'),
+        ("CREATE UNIQUE INDEX ON facts (run_id, n)", "could not create unique index"),
+    ],
+)
+async def test_rows_that_a_changed_table_does_not_take_are_not_published(
+    catalogue: Catalogue, connection: PostgresConnection, database: str, changed: str, says: str
+) -> None:
+    table = a_table(n="integer")
+    run = RunTables(await made(catalogue, "first", table))
+    writer = Writer(database, run, EPOCH, [table])
+    await writer.write([a_page("a", records=[(1,), (1,)])])
+    await writer.close()
+    await connection.execute(changed)
+    with pytest.raises(PostgresRefused, match=f"{says}.*; a table was changed since run_id {run.run_id} began"):
+        await finished(connection, run, EPOCH, [table])
 
 
 async def test_what_a_deleted_run_left_behind_is_not_taken_for_the_new_runs(
@@ -448,3 +491,9 @@ async def test_a_user_without_rights_is_refused_in_one_line(connection: Postgres
         assert len(str(caught.value).splitlines()) == 1
     finally:
         await connection.execute("RESET ROLE; DROP ROLE reader_only")
+
+
+async def test_words_of_sql_are_known(connection: PostgresConnection) -> None:
+    """Earlier versions of Postgres have fewer."""
+    reserved = "SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')"
+    assert {row["word"] for row in await connection.fetch(reserved)} <= RESERVED_WORDS

@@ -80,6 +80,17 @@ async def test_a_job_with_the_old_columns_is_refused_afterwards(catalogue: Catal
         await begun(catalogue, "third", OLD)
 
 
+async def test_a_run_from_before_its_table_was_dropped_may_have_the_column(
+    catalogue: Catalogue, connection: PostgresConnection
+) -> None:
+    await begun(catalogue, "first", NEW)
+    await connection.execute("DROP TABLE facts CASCADE")
+    await begun(catalogue, "second", OLD)
+    await begun(catalogue, "third", NEW)
+    columns = [await connection.fetch(query("columns-of"), f"facts_r{run}") for run in (1, 2, 3)]
+    assert sorted(columns[0]) == sorted(columns[1]) == sorted(columns[2])
+
+
 async def test_a_rehearsal_adds_no_column(catalogue: Catalogue, connection: PostgresConnection) -> None:
     await begun(catalogue, "first", OLD)
     before = await connection.fetch(query("columns-of"), "facts")
@@ -89,6 +100,40 @@ async def test_a_rehearsal_adds_no_column(catalogue: Catalogue, connection: Post
         ("many", "numeric(5,2)[]"),
     ]
     assert await connection.fetch(query("columns-of"), "facts") == before
+
+
+@pytest.mark.parametrize("corpus", ["test", "apart"])
+async def test_a_view_that_differs_from_its_table_is_made_anew(
+    catalogue: Catalogue, connection: PostgresConnection, corpus: str
+) -> None:
+    """Somebody dropped it, to change a type or with the table, or added a column by hand that the job then has."""
+    schema = "mine" if corpus == "apart" else ""
+    await begun(catalogue, "first", OLD, corpus)
+    for number, statement in enumerate(
+        [
+            "DROP VIEW {0}_current",
+            "DROP TABLE {0} CASCADE",
+            "ALTER TABLE {0} ADD at timestamptz(3), ADD many numeric(5,2)[]",
+        ]
+    ):
+        await connection.execute(statement.format("mine.facts" if schema else "facts"))
+        await begun(catalogue, f"run {number}", NEW if "ADD" in statement else OLD, corpus)
+        table = await connection.fetch(query("columns-of"), f"{schema or 'public'}.facts")
+        assert table == await connection.fetch(query("columns-of"), f"{schema or 'public'}.facts_current") != []
+
+
+async def test_a_view_that_keeps_a_renamed_column_is_named(
+    catalogue: Catalogue, connection: PostgresConnection
+) -> None:
+    await begun(catalogue, "first", OLD)
+    await connection.execute("ALTER TABLE facts RENAME n TO number")
+    renamed = a_table(number="integer", t="varchar(5)")
+    for make in (begun(catalogue, "second", renamed), catalogue.rehearse("second", [renamed], corpus="test")):
+        with pytest.raises(PostgresRefused, match='name of view column "n" .* drop or rename'):
+            await make
+    await connection.execute("DROP VIEW facts_current")
+    await begun(catalogue, "second", renamed)
+    assert await connection.fetch("SELECT number FROM facts_current") == []
 
 
 async def test_a_reader_that_holds_it_up_is_named_and_nothing_is_changed(

@@ -104,6 +104,14 @@ def test_a_query_for_a_run_names_its_own_tables_while_readers_do_not_see_it() ->
     assert "from shop.goods where" in summed(replace(seen, stored=replace(seen.stored, published_at=NOON)))
 
 
+def test_a_table_that_is_a_word_of_sql_stands_in_quotes_for_the_shell() -> None:
+    end = replace(unpublished(stored_keys=1), job=a_job(tables=[{"name": "user", "columns": {"id": "text"}}]))
+    assert end.stored is not None
+    seen = replace(end, stored=replace(end.stored, document={}, published_at=NOON))
+    assert '"select * from \\"user\\" where run_id = 7 limit 5"' in summed(seen)
+    assert "from shop.user_r7 where" in summed(end)
+
+
 def test_a_run_that_is_published_says_so() -> None:
     end = an_end(stored=True, stored_keys=1)
     assert end.stored is not None

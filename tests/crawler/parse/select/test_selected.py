@@ -110,7 +110,6 @@ def test_what_is_read_is_what_its_column_takes(kind: str, reading: str, given: A
         ("items", {"type": "text", "from": "tags.t"}, "tags.t: 't' stands behind a list; write [] for each of"),
         ("items", {"type": "text", "from": "id"}, "facts.c: 1 is no text"),
         ("items", {"type": "numeric", "from": "p", "as": "number"}, "facts.c: {'v': '$1,299.00'} is not one number"),
-        ("items", {"type": "text", "from": "^^.id"}, "^^.id: nothing encloses the record there"),
         ("page", "text", "c: 'c' stands behind 3, which has no members"),
         ("items", {"type": "text", "from": ["x", "y"]}, "facts.c: nothing at x or y"),
     ],
@@ -289,6 +288,26 @@ def test_a_record_says_its_key_by_a_number_too() -> None:
         ({"tables": table({"c": {"type": "text", "from": []}})}, "column c: a list without a selector"),
         ({"tables": table({"c": {"type": "text", "as": "money"}})}, "column c: as: as is 'money'; known are number"),
         ({"request": {"url": "https://u.example/{keys}", "keys_per_request": 2}}, "[parse] key: with several keys"),
+        (
+            {"tables": table({"c": {"type": "text", "from": "^^.id"}}, rows="items")},
+            "column c: '^^.id': nothing encloses the record there",
+        ),
+        ({"tables": table({"c": "text"}, skip="^.id")}, "table facts: skip: '^.id': nothing encloses"),
+        ({"parse": {"gone": "^.id"}, "tables": table({"c": "text"})}, "[parse] gone: '^.id': nothing encloses"),
+        (
+            {"tables": table({"c": {"type": "text", "from": "a[]?"}})},
+            "column c: nothing at a[]? can go into text: ['a']",
+        ),
+        ({"tables": table({"c": "interval"})}, "column c: nothing at c can go into interval: 'a' is no timedelta"),
+        ({"tables": table({"c": {"type": "bytea[]", "from": "c[]"}})}, "nothing at c[] can go into bytea[]"),
+        (
+            {"parse": {"format": "html"}, "tables": table({"c": {"type": "text", "from": ["b[]", "i[] @id"]}})},
+            "nothing at b[] or i[] @id can go into text",
+        ),
+        ({"parse": {"format": "xml"}, "tables": table({"c": {"type": "text[]", "from": "li"}})}, "'a' is no list"),
+        ({"tables": table({"c": {"type": "timestamptz", "as": "%d.%m.%Y"}})}, "has no time zone; a column of type"),
+        ({"tables": table({"c": {"type": "text", "as": "number"}})}, "nothing at c can go into text: 'a' is not one"),
+        ({"tables": table({"c": {"type": "timestamp", "as": "unix"}})}, "nothing at c can go into timestamp"),
     ],
 )
 def test_a_wrong_selector_is_named_before_anything_is_sent(sections: dict[str, Any], says: str) -> None:
