@@ -66,16 +66,16 @@ def changed_setting(job: Job, stored: BegunRun) -> str | None:
 
 
 def why_no_new_run(job: Job, newest: BegunRun | None, current: BegunRun | None) -> str | None:
-    """Pure: the error message when the job must not begin a run in its corpus, after the `newest` run, and the `current`
-    one that readers see; else None.
+    """Pure: the error message when the job must not begin a run in its corpus; else None.
+
+    `newest` is the corpus' newest run, and `current` the one that readers see.
     """
     return _other_corpus(job, newest) or _left_out_table(job, current)
 
 
 def _other_corpus(job: Job, newest: BegunRun | None) -> str | None:
-    """Two job files with the same name in two folders are two corpora when they fetch other things. With the name in the
-    job file it is meant.
-    """
+    # Two job files with the same name in two folders are two corpora when they fetch other things. With the name in the
+    # job file it is meant.
     if newest is None:
         return None
     then, now = ((one.get("source"), (one.get("request") or {}).get("url")) for one in (newest.document, job.document))
@@ -88,7 +88,7 @@ def _other_corpus(job: Job, newest: BegunRun | None) -> str | None:
 
 
 def _left_out_table(job: Job, current: BegunRun | None) -> str | None:
-    """A new run would not have the records of a table that merges and is no longer in the job, nor would a later one."""
+    # Neither a new run nor any later one would have the records of a table that merges, and that the job has no longer.
     names = {table.name for table in job.tables}
     for table in current.document.get("tables", ()) if current is not None else ():
         if table.get("mode") == "merge" and table["name"] not in names:
