@@ -7,6 +7,7 @@ import gc
 import sys
 from importlib import import_module
 from io import TextIOWrapper
+from typing import Any
 
 import click
 
@@ -39,6 +40,13 @@ class CommandGroup(click.Group):
         finally:
             gc.enable()
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; here ends an interruption that came while it was imported."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)  # INTERRUPTED_EXIT_CODE of crawler.local, which is not imported yet
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -19,6 +19,15 @@ def test_schema_prints_the_schema_of_the_job_file() -> None:
     Draft202012Validator.check_schema(printed)
 
 
+def test_an_interruption_while_a_command_is_imported_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crawler.cli.main.import_module", interrupted)
+    result = CliRunner().invoke(main, ["runs"])
+    assert (result.exit_code, result.output) == (130, "")
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_status_is_watched_in_a_terminal_only(options: list[str]) -> None:
     result = CliRunner().invoke(main, ["status", "--watch", *options])
