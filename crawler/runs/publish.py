@@ -13,6 +13,7 @@ from coordinator.model import Outcome
 from coordinator.queue.registry import RunRecord
 from crawler.job.job import Job, read_job
 from crawler.runs.gate import Facts, shortfall
+from crawler.runs.prune import check_corpus
 from crawler.store.catalogue import Catalogue, open_catalogue
 from crawler.store.corpora import Corpora
 from crawler.store.postgres import PostgresConnection, postgres_errors
@@ -78,6 +79,7 @@ async def roll_back(connection: PostgresConnection, corpus: str) -> tuple[str, s
     """
     current = await Catalogue(connection).current(corpus)
     if current is None:
+        await check_corpus(connection, corpus)
         raise UsageError(f"corpus {corpus} has no run that readers see; `shardcrawl runs` lists every run")
     with postgres_errors():
         async with connection.transaction():  # the corpus first, as who publishes locks it before the run

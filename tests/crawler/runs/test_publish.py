@@ -89,6 +89,18 @@ async def test_the_run_to_which_readers_go_back_is_not_held_back_any_more(
     assert await Corpora(connection).current("afd") == of_first.run_id
 
 
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [("first", "no corpus first; known corpora: afd"), ("afd", "corpus afd has no run that readers see")],
+)
+async def test_a_rollback_of_no_corpus_names_those_that_are_there(
+    connection: PostgresConnection, corpus: str, message: str
+) -> None:
+    await made(connection, "first")
+    with pytest.raises(UsageError, match=message):
+        await roll_back(connection, corpus)
+
+
 async def test_a_rollback_beside_a_command_that_publishes_waits_for_it_and_says_so(
     connection: PostgresConnection, database: str
 ) -> None:
