@@ -160,6 +160,15 @@ def test_the_readme_shows_a_parser_that_parses() -> None:
     assert callable(names["revisions"])
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_query_that_joins_what_readers_see_names_the_run(path: Path) -> None:
+    """`pages_current` has all corpora: two of them may have the same key, and a join by digest alone doubles rows."""
+    joins = re.findall(
+        r"(?i)\bjoin \w+_current\b.*? (?:on|using) .*?(?=\bjoin|\bwhere|[;\"]|```)", path.read_text(), re.DOTALL
+    )
+    assert [join for join in joins if "run_id" not in join] == []
+
+
 def test_the_makefile_has_the_commands_of_the_readme() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in map("".join, re.findall(r"^make (\w+)|`make (\w+)`", README, re.MULTILINE)):
