@@ -75,7 +75,7 @@ async def run_in(place: Place, job: Job, listener: Listener, environ: Mapping[st
         await asyncio.to_thread(survey_corpus, job, count=False)
     try:
         async with services(place) as addresses:
-            if job.run.refresh:
+            if job.run.refresh and place.redis:  # at an embedded one nobody else works: its leases are of the dead
                 await refuse_beside_another(addresses, job)
             return await run_at(addresses, job, listener, environ)
     except DataInUse:

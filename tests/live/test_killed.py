@@ -124,10 +124,11 @@ async def test_ctrl_c_drains_and_the_next_run_fetches_only_the_rest(shell: Shell
     assert upstream.requests == KEYS, "what was in flight was committed, so nothing is requested twice"
 
 
-async def test_ctrl_c_twice_leaves_at_once(shell: Shell) -> None:
+async def test_ctrl_c_twice_leaves_at_once_and_the_same_command_goes_on(shell: Shell) -> None:
     async with Upstream(size=100) as upstream:
         urls = shell.write("urls.txt", [f"{upstream.url}/slow/20000/{number}" for number in range(50)])
-        running = await shell.start("run", urls, "--workers", "1")
+        command = ("run", urls, "--workers", "1", "--refresh")
+        running = await shell.start(*command)
         await requested(upstream, 5)
         children = running.children("crawler.local.child")
         running.interrupt()
@@ -135,6 +136,10 @@ async def test_ctrl_c_twice_leaves_at_once(shell: Shell) -> None:
         running.interrupt()
         assert (await running.end()).code == 130
         assert not any(map(alive, children))
+        again = await shell.start(*command)
+        await again.child("worker-1")
+        again.interrupt()
+        assert (await again.end()).code == 130, "the leases of the killed are not another refresh that goes on"
 
 
 async def test_random_kills_until_the_run_is_complete(shell: Shell, upstream: Upstream) -> None:
