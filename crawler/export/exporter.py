@@ -277,9 +277,9 @@ def _files_there(plan: ExportPlan, place: FilePlace, *, replaces: bool) -> list[
     if found == plan.head():
         return files
     if not replaces or (found.get("corpus"), found.get("run")) != (plan.run.corpus, plan.run.name):
+        other = ", ".join(f"{name}: {found.get(name)}" for name, own in plan.head().items() if found.get(name) != own)
         raise UsageError(
-            f"export: there is another export in its place (run {found.get('run')}, {found.get('format')}, complete "
-            f"since {found.get('finished_at')}); name another one with -o, or remove that one"
+            f"export: there is another export in its place ({other}); name another one with -o, or remove that one"
         )
     place.write(PROGRESS, content)  # so that a crash leaves no file of which nobody knows
     for name in (MANIFEST, CARD, *(one.name for one in files), PROGRESS):

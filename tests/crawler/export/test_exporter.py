@@ -184,8 +184,10 @@ async def test_an_export_that_is_cancelled_within_a_file_can_go_on_with_the_same
 
 async def test_another_export_is_not_overwritten(run: LoadingRun, tmp_path: Path) -> None:
     await export(run.eye, await a_plan(run, "csv"), Folder(tmp_path))
-    with pytest.raises(UsageError, match="there is another export"):
-        await export(run.eye, await a_plan(run, "parquet"), Folder(tmp_path))
+    of_another_form, of_other_files = await a_plan(run, "parquet"), await a_plan(run, "csv", rows=7)
+    for other, differs in ((of_another_form, "format: csv"), (of_other_files, "rows_per_file: 10")):
+        with pytest.raises(UsageError, match=rf"there is another export in its place \({differs}\);"):
+            await export(run.eye, other, Folder(tmp_path))
     outside = {"table": "facts", "name": "../facts/part-00000.csv", "rows": 1, "last": "(0,1)"}
     for foreign in ([], {"files": [outside], "run_id": run.run_id}):
         (tmp_path / "manifest.json").write_text(json.dumps(foreign))
