@@ -92,7 +92,7 @@ def prune_command(corpus: str, keep: int | None, older_than: str | None, dry_run
     Never the run that readers see, one that goes on, or the base of one. Example: shardcrawl prune revisions --keep 3
     """
     if (keep is None) == (older_than is None):
-        raise UsageError("prune: give --keep N or --older-than AGE")
+        raise UsageError("prune: give either --keep N or --older-than AGE")
     if older_than is not None and not re.fullmatch(AGE, older_than):
         raise UsageError(f"prune: --older-than is {older_than!r}; {AGE_FORMS}")
     # No run is older than 1970, and a datetime cannot be much older.

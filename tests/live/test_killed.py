@@ -135,7 +135,7 @@ async def test_ctrl_c_twice_leaves_at_once_and_the_same_command_goes_on(shell: S
         await eventually(lambda: len(running.children("coordinator")) == 0, "the coordinator to drain")
         running.interrupt()
         assert (await running.end()).code == 130
-        assert not any(map(alive, children))
+        await eventually(lambda: not any(map(alive, children)), "the killed children to be gone")
         again = await shell.start(*command)
         await again.child("worker-1")
         again.interrupt()
