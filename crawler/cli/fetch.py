@@ -125,7 +125,7 @@ async def first_pages(
         for key, kind in part[0].parsed.found if part[0].parsed is not None else ():
             (waiting if kind == SITEMAP else pages).append(key)
     if not pages:
-        raise UsageError(f"--try: of {requests} sitemaps that were requested none names a page: see above, [source] sitemap and since")
+        raise UsageError(f"--try: none of {requests} sitemaps names a page; see above, and [source] sitemap and since")
     return pages[:most]
 
 
