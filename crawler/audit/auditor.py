@@ -34,7 +34,7 @@ from crawler.audit.checks import (
 )
 from crawler.audit.digests import AUDIT_CHUNK_KEYS, add_found_digests, check_origins, keys_with_digests, load_digests
 from crawler.audit.upstream_log import UpstreamLog
-from crawler.audit.versions import check_carried, check_current
+from crawler.audit.versions import check_carried, check_current, check_unique
 from crawler.corpus import is_rereadable, with_source_database
 from crawler.job.job import Job, read_job
 from crawler.local.services import Place, services
@@ -98,6 +98,7 @@ async def _findings(
         in_source = await _in_source(connection, stored, job, record)
         in_postgres = await _in_postgres(connection, stored, job)
         versions = [check_current(runs, stored, await Corpora(connection).current(stored.corpus))]
+        versions += await check_unique(connection, stored, job)
         versions += await check_carried(connection, stored, runs, job)
         logged = await _logged(connection, log, job) if log else None
         origins = [await check_origins(connection, RunTables.of(stored))] if job.follows else []

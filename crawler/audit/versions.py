@@ -1,4 +1,4 @@
-"""A run as a version of its corpus: which run readers see, and whether what it carried over equals its base."""
+"""A run as a version of its corpus: which run readers see, whether `unique` holds, and what was carried over."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from crawler.job.job import Job
 from crawler.runs.diff import ComparedRuns, table_changes
 from crawler.store.postgres import PostgresConnection
 from crawler.store.queries import query
+from crawler.store.rows.merge import unique_columns
 from crawler.store.rows.stored_run import StoredRun
 from crawler.store.tables import RunTables, table_names
 
@@ -26,6 +27,19 @@ def check_current(runs: Sequence[StoredRun], run: StoredRun, current: int | None
         expected,
         current in published or not (current or published),
     )
+
+
+async def check_unique(connection: PostgresConnection, run: StoredRun, job: Job) -> list[Finding]:
+    """In a complete run no two records have the same unique columns."""
+    return [
+        await _none_of(
+            connection,
+            f"records in {table.name} with the `unique` columns of another",
+            query("doubled-records", part=RunTables.of(run).part(table.name), **unique_columns(table)),
+        )
+        for table in job.tables
+        if table.unique and run.complete
+    ]
 
 
 async def check_carried(

@@ -34,7 +34,11 @@ _TCP_OPTIONS = {
 OWN_NAMES = ("runs", "corpora", "pages", "pages_current", "schema_version")
 READER = "shardcrawl_reader"
 READER_ATTEMPTS = 3
-NOT_THERE_ERRORS = (asyncpg.UndefinedObjectError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+NOT_THERE_ERRORS = (
+    *(asyncpg.UndefinedObjectError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError),
+    *(asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError),
+)
+_DROPPED = "was it dropped, or the run pruned? Restore it, or let readers see another run (`rollback`, `publish`)"
 # Errors after which a later attempt may succeed: the server starts, stops, restarts, is full, has too many clients, or
 # was asked to cancel the statement.
 TRANSIENT_ERRORS = (
@@ -197,10 +201,8 @@ async def _connect(url: str, login: tuple[str, str] | None = None) -> PostgresCo
     version = connection.get_server_version()
     if version.major < OLDEST_POSTGRES:
         connection.terminate()
-        raise PostgresRefused(
-            f"Postgres at {where} is version {version.major}.{version.minor}; "
-            f"shardcrawl needs {OLDEST_POSTGRES} or newer"
-        )
+        found = f"{version.major}.{version.minor}"
+        raise PostgresRefused(f"Postgres at {where} is version {found}; shardcrawl needs {OLDEST_POSTGRES} or newer")
     with postgres_errors(where):
         await connection.execute(query("end-when-silent"))
     encoding = connection.get_settings().server_encoding
@@ -236,7 +238,7 @@ def postgres_errors(where: str = "") -> Iterator[None]:
     except (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError) as error:
         raise PostgresRefused(f"Postgres{at}: {first_line(error)}; grant the rights or use another user") from error
     except NOT_THERE_ERRORS as error:
-        raise PostgresRefused(f"Postgres{at}: {first_line(error)}; was the schema changed during the run?") from error
+        raise PostgresRefused(f"Postgres{at}: {first_line(error)}; {_DROPPED}") from error
 
 
 def _check_files(address: PostgresAddress, where: str) -> None:
@@ -271,9 +273,7 @@ def _not_now(at: str, error: Exception) -> ShardcrawlError:
     """The server responds, and cannot do it at this moment."""
     text = first_line(error)
     if isinstance(error, asyncpg.TooManyConnectionsError) or _FULL.search(text):
-        return PostgresUnavailable(
-            f"Postgres{at} has no connection left: {text}; let it have more, or use fewer workers"
-        )
+        return PostgresUnavailable(f"Postgres{at} has no connection left: {text}; allow more, or use fewer workers")
     if isinstance(error, asyncpg.CannotConnectNowError):
         return PostgresUnavailable(f"Postgres{at} is not ready: {text}; wait until it is")
     if isinstance(error, asyncpg.InsufficientResourcesError):

@@ -55,6 +55,7 @@ IDLE = "sessions idle in a transaction"
 SEEN = "run that readers of corpus job see"
 UNLIKE = f"pages that were carried over and are not as in {NAME}"
 OTHER_RECORDS = "pages that were carried over with other records in things"
+NOT_UNIQUE = "records in things with the `unique` columns of another"
 NOT_FAILED = "stale pages that have not failed"
 AGAIN = "requests for a key that was asked before"
 ANOTHER = (
@@ -187,9 +188,12 @@ CHANGES = (
     ("UPDATE pages SET outcome = 'lost' WHERE key = 'missing1'", {NO_OUTCOME, FINAL, COUNTERS}),
     ("INSERT INTO things VALUES (1, '\\x00', 'nobody')", {ORPHANS}),
     ("INSERT INTO things SELECT run_id, digest, 'x' FROM pages WHERE key = 'missing1'", {ORPHANS}),
+    ("INSERT INTO things SELECT * FROM things WHERE name IN ('k1', 'k2')", {NOT_UNIQUE}),
+    ("UPDATE things SET name = NULL WHERE name IN ('k1', 'k2')", set()),
     ("""UPDATE runs SET counts = '{"stored": 300}'""", {FINAL}),
     ("ALTER TABLE things DETACH PARTITION things_r1", {PUBLISHED}),
 )
+UNIQUE = """UPDATE runs SET spec = jsonb_set(spec, '{tables,0,unique}', '["name"]')"""
 KEEP = "CREATE TABLE kept_{0} AS SELECT * FROM {0}"
 RESTORE = """
     TRUNCATE pages_r1, things_r1;
@@ -203,6 +207,7 @@ async def test_rows_changed_by_hand_are_found(crawl: Crawl) -> None:
     await crawl.finish()
     for table in ("pages", "things", "runs"):
         await crawl.postgres.execute(KEEP.format(table))
+    await crawl.postgres.execute(UNIQUE)
     for change, expected in CHANGES:
         assert await crawl.broken() == set()
         assert await crawl.postgres.execute(change) not in ("DELETE 0", "UPDATE 0", "INSERT 0 0")

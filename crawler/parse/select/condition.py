@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from crawler.parse.select.language import Language, Scope
-from crawler.parse.select.path import ABSENT, Node
+from crawler.parse.select.path import ABSENT, NOT_ENCLOSED, Around, Node
 from crawler.parse.select.selector import compile_selector
 from crawler.parse.values import exact_json
 
@@ -30,8 +30,8 @@ class Condition:
     is_of_head: bool
 
 
-def compile_condition(text: str, language: Language, levels: int = 0) -> Condition:
-    """The compiled condition on a node that so many `levels` enclose. Raises ValueError, which says where it is wrong.
+def compile_condition(text: str, language: Language, around: Around = NOT_ENCLOSED) -> Condition:
+    """The compiled condition on a node with this `around` it. Raises ValueError, which says where it is wrong.
 
     A path alone holds when something is there that is neither null, false, nor an empty list or object; where all
     values are texts, as in headers, the text "false" is false. A value is JSON where it can be, else text, also in
@@ -46,7 +46,7 @@ def compile_condition(text: str, language: Language, levels: int = 0) -> Conditi
         raise ValueError(
             f'{text!r}: write PATH = value or PATH != value, and PATH["{found[0]}"] where {found[0]} is in a name'
         )
-    selector = compile_selector(match["selector"], language, levels)
+    selector = compile_selector(match["selector"], language, around)
     select = selector.select
     if operator is None:
         all_texts = language.is_text or selector.is_of_head

@@ -13,7 +13,19 @@ from typing import Any
 from coordinator.source.rows.delimited import delimiter_of
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Lines, Rows, not_of_format
-from crawler.parse.select.path import ABSENT, Each, Node, Step, compile_path, compile_quick, expand, read_path, walk
+from crawler.parse.select.path import (
+    ABSENT,
+    NOT_ENCLOSED,
+    Around,
+    Each,
+    Node,
+    Step,
+    compile_path,
+    compile_quick,
+    expand,
+    read_path,
+    walk,
+)
 from crawler.parse.values import exact_json
 
 # How a page, XML and JSON begin. As a csv each may be one line of names, with no lines behind it.
@@ -87,15 +99,17 @@ def _is_list(path: str) -> bool:
     return any(isinstance(step, Each) for step in read_path(path))
 
 
-def _levels(path: str | None) -> int:
+def _around(path: str | None) -> Around:
     if path is None:
-        return 0
+        return NOT_ENCLOSED
     steps = read_path(path)
-    return sum(isinstance(step, Each) for step in steps) + (not isinstance(steps[-1] if steps else "", Each))
+    last = steps[-1] if steps else ""
+    levels = sum(isinstance(step, Each) for step in steps) + (not isinstance(last, Each))
+    return Around(levels, has_name=last is Each.VALUE)
 
 
-def _levels_of_lines(path: str | None) -> int:
-    return _levels(path or "")
+def _around_of_lines(path: str | None) -> Around:
+    return _around(path or "")
 
 
 def _compile_without(paths: Sequence[str], *, of_lines: bool = False) -> Callable[[Any], bytes]:
@@ -142,10 +156,10 @@ def language_of(name: str) -> Language:
 
 _OF_LINES = (
     *(_compile_get, compile_quick, _compile_rows_of_lines),
-    *(partial(_compile_without, of_lines=True), _is_list, _levels_of_lines),
+    *(partial(_compile_without, of_lines=True), _is_list, _around_of_lines),
 )
 _LANGUAGES = {
-    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without, _is_list, _levels),
+    "json": Language(_read_json, _compile_get, compile_quick, _compile_rows, _compile_without, _is_list, _around),
     "ndjson": Language(_read_ndjson, *_OF_LINES, has_lines=True),
     "csv": Language(_read_csv, *_OF_LINES, is_text=True, has_lines=True),
 }

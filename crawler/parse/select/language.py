@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from crawler.parse.received import NOT_READ, Received
-from crawler.parse.select.path import Get, Node, SelectorError
+from crawler.parse.select.path import Around, Get, Node, SelectorError
 
 # The nodes of the records in a value; None when the path leads to nothing.
 Rows: TypeAlias = Callable[[Any], Iterable[Node] | None]
@@ -41,8 +41,8 @@ class Language:
 
     `read` makes the value of a response. `compile_get` makes the function from a value, and the URL of the response, to
     that to which a path leads; `compile_quick` what path.compile_quick says; `compile_without` the function from a
-    value to its bytes without that to which some paths lead. `is_list`: a path leads to a list, or to nothing; `levels`
-    is how many nodes enclose a record of these rows. `behind` stands between `$` or `^` and a path. `is_text`: values
+    value to its bytes without that to which some paths lead. `is_list`: a path leads to a list, or to nothing; `around`
+    says what encloses a record of these rows. `behind` stands between `$` or `^` and a path. `is_text`: values
     are texts, which the types of their columns turn into what they take. `has_lines`: without `rows` each line is a
     record, and not the response. `words` are those that this format has beside the usual ones, like `$markdown`.
     """
@@ -53,7 +53,7 @@ class Language:
     compile_rows: Callable[[str | None], Rows]
     compile_without: Callable[[Sequence[str]], Callable[[Any], bytes]]
     is_list: Callable[[str], bool]
-    levels: Callable[[str | None], int]
+    around: Callable[[str | None], Around]
     behind: str = "."
     is_text: bool = False
     has_lines: bool = False

@@ -20,7 +20,7 @@ import turbohtml
 from coordinator.url import join_all
 from crawler.parse.received import Received
 from crawler.parse.select.language import Language, Rows, Scope, not_of_format
-from crawler.parse.select.path import ABSENT, Get, Node, SelectorError
+from crawler.parse.select.path import ABSENT, Around, Get, Node, SelectorError
 from crawler.parse.select.rendered import html_text, plain_text
 from crawler.text.media_type import media_type
 
@@ -211,8 +211,8 @@ def _is_list(path: str) -> bool:
     return re.search(r"\[\](\s+@\S*)?\s*$", path) is not None
 
 
-def _levels(path: str | None) -> int:
-    return 1 if (path or "").strip("[] \t\n") else 0
+def _around(path: str | None) -> Around:
+    return Around(levels=1 if (path or "").strip("[] \t\n") else 0)
 
 
 def _never_quick(_: str, __: bool) -> Get | None:
@@ -240,7 +240,7 @@ HTML = Language(
     _compile_rows_with(_check_html),
     _compile_without_with(_check_html),
     _is_list,
-    _levels,
+    _around,
     behind=" ",
     is_text=True,
     words={
@@ -256,7 +256,7 @@ XML = Language(
     _compile_rows_with(_check_xml),
     _compile_without_with(_check_xml),
     _is_list,
-    _levels,
+    _around,
     behind=" ",
     is_text=True,
 )

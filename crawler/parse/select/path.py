@@ -57,6 +57,16 @@ class Node(NamedTuple):
     name: str | None = None
 
 
+class Around(NamedTuple):
+    """How many nodes enclose a record, and whether it has a name, as a value of an object has."""
+
+    levels: int = 0
+    has_name: bool = False
+
+
+NOT_ENCLOSED: Final = Around()
+
+
 def read_path(text: str) -> Sequence[Step]:
     """The steps of a path, none for an empty one; blanks around it are none of a name's. Raises ValueError."""
     text = text.strip()

@@ -19,7 +19,7 @@ from crawler.parse.received import Received
 from crawler.parse.select.condition import Condition, compile_condition, first_that_holds
 from crawler.parse.select.formats import language_of
 from crawler.parse.select.language import Language, Lines, Scope, scope_of
-from crawler.parse.select.path import ABSENT, Node, SelectorError
+from crawler.parse.select.path import ABSENT, NOT_ENCLOSED, Around, Node, SelectorError
 from crawler.parse.select.reading import Read, for_column, of_text, reading
 from crawler.parse.select.selector import Selector, compile_selector
 
@@ -33,10 +33,10 @@ class _Conditions:
     """The conditions of `[parse]` that end keys, or request them again: those of one kind."""
 
     def __init__(
-        self, settings: ParseSettings, language: Language, levels: int, of_kind: Callable[[Condition], bool]
+        self, settings: ParseSettings, language: Language, around: Around, of_kind: Callable[[Condition], bool]
     ) -> None:
         ends = [
-            (end, [_compiled(f"[parse] {end}", compile_condition, text, language, levels) for text in _texts(given)])
+            (end, [_compiled(f"[parse] {end}", compile_condition, text, language, around) for text in _texts(given)])
             for end in ENDS
             if (given := getattr(settings, end))
         ]
@@ -74,22 +74,22 @@ class _SelectedTable:
         where, language = f"table {table.name}", language_of(settings.format)
         self.name = table.name
         rows = table.rows or settings.rows
-        levels = _levels(rows, language)
+        around = _around(rows, language)
         self._is_of_lines = language.has_lines and rows is None
         self._nodes = _compiled(f"{where}: rows", compile_rows, rows, language)
         self._key = (
-            None if settings.key is None else _compiled("[parse] key", compile_selector, settings.key, language, levels)
+            None if settings.key is None else _compiled("[parse] key", compile_selector, settings.key, language, around)
         )
         if several and self._key is None:
             raise UsageError('job: [parse] key: with several keys a request, say whose a record is, like key = "id"')
         self._skip = [
-            _compiled(f"{where}: skip", compile_condition, text, language, levels) for text in _texts(table.skip)
+            _compiled(f"{where}: skip", compile_condition, text, language, around) for text in _texts(table.skip)
         ]
         self._conditions = conditions
         columns = [(name, _column(given, name)) for name, given in table.column_settings.items()]
         self._columns = tuple(name for name, _ in columns)
         self._selectors = [
-            _compiled(f"{where}: column {name}", compile_selector, given.source, language, levels)
+            _compiled(f"{where}: column {name}", compile_selector, given.source, language, around)
             for name, given in columns
         ]
         self._readings = [
@@ -165,10 +165,12 @@ def compile_selectors(job: Job) -> Callable[[Received], Mapping[str, Iterable[An
     The function raises SelectorError when the response is of another format, or has not what it must have.
     """
     language = language_of(job.parse.format)
-    levels = min((_levels(table.rows or job.parse.rows, language) for table in job.own_tables), default=0)
-    of_response = _Conditions(job.parse, language, levels, lambda one: one.is_of_response)
-    of_head = _Conditions(job.parse, language, levels, lambda one: one.is_of_head)
-    of_records = _Conditions(job.parse, language, levels, lambda one: not one.is_of_response)
+    of_tables = [_around(table.rows or job.parse.rows, language) for table in job.own_tables]
+    # On a record without a name a condition on it does not hold; `^` would lead to nothing at all.
+    around = Around(min((one.levels for one in of_tables), default=0), any(one.has_name for one in of_tables))
+    of_response = _Conditions(job.parse, language, around, lambda one: one.is_of_response)
+    of_head = _Conditions(job.parse, language, around, lambda one: one.is_of_head)
+    of_records = _Conditions(job.parse, language, around, lambda one: not one.is_of_response)
     several, raw = job.request.keys_per_request > 1, {one.table for one in job.transform}
     tables = [
         _SelectedTable(table, job.parse, of_records, several=several, is_raw=table.name in raw)
@@ -220,12 +222,12 @@ def _path_of_rows(text: str | None, language: Language) -> str | None:
     return text and text.removesuffix("?").removeprefix("$").removeprefix(language.behind if text[0] == "$" else "")
 
 
-def _levels(rows: str | None, language: Language) -> int:
-    """How many levels enclose a record of these rows; none where they are wrong, which is said elsewhere."""
+def _around(rows: str | None, language: Language) -> Around:
+    """What encloses a record of these rows; nothing where they are wrong, which is said elsewhere."""
     try:
-        return language.levels(_path_of_rows(rows, language))
+        return language.around(_path_of_rows(rows, language))
     except ValueError:
-        return 0
+        return NOT_ENCLOSED
 
 
 def _check_type(given: ColumnSettings, selector: Selector, read: Read | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from crawler.parse.select.language import Language, Scope
-from crawler.parse.select.path import ABSENT, Get, Node
+from crawler.parse.select.path import ABSENT, NOT_ENCLOSED, Around, Get, Node
 
 _SELECTOR = re.compile(
     r"(?:(?P<outer>\^+)|\$(?P<word>[a-z0-9]+)(?:\.(?P<member>[\w-]+))?|(?P<root>\$))?(?P<path>.*?)(?P<may>\??)"
@@ -58,13 +58,13 @@ class Selector:
     examples: Sequence[Any] = _ANYTHING
 
 
-def compile_selector(text: str | Sequence[str], language: Language, levels: int = 0) -> Selector:
-    """The compiled selector for a node that so many `levels` enclose. Raises ValueError, which says what is wrong."""
+def compile_selector(text: str | Sequence[str], language: Language, around: Around = NOT_ENCLOSED) -> Selector:
+    """The compiled selector for a node with this `around` it. Raises ValueError, which says what is wrong."""
     if isinstance(text, str):
-        return _compile(text, language, levels)
+        return _compile(text, language, around)
     if not text:
         raise ValueError("a list without a selector")
-    parts = [_compile(part, language, levels) for part in text]
+    parts = [_compile(part, language, around) for part in text]
 
     def select(node: Node, scope: Scope) -> Any:
         for part in parts:
@@ -80,12 +80,14 @@ def compile_selector(text: str | Sequence[str], language: Language, levels: int 
     )  # fmt: skip
 
 
-def _compile(text: str, language: Language, most_levels: int) -> Selector:
+def _compile(text: str, language: Language, around: Around) -> Selector:
     match = _SELECTOR.fullmatch(text.strip())
     if match is None or not text.strip():
         raise ValueError(f"{text!r} is no selector")
     may, path = bool(match["may"]), match["path"]
     if word := match["word"]:
+        if word == "name" and not around.has_name:
+            raise ValueError(f"{text!r}: the record has no name there; only rows that end with .* have one")
         return _word(text, word, match["member"], path, may, language)
     if begin := match["outer"] or match["root"]:
         if path and not path.startswith((language.behind, "[")):
@@ -94,7 +96,7 @@ def _compile(text: str, language: Language, most_levels: int) -> Selector:
     elif path == ".":
         path = ""
     levels = len(match["outer"] or "")
-    if levels > most_levels:
+    if levels > around.levels:
         raise ValueError(f"{text!r}: nothing encloses the record there")
     single = _TEXTS if language.is_text and path else _SINGLE
     examples = [[one] for one in single] if language.is_list(path) else _TEXTS if single is _TEXTS else _ANYTHING

@@ -58,12 +58,16 @@ async def keep_records(
             await connection.execute(_keep(of_run, before, table))
 
 
+def unique_columns(table: TableSettings) -> dict[str, str]:
+    """Of a record `r`: its unique columns, and the condition that none of them is NULL."""
+    return {"columns": ", ".join(f"r.{quoted(name)}" for name in table.unique), "no_null": _no_null("r", table)}
+
+
 def _drop(of_run: RunTables, table: TableSettings) -> str | None:
     """The statement that drops what gives way in this table; None where nothing can."""
     part, pages = of_run.part(table.name), of_run.pages
     if table.unique:
-        columns = ", ".join(f"r.{quoted(name)}" for name in table.unique)
-        return query("drop-replaced", part=part, pages=pages, columns=columns, no_null=_no_null("r", table))
+        return query("drop-replaced", part=part, pages=pages, **unique_columns(table))
     if table.mode == "merge":
         return query("drop-kept", part=part, pages=pages, decided=query("decided"))
     return None

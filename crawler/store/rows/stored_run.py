@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from coordinator.errors import RunCancelled
+from coordinator.errors import PostgresRefused, RunCancelled, first_line
 from coordinator.model import NOT_STEERED, Epoch, Outcome, RunState, Steering
 from coordinator.queue.registry import RunRecord
 from coordinator.queue.sharding import Layout
@@ -84,8 +84,18 @@ class StoredRun:
 
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> StoredRun:
-        """The run in a row of `find-run` or `list-runs`."""
-        document, epoch = orjson.loads(row["spec"]), Epoch(row["epoch"])
+        """The run in a row of `find-run` or `list-runs`. Raises PostgresRefused for one that is not ours any more."""
+        try:
+            return cls._from_row(row)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # somebody wrote other JSON into it
+            raise PostgresRefused(
+                f"Postgres: the row of run {row['name']} in `runs` cannot be read: {first_line(error)}; "
+                "restore it, or delete it there: `shardcrawl prune` deletes what it leaves"
+            ) from error
+
+    @classmethod
+    def _from_row(cls, row: asyncpg.Record) -> StoredRun:
+        document, epoch = {**orjson.loads(row["spec"])}, Epoch(row["epoch"])
         layout = orjson.loads(row["layout"]) if row["layout"] else {}
         parser_files = layout.get("parser_files") or {}
         steering = Steering(row["paused"], row["max_workers"])

@@ -19,6 +19,15 @@ false;
 -- it was pruned since, nobody knows.
 length(r.digest) > 16;
 
+-- name: doubled-records
+-- Records beyond one with the same unique columns, of which no NULL is like another.
+WITH doubled AS MATERIALIZED (
+    SELECT count(*) - 1 AS more, ROW({columns})::text AS record FROM {part} r
+    WHERE {no_null} GROUP BY {columns} HAVING count(*) > 1
+)
+SELECT (SELECT coalesce(sum(more), 0)::bigint FROM doubled) AS keys,
+       ARRAY(SELECT record FROM doubled ORDER BY 1 LIMIT $1) AS examples;
+
 -- name: stored-without-record
 -- Stored keys of which no table has a record, with $2 also unchanged and stale ones: `has_no_record` is the next query
 -- for each table, joined by AND. A page whose records gave way to newer ones of other pages is none.

@@ -497,3 +497,15 @@ async def test_words_of_sql_are_known(connection: PostgresConnection) -> None:
     """Earlier versions of Postgres have fewer."""
     reserved = "SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')"
     assert {row["word"] for row in await connection.fetch(reserved)} <= RESERVED_WORDS
+
+
+@pytest.mark.parametrize(
+    "change", ["counts = '{\"lost\": 1}'", "counts = '[1]'", "layout = '7'", "spec = '[]'", "reasons = '{\"a\": 1}'"]
+)
+async def test_a_row_of_runs_with_other_json_is_refused_in_one_line(
+    catalogue: Catalogue, connection: PostgresConnection, change: str
+) -> None:
+    await made(catalogue)
+    await connection.execute(f"UPDATE runs SET {change}")
+    with pytest.raises(PostgresRefused, match="the row of run test in `runs` cannot be read: .+; restore"):
+        await catalogue.all()

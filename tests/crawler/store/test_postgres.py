@@ -100,6 +100,8 @@ async def test_an_address_of_something_else_is_refused_without_its_password(addr
                 asyncpg.InvalidCatalogNameError,
                 asyncpg.InvalidPasswordError,
                 asyncpg.ReadOnlySQLTransactionError,
+                asyncpg.InvalidSchemaNameError,
+                asyncpg.UndefinedFunctionError,
                 asyncpg.UndefinedTableError,
             )
         ),

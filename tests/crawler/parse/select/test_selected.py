@@ -292,6 +292,12 @@ def test_a_record_says_its_key_by_a_number_too() -> None:
             {"tables": table({"c": {"type": "text", "from": "^^.id"}}, rows="items")},
             "column c: '^^.id': nothing encloses the record there",
         ),
+        (
+            {"tables": table({"c": {"type": "text", "from": "$name?"}}, rows="a.*.b")},
+            "column c: '$name?': the record has no name there; only rows that end with .* have one",
+        ),
+        ({"tables": table({"c": "text"}, rows="a[]", skip="$name = x")}, "skip: '$name': the record has no name"),
+        ({"parse": {"rows": "a", "key": "$name"}, "tables": table({"c": "text"})}, "key: '$name': the record has"),
         ({"tables": table({"c": "text"}, skip="^.id")}, "table facts: skip: '^.id': nothing encloses"),
         ({"parse": {"gone": "^.id"}, "tables": table({"c": "text"})}, "[parse] gone: '^.id': nothing encloses"),
         (
