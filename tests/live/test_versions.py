@@ -144,7 +144,7 @@ async def test_a_refresh_that_falls_short_waits_for_its_user(corpus: Corpus) -> 
     assert "see run first now" in (await corpus.command("rollback", "c")).out
     assert await corpus.current() == "first"
     assert "no complete run that was published before first" in one_line(await corpus.command("rollback", "c", code=2))
-    assert "no run that readers see" in one_line(await corpus.command("rollback", "nothing", code=2))
+    assert "no corpus nothing; known corpora: c" in one_line(await corpus.command("rollback", "nothing", code=2))
     await corpus.command("audit", "second")
 
 
