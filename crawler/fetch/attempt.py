@@ -88,8 +88,7 @@ def unsent_after(delay: float) -> RetryInPlace | Defer:
 
 def becomes_whole(request: Request, response: HttpResponse) -> bool:
     """Whether the response may be to the conditions, and not about the key: then the request has none any more."""
-    status, headers, body, *_ = response
-    if status in _ABOUT_CONDITIONS and request.conditions and not is_throttled(status, headers, body):
-        request.is_whole = True
-        return True
-    return False
+    if response.status not in _ABOUT_CONDITIONS or not request.conditions:
+        return False
+    request.is_whole = not is_throttled(response.status, response.headers, response.body)
+    return request.is_whole

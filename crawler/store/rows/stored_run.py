@@ -24,12 +24,12 @@ FALLS_SHORT = "[publish] "
 class StoredRun:
     """A row of `runs`: `document` is the job, `folder` its folder, `parser_files` the digests of its parser's files.
 
-    An older version did not write the last two. `fingerprint` is that of its source,
-    "" where that has none. `counts` are the final keys by outcome, `reasons` the usual reasons of
-    those that were refused or failed; both are empty until it is complete. `record` is None when Redis cannot have the
-    run with this epoch: an older version made it, or it is void. It is a version of its `corpus`; `base_run` is the run
-    with which a refresh began, `shortfall` why it was not published when it was complete: "" when it was, None when
-    nobody has decided that. Nobody works on a `cancelled` run any more.
+    An older version did not write the last two. `fingerprint` is that of its source, "" where that has none. `counts`
+    are the final keys by outcome, `reasons` the usual reasons of those that were refused or failed; both are empty
+    until it is complete. `record` is None when Redis cannot have the run with this epoch: an older version made it, or
+    it is void. It is a version of its `corpus`; `base_run` is the run with which a refresh began, `shortfall` why it
+    was not published when it was complete: "" when it was, None when nobody has decided that. Nobody works on a
+    `cancelled` run any more.
     """
 
     run_id: int
